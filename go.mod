@@ -1,0 +1,3 @@
+module github.com/bastion-on-demand/bastion
+
+go 1.26

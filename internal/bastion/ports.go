@@ -1,0 +1,180 @@
+package bastion
+
+import (
+	"context"
+	"net/netip"
+	"time"
+)
+
+// Store keeps the records. Reads are strongly consistent unless said otherwise.
+// Every write is atomic. A write that answers with an error other than the ones
+// named here may have taken effect.
+type Store interface {
+	// Create writes a new record, takes its name among the owner's live bastions
+	// and counts it, all or nothing. It answers ErrNameTaken, ErrQuotaOwner or
+	// ErrQuotaTotal, and then nothing was written. rec.Version must be 1.
+	Create(ctx context.Context, rec Record, quota Quota) error
+	// Fetch answers ErrNotFound for an id that was never created.
+	Fetch(ctx context.Context, id string) (Record, error)
+	// FetchByName finds the owner's open bastion of that name, or ErrNotFound.
+	FetchByName(ctx context.Context, owner, name string) (Record, error)
+	// Replace writes next in place of prev, on condition that the stored version
+	// is still prev.Version, else ErrConflict. next.Version must be one more.
+	// When next closes what prev had open, the name and the counts are freed in
+	// the same write; when next is the first with FinishedAt, it leaves the
+	// owner's list in the same write.
+	Replace(ctx context.Context, prev, next Record) error
+	// ListByOwner lists the owner's bastions that are not finished, oldest first.
+	ListByOwner(ctx context.Context, owner string) ([]Record, error)
+	// List lists everybody's bastions that are not finished, oldest first. It may
+	// be stale.
+	List(ctx context.Context) ([]Record, error)
+	// Due lists the ids of at most limit records whose DueAt is not after now,
+	// the most overdue first. It may be stale; it costs what is due, not what
+	// exists.
+	Due(ctx context.Context, now time.Time, limit int) ([]string, error)
+
+	// RememberKey keeps the key for the owner's next calls; RememberedKey
+	// answers it, or ErrNotFound.
+	RememberKey(ctx context.Context, owner string, key Key) error
+	RememberedKey(ctx context.Context, owner string) (Key, error)
+
+	// Mark notes that the sweep saw an orphan, and answers when it was first
+	// marked: at, if it was not. Unmark forgets it; unknown ones are fine.
+	Mark(ctx context.Context, orphan string, at time.Time) (time.Time, error)
+	Unmark(ctx context.Context, orphan string) error
+}
+
+// Quota limits how many bastions may be open at once.
+type Quota struct {
+	PerOwner int
+	Total    int
+}
+
+// Groups are the security groups of this stack's bastions. What is read may be
+// stale: something just made may be missing, something just changed may look as
+// it was. Nothing waits.
+type Groups interface {
+	// Create makes the bastion's group, whose name is derived from its id, or
+	// answers the one of that name. A new group may have a default egress rule.
+	// ErrNotFound: it exists but does not show yet.
+	Create(ctx context.Context, bastionID string) (Group, error)
+	// Describe finds the bastion's group by its own id, or by the derived name
+	// when groupID is empty. ErrNotFound may be stale.
+	Describe(ctx context.Context, bastionID, groupID string) (Group, error)
+	// Authorize admits the source to the SSH port. A rule that is there already
+	// is fine.
+	Authorize(ctx context.Context, groupID string, source netip.Prefix) error
+	// Revoke removes one rule. A rule or group that is gone already is fine.
+	// Open connections are not cut.
+	Revoke(ctx context.Context, groupID string, rule Rule) error
+	// Delete answers ErrInUse while an interface carries the group. A group that
+	// is gone already is fine.
+	Delete(ctx context.Context, groupID string) error
+	// List lists all groups that carry this stack's tag.
+	List(ctx context.Context) ([]Group, error)
+}
+
+// Group is a security group made for a bastion.
+type Group struct {
+	ID        string
+	BastionID string
+	Ingress   []Rule
+	Egress    []Rule
+}
+
+// Rule is one rule of a group.
+type Rule struct {
+	ID     string
+	Egress bool
+	// Source is the one address prefix that an ingress rule admits to the SSH
+	// port; zero for a rule of any other kind.
+	Source netip.Prefix
+}
+
+// Tasks are the Fargate tasks of this stack's bastions. What is read may be
+// stale, as with Groups. Nothing waits.
+type Tasks interface {
+	// Run starts the task of an attempt. All that is sent follows from the
+	// launch, so that a repeat within 55 minutes of AnnouncedAt answers the same
+	// task, whatever became of it meanwhile. *Refused: there is no task, and
+	// this attempt never will have one. ErrNotFound: the group does not show yet.
+	Run(ctx context.Context, launch Launch) (Task, error)
+	// Describe answers the bastion's tasks: those found by startedBy, running or
+	// stopped within the hour, and those of the known ids.
+	Describe(ctx context.Context, bastionID string, known ...string) ([]Task, error)
+	// Stop asks a task to end: SIGTERM, and later SIGKILL. A task that is
+	// stopped or gone already is fine.
+	Stop(ctx context.Context, taskID, reason string) error
+	// List lists all tasks of this stack that are not stopped.
+	List(ctx context.Context) ([]Task, error)
+}
+
+// Launch is everything RunTask's parameters follow from.
+type Launch struct {
+	BastionID      string
+	Attempt        int
+	GroupID        string
+	Subnet         string
+	TaskDefinition string
+	AnnouncedAt    time.Time
+}
+
+// Task is what ECS says of one task.
+type Task struct {
+	ID        string
+	BastionID string
+	Attempt   int
+	Status    TaskStatus
+	Endpoints []netip.AddrPort // known once the network is attached; at most one per family
+	CreatedAt time.Time
+
+	// Of a stopped task:
+	StopCode   string // as ECS has it: TaskFailedToStart, EssentialContainerExited, …
+	StopReason string // ECS's own words
+	ExitCode   *int   // of the container, if it ever ran
+}
+
+// TaskStatus is a task's lastStatus.
+type TaskStatus string
+
+// The life of a task, in order.
+const (
+	TaskProvisioning   TaskStatus = "PROVISIONING"
+	TaskPending        TaskStatus = "PENDING"
+	TaskActivating     TaskStatus = "ACTIVATING"
+	TaskRunning        TaskStatus = "RUNNING"
+	TaskDeactivating   TaskStatus = "DEACTIVATING"
+	TaskStopping       TaskStatus = "STOPPING"
+	TaskDeprovisioning TaskStatus = "DEPROVISIONING"
+	TaskStopped        TaskStatus = "STOPPED"
+)
+
+// Leases is the control plane's side of the table of leases: one item for each
+// task. Reads are strongly consistent.
+type Leases interface {
+	// Fetch answers ErrNotFound for a task that was never leased anything.
+	Fetch(ctx context.Context, taskID string) (LeaseItem, error)
+	// Write writes the lease if the item has none or an older generation. It
+	// answers ErrConflict if the item has this generation or a newer one, if it
+	// is a tombstone, or if an open lease meets a task that is ending.
+	Write(ctx context.Context, taskID string, lease Lease) error
+	// End puts a tombstone in the item's place, whether or not there is one. The
+	// table's TTL takes it away after the time given.
+	End(ctx context.Context, taskID, bastionID string, until time.Time) error
+	// List lists all items that are not tombstones.
+	List(ctx context.Context) ([]LeaseItem, error)
+}
+
+// TaskLease is a task's own side of its item in the table of leases. It reaches
+// no other item.
+type TaskLease interface {
+	// Read answers the lease, strongly consistent. ErrNotFound: there is none
+	// yet, or it has ended.
+	Read(ctx context.Context) (Lease, error)
+	// Report replaces the report. ErrNotFound: the item is gone or a tombstone,
+	// and nothing was written. When the report carries an Ending that the stored
+	// one does not have, it is written on condition that the lease's generation
+	// is still Ending.Generation, else ErrConflict.
+	Report(ctx context.Context, report Report) error
+}

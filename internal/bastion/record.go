@@ -1,0 +1,205 @@
+package bastion
+
+import (
+	"crypto/sha256"
+	"encoding/base64"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+)
+
+// Record is all that is known of one bastion: what should be (Intent), what a
+// converge last saw of it (Group, Attempt), and when somebody must look again
+// (DueAt). All times are UTC.
+type Record struct {
+	ID    string // 16 characters of lower-case base32
+	Owner string // prefixed: iam:…, jwt:…, slack:…, local:…
+	Name  string // unique among the owner's live bastions
+
+	CreatedAt      time.Time
+	LatestDeadline time.Time // no intent moves the deadline past it
+
+	Intent Intent
+	// UnsettledUntil is when no function that read an older intent can still be
+	// running. Until a converge that began later has seen agreement, the record
+	// stays due. Zero when settled.
+	UnsettledUntil time.Time
+
+	// End says why the bastion was closed; zero while it is open.
+	End End
+	// FinishedAt is when nothing of a closed bastion was left.
+	FinishedAt time.Time
+
+	Group   GroupFacts
+	Attempt Attempt // the latest; Number 0 before the first
+	// Failures counts the attempts in a row that ended without a bastion that
+	// stayed ready; NextAttemptAt is the backoff that follows from it.
+	Failures      int
+	NextAttemptAt time.Time
+
+	Receipt Receipt // of all attempts that ended
+
+	DueAt   time.Time // when it must next be looked at; zero for never
+	Version int64     // counts writes; the compare-and-swap token
+}
+
+// Intent is what the record says should be. Each change raises Generation.
+type Intent struct {
+	Generation int64
+	Open       bool
+	Source     netip.Prefix // a /32 or a /128
+	Keys       []Key
+	Deadline   time.Time // a whole second
+	Reason     string    // the owner's own words; may be empty
+	Answer     Answer    // to the latest request of the current task's console
+}
+
+// End says why and when a bastion was closed.
+type End struct {
+	Reason  EndReason
+	At      time.Time
+	Failure Failure // set when Reason is EndFailed
+}
+
+// EndReason says why a bastion ended.
+type EndReason string
+
+// The reasons.
+const (
+	EndClosed   EndReason = "closed"   // its owner, or an admin, closed it
+	EndConsole  EndReason = "console"  // somebody typed close in its console
+	EndDeadline EndReason = "deadline" // its time was up
+	EndIdle     EndReason = "idle"     // nobody used it
+	EndFailed   EndReason = "failed"   // it could not be started, or kept dying
+)
+
+// Failure is a failed start as a person reads it: a stable code and a sentence
+// that says what to do.
+type Failure struct {
+	Code    FailureCode
+	Message string
+}
+
+// FailureCode is the stable name of a reason that a start fails for.
+type FailureCode string
+
+// GroupFacts is what a converge last saw of the bastion's security group.
+type GroupFacts struct {
+	ID string
+	// Ingress is the source that the group admits; zero unless the group admits
+	// exactly one, and nothing out.
+	Ingress netip.Prefix
+}
+
+// Attempt is one try at a task. Number, Subnet, TaskDefinition and AnnouncedAt
+// are in the record before RunTask is called; the rest is what was seen since.
+type Attempt struct {
+	Number         int
+	Subnet         string
+	TaskDefinition string
+	AnnouncedAt    time.Time
+
+	TaskID     string
+	Status     TaskStatus
+	Endpoints  []netip.AddrPort // where the task can be reached: at most one per family
+	HostKey    Key
+	Generation int64     // the generation that the task reports to be in force
+	ReadyAt    time.Time // when ingress and report first matched the intent
+	EndedAt    time.Time // zero while its end is not known
+}
+
+// running reports whether the attempt was announced and has no known end.
+func (a Attempt) running() bool { return a.Number > 0 && a.EndedAt.IsZero() }
+
+// State is what a person sees of a bastion.
+type State string
+
+// The states.
+const (
+	Starting State = "starting"
+	Ready    State = "ready"
+	Closing  State = "closing"
+	Closed   State = "closed"
+	Failed   State = "failed"
+)
+
+// State derives the state from the record alone.
+func (r Record) State() State {
+	switch {
+	case r.End.Reason == EndFailed:
+		return Failed
+	case !r.Intent.Open && !r.FinishedAt.IsZero():
+		return Closed
+	case !r.Intent.Open:
+		return Closing
+	case r.agrees():
+		return Ready
+	}
+	return Starting
+}
+
+// agrees reports whether ingress and the task's report match the intent.
+func (r Record) agrees() bool {
+	a := r.Attempt
+	return r.Intent.Open && a.running() && len(a.Endpoints) > 0 && a.HostKey != "" &&
+		r.Group.Ingress == r.Intent.Source && a.Generation == r.Intent.Generation
+}
+
+// Stage says what a starting bastion waits for: "security group", "capacity",
+// "image", "network" or "host key"; of one that was ready before, "address" or
+// "lease". It is empty in every other state.
+func (r Record) Stage() string {
+	a := r.Attempt
+	switch {
+	case r.State() != Starting:
+		return ""
+	case a.running() && !a.ReadyAt.IsZero() && r.Group.Ingress != r.Intent.Source:
+		return "address"
+	case a.running() && !a.ReadyAt.IsZero():
+		return "lease"
+	case !r.Group.Ingress.IsValid():
+		return "security group"
+	case !a.running() || a.TaskID == "" || a.Status == "" || a.Status == TaskProvisioning:
+		return "capacity"
+	case a.Status == TaskPending:
+		return "image"
+	case len(a.Endpoints) == 0:
+		return "network"
+	}
+	return "host key"
+}
+
+// Endpoint is where the owner connects to, in the family of the source. It is
+// zero until it is known.
+func (r Record) Endpoint() netip.AddrPort {
+	for _, e := range r.Attempt.Endpoints {
+		if e.Addr().Is4() == r.Intent.Source.Addr().Is4() && r.Attempt.running() {
+			return e
+		}
+	}
+	return netip.AddrPort{}
+}
+
+// Key is a public key as authorized_keys has it: the type and the base64 of the
+// key, one space between them, no options, no comment.
+type Key string
+
+// Fingerprint is the key's SHA-256 fingerprint as OpenSSH prints it, or the
+// empty string if the key is not of the documented form.
+func (k Key) Fingerprint() string {
+	_, b64, _ := strings.Cut(string(k), " ")
+	blob, err := base64.StdEncoding.DecodeString(b64)
+	if err != nil || len(blob) == 0 {
+		return ""
+	}
+	sum := sha256.Sum256(blob)
+	return "SHA256:" + base64.RawStdEncoding.EncodeToString(sum[:])
+}
+
+func (e End) String() string {
+	if e.Reason == EndFailed {
+		return fmt.Sprintf("%s (%s)", e.Reason, e.Failure.Code)
+	}
+	return string(e.Reason)
+}
