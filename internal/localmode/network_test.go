@@ -1,0 +1,174 @@
+package localmode
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+)
+
+func prefixes(text ...string) []netip.Prefix {
+	var all []netip.Prefix
+	for _, t := range text {
+		all = append(all, netip.MustParsePrefix(t))
+	}
+	return all
+}
+
+// testNetwork is a network whose real side is a list of what was asked for.
+func testNetwork(t *testing.T, allow ...string) (*network, *[]string) {
+	t.Helper()
+	n, err := newNetwork(prefixes(allow...), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var asked []string
+	n.lookup = func(_ context.Context, family, name string) ([]netip.Addr, error) {
+		asked = append(asked, "lookup "+family+" "+name)
+		return []netip.Addr{netip.MustParseAddr("192.168.7.7")}, nil
+	}
+	n.dial = func(_ context.Context, family, address string) (net.Conn, error) {
+		asked = append(asked, "dial "+family+" "+address)
+		near, far := net.Pipe()
+		_ = far.Close()
+		return near, nil
+	}
+	return n, &asked
+}
+
+func TestOnlyThePrivateNameResolves(t *testing.T) {
+	n, asked := testNetwork(t)
+	view := n.from("b1")
+	for _, name := range []string{"private.internal", "PRIVATE.Internal", "private.internal."} {
+		addrs, err := view.LookupNetIP(t.Context(), "ip", name)
+		if err != nil || len(addrs) != 1 || addrs[0] != n.address {
+			t.Errorf("lookup %s: %v, %v", name, addrs, err)
+		}
+	}
+	for _, name := range []string{"localhost", "example.com", "internal", "x.private.internal"} {
+		_, err := view.LookupNetIP(t.Context(), "ip", name)
+		var notFound *net.DNSError
+		if !errors.As(err, &notFound) || !notFound.IsNotFound {
+			t.Errorf("lookup %s: %v, want no such host", name, err)
+		}
+	}
+	if len(*asked) != 0 {
+		t.Errorf("the system was asked: %v", *asked)
+	}
+}
+
+func TestNamesReachTheSystemOnceSomethingIsAllowed(t *testing.T) {
+	n, asked := testNetwork(t, "192.168.7.0/24")
+	addrs, err := n.from("b1").LookupNetIP(t.Context(), "ip4", "nas.lan")
+	if err != nil || len(addrs) != 1 {
+		t.Fatalf("%v, %v", addrs, err)
+	}
+	if got := strings.Join(*asked, ";"); got != "lookup ip4 nas.lan" {
+		t.Errorf("asked %q", got)
+	}
+}
+
+func TestRealAddressesAreDialledOnlyWhereAllowed(t *testing.T) {
+	n, asked := testNetwork(t, "192.168.7.0/24", "127.0.0.0/8")
+	view := n.from("b1")
+	for _, to := range []string{"192.168.7.9:5432", "127.0.0.1:80", "[::ffff:192.168.7.9]:80"} {
+		conn, err := view.Dial(t.Context(), netip.MustParseAddrPort(to))
+		if err != nil {
+			t.Errorf("dial %s: %v", to, err)
+			continue
+		}
+		_ = conn.Close()
+	}
+	if got, want := strings.Join(*asked, ";"), "dial tcp 192.168.7.9:5432;dial tcp 127.0.0.1:80;dial tcp 192.168.7.9:80"; got != want {
+		t.Errorf("asked %q, want %q", got, want)
+	}
+	*asked = nil
+	for _, to := range []string{"192.168.8.9:5432", "10.1.2.3:22", "[fd00::1]:22", "[::1]:22"} {
+		_, err := view.Dial(t.Context(), netip.MustParseAddrPort(to))
+		if err == nil || !strings.Contains(err.Error(), "no route to host: the local network has private.internal only (use --allow CIDR for more)") {
+			t.Errorf("dial %s: %v", to, err)
+		}
+	}
+	_, err := view.Dial(t.Context(), netip.AddrPortFrom(n.address, 443))
+	if err == nil || !strings.Contains(err.Error(), "connection refused") {
+		t.Errorf("dial port 443 of the private host: %v", err)
+	}
+	if len(*asked) != 0 {
+		t.Errorf("the system was asked: %v", *asked)
+	}
+}
+
+func TestPrivateHostTakesNoAddressOfThisMachine(t *testing.T) {
+	n, err := newNetwork(nil, prefixes("10.0.0.10/32", "10.1.0.0/16"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := netip.MustParseAddr("10.2.0.10"); n.address != want {
+		t.Errorf("private host at %s, want %s", n.address, want)
+	}
+	if _, err := newNetwork(nil, prefixes("10.0.0.0/8")); err == nil {
+		t.Error("no error though all of 10.0.0.0/8 is taken")
+	}
+}
+
+// A client that has sent everything and says so still gets all of the answer.
+func TestPipesCloseEachWayAlone(t *testing.T) {
+	n, _ := testNetwork(t)
+	listener := n.listen(7)
+	defer listener.Close()
+	served := make(chan error, 1)
+	go func() {
+		conn, err := listener.Accept()
+		if err != nil {
+			served <- err
+			return
+		}
+		defer conn.Close()
+		sent, err := io.ReadAll(conn) // returns only at the client's end of file
+		if err == nil {
+			_, err = conn.Write(append([]byte("got "), sent...))
+		}
+		served <- err
+	}()
+	conn, err := n.from("b1").Dial(t.Context(), netip.AddrPortFrom(n.address, 7))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := io.WriteString(conn, "all"); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	answer, err := io.ReadAll(conn)
+	if err != nil || string(answer) != "got all" {
+		t.Errorf("answer %q, %v", answer, err)
+	}
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+	if got := conn.RemoteAddr().String(); got != netip.AddrPortFrom(n.address, 7).String() {
+		t.Errorf("remote address %s", got)
+	}
+}
+
+func TestConnectingEndsWithTheContextOrTheListener(t *testing.T) {
+	n, _ := testNetwork(t)
+	listener := n.listen(7)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := n.from("b1").Dial(ctx, netip.AddrPortFrom(n.address, 7)); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled dial: %v", err)
+	}
+	_ = listener.Close()
+	if _, err := n.from("b1").Dial(t.Context(), netip.AddrPortFrom(n.address, 7)); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("dial of a closed listener: %v", err)
+	}
+	if _, err := listener.Accept(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("accept on a closed listener: %v", err)
+	}
+}
