@@ -1,7 +1,10 @@
 package bastion
 
 import (
+	"errors"
+	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -49,3 +52,29 @@ type Timing struct {
 // maxReplay is how old an attempt may be for its RunTask to be sent again: ECS
 // forgets a clientToken an hour after the task's end.
 const maxReplay = 55 * time.Minute
+
+// Validate names everything that is wrong with the configuration, joined into
+// one error.
+func (c Config) Validate() error {
+	var wrong []error
+	refuse := func(bad bool, format string, args ...any) {
+		if bad {
+			wrong = append(wrong, fmt.Errorf(format, args...))
+		}
+	}
+	refuse(c.DefaultTTL <= 0, "the default ttl must be more than zero, not %s", c.DefaultTTL)
+	refuse(c.MaxTTL <= 0, "the longest lifetime must be more than zero, not %s", c.MaxTTL)
+	refuse(c.DefaultTTL > c.MaxTTL, "the default ttl (%s) is longer than the longest lifetime (%s)", c.DefaultTTL, c.MaxTTL)
+	refuse(c.Idle < 0, "the idle time must be zero (never) or more, not %s", c.Idle)
+	refuse(!c.IPv4 && !c.IPv6, "bastions must have an address in at least one family")
+	refuse(c.RequireSource && len(c.SourceOverride) == 0, "bastions without a public address need the prefixes that callers may name as source")
+	refuse(c.Quota.PerOwner < 1, "an owner must be allowed at least one bastion, not %d", c.Quota.PerOwner)
+	refuse(c.Quota.Total < c.Quota.PerOwner, "the total quota (%d) is less than one owner's (%d)", c.Quota.Total, c.Quota.PerOwner)
+	refuse(len(c.Subnets) == 0, "there must be at least one subnet")
+	refuse(c.TaskDefinition == "", "there must be a task definition")
+	refuse(c.MaxAttempts < 1, "there must be at least one attempt, not %d", c.MaxAttempts)
+	for _, p := range slices.Concat(c.Allowed, c.SourceOverride) {
+		refuse(p != p.Masked(), "%s has bits set behind its prefix length; write %s", p, p.Masked())
+	}
+	return errors.Join(wrong...)
+}

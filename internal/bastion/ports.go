@@ -40,9 +40,11 @@ type Store interface {
 	RememberedKey(ctx context.Context, owner string) (Key, error)
 
 	// Mark notes that the sweep saw an orphan, and answers when it was first
-	// marked: at, if it was not. Unmark forgets it; unknown ones are fine.
+	// marked: at, if it was not. Unmark forgets it; unknown ones are fine. Marks
+	// lists what is marked.
 	Mark(ctx context.Context, orphan string, at time.Time) (time.Time, error)
 	Unmark(ctx context.Context, orphan string) error
+	Marks(ctx context.Context) ([]string, error)
 }
 
 // Quota limits how many bastions may be open at once.

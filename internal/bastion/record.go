@@ -72,6 +72,7 @@ const (
 	EndDeadline EndReason = "deadline" // its time was up
 	EndIdle     EndReason = "idle"     // nobody used it
 	EndFailed   EndReason = "failed"   // it could not be started, or kept dying
+	EndTask     EndReason = "task"     // its task ended on purpose but left no reason
 )
 
 // Failure is a failed start as a person reads it: a stable code and a sentence
@@ -86,27 +87,31 @@ type FailureCode string
 
 // GroupFacts is what a converge last saw of the bastion's security group.
 type GroupFacts struct {
-	ID string
+	ID     string
+	MadeAt time.Time // when it was first seen
 	// Ingress is the source that the group admits; zero unless the group admits
 	// exactly one, and nothing out.
 	Ingress netip.Prefix
 }
 
-// Attempt is one try at a task. Number, Subnet, TaskDefinition and AnnouncedAt
-// are in the record before RunTask is called; the rest is what was seen since.
+// Attempt is one try at a task. Everything up to AnnouncedAt is in the record
+// before RunTask is called; the rest is what was seen since.
 type Attempt struct {
 	Number         int
+	GroupID        string
 	Subnet         string
 	TaskDefinition string
 	AnnouncedAt    time.Time
 
 	TaskID     string
+	LaunchedAt time.Time // when the task was first seen
 	Status     TaskStatus
 	Endpoints  []netip.AddrPort // where the task can be reached: at most one per family
 	HostKey    Key
 	Generation int64     // the generation that the task reports to be in force
 	ReadyAt    time.Time // when ingress and report first matched the intent
 	EndedAt    time.Time // zero while its end is not known
+	Failure    Failure   // why it ended, unless on purpose
 }
 
 // running reports whether the attempt was announced and has no known end.

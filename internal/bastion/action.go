@@ -1,0 +1,43 @@
+package bastion
+
+import "net/netip"
+
+// Do is a step that Decide can ask for. Values are bits, so that a set of them
+// says what a function may do.
+type Do uint
+
+// The steps.
+const (
+	CreateGroup Do = 1 << iota
+	RevokeEgress
+	AuthorizeIngress
+	RevokeIngress
+	RunTask
+	WriteLease
+	StopTask
+	EndLease
+	DeleteGroup
+)
+
+// What each function may do. A step outside its set is not tried: the record
+// becomes due at once, and the reaper or the observer takes it. The functions'
+// roles follow from this table.
+const (
+	MayCreate   = CreateGroup | RevokeEgress | AuthorizeIngress | RevokeIngress | RunTask | WriteLease | EndLease
+	MayExtend   = WriteLease
+	MayDestroy  = RevokeIngress | WriteLease | StopTask | EndLease
+	MayDescribe = Do(0)
+	MayReap     = MayCreate | MayDestroy | DeleteGroup
+	MayObserve  = MayReap
+)
+
+// Action is one step with what it is done to. Equal actions have equal effects.
+type Action struct {
+	Do         Do
+	GroupID    string
+	Rule       Rule         // of RevokeEgress and RevokeIngress
+	Source     netip.Prefix // of AuthorizeIngress
+	Attempt    int          // of RunTask
+	TaskID     string       // of WriteLease, StopTask and EndLease
+	Generation int64        // of WriteLease
+}

@@ -1,0 +1,272 @@
+package bastion
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"time"
+)
+
+// maxRounds bounds one converge against a record that never stops changing; the
+// record stays due, so that the next one goes on.
+const maxRounds = 24
+
+// Converge brings the cloud to what the record says, as far as may allows, and
+// answers the record as it last was. It reads the record anew after its last
+// effect, so that it never leaves the cloud at an intent that it knows to be
+// old. Steps that failed are not tried again in this call; their errors are
+// joined into the one returned, and the record stays due.
+//
+// ErrNotFound: there is no such record.
+func (s *Service) Converge(ctx context.Context, id string, may Do) (Record, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.Config.Timing.CallTimeout)
+	defer cancel()
+	c := converge{Service: s, may: may, done: map[Action]bool{}}
+	var rec Record
+	for range maxRounds {
+		began := s.now()
+		var err error
+		if rec, err = s.Store.Fetch(ctx, id); err != nil {
+			return rec, errors.Join(c.failed, fmt.Errorf("read record %s: %w", id, err))
+		}
+		seen, err := c.observe(ctx, rec)
+		if err != nil {
+			return rec, errors.Join(c.failed, err)
+		}
+		plan := Decide(s.Config, rec, seen, began)
+		todo := c.permitted(&plan, rec)
+		saved, err := s.save(ctx, rec, plan.Next)
+		if errors.Is(err, ErrConflict) {
+			continue
+		}
+		if err != nil {
+			return rec, errors.Join(c.failed, err)
+		}
+		rec = saved
+		if len(todo) == 0 {
+			return rec, c.failed
+		}
+		for _, a := range todo {
+			c.act(ctx, rec, a)
+		}
+	}
+	return rec, errors.Join(c.failed, fmt.Errorf("converge %s: still changing after %d rounds", id, maxRounds))
+}
+
+// converge is what one call remembers between its rounds: what it has done, and
+// what it learned by doing it that a stale read may not show yet.
+type converge struct {
+	*Service
+	may    Do
+	done   map[Action]bool
+	failed error
+
+	made    *Group
+	deleted string
+	started *Task
+	refused *Refusal
+}
+
+// permitted picks the actions to take now. When one is left for somebody else,
+// the record becomes due at once.
+func (c *converge) permitted(plan *Plan, rec Record) []Action {
+	var todo []Action
+	for _, a := range plan.Actions {
+		switch {
+		case a.Do&c.may == 0:
+			plan.Next.DueAt = c.dueNow(rec)
+		case !c.done[a]:
+			c.done[a] = true
+			todo = append(todo, a)
+		}
+	}
+	return todo
+}
+
+// dueNow leaves a record that is due already as it is.
+func (c *converge) dueNow(rec Record) time.Time {
+	now := c.now()
+	if !rec.DueAt.IsZero() && !rec.DueAt.After(now) {
+		return rec.DueAt
+	}
+	return now
+}
+
+// save writes next in place of rec if that changes anything.
+func (s *Service) save(ctx context.Context, rec, next Record) (Record, error) {
+	if reflect.DeepEqual(rec, next) {
+		return rec, nil
+	}
+	next.Version = rec.Version + 1
+	if err := s.Store.Replace(ctx, rec, next); err != nil {
+		return rec, fmt.Errorf("write record %s: %w", rec.ID, err)
+	}
+	s.logChange(rec, next)
+	return next, nil
+}
+
+// logChange tells the log what a person who reads it later wants to know of a
+// bastion's life.
+func (s *Service) logChange(rec, next Record) {
+	if rec.State() != next.State() || rec.Attempt.Number != next.Attempt.Number {
+		s.Log.Info("bastion", "bastion", next.ID, "owner", next.Owner, "name", next.Name,
+			"state", next.State(), "stage", next.Stage(), "attempt", next.Attempt.Number,
+			"generation", next.Intent.Generation, "source", next.Intent.Source.String(), "end", next.End.String())
+	}
+}
+
+// observe reads the cloud, and adds what this converge knows better.
+func (c *converge) observe(ctx context.Context, rec Record) (Observed, error) {
+	seen := Observed{Refused: c.refused, GroupGone: c.deleted != ""}
+	group, err := c.Groups.Describe(ctx, rec.ID, rec.Group.ID)
+	switch {
+	case err == nil && group.ID != c.deleted:
+		seen.Group = &group
+	case err == nil || errors.Is(err, ErrNotFound):
+		seen.Group = c.made
+	default:
+		return seen, fmt.Errorf("describe group of %s: %w", rec.ID, err)
+	}
+	if seen.Tasks, err = c.observeTasks(ctx, rec); err != nil {
+		return seen, fmt.Errorf("describe tasks of %s: %w", rec.ID, err)
+	}
+	taskID := rec.Attempt.TaskID
+	if task := currentTask(rec, seen.Tasks); taskID == "" && task != nil {
+		taskID = task.ID
+	}
+	if taskID == "" {
+		return seen, nil
+	}
+	item, err := c.Leases.Fetch(ctx, taskID)
+	switch {
+	case err == nil:
+		seen.Lease = &item
+	case !errors.Is(err, ErrNotFound):
+		return seen, fmt.Errorf("read lease of task %s: %w", taskID, err)
+	}
+	return seen, nil
+}
+
+func (c *converge) observeTasks(ctx context.Context, rec Record) ([]Task, error) {
+	var known []string
+	if rec.Attempt.TaskID != "" {
+		known = append(known, rec.Attempt.TaskID)
+	}
+	tasks, err := c.Tasks.Describe(ctx, rec.ID, known...)
+	if err != nil || c.started == nil {
+		return tasks, err
+	}
+	for _, t := range tasks {
+		if t.ID == c.started.ID {
+			return tasks, nil
+		}
+	}
+	return append(tasks, *c.started), nil
+}
+
+// act takes one step. rec is the record as it was saved just before.
+func (c *converge) act(ctx context.Context, rec Record, a Action) {
+	if err := c.try(ctx, rec, a); err != nil {
+		c.failed = errors.Join(c.failed, err)
+	}
+}
+
+func (c *converge) try(ctx context.Context, rec Record, a Action) error {
+	switch a.Do {
+	case CreateGroup:
+		return c.createGroup(ctx, rec)
+	case RevokeEgress, RevokeIngress:
+		if err := c.Groups.Revoke(ctx, a.GroupID, a.Rule); err != nil {
+			return fmt.Errorf("revoke rule %s of group %s: %w", a.Rule.ID, a.GroupID, err)
+		}
+	case AuthorizeIngress:
+		if err := c.Groups.Authorize(ctx, a.GroupID, a.Source); err != nil {
+			return fmt.Errorf("authorize %s in group %s: %w", a.Source, a.GroupID, err)
+		}
+	case RunTask:
+		return c.runTask(ctx, rec, a)
+	case WriteLease:
+		err := c.Leases.Write(ctx, a.TaskID, c.lease(rec))
+		if err != nil && !errors.Is(err, ErrConflict) { // the next round sees what it met
+			return fmt.Errorf("write lease %d of task %s: %w", a.Generation, a.TaskID, err)
+		}
+	case StopTask:
+		if err := c.Tasks.Stop(ctx, a.TaskID, "bastion "+rec.ID+" "+string(rec.State())); err != nil {
+			return fmt.Errorf("stop task %s: %w", a.TaskID, err)
+		}
+	case EndLease:
+		if err := c.Leases.End(ctx, a.TaskID, rec.ID, c.now().Add(c.Config.Timing.Tombstone)); err != nil {
+			return fmt.Errorf("end lease of task %s: %w", a.TaskID, err)
+		}
+	case DeleteGroup:
+		return c.deleteGroup(ctx, a)
+	}
+	return nil
+}
+
+func (c *converge) createGroup(ctx context.Context, rec Record) error {
+	group, err := c.Groups.Create(ctx, rec.ID)
+	if errors.Is(err, ErrNotFound) {
+		return nil // it is there, and shows later
+	}
+	if err != nil {
+		return fmt.Errorf("create group of %s: %w", rec.ID, err)
+	}
+	c.made = &group
+	return nil
+}
+
+func (c *converge) deleteGroup(ctx context.Context, a Action) error {
+	err := c.Groups.Delete(ctx, a.GroupID)
+	if errors.Is(err, ErrInUse) {
+		return nil // the interface lingers; the record stays due
+	}
+	if err != nil {
+		return fmt.Errorf("delete group %s: %w", a.GroupID, err)
+	}
+	c.deleted, c.made = a.GroupID, nil
+	return nil
+}
+
+func (c *converge) runTask(ctx context.Context, rec Record, a Action) error {
+	task, err := c.Tasks.Run(ctx, Launch{
+		BastionID:      rec.ID,
+		Attempt:        rec.Attempt.Number,
+		GroupID:        rec.Attempt.GroupID,
+		Subnet:         rec.Attempt.Subnet,
+		TaskDefinition: rec.Attempt.TaskDefinition,
+		AnnouncedAt:    rec.Attempt.AnnouncedAt,
+	})
+	var refused *Refused
+	switch {
+	case errors.As(err, &refused):
+		c.refused = &Refusal{Attempt: a.Attempt, Failure: refused.Failure}
+		c.Log.Warn("task refused", "bastion", rec.ID, "attempt", a.Attempt, "cause", refused.Detail)
+	case errors.Is(err, ErrNotFound):
+		// The group does not show to ECS yet.
+	case err != nil:
+		return fmt.Errorf("run task of %s, attempt %d: %w", rec.ID, a.Attempt, err)
+	default:
+		c.started = &task
+	}
+	return nil
+}
+
+// lease is what the record's intent says to the task.
+func (s *Service) lease(rec Record) Lease {
+	return Lease{
+		BastionID:  rec.ID,
+		Owner:      rec.Owner,
+		Name:       rec.Name,
+		Generation: rec.Intent.Generation,
+		Open:       rec.Intent.Open,
+		EndReason:  rec.End.Reason,
+		Source:     rec.Intent.Source,
+		Keys:       rec.Intent.Keys,
+		Deadline:   rec.Intent.Deadline,
+		Idle:       s.Config.Idle,
+		Allowed:    s.Config.Allowed,
+		Answer:     rec.Intent.Answer,
+	}
+}

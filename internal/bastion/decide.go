@@ -1,0 +1,403 @@
+package bastion
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// Observed is what one round of a converge saw.
+type Observed struct {
+	Group     *Group     // nil: none showed
+	GroupGone bool       // this converge deleted it: its absence is no stale read
+	Tasks     []Task     // the bastion's tasks, of whatever attempt
+	Lease     *LeaseItem // of the current attempt's task; nil: none
+	Refused   *Refusal   // RunTask refused an attempt in this converge
+}
+
+// Refusal is RunTask's definite no to one attempt.
+type Refusal struct {
+	Attempt int
+	Failure Failure
+}
+
+// Plan is what Decide wants: the record saved as Next, and only then the
+// actions, in their order.
+type Plan struct {
+	Next    Record
+	Actions []Action
+}
+
+// Decide compares what the record says should be with what was seen, and says
+// what comes next. It is a pure function. now is when the round began, before
+// anything was read.
+func Decide(cfg Config, rec Record, seen Observed, now time.Time) Plan {
+	d := decision{cfg: cfg, seen: seen, now: now, next: rec}
+	d.absorbGroup()
+	d.absorbAttempt()
+	d.absorbReport()
+	if d.next.Intent.Open && !now.Before(d.next.Intent.Deadline) {
+		d.next.close(End{Reason: EndDeadline, At: now}, cfg.Timing)
+	}
+	d.stopStrays()
+	if d.next.Intent.Open {
+		d.open()
+	} else {
+		d.close()
+	}
+	d.settle()
+	d.schedule()
+	return Plan{Next: d.next, Actions: d.actions}
+}
+
+type decision struct {
+	cfg     Config
+	seen    Observed
+	now     time.Time
+	next    Record
+	actions []Action
+}
+
+func (d *decision) do(a Action) { d.actions = append(d.actions, a) }
+
+// absorbGroup writes down what was seen of the group. A group that does not
+// show is believed to be gone only when it is too old for a stale read.
+func (d *decision) absorbGroup() {
+	facts, group := &d.next.Group, d.seen.Group
+	if group != nil {
+		if facts.ID != group.ID {
+			*facts = GroupFacts{ID: group.ID, MadeAt: d.now}
+		}
+		facts.Ingress = group.admits()
+		return
+	}
+	facts.Ingress = netip.Prefix{}
+	if d.seen.GroupGone || d.now.Sub(facts.MadeAt) > d.cfg.Timing.Young {
+		*facts = GroupFacts{}
+	}
+}
+
+// admits is the one source that the group admits, if that is all it does.
+func (g Group) admits() (source netip.Prefix) {
+	if len(g.Ingress) == 1 && len(g.Egress) == 0 {
+		return g.Ingress[0].Source
+	}
+	return source
+}
+
+// absorbAttempt writes down what was seen of the current attempt's task.
+func (d *decision) absorbAttempt() {
+	a := &d.next.Attempt
+	if !a.running() {
+		return
+	}
+	if r := d.seen.Refused; r != nil && r.Attempt == a.Number {
+		d.endAttempt(r.Failure)
+		return
+	}
+	task := currentTask(d.next, d.seen.Tasks)
+	if task == nil {
+		d.absorbAbsence()
+		return
+	}
+	if a.TaskID == "" {
+		a.TaskID, a.LaunchedAt = task.ID, d.now
+	}
+	a.Status = task.Status
+	if len(task.Endpoints) > 0 {
+		a.Endpoints = task.Endpoints
+	}
+	if task.Status == TaskStopped {
+		d.absorbStopped(*task)
+	}
+}
+
+// currentTask finds the task of the record's current attempt, or nil.
+func currentTask(rec Record, tasks []Task) *Task {
+	for i := range tasks {
+		if tasks[i].Attempt == rec.Attempt.Number && rec.Attempt.Number > 0 {
+			return &tasks[i]
+		}
+	}
+	return nil
+}
+
+// absorbAbsence judges an announced attempt of which no task shows.
+func (d *decision) absorbAbsence() {
+	a := d.next.Attempt
+	lost := Failure{FailureTaskLost, "The bastion's task disappeared. Ask for the bastion again."}
+	switch {
+	case a.TaskID != "":
+		// It was there once, so once it is old enough to be sure to show, it is gone.
+		if d.now.Sub(a.LaunchedAt) > d.cfg.Timing.Young {
+			d.endAttempt(lost)
+		}
+	case d.next.Intent.Open:
+		// RunTask is sent again, which finds the task, while ECS remembers the token.
+		if d.now.Sub(a.AnnouncedAt) > maxReplay {
+			d.endAttempt(lost)
+		}
+	case !d.now.Before(d.next.UnsettledUntil):
+		// Nobody who read the open intent can still send RunTask, and what they
+		// sent would show by now.
+		d.endAttempt(lost)
+	}
+}
+
+// absorbStopped judges a task that has stopped: its own word first, then its
+// exit code, then what ECS says.
+func (d *decision) absorbStopped(task Task) {
+	ending := d.report().Ending
+	switch {
+	case ending.Reason != "" && ending.Generation == d.next.Intent.Generation:
+		d.endAttempt(Failure{})
+		d.next.close(End{Reason: ending.Reason, At: d.now}, d.cfg.Timing)
+	case ending.Reason != "":
+		// The owner asked for more after it had decided to end: start another.
+		d.endAttempt(Failure{})
+		d.next.NextAttemptAt = d.now
+	case task.ExitCode != nil && *task.ExitCode == 0:
+		d.endAttempt(Failure{})
+		d.next.close(End{Reason: EndTask, At: d.now}, d.cfg.Timing)
+	default:
+		d.endAttempt(explain(task))
+	}
+}
+
+// endAttempt writes down the attempt's end and its receipt. A failure counts
+// towards the limit, unless the bastion had been ready for a while.
+func (d *decision) endAttempt(failure Failure) {
+	r := &d.next
+	r.Attempt.EndedAt = d.now
+	r.Attempt.Status = TaskStopped
+	r.Attempt.Failure = failure
+	r.Receipt = r.Receipt.Merge(d.report().Receipt)
+	if !r.Intent.Open || failure.Code == "" {
+		return
+	}
+	ready := r.Attempt.ReadyAt
+	if !ready.IsZero() && d.now.Sub(ready) >= d.cfg.Timing.Stable {
+		r.Failures = 0
+	}
+	r.Failures++
+	if r.Failures >= d.cfg.MaxAttempts {
+		r.close(End{Reason: EndFailed, At: d.now, Failure: failure}, d.cfg.Timing)
+		return
+	}
+	r.NextAttemptAt = d.now.Add(backoff(d.cfg.Timing.Backoff, r.Failures))
+}
+
+// backoff is nothing after the first failure, then base, doubling.
+func backoff(base time.Duration, failures int) time.Duration {
+	if failures < 2 {
+		return 0
+	}
+	return base << min(failures-2, 10)
+}
+
+// report is what the current attempt's task reports; zero if there is nothing.
+func (d *decision) report() Report {
+	if d.seen.Lease == nil || d.seen.Lease.TaskID != d.next.Attempt.TaskID {
+		return Report{}
+	}
+	return d.seen.Lease.Report
+}
+
+// absorbReport writes down what a running task says.
+func (d *decision) absorbReport() {
+	a := &d.next.Attempt
+	if !a.running() {
+		return
+	}
+	report := d.report()
+	a.HostKey, a.Generation = report.HostKey, report.Generation
+	if d.next.agrees() && a.ReadyAt.IsZero() {
+		a.ReadyAt = d.now
+	}
+	if !d.next.Intent.Open {
+		return
+	}
+	ending := report.Ending
+	if ending.Reason != "" && ending.Generation == d.next.Intent.Generation {
+		d.next.close(End{Reason: ending.Reason, At: d.now}, d.cfg.Timing)
+		return
+	}
+	if report.Request.Number > d.next.Intent.Answer.Number {
+		d.next.answer(report.Request, d.now, d.cfg.Timing)
+	}
+}
+
+// stopStrays stops every task that is not of the current attempt: one that a
+// late RunTask started.
+func (d *decision) stopStrays() {
+	for _, task := range d.seen.Tasks {
+		if task.Attempt != d.next.Attempt.Number && task.stoppable() {
+			d.do(Action{Do: StopTask, TaskID: task.ID})
+		}
+	}
+}
+
+// stoppable reports whether a StopTask would still change anything.
+func (t Task) stoppable() bool {
+	switch t.Status {
+	case TaskDeactivating, TaskStopping, TaskDeprovisioning, TaskStopped:
+		return false
+	}
+	return true
+}
+
+// open takes the next steps towards a bastion that is ready.
+func (d *decision) open() {
+	d.openGroup()
+	a := &d.next.Attempt
+	if !a.running() {
+		if d.endLease() || d.next.Group.Ingress != d.next.Intent.Source || d.now.Before(d.next.NextAttemptAt) {
+			return
+		}
+		d.next.announce(d.cfg, d.now)
+	}
+	switch {
+	case a.TaskID == "":
+		d.do(Action{Do: RunTask, Attempt: a.Number})
+	case d.report().Ending.Reason == "":
+		d.writeLease()
+	}
+}
+
+// openGroup brings the group to admit the source and nothing else. What should
+// not be there goes first.
+func (d *decision) openGroup() {
+	group, source := d.seen.Group, d.next.Intent.Source
+	if group == nil {
+		if d.next.Group.ID == "" {
+			d.do(Action{Do: CreateGroup})
+		}
+		return
+	}
+	for _, rule := range group.Egress {
+		d.do(Action{Do: RevokeEgress, GroupID: group.ID, Rule: rule})
+	}
+	admitted := false
+	for _, rule := range group.Ingress {
+		if rule.Source == source && !admitted {
+			admitted = true
+			continue
+		}
+		d.do(Action{Do: RevokeIngress, GroupID: group.ID, Rule: rule})
+	}
+	if !admitted {
+		d.do(Action{Do: AuthorizeIngress, GroupID: group.ID, Source: source})
+	}
+}
+
+// announce begins the next attempt. A console's requests are counted for each
+// task, so the last answer goes.
+func (r *Record) announce(cfg Config, now time.Time) {
+	n := r.Attempt.Number + 1
+	r.Attempt = Attempt{
+		Number:         n,
+		GroupID:        r.Group.ID,
+		Subnet:         cfg.Subnets[(n-1)%len(cfg.Subnets)],
+		TaskDefinition: cfg.TaskDefinition,
+		AnnouncedAt:    now,
+	}
+	r.Intent.Answer = Answer{}
+}
+
+// writeLease tells the task the intent, unless it has been told.
+func (d *decision) writeLease() {
+	item, want := d.seen.Lease, d.next.Intent.Generation
+	if item != nil && (item.Ended || item.Lease.Generation >= want) {
+		return
+	}
+	d.do(Action{Do: WriteLease, TaskID: d.next.Attempt.TaskID, Generation: want})
+}
+
+// endLease ends the lease of an attempt that has ended, and reports whether
+// that was still to be done.
+func (d *decision) endLease() bool {
+	a := d.next.Attempt
+	if a.TaskID == "" || d.seen.Lease != nil && d.seen.Lease.Ended {
+		return false
+	}
+	d.do(Action{Do: EndLease, TaskID: a.TaskID})
+	return true
+}
+
+// close takes the next steps towards nothing: ingress, lease, task, then the
+// tombstone and the group.
+func (d *decision) close() {
+	group, a := d.seen.Group, d.next.Attempt
+	if group != nil {
+		for _, rule := range group.Ingress {
+			d.do(Action{Do: RevokeIngress, GroupID: group.ID, Rule: rule})
+		}
+	}
+	if a.running() && a.TaskID != "" {
+		d.writeLease()
+		if task := currentTask(d.next, d.seen.Tasks); task != nil && task.stoppable() {
+			d.do(Action{Do: StopTask, TaskID: a.TaskID})
+		}
+	}
+	if a.running() || slices.ContainsFunc(d.seen.Tasks, func(t Task) bool { return t.Status != TaskStopped }) {
+		return
+	}
+	leased := d.endLease()
+	if group != nil {
+		d.do(Action{Do: DeleteGroup, GroupID: group.ID})
+	}
+	if !leased && d.next.Group.ID == "" && d.next.FinishedAt.IsZero() {
+		d.next.FinishedAt = d.now
+	}
+}
+
+// settle clears UnsettledUntil once a round that began after it saw agreement.
+func (d *decision) settle() {
+	agreed := d.next.agrees() || !d.next.FinishedAt.IsZero()
+	if agreed && len(d.actions) == 0 && !d.now.Before(d.next.UnsettledUntil) {
+		d.next.UnsettledUntil = time.Time{}
+	}
+}
+
+// schedule says when to look again if nothing calls before. An earlier time
+// that is still to come stays, which saves a write.
+func (d *decision) schedule() {
+	r, due := &d.next, d.due()
+	if due.IsZero() || !r.DueAt.After(d.now) || due.Before(r.DueAt) {
+		r.DueAt = due
+	}
+}
+
+func (d *decision) due() time.Time {
+	r, timing := d.next, d.cfg.Timing
+	soon := d.now.Add(timing.Watch)
+	var due time.Time
+	switch {
+	case !r.FinishedAt.IsZero() && len(d.actions) == 0 && r.UnsettledUntil.IsZero():
+		return time.Time{}
+	case !r.FinishedAt.IsZero() && len(d.actions) == 0:
+		due = r.UnsettledUntil
+	case r.agrees() && len(d.actions) == 0:
+		due = earlier(d.now.Add(timing.Check), r.Intent.Deadline)
+	case r.Intent.Open && !r.Attempt.running() && r.NextAttemptAt.After(d.now):
+		due = earlier(earlier(soon, r.NextAttemptAt), r.Intent.Deadline)
+	case r.Intent.Open:
+		due = earlier(soon, r.Intent.Deadline)
+	default:
+		due = soon
+	}
+	if r.UnsettledUntil.After(d.now) {
+		due = earlier(due, r.UnsettledUntil)
+	}
+	if !due.After(d.now) {
+		due = soon
+	}
+	return due
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
