@@ -1,0 +1,118 @@
+package localmode
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"regexp"
+	"strings"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+)
+
+// Codes of the errors that only local mode has.
+const (
+	codeHostForeign  bastion.Code = "host_foreign"
+	codeCrossOrigin  bastion.Code = "cross_origin"
+	codeOwnerInvalid bastion.Code = "owner_invalid"
+)
+
+// guard keeps web pages away from an API that takes names for identities. A
+// page in the laptop's own browser reaches loopback as well as curl does: by a
+// request across origins, or, once its name resolves to 127.0.0.1, under its own
+// Host.
+func guard(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case !ownHost(r):
+			refuse(w, http.StatusMisdirectedRequest, codeHostForeign,
+				fmt.Sprintf("local mode answers to the address it listens on, not to the host %q: use the URL it printed.", r.Host))
+		case crossOrigin(r):
+			refuse(w, http.StatusForbidden, codeCrossOrigin,
+				"local mode answers no web pages: call it with curl or the bastion command.")
+		default:
+			next.ServeHTTP(w, r)
+		}
+	})
+}
+
+// ownHost reports whether the Host header names this listener: a loopback
+// address or localhost, at the port that the connection came to.
+func ownHost(r *http.Request) bool {
+	here, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	if !ok {
+		return false
+	}
+	_, port, err := net.SplitHostPort(here.String())
+	if err != nil {
+		return false
+	}
+	host, askedPort, err := net.SplitHostPort(r.Host)
+	if err != nil { // a Host without a port is one at HTTP's own
+		host, askedPort = strings.Trim(r.Host, "[]"), "80"
+	}
+	address, err := netip.ParseAddr(host)
+	return askedPort == port && (host == "localhost" || err == nil && address.IsLoopback())
+}
+
+// crossOrigin reports whether a browser says that another page than one of ours
+// sent the request. We serve no pages, so any origin at all is another's, also
+// for the GETs that http.CrossOriginProtection lets pass.
+func crossOrigin(r *http.Request) bool {
+	site := r.Header.Get("Sec-Fetch-Site")
+	if site != "" && site != "same-origin" && site != "none" {
+		return true
+	}
+	origin := r.Header.Get("Origin")
+	return origin != "" && origin != "http://"+r.Host
+}
+
+// refuse answers with a problem document (RFC 9457).
+func refuse(w http.ResponseWriter, status int, code bastion.Code, detail string) {
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(map[string]any{
+		"type":   "about:blank",
+		"title":  http.StatusText(status),
+		"status": status,
+		"detail": detail,
+		"code":   code,
+	})
+}
+
+var ownerName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}$`)
+
+// identify takes the owner from the user name of HTTP basic authentication: a
+// name that anyone on this machine may claim, not an identity. The address is
+// the connection's own; no header changes it.
+func identify(r *http.Request) (bastion.Caller, error) {
+	peer, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return bastion.Caller{}, fmt.Errorf("address of the caller %q: %w", r.RemoteAddr, err)
+	}
+	name, err := claimedName(r)
+	if err != nil {
+		return bastion.Caller{}, &bastion.Error{Code: codeOwnerInvalid, Message: err.Error()}
+	}
+	return bastion.Caller{Owner: "local:" + name, Address: peer.Addr().Unmap().WithZone("")}, nil
+}
+
+func claimedName(r *http.Request) (string, error) {
+	if r.Header.Get("Authorization") == "" {
+		return "local", nil
+	}
+	name, password, ok := r.BasicAuth()
+	switch {
+	case !ok:
+		return "", errors.New("in local mode Authorization is Basic, with a user name only: try curl -u alice:")
+	case password != "":
+		return "", errors.New("local mode has no passwords, owners are only names: try curl -u alice: with nothing after the colon")
+	case !ownerName.MatchString(name):
+		return "", errors.New("in local mode an owner's name is 1 to 64 letters, digits and . _ @ + -, beginning with a letter or digit: try curl -u alice:")
+	}
+	return name, nil
+}
