@@ -1,6 +1,9 @@
 package bastion
 
-import "net/netip"
+import (
+	"fmt"
+	"net/netip"
+)
 
 // Do is a step that Decide can ask for. Values are bits, so that a set of them
 // says what a function may do.
@@ -40,4 +43,30 @@ type Action struct {
 	Attempt    int          // of RunTask
 	TaskID     string       // of WriteLease, StopTask and EndLease
 	Generation int64        // of WriteLease
+}
+
+// String is for logs and tests: the step, and what tells it from others of its
+// kind.
+func (a Action) String() string {
+	switch a.Do {
+	case CreateGroup:
+		return "CreateGroup"
+	case RevokeEgress:
+		return fmt.Sprintf("RevokeEgress(%s)", a.Rule.ID)
+	case AuthorizeIngress:
+		return fmt.Sprintf("AuthorizeIngress(%s)", a.Source)
+	case RevokeIngress:
+		return fmt.Sprintf("RevokeIngress(%s)", a.Rule.ID)
+	case RunTask:
+		return fmt.Sprintf("RunTask(%d)", a.Attempt)
+	case WriteLease:
+		return fmt.Sprintf("WriteLease(%d)", a.Generation)
+	case StopTask:
+		return "StopTask"
+	case EndLease:
+		return "EndLease"
+	case DeleteGroup:
+		return "DeleteGroup"
+	}
+	return fmt.Sprintf("Do(%d)", a.Do)
 }

@@ -1,0 +1,358 @@
+package bastion
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+var (
+	t0     = time.Date(2026, 3, 1, 3, 0, 0, 0, time.UTC)
+	srcA   = netip.MustParsePrefix("192.0.2.1/32")
+	srcB   = netip.MustParsePrefix("192.0.2.2/32")
+	where  = netip.MustParseAddrPort("198.51.100.9:2222")
+	tabled = Config{
+		DefaultTTL: time.Hour, MaxTTL: 8 * time.Hour,
+		Subnets: []string{"subnet-a", "subnet-b"}, TaskDefinition: "bastion:7", MaxAttempts: 5,
+		Timing: Timing{
+			Settle: 4 * time.Minute, Young: 2 * time.Minute, Backoff: 10 * time.Second,
+			Stable: time.Minute, Watch: 15 * time.Second, Check: 5 * time.Minute,
+		},
+	}
+)
+
+// The rows read: a bastion like this, with the cloud like that, so long after
+// t0, wants these actions, has this state, and is looked at again then. Every
+// bastion was made at t0 with a deadline of one hour; "settled" ones had their
+// last change of intent long ago.
+func TestDecide(t *testing.T) {
+	for _, row := range []struct {
+		what string
+		rec  Record
+		seen Observed
+		at   time.Duration
+		want string // the actions, in order
+		show string // state, and the stage or the end
+		due  time.Duration
+	}{
+		{"just made, nothing there",
+			made(), Observed{}, 0,
+			"CreateGroup", "starting/security group", 15 * time.Second},
+		{"a new group lets everything out and nothing in",
+			made(), Observed{Group: group("out")}, 0,
+			"RevokeEgress(out) AuthorizeIngress(192.0.2.1/32)", "starting/security group", 15 * time.Second},
+		{"a group that was made a moment ago does not show: no second one",
+			with(made(), hasGroup), Observed{}, 30 * time.Second,
+			"", "starting/security group", 45 * time.Second},
+		{"a group that does not show though it is old is gone",
+			with(made(), hasGroup), Observed{}, 3 * time.Minute,
+			"CreateGroup", "starting/security group", 3*time.Minute + 15*time.Second},
+		{"the group is right: announce the attempt and run it",
+			with(made(), hasGroup), Observed{Group: group("A")}, time.Second,
+			"RunTask(1)", "starting/capacity", 16 * time.Second},
+		{"announced, no task seen: the same attempt again",
+			with(made(), hasGroup, announced), Observed{Group: group("A")}, time.Minute,
+			"RunTask(1)", "starting/capacity", 75 * time.Second},
+		{"announced too long ago to be sent again: the next attempt",
+			with(made(), hasGroup, announced), Observed{Group: group("A")}, 56 * time.Minute,
+			"RunTask(2)", "starting/capacity", 56*time.Minute + 15*time.Second},
+		{"RunTask refused the attempt: the next one, in the other subnet, at once",
+			with(made(), hasGroup, announced), Observed{Group: group("A"), Refused: &Refusal{1, CapacityFailure}}, time.Second,
+			"RunTask(2)", "starting/capacity", 16 * time.Second},
+		{"refused twice: a pause first",
+			with(made(), hasGroup, announced, failures(1)), Observed{Group: group("A"), Refused: &Refusal{1, CapacityFailure}}, time.Second,
+			"", "starting/capacity", 11 * time.Second},
+		{"refused five times: failed, and cleaned up",
+			with(made(), hasGroup, announced, failures(4)), Observed{Group: group("A"), Refused: &Refusal{1, CapacityFailure}}, time.Second,
+			"RevokeIngress(A) DeleteGroup", "failed/failed (capacity_unavailable)", 16 * time.Second},
+		{"the task is there: give it its lease",
+			with(made(), hasGroup, announced), Observed{Group: group("A"), Tasks: tasks(TaskProvisioning)}, time.Second,
+			"WriteLease(1)", "starting/capacity", 16 * time.Second},
+		{"the task's image is pulled",
+			with(made(), hasGroup, running), Observed{Group: group("A"), Tasks: tasks(TaskPending), Lease: leased(1)}, 9 * time.Second,
+			"", "starting/image", 24 * time.Second},
+		{"the task runs, and has not reported",
+			with(made(), hasGroup, running), Observed{Group: group("A"), Tasks: tasks(TaskRunning), Lease: leased(1)}, 9 * time.Second,
+			"", "starting/host key", 24 * time.Second},
+		{"the task reports: ready, but unsettled, so looked at again when it is settled at the latest",
+			with(made(), hasGroup, running), Observed{Group: group("A"), Tasks: tasks(TaskRunning), Lease: reported(1)}, 9 * time.Second,
+			"", "ready/", 4 * time.Minute},
+		{"ready and settled: nothing to do",
+			with(made(), ready, settled), inUse(1), 10 * time.Minute,
+			"", "ready/", 15 * time.Minute},
+		{"ready, and its deadline is near",
+			with(made(), ready, settled), inUse(1), 58 * time.Minute,
+			"", "ready/", time.Hour},
+		{"a stale read misses the task of a ready bastion: wait",
+			with(made(), ready), Observed{Group: group("A"), Lease: reported(1)}, time.Minute,
+			"", "ready/", 4 * time.Minute},
+		{"the task of a ready bastion is gone: take its lease away before the next attempt",
+			with(made(), ready, settled), Observed{Group: group("A"), Lease: reported(1)}, 10 * time.Minute,
+			"EndLease", "starting/capacity", 10*time.Minute + 15*time.Second},
+		{"its lease is gone too: the next attempt",
+			with(made(), ready, settled, ended), Observed{Group: group("A"), Lease: tombstone()}, 10 * time.Minute,
+			"RunTask(2)", "starting/capacity", 10*time.Minute + 15*time.Second},
+		{"killed from outside: the next attempt follows",
+			with(made(), ready, settled), Observed{Group: group("A"), Tasks: stopped(137), Lease: reported(1)}, 10 * time.Minute,
+			"EndLease", "starting/capacity", 10*time.Minute + 15*time.Second},
+		{"it ended itself, idle: close",
+			with(made(), ready, settled), Observed{Group: group("A"), Tasks: tasks(TaskRunning), Lease: ending(1, EndIdle)}, 10 * time.Minute,
+			"RevokeIngress(A) WriteLease(2) StopTask", "closing/idle", 10*time.Minute + 15*time.Second},
+		{"it wrote its end, then the owner asked for more: wait for its end, do not close",
+			with(made(), ready, generation(2)), Observed{Group: group("A"), Tasks: tasks(TaskRunning), Lease: ending(1, EndIdle)}, 10 * time.Minute,
+			"", "starting/lease", 10*time.Minute + 15*time.Second},
+		{"and when it has stopped, another",
+			with(made(), ready, generation(2)), Observed{Group: group("A"), Tasks: stopped(0), Lease: ending(1, EndIdle)}, 10 * time.Minute,
+			"EndLease", "starting/capacity", 10*time.Minute + 15*time.Second},
+		{"exit code 0 without a word: it ended on purpose",
+			with(made(), ready, settled), Observed{Group: group("A"), Tasks: stopped(0), Lease: reported(1)}, 10 * time.Minute,
+			"RevokeIngress(A) EndLease DeleteGroup", "closing/task", 10*time.Minute + 15*time.Second},
+		{"the owner came from elsewhere: move the ingress, tell the task",
+			with(made(), ready, moved), inUse(1), 10 * time.Minute,
+			"RevokeIngress(A) AuthorizeIngress(192.0.2.2/32) WriteLease(2)", "starting/address", 10*time.Minute + 15*time.Second},
+		{"moved, the task has not taken it up",
+			with(made(), ready, moved), Observed{Group: group("B"), Tasks: tasks(TaskRunning), Lease: leasedReported(2, 1)}, 10 * time.Minute,
+			"", "starting/lease", 10*time.Minute + 15*time.Second},
+		{"moved, all agree",
+			with(made(), ready, moved), Observed{Group: group("B"), Tasks: tasks(TaskRunning), Lease: reported(2)}, 10 * time.Minute,
+			"", "ready/", 14 * time.Minute},
+		{"a rule that nobody asked for goes",
+			with(made(), ready, settled), Observed{Group: group("A", "B"), Tasks: tasks(TaskRunning), Lease: reported(1)}, 10 * time.Minute,
+			"RevokeIngress(B)", "starting/address", 10*time.Minute + 15*time.Second},
+		{"a second task, started late by a repeat: stop it",
+			with(made(), ready, settled, attempt(2)), Observed{Group: group("A"), Tasks: append(tasks(TaskPending), task(2, TaskRunning)), Lease: of(2, reported(1))}, 10 * time.Minute,
+			"StopTask", "ready/", 10*time.Minute + 15*time.Second},
+		{"its time is up",
+			with(made(), ready, settled), inUse(1), time.Hour,
+			"RevokeIngress(A) WriteLease(2) StopTask", "closing/deadline", time.Hour + 15*time.Second},
+		{"closed while an announced attempt is in the dark: not final",
+			with(made(), hasGroup, announced, closed), Observed{Group: group()}, 3 * time.Minute,
+			"", "closing/closed", 3*time.Minute + 15*time.Second},
+		{"nobody can send it any more, and it does not show: final once the group is gone",
+			with(made(), hasGroup, announced, closed), Observed{Group: group()}, 5 * time.Minute,
+			"DeleteGroup", "closing/closed", 5*time.Minute + 15*time.Second},
+		{"closing: the task is on its way",
+			with(made(), ready, closed), Observed{Group: group(), Tasks: tasks(TaskStopping), Lease: reported(2)}, 2 * time.Minute,
+			"", "closing/closed", 2*time.Minute + 15*time.Second},
+		{"closing: the task has stopped",
+			with(made(), ready, closed), Observed{Group: group(), Tasks: stopped(0), Lease: reported(2)}, 2 * time.Minute,
+			"EndLease DeleteGroup", "closing/closed", 2*time.Minute + 15*time.Second},
+		{"closing: the interface still holds the group",
+			with(made(), ready, ended, closed), Observed{Group: group(), Tasks: stopped(0), Lease: tombstone()}, 2 * time.Minute,
+			"DeleteGroup", "closing/closed", 2*time.Minute + 15*time.Second},
+		{"closing: a group that does not show may be a stale read",
+			with(made(), ready, ended, closed), Observed{Tasks: stopped(0), Lease: tombstone()}, time.Minute,
+			"", "closing/closed", time.Minute + 15*time.Second},
+		{"closing: a group that this converge deleted is gone",
+			with(made(), ready, ended, closed), Observed{GroupGone: true, Tasks: stopped(0), Lease: tombstone()}, time.Minute,
+			"", "closed/closed", 5 * time.Minute},
+		{"closed, unsettled: a late converge made the group again",
+			with(made(), ready, ended, closed, final), Observed{Group: group("A"), Tasks: stopped(0), Lease: tombstone()}, 3 * time.Minute,
+			"RevokeIngress(A) DeleteGroup", "closed/closed", 3*time.Minute + 15*time.Second},
+		{"closed and settled: never again",
+			with(made(), ready, ended, closed, final), Observed{Lease: tombstone()}, 6 * time.Minute,
+			"", "closed/closed", 0},
+	} {
+		t.Run(row.what, func(t *testing.T) {
+			plan := Decide(tabled, row.rec, row.seen, t0.Add(row.at))
+			if got := say(plan.Actions); got != row.want {
+				t.Errorf("actions: %s\n   want: %s", got, row.want)
+			}
+			if got := shown(plan.Next); got != row.show {
+				t.Errorf("state: %s, want %s", got, row.show)
+			}
+			due := time.Duration(0)
+			if !plan.Next.DueAt.IsZero() {
+				due = plan.Next.DueAt.Sub(t0)
+			}
+			if due != row.due {
+				t.Errorf("due after %s, want %s", due, row.due)
+			}
+		})
+	}
+}
+
+func TestDecideAnswersTheConsole(t *testing.T) {
+	for _, row := range []struct {
+		what     string
+		ask      Request
+		code     Code
+		deadline time.Duration
+		open     bool
+	}{
+		{"more time", Request{1, VerbExtend, 2 * time.Hour}, "", 2*time.Hour + 10*time.Minute, true},
+		{"less than it has: nothing moves earlier", Request{1, VerbExtend, time.Minute}, "", time.Hour, true},
+		{"beyond the longest lifetime", Request{1, VerbExtend, 9 * time.Hour}, CodeTTLBeyondCap, time.Hour, true},
+		{"no time", Request{1, VerbExtend, 0}, CodeTTLInvalid, time.Hour, true},
+		{"close", Request{1, VerbClose, 0}, "", time.Hour, false},
+		{"nonsense", Request{1, "dance", 0}, CodeNotFound, time.Hour, true},
+	} {
+		t.Run(row.what, func(t *testing.T) {
+			seen := inUse(1)
+			seen.Lease.Report.Request = row.ask
+			next := Decide(tabled, with(made(), ready, settled), seen, t0.Add(10*time.Minute)).Next
+			if a := next.Intent.Answer; a.Number != 1 || a.Code != row.code || a.Message == "" {
+				t.Errorf("answer: %+v, want code %q", a, row.code)
+			}
+			if got := next.Intent.Deadline.Sub(t0); got != row.deadline {
+				t.Errorf("deadline after %s, want %s", got, row.deadline)
+			}
+			if next.Intent.Open != row.open || next.Intent.Generation != 2 {
+				t.Errorf("open %t, generation %d", next.Intent.Open, next.Intent.Generation)
+			}
+			again := Decide(tabled, next, seen, t0.Add(11*time.Minute)).Next
+			if again.Intent.Generation != 2 {
+				t.Error("the same request was answered twice")
+			}
+		})
+	}
+}
+
+// What a failed start says to a person: a code to switch on and a sentence that
+// ends in something to do.
+func TestExplain(t *testing.T) {
+	code := func(n int) *int { return &n }
+	for _, row := range []struct {
+		task Task
+		want FailureCode
+	}{
+		{Task{StopCode: "TaskFailedToStart", StopReason: "CannotPullContainerError: pull image manifest has been retried"}, FailureImage},
+		{Task{StopCode: "TaskFailedToStart", StopReason: "ResourceInitializationError: unable to pull secrets or registry auth"}, FailureNetwork},
+		{Task{StopCode: "TaskFailedToStart", StopReason: "Capacity is unavailable at this time. Please try again later or in a different availability zone"}, FailureCapacity},
+		{Task{StopCode: "TaskFailedToStart", StopReason: "Timeout waiting for network interface provisioning to complete."}, FailureNetwork},
+		{Task{StopCode: "TaskFailedToStart", StopReason: "something new"}, FailureStart},
+		{Task{StopCode: "SpotInterruption", ExitCode: code(143)}, FailureSpot},
+		{Task{StopCode: "UserInitiated", ExitCode: code(143)}, FailureStopped},
+		{Task{StopCode: "EssentialContainerExited", ExitCode: code(10)}, FailureLease},
+		{Task{StopCode: "EssentialContainerExited", ExitCode: code(137)}, FailureCrash},
+	} {
+		got := explain(row.task)
+		if got.Code != row.want || !strings.HasSuffix(got.Message, ".") {
+			t.Errorf("%s %q: %+v, want %s", row.task.StopCode, row.task.StopReason, got, row.want)
+		}
+	}
+}
+
+// What follows builds the rows.
+
+func made() Record {
+	r := Record{
+		ID: "b", Owner: "local:alice", Name: "default", CreatedAt: t0, LatestDeadline: t0.Add(8 * time.Hour),
+		Intent:  Intent{Open: true, Source: srcA, Keys: []Key{"ssh-ed25519 AAAA"}, Deadline: t0.Add(time.Hour)},
+		Version: 1,
+	}
+	r.changed(t0, tabled.Timing)
+	r.DueAt = t0 // taken up now
+	return r
+}
+
+func with(r Record, edits ...func(*Record)) Record {
+	for _, edit := range edits {
+		edit(&r)
+	}
+	return r
+}
+
+func hasGroup(r *Record) { r.Group = GroupFacts{ID: "sg", MadeAt: t0} }
+func announced(r *Record) {
+	r.Attempt = Attempt{Number: 1, GroupID: "sg", Subnet: "subnet-a", TaskDefinition: "bastion:7", AnnouncedAt: t0}
+}
+func running(r *Record) {
+	announced(r)
+	r.Attempt.TaskID, r.Attempt.LaunchedAt = "task1", t0
+	r.Attempt.Endpoints = []netip.AddrPort{where}
+}
+func ready(r *Record) {
+	hasGroup(r)
+	running(r)
+	r.Group.Ingress = srcA
+	r.Attempt.HostKey, r.Attempt.Generation, r.Attempt.ReadyAt, r.Attempt.Status = "ssh-ed25519 HOST", 1, t0, TaskRunning
+}
+func settled(r *Record) { r.UnsettledUntil = time.Time{} }
+func ended(r *Record)   { r.Attempt.EndedAt = t0.Add(time.Minute) }
+func moved(r *Record) {
+	r.Intent.Source = srcB
+	r.changed(t0.Add(10*time.Minute), tabled.Timing)
+	r.DueAt = t0
+}
+func closed(r *Record) {
+	r.close(End{Reason: EndClosed, At: t0.Add(time.Minute)}, tabled.Timing)
+	r.DueAt = t0
+}
+func final(r *Record) { r.Group, r.FinishedAt = GroupFacts{}, t0.Add(2*time.Minute) }
+
+func failures(n int) func(*Record)     { return func(r *Record) { r.Failures = n } }
+func generation(n int64) func(*Record) { return func(r *Record) { r.Intent.Generation = n } }
+func attempt(n int) func(*Record) {
+	return func(r *Record) { r.Attempt.Number, r.Attempt.TaskID = n, fmt.Sprint("task", n) }
+}
+
+// group is a group with these ingress rules ("A" admits srcA), and the default
+// egress rule if one is "out".
+func group(rules ...string) *Group {
+	g := &Group{ID: "sg", BastionID: "b"}
+	for _, id := range rules {
+		switch id {
+		case "A":
+			g.Ingress = append(g.Ingress, Rule{ID: id, Source: srcA})
+		case "B":
+			g.Ingress = append(g.Ingress, Rule{ID: id, Source: srcB})
+		case "out":
+			g.Egress = append(g.Egress, Rule{ID: id, Egress: true})
+		}
+	}
+	return g
+}
+
+func task(n int, status TaskStatus) Task {
+	return Task{ID: fmt.Sprint("task", n), BastionID: "b", Attempt: n, Status: status, Endpoints: []netip.AddrPort{where}}
+}
+func tasks(status TaskStatus) []Task { return []Task{task(1, status)} }
+func stopped(exit int) []Task {
+	stopped := task(1, TaskStopped)
+	stopped.StopCode, stopped.ExitCode = "EssentialContainerExited", &exit
+	return []Task{stopped}
+}
+
+func leased(generation int64) *LeaseItem { return leasedReported(generation, 0) }
+func reported(generation int64) *LeaseItem {
+	return leasedReported(generation, generation)
+}
+func leasedReported(lease, report int64) *LeaseItem {
+	item := &LeaseItem{TaskID: "task1", BastionID: "b", Lease: Lease{Generation: lease, Open: true}}
+	if report > 0 {
+		item.Report = Report{HostKey: "ssh-ed25519 HOST", Generation: report}
+	}
+	return item
+}
+func ending(generation int64, reason EndReason) *LeaseItem {
+	item := reported(generation)
+	item.Report.Ending = Ending{Reason: reason, Generation: generation}
+	return item
+}
+func tombstone() *LeaseItem { return &LeaseItem{TaskID: "task1", BastionID: "b", Ended: true} }
+func of(n int, item *LeaseItem) *LeaseItem {
+	item.TaskID = fmt.Sprint("task", n)
+	return item
+}
+func inUse(generation int64) Observed {
+	return Observed{Group: group("A"), Tasks: tasks(TaskRunning), Lease: reported(generation)}
+}
+
+func say(actions []Action) string {
+	var words []string
+	for _, a := range actions {
+		words = append(words, a.String())
+	}
+	return strings.Join(words, " ")
+}
+
+func shown(r Record) string {
+	if slices.Contains([]State{Starting, Ready}, r.State()) {
+		return fmt.Sprintf("%s/%s", r.State(), r.Stage())
+	}
+	return fmt.Sprintf("%s/%s", r.State(), r.End)
+}
