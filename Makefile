@@ -1,0 +1,39 @@
+# Bare "make" prints the targets.
+.DEFAULT_GOAL := help
+.PHONY: help build run demo test bench lint clean
+
+VERSION     := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
+STATICCHECK := .tools/staticcheck-v0.8.2
+GOBUILD     := CGO_ENABLED=0 go build -trimpath -ldflags '-X main.version=$(VERSION)'
+
+help: ## print this
+	@sed -n 's/^\([a-z]*\): .*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
+
+build: ## build bin/bastion and bin/bastiond
+	$(GOBUILD) -o bin/bastion ./cmd/bastion
+	$(GOBUILD) -o bin/bastiond ./cmd/bastiond
+
+run: build ## build, and start local mode; flags go into ARGS='--launch-delay 10s'
+	@exec bin/bastion local $(ARGS)
+
+demo: build ## play the whole story against a local mode of its own
+	@scripts/demo
+
+test: ## run all tests, with the race detector
+	go test -race -count=1 -timeout 5m ./...
+
+bench: ## print how long a bastion takes to be ready, at launch delays of 0, 2 and 20 s
+	go test -run '^$$' -bench BenchmarkReady -benchtime 1x ./internal/localmode
+
+lint: $(STATICCHECK) ## check the format, run vet and staticcheck
+	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "not as gofmt has it: $$unformatted"; exit 1; }
+	go vet ./...
+	$(STATICCHECK) ./...
+
+# The version is in the file's name, so that a new one is installed.
+$(STATICCHECK):
+	GOBIN=$(CURDIR)/.tools go install honnef.co/go/tools/cmd/staticcheck@$(patsubst .tools/staticcheck-%,%,$@)
+	mv .tools/staticcheck $@
+
+clean: ## remove what the other targets made
+	rm -rf bin .tools
