@@ -181,7 +181,8 @@ func (c *converge) try(ctx context.Context, rec Record, a Action) error {
 			return fmt.Errorf("revoke rule %s of group %s: %w", a.Rule.ID, a.GroupID, err)
 		}
 	case AuthorizeIngress:
-		if err := c.Groups.Authorize(ctx, a.GroupID, a.Source); err != nil {
+		err := c.Groups.Authorize(ctx, a.GroupID, a.Source)
+		if err != nil && !errors.Is(err, ErrNotFound) { // a new group shows later
 			return fmt.Errorf("authorize %s in group %s: %w", a.Source, a.GroupID, err)
 		}
 	case RunTask:
@@ -219,8 +220,8 @@ func (c *converge) createGroup(ctx context.Context, rec Record) error {
 
 func (c *converge) deleteGroup(ctx context.Context, a Action) error {
 	err := c.Groups.Delete(ctx, a.GroupID)
-	if errors.Is(err, ErrInUse) {
-		return nil // the interface lingers; the record stays due
+	if errors.Is(err, ErrInUse) || errors.Is(err, ErrNotFound) {
+		return nil // the interface lingers, or a read was stale; the record stays due
 	}
 	if err != nil {
 		return fmt.Errorf("delete group %s: %w", a.GroupID, err)

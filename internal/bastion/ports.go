@@ -70,8 +70,8 @@ type Groups interface {
 	// Revoke removes one rule. A rule or group that is gone already is fine.
 	// Open connections are not cut.
 	Revoke(ctx context.Context, groupID string, rule Rule) error
-	// Delete answers ErrInUse while an interface carries the group. A group that
-	// is gone already is fine.
+	// Delete answers ErrInUse while an interface carries the group, and
+	// ErrNotFound for one that is gone already or does not show yet.
 	Delete(ctx context.Context, groupID string) error
 	// List lists all groups that carry this stack's tag.
 	List(ctx context.Context) ([]Group, error)

@@ -112,10 +112,11 @@ func (sw *sweep) endGroup(ctx context.Context, group Group) error {
 	if sw.busy[group.BastionID] {
 		return nil
 	}
-	if err := sw.Groups.Delete(ctx, group.ID); err != nil && !errors.Is(err, ErrInUse) {
-		return err
+	err := sw.Groups.Delete(ctx, group.ID)
+	if errors.Is(err, ErrInUse) || errors.Is(err, ErrNotFound) {
+		return nil // the next pass looks again
 	}
-	return nil
+	return err
 }
 
 // forget takes away the marks of what is no orphan any more.
