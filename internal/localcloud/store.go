@@ -1,0 +1,254 @@
+package localcloud
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+)
+
+// store is the table of records. Every write is one transaction.
+type store struct {
+	mu         sync.Mutex
+	records    map[string]bastion.Record
+	owners     map[string]*owner
+	open       int                  // of all owners
+	unfinished map[string]struct{}  // ids
+	due        map[string]time.Time // the sparse index
+	marks      map[string]time.Time
+}
+
+// owner is an owner's partition.
+type owner struct {
+	live   map[string]string   // name to id of the open ones; its size is the count
+	listed map[string]struct{} // ids that are not finished
+	key    bastion.Key
+}
+
+func newStore() *store {
+	return &store{
+		records:    map[string]bastion.Record{},
+		owners:     map[string]*owner{},
+		unfinished: map[string]struct{}{},
+		due:        map[string]time.Time{},
+		marks:      map[string]time.Time{},
+	}
+}
+
+// owner is the owner's partition, made if there is none. s.mu is held.
+func (s *store) owner(name string) *owner {
+	o := s.owners[name]
+	if o == nil {
+		o = &owner{live: map[string]string{}, listed: map[string]struct{}{}}
+		s.owners[name] = o
+	}
+	return o
+}
+
+// begin starts an operation, of which there is one at a time: it answers the end
+// of it.
+func (s *store) begin(ctx context.Context) (func(), error) {
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("use the table of records: %w", err)
+	}
+	s.mu.Lock()
+	return s.mu.Unlock, nil
+}
+
+func (s *store) Create(ctx context.Context, rec bastion.Record, quota bastion.Quota) error {
+	done, err := s.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	o := s.owner(rec.Owner)
+	_, named := o.live[rec.Name]
+	_, exists := s.records[rec.ID]
+	switch {
+	case rec.Version != 1 || !rec.Intent.Open:
+		err = fmt.Errorf("version %d, open %t: a new record is open and has version 1", rec.Version, rec.Intent.Open)
+	case named:
+		err = bastion.ErrNameTaken
+	case len(o.live) >= quota.PerOwner:
+		err = bastion.ErrQuotaOwner
+	case s.open >= quota.Total:
+		err = bastion.ErrQuotaTotal
+	case exists:
+		err = bastion.ErrConflict
+	}
+	if err != nil {
+		return fmt.Errorf("create %s, %q of %s: %w", rec.ID, rec.Name, rec.Owner, err)
+	}
+	o.live[rec.Name] = rec.ID
+	s.open++
+	s.put(rec)
+	return nil
+}
+
+// put writes the record and what is derived from it, but for the name and the
+// counts. s.mu is held.
+func (s *store) put(rec bastion.Record) {
+	s.records[rec.ID] = copyRecord(rec)
+	o := s.owner(rec.Owner)
+	if rec.FinishedAt.IsZero() {
+		o.listed[rec.ID] = struct{}{}
+		s.unfinished[rec.ID] = struct{}{}
+	} else {
+		delete(o.listed, rec.ID)
+		delete(s.unfinished, rec.ID)
+	}
+	if rec.DueAt.IsZero() {
+		delete(s.due, rec.ID)
+	} else {
+		s.due[rec.ID] = rec.DueAt
+	}
+}
+
+func (s *store) Replace(ctx context.Context, prev, next bastion.Record) error {
+	done, err := s.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	stored, exists := s.records[prev.ID]
+	switch {
+	case next.Version != prev.Version+1:
+		err = fmt.Errorf("the next version is %d", next.Version)
+	case next.ID != prev.ID || next.Owner != prev.Owner || next.Name != prev.Name:
+		err = fmt.Errorf("id, owner and name of a record cannot change, to %s, %s and %q", next.ID, next.Owner, next.Name)
+	case next.Intent.Open && !prev.Intent.Open:
+		err = fmt.Errorf("a closed record cannot be opened")
+	case !exists || stored.Version != prev.Version:
+		err = bastion.ErrConflict
+	}
+	if err != nil {
+		return fmt.Errorf("replace version %d of %s: %w", prev.Version, prev.ID, err)
+	}
+	if stored.Intent.Open && !next.Intent.Open {
+		delete(s.owner(next.Owner).live, next.Name)
+		s.open--
+	}
+	s.put(next)
+	return nil
+}
+
+func (s *store) Fetch(ctx context.Context, id string) (bastion.Record, error) {
+	done, err := s.begin(ctx)
+	if err != nil {
+		return bastion.Record{}, err
+	}
+	defer done()
+	rec, ok := s.records[id]
+	if !ok {
+		return bastion.Record{}, fmt.Errorf("fetch %s: %w", id, bastion.ErrNotFound)
+	}
+	return copyRecord(rec), nil
+}
+
+func (s *store) FetchByName(ctx context.Context, owner, name string) (bastion.Record, error) {
+	done, err := s.begin(ctx)
+	if err != nil {
+		return bastion.Record{}, err
+	}
+	defer done()
+	id, ok := s.owner(owner).live[name]
+	if !ok {
+		return bastion.Record{}, fmt.Errorf("fetch %q of %s: %w", name, owner, bastion.ErrNotFound)
+	}
+	return copyRecord(s.records[id]), nil
+}
+
+func (s *store) ListByOwner(ctx context.Context, owner string) ([]bastion.Record, error) {
+	done, err := s.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	return s.oldestFirst(maps.Keys(s.owner(owner).listed)), nil
+}
+
+func (s *store) List(ctx context.Context) ([]bastion.Record, error) {
+	done, err := s.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	return s.oldestFirst(maps.Keys(s.unfinished)), nil
+}
+
+func (s *store) Due(ctx context.Context, now time.Time, limit int) ([]string, error) {
+	done, err := s.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	var ids []string
+	for id, at := range s.due {
+		if !at.After(now) {
+			ids = append(ids, id)
+		}
+	}
+	slices.SortFunc(ids, func(a, b string) int {
+		return cmp.Or(s.due[a].Compare(s.due[b]), cmp.Compare(a, b))
+	})
+	return ids[:min(limit, len(ids))], nil
+}
+
+func (s *store) RememberKey(ctx context.Context, owner string, key bastion.Key) error {
+	done, err := s.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	s.owner(owner).key = key
+	return nil
+}
+
+func (s *store) RememberedKey(ctx context.Context, owner string) (bastion.Key, error) {
+	done, err := s.begin(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer done()
+	if key := s.owner(owner).key; key != "" {
+		return key, nil
+	}
+	return "", fmt.Errorf("find the remembered key of %s: %w", owner, bastion.ErrNotFound)
+}
+
+func (s *store) Mark(ctx context.Context, orphan string, at time.Time) (time.Time, error) {
+	done, err := s.begin(ctx)
+	if err != nil {
+		return time.Time{}, err
+	}
+	defer done()
+	if first, ok := s.marks[orphan]; ok {
+		return first, nil
+	}
+	s.marks[orphan] = at
+	return at, nil
+}
+
+func (s *store) Unmark(ctx context.Context, orphan string) error {
+	done, err := s.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	delete(s.marks, orphan)
+	return nil
+}
+
+func (s *store) Marks(ctx context.Context) ([]string, error) {
+	done, err := s.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	return slices.Sorted(maps.Keys(s.marks)), nil
+}
