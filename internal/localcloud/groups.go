@@ -178,7 +178,7 @@ func (p groupsPort) Delete(ctx context.Context, groupID string) error {
 	}
 	g := c.usable(groupID)
 	if g == nil {
-		return nil
+		return fmt.Errorf("delete the security group %s: %w", groupID, bastion.ErrNotFound)
 	}
 	if g.interfaces > 0 {
 		return fmt.Errorf("delete the security group %s: %w", groupID, bastion.ErrInUse)
