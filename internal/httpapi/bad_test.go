@@ -1,0 +1,259 @@
+package httpapi_test
+
+import (
+	"crypto/rand"
+	"crypto/rsa"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"io"
+	"math/big"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/bastion-on-demand/bastion/internal/httpapi"
+)
+
+// rsa1024 is a public key that is too short; nobody has its private half.
+func rsa1024(t *testing.T) string {
+	t.Helper()
+	n := new(big.Int).SetBit(big.NewInt(1), 1023, 1)
+	key, err := ssh.NewPublicKey(&rsa.PublicKey{N: n, E: 65537})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(ssh.MarshalAuthorizedKey(key))
+}
+
+func certificate(t *testing.T) string {
+	t.Helper()
+	cert := &ssh.Certificate{Key: signerOf(1).PublicKey(), CertType: ssh.UserCert, ValidBefore: ssh.CertTimeInfinity}
+	if err := cert.SignCert(rand.Reader, signerOf(3)); err != nil {
+		t.Fatal(err)
+	}
+	return string(ssh.MarshalAuthorizedKey(cert))
+}
+
+// privateKey is one that nobody uses: its seed is all ones.
+func privateKey(t *testing.T) string {
+	t.Helper()
+	block, err := ssh.MarshalPrivateKey(privateKeyOf(1), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(block))
+}
+
+// toJSON is a POST body whose public key is text.
+func toJSON(text string) string {
+	body, err := json.Marshal(map[string]string{"public_key": text})
+	if err != nil {
+		panic(err) // a map of strings always marshals
+	}
+	return string(body)
+}
+
+// Every bad request is answered with a problem of a fitting code, and the service
+// never hears of it.
+func TestBadRequests(t *testing.T) {
+	key, item := string(userKey), "/bastions/"+someID
+	for name, test := range map[string]struct {
+		method, path, body string
+		status             int
+		code               string
+	}{
+		"two keys":                  {"POST", "/bastions", key + "\n" + string(hostKey), 400, "key_two"},
+		"junk before a key":         {"POST", "/bastions", "junk " + key, 400, "key_invalid"},
+		"no key":                    {"POST", "/bastions", "let me in", 400, "key_invalid"},
+		"key options":               {"POST", "/bastions", "restrict " + key, 400, "key_options"},
+		"a private key":             {"POST", "/bastions", privateKey(t), 400, "private_key"},
+		"a private key in JSON":     {"POST", "/bastions", toJSON(privateKey(t)), 400, "private_key"},
+		"a private key, JSON bad":   {"POST", "/bastions", `{"public_key": ` + privateKey(t), 400, "private_key"},
+		"a private key to PATCH":    {"PATCH", item, privateKey(t), 400, "private_key"},
+		"a certificate":             {"POST", "/bastions", certificate(t), 400, "key_certificate"},
+		"RSA of 1024 bits":          {"POST", "/bastions", rsa1024(t), 400, "key_too_weak"},
+		"a body of 1 MB":            {"POST", "/bastions", strings.Repeat("x", 1<<20), 413, "body_too_large"},
+		"a body one byte too large": {"POST", "/bastions", key + strings.Repeat(" ", 64<<10+1-len(key)), 413, "body_too_large"},
+		"a PATCH of 1 MB":           {"PATCH", item, strings.Repeat(" ", 1<<20), 413, "body_too_large"},
+		"bad JSON":                  {"POST", "/bastions", `{"ttl": 1h}`, 400, "json_invalid"},
+		"JSON cut off":              {"POST", "/bastions", `{"ttl": "1h"`, 400, "json_invalid"},
+		"JSON and more":             {"POST", "/bastions", `{"ttl": "1h"} {}`, 400, "json_invalid"},
+		"JSON not in UTF-8":         {"POST", "/bastions", "{\"reason\": \"\xff\"}", 400, "json_invalid"},
+		"JSON nested deeply":        {"POST", "/bastions", `{"ttl": ` + strings.Repeat("[", 20000), 400, "json_invalid"},
+		"a JSON array":              {"PATCH", item, `["30m"]`, 400, "json_invalid"},
+		"a key to PATCH":            {"PATCH", item, key, 400, "json_invalid"},
+		"unknown field":             {"POST", "/bastions", `{"tll": "1h"}`, 400, "unknown_field"},
+		"field in capitals":         {"POST", "/bastions", `{"TTL": "1h"}`, 400, "unknown_field"},
+		"owner in the body":         {"POST", "/bastions", `{"owner": "local:bob"}`, 400, "unknown_field"},
+		"field of POST to PATCH":    {"PATCH", item, `{"ttl": "1h", "name": "db"}`, 400, "unknown_field"},
+		"field twice":               {"POST", "/bastions", `{"ttl": "1h", "ttl": "2h"}`, 400, "field_invalid"},
+		"a number":                  {"POST", "/bastions", `{"ttl": 3600}`, 400, "field_invalid"},
+		"null":                      {"POST", "/bastions", `{"name": null}`, 400, "field_invalid"},
+		"an object":                 {"POST", "/bastions", `{"name": {"ttl": "1h"}}`, 400, "field_invalid"},
+		"ttl of 0":                  {"POST", "/bastions", `{"ttl": "0"}`, 400, "ttl_invalid"},
+		"ttl of 0s":                 {"POST", "/bastions", `{"ttl": "0s"}`, 400, "ttl_invalid"},
+		"ttl of -1m":                {"POST", "/bastions", `{"ttl": "-1m"}`, 400, "ttl_invalid"},
+		"ttl of a blink":            {"POST", "/bastions", `{"ttl": "1ms"}`, 400, "ttl_invalid"},
+		"ttl of abc":                {"POST", "/bastions", `{"ttl": "abc"}`, 400, "ttl_invalid"},
+		"ttl with no unit":          {"POST", "/bastions", `{"ttl": "60"}`, 400, "ttl_invalid"},
+		"ttl empty":                 {"POST", "/bastions", `{"ttl": ""}`, 400, "ttl_invalid"},
+		"ttl of 10 centuries":       {"POST", "/bastions", `{"ttl": "9999999h"}`, 400, "ttl_invalid"},
+		"ttl of 0 to PATCH":         {"PATCH", item, `{"ttl": "0s"}`, 400, "ttl_invalid"},
+		"no ttl to PATCH":           {"PATCH", item, `{}`, 422, "ttl_required"},
+		"nothing to PATCH":          {"PATCH", item, "", 422, "ttl_required"},
+		"empty key":                 {"POST", "/bastions", `{"public_key": ""}`, 400, "key_invalid"},
+		"empty name":                {"POST", "/bastions", `{"name": ""}`, 400, "name_invalid"},
+		"source 0.0.0.0/0":          {"POST", "/bastions", `{"source": "0.0.0.0/0"}`, 400, "source_invalid"},
+		"source ::/0":               {"POST", "/bastions", `{"source": "::/0"}`, 400, "source_invalid"},
+		"source 0.0.0.0":            {"POST", "/bastions", `{"source": "0.0.0.0"}`, 400, "source_invalid"},
+		"source a range":            {"POST", "/bastions", `{"source": "203.0.113.0/31"}`, 400, "source_invalid"},
+		"source v6 as /32":          {"POST", "/bastions", `{"source": "2001:db8::/32"}`, 400, "source_invalid"},
+		"source mapped range":       {"POST", "/bastions", `{"source": "::ffff:203.0.113.0/32"}`, 400, "source_invalid"},
+		"source with a zone":        {"POST", "/bastions", `{"source": "fe80::1%eth0"}`, 400, "source_invalid"},
+		"source multicast":          {"POST", "/bastions", `{"source": "224.0.0.1"}`, 400, "source_invalid"},
+		"source a name":             {"POST", "/bastions", `{"source": "example.com"}`, 400, "source_invalid"},
+		"source empty":              {"POST", "/bastions", `{"source": ""}`, 400, "source_invalid"},
+		"source /":                  {"POST", "/bastions", `{"source": "203.0.113.7/"}`, 400, "source_invalid"},
+		"wrong path":                {"GET", "/", "", 404, "path_not_found"},
+		"path with a slash":         {"GET", "/bastions/", "", 404, "path_not_found"},
+		"path not clean":            {"GET", "//bastions", "", 404, "path_not_found"},
+		"path too deep":             {"GET", item + "/keys", "", 404, "path_not_found"},
+		"id of no bastion":          {"GET", "/bastions/Default", "", 404, "not_found"},
+		"id far too long":           {"DELETE", "/bastions/" + strings.Repeat("a", 4096), "", 404, "not_found"},
+		"id of dots":                {"PATCH", "/bastions/..", `{"ttl":"1h"}`, 404, "not_found"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig()
+			w := r.send(test.method, test.path, test.body)
+			p := readProblem(t, w)
+			if w.Code != test.status || p.Code != test.code {
+				t.Errorf("%d %s: %s", w.Code, p.Code, p.Detail)
+			}
+			if len(r.calls) > 0 {
+				t.Errorf("the service saw %v", r.calls)
+			}
+			if logged := r.log.String(); !strings.Contains(logged, test.code) || strings.Contains(logged, "cause") {
+				t.Errorf("the log says %s", logged)
+			}
+		})
+	}
+}
+
+func TestWrongMethods(t *testing.T) {
+	for path, allow := range map[string]string{
+		"/bastions":           "DELETE, GET, POST",
+		"/bastions/" + someID: "DELETE, GET, PATCH",
+	} {
+		for _, method := range []string{"HEAD", "OPTIONS", "PUT", "TRACE", "CONNECT", "get", "POST", "PATCH"} {
+			if strings.Contains(allow, method) {
+				continue
+			}
+			r := newRig()
+			w := r.send(method, path, "")
+			p := readProblem(t, w)
+			if w.Code != 405 || p.Code != "method_not_allowed" || w.Header().Get("Allow") != allow || len(r.calls) > 0 {
+				t.Errorf("%s %s: %d %s, Allow %q, calls %v", method, path, w.Code, p.Code, w.Header().Get("Allow"), r.calls)
+			}
+		}
+	}
+}
+
+func TestABodyAtTheLimitIsTaken(t *testing.T) {
+	r := newRig()
+	r.rec = ready()
+	body := string(userKey) + strings.Repeat(" ", 64<<10-len(userKey))
+	if w := r.send("POST", "/bastions", body); w.Code != 200 || r.create.Key != userKey {
+		t.Errorf("%d: %s", w.Code, w.Body)
+	}
+}
+
+func TestABodyThatBreaksOff(t *testing.T) {
+	r := newRig()
+	w := r.sendReader("POST", "/bastions", io.MultiReader(strings.NewReader(string(userKey)), brokenReader{}))
+	if p := readProblem(t, w); w.Code != 400 || p.Code != "body_incomplete" || len(r.calls) > 0 {
+		t.Errorf("%d %s after %v", w.Code, p.Code, r.calls)
+	}
+	if !strings.Contains(r.log.String(), errBroken.Error()) {
+		t.Errorf("the log does not say why: %s", r.log)
+	}
+}
+
+var errBroken = errors.New("connection reset by peer")
+
+type brokenReader struct{}
+
+func (brokenReader) Read([]byte) (int, error) { return 0, errBroken }
+
+// A request that no server made has no body at all.
+func TestNoBodyAtAll(t *testing.T) {
+	r := newRig()
+	r.rec, r.created = starting(), true
+	req, err := http.NewRequest("POST", "/bastions", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := httptest.NewRecorder()
+	httpapi.New(r.options).ServeHTTP(w, req)
+	if w.Code != 201 {
+		t.Errorf("%d: %s", w.Code, w.Body)
+	}
+}
+
+// What is malformed is said before what is missing, the first in the order in
+// which the API lists the fields.
+func TestTheFirstMalformedFieldIsReported(t *testing.T) {
+	for body, want := range map[string]string{
+		`{"name": "", "source": "x", "ttl": "x", "public_key": "x"}`: "key_invalid",
+		`{"name": "", "source": "x", "ttl": "x"}`:                    "ttl_invalid",
+		`{"name": "", "source": "x"}`:                                "source_invalid",
+		`{"name": "", "nmae": "x"}`:                                  "unknown_field",
+	} {
+		r := newRig()
+		if p := readProblem(t, r.send("POST", "/bastions", body)); p.Code != want {
+			t.Errorf("%s: %s", body, p.Code)
+		}
+	}
+}
+
+func TestProblemsNameWhatIsWrong(t *testing.T) {
+	for body, want := range map[string]string{
+		`{"tll": "1h"}`:                             `"tll"`,
+		`{"ttl": "1h", "ttl": "2h"}`:                "ttl is given twice",
+		`{"ttl": "abc"}`:                            `"abc"`,
+		`{"source": "10.0.0.0/8"}`:                  `"10.0.0.0/8"`,
+		`{"` + strings.Repeat("é", 100) + `": "x"}`: `"` + strings.Repeat("é", 40) + `…"`,
+		"{\"\\u001b[2J\": \"x\"}":                   `"\x1b[2J"`,
+	} {
+		r := newRig()
+		if p := readProblem(t, r.send("POST", "/bastions", body)); !strings.Contains(p.Detail, want) {
+			t.Errorf("%s: no %s in: %s", body, want, p.Detail)
+		}
+	}
+}
+
+// FuzzCreate holds POST to what it promises for any body: it creates, or says
+// with a documented code why not, and the log has nothing of the body.
+func FuzzCreate(f *testing.F) {
+	for _, seed := range []string{"", string(userKey), `{"ttl":"1h","source":"::1","name":"a"}`, `{"public_key":"` + string(userKey) + `"}`, `{"a":`, "{\"\\ud800\":1}"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, body string) {
+		r := newRig()
+		r.rec, r.created = starting(), true
+		w := r.send("POST", "/bastions", body)
+		if w.Code == 201 {
+			return
+		}
+		p := readProblem(t, w)
+		if w.Code != 400 && w.Code != 413 || len(r.calls) > 0 {
+			t.Errorf("%d %s: %s after %v", w.Code, p.Code, p.Detail, r.calls)
+		}
+		if strings.Contains(r.log.String(), "cause") {
+			t.Errorf("the log has a cause: %s", r.log)
+		}
+	})
+}

@@ -1,0 +1,214 @@
+package httpapi_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/httpapi"
+)
+
+// fake is a service that answers what it is told to and remembers what it was
+// asked for.
+type fake struct {
+	rec     bastion.Record
+	records []bastion.Record
+	created bool
+	err     error
+	crash   bool
+
+	calls  []string
+	create bastion.CreateRequest
+	caller bastion.Caller
+	id     string
+	ttl    time.Duration
+	wait   time.Duration
+}
+
+func (f *fake) note(call string, caller bastion.Caller, id string, wait time.Duration) {
+	f.calls = append(f.calls, call)
+	f.caller, f.id, f.wait = caller, id, wait
+	if f.crash {
+		panic("a bug")
+	}
+}
+
+func (f *fake) Create(_ context.Context, req bastion.CreateRequest) (bastion.Record, bool, error) {
+	f.create = req
+	f.note("Create", req.Caller, "", req.Wait)
+	return f.rec, f.created, f.err
+}
+
+func (f *fake) Get(_ context.Context, caller bastion.Caller, id string, wait time.Duration) (bastion.Record, error) {
+	f.note("Get", caller, id, wait)
+	return f.rec, f.err
+}
+
+func (f *fake) List(_ context.Context, caller bastion.Caller, wait time.Duration) ([]bastion.Record, error) {
+	f.note("List", caller, "", wait)
+	return f.records, f.err
+}
+
+func (f *fake) Extend(_ context.Context, caller bastion.Caller, id string, ttl, wait time.Duration) (bastion.Record, error) {
+	f.ttl = ttl
+	f.note("Extend", caller, id, wait)
+	return f.rec, f.err
+}
+
+func (f *fake) Close(_ context.Context, caller bastion.Caller, id string, wait time.Duration) (bastion.Record, error) {
+	f.note("Close", caller, id, wait)
+	return f.rec, f.err
+}
+
+func (f *fake) CloseAll(_ context.Context, caller bastion.Caller, wait time.Duration) ([]bastion.Record, error) {
+	f.note("CloseAll", caller, "", wait)
+	return f.records, f.err
+}
+
+// rig is the API over a fake, called without a network.
+type rig struct {
+	*fake
+	options httpapi.Options
+	log     *bytes.Buffer
+}
+
+func newRig() *rig {
+	f, log := &fake{}, &bytes.Buffer{}
+	return &rig{fake: f, log: log, options: httpapi.Options{
+		Service:   f,
+		Log:       slog.New(slog.NewJSONHandler(log, nil)),
+		Now:       func() time.Time { return noon.Add(time.Minute) },
+		RequestID: func(*http.Request) string { return "request-1" },
+		Identify: func(*http.Request) (bastion.Caller, error) {
+			return bastion.Caller{Owner: "local:alice", Address: netip.MustParseAddr("203.0.113.7")}, nil
+		},
+	}}
+}
+
+// send makes a request; headers are pairs of name and value.
+func (r *rig) send(method, path, body string, headers ...string) *httptest.ResponseRecorder {
+	return r.sendReader(method, path, strings.NewReader(body), headers...)
+}
+
+func (r *rig) sendReader(method, path string, body io.Reader, headers ...string) *httptest.ResponseRecorder {
+	req := httptest.NewRequest(method, path, body)
+	for i := 0; i < len(headers); i += 2 {
+		req.Header.Add(headers[i], headers[i+1])
+	}
+	w := httptest.NewRecorder()
+	httpapi.New(r.options).ServeHTTP(w, req)
+	return w
+}
+
+// problem is a problem document as a client reads it.
+type problem struct {
+	Type, Title, Detail, Code string
+	Status                    int
+	RequestID                 string `json:"request_id"`
+}
+
+// readProblem fails the test unless the answer is a whole problem document.
+func readProblem(t *testing.T, w *httptest.ResponseRecorder) problem {
+	t.Helper()
+	var p problem
+	dec := json.NewDecoder(w.Body)
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&p); err != nil {
+		t.Fatalf("%d: not a problem document: %v", w.Code, err)
+	}
+	if got := w.Header().Get("Content-Type"); got != "application/problem+json" {
+		t.Errorf("Content-Type %q", got)
+	}
+	if p.Type != "about:blank" || p.Title != http.StatusText(w.Code) || p.Status != w.Code || p.RequestID != "request-1" {
+		t.Errorf("status %d, but the document says %+v", w.Code, p)
+	}
+	if !strings.HasSuffix(p.Detail, ".") && !strings.HasSuffix(p.Detail, "}.") {
+		t.Errorf("the detail is no sentence: %s", p.Detail)
+	}
+	return p
+}
+
+var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+
+const someID = "3kq7vmx2p4hzr6ta"
+
+// keyOf is a public key made from a seed of equal bytes.
+func keyOf(seed byte) bastion.Key {
+	return bastion.Key(strings.TrimSpace(string(ssh.MarshalAuthorizedKey(signerOf(seed).PublicKey()))))
+}
+
+func signerOf(seed byte) ssh.Signer {
+	s, err := ssh.NewSignerFromKey(privateKeyOf(seed))
+	if err != nil {
+		panic(err) // ed25519 keys make signers
+	}
+	return s
+}
+
+func privateKeyOf(seed byte) ed25519.PrivateKey {
+	return ed25519.NewKeyFromSeed(bytes.Repeat([]byte{seed}, ed25519.SeedSize))
+}
+
+var (
+	userKey = keyOf(1)
+	hostKey = keyOf(2)
+)
+
+func starting() bastion.Record {
+	source := netip.MustParsePrefix("203.0.113.7/32")
+	return bastion.Record{
+		ID: someID, Owner: "local:alice", Name: "default",
+		CreatedAt: noon, LatestDeadline: noon.Add(8 * time.Hour),
+		Intent: bastion.Intent{
+			Generation: 1, Open: true, Source: source, Keys: []bastion.Key{userKey},
+			Deadline: noon.Add(time.Hour), Reason: "look at the orders table",
+		},
+		Group:   bastion.GroupFacts{ID: "sg-1", Ingress: source},
+		Attempt: bastion.Attempt{Number: 1, TaskID: "task-1", Status: bastion.TaskPending},
+		Version: 3,
+	}
+}
+
+func ready() bastion.Record {
+	rec := starting()
+	rec.Attempt.Status = bastion.TaskRunning
+	rec.Attempt.Endpoints = []netip.AddrPort{netip.MustParseAddrPort("198.51.100.24:2222")}
+	rec.Attempt.HostKey = hostKey
+	rec.Attempt.Generation = 1
+	rec.Attempt.ReadyAt = noon.Add(30 * time.Second)
+	return rec
+}
+
+func closing() bastion.Record {
+	rec := ready()
+	rec.Intent.Open = false
+	rec.End = bastion.End{Reason: bastion.EndIdle, At: noon.Add(20 * time.Minute)}
+	return rec
+}
+
+func closed() bastion.Record {
+	rec := closing()
+	rec.Attempt.EndedAt = noon.Add(21 * time.Minute)
+	rec.FinishedAt = noon.Add(22 * time.Minute)
+	return rec
+}
+
+func failed() bastion.Record {
+	rec := starting()
+	rec.Intent.Open = false
+	rec.Attempt.EndedAt = noon.Add(2 * time.Minute)
+	rec.End = bastion.End{Reason: bastion.EndFailed, At: noon.Add(2 * time.Minute), Failure: bastion.CapacityFailure}
+	return rec
+}
