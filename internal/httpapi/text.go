@@ -15,7 +15,10 @@ import (
 func (a *api) text(caller bastion.Caller, ans answer) []byte {
 	var b strings.Builder
 	var ready []access
-	for _, rec := range ans.records {
+	for i, rec := range ans.records {
+		if i > 0 {
+			b.WriteByte('\n')
+		}
 		a.describe(&b, rec)
 		at, ok := accessOf(rec)
 		if ok && at.hostKey != "" && rec.State() == bastion.Ready && rec.Owner == caller.Owner {
@@ -26,6 +29,7 @@ func (a *api) text(caller bastion.Caller, ans answer) []byte {
 		comment(&b, "no bastions; POST %s makes one", collection)
 	}
 	if len(ready) > 0 {
+		b.WriteByte('\n')
 		a.explain(&b, ready)
 		b.WriteString(sshConfig(ready, a.Targets))
 	}
@@ -49,7 +53,7 @@ func (a *api) describe(b *strings.Builder, rec bastion.Record) {
 		comment(b, "bastion %s: failed (%s)", name, rec.End.Failure.Code)
 		comment(b, "%s", rec.End.Failure.Message)
 	}
-	comment(b, "id %s, owner %s, open to %s with %s", rec.ID, rec.Owner, rec.Intent.Source.Addr(), strings.Join(fingerprints(rec.Intent.Keys), ", "))
+	comment(b, "id %s, owner %s, for %s with the key %s", rec.ID, rec.Owner, rec.Intent.Source.Addr(), strings.Join(fingerprints(rec.Intent.Keys), ", "))
 	if rec.Intent.Reason != "" {
 		comment(b, "reason: %s", rec.Intent.Reason)
 	}

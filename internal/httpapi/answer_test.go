@@ -1,0 +1,169 @@
+package httpapi_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"maps"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/httpapi"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+var privateHost = httpapi.Target{Name: "private.internal", User: "demo", HostKey: keyOf(4)}
+
+func TestGoldenAnswers(t *testing.T) {
+	second := ready()
+	second.ID, second.Name, second.Intent.Reason = "4kq7vmx2p4hzr6ta", "db", ""
+	second.Attempt.Endpoints = []netip.AddrPort{netip.MustParseAddrPort("198.51.100.25:22")}
+	others := ready()
+	others.ID, others.Owner = "5kq7vmx2p4hzr6ta", "local:bob"
+	old := closing()
+	old.ID = "6kq7vmx2p4hzr6ta"
+	six := ready()
+	six.Intent.Source = netip.MustParsePrefix("2001:db8::7/128")
+	six.Group.Ingress = six.Intent.Source
+	six.Attempt.Endpoints = append(six.Attempt.Endpoints, netip.MustParseAddrPort("[2001:db8:1::24]:2222"))
+
+	for name, test := range map[string]struct {
+		records []bastion.Record
+		targets []httpapi.Target
+	}{
+		"starting":          {[]bastion.Record{starting()}, []httpapi.Target{privateHost}},
+		"ready":             {[]bastion.Record{ready()}, nil},
+		"ready-with-target": {[]bastion.Record{ready()}, []httpapi.Target{privateHost}},
+		"ready-ipv6":        {[]bastion.Record{six}, nil},
+		"ready-port-22":     {[]bastion.Record{second}, nil},
+		"closing":           {[]bastion.Record{closing()}, nil},
+		"closed":            {[]bastion.Record{closed()}, nil},
+		"failed":            {[]bastion.Record{failed()}, nil},
+		"list":              {[]bastion.Record{old, ready(), others, second}, []httpapi.Target{privateHost}},
+		"list-empty":        {nil, []httpapi.Target{privateHost}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig()
+			r.options.Targets = test.targets
+			path := "/bastions"
+			if r.records = test.records; !strings.HasPrefix(name, "list") {
+				path, r.rec = path+"/"+someID, test.records[0]
+			}
+			golden(t, name+".conf", r.send("GET", path, "", "Accept", "text/plain").Body.Bytes())
+			golden(t, name+".json", r.send("GET", path, "").Body.Bytes())
+		})
+	}
+}
+
+func golden(t *testing.T, name string, got []byte) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.WriteFile(path, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("%s differs (-update writes it anew):\n%s", path, got)
+	}
+}
+
+// What is not known is left out of the document.
+func TestFieldsThatAreKnown(t *testing.T) {
+	always := []string{"created_at", "deadline", "id", "keys", "latest_deadline", "name", "owner", "source", "state"}
+	reach := []string{"host", "port", "user"}
+	proof := []string{"host_key", "known_hosts", "ssh", "ssh_config"}
+	bare := starting()
+	bare.Intent.Reason = ""
+	network := bare
+	network.Attempt.Endpoints = ready().Attempt.Endpoints
+	rebinding := ready()
+	rebinding.Intent.Generation++
+	dead := ready()
+	dead.Attempt.EndedAt = noon
+	for name, test := range map[string]struct {
+		rec  bastion.Record
+		want []string
+	}{
+		"starting":            {bare, []string{"stage"}},
+		"with an address":     {network, append([]string{"stage"}, reach...)},
+		"ready":               {ready(), slices.Concat([]string{"reason", "ready_at"}, reach, proof)},
+		"ready, then changed": {rebinding, slices.Concat([]string{"reason", "ready_at", "stage"}, reach, proof)},
+		"its task died":       {dead, []string{"reason", "ready_at", "stage"}},
+		"closing":             {closing(), []string{"reason", "ready_at", "ended"}},
+		"closed":              {closed(), []string{"reason", "ready_at", "ended"}},
+		"failed":              {failed(), []string{"reason", "ended", "failure"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig()
+			r.rec = test.rec
+			got := slices.Sorted(maps.Keys(get(t, r)))
+			want := slices.Sorted(slices.Values(append(test.want, always...)))
+			if !slices.Equal(got, want) {
+				t.Errorf("got %v, not %v", got, want)
+			}
+		})
+	}
+}
+
+func get(t *testing.T, r *rig) map[string]any {
+	t.Helper()
+	var doc map[string]any
+	if err := json.Unmarshal(r.send("GET", "/bastions/"+someID, "").Body.Bytes(), &doc); err != nil {
+		t.Fatal(err)
+	}
+	return doc
+}
+
+// Whatever a task reports as its host key, nothing but a key gets into what
+// people paste.
+func TestAHostKeyThatIsNone(t *testing.T) {
+	for _, reported := range []bastion.Key{
+		"ssh-ed25519",
+		hostKey + "\n  ProxyCommand touch /tmp/owned",
+		hostKey + "' -o 'ProxyCommand=touch /tmp/owned",
+		"restrict " + hostKey,
+		hostKey + "\n" + userKey,
+	} {
+		r := newRig()
+		r.rec = ready()
+		r.rec.Attempt.HostKey = reported
+		answer := r.send("GET", "/bastions/"+someID, "").Body.String() + r.send("GET", "/bastions/"+someID, "", "Accept", "text/plain").Body.String()
+		if strings.Contains(answer, "ProxyCommand") {
+			t.Errorf("%q went through:\n%s", reported, answer)
+		}
+	}
+}
+
+// What people, or AWS, may write must not become a line of the configuration.
+func TestCommentsStayComments(t *testing.T) {
+	for _, evil := range []string{
+		"x\nProxyCommand touch /tmp/owned", "x\r\nMatch all", "x\u2028Match all", "x\u0085Match all", "x\x00\x1b[2J\u202ey", "\xff\n",
+	} {
+		rec := failed()
+		rec.Owner, rec.Intent.Reason = "jwt:https://issuer#"+evil, evil
+		rec.End.Failure = bastion.Failure{Code: "odd", Message: evil}
+		r := newRig()
+		r.rec = rec
+		text := r.send("GET", "/bastions/"+someID, "", "Accept", "text/plain").Body.String()
+		lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
+		if len(lines) != 5 {
+			t.Errorf("%q makes %d lines:\n%s", evil, len(lines), text)
+		}
+		for _, line := range lines {
+			if !strings.HasPrefix(line, "# ") || strings.ContainsAny(line, "\r\x00\x1b\u0085\u2028\u202e") {
+				t.Errorf("%q makes the line %q", evil, line)
+			}
+		}
+	}
+}
