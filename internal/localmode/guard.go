@@ -1,6 +1,7 @@
 package localmode
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -70,17 +71,20 @@ func crossOrigin(r *http.Request) bool {
 	return origin != "" && origin != "http://"+r.Host
 }
 
-// refuse answers with a problem document (RFC 9457).
+// refuse answers with a problem document (RFC 9457), as the API does.
 func refuse(w http.ResponseWriter, status int, code bastion.Code, detail string) {
+	id := rand.Text()
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("X-Request-Id", id)
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(map[string]any{
-		"type":   "about:blank",
-		"title":  http.StatusText(status),
-		"status": status,
-		"detail": detail,
-		"code":   code,
+		"type":       "about:blank",
+		"title":      http.StatusText(status),
+		"status":     status,
+		"detail":     detail,
+		"code":       code,
+		"request_id": id,
 	})
 }
 

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 )
 
 // privateName is the one name that resolves inside bastions.
@@ -29,7 +30,7 @@ type network struct {
 }
 
 // newNetwork makes a network whose private host has none of the taken addresses.
-func newNetwork(allow, taken []netip.Prefix) (*network, error) {
+func newNetwork(allow []netip.Prefix, taken []netip.Addr) (*network, error) {
 	address, err := freeAddress(taken)
 	if err != nil {
 		return nil, err
@@ -45,10 +46,10 @@ func newNetwork(allow, taken []netip.Prefix) (*network, error) {
 
 // freeAddress is an address of 10.0.0.0/8 that is none of the taken ones: a
 // bastion refuses to connect to the addresses of the machine it runs on.
-func freeAddress(taken []netip.Prefix) (netip.Addr, error) {
+func freeAddress(taken []netip.Addr) (netip.Addr, error) {
 	for second := range 256 {
 		candidate := netip.AddrFrom4([4]byte{10, byte(second), 0, 10})
-		if !contains(taken, candidate) {
+		if !slices.Contains(taken, candidate) {
 			return candidate, nil
 		}
 	}
@@ -95,20 +96,21 @@ func (v view) LookupNetIP(ctx context.Context, family, name string) ([]netip.Add
 	return v.network.lookup(ctx, family, name)
 }
 
-// Dial connects to exactly the address given.
+// Dial connects to exactly the address given. Errors are those that a kernel has
+// for the same thing, so that clients are told the same.
 func (v view) Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
 	to = netip.AddrPortFrom(to.Addr().Unmap(), to.Port())
 	if to.Addr() == v.network.address {
 		service := v.network.service(to.Port())
 		if service == nil {
-			return nil, fmt.Errorf("dial %s: connection refused: %s has ports 22 and 80 only", to, privateName)
+			return nil, fmt.Errorf("dial %s: %w: %s has ports 22 and 80 only", to, syscall.ECONNREFUSED, privateName)
 		}
 		return service.connect(ctx, v.bastionID)
 	}
 	if contains(v.network.allow, to.Addr()) {
 		return v.network.dial(ctx, "tcp", to.String())
 	}
-	return nil, fmt.Errorf("dial %s: no route to host: the local network has %s only (use --allow CIDR for more)", to, privateName)
+	return nil, fmt.Errorf("dial %s: %w: the local network has %s only (use --allow CIDR for more)", to, syscall.EHOSTUNREACH, privateName)
 }
 
 func contains(prefixes []netip.Prefix, addr netip.Addr) bool {

@@ -1,0 +1,75 @@
+package localmode
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestDefaultsAreValid(t *testing.T) {
+	s, err := Defaults().check()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.config().Validate(); err != nil {
+		t.Error(err)
+	}
+	if len(s.loopback) != 0 || len(s.allow) != 0 {
+		t.Errorf("real destinations without --allow: %v", s.allow)
+	}
+}
+
+func TestAllProblemsAreNamedAtOnce(t *testing.T) {
+	o := Defaults()
+	o.Listen, o.Allow = "0.0.0.0:1", []string{"10.1.2.3/8", "nas.lan", "192.168.0.0/16"}
+	o.LaunchDelay, o.DefaultTTL, o.Idle, o.ReapEvery = -time.Second, 9*time.Hour, -time.Minute, 0
+	_, err := o.check()
+	if err == nil {
+		t.Fatal("no error")
+	}
+	for _, want := range []string{
+		"--listen 0.0.0.0:1: local mode listens on loopback only",
+		"--allow 10.1.2.3/8: bits are set behind the prefix length; write 10.0.0.0/8",
+		"--allow nas.lan: write a CIDR",
+		"--launch-delay must be zero or more, not -1s",
+		"--default-ttl (9h0m0s) must not be longer than --max-ttl (8h0m0s)",
+		"--idle must be zero (never) or more, not -1m0s",
+		"--reap-every must be 10ms or more, not 0s",
+	} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("not named: %s\nin: %v", want, err)
+		}
+	}
+	if got := strings.Count(err.Error(), "\n") + 1; got != 7 {
+		t.Errorf("%d problems named, want 7:\n%v", got, err)
+	}
+}
+
+func TestListenTakesLoopbackOnly(t *testing.T) {
+	for text, want := range map[string]string{
+		"127.0.0.1:8080": "127.0.0.1:8080", "localhost:0": "127.0.0.1:0", "127.9.9.9:80": "127.9.9.9:80",
+		"[::1]:8080": "[::1]:8080", "[::ffff:127.0.0.1]:1": "127.0.0.1:1",
+		"0.0.0.0:1": "", "[::]:1": "", ":8080": "", "192.168.1.5:80": "", "example.com:80": "",
+		"8080": "", "": "", "127.0.0.1:http": "", "127.0.0.1:70000": "",
+	} {
+		got, err := parseListen(text)
+		if want == "" && err == nil || want != "" && (err != nil || got.String() != want) {
+			t.Errorf("--listen %q: %s, %v, want %q", text, got, err, want)
+		}
+	}
+}
+
+func TestAllowNamesLoopbackOnlyOnPurpose(t *testing.T) {
+	for text, want := range map[string]bool{
+		"127.0.0.1/32": true, "127.0.0.0/8": true, "::1/128": true,
+		"0.0.0.0/0": false, "126.0.0.0/7": false, "192.168.0.0/16": false, "::/0": false, "::/127": false,
+	} {
+		prefix, err := parseAllow(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := namesLoopback(prefix); got != want {
+			t.Errorf("--allow %s: names loopback %v, want %v", text, got, want)
+		}
+	}
+}
