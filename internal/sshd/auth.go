@@ -1,0 +1,174 @@
+package sshd
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+)
+
+// keySet is the admitted keys: the wire form to the fingerprint.
+type keySet map[string]string
+
+// parseKeys reads the keys of a lease. A key that cannot be read admits nobody;
+// the error says which.
+func parseKeys(keys []bastion.Key) (keySet, error) {
+	set, problems := keySet{}, []error(nil)
+	for _, key := range keys {
+		_, b64, _ := strings.Cut(string(key), " ")
+		blob, err := base64.StdEncoding.DecodeString(b64)
+		if err == nil {
+			_, err = ssh.ParsePublicKey(blob)
+		}
+		if err != nil {
+			problems = append(problems, fmt.Errorf("read key %s: %w", key.Fingerprint(), err))
+			continue
+		}
+		set[string(blob)] = key.Fingerprint()
+	}
+	return set, errors.Join(problems...)
+}
+
+func (k keySet) fingerprints() []string {
+	var all []string
+	for _, fingerprint := range k {
+		all = append(all, fingerprint)
+	}
+	slices.Sort(all)
+	return all
+}
+
+// The algorithms. Of ciphers only AES-GCM is offered: a client chooses by its
+// own order, and AES-GCM is the fastest of those that are safe. RSA keys sign
+// with SHA-2; left to itself the library would also take SHA-1, and DSA.
+var (
+	keyExchanges = []string{ssh.KeyExchangeMLKEM768X25519, ssh.KeyExchangeCurve25519}
+	ciphers      = []string{ssh.CipherAES128GCM, ssh.CipherAES256GCM}
+	macs         = []string{ssh.HMACSHA256ETM, ssh.HMACSHA512ETM}
+	signatures   = []string{
+		ssh.KeyAlgoED25519, ssh.KeyAlgoSKED25519, ssh.KeyAlgoSKECDSA256,
+		ssh.KeyAlgoECDSA256, ssh.KeyAlgoECDSA384, ssh.KeyAlgoECDSA521,
+		ssh.KeyAlgoRSASHA256, ssh.KeyAlgoRSASHA512,
+	}
+)
+
+// keyPermission is where an authenticated connection's Permissions hold the key
+// that the client signed with, in wire form.
+const keyPermission = "key"
+
+// maxOffers is how many keys an audit line names.
+const maxOffers = 20
+
+// handshake is one connection's authentication. Its methods are called by the
+// goroutine that runs the handshake.
+type handshake struct {
+	roster  *roster
+	arrival *arrival
+
+	user     string
+	methods  []string // tried, each once
+	refused  []string // fingerprints of keys that are not admitted
+	admitted []string // fingerprints of admitted keys that were offered
+	last     error    // why the last attempt failed
+	bannered bool
+}
+
+// config is the library's configuration for this one connection.
+func (h *handshake) config(host ssh.Signer, limits Limits) *ssh.ServerConfig {
+	config := &ssh.ServerConfig{
+		Config:                    ssh.Config{KeyExchanges: keyExchanges, Ciphers: ciphers, MACs: macs},
+		PublicKeyAuthAlgorithms:   signatures,
+		MaxAuthTries:              limits.AuthAttempts,
+		PublicKeyCallback:         h.offered,
+		VerifiedPublicKeyCallback: h.verified,
+		AuthLogCallback:           h.attempted,
+		ServerVersion:             "SSH-2.0-bastiond",
+	}
+	config.AddHostKey(host)
+	return config
+}
+
+// offered answers whether a key would do. Nothing is proved yet: a client may
+// offer a key that it does not have.
+func (h *handshake) offered(meta ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
+	h.user = meta.User()
+	h.methods = note(h.methods, "publickey")
+	fingerprint := ssh.FingerprintSHA256(key)
+	if h.roster.admits(string(key.Marshal())) {
+		h.admitted = note(h.admitted, fingerprint)
+		return nil, nil
+	}
+	h.refused = note(h.refused, fingerprint)
+	return nil, h.refuse(fmt.Errorf("key %s is not admitted", fingerprint), fmt.Sprintf(
+		"bastion: your key %s was offered, but only %s gets in here.\n"+
+			"Use that key, or ask for the bastion again with this one.\n",
+		fingerprint, strings.Join(h.roster.inForce().fingerprints(), " or ")))
+}
+
+// verified runs when the client has signed. The key may have been replaced
+// since it was offered, so the roster is asked again.
+func (h *handshake) verified(_ ssh.ConnMetadata, key ssh.PublicKey, _ *ssh.Permissions, _ string) (*ssh.Permissions, error) {
+	blob := string(key.Marshal())
+	if err := h.roster.prove(h.arrival, blob); err != nil {
+		return nil, h.refuse(err, fmt.Sprintf("bastion: %v.\n", err))
+	}
+	return &ssh.Permissions{Extensions: map[string]string{keyPermission: blob}}, nil
+}
+
+// refuse adds a banner for the person, once on a connection: a client with many
+// keys would show it for each.
+func (h *handshake) refuse(err error, banner string) error {
+	if h.bannered {
+		return err
+	}
+	h.bannered = true
+	return &ssh.BannerError{Err: err, Message: banner}
+}
+
+func (h *handshake) attempted(meta ssh.ConnMetadata, method string, err error) {
+	h.user = meta.User()
+	h.methods = note(h.methods, clip(method))
+	if err != nil && !errors.Is(err, ssh.ErrNoAuth) {
+		h.last = err
+	}
+}
+
+func note(list []string, item string) []string {
+	if slices.Contains(list, item) || len(list) >= maxOffers {
+		return list
+	}
+	return append(list, item)
+}
+
+// failure says why a connection ended unauthenticated. err is the library's.
+func (h *handshake) failure(err error) string {
+	switch {
+	case len(h.admitted) > 0 && h.last == nil:
+		return "an admitted key was offered, but not proved"
+	case h.last != nil:
+		return clip(h.last.Error())
+	case len(h.methods) > 0:
+		return "no key was offered"
+	}
+	return "no authentication was tried: " + clip(err.Error())
+}
+
+// attrs is what was offered.
+func (h *handshake) attrs() []slog.Attr {
+	var attrs []slog.Attr
+	for _, list := range []struct {
+		name  string
+		items []string
+	}{{"methods", h.methods}, {"keys_refused", h.refused}, {"keys_admitted", h.admitted}} {
+		if len(list.items) > 0 {
+			attrs = append(attrs, slog.Any(list.name, list.items))
+		}
+	}
+	return attrs
+}

@@ -1,0 +1,19 @@
+package sshd
+
+import (
+	"net"
+	"syscall"
+)
+
+// quickAck asks the kernel to acknowledge at once, where the connection is TCP.
+func quickAck(conn net.Conn) {
+	c, ok := conn.(syscall.Conn)
+	if !ok {
+		return
+	}
+	if raw, err := c.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) {
+			_ = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_QUICKACK, 1)
+		})
+	}
+}
