@@ -80,27 +80,43 @@ func (a *Agent) Ask(taskID string, request bastion.Request) bool {
 
 // Lease is the lease that a task has in force; its Answer is what the console
 // shows. False if it has none, or does not run.
-func (a *Agent) Lease(taskID string) (lease bastion.Lease, ok bool) {
-	ok = a.with(taskID, func(t *agentTask) { lease = copyLease(t.inForce) })
-	return lease, ok
+func (a *Agent) Lease(taskID string) (bastion.Lease, bool) {
+	t := a.serving(taskID)
+	if t == nil {
+		return bastion.Lease{}, false
+	}
+	defer t.mu.Unlock()
+	return copyLease(t.inForce), true
 }
 
-// with calls f on a task that serves, and wakes it.
-func (a *Agent) with(taskID string, f func(*agentTask)) bool {
+// with changes the report of a task that serves, and has it told at once.
+func (a *Agent) with(taskID string, change func(*agentTask)) bool {
+	t := a.serving(taskID)
+	if t == nil {
+		return false
+	}
+	defer t.mu.Unlock()
+	change(t)
+	t.untold = true
+	t.nudge()
+	return true
+}
+
+// serving finds a task that has a lease and has not decided to end, and locks it;
+// or nil.
+func (a *Agent) serving(taskID string) *agentTask {
 	a.mu.Lock()
 	t := a.tasks[taskID]
 	a.mu.Unlock()
 	if t == nil {
-		return false
+		return nil
 	}
 	t.mu.Lock()
-	defer t.mu.Unlock()
 	if t.inForce.Generation == 0 || t.over {
-		return false
+		t.mu.Unlock()
+		return nil
 	}
-	f(t)
-	t.nudge()
-	return true
+	return t
 }
 
 func (a *Agent) now() time.Time {
@@ -130,13 +146,13 @@ type agentTask struct {
 	lease bastion.TaskLease
 	wake  chan struct{} // there is something to report at once
 
-	mu       sync.Mutex
-	inForce  bastion.Lease
-	report   bastion.Report // as it should be
-	reported bastion.Report // as the table has it
-	receipt  bastion.Receipt
-	readyAt  time.Time
-	over     bool // takes nothing any more
+	mu      sync.Mutex
+	inForce bastion.Lease
+	report  bastion.Report // as it should be in the table
+	untold  bool           // as it is not yet
+	receipt bastion.Receipt
+	readyAt time.Time
+	over    bool // takes nothing any more
 }
 
 // run waits for a lease and then obeys it.
@@ -194,6 +210,7 @@ func (t *agentTask) read(ctx context.Context) bool {
 	if err == nil && lease.Generation > t.inForce.Generation {
 		t.inForce = lease
 		t.report.Generation = lease.Generation
+		t.untold = true
 	}
 	return true
 }

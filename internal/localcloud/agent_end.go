@@ -6,24 +6,22 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
-	"reflect"
 	"time"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// tell reports what has changed since the last report that the table took.
+// tell writes the report if it has changed since the table took it.
 func (t *agentTask) tell(ctx context.Context) {
 	t.mu.Lock()
-	report := t.report
-	same := reflect.DeepEqual(report, t.reported)
+	report, untold := t.report, t.untold
+	t.untold = false
 	t.mu.Unlock()
-	if same || t.lease.Report(ctx, report) != nil {
-		return
+	if untold && t.lease.Report(ctx, report) != nil {
+		t.mu.Lock()
+		t.untold = true
+		t.mu.Unlock()
 	}
-	t.mu.Lock()
-	t.reported = report
-	t.mu.Unlock()
 }
 
 // step does what the lease in force asks for now. It answers the exit code if
@@ -90,6 +88,7 @@ func (t *agentTask) finish() {
 	t.over = true
 	t.report.Receipt = t.finalReceipt()
 	t.report.Connections = 0
+	t.untold = true
 	t.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), receiptTimeout)
 	defer cancel()

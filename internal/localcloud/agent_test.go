@@ -10,17 +10,17 @@ import (
 
 const id = "aaaaaaaaaaaaaaaa"
 
-// launched is a cloud with one task of an agent's, and its lease written.
+// launched is a cloud with one task of an agent's, which has just begun to run
+// and finds its lease written.
 func launched(t *testing.T, cfg Config, agent *Agent, lease bastion.Lease) (*Cloud, string) {
 	t.Helper()
-	cfg.Runner = agent
+	cfg.Runner, cfg.LaunchDelay = agent, time.Millisecond
 	c := New(cfg)
 	t.Cleanup(c.Close)
 	group, err := c.Groups().Create(t.Context(), id)
 	if err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(cfg.Staleness)
 	task, err := c.Tasks().Run(t.Context(), bastion.Launch{BastionID: id, Attempt: 1, GroupID: group.ID})
 	if err != nil {
 		t.Fatal(err)
@@ -31,6 +31,8 @@ func launched(t *testing.T, cfg Config, agent *Agent, lease bastion.Lease) (*Clo
 			t.Fatal(err)
 		}
 	}
+	time.Sleep(cfg.LaunchDelay)
+	synctest.Wait()
 	return c, task.ID
 }
 
@@ -63,7 +65,6 @@ func TestAgentReportsItsKeyAndGeneration(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lease := bastion.Lease{Generation: 3, Open: true, Deadline: time.Now().Add(time.Hour)}
 		c, taskID := launched(t, Config{}, &Agent{}, lease)
-		synctest.Wait()
 		report := item(t, c, taskID).Report
 		if report.Generation != 3 || report.HostKey.Fingerprint() == "" {
 			t.Errorf("report %+v", report)
@@ -84,7 +85,7 @@ func TestAgentEndsAtItsDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lease := bastion.Lease{Generation: 1, Open: true, Deadline: time.Now().Add(90500 * time.Millisecond)}
 		c, taskID := launched(t, Config{}, &Agent{}, lease)
-		time.Sleep(90499 * time.Millisecond)
+		time.Sleep(time.Until(lease.Deadline) - time.Millisecond)
 		synctest.Wait()
 		if status := c.only(t).Status; status != bastion.TaskRunning {
 			t.Fatalf("it is %s before its deadline", status)
@@ -136,7 +137,7 @@ func TestAgentGoesOnWithANewerLease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lease := bastion.Lease{Generation: 1, Open: true, Deadline: time.Now().Add(10 * time.Second)}
 		c, taskID := launched(t, Config{}, &Agent{Poll: time.Minute}, lease)
-		time.Sleep(10*time.Second - time.Nanosecond)
+		time.Sleep(time.Until(lease.Deadline) - time.Nanosecond)
 		synctest.Wait()
 		lease.Generation, lease.Deadline = 2, time.Now().Add(time.Hour)
 		if err := c.Leases().Write(t.Context(), taskID, lease); err != nil {
@@ -176,7 +177,6 @@ func TestAgentExitCodes(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c, taskID := launched(t, Config{StopTimeout: time.Second}, tt.agent, tt.lease)
-				synctest.Wait()
 				if tt.do != nil {
 					tt.do(c, taskID)
 				}
@@ -211,7 +211,6 @@ func TestAgentAsks(t *testing.T) {
 		agent := &Agent{}
 		lease := bastion.Lease{Generation: 1, Open: true, Deadline: time.Now().Add(time.Hour)}
 		c, taskID := launched(t, Config{}, agent, lease)
-		synctest.Wait()
 		for n, verb := range []bastion.Verb{bastion.VerbExtend, bastion.VerbClose} {
 			if !agent.Ask(taskID, bastion.Request{Verb: verb, TTL: time.Minute}) {
 				t.Fatal("the task took no request")

@@ -1,0 +1,215 @@
+package cloudtest
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+)
+
+// Store is the conformance suite of bastion.Store. open answers an empty store of
+// the test's own.
+func Store(t *testing.T, open func(t *testing.T) bastion.Store) {
+	for _, c := range slices.Concat(storeValues, storeWrites, storeLists, storeRaces) {
+		t.Run(c.name, func(t *testing.T) { c.run(t, open(t)) })
+	}
+}
+
+type storeCase struct {
+	name string
+	run  func(t *testing.T, s bastion.Store)
+}
+
+// storePatience is for how long the suite lets List and Due be stale.
+const storePatience = 10 * time.Second
+
+var plenty = bastion.Quota{PerOwner: 1000, Total: 1000}
+
+const owner = "iam:123456789012:AIDAEXAMPLE"
+
+// fresh is a record as create writes it.
+func fresh(owner, name string) bastion.Record {
+	return bastion.Record{
+		ID: newID(), Owner: owner, Name: name, CreatedAt: epoch, Version: 1,
+		Intent: bastion.Intent{Generation: 1, Open: true},
+	}
+}
+
+// next is the record with a change, as the next version.
+func next(rec bastion.Record, change func(*bastion.Record)) bastion.Record {
+	rec.Version++
+	change(&rec)
+	return rec
+}
+
+// closing and finishing are the changes that end a record.
+func closing(r *bastion.Record) { r.Intent.Open = false }
+
+func finishing(r *bastion.Record) { r.FinishedAt = epoch.Add(time.Hour) }
+
+// nothing is a change of the version alone.
+func nothing(*bastion.Record) {}
+
+func create(t *testing.T, s bastion.Store, rec bastion.Record) bastion.Record {
+	t.Helper()
+	noError(t, s.Create(t.Context(), rec, plenty))
+	return rec
+}
+
+func replace(t *testing.T, s bastion.Store, prev bastion.Record, change func(*bastion.Record)) bastion.Record {
+	t.Helper()
+	rec := next(prev, change)
+	noError(t, s.Replace(t.Context(), prev, rec))
+	return rec
+}
+
+func fetch(t *testing.T, s bastion.Store, id string) bastion.Record {
+	t.Helper()
+	rec, err := s.Fetch(t.Context(), id)
+	noError(t, err)
+	return rec
+}
+
+// wantError fails the test unless err is the one that the port names.
+func wantError(t *testing.T, what string, err, want error) {
+	t.Helper()
+	if !errors.Is(err, want) {
+		t.Errorf("%s: %v, not %v", what, err, want)
+	}
+}
+
+// full sets every field that a record has but Intent.Open.
+func full(rec *bastion.Record) {
+	at := func(minutes int) time.Time { return epoch.Add(time.Duration(minutes) * time.Minute) }
+	failure := bastion.Failure{Code: bastion.FailureCapacity, Message: texts[1]}
+	rec.LatestDeadline = at(1)
+	rec.Intent = bastion.Intent{
+		Generation: 1 << 60, Source: netip.MustParsePrefix("2001:db8::1/128"), Keys: []bastion.Key{"ssh-ed25519 AAAA", "ssh-rsa BBBB"},
+		Deadline: at(2), Reason: texts[2], Answer: bastion.Answer{Number: 3, Code: bastion.CodeTTLBeyondCap, Message: texts[3]},
+	}
+	rec.UnsettledUntil = at(3)
+	rec.End = bastion.End{Reason: bastion.EndFailed, At: at(4), Failure: failure}
+	rec.FinishedAt = at(5)
+	rec.Group = bastion.GroupFacts{ID: "sg-1", MadeAt: at(6), Ingress: netip.MustParsePrefix("192.0.2.1/32")}
+	rec.Attempt = bastion.Attempt{
+		Number: 7, GroupID: "sg-2", Subnet: "subnet-1", TaskDefinition: "bastion:1", AnnouncedAt: at(8), TaskID: "t", LaunchedAt: at(9),
+		Status:    bastion.TaskStopped,
+		Endpoints: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.2:22"), netip.MustParseAddrPort("[2001:db8::2]:2222")},
+		HostKey:   "ssh-ed25519 CCCC", Generation: 1<<60 - 1, ReadyAt: at(10), EndedAt: at(11), Failure: failure,
+	}
+	rec.Failures, rec.NextAttemptAt = 12, at(13)
+	rec.Receipt = fullReceipt()
+	rec.DueAt = at(14)
+}
+
+func fullReceipt() bastion.Receipt {
+	return bastion.Receipt{
+		StartedAt: epoch, EndedAt: epoch.Add(time.Nanosecond), Connections: 1, Forwards: 2, Refusals: 3,
+		BytesIn: 1 << 60, BytesOut: 1<<60 + 1, Unnamed: 4,
+		Destinations: []bastion.Destination{{Name: "db.internal:5432", Forwards: 1, BytesIn: 2, BytesOut: 3}, {Name: texts[1]}},
+	}
+}
+
+var storeValues = []storeCase{
+	{"what is written comes back", func(t *testing.T, s bastion.Store) {
+		rec := replace(t, s, create(t, s, fresh(owner, "default")), func(r *bastion.Record) { full(r); closing(r) })
+		allSet(t, rec, "Intent.Open")
+		same(t, fetch(t, s, rec.ID), rec)
+	}},
+	{"zero values come back", func(t *testing.T, s bastion.Store) {
+		rec := create(t, s, fresh(owner, "default"))
+		same(t, fetch(t, s, rec.ID), rec)
+		got, err := s.FetchByName(t.Context(), owner, "default")
+		noError(t, err)
+		same(t, got, rec)
+	}},
+	{"values can be taken back to zero", func(t *testing.T, s bastion.Store) {
+		rec := fresh(owner, "default")
+		full(&rec)
+		rec.Intent.Open, rec.FinishedAt = true, time.Time{}
+		create(t, s, rec)
+		same(t, fetch(t, s, rec.ID), rec)
+		bare := fresh(owner, "default")
+		bare.ID, bare.Version = rec.ID, 2
+		noError(t, s.Replace(t.Context(), rec, bare))
+		same(t, fetch(t, s, rec.ID), bare)
+	}},
+	{"what comes back is the caller's own", func(t *testing.T, s bastion.Store) {
+		rec := fresh(owner, "default")
+		rec.Intent.Keys = []bastion.Key{"ssh-ed25519 AAAA"}
+		create(t, s, rec)
+		rec.Intent.Keys[0] = "changed after the write"
+		fetch(t, s, rec.ID).Intent.Keys[0] = "changed after the read"
+		if got := fetch(t, s, rec.ID).Intent.Keys[0]; got != "ssh-ed25519 AAAA" {
+			t.Errorf("the stored key is %q", got)
+		}
+	}},
+	{"texts come back", func(t *testing.T, s bastion.Store) {
+		for i, text := range texts {
+			rec := fresh(owner, fmt.Sprint("name-", i))
+			rec.Intent.Reason = text
+			create(t, s, rec)
+			same(t, fetch(t, s, rec.ID), rec)
+		}
+	}},
+	{"owners do not mix", func(t *testing.T, s bastion.Store) {
+		owners := []string{
+			"iam:1:AROA:x@y", "iam:1:AROA", "jwt:https://i/#s", "jwt:https://i/", "slack:T1:U1", "local:a", "local:a#default",
+			"local:Ünï ☃", "local:unï ☃", "LOCAL:A", "local:", "local:" + texts[3],
+		}
+		for _, o := range owners {
+			create(t, s, fresh(o, "default"))
+			noError(t, s.RememberKey(t.Context(), o, bastion.Key("key of "+o)))
+		}
+		for _, o := range owners {
+			recs, err := s.ListByOwner(t.Context(), o)
+			noError(t, err)
+			if len(recs) != 1 || recs[0].Owner != o {
+				t.Errorf("the list of %q is %+v", o, recs)
+			}
+			key, err := s.RememberedKey(t.Context(), o)
+			if noError(t, err); key != bastion.Key("key of "+o) {
+				t.Errorf("the key of %q is the %s", o, key)
+			}
+		}
+	}},
+	{"the latest key is remembered", func(t *testing.T, s bastion.Store) {
+		_, err := s.RememberedKey(t.Context(), owner)
+		wantError(t, "the key of an unknown owner", err, bastion.ErrNotFound)
+		create(t, s, fresh(owner, "default"))
+		_, err = s.RememberedKey(t.Context(), owner)
+		wantError(t, "the key of an owner without one", err, bastion.ErrNotFound)
+		for _, key := range []bastion.Key{"ssh-ed25519 AAAA", "ssh-ed25519 BBBB"} {
+			noError(t, s.RememberKey(t.Context(), owner, key))
+			got, err := s.RememberedKey(t.Context(), owner)
+			if noError(t, err); got != key {
+				t.Errorf("remembered %q, not %q", got, key)
+			}
+		}
+	}},
+	{"marks", func(t *testing.T, s bastion.Store) {
+		noError(t, s.Unmark(t.Context(), "task/unknown"))
+		for i, orphan := range []string{"group/sg-1", "task/" + texts[1]} {
+			first := epoch.Add(time.Duration(i))
+			for _, at := range []time.Time{first, first.Add(time.Hour)} {
+				got, err := s.Mark(t.Context(), orphan, at)
+				if noError(t, err); got != first {
+					t.Errorf("%s was first marked at %v, not at %v", orphan, got, first)
+				}
+			}
+		}
+		noError(t, s.Unmark(t.Context(), "group/sg-1"))
+		marks, err := s.Marks(t.Context())
+		if want := []string{"task/" + texts[1]}; err != nil || !slices.Equal(marks, want) {
+			t.Errorf("marks %q, %v; want %q", marks, err, want)
+		}
+		again := epoch.Add(2 * time.Hour)
+		if got, err := s.Mark(t.Context(), "group/sg-1", again); err != nil || got != again {
+			t.Errorf("forgotten and marked again at %v, %v", got, err)
+		}
+	}},
+}

@@ -1,0 +1,218 @@
+package cloudtest
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+)
+
+// TasksHarness is what the suite of bastion.Tasks runs on. Its tasks run until
+// they are stopped.
+type TasksHarness struct {
+	Tasks bastion.Tasks
+	// Patience is for how long a task may take to start or stop, and reads be
+	// stale.
+	Patience time.Duration
+	// Launch answers what the cloud takes as an attempt of the bastion's: the
+	// same each time, with a group that shows.
+	Launch func(t *testing.T, bastionID string, attempt int) bastion.Launch
+	// NoTokens says that an emulator does not honour clientTokens, and NoAddress
+	// that its interfaces have no address: then there are no cases about it.
+	NoTokens, NoAddress bool
+}
+
+// Tasks is the conformance suite of bastion.Tasks.
+func Tasks(t *testing.T, open func(t *testing.T) TasksHarness) {
+	run := func(cases []taskCase, applies func(TasksHarness) bool) {
+		for _, c := range cases {
+			t.Run(c.name, func(t *testing.T) {
+				if h := open(t); applies(h) {
+					c.run(t, h)
+				}
+			})
+		}
+	}
+	run(taskCases, func(TasksHarness) bool { return true })
+	run(taskTokenCases, func(h TasksHarness) bool { return !h.NoTokens })
+	run(taskAddressCases, func(h TasksHarness) bool { return !h.NoAddress })
+}
+
+type taskCase struct {
+	name string
+	run  func(t *testing.T, h TasksHarness)
+}
+
+// unknownTask is a well-formed id that no task has.
+const unknownTask = "ffffffffffffffffffffffffffffffff"
+
+func (h TasksHarness) start(t *testing.T, launch bastion.Launch) bastion.Task {
+	t.Helper()
+	task, err := h.Tasks.Run(t.Context(), launch)
+	noError(t, err)
+	return task
+}
+
+// until looks until the task is as it should be, and answers it.
+func (h TasksHarness) until(t *testing.T, task bastion.Task, is func(bastion.Task) bool) bastion.Task {
+	t.Helper()
+	var found bastion.Task
+	eventually(t, h.Patience, func() error {
+		tasks, err := h.Tasks.Describe(t.Context(), task.BastionID, task.ID)
+		i := slices.IndexFunc(tasks, func(other bastion.Task) bool { return other.ID == task.ID })
+		switch {
+		case err != nil:
+			return err
+		case i < 0:
+			return fmt.Errorf("task %s is not among %+v", task.ID, tasks)
+		case !is(tasks[i]):
+			return fmt.Errorf("the task is %+v", tasks[i])
+		}
+		found = tasks[i]
+		return nil
+	})
+	return found
+}
+
+func in(status bastion.TaskStatus) func(bastion.Task) bool {
+	return func(t bastion.Task) bool { return t.Status == status }
+}
+
+// only checks that the bastion has the one task.
+func (h TasksHarness) only(t *testing.T, task bastion.Task) {
+	t.Helper()
+	h.until(t, task, func(bastion.Task) bool { return true })
+	tasks, err := h.Tasks.Describe(t.Context(), task.BastionID, task.ID)
+	if noError(t, err); len(tasks) != 1 {
+		t.Errorf("there are %+v", tasks)
+	}
+}
+
+// listed looks until the list has the task, or has it no more.
+func (h TasksHarness) listed(t *testing.T, task bastion.Task, want bool) {
+	t.Helper()
+	eventually(t, h.Patience, func() error {
+		tasks, err := h.Tasks.List(t.Context())
+		there := slices.ContainsFunc(tasks, func(other bastion.Task) bool {
+			return other.ID == task.ID && other.BastionID == task.BastionID && other.Attempt == task.Attempt
+		})
+		if err == nil && there != want {
+			err = fmt.Errorf("task %s in the list: %t", task.ID, there)
+		}
+		return err
+	})
+}
+
+var taskCases = []taskCase{
+	{"a task runs until it is stopped", func(t *testing.T, h TasksHarness) {
+		launch := h.Launch(t, newID(), 3)
+		task := h.start(t, launch)
+		if task.ID == "" || task.BastionID != launch.BastionID || task.Attempt != 3 || task.Status == "" {
+			t.Errorf("started %+v", task)
+		}
+		running := h.until(t, task, in(bastion.TaskRunning))
+		if running.BastionID != launch.BastionID || running.Attempt != 3 || running.CreatedAt.IsZero() {
+			t.Errorf("running %+v", running)
+		}
+		h.listed(t, task, true)
+		for range 2 {
+			noError(t, h.Tasks.Stop(t.Context(), task.ID, "the suite says so"))
+			stopped := h.until(t, task, in(bastion.TaskStopped))
+			if stopped.StopCode != "UserInitiated" || !strings.Contains(stopped.StopReason, "the suite says so") {
+				t.Errorf("stopped %+v", stopped)
+			}
+		}
+		h.listed(t, task, false)
+	}},
+	{"unknown tasks", func(t *testing.T, h TasksHarness) {
+		noError(t, h.Tasks.Stop(t.Context(), unknownTask, "the suite says so"))
+		tasks, err := h.Tasks.Describe(t.Context(), newID(), unknownTask)
+		if noError(t, err); len(tasks) > 0 {
+			t.Errorf("found %+v", tasks)
+		}
+	}},
+	{"attempts are tasks of their own", func(t *testing.T, h TasksHarness) {
+		id := newID()
+		first, second := h.start(t, h.Launch(t, id, 1)), h.start(t, h.Launch(t, id, 2))
+		if first.ID == second.ID {
+			t.Errorf("both attempts are %s", first.ID)
+		}
+		other := h.start(t, h.Launch(t, newID(), 1))
+		h.until(t, first, func(bastion.Task) bool { return true })
+		h.until(t, second, func(task bastion.Task) bool { return task.Attempt == 2 })
+		tasks, err := h.Tasks.Describe(t.Context(), id)
+		noError(t, err)
+		if slices.ContainsFunc(tasks, func(task bastion.Task) bool { return task.ID == other.ID }) {
+			t.Error("another bastion's task is among the bastion's")
+		}
+	}},
+	{"without its group there is no task", func(t *testing.T, h TasksHarness) {
+		launch := h.Launch(t, newID(), 1)
+		launch.GroupID = unknownGroup
+		_, err := h.Tasks.Run(t.Context(), launch)
+		wantError(t, "run", err, bastion.ErrNotFound)
+	}},
+}
+
+var taskTokenCases = []taskCase{
+	{"an attempt is one task, however often it is sent", func(t *testing.T, h TasksHarness) {
+		launch := h.Launch(t, newID(), 1)
+		tasks := make([]string, 16)
+		together(len(tasks), func(i int) {
+			task, err := h.Tasks.Run(t.Context(), launch)
+			if err != nil {
+				t.Error(err)
+			}
+			tasks[i] = task.ID
+		})
+		if tasks = slices.Compact(tasks); len(tasks) != 1 {
+			t.Fatalf("started %q", tasks)
+		}
+		h.only(t, bastion.Task{ID: tasks[0], BastionID: launch.BastionID})
+	}},
+	{"an attempt that has stopped is not started again", func(t *testing.T, h TasksHarness) {
+		launch := h.Launch(t, newID(), 1)
+		task := h.start(t, launch)
+		h.until(t, task, in(bastion.TaskRunning))
+		noError(t, h.Tasks.Stop(t.Context(), task.ID, "the suite says so"))
+		h.until(t, task, in(bastion.TaskStopped))
+		if again := h.start(t, launch); again.ID != task.ID || again.BastionID != task.BastionID || again.Attempt != 1 {
+			t.Errorf("sent again, it is %+v", again)
+		}
+		h.only(t, task)
+	}},
+	{"an attempt cannot change", func(t *testing.T, h TasksHarness) {
+		launch := h.Launch(t, newID(), 1)
+		task := h.start(t, launch)
+		launch.Subnet = "subnet-0fffffffffffffff0"
+		_, err := h.Tasks.Run(t.Context(), launch)
+		var refused *bastion.Refused
+		if err == nil || errors.Is(err, bastion.ErrNotFound) || errors.As(err, &refused) {
+			t.Errorf("sent with another subnet: %v", err)
+		}
+		h.only(t, task)
+	}},
+}
+
+var taskAddressCases = []taskCase{
+	{"a running task has an address", func(t *testing.T, h TasksHarness) {
+		task := h.start(t, h.Launch(t, newID(), 1))
+		task = h.until(t, task, func(task bastion.Task) bool { return len(task.Endpoints) > 0 })
+		v4 := 0
+		for _, e := range task.Endpoints {
+			if !e.IsValid() || e.Port() == 0 || e.Addr().Is4In6() {
+				t.Errorf("endpoint %s", e)
+			}
+			if e.Addr().Is4() {
+				v4++
+			}
+		}
+		if v4 > 1 || len(task.Endpoints)-v4 > 1 {
+			t.Errorf("endpoints %v: more than one of a family", task.Endpoints)
+		}
+	}},
+}

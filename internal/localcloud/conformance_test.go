@@ -1,0 +1,107 @@
+package localcloud
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/cloudtest"
+)
+
+// The suites run on a cloud that is slow and stale, and through a hook, so that
+// they test cloudtest's wrapper too.
+var slow = Config{LaunchDelay: 20 * time.Millisecond, Linger: 20 * time.Millisecond, Staleness: 20 * time.Millisecond}
+
+const patience = 10 * time.Second
+
+// opened is a cloud and its ports for one case of a suite.
+func opened(t *testing.T, cfg Config) (*Cloud, cloudtest.Ports) {
+	c := New(cfg)
+	t.Cleanup(c.Close)
+	ports := cloudtest.Ports{Store: c.Store(), Groups: c.Groups(), Tasks: c.Tasks(), Leases: c.Leases()}
+	return c, cloudtest.Wrap(ports, cloudtest.Pass)
+}
+
+func TestStoreConforms(t *testing.T) {
+	cloudtest.Store(t, func(t *testing.T) bastion.Store {
+		_, ports := opened(t, slow)
+		return ports.Store
+	})
+}
+
+func TestGroupsConform(t *testing.T) {
+	cloudtest.Groups(t, func(t *testing.T) cloudtest.GroupsHarness {
+		_, ports := opened(t, slow)
+		return cloudtest.GroupsHarness{
+			Groups:   ports.Groups,
+			Patience: patience,
+			Occupy: func(t *testing.T, bastionID, groupID string) func() {
+				task, err := ports.Tasks.Run(t.Context(), bastion.Launch{BastionID: bastionID, Attempt: 1, GroupID: groupID})
+				if err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(slow.Staleness) // until a StopTask finds it
+				return func() {
+					if err := ports.Tasks.Stop(t.Context(), task.ID, "released"); err != nil {
+						t.Error(err)
+					}
+				}
+			},
+		}
+	})
+}
+
+func TestTasksConform(t *testing.T) {
+	cloudtest.Tasks(t, func(t *testing.T) cloudtest.TasksHarness {
+		_, ports := opened(t, slow)
+		groups := map[string]string{}
+		return cloudtest.TasksHarness{
+			Tasks:    ports.Tasks,
+			Patience: patience,
+			Launch: func(t *testing.T, bastionID string, attempt int) bastion.Launch {
+				if groups[bastionID] == "" {
+					g, err := ports.Groups.Create(t.Context(), bastionID)
+					if err != nil {
+						t.Fatal(err)
+					}
+					groups[bastionID] = g.ID
+					time.Sleep(slow.Staleness) // until RunTask finds it
+				}
+				return bastion.Launch{BastionID: bastionID, Attempt: attempt, GroupID: groups[bastionID], Subnet: "subnet-1"}
+			},
+		}
+	})
+}
+
+// handOut is a Runner that hands its process out and waits for SIGTERM.
+type handOut chan Process
+
+func (h handOut) Run(ctx context.Context, p Process) int {
+	h <- p
+	<-ctx.Done()
+	return exitSIGTERM
+}
+
+func TestLeasesConform(t *testing.T) {
+	cloudtest.Leases(t, func(t *testing.T) cloudtest.LeasesHarness {
+		out := make(handOut, 1)
+		_, ports := opened(t, Config{Runner: out})
+		attempt := 0
+		return cloudtest.LeasesHarness{
+			Leases: ports.Leases,
+			Start: func(t *testing.T) (string, bastion.TaskLease) {
+				g, err := ports.Groups.Create(t.Context(), id)
+				if err != nil {
+					t.Fatal(err)
+				}
+				attempt++
+				task, err := ports.Tasks.Run(t.Context(), bastion.Launch{BastionID: id, Attempt: attempt, GroupID: g.ID})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return task.ID, (<-out).Lease
+			},
+		}
+	})
+}
