@@ -13,17 +13,18 @@ var ErrInjected = errors.New("injected failure")
 
 // A Fault is one way in which a call goes wrong.
 type Fault struct {
-	Name string
-	Hook Hook
+	Name  string
+	After bool // the call has its effect all the same
+	Hook  Hook
 }
 
 // Faults are all the ways in which a call goes wrong for its caller.
 func Faults() []Fault {
 	return []Fault{
-		{"fails before its effect", FailBefore},
-		{"fails after its effect", FailAfter},
-		{"hangs before its effect", HangBefore},
-		{"hangs after its effect", HangAfter},
+		{"fails before its effect", false, FailBefore},
+		{"fails after its effect", true, FailAfter},
+		{"hangs before its effect", false, HangBefore},
+		{"hangs after its effect", true, HangAfter},
 	}
 }
 

@@ -1,0 +1,306 @@
+package cloudtest_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/cloudtest"
+)
+
+// operation is something that a person or a schedule does, and that makes calls.
+type operation struct {
+	name  string
+	opens bool         // where there is none, it makes a bastion
+	setup func(*world) // before it, without faults
+	run   func(context.Context, *bastion.Service, *world) error
+}
+
+func nothing(*world)        {}
+func readyBastion(w *world) { w.ready() }
+
+var operations = []operation{
+	{"create", true, nothing, createFrom(home, keyA)},
+	{"create again", true, readyBastion, createFrom(home, keyA)},
+	{"rebind", true, readyBastion, createFrom(travel, "")},
+	{"new key", true, readyBastion, createFrom(home, keyB)},
+	{"extend", false, readyBastion, func(ctx context.Context, s *bastion.Service, w *world) error {
+		_, err := s.Extend(ctx, alice(home), w.only().ID, 10*time.Hour, 10*time.Second)
+		return err
+	}},
+	{"close", false, readyBastion, func(ctx context.Context, s *bastion.Service, w *world) error {
+		_, err := s.Close(ctx, alice(home), w.only().ID, 10*time.Second)
+		return err
+	}},
+	{"close while starting", false, func(w *world) {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		w.service.Create(ctx, bastion.CreateRequest{Caller: alice(home), Key: keyA})
+	}, func(ctx context.Context, s *bastion.Service, w *world) error {
+		_, err := s.CloseAll(ctx, alice(home), 10*time.Second)
+		return err
+	}},
+	{"reap an expired one", false, func(w *world) {
+		w.ready()
+		w.kill() // its own timer would end it
+		time.Sleep(9 * time.Hour)
+	}, reapTwice},
+	{"reap a dead task", false, func(w *world) {
+		w.ready()
+		w.kill()
+		time.Sleep(6 * time.Minute)
+	}, reapTwice},
+	{"reap a refused attempt", false, func(w *world) {
+		w.cloud.RefuseCapacity(2)
+		ctx, cancel := invocation()
+		defer cancel()
+		w.service.Create(ctx, bastion.CreateRequest{Caller: alice(home), Key: keyA})
+		time.Sleep(time.Minute)
+	}, reapTwice},
+	{"sweep orphans", false, func(w *world) {
+		w.orphans()
+		w.service.Sweep(context.Background())
+		time.Sleep(11 * time.Minute)
+	}, func(ctx context.Context, s *bastion.Service, _ *world) error {
+		_, err := s.Sweep(ctx)
+		return err
+	}},
+}
+
+func createFrom(from netip.Addr, key bastion.Key) func(context.Context, *bastion.Service, *world) error {
+	return func(ctx context.Context, s *bastion.Service, _ *world) error {
+		_, _, err := s.Create(ctx, bastion.CreateRequest{Caller: alice(from), Key: key, Wait: 10 * time.Second})
+		return err
+	}
+}
+
+func reapTwice(ctx context.Context, s *bastion.Service, _ *world) error {
+	_, first := s.Reap(ctx)
+	time.Sleep(time.Minute)
+	ctx, cancel := invocation()
+	defer cancel()
+	_, second := s.Reap(ctx)
+	return errors.Join(first, second)
+}
+
+// only is the one bastion that is open.
+func (w *world) only() bastion.Record {
+	for _, rec := range w.cloud.Inventory().Records {
+		if rec.Intent.Open {
+			return rec
+		}
+	}
+	return bastion.Record{}
+}
+
+func (w *world) kill() {
+	for _, task := range w.cloud.Inventory().Live() {
+		w.cloud.Kill(task.ID)
+	}
+}
+
+// orphans makes a task, a group and a lease that no record knows.
+func (w *world) orphans() {
+	ctx := context.Background()
+	group, err := w.cloud.Groups().Create(ctx, "nobody")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	time.Sleep(time.Minute) // so that it shows
+	if err := w.cloud.Groups().Authorize(ctx, group.ID, netip.PrefixFrom(home, 32)); err != nil {
+		w.t.Fatal(err)
+	}
+	task, err := w.cloud.Tasks().Run(ctx, bastion.Launch{BastionID: "nobody", Attempt: 1, GroupID: group.ID, Subnet: "a", TaskDefinition: "bastion:1", AnnouncedAt: time.Now()})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	lease := bastion.Lease{BastionID: "nobody", Generation: 1, Open: true, Keys: []bastion.Key{keyA}, Deadline: time.Now().Add(1000 * time.Hour)}
+	if err := w.cloud.Leases().Write(ctx, task.ID, lease); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// calls lists the calls that an operation makes when nothing fails, which is
+// what all the cases are generated from.
+func calls(t *testing.T, op operation, staleness time.Duration) (made []string) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, staleness)
+		op.setup(w)
+		var recorder cloudtest.Recorder
+		service := w.serviceOn(cloudtest.Wrap(w.ports(), recorder.Hook))
+		ctx, cancel := invocation()
+		defer cancel()
+		if err := op.run(ctx, service, w); err != nil {
+			t.Errorf("%s without a fault: %v", op.name, err)
+		}
+		made = recorder.Calls()
+		w.rest("")
+	})
+	return made
+}
+
+// bubble runs one case as a test of its own, in simulated time.
+func bubble(t *testing.T, name string, run func(*testing.T)) {
+	t.Run(name, func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, run)
+	})
+}
+
+// rest lets the schedules run and then wants everything to be as intended.
+func (w *world) rest(what string) {
+	w.t.Helper()
+	w.reap(35 * time.Minute)
+	for _, wrong := range w.audit() {
+		w.t.Errorf("%s: %v", what, wrong)
+	}
+}
+
+// reads are calls without an effect: they fail in one way less, and holding one
+// before it reads is as if it had come later.
+var reads = map[string]bool{
+	"Store.Fetch": true, "Store.FetchByName": true, "Store.ListByOwner": true, "Store.RememberedKey": true,
+	"Store.Due": true, "Store.Marks": true, "Groups.Describe": true, "Groups.List": true,
+	"Tasks.Describe": true, "Tasks.List": true, "Leases.Fetch": true, "Leases.List": true,
+}
+
+var stalenesses = []time.Duration{0, 5 * time.Second}
+
+// Whatever call fails, before or after its effect or by hanging until the
+// invocation's end: the reaper finishes what intent says, and a repeat works.
+func TestEveryCallFailsOnce(t *testing.T) {
+	cases := 0
+	t.Cleanup(func() { fmt.Printf("faults: %d cases ran\n", cases) })
+	for _, staleness := range stalenesses {
+		for _, op := range operations {
+			made := calls(t, op, staleness)
+			for k := range made {
+				for _, fault := range cloudtest.Faults() {
+					if reads[made[k]] && fault.After {
+						continue
+					}
+					cases++
+					failOnce(t, op, staleness, k, made[k], fault)
+				}
+			}
+		}
+	}
+}
+
+func failOnce(t *testing.T, op operation, staleness time.Duration, k int, call string, f cloudtest.Fault) {
+	what := fmt.Sprintf("%s, staleness %s: call %d, %s, %s", op.name, staleness, k, call, f.Name)
+	bubble(t, what, func(t *testing.T) {
+		w := newWorld(t, staleness)
+		op.setup(w)
+		service := w.serviceOn(cloudtest.Wrap(w.ports(), cloudtest.At("", k+1, f.Hook)))
+		ctx, cancel := invocation()
+		defer cancel()
+		failed := op.run(ctx, service, w)
+		w.rest(what)
+		if failed != nil && op.name == "create" {
+			if _, err := w.create(w.service, home, keyA); err != nil {
+				t.Errorf("%s: the repeat: %v", what, err)
+			}
+			w.rest(what + ", repeated")
+		}
+	})
+}
+
+// One invocation is held at one of its calls, before or after the effect, while
+// another intent runs to its end. Then it goes on.
+func TestEveryCallIsOvertaken(t *testing.T) {
+	cases, unheld := 0, &atomic.Int64{}
+	t.Cleanup(func() {
+		fmt.Printf("overtaken: %d cases ran, %d of them ended without the call to hold\n", cases, unheld.Load())
+		if unheld.Load() > int64(cases/100) {
+			t.Error("too many cases never made the call that was to be held")
+		}
+	})
+	for _, staleness := range stalenesses {
+		for _, op := range operations {
+			made := calls(t, op, staleness)
+			for k := range made {
+				for _, other := range overtakers {
+					if staleness > 0 && other.name == "extend" {
+						continue // the group does not matter to it
+					}
+					for _, after := range []bool{false, true} {
+						if reads[made[k]] && !after {
+							continue
+						}
+						cases++
+						overtake(t, op, staleness, k, made[k], other, after, unheld)
+					}
+				}
+			}
+		}
+	}
+}
+
+// overtakers are intents that can follow any operation.
+var overtakers = []operation{
+	{"create", true, nothing, createFrom(home, keyA)},
+	{"rebind", true, nothing, createFrom(travel, keyB)},
+	{"extend", false, nothing, func(ctx context.Context, s *bastion.Service, w *world) error {
+		if rec := w.only(); rec.ID != "" {
+			_, err := s.Extend(ctx, alice(home), rec.ID, 11*time.Hour, 5*time.Second)
+			return err
+		}
+		return nil
+	}},
+	{"close", false, nothing, func(ctx context.Context, s *bastion.Service, _ *world) error {
+		_, err := s.CloseAll(ctx, alice(home), 10*time.Second)
+		return err
+	}},
+	{"close and create", true, nothing, func(ctx context.Context, s *bastion.Service, _ *world) error {
+		if _, err := s.CloseAll(ctx, alice(home), 2*time.Second); err != nil {
+			return err
+		}
+		_, _, err := s.Create(ctx, bastion.CreateRequest{Caller: alice(travel), Key: keyB, Wait: 8 * time.Second})
+		return err
+	}},
+}
+
+func overtake(t *testing.T, op operation, staleness time.Duration, k int, call string, other operation, after bool, unheld *atomic.Int64) {
+	what := fmt.Sprintf("%s, staleness %s, held at call %d, %s (after its effect: %t), while %s", op.name, staleness, k, call, after, other.name)
+	bubble(t, what, func(t *testing.T) {
+		w := newWorld(t, staleness)
+		op.setup(w)
+		pause := cloudtest.PauseBefore()
+		if after {
+			pause = cloudtest.PauseAfter()
+		}
+		service := w.serviceOn(cloudtest.Wrap(w.ports(), cloudtest.At("", k+1, pause.Hook)))
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			ctx, cancel := invocation()
+			defer cancel()
+			op.run(ctx, service, w)
+		}()
+		select {
+		case <-pause.Reached():
+		case <-ended:
+			unheld.Add(1) // two things happened at the same moment in another order
+		}
+		ctx, cancel := invocation()
+		var refusal *bastion.Error // such as: it has expired meanwhile
+		if err := other.run(ctx, w.service, w); err != nil && !errors.As(err, &refusal) {
+			t.Errorf("%s: the other: %v", what, err)
+		}
+		w.service.Reap(ctx)
+		cancel()
+		pause.Release()
+		<-ended
+		w.rest(what)
+		if other.name == "close" && !op.opens && w.only().ID != "" {
+			t.Errorf("%s: open after the close: %+v", what, w.only().Intent)
+		}
+	})
+}
