@@ -48,18 +48,15 @@ func describe(t *testing.T, l listed) Package {
 	tests := slices.Concat(l.TestGoFiles, l.XTestGoFiles)
 	p := Package{
 		Path:        strings.TrimPrefix(l.ImportPath, Module+"/"),
-		Main:        l.Name == "main",
 		Imports:     l.Imports,
 		TestImports: slices.Concat(l.TestImports, l.XTestImports),
 		HasTests:    len(tests) > 0,
 		LeakChecked: slices.ContainsFunc(tests, func(file string) bool { return leakChecked(t, filepath.Join(l.Dir, file)) }),
 	}
 	for _, file := range l.GoFiles {
-		text, err := os.ReadFile(filepath.Join(l.Dir, file))
-		if err != nil {
-			t.Fatal(err)
+		if text := read(t, filepath.Join(l.Dir, file)); l.Name == "main" && strings.Contains(text, "\nfunc main() {") {
+			p.MainLines = strings.Count(text, "\n")
 		}
-		p.Lines += bytes.Count(text, []byte("\n"))
 	}
 	return p
 }
@@ -67,10 +64,15 @@ func describe(t *testing.T, l listed) Package {
 // leakChecked reports whether the file has a TestMain that calls leakcheck.Main.
 func leakChecked(t *testing.T, file string) bool {
 	t.Helper()
+	_, main, found := strings.Cut(read(t, file), "\nfunc TestMain(")
+	return found && strings.Contains(main, "leakcheck.Main(")
+}
+
+func read(t *testing.T, file string) string {
+	t.Helper()
 	text, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, main, found := strings.Cut(string(text), "\nfunc TestMain(")
-	return found && strings.Contains(main, "leakcheck.Main(")
+	return string(text)
 }

@@ -34,11 +34,17 @@ type wallet struct {
 
 func newWallet(t testing.TB) *wallet {
 	t.Helper()
+	return newWalletOf(t, agent.NewKeyring())
+}
+
+// newWalletOf serves an agent to ssh.
+func newWalletOf(t testing.TB, keys agent.Agent) *wallet {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "agent") // t.TempDir is too long for a socket's name
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &wallet{t: t, socket: filepath.Join(dir, "s"), keys: agent.NewKeyring()}
+	w := &wallet{t: t, socket: filepath.Join(dir, "s"), keys: keys}
 	listener, err := net.Listen("unix", w.socket)
 	if err != nil {
 		t.Fatal(err)

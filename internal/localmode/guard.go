@@ -3,7 +3,6 @@ package localmode
 import (
 	"crypto/rand"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -30,10 +29,10 @@ func guard(next http.Handler) http.Handler {
 		switch {
 		case !ownHost(r):
 			refuse(w, http.StatusMisdirectedRequest, codeHostForeign,
-				fmt.Sprintf("local mode answers to the address it listens on, not to the host %q: use the URL it printed.", r.Host))
+				fmt.Sprintf("Local mode answers to the address it listens on, not to the host %q: use the URL it printed.", r.Host))
 		case crossOrigin(r):
 			refuse(w, http.StatusForbidden, codeCrossOrigin,
-				"local mode answers no web pages: call it with curl or the bastion command.")
+				"Local mode answers no web pages: call it with curl.")
 		default:
 			next.ServeHTTP(w, r)
 		}
@@ -100,7 +99,7 @@ func identify(r *http.Request) (bastion.Caller, error) {
 	}
 	name, err := claimedName(r)
 	if err != nil {
-		return bastion.Caller{}, &bastion.Error{Code: codeOwnerInvalid, Message: err.Error()}
+		return bastion.Caller{}, err
 	}
 	return bastion.Caller{Owner: "local:" + name, Address: peer.Addr().Unmap().WithZone("")}, nil
 }
@@ -112,11 +111,11 @@ func claimedName(r *http.Request) (string, error) {
 	name, password, ok := r.BasicAuth()
 	switch {
 	case !ok:
-		return "", errors.New("in local mode Authorization is Basic, with a user name only: try curl -u alice:")
+		return "", bastion.Errorf(codeOwnerInvalid, "In local mode Authorization is Basic, with a user name only, as from curl -u NAME: (with the colon).")
 	case password != "":
-		return "", errors.New("local mode has no passwords, owners are only names: try curl -u alice: with nothing after the colon")
+		return "", bastion.Errorf(codeOwnerInvalid, "Local mode has no passwords, for its owners are only names. Use curl -u NAME: with nothing after the colon.")
 	case !ownerName.MatchString(name):
-		return "", errors.New("in local mode an owner's name is 1 to 64 letters, digits and . _ @ + -, beginning with a letter or digit: try curl -u alice:")
+		return "", bastion.Errorf(codeOwnerInvalid, "In local mode an owner's name is 1 to 64 letters, digits and . _ @ + -, and begins with a letter or digit.")
 	}
 	return name, nil
 }

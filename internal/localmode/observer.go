@@ -60,12 +60,8 @@ func (o *observer) news(bastionID string) bool {
 }
 
 // wait returns when nothing is being looked at any more. The context must have
-// ended.
-func (o *observer) wait() {
-	o.mu.Lock() // a notify that saw the context alive has started its look
-	o.mu.Unlock()
-	o.running.Wait()
-}
+// ended, and every notify returned.
+func (o *observer) wait() { o.running.Wait() }
 
 // every calls a schedule's function at each interval until the context ends.
 func every(ctx context.Context, interval time.Duration, run func(context.Context)) {

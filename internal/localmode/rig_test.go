@@ -172,7 +172,7 @@ func (r *rig) client(from string) *http.Client {
 	clients.Lock()
 	defer clients.Unlock()
 	if r.http[from] == nil {
-		r.http[from] = &http.Client{Timeout: patience, Transport: &http.Transport{
+		r.http[from] = &http.Client{Timeout: 2 * patience, Transport: &http.Transport{
 			DialContext:         dialFrom(from),
 			MaxIdleConnsPerHost: 1,
 		}}
