@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -67,8 +68,14 @@ var operations = []operation{
 		w.orphans()
 		w.service.Sweep(context.Background())
 		time.Sleep(11 * time.Minute)
-	}, func(ctx context.Context, s *bastion.Service, _ *world) error {
+	}, func(ctx context.Context, s *bastion.Service, w *world) error {
 		_, err := s.Sweep(ctx)
+		for range 3 { // the next passes, to finish what this one could not
+			time.Sleep(time.Minute)
+			if _, err := w.service.Sweep(context.Background()); err != nil {
+				w.t.Errorf("sweep: %v", err)
+			}
+		}
 		return err
 	}},
 }
@@ -156,7 +163,7 @@ func bubble(t *testing.T, name string, run func(*testing.T)) {
 // rest lets the schedules run and then wants everything to be as intended.
 func (w *world) rest(what string) {
 	w.t.Helper()
-	w.reap(35 * time.Minute)
+	w.reap(20 * time.Minute)
 	for _, wrong := range w.audit() {
 		w.t.Errorf("%s: %v", what, wrong)
 	}
@@ -212,8 +219,22 @@ func failOnce(t *testing.T, op operation, staleness time.Duration, k int, call s
 	})
 }
 
-// One invocation is held at one of its calls, before or after the effect, while
-// another intent runs to its end. Then it goes on.
+// holds are the ways to be overtaken: held before the effect or after it, and
+// then going on; or held before it, and dead as soon as the call has had it, as
+// when a request that was long under way outlives who sent it.
+var holds = []struct {
+	name   string
+	pause  func() *cloudtest.Pause
+	before bool
+	dies   bool
+}{
+	{"held before its effect", cloudtest.PauseBefore, true, false},
+	{"held before its effect, with which its caller dies", cloudtest.PauseBefore, true, true},
+	{"held after its effect", cloudtest.PauseAfter, false, false},
+}
+
+// One invocation is held at one of its calls while another intent runs to its
+// end.
 func TestEveryCallIsOvertaken(t *testing.T) {
 	cases, unheld := 0, &atomic.Int64{}
 	t.Cleanup(func() {
@@ -230,12 +251,12 @@ func TestEveryCallIsOvertaken(t *testing.T) {
 					if staleness > 0 && other.name == "extend" {
 						continue // the group does not matter to it
 					}
-					for _, after := range []bool{false, true} {
-						if reads[made[k]] && !after {
+					for h, hold := range holds {
+						if reads[made[k]] && hold.before {
 							continue
 						}
 						cases++
-						overtake(t, op, staleness, k, made[k], other, after, unheld)
+						overtake(t, op, staleness, k, made[k], other, h, unheld)
 					}
 				}
 			}
@@ -267,16 +288,18 @@ var overtakers = []operation{
 	}},
 }
 
-func overtake(t *testing.T, op operation, staleness time.Duration, k int, call string, other operation, after bool, unheld *atomic.Int64) {
-	what := fmt.Sprintf("%s, staleness %s, held at call %d, %s (after its effect: %t), while %s", op.name, staleness, k, call, after, other.name)
+func overtake(t *testing.T, op operation, staleness time.Duration, k int, call string, other operation, h int, unheld *atomic.Int64) {
+	hold := holds[h]
+	what := fmt.Sprintf("%s, staleness %s: call %d, %s, %s, while %s", op.name, staleness, k, call, hold.name, other.name)
 	bubble(t, what, func(t *testing.T) {
 		w := newWorld(t, staleness)
 		op.setup(w)
-		pause := cloudtest.PauseBefore()
-		if after {
-			pause = cloudtest.PauseAfter()
+		pause := hold.pause()
+		hook := cloudtest.At("", k+1, pause.Hook)
+		if hold.dies {
+			hook = diesAt(k+1, pause.Hook)
 		}
-		service := w.serviceOn(cloudtest.Wrap(w.ports(), cloudtest.At("", k+1, pause.Hook)))
+		service := w.serviceOn(cloudtest.Wrap(w.ports(), hook))
 		ended := make(chan struct{})
 		go func() {
 			defer close(ended)
@@ -289,13 +312,7 @@ func overtake(t *testing.T, op operation, staleness time.Duration, k int, call s
 		case <-ended:
 			unheld.Add(1) // two things happened at the same moment in another order
 		}
-		ctx, cancel := invocation()
-		var refusal *bastion.Error // such as: it has expired meanwhile
-		if err := other.run(ctx, w.service, w); err != nil && !errors.As(err, &refusal) {
-			t.Errorf("%s: the other: %v", what, err)
-		}
-		w.service.Reap(ctx)
-		cancel()
+		w.runToItsEnd(what, other)
 		pause.Release()
 		<-ended
 		w.rest(what)
@@ -303,4 +320,39 @@ func overtake(t *testing.T, op operation, staleness time.Duration, k int, call s
 			t.Errorf("%s: open after the close: %+v", what, w.only().Intent)
 		}
 	})
+}
+
+// runToItsEnd runs an intent, and the reaper often, for a good part of the held
+// invocation's life.
+func (w *world) runToItsEnd(what string, other operation) {
+	w.t.Helper()
+	ctx, cancel := invocation()
+	defer cancel()
+	var refusal *bastion.Error // such as: it has expired meanwhile
+	if err := other.run(ctx, w.service, w); err != nil && !errors.As(err, &refusal) {
+		w.t.Errorf("%s: the other: %v", what, err)
+	}
+	for range 5 {
+		w.service.Reap(ctx)
+		time.Sleep(1700 * time.Millisecond)
+	}
+}
+
+// diesAt has the hook deal with the kth call, and fails that and all later ones.
+func diesAt(k int, hook cloudtest.Hook) cloudtest.Hook {
+	var mu sync.Mutex
+	made := 0
+	return func(ctx context.Context, call string, do func() error) error {
+		mu.Lock()
+		made++
+		n := made
+		mu.Unlock()
+		switch {
+		case n < k:
+			return do()
+		case n == k:
+			hook(ctx, call, do)
+		}
+		return fmt.Errorf("%s: %w", call, cloudtest.ErrInjected)
+	}
 }
