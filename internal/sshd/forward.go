@@ -87,7 +87,11 @@ func (c *connection) refuseForward(channel ssh.NewChannel, f forwarded, err erro
 		f.result = clip(r.Error())
 		c.audit.forward(c.who, f)
 	} else {
-		c.audit.refusal(c.who, kindForward, clip(r.Error()), slog.String("asked", f.name))
+		attrs := []slog.Attr{slog.String("asked", f.name)}
+		if len(f.dropped) > 0 {
+			attrs = append(attrs, slog.Any("dropped", f.dropped))
+		}
+		c.audit.refusal(c.who, kindForward, r.message, attrs...)
 	}
 	_ = channel.Reject(r.reason, r.message)
 }

@@ -89,7 +89,7 @@ var sixToFour = netip.MustParsePrefix("2002::/16") // RFC 3056
 
 // embedded finds the IPv4 address in an IPv6 address that has one.
 func embedded(addr netip.Addr) (inner netip.Addr, ok bool) {
-	if !addr.Is6() {
+	if !addr.Is6() || addr.IsLoopback() { // ::1 has the form of 0.0.0.1
 		return inner, false
 	}
 	b := addr.As16()

@@ -56,12 +56,10 @@ func findDestination(ctx context.Context, resolver Resolver, policy Policy, host
 	if err != nil {
 		return d, err
 	}
-	var forbidden error
 	for _, addr := range addrs {
 		addr = addr.Unmap()
 		if err := policy.Judge(addr); err != nil {
 			d.dropped = append(d.dropped, addr)
-			forbidden = errors.Join(forbidden, err)
 			continue
 		}
 		if len(d.addrs) < maxAddresses {
@@ -69,19 +67,17 @@ func findDestination(ctx context.Context, resolver Resolver, policy Policy, host
 		}
 	}
 	if len(d.addrs) == 0 {
-		return d, refuseDestination(host, policy.Judge(addrs[0]), forbidden)
+		return d, refuseDestination(host, policy.Judge(addrs[0]))
 	}
 	return d, nil
 }
 
 // refuseDestination words a refusal by the first of a host's addresses.
-func refuseDestination(host string, first, all error) *refused {
-	r := prohibited("This bastion does not connect there: %v.", first)
-	if _, literal := literalAddr(host); !literal {
-		r = prohibited("This bastion does not connect to %s: %v.", clip(host), first)
+func refuseDestination(host string, first error) *refused {
+	if _, literal := literalAddr(host); literal {
+		return prohibited("This bastion does not connect there: %v.", first)
 	}
-	r.cause = all
-	return r
+	return prohibited("This bastion does not connect to %s: %v.", host, first)
 }
 
 // hostAddresses is the address that host is, or those it resolves to; at least

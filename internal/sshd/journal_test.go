@@ -1,0 +1,89 @@
+package sshd
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// patience is how long a test waits for what must come.
+const patience = 20 * time.Second
+
+// line is one line of the log.
+type line map[string]any
+
+func (l line) text(key string) string {
+	if l[key] == nil {
+		return ""
+	}
+	return fmt.Sprint(l[key])
+}
+
+func (l line) number(key string) int64 {
+	n, _ := l[key].(float64)
+	return int64(n)
+}
+
+// journal is what the server logged.
+type journal struct {
+	mu      sync.Mutex
+	lines   []line
+	raw     strings.Builder
+	changed chan struct{}
+}
+
+func newJournal() *journal { return &journal{changed: make(chan struct{})} }
+
+func (j *journal) Write(b []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	var l line
+	if err := json.Unmarshal(b, &l); err != nil {
+		return 0, fmt.Errorf("a log line is no JSON: %q: %w", b, err)
+	}
+	j.raw.Write(b)
+	j.lines = append(j.lines, l)
+	close(j.changed)
+	j.changed = make(chan struct{})
+	return len(b), nil
+}
+
+// all answers the lines with a message.
+func (j *journal) all(message string) (found []line) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, l := range j.lines {
+		if l.text("msg") == message {
+			found = append(found, l)
+		}
+	}
+	return found
+}
+
+func (j *journal) text() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.raw.String()
+}
+
+// await waits for as many lines with a message as count, and answers the last.
+func (j *journal) await(t testing.TB, message string, count int) line {
+	t.Helper()
+	late := time.After(patience)
+	for {
+		j.mu.Lock()
+		changed := j.changed
+		j.mu.Unlock()
+		if found := j.all(message); len(found) >= count {
+			return found[count-1]
+		}
+		select {
+		case <-changed:
+		case <-late:
+			t.Fatalf("no %d lines %q came; the log is:\n%s", count, message, j.text())
+		}
+	}
+}
