@@ -64,7 +64,6 @@ func (c Config) Validate() error {
 	}
 	refuse(c.DefaultTTL <= 0, "the default ttl must be more than zero, not %s", c.DefaultTTL)
 	refuse(c.MaxTTL <= 0, "the longest lifetime must be more than zero, not %s", c.MaxTTL)
-	refuse(c.DefaultTTL > c.MaxTTL, "the default ttl (%s) is longer than the longest lifetime (%s)", c.DefaultTTL, c.MaxTTL)
 	refuse(c.Idle < 0, "the idle time must be zero (never) or more, not %s", c.Idle)
 	refuse(!c.IPv4 && !c.IPv6, "bastions must have an address in at least one family")
 	refuse(c.RequireSource && len(c.SourceOverride) == 0, "bastions without a public address need the prefixes that callers may name as source")
