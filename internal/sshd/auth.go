@@ -75,7 +75,8 @@ type handshake struct {
 	methods  []string // tried, each once
 	refused  []string // fingerprints of keys that are not admitted
 	admitted []string // fingerprints of admitted keys that were offered
-	last     error    // why the last attempt failed
+	failures int      // attempts refused
+	last     error    // why the last of them was
 	bannered bool
 }
 
@@ -135,6 +136,7 @@ func (h *handshake) attempted(meta ssh.ConnMetadata, method string, err error) {
 	h.user = meta.User()
 	h.methods = note(h.methods, clip(method))
 	if err != nil && !errors.Is(err, ssh.ErrNoAuth) {
+		h.failures++
 		h.last = err
 	}
 }
@@ -147,8 +149,10 @@ func note(list []string, item string) []string {
 }
 
 // failure says why a connection ended unauthenticated. err is the library's.
-func (h *handshake) failure(err error) string {
+func (h *handshake) failure(err error, limits Limits) string {
 	switch {
+	case h.failures >= limits.AuthAttempts:
+		return fmt.Sprintf("%d attempts were refused, which is the limit", h.failures)
 	case len(h.admitted) > 0 && h.last == nil:
 		return "an admitted key was offered, but not proved"
 	case h.last != nil:
@@ -159,9 +163,13 @@ func (h *handshake) failure(err error) string {
 	return "no authentication was tried: " + clip(err.Error())
 }
 
-// attrs is what was offered.
-func (h *handshake) attrs() []slog.Attr {
-	var attrs []slog.Attr
+// attrs is what was offered, and the library's error.
+func (h *handshake) attrs(err error) []slog.Attr {
+	// Of many errors the last: what was offered before it is listed anyway.
+	if auth := (*ssh.ServerAuthError)(nil); errors.As(err, &auth) && len(auth.Errors) > 0 {
+		err = auth.Errors[len(auth.Errors)-1]
+	}
+	attrs := []slog.Attr{slog.String("error", clip(err.Error()))}
 	for _, list := range []struct {
 		name  string
 		items []string

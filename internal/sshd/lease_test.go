@@ -206,6 +206,7 @@ func TestReceipt(t *testing.T) {
 func TestSigtermEndsCleanlyWithAReceipt(t *testing.T) {
 	r := start(t)
 	r.dial()
+	r.table.await(t, "counts the connection", func(report bastion.Report) bool { return report.Connections == 1 })
 	if code := r.stop(); code != ExitTerminated {
 		t.Errorf("exit code %d, want %d", code, ExitTerminated)
 	}

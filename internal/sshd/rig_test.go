@@ -176,7 +176,13 @@ func (r *rig) dialWith(config *ssh.ClientConfig) (*ssh.Client, error) {
 		conn.Close()
 		return nil, err
 	}
-	return ssh.NewClient(c, channels, requests), nil
+	client := ssh.NewClient(c, channels, requests)
+	// A client knows that it is in a moment before the server has noted it.
+	if _, _, err := client.SendRequest("keepalive@openssh.com", true, nil); err != nil {
+		client.Close()
+		return nil, err
+	}
+	return client, nil
 }
 
 // dial connects as the owner.

@@ -110,18 +110,18 @@ func (s *server) serve(conn net.Conn, a *arrival, w who) {
 	w.user = h.user
 	if err != nil {
 		s.roster.giveUp(a)
-		reason := h.failure(err)
+		reason := h.failure(err, s.cfg.Limits)
 		if late.Load() {
 			reason = fmt.Sprintf("not authenticated within %s", s.cfg.Timing.Handshake)
 		}
-		s.audit.refusal(w, kindAuthentication, reason, append(h.attrs(), slog.String("error", clip(err.Error())))...)
+		s.audit.refusal(w, kindAuthentication, reason, h.attrs(err)...)
 		return
 	}
 	wire.settled()
 	c := newConnection(s, w, wire, sshConn)
 	if err := s.roster.enter(a, c); err != nil {
 		sshConn.Close()
-		s.audit.refusal(w, kindAuthentication, err.Error(), h.attrs()...)
+		s.audit.refusal(w, kindAuthentication, err.Error(), h.attrs(err)...)
 		discardAll(channels, requests)
 		return
 	}

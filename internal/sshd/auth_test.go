@@ -1,0 +1,380 @@
+package sshd
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"errors"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+)
+
+func signer(t testing.TB, key any, err error) ssh.Signer {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := ssh.NewSignerFromKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestKeysThatAreAdmitted(t *testing.T) {
+	rsaKey, err := rsa.GenerateKey(rand.Reader, 3072)
+	keys := map[string]ssh.Signer{
+		"ed25519":         newKey(t),
+		"rsa":             signer(t, rsaKey, err),
+		"sk-ed25519":      newSecurityKey(t, ssh.KeyAlgoSKED25519, userPresent),
+		"sk-ecdsa":        newSecurityKey(t, ssh.KeyAlgoSKECDSA256, userPresent),
+		"sk with a PIN":   newSecurityKey(t, ssh.KeyAlgoSKED25519, userPresent|userVerified),
+		"rsa by sha2-256": algorithm(t, signer(t, rsaKey, err), ssh.KeyAlgoRSASHA256),
+		"rsa by sha2-512": algorithm(t, signer(t, rsaKey, err), ssh.KeyAlgoRSASHA512),
+	}
+	for _, curve := range []elliptic.Curve{elliptic.P256(), elliptic.P384(), elliptic.P521()} {
+		key, err := ecdsa.GenerateKey(curve, rand.Reader)
+		keys["ecdsa "+curve.Params().Name] = signer(t, key, err)
+	}
+	r := start(t, func(r *rig) {
+		r.table.lease.Keys = nil
+		for _, key := range keys {
+			r.table.lease.Keys = append(r.table.lease.Keys, authorized(key))
+		}
+	})
+	for name, key := range keys {
+		client, err := r.dialWith(r.client(ssh.PublicKeys(key)))
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		client.Close()
+	}
+	r.stop()
+	admitted := map[string]bool{}
+	for _, l := range r.journal.all(msgConnection) {
+		admitted[l.text("key")] = true
+	}
+	for name, key := range keys {
+		if !admitted[ssh.FingerprintSHA256(key.PublicKey())] {
+			t.Errorf("no line says that %s was connected", name)
+		}
+	}
+	if refusals := r.journal.all(msgRefusal); len(refusals) > 0 {
+		t.Errorf("refusals: %v", refusals)
+	}
+}
+
+// algorithm makes an RSA key sign in one way only.
+func algorithm(t testing.TB, key ssh.Signer, name string) ssh.Signer {
+	t.Helper()
+	s, err := ssh.NewSignerWithAlgorithms(key.(ssh.AlgorithmSigner), []string{name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// refuses runs a bastion, expects that a client with these credentials does not
+// get in, and answers the line about it.
+func refuses(t *testing.T, reason string, change func(*rig) []ssh.AuthMethod) line {
+	t.Helper()
+	var auth []ssh.AuthMethod
+	r := start(t, func(r *rig) { auth = change(r) })
+	if client, err := r.dialWith(r.client(auth...)); err == nil {
+		client.Close()
+		t.Fatal("it got in")
+	}
+	l := r.refusal(kindAuthentication, reason)
+	if lines := r.journal.all(msgConnection); len(lines) > 0 {
+		t.Errorf("a connection line for one that never authenticated: %v", lines)
+	}
+	return l
+}
+
+func TestWrongKeyIsRefused(t *testing.T) {
+	wrong := newKey(t)
+	fingerprint := ssh.FingerprintSHA256(wrong.PublicKey())
+	l := refuses(t, "is not admitted", func(*rig) []ssh.AuthMethod { return []ssh.AuthMethod{ssh.PublicKeys(wrong)} })
+	if got := l.text("keys_refused"); got != "["+fingerprint+"]" {
+		t.Errorf("the line says that %s was offered, want %s", got, fingerprint)
+	}
+	if l.text("user") != "bastion" || !strings.Contains(l.text("methods"), "publickey") {
+		t.Errorf("the line does not say who tried what: %v", l)
+	}
+}
+
+func TestWrongKeysGetOneBanner(t *testing.T) {
+	r := start(t)
+	var banners []string
+	config := r.client(ssh.PublicKeys(newKey(t), newKey(t), newKey(t)))
+	config.BannerCallback = func(message string) error {
+		banners = append(banners, message)
+		return nil
+	}
+	if _, err := r.dialWith(config); err == nil {
+		t.Fatal("it got in")
+	}
+	if len(banners) != 1 || !strings.Contains(banners[0], ssh.FingerprintSHA256(r.key.PublicKey())) {
+		t.Errorf("banners %q, want one that names the key that gets in", banners)
+	}
+}
+
+func TestTheRightKeyAfterTenWrongOnes(t *testing.T) {
+	r := start(t)
+	var keys []ssh.Signer
+	for range 10 {
+		keys = append(keys, newKey(t))
+	}
+	client, err := r.dialWith(r.client(ssh.PublicKeys(append(keys, r.key)...)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	client.Close()
+}
+
+func TestTooManyWrongKeys(t *testing.T) {
+	refuses(t, "3 attempts were refused, which is the limit", func(r *rig) []ssh.AuthMethod {
+		r.cfg.Limits.AuthAttempts = 3
+		return []ssh.AuthMethod{ssh.PublicKeys(newKey(t), newKey(t), newKey(t), r.key)}
+	})
+}
+
+func TestSHA1IsRefused(t *testing.T) {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	signer := algorithm(t, signer(t, key, err), ssh.KeyAlgoRSA)
+	refuses(t, `algorithm "ssh-rsa" not accepted`, func(r *rig) []ssh.AuthMethod {
+		r.table.lease.Keys = []bastion.Key{authorized(signer)}
+		return []ssh.AuthMethod{ssh.PublicKeys(signer)}
+	})
+}
+
+func TestSecurityKeyThatNobodyTouchedIsRefused(t *testing.T) {
+	refuses(t, "an admitted key was offered, but not proved", func(r *rig) []ssh.AuthMethod {
+		key := newSecurityKey(t, ssh.KeyAlgoSKED25519, 0)
+		r.table.lease.Keys = []bastion.Key{authorized(key)}
+		return []ssh.AuthMethod{ssh.PublicKeys(key)}
+	})
+}
+
+func TestCertificateOfTheOwnersKeyIsRefused(t *testing.T) {
+	refuses(t, "is not admitted", func(r *rig) []ssh.AuthMethod {
+		certificate := &ssh.Certificate{Key: r.key.PublicKey(), CertType: ssh.UserCert, ValidBefore: ssh.CertTimeInfinity}
+		if err := certificate.SignCert(rand.Reader, newKey(t)); err != nil {
+			t.Fatal(err)
+		}
+		key, err := ssh.NewCertSigner(certificate, r.key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return []ssh.AuthMethod{ssh.PublicKeys(key)}
+	})
+}
+
+func TestPasswordsAreRefused(t *testing.T) {
+	l := refuses(t, "no key was offered", func(*rig) []ssh.AuthMethod {
+		return []ssh.AuthMethod{ssh.Password("hunter2")}
+	})
+	if strings.Contains(l.text("error"), "hunter2") {
+		t.Errorf("the line has the password: %v", l)
+	}
+}
+
+// lying offers one key and signs with another.
+type lying struct {
+	offered ssh.PublicKey
+	ssh.Signer
+}
+
+func (l lying) PublicKey() ssh.PublicKey { return l.offered }
+
+func TestOwnersKeyOfferedAnotherSigned(t *testing.T) {
+	l := refuses(t, "an admitted key was offered, but not proved", func(r *rig) []ssh.AuthMethod {
+		return []ssh.AuthMethod{ssh.PublicKeys(lying{r.key.PublicKey(), newKey(t)})}
+	})
+	if !strings.Contains(l.text("error"), "signature") {
+		t.Errorf("the line does not speak of the signature: %v", l)
+	}
+}
+
+// unsure has the owner's key in the agent, as a public key only.
+type unsure struct{ ssh.Signer }
+
+var errUnsure = errors.New("it will not sign")
+
+func (unsure) Sign(io.Reader, []byte) (*ssh.Signature, error) { return nil, errUnsure }
+
+func TestOfferedButUnsigned(t *testing.T) {
+	l := refuses(t, "an admitted key was offered, but not proved", func(r *rig) []ssh.AuthMethod {
+		return []ssh.AuthMethod{ssh.PublicKeys(unsure{r.key})}
+	})
+	if l.text("keys_admitted") == "" {
+		t.Errorf("the line does not say which key was offered: %v", l)
+	}
+}
+
+func TestOwnersKeyOfferedThenAnotherKey(t *testing.T) {
+	l := refuses(t, "is not admitted", func(r *rig) []ssh.AuthMethod {
+		return []ssh.AuthMethod{ssh.PublicKeysCallback(func() ([]ssh.Signer, error) {
+			return []ssh.Signer{silent{r.key}, newKey(t)}, nil
+		})}
+	})
+	if l.text("keys_admitted") == "" || l.text("keys_refused") == "" {
+		t.Errorf("the line does not say which keys were offered: %v", l)
+	}
+}
+
+// silent is skipped by the client when it is to sign, as a card that was pulled.
+type silent struct{ ssh.Signer }
+
+func (silent) Sign(io.Reader, []byte) (*ssh.Signature, error) {
+	return &ssh.Signature{Format: ssh.KeyAlgoRSASHA256}, nil // of a type the server ignores
+}
+
+func TestWhoOneIsComesFromTheKeyThatSigned(t *testing.T) {
+	other := newKey(t)
+	r := start(t, func(r *rig) { r.table.lease.Keys = append(r.table.lease.Keys, authorized(other)) })
+	client, err := r.dialWith(r.client(ssh.PublicKeys(silent{r.key}, other)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	client.Close()
+	if got := r.journal.await(t, msgConnection, 1).text("key"); got != ssh.FingerprintSHA256(other.PublicKey()) {
+		t.Errorf("the connection is said to be of %s, want the key that signed", got)
+	}
+}
+
+// late signs only once something has happened.
+type late struct {
+	ssh.Signer
+	offered chan<- struct{}
+	sign    <-chan struct{}
+}
+
+func (l late) Sign(rand io.Reader, data []byte) (*ssh.Signature, error) {
+	close(l.offered)
+	<-l.sign
+	return l.Signer.Sign(rand, data)
+}
+
+func TestKeyReplacedBetweenOfferAndSignature(t *testing.T) {
+	r := start(t)
+	offered, sign := make(chan struct{}), make(chan struct{})
+	failed := make(chan error)
+	go func() {
+		_, err := r.dialWith(r.client(ssh.PublicKeys(late{r.key, offered, sign})))
+		failed <- err
+	}()
+	<-offered
+	if err := r.table.write(func(l *bastion.Lease) { l.Keys = []bastion.Key{authorized(newKey(t))} }); err != nil {
+		t.Fatal(err)
+	}
+	r.table.await(t, "has the new key in force", func(report bastion.Report) bool { return report.Generation == 2 })
+	close(sign)
+	if err := <-failed; err == nil {
+		t.Fatal("the old key got in")
+	}
+	r.refusal(kindAuthentication, errNewKeys.Error())
+}
+
+func TestNoAuthenticationTried(t *testing.T) {
+	r := start(t)
+	conn, err := net.Dial("tcp", r.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+	r.journal.await(t, msgRefusal, 1)
+	r.refusal(kindAuthentication, "no authentication was tried")
+}
+
+func TestHandshakeHasATimeLimit(t *testing.T) {
+	r := start(t, func(r *rig) { r.cfg.Timing.Handshake = 50 * time.Millisecond })
+	conn, err := net.Dial("tcp", r.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := io.Copy(io.Discard, conn); err != nil {
+		t.Logf("closed with %v", err)
+	}
+	r.journal.await(t, msgRefusal, 1)
+	r.refusal(kindAuthentication, "not authenticated within 50ms")
+}
+
+func TestTooManyWhoHaveNotAuthenticated(t *testing.T) {
+	r := start(t, func(r *rig) { r.cfg.Limits.Unauthenticated = 2 })
+	var waiting []net.Conn
+	for range 2 {
+		conn, err := net.Dial("tcp", r.address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if _, err := conn.Read(make([]byte, 1)); err != nil { // its banner: it is being served
+			t.Fatal(err)
+		}
+		waiting = append(waiting, conn)
+	}
+	extra, err := net.Dial("tcp", r.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer extra.Close()
+	if n, err := extra.Read(make([]byte, 1)); err == nil {
+		t.Errorf("one too many got %d bytes", n)
+	}
+	l := r.journal.await(t, msgRefusal, 1)
+	if l.text("kind") != kindConnection || l.number("limit") != 2 {
+		t.Errorf("the line is %v", l)
+	}
+	for _, conn := range waiting {
+		conn.Close()
+	}
+	r.journal.await(t, msgRefusal, 3)
+	r.dial() // there is room again
+}
+
+func TestTooManyConnections(t *testing.T) {
+	r := start(t, func(r *rig) { r.cfg.Limits.Connections = 2 })
+	first := r.dial()
+	r.dial()
+	if _, err := r.dialWith(r.client(ssh.PublicKeys(r.key))); err == nil {
+		t.Fatal("one too many got in")
+	}
+	r.journal.await(t, msgRefusal, 1)
+	first.Close()
+	r.journal.await(t, msgConnection, 1)
+	r.dial()
+	r.refusal(kindAuthentication, errFull.Error())
+}
+
+func TestModernAlgorithmsOnly(t *testing.T) {
+	r := start(t)
+	for name, change := range map[string]func(*ssh.Config){
+		"chacha20": func(c *ssh.Config) { c.Ciphers = []string{ssh.CipherChaCha20Poly1305} },
+		"ctr":      func(c *ssh.Config) { c.Ciphers = []string{ssh.CipherAES128CTR} },
+		"dh14":     func(c *ssh.Config) { c.KeyExchanges = []string{ssh.KeyExchangeDH14SHA256} },
+		"nist":     func(c *ssh.Config) { c.KeyExchanges = []string{ssh.KeyExchangeECDHP256} },
+	} {
+		config := r.client(ssh.PublicKeys(r.key))
+		change(&config.Config)
+		if client, err := r.dialWith(config); err == nil {
+			client.Close()
+			t.Errorf("%s is accepted", name)
+		}
+	}
+	client := r.dial()
+	algorithms := client.Conn.(ssh.AlgorithmsConnMetadata).Algorithms()
+	if algorithms.KeyExchange != ssh.KeyExchangeMLKEM768X25519 || algorithms.Write.Cipher != ssh.CipherAES128GCM {
+		t.Errorf("agreed on %+v", algorithms)
+	}
+}

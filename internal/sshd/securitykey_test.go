@@ -1,0 +1,95 @@
+package sshd
+
+import (
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"io"
+	"math/big"
+	"testing"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// Flags of a security key's signature.
+const (
+	userPresent  = 0x01
+	userVerified = 0x04
+)
+
+// securityKey is a FIDO security key in software: the wire form of its public
+// key and signatures as OpenSSH's PROTOCOL.u2f has them.
+type securityKey struct {
+	public ssh.PublicKey
+	flags  byte
+	count  uint32
+	sign   func(data []byte) ([]byte, error)
+}
+
+const application = "ssh:"
+
+func newSecurityKey(t testing.TB, kind string, flags byte) ssh.Signer {
+	t.Helper()
+	key := &securityKey{flags: flags}
+	var blob []byte
+	switch kind {
+	case ssh.KeyAlgoSKED25519:
+		public, private, err := ed25519.GenerateKey(rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		blob = ssh.Marshal(struct {
+			Type        string
+			Key         []byte
+			Application string
+		}{kind, public, application})
+		key.sign = func(data []byte) ([]byte, error) { return ed25519.Sign(private, data), nil }
+	case ssh.KeyAlgoSKECDSA256:
+		private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		point, err := private.PublicKey.Bytes()
+		if err != nil {
+			t.Fatal(err)
+		}
+		blob = ssh.Marshal(struct {
+			Type, Curve string
+			Key         []byte
+			Application string
+		}{kind, "nistp256", point, application})
+		key.sign = func(data []byte) ([]byte, error) {
+			digest := sha256.Sum256(data)
+			r, s, err := ecdsa.Sign(rand.Reader, private, digest[:])
+			return ssh.Marshal(struct{ R, S *big.Int }{r, s}), err
+		}
+	}
+	public, err := ssh.ParsePublicKey(blob)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key.public = public
+	return key
+}
+
+func (k *securityKey) PublicKey() ssh.PublicKey { return k.public }
+
+// Sign signs what a security key signs: not the data, but that and how it was
+// asked to.
+func (k *securityKey) Sign(_ io.Reader, data []byte) (*ssh.Signature, error) {
+	k.count++
+	app, message := sha256.Sum256([]byte(application)), sha256.Sum256(data)
+	blob, err := k.sign(ssh.Marshal(struct {
+		Application []byte `ssh:"rest"`
+	}{append(append(append([]byte{}, app[:]...), k.flags, byte(k.count>>24), byte(k.count>>16), byte(k.count>>8), byte(k.count)), message[:]...)}))
+	if err != nil {
+		return nil, err
+	}
+	return &ssh.Signature{
+		Format: k.public.Type(),
+		Blob:   blob,
+		Rest:   []byte{k.flags, byte(k.count >> 24), byte(k.count >> 16), byte(k.count >> 8), byte(k.count)},
+	}, nil
+}
