@@ -63,7 +63,7 @@ func Command() *cobra.Command {
 	flags := command.Flags()
 	flags.StringVar(&o.Listen, "listen", o.Listen, "loopback `address` and port of the API; port 0 for any free one")
 	flags.DurationVar(&o.LaunchDelay, "launch-delay", o.LaunchDelay, "how long a task takes to start")
-	flags.DurationVar(&o.DefaultTTL, "default-ttl", o.DefaultTTL, "lifetime of a bastion whose request names none")
+	flags.DurationVar(&o.DefaultTTL, "default-ttl", o.DefaultTTL, "lifetime of a bastion whose request names none, up to the longest")
 	flags.DurationVar(&o.MaxTTL, "max-ttl", o.MaxTTL, "longest lifetime, counted from the first request")
 	flags.DurationVar(&o.Idle, "idle", o.Idle, "end a bastion after this long without an authenticated connection; 0 for never")
 	flags.DurationVar(&o.ReapEvery, "reap-every", o.ReapEvery, "how often the reaper runs; the sweep for orphans runs a tenth as often")

@@ -70,7 +70,6 @@ func (o Options) check() (settings, error) {
 	refuse(o.LaunchDelay < 0, "--launch-delay must be zero or more, not %s", o.LaunchDelay)
 	refuse(o.DefaultTTL <= 0, "--default-ttl must be more than zero, not %s", o.DefaultTTL)
 	refuse(o.MaxTTL <= 0, "--max-ttl must be more than zero, not %s", o.MaxTTL)
-	refuse(o.DefaultTTL > o.MaxTTL, "--default-ttl (%s) must not be longer than --max-ttl (%s)", o.DefaultTTL, o.MaxTTL)
 	refuse(o.Idle < 0, "--idle must be zero (never) or more, not %s", o.Idle)
 	refuse(o.ReapEvery < 10*time.Millisecond, "--reap-every must be 10ms or more, not %s", o.ReapEvery)
 	return s, errors.Join(wrong...)
