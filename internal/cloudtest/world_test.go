@@ -36,17 +36,19 @@ const (
 type world struct {
 	t       *testing.T
 	cloud   *localcloud.Cloud
-	service *bastion.Service // healthy
+	agent   *localcloud.Agent // runs in its tasks
+	service *bastion.Service  // healthy
 }
 
 func newWorld(t *testing.T, staleness time.Duration) *world {
+	agent := &localcloud.Agent{Poll: 3070 * time.Millisecond, LeaseTimeout: 2 * time.Minute}
 	cloud := localcloud.New(localcloud.Config{
 		LaunchDelay: 4100 * time.Millisecond, Linger: 2 * time.Second, StopTimeout: 10 * time.Second,
 		Staleness: staleness,
-		Runner:    &localcloud.Agent{Poll: 3070 * time.Millisecond, LeaseTimeout: 2 * time.Minute},
+		Runner:    agent,
 	})
 	t.Cleanup(cloud.Close)
-	w := &world{t: t, cloud: cloud}
+	w := &world{t: t, cloud: cloud, agent: agent}
 	w.service = w.serviceOn(w.ports())
 	return w
 }
