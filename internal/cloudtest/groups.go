@@ -43,6 +43,7 @@ type groupCase struct {
 var (
 	sourceV4 = netip.MustParsePrefix("192.0.2.7/32")
 	sourceV6 = netip.MustParsePrefix("2001:db8::7/128")
+	another  = netip.MustParsePrefix("192.0.2.8/32")
 )
 
 // unknownGroup is a well-formed id that no group has.
@@ -144,12 +145,10 @@ var groupCases = []groupCase{
 	{"sources are admitted once", func(t *testing.T, h GroupsHarness) {
 		id := newID()
 		g := h.make(t, id)
-		for range 2 {
-			for _, source := range []netip.Prefix{sourceV4, sourceV6} {
-				h.settled(t, func(ctx context.Context) error { return h.Groups.Authorize(ctx, g.ID, source) })
-			}
-			h.until(t, id, g.ID, func(g bastion.Group) bool { return admits(g, sourceV4, sourceV6) })
+		for _, source := range []netip.Prefix{sourceV4, sourceV6, sourceV4, sourceV6, another} {
+			h.settled(t, func(ctx context.Context) error { return h.Groups.Authorize(ctx, g.ID, source) })
 		}
+		h.until(t, id, g.ID, func(g bastion.Group) bool { return admits(g, sourceV4, sourceV6, another) })
 	}},
 	{"rules are revoked one by one", func(t *testing.T, h GroupsHarness) {
 		id := newID()

@@ -1,6 +1,8 @@
 package localcloud
 
 import (
+	"context"
+	"errors"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -229,6 +231,36 @@ func TestAgentAsks(t *testing.T) {
 		synctest.Wait()
 		if got, ok := agent.Lease(taskID); !ok || got.Answer != lease.Answer {
 			t.Errorf("the console shows %+v", got.Answer)
+		}
+	})
+}
+
+// brokenTable is a lease that can be read while reports fail.
+type brokenTable struct {
+	lease bastion.Lease
+	tries int
+}
+
+func (b *brokenTable) Read(context.Context) (bastion.Lease, error) { return b.lease, nil }
+
+func (b *brokenTable) Report(context.Context, bastion.Report) error {
+	b.tries++
+	return errors.New("the table does not answer")
+}
+
+// Nobody hears that it ends: it tries for a while, and ends all the same.
+func TestAgentEndsAtItsDeadlineWithoutTheTable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		table := &brokenTable{lease: bastion.Lease{Generation: 1, Open: true, Deadline: began.Add(time.Minute), Idle: time.Second}}
+		agent := &Agent{LeaseTimeout: 10 * time.Second}
+		exit := agent.Run(t.Context(), Process{TaskID: "task", BastionID: id, Lease: table})
+		took := time.Since(began)
+		if exit != 0 || took < 70*time.Second || took > 72*time.Second {
+			t.Errorf("exit %d after %s", exit, took)
+		}
+		if table.tries < 70 {
+			t.Errorf("it tried to report %d times", table.tries)
 		}
 	})
 }

@@ -51,9 +51,10 @@ func (t *task) over() bool {
 	return false
 }
 
-// terminate asks the task to end. Repeats change nothing. Cloud.mu is held.
+// terminate asks the task to end. Repeats change nothing, nor does a task that
+// has ended. Cloud.mu is held.
 func (t *task) terminate(reason string) {
-	if t.stopReason != "" || t.over() {
+	if t.stopReason != "" {
 		return
 	}
 	t.stopReason = cmp.Or(reason, "Task stopped by user")
