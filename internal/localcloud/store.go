@@ -50,6 +50,15 @@ func (s *store) owner(name string) *owner {
 	return o
 }
 
+// known is the owner's partition to read: an empty one if there is none. s.mu is
+// held.
+func (s *store) known(name string) owner {
+	if o := s.owners[name]; o != nil {
+		return *o
+	}
+	return owner{}
+}
+
 // begin starts an operation, of which there is one at a time: it answers the end
 // of it.
 func (s *store) begin(ctx context.Context) (func(), error) {
@@ -66,15 +75,15 @@ func (s *store) Create(ctx context.Context, rec bastion.Record, quota bastion.Qu
 		return err
 	}
 	defer done()
-	o := s.owner(rec.Owner)
-	_, named := o.live[rec.Name]
+	live := s.known(rec.Owner).live
+	_, named := live[rec.Name]
 	_, exists := s.records[rec.ID]
 	switch {
 	case rec.Version != 1 || !rec.Intent.Open:
 		err = fmt.Errorf("version %d, open %t: a new record is open and has version 1", rec.Version, rec.Intent.Open)
 	case named:
 		err = bastion.ErrNameTaken
-	case len(o.live) >= quota.PerOwner:
+	case len(live) >= quota.PerOwner:
 		err = bastion.ErrQuotaOwner
 	case s.open >= quota.Total:
 		err = bastion.ErrQuotaTotal
@@ -84,7 +93,7 @@ func (s *store) Create(ctx context.Context, rec bastion.Record, quota bastion.Qu
 	if err != nil {
 		return fmt.Errorf("create %s, %q of %s: %w", rec.ID, rec.Name, rec.Owner, err)
 	}
-	o.live[rec.Name] = rec.ID
+	s.owner(rec.Owner).live[rec.Name] = rec.ID
 	s.open++
 	s.put(rec)
 	return nil
@@ -156,7 +165,7 @@ func (s *store) FetchByName(ctx context.Context, owner, name string) (bastion.Re
 		return bastion.Record{}, err
 	}
 	defer done()
-	id, ok := s.owner(owner).live[name]
+	id, ok := s.known(owner).live[name]
 	if !ok {
 		return bastion.Record{}, fmt.Errorf("fetch %q of %s: %w", name, owner, bastion.ErrNotFound)
 	}
@@ -169,7 +178,7 @@ func (s *store) ListByOwner(ctx context.Context, owner string) ([]bastion.Record
 		return nil, err
 	}
 	defer done()
-	return s.oldestFirst(maps.Keys(s.owner(owner).listed)), nil
+	return s.oldestFirst(maps.Keys(s.known(owner).listed)), nil
 }
 
 func (s *store) List(ctx context.Context) ([]bastion.Record, error) {
@@ -215,7 +224,7 @@ func (s *store) RememberedKey(ctx context.Context, owner string) (bastion.Key, e
 		return "", err
 	}
 	defer done()
-	if key := s.owner(owner).key; key != "" {
+	if key := s.known(owner).key; key != "" {
 		return key, nil
 	}
 	return "", fmt.Errorf("find the remembered key of %s: %w", owner, bastion.ErrNotFound)
