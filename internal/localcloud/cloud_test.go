@@ -108,7 +108,7 @@ func TestALingeringInterfaceHoldsItsGroup(t *testing.T) {
 		if err := f.Groups().Delete(t.Context(), f.group.ID); !errors.Is(err, bastion.ErrInUse) {
 			t.Errorf("delete: %v", err)
 		}
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		if err := f.Groups().Delete(t.Context(), f.group.ID); err != nil {
 			t.Error(err)

@@ -45,7 +45,7 @@ func TestANewGroupIsMissingForAWhile(t *testing.T) {
 		if all, err := c.Groups().List(t.Context()); err != nil || len(all) > 0 {
 			t.Errorf("listed %+v, %v", all, err)
 		}
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		again, err := c.Groups().Create(t.Context(), id)
 		if err != nil || again.ID != g.ID || len(again.Egress) != 1 || len(again.Ingress) != 0 {
 			t.Errorf("then there is %+v, %v", again, err)
@@ -72,14 +72,14 @@ func TestAChangedGroupLooksAsItWas(t *testing.T) {
 		}
 		time.Sleep(nearly)
 		show(0, nil)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		show(1, nil)
 		if err := f.Groups().Delete(t.Context(), f.group.ID); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(nearly)
 		show(1, nil)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		show(0, bastion.ErrNotFound)
 	})
 }
@@ -99,17 +99,17 @@ func TestANewTaskIsMissingForAWhile(t *testing.T) {
 		time.Sleep(nearly)
 		show()
 		f.stop(t, task.ID) // which finds no task
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		show(bastion.TaskProvisioning)
 		time.Sleep(10*time.Second - 1)
 		show(bastion.TaskProvisioning)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		show(bastion.TaskPending)
 		time.Sleep(10 * time.Second)
 		f.stop(t, task.ID)
 		time.Sleep(nearly)
 		show(bastion.TaskRunning)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		show(bastion.TaskStopped)
 	})
 }
@@ -127,12 +127,12 @@ func TestTheListIsStaleToo(t *testing.T) {
 		task := f.run(t, 1)
 		time.Sleep(nearly)
 		list(0)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		list(1)
 		f.stop(t, task.ID)
 		time.Sleep(nearly)
 		list(1)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		list(0)
 	})
 }
