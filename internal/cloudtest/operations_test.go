@@ -271,7 +271,7 @@ func TestAskingForMoreAtTheVeryEnd(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		w.service.Config.Idle = 30 * time.Minute
 		rec := w.ready()
-		time.Sleep(rec.Attempt.ReadyAt.Add(30*time.Minute - 5*time.Second).Sub(time.Now()))
+		time.Sleep(time.Until(rec.Attempt.ReadyAt.Add(30*time.Minute - 5*time.Second)))
 		pause := cloudtest.PauseBefore() // holds the converge that would write the lease
 		service := w.serviceOn(cloudtest.Wrap(w.ports(), cloudtest.At("Leases.Write", 1, pause.Hook)))
 		service.Config.Idle = 30 * time.Minute

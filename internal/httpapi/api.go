@@ -194,7 +194,7 @@ func (a *api) log(x *exchange, status int, code bastion.Code, err error, took ti
 		slog.String("method", x.Method),
 		slog.String("route", x.route),
 		slog.Int("status", status),
-		slog.Duration("duration", took),
+		slog.Float64("duration", took.Round(time.Millisecond).Seconds()),
 		slog.String("owner", x.caller.Owner),
 		slog.Any("source", x.caller.Address),
 	}
