@@ -61,7 +61,7 @@ func (r *relay) run() (in, out int64, result string) {
 	}
 	_ = r.client.Close()
 	_ = r.target.Close()
-	if result == "ok" && (isReset(sent.err) || isReset(received.err)) {
+	if result != resultCut && (isReset(sent.err) || isReset(received.err)) {
 		result = "reset by the destination"
 	}
 	return sent.bytes, received.bytes, result
@@ -71,7 +71,7 @@ func (r *relay) run() (in, out int64, result string) {
 // there is no more. It ends only when all of it is sent, whatever became of the
 // client meanwhile.
 func (r *relay) toTarget() way {
-	n, err := io.Copy(r.target, r.client)
+	n, err := io.Copy(r.target, received{r.client})
 	halfClose(r.target)
 	if err != nil {
 		// The destination takes no more: OpenSSH's way of telling the client.
@@ -96,6 +96,18 @@ func (r *relay) toClient() way {
 		_, _ = io.Copy(io.Discard, r.target)
 	}
 	return way{n, source.err}
+}
+
+// received reads what a client sent, all of it: the library answers data with
+// an error once the client cannot be told any more that the data was taken.
+type received struct{ io.Reader }
+
+func (r received) Read(b []byte) (int, error) {
+	n, err := r.Reader.Read(b)
+	if n > 0 {
+		return n, nil
+	}
+	return n, err
 }
 
 // source remembers why reading failed.

@@ -27,7 +27,8 @@ type rig struct {
 	journal *journal
 	names   *names
 	network *network
-	key     ssh.Signer // the owner's
+	private ed25519.PrivateKey // the owner's
+	key     ssh.Signer         // the same
 
 	memory    *memoryListener // instead of TCP, if set
 	address   string
@@ -62,8 +63,9 @@ func (n *network) dials() string {
 
 // newRig makes a bastion that is leased for an hour. It does not run yet.
 func newRig(t testing.TB) *rig {
+	private := newPrivateKey(t)
 	r := &rig{
-		t: t, table: newTable(), journal: newJournal(), key: newKey(t),
+		t: t, table: newTable(), journal: newJournal(), private: private, key: signer(t, private, nil),
 		names:   &names{answers: map[string][][]netip.Addr{}},
 		network: &network{hosts: map[netip.AddrPort]func(context.Context) (net.Conn, error){}},
 		exited:  make(chan struct{}),
@@ -134,17 +136,18 @@ func (r *rig) exit() int {
 	return r.code
 }
 
-func newKey(t testing.TB) ssh.Signer {
+func newPrivateKey(t testing.TB) ed25519.PrivateKey {
 	t.Helper()
 	_, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	signer, err := ssh.NewSignerFromKey(private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return signer
+	return private
+}
+
+func newKey(t testing.TB) ssh.Signer {
+	t.Helper()
+	return signer(t, newPrivateKey(t), nil)
 }
 
 func authorized(key ssh.Signer) bastion.Key { return publicKey(key.PublicKey()) }

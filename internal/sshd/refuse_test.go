@@ -1,0 +1,254 @@
+package sshd
+
+import (
+	"net/netip"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/crypto/ssh/agent"
+)
+
+func TestForbiddenDestinations(t *testing.T) {
+	for _, c := range []struct{ host, why string }{
+		{"127.0.0.1", "a loopback address"},
+		{"169.254.170.2", "a link-local address"},
+		{"169.254.169.254", "a link-local address"},
+		{"::1", "a loopback address"},
+		{"::ffff:169.254.170.2", "a link-local address"},
+		{"64:ff9b::a9fe:aa02", "a form of an IPv4 address"},
+		{"fd00:ec2::254", "an address of AWS's instance services"},
+		{"0.0.0.0", "not the address of any host"},
+		{"10.9.9.9", "the bastion's own address"},
+		{"192.168.7.7", "not among the destinations"},
+		{"loopback.internal", "a loopback address"},
+		{"credentials.internal", "a link-local address"},
+		{"own.internal", "the bastion's own address"},
+		{"2130706433", "neither a host name nor an address"},
+		{"127.1", "neither a host name nor an address"},
+	} {
+		t.Run(c.host, func(t *testing.T) {
+			r := start(t, func(r *rig) {
+				r.table.lease.Allowed = append(r.table.lease.Allowed, prefixes("::/0", "169.254.0.0/16", "127.0.0.0/8", "0.0.0.0/8")...)
+				r.names.answers["loopback.internal"] = [][]netip.Addr{addrs("127.0.0.1", "::1")}
+				r.names.answers["credentials.internal"] = [][]netip.Addr{addrs("169.254.170.2")}
+				r.names.answers["own.internal"] = [][]netip.Addr{addrs("10.9.9.9")}
+			})
+			address := netJoin(c.host, "80")
+			refused := opens(t, r.dial(), address)
+			if refused.Reason != ssh.Prohibited || !strings.Contains(refused.Message, c.why) {
+				t.Errorf("%v, want %q", refused, c.why)
+			}
+			if dialed := r.network.dials(); dialed != "" {
+				t.Errorf("dialled %s", dialed)
+			}
+			l := r.refusal(kindForward, c.why)
+			if l.text("asked") != address || l.text("key") == "" || l.text("user") != "bastion" {
+				t.Errorf("the line is %v", l)
+			}
+			if lines := r.journal.all(msgForward); len(lines) > 0 {
+				t.Errorf("a forward line for a refusal: %v", lines)
+			}
+		})
+	}
+}
+
+func netJoin(host, port string) string {
+	if strings.Contains(host, ":") {
+		host = "[" + host + "]"
+	}
+	return host + ":" + port
+}
+
+// What a stock client asks for and does not get, with what it shows and the
+// line that is left.
+func TestStockClientIsRefused(t *testing.T) {
+	for _, c := range []struct {
+		name         string
+		args         []string
+		shown        string // on standard error
+		status       int
+		kind, reason string
+		asked        string
+	}{
+		{"command", []string{"bastion", "id"}, `bastion: no command "id" here: status, extend 30m, close, help`, 127,
+			kindCommand, "no such command", "id"},
+		{"remote forward", []string{"-R", "8022:localhost:22", "bastion", "status"}, "remote port forwarding failed", 0,
+			kindRequest, "not served", "tcpip-forward"},
+		{"remote stream", []string{"-R", "/tmp/s:localhost:22", "bastion", "status"}, "remote port forwarding failed", 0,
+			kindRequest, "not served", "streamlocal-forward@openssh.com"},
+		{"X11", []string{"-Y", "bastion", "status"}, "X11 forwarding request failed", 0,
+			kindRequest, "not served", "x11-req"},
+		{"subsystem", []string{"-s", "bastion", "sftp"}, "subsystem request failed", 255,
+			kindRequest, "not served", "subsystem sftp"},
+		{"destination", []string{"-W", "169.254.170.2:80", "bastion"}, "administratively prohibited: This bastion does not connect there: 169.254.170.2 is a link-local address", 255,
+			kindForward, "link-local", "169.254.170.2:80"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := start(t)
+			s := r.stock()
+			cmd := s.command("ssh", c.args...)
+			cmd.Env = append(cmd.Env, "DISPLAY=127.0.0.1:99")
+			got := s.finish(cmd, "")
+			if !strings.Contains(got.stderr, c.shown) || got.status != c.status {
+				t.Errorf("%+v, want status %d and %q", got, c.status, c.shown)
+			}
+			if l := r.refusal(c.kind, c.reason); l.text("asked") != c.asked {
+				t.Errorf("the line says that %q was asked, want %q", l.text("asked"), c.asked)
+			}
+		})
+	}
+}
+
+func TestSftpIsRefused(t *testing.T) {
+	r := start(t)
+	s := r.stock()
+	got := s.finish(s.command("sftp", "bastion"), "")
+	if got.status == 0 || !strings.Contains(got.stderr, "subsystem request failed") {
+		t.Errorf("%+v", got)
+	}
+	r.refusal(kindRequest, "not served")
+}
+
+func TestAgentForwardingIsRefused(t *testing.T) {
+	r := start(t)
+	s := r.stock()
+	socket := s.agent(t)
+	cmd := s.command("ssh", "-A", "-o", "IdentityAgent="+socket, "bastion", "status")
+	if got := s.finish(cmd, ""); got.status != 0 {
+		t.Errorf("%+v", got)
+	}
+	if l := r.refusal(kindRequest, "not served"); l.text("asked") != "auth-agent-req@openssh.com" {
+		t.Errorf("the line is %v", l)
+	}
+}
+
+func TestOtherChannelsAreRefused(t *testing.T) {
+	for kind, reason := range map[string]ssh.RejectionReason{
+		"direct-streamlocal@openssh.com": ssh.Prohibited,
+		"tun@openssh.com":                ssh.Prohibited,
+		"x11":                            ssh.UnknownChannelType,
+		"forwarded-tcpip":                ssh.UnknownChannelType,
+		"auth-agent@openssh.com":         ssh.UnknownChannelType,
+	} {
+		t.Run(kind, func(t *testing.T) {
+			r := start(t)
+			_, _, err := r.dial().OpenChannel(kind, nil)
+			if refused, ok := err.(*ssh.OpenChannelError); !ok || refused.Reason != reason {
+				t.Errorf("%v, want %v", err, reason)
+			}
+			if l := r.refusal(kindChannel, "not served"); l.text("asked") != kind {
+				t.Errorf("the line is %v", l)
+			}
+		})
+	}
+}
+
+func TestMalformedForwardIsRefused(t *testing.T) {
+	r := start(t)
+	if _, _, err := r.dial().OpenChannel("direct-tcpip", []byte("junk")); err == nil {
+		t.Error("it is opened")
+	}
+	r.refusal(kindForward, "malformed")
+}
+
+func TestEnvironmentIsIgnored(t *testing.T) {
+	r := start(t)
+	s := r.stock()
+	cmd := s.command("ssh", "-o", "SetEnv=LANG=C FOO=bar", "bastion", "status")
+	if got := s.finish(cmd, ""); got.status != 0 || got.stderr != "" {
+		t.Errorf("%+v", got)
+	}
+	r.stop()
+	if lines := r.journal.all(msgRefusal); len(lines) > 0 {
+		t.Errorf("refusals %v", lines)
+	}
+}
+
+// Stock clients that do not get in at all.
+func TestStockClientWithoutTheRightKey(t *testing.T) {
+	for name, c := range map[string]struct {
+		args   []string
+		shown  string
+		reason string
+	}{
+		"wrong key": {[]string{"-i", "wrong"}, "gets in here", "is not admitted"},
+		"ssh-rsa only": {[]string{"-i", "rsa", "-o", "PubkeyAcceptedAlgorithms=ssh-rsa"}, "Permission denied",
+			"no key was offered"}, // the server says what it takes, so the client does not even offer it
+		"password": {[]string{"-o", "PreferredAuthentications=password,keyboard-interactive", "-o", "NumberOfPasswordPrompts=1"},
+			"Permission denied (publickey)", "no key was offered"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := start(t)
+			s := r.stock()
+			s.keygen("wrong", "ed25519")
+			s.keygen("rsa", "rsa")
+			for i, arg := range c.args {
+				if arg == "wrong" || arg == "rsa" {
+					c.args[i] = s.path(arg)
+				}
+			}
+			// The configuration names the right key, so a copy without it.
+			got := s.ssh("", append(append([]string{"-F", s.withoutKey()}, c.args...), "bastion", "status")...)
+			if got.status != 255 || !strings.Contains(got.stderr, c.shown) {
+				t.Errorf("%+v, want %q", got, c.shown)
+			}
+			r.journal.await(t, msgRefusal, 1)
+			r.refusal(kindAuthentication, c.reason)
+		})
+	}
+}
+
+func (s stock) keygen(name, kind string) {
+	s.t.Helper()
+	out, err := exec.Command("ssh-keygen", "-q", "-t", kind, "-N", "", "-f", s.path(name)).CombinedOutput()
+	if err != nil {
+		s.t.Fatalf("ssh-keygen: %v: %s", err, out)
+	}
+}
+
+func TestStockAgentWithTenWrongKeysFirst(t *testing.T) {
+	r := start(t)
+	s := r.stock()
+	var keys []any
+	for range 10 {
+		private := newPrivateKey(t)
+		keys = append(keys, &private)
+	}
+	socket := s.agent(t, append(keys, &r.private)...)
+	got := s.ssh("", "-F", s.withoutKey(), "-o", "IdentitiesOnly=no", "-o", "IdentityAgent="+socket, "bastion", "status")
+	if got.status != 0 {
+		t.Errorf("%+v", got)
+	}
+	if n := strings.Count(got.stderr, "gets in here"); n != 1 {
+		t.Errorf("%d banners, want one: %s", n, got.stderr)
+	}
+	r.stop()
+	if lines := r.journal.all(msgRefusal); len(lines) > 0 {
+		t.Errorf("refusals, though it got in: %v", lines)
+	}
+}
+
+// agent starts a stock ssh-agent with these keys, and answers its socket.
+func (s stock) agent(t testing.TB, keys ...any) string {
+	t.Helper()
+	socket := s.path("agent")
+	cmd := exec.Command("ssh-agent", "-D", "-a", socket)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	conn := dialUntil(t, "unix", socket)
+	defer conn.Close()
+	client := agent.NewClient(conn)
+	for _, key := range keys {
+		if err := client.Add(agent.AddedKey{PrivateKey: key}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return socket
+}
