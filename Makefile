@@ -14,8 +14,8 @@ build: ## build bin/bastion and bin/bastiond
 	$(GOBUILD) -o bin/bastion ./cmd/bastion
 	$(GOBUILD) -o bin/bastiond ./cmd/bastiond
 
-run: ## build, and start local mode; flags go into ARGS='--launch-delay 10s'
-	@$(MAKE) --silent build >&2 # the first line of standard output is the URL
+run: ## build and start local mode; flags go into ARGS='--launch-delay 10s'
+	@$(GOBUILD) -o bin/bastion ./cmd/bastion >&2 # the first line of standard output is the URL
 	@exec bin/bastion local $(ARGS)
 
 demo: build ## play the whole story against a local mode of its own
