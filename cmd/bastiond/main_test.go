@@ -1,0 +1,188 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"flag"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/leakcheck"
+	"github.com/bastion-on-demand/bastion/internal/leasefile"
+)
+
+// asMain makes the test binary be bastiond itself.
+const asMain = "BASTIOND_TEST_AS_MAIN"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asMain) != "" {
+		main()
+		return
+	}
+	leakcheck.Main(m)
+}
+
+func TestAllProblemsAreNamedAtOnce(t *testing.T) {
+	_, err := parse([]string{
+		"--lease", "/nowhere", "--listen", "22", "--poll", "often", "--wait", "-1s", "--allow-loopback", "127.0.0.1/32,10.0.0.0/8,x", "extra",
+	}, nothing, io.Discard)
+	if err == nil {
+		t.Fatal("it is accepted")
+	}
+	for _, want := range []string{
+		`"extra" is no flag`, "/nowhere", `--listen "22"`, `--poll "often"`, `--wait "-1s"`, `"10.0.0.0/8"`, `"x"`,
+	} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%q is missing in:\n%v", want, err)
+		}
+	}
+}
+
+func nothing(string) string { return "" }
+
+func TestLeaseIsNeeded(t *testing.T) {
+	if _, err := parse(nil, nothing, io.Discard); err == nil || !strings.Contains(err.Error(), "--lease is needed") {
+		t.Errorf("%v", err)
+	}
+	if _, err := parse([]string{"--frobnicate"}, nothing, io.Discard); err == nil || !strings.Contains(err.Error(), "frobnicate") {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestEnvironmentAndFlags(t *testing.T) {
+	dir := t.TempDir()
+	env := map[string]string{"BASTIOND_LEASE": dir, "BASTIOND_POLL": "3s", "BASTIOND_ALLOW_LOOPBACK": "127.0.0.1/32,::1/128"}
+	cfg, err := parse([]string{"--poll", "1s"}, func(name string) string { return env[name] }, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cfg.Lease != leasefile.Dir(dir) || cfg.Timing.Poll != time.Second || len(cfg.AllowLoopback) != 2 {
+		t.Errorf("%+v", cfg)
+	}
+	for _, own := range cfg.Own {
+		if own.IsLoopback() {
+			t.Errorf("%s is among the bastion's own addresses", own)
+		}
+	}
+}
+
+func TestHelp(t *testing.T) {
+	var help bytes.Buffer
+	if _, err := parse([]string{"--help"}, nothing, &help); !errors.Is(err, flag.ErrHelp) {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"Usage: bastiond", "-lease", "-listen", "-allow-loopback"} {
+		if !strings.Contains(help.String(), want) {
+			t.Errorf("%q is missing in:\n%s", want, &help)
+		}
+	}
+}
+
+// process starts bastiond as a process of its own.
+func process(t *testing.T, dir leasefile.Dir, args ...string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command(os.Args[0], append([]string{"--lease", string(dir), "--listen", "127.0.0.1:0", "--poll", "10ms"}, args...)...)
+	cmd.Env = append(os.Environ(), asMain+"=1")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	return cmd
+}
+
+// status waits for the process to end, and answers its exit status.
+func status(t *testing.T, cmd *exec.Cmd) int {
+	t.Helper()
+	if err := cmd.Wait(); err != nil && cmd.ProcessState == nil {
+		t.Fatal(err)
+	}
+	return cmd.ProcessState.ExitCode()
+}
+
+func grant(t *testing.T, dir leasefile.Dir, change func(*bastion.Lease)) {
+	t.Helper()
+	lease := bastion.Lease{
+		BastionID: "b1", Owner: "local:alice", Name: "default", Generation: 1, Open: true,
+		Source: netip.MustParsePrefix("127.0.0.1/32"), Deadline: time.Now().Add(time.Hour),
+	}
+	change(&lease)
+	if err := dir.Grant(lease); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// ready waits for the process's first report.
+func ready(t *testing.T, dir leasefile.Dir) {
+	t.Helper()
+	late := time.After(20 * time.Second)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if report, err := dir.Reported(); err == nil && report.HostKey != "" {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-late:
+			t.Fatal("it is not ready")
+		}
+	}
+}
+
+func TestExitStatus(t *testing.T) {
+	t.Run("bad settings", func(t *testing.T) {
+		if got := status(t, process(t, "/nowhere")); got != 2 {
+			t.Errorf("exit status %d, want 2", got)
+		}
+	})
+	t.Run("never leased", func(t *testing.T) {
+		if got := status(t, process(t, leasefile.Dir(t.TempDir()), "--wait", "50ms")); got != 10 {
+			t.Errorf("exit status %d, want 10", got)
+		}
+	})
+	t.Run("told to stop", func(t *testing.T) {
+		dir := leasefile.Dir(t.TempDir())
+		grant(t, dir, func(*bastion.Lease) {})
+		cmd := process(t, dir)
+		ready(t, dir)
+		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		if got := status(t, cmd); got != 143 {
+			t.Errorf("exit status %d, want 143", got)
+		}
+		if report, err := dir.Reported(); err != nil || report.Receipt.EndedAt.IsZero() {
+			t.Errorf("no receipt: %+v, %v", report, err)
+		}
+	})
+	t.Run("closed", func(t *testing.T) {
+		dir := leasefile.Dir(t.TempDir())
+		grant(t, dir, func(*bastion.Lease) {})
+		cmd := process(t, dir)
+		ready(t, dir)
+		grant(t, dir, func(l *bastion.Lease) { l.Generation, l.Open = 2, false })
+		if got := status(t, cmd); got != 0 {
+			t.Errorf("exit status %d, want 0", got)
+		}
+	})
+	t.Run("the address is taken", func(t *testing.T) {
+		taken, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer taken.Close()
+		dir := leasefile.Dir(t.TempDir())
+		grant(t, dir, func(*bastion.Lease) {})
+		if got := status(t, process(t, dir, "--listen", taken.Addr().String())); got != 1 {
+			t.Errorf("exit status %d, want 1", got)
+		}
+	})
+}

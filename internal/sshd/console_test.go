@@ -1,0 +1,338 @@
+package sshd
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+)
+
+// testConsole is a client's side of a session.
+type testConsole struct {
+	t       testing.TB
+	session *ssh.Session
+	stdin   io.WriteCloser
+
+	mu      sync.Mutex
+	output  strings.Builder
+	changed chan struct{}
+}
+
+func (c *testConsole) Write(b []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	close(c.changed)
+	c.changed = make(chan struct{})
+	return c.output.Write(b)
+}
+
+func (c *testConsole) text() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.output.String()
+}
+
+// await waits until the text has been shown.
+func (c *testConsole) await(text string) {
+	c.t.Helper()
+	late := time.After(patience)
+	for {
+		c.mu.Lock()
+		shown, changed := strings.Contains(c.output.String(), text), c.changed
+		c.mu.Unlock()
+		if shown {
+			return
+		}
+		select {
+		case <-changed:
+		case <-late:
+			c.t.Fatalf("the console does not show %q:\n%s", text, c.text())
+		}
+	}
+}
+
+func (c *testConsole) send(text string) {
+	c.t.Helper()
+	if _, err := io.WriteString(c.stdin, text); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// status waits for the end, and answers the exit status.
+func (c *testConsole) status() int {
+	c.t.Helper()
+	err := c.session.Wait()
+	if exit, ok := err.(*ssh.ExitError); ok {
+		return exit.ExitStatus()
+	}
+	if err != nil {
+		c.t.Errorf("the session ended with %v", err)
+	}
+	return 0
+}
+
+func (r *rig) session(client *ssh.Client) *testConsole {
+	r.t.Helper()
+	session, err := client.NewSession()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	c := &testConsole{t: r.t, session: session, changed: make(chan struct{})}
+	if c.stdin, err = session.StdinPipe(); err != nil {
+		r.t.Fatal(err)
+	}
+	session.Stdout, session.Stderr = c, c
+	return c
+}
+
+// console opens a console, with a terminal or without.
+func (r *rig) console(client *ssh.Client, pty bool) *testConsole {
+	r.t.Helper()
+	c := r.session(client)
+	if pty {
+		if err := c.session.RequestPty("xterm", 24, 80, ssh.TerminalModes{}); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+	if err := c.session.Shell(); err != nil {
+		r.t.Fatal(err)
+	}
+	return c
+}
+
+// command runs a command.
+func (r *rig) command(client *ssh.Client, command string) *testConsole {
+	r.t.Helper()
+	c := r.session(client)
+	if err := c.session.Start(command); err != nil {
+		r.t.Fatal(err)
+	}
+	return c
+}
+
+// granting is a control plane that grants extensions up to two hours, and any
+// close.
+func granting(tb *table) {
+	tb.around = func(report bastion.Report, apply func() error) error {
+		err := apply()
+		ask := report.Request
+		if ask.Number == 0 {
+			return err
+		}
+		_ = tb.write(func(l *bastion.Lease) {
+			if l.Answer.Number == ask.Number {
+				l.Generation-- // it was answered
+				return
+			}
+			l.Answer = bastion.Answer{Number: ask.Number, Message: fmt.Sprintf("Granted %s.", ask.TTL)}
+			switch {
+			case ask.Verb == bastion.VerbClose:
+				l.Open, l.EndReason, l.Answer.Message = false, bastion.EndConsole, "This bastion is being closed."
+			case ask.TTL > 2*time.Hour:
+				l.Answer.Code, l.Answer.Message = bastion.CodeTTLBeyondCap, "Ask for less\x1b[2J."
+			}
+		})
+		return err
+	}
+}
+
+func TestCommands(t *testing.T) {
+	r := start(t, func(r *rig) { granting(r.table) })
+	client := r.dial()
+	for _, c := range []struct {
+		command, shown string
+		status         int
+	}{
+		{"status", "deadline", 0},
+		{"status", "connections  1 open", 0},
+		{"help", "extend 30m", 0},
+		{"extend 30m", "bastion: Granted 30m0s.\n", 0},
+		{"extend 1h30m", "bastion: Granted 1h30m0s.\n", 0},
+		{"extend 3h", "bastion: Ask for less?[2J.\n", 1},
+		{"extend soon", `bastion: "soon" is not a time to extend by`, 1},
+		{"extend", "bastion: extend by how long?", 1},
+		{"rm -rf /", `bastion: no command "rm -rf /" here`, 127},
+	} {
+		console := r.command(client, c.command)
+		if status := console.status(); status != c.status || !strings.Contains(console.text(), c.shown) {
+			t.Errorf("%s: status %d, want %d; it shows:\n%s\nwant %q", c.command, status, c.status, console.text(), c.shown)
+		}
+	}
+	console := r.command(client, "close")
+	if status := console.status(); status != 0 || !strings.Contains(console.text(), "is being closed") {
+		t.Errorf("close: status %d; it shows:\n%s", status, console.text())
+	}
+	if code := r.exit(); code != ExitOnPurpose {
+		t.Errorf("exit code %d, want 0", code)
+	}
+	if ask := r.table.last().Request; ask != (bastion.Request{Number: 4, Verb: bastion.VerbClose}) {
+		t.Errorf("the last request was %+v", ask)
+	}
+}
+
+func TestStockClientsCommand(t *testing.T) {
+	r := start(t, func(r *rig) { granting(r.table) })
+	s := r.stock()
+	if got := s.ssh("", "bastion", "extend", "30m"); got != (outcome{"bastion: Granted 30m0s.\n", "", 0}) {
+		t.Errorf("%+v", got)
+	}
+	if got := s.ssh("", "bastion", "extend", "3h"); got.status != 1 {
+		t.Errorf("%+v, want status 1", got)
+	}
+	if got := s.ssh("", "bastion", "close"); got.status != 0 || !strings.Contains(got.stdout, "is being closed") {
+		t.Errorf("%+v", got)
+	}
+	r.exit()
+}
+
+func TestConsoleWithoutATerminal(t *testing.T) {
+	r := start(t, func(r *rig) { granting(r.table) })
+	got := r.stock().ssh("help\n\nwhat\nextend 30m\nexit\nstatus\n", "-T", "bastion")
+	if got.status != 0 {
+		t.Errorf("%+v", got)
+	}
+	for _, want := range []string{"owner        local:alice", "Commands:", "leave the console", `no command "what"`, "Granted 30m0s"} {
+		if !strings.Contains(got.stdout, want) {
+			t.Errorf("it does not show %q:\n%s", want, got.stdout)
+		}
+	}
+	if strings.Count(got.stdout, "owner ") != 1 {
+		t.Errorf("it goes on after exit:\n%s", got.stdout)
+	}
+	if strings.ContainsAny(got.stdout, "\r\x1b") {
+		t.Errorf("it writes for a terminal where there is none: %q", got.stdout)
+	}
+}
+
+func TestConsoleWithATerminal(t *testing.T) {
+	r := start(t, func(r *rig) { granting(r.table) })
+	console := r.console(r.dial(), true)
+	console.await(prompt)
+	console.send("stat\x7f\x7f\x7f\x7fhelp\r") // typed, erased, and typed again
+	console.await("leave the console")
+	if err := console.session.WindowChange(40, 120); err != nil {
+		t.Fatal(err)
+	}
+	console.send("extend 30m\r")
+	console.await("Granted 30m0s")
+	console.send("\x04")
+	if status := console.status(); status != 0 {
+		t.Errorf("exit status %d, want 0", status)
+	}
+	if text := console.text(); strings.Contains(strings.ReplaceAll(text, "\r\n", ""), "\n") {
+		t.Errorf("there are bare line feeds: %q", text)
+	}
+}
+
+func TestStockClientsTerminal(t *testing.T) {
+	r := start(t)
+	got := r.stock().ssh("help\rexit\r", "-tt", "bastion")
+	if got.status != 0 || !strings.Contains(got.stdout, "leave the console") {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestConsoleEndsWithItsInput(t *testing.T) {
+	r := start(t)
+	if got := r.stock().ssh("", "-T", "bastion"); got.status != 0 || !strings.Contains(got.stdout, "owner ") {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestNoAnswerComes(t *testing.T) {
+	r := start(t, func(r *rig) { r.cfg.Timing.Answer = 20 * time.Millisecond })
+	client := r.dial()
+	console := r.command(client, "extend 30m")
+	if status := console.status(); status != 1 || !strings.Contains(console.text(), "no answer came within 20ms") {
+		t.Errorf("status %d; it shows:\n%s", status, console.text())
+	}
+	// Which leaves room for the next request.
+	r.table.set(granting)
+	r.table.set(func(tb *table) { tb.reports++ })
+	console = r.command(client, "extend 20m")
+	if status := console.status(); status != 0 || !strings.Contains(console.text(), "Granted 20m0s") {
+		t.Errorf("status %d; it shows:\n%s", status, console.text())
+	}
+}
+
+func TestOneRequestAtATime(t *testing.T) {
+	r := start(t)
+	client := r.dial()
+	first := r.command(client, "extend 30m")
+	r.table.await(t, "carries the request", func(report bastion.Report) bool {
+		return report.Request == bastion.Request{Number: 1, Verb: bastion.VerbExtend, TTL: 30 * time.Minute}
+	})
+	second := r.command(client, "close")
+	if status := second.status(); status != 1 || !strings.Contains(second.text(), "another console's request") {
+		t.Errorf("status %d; it shows:\n%s", status, second.text())
+	}
+	if err := r.table.write(func(l *bastion.Lease) { l.Answer = bastion.Answer{Number: 1, Message: "Yes."} }); err != nil {
+		t.Fatal(err)
+	}
+	if status := first.status(); status != 0 || !strings.Contains(first.text(), "Yes.") {
+		t.Errorf("status %d; it shows:\n%s", status, first.text())
+	}
+}
+
+func TestAnswerToAnotherRequestIsNotShown(t *testing.T) {
+	r := start(t, func(r *rig) {
+		r.table.lease.Answer = bastion.Answer{Number: 7, Message: "Not this."}
+		r.cfg.Timing.Answer = 50 * time.Millisecond
+	})
+	console := r.command(r.dial(), "extend 30m")
+	if status := console.status(); status != 1 || strings.Contains(console.text(), "Not this") {
+		t.Errorf("status %d; it shows:\n%s", status, console.text())
+	}
+}
+
+func TestLeaseThatIsGoneAnswersClose(t *testing.T) {
+	r := start(t)
+	console := r.command(r.dial(), "close")
+	r.table.await(t, "carries the request", func(report bastion.Report) bool { return report.Request.Number == 1 })
+	r.table.set(func(tb *table) { tb.ended = true })
+	if status := console.status(); status != 0 || !strings.Contains(console.text(), "was closed") {
+		t.Errorf("status %d; it shows:\n%s", status, console.text())
+	}
+}
+
+func TestOneCommandASession(t *testing.T) {
+	r := start(t)
+	console := r.console(r.dial(), false)
+	console.await("Commands:")
+	if ok, err := console.session.SendRequest("exec", true, ssh.Marshal(struct{ Command string }{"status"})); ok || err != nil {
+		t.Errorf("a second command is accepted: %v, %v", ok, err)
+	}
+}
+
+func TestSessionThatNeverBeginsCanEnd(t *testing.T) {
+	r := start(t)
+	client := r.dial()
+	console := r.session(client)
+	console.session.Close()
+	forwardless := r.command(client, "status")
+	if status := forwardless.status(); status != 0 {
+		t.Errorf("exit status %d", status)
+	}
+}
+
+// A client that reads nothing must not hold up the end of the bastion.
+func TestConsoleThatDoesNotReadDoesNotHoldUpTheEnd(t *testing.T) {
+	r := start(t, func(r *rig) { r.cfg.Timing.Grace = 20 * time.Millisecond })
+	client := r.dial()
+	channel, requests, err := client.OpenChannel("session", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go ssh.DiscardRequests(requests)
+	if ok, err := channel.SendRequest("shell", true, nil); !ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	go func() { _, _ = io.WriteString(channel, strings.Repeat("help\n", 1<<16)) }() // answers of more than the window
+	r.stop()
+}
