@@ -1,0 +1,179 @@
+package config
+
+import (
+	"net/netip"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+)
+
+// whole is an environment that is right.
+func whole() map[string]string {
+	return map[string]string{
+		"DEFAULT_TTL": "1h", "MAX_TTL": "8h", "IDLE": "15m",
+		"ALLOWED": "10.0.0.0/8, fd00::/8", "SOURCES": "",
+		"QUOTA_OWNER": "3", "QUOTA_TOTAL": "50",
+		"SUBNETS":         "subnet-0123456789abcdef0,subnet-0123456789abcdef1",
+		"TASK_DEFINITION": "arn:aws:ecs:eu-west-1:111122223333:task-definition/way-in:7",
+		"STACK_ID":        "arn:aws:cloudformation:eu-west-1:111122223333:stack/way-in/5f1c",
+		"TABLE":           "way-in-Records-1", "LEASE_TABLE": "way-in-Leases-1",
+		"CLUSTER": "arn:aws:ecs:eu-west-1:111122223333:cluster/way-in-1",
+		"VPC":     "vpc-0123456789abcdef0", "MEMBER_GROUP": "sg-0123456789abcdef0",
+		"SSH_PORT": "2222", "PUBLIC_ADDRESS": "true", "FAMILIES": "ipv4", "SPOT": "false",
+		"CONTAINER": "bastiond", "TASK_ROLE_ID": "AROAEXAMPLEEXAMPLE123",
+		"TRUSTED_ROLES": "AWSReservedSSO_*", "ADMINS": "", "JWT_ISSUER": "", "DRAINING": "false",
+	}
+}
+
+func load(env map[string]string) (Config, error) {
+	environ := []string{"PATH=/usr/bin", "AWS_REGION=eu-west-1"}
+	for name, value := range env {
+		environ = append(environ, prefix+name+"="+value)
+	}
+	return Load(environ)
+}
+
+func TestAWholeEnvironment(t *testing.T) {
+	got, err := load(whole())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Config{
+		Bastion: bastion.Config{
+			DefaultTTL: time.Hour, MaxTTL: 8 * time.Hour, Idle: 15 * time.Minute,
+			Allowed:        []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")},
+			IPv4:           true,
+			Quota:          bastion.Quota{PerOwner: 3, Total: 50},
+			Subnets:        []string{"subnet-0123456789abcdef0", "subnet-0123456789abcdef1"},
+			TaskDefinition: "arn:aws:ecs:eu-west-1:111122223333:task-definition/way-in:7",
+			MaxAttempts:    maxAttempts, Timing: timing,
+		},
+		Cloud: Cloud{
+			StackID: "arn:aws:cloudformation:eu-west-1:111122223333:stack/way-in/5f1c",
+			Table:   "way-in-Records-1", LeaseTable: "way-in-Leases-1",
+			ClusterARN: "arn:aws:ecs:eu-west-1:111122223333:cluster/way-in-1",
+			VPCID:      "vpc-0123456789abcdef0", MemberGroup: "sg-0123456789abcdef0",
+			SSHPort: 2222, PublicAddress: true, Container: "bastiond", TaskRoleID: "AROAEXAMPLEEXAMPLE123",
+		},
+		Access: Access{TrustedRoles: []string{"AWSReservedSSO_*"}},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+}
+
+// What the zero value of a field would silently mean has to be written by
+// somebody: each variable is missed when it is not there.
+func TestEveryVariableIsMissed(t *testing.T) {
+	for name := range whole() {
+		env := whole()
+		delete(env, name)
+		if _, err := load(env); err == nil || !strings.Contains(err.Error(), prefix+name+" is missing") {
+			t.Errorf("without %s: %v", name, err)
+		}
+	}
+}
+
+func TestWhatIsWrongIsNamed(t *testing.T) {
+	for _, test := range []struct{ name, value, want string }{
+		{"DEFAULT_TTL", "1 hour", `BASTION_DEFAULT_TTL is "1 hour": want a time`},
+		{"MAX_TTL", "24", `BASTION_MAX_TTL is "24": want a time`},
+		{"MAX_TTL", "-1h", "the longest lifetime must be more than zero"},
+		{"IDLE", "", `BASTION_IDLE is "": want a time`},
+		{"IDLE", "5s", "before anybody can have connected"},
+		{"ALLOWED", "", "bastions could connect to nothing"},
+		{"ALLOWED", "10.0.0.0/8,10.1.0.0", `BASTION_ALLOWED is "10.1.0.0": want a CIDR`},
+		{"ALLOWED", "::ffff:10.0.0.0/104", "want a CIDR"},
+		{"ALLOWED", "10.0.0.1/8", "write 10.0.0.0/8"},
+		{"SOURCES", "0.0.0.0/0", "anybody may open a bastion to any address"},
+		{"SOURCES", "::/0", "anybody may open a bastion to any address"},
+		{"QUOTA_OWNER", "three", "want a whole number"},
+		{"QUOTA_OWNER", "0", "at least one bastion"},
+		{"QUOTA_TOTAL", "2", "the total quota (2) is less than one owner's (3)"},
+		{"SUBNETS", "", "there must be at least one subnet"},
+		{"SUBNETS", "subnet-0123456789abcdef0,", `BASTION_SUBNETS is "": want the id of a subnet`},
+		{"SUBNETS", "subnet-0123456789abcdef0,subnet-0123456789abcdef0", "names subnet-0123456789abcdef0 twice"},
+		{"TASK_DEFINITION", "way-in", "the ARN of a task definition with its revision"},
+		{"STACK_ID", "way-in", "the id of a CloudFormation stack"},
+		{"TABLE", "", "the name of a DynamoDB table"},
+		{"LEASE_TABLE", "way-in-Records-1", "BASTION_TABLE and BASTION_LEASE_TABLE are both way-in-Records-1"},
+		{"CLUSTER", "way-in", "the ARN of an ECS cluster"},
+		{"VPC", "subnet-0123456789abcdef0", "the id of a VPC"},
+		{"MEMBER_GROUP", "default", "the id of a security group"},
+		{"SSH_PORT", "22", "want a port from 1024"},
+		{"SSH_PORT", "65536", "want a port from 1024"},
+		{"PUBLIC_ADDRESS", "yes", "want true or false"},
+		{"PUBLIC_ADDRESS", "false", "need the prefixes that callers may name as source"},
+		{"FAMILIES", "ipv5", "want ipv4, ipv6 or dualstack"},
+		{"CONTAINER", "", "the name of a container"},
+		{"TASK_ROLE_ID", "AIDAEXAMPLEEXAMPLE123", "the unique id of an IAM role"},
+		{"TRUSTED_ROLES", "*", "would trust every session name"},
+		{"TRUSTED_ROLES", "A*B", "perhaps with a * at its end"},
+		{"ADMINS", "arn:aws:sts::111122223333:assumed-role/Admin/alice", "a session is no admin"},
+		{"ADMINS", "iam:111122223333:AROAEXAMPLEEXAMPLE123:alice", "a session is no admin"},
+		{"ADMINS", "alice", "a session is no admin"},
+		{"ADMINS", "jwt:https://issuer.example/#alice", "nobody can call as that: requests are authorized by IAM"},
+		{"JWT_ISSUER", "issuer.example", "the https URL of a token issuer, or nothing"},
+		{"DRAINING", "", "want true or false"},
+		{"QUOTA_OWNERS", "3", "BASTION_QUOTA_OWNERS is not a setting"},
+	} {
+		env := whole()
+		env[test.name] = test.value
+		if _, err := load(env); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s=%q:\n got %v\nwant %s", test.name, test.value, err, test.want)
+		}
+	}
+}
+
+func TestAnAdminMustBeOneWhoCanCall(t *testing.T) {
+	env := whole()
+	env["JWT_ISSUER"] = "https://issuer.example/"
+	env["ADMINS"] = "jwt:https://issuer.example/#alice"
+	if _, err := load(env); err != nil {
+		t.Error(err)
+	}
+	env["ADMINS"] = "iam:111122223333:AIDAEXAMPLEEXAMPLE123"
+	if _, err := load(env); err == nil || !strings.Contains(err.Error(), "the tokens of https://issuer.example/") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// Everything at once: whoever mends the configuration deploys once more, not ten
+// times.
+func TestOneErrorListsAll(t *testing.T) {
+	env := whole()
+	delete(env, "VPC")
+	env["SSH_PORT"], env["SPOT"], env["COLOUR"] = "22", "maybe", "blue"
+	_, err := load(env)
+	if err == nil {
+		t.Fatal("no error")
+	}
+	for _, want := range []string{"BASTION_VPC is missing", "BASTION_SSH_PORT", "BASTION_SPOT", "BASTION_COLOUR"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%v\ndoes not name %s", err, want)
+		}
+	}
+	env = whole()
+	env["ALLOWED"], env["QUOTA_TOTAL"] = "", "1"
+	_, err = load(env)
+	if err == nil || strings.Count(err.Error(), "\n") != 2 {
+		t.Errorf("two contradictions: %v", err)
+	}
+}
+
+// A converge that an API function began must be able to end, and one that a slow
+// function began from older intent must have.
+func TestTimingHoldsTogether(t *testing.T) {
+	if timing.CallTimeout >= 28*time.Second {
+		t.Error("a converge may outlive the function that it runs in")
+	}
+	if timing.Settle <= LongestFunction+timing.Young {
+		t.Error("a record settles while a function may still run that read the old intent")
+	}
+	if timing.Tombstone <= timing.Settle {
+		t.Error("a tombstone goes before the last function that could write over it")
+	}
+}
