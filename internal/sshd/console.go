@@ -224,12 +224,14 @@ func (c *console) request(ctx context.Context, verb bastion.Verb, ttl time.Durat
 	return 1
 }
 
+// show prints an answer; of a refusal also the code, which scripts can rely on.
 func (c *console) show(answer bastion.Answer) int {
-	fmt.Fprintf(c.out, "bastion: %s\n", clip(answer.Message))
-	if answer.Code != "" {
-		return 1
+	if answer.Code == "" {
+		fmt.Fprintf(c.out, "bastion: %s\n", clip(answer.Message))
+		return 0
 	}
-	return 0
+	fmt.Fprintf(c.out, "bastion: %s (%s)\n", clip(answer.Message), answer.Code)
+	return 1
 }
 
 func (c *console) status() {

@@ -154,7 +154,7 @@ func TestCommands(t *testing.T) {
 		{"help", "extend 30m", 0},
 		{"extend 30m", "bastion: Granted 30m0s.\n", 0},
 		{"extend 1h30m", "bastion: Granted 1h30m0s.\n", 0},
-		{"extend 3h", "bastion: Ask for less?[2J.\n", 1},
+		{"extend 3h", "bastion: Ask for less?[2J. (ttl_beyond_cap)\n", 1},
 		{"extend soon", `bastion: "soon" is not a time to extend by`, 1},
 		{"extend", "bastion: extend by how long?", 1},
 		{"rm -rf /", `bastion: no command "rm -rf /" here`, 127},

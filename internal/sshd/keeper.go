@@ -111,7 +111,7 @@ func (k *keeper) wait(ctx context.Context) *stop {
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
-		return &stop{why: causeTerminated, code: ExitTerminated}
+		return k.terminated(ctx)
 	case err := <-k.down:
 		k.log.Error("the listener failed", "error", err)
 		return &stop{why: causeListener, code: ExitFailure}
@@ -119,6 +119,15 @@ func (k *keeper) wait(ctx context.Context) *stop {
 	case <-timer.C:
 	}
 	return nil
+}
+
+// terminated says why SIGTERM came. StopTask follows the closing of the lease at
+// once, so that the lease, read once more, mostly has the reason.
+func (k *keeper) terminated(ctx context.Context) *stop {
+	if end, _ := k.poll(context.WithoutCancel(ctx)); end != nil {
+		return end
+	}
+	return &stop{why: causeTerminated, code: ExitTerminated}
 }
 
 // poll reads the lease and obeys it. When reading fails it goes on with the

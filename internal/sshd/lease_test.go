@@ -82,6 +82,18 @@ func TestToldToStopBeforeALease(t *testing.T) {
 	}
 }
 
+// StopTask follows the closing of a lease faster than the lease is read.
+func TestToldToStopByAClosedLease(t *testing.T) {
+	r := start(t, func(r *rig) { r.cfg.Timing.Poll = time.Hour })
+	r.table.write(func(l *bastion.Lease) { l.Open, l.EndReason = false, bastion.EndDeadline })
+	if code := r.stop(); code != ExitOnPurpose {
+		t.Errorf("exit code %d, want 0", code)
+	}
+	if l := r.journal.await(t, "ended", 1); l.text("reason") != causeDeadline.result {
+		t.Errorf("the line is %v", l)
+	}
+}
+
 func TestLeaseThatIsClosedAlready(t *testing.T) {
 	r := newRig(t)
 	r.table.lease.Open = false
