@@ -52,6 +52,7 @@ var statuses = map[bastion.Code]int{
 	bastion.CodeSourceFamily:     http.StatusUnprocessableEntity,
 	bastion.CodeSourceRequired:   http.StatusUnprocessableEntity,
 	bastion.CodeBusy:             http.StatusServiceUnavailable,
+	CodeDraining:                 http.StatusServiceUnavailable,
 
 	CodeJSONInvalid:      http.StatusBadRequest,
 	CodeUnknownField:     http.StatusBadRequest,

@@ -1,0 +1,276 @@
+package httpapi_test
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"net/netip"
+	"reflect"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/aws/aws-lambda-go/events"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/httpapi"
+)
+
+// requestOf is the event of a signed request, as API Gateway documents the
+// payload format 2.0.
+func requestOf(method, path, body string) events.APIGatewayV2HTTPRequest {
+	return events.APIGatewayV2HTTPRequest{
+		Version: "2.0", RouteKey: method + " " + path, RawPath: path, Body: body,
+		Headers: map[string]string{"host": "abc123.execute-api.eu-west-1.amazonaws.com"},
+		RequestContext: events.APIGatewayV2HTTPRequestContext{
+			RouteKey: method + " " + path, AccountID: account, APIID: "abc123", Stage: "$default", RequestID: "request-1",
+			DomainName: "abc123.execute-api.eu-west-1.amazonaws.com",
+			Authorizer: user("alice", aUser),
+			HTTP:       events.APIGatewayV2HTTPRequestContextHTTPDescription{Method: method, Path: path, Protocol: "HTTP/1.1", SourceIP: "203.0.113.7"},
+		},
+	}
+}
+
+func (r *rig) handle(t *testing.T, owners httpapi.Owners, event events.APIGatewayV2HTTPRequest) events.APIGatewayV2HTTPResponse {
+	t.Helper()
+	answer, err := httpapi.NewGateway(r.options, owners).Handle(t.Context(), event)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return answer
+}
+
+func TestAnEventIsARequest(t *testing.T) {
+	r := newRig()
+	r.rec, r.created = starting(), true
+	event := requestOf("POST", "/bastions", base64.StdEncoding.EncodeToString([]byte(`{"public_key":"`+string(userKey)+`","reason":"ünïcode"}`)))
+	event.IsBase64Encoded = true
+	event.Headers["prefer"] = "respond-async, wait=7"
+	event.Headers["accept"] = "application/json"
+	event.Cookies = []string{"session=1"}
+	answer := r.handle(t, byIAM, event)
+
+	want := bastion.CreateRequest{
+		Caller: bastion.Caller{Owner: "iam:111122223333:" + aUser, Address: netip.MustParseAddr("203.0.113.7")},
+		Key:    userKey, Reason: "ünïcode", Wait: 7 * time.Second,
+	}
+	if !reflect.DeepEqual(r.create, want) {
+		t.Errorf("the service was asked for\n%+v\nwant\n%+v", r.create, want)
+	}
+	if answer.StatusCode != 201 || answer.IsBase64Encoded || !json.Valid([]byte(answer.Body)) {
+		t.Errorf("answered %+v", answer)
+	}
+	for name, value := range map[string]string{
+		"Content-Type": "application/json", "Cache-Control": "no-store", "X-Request-Id": "request-1",
+		"Location": "/bastions/" + someID, "Preference-Applied": "wait=7",
+	} {
+		if answer.Headers[name] != value {
+			t.Errorf("%s: %q, want %q", name, answer.Headers[name], value)
+		}
+	}
+	if len(answer.Cookies) != 0 || len(answer.MultiValueHeaders) != 0 {
+		t.Errorf("the format has no such: %+v", answer)
+	}
+}
+
+func TestEveryOperationComesThrough(t *testing.T) {
+	for _, test := range []struct{ method, path, call string }{
+		{"POST", "/bastions", "Create"},
+		{"GET", "/bastions", "List"},
+		{"GET", "/bastions/" + someID, "Get"},
+		{"PATCH", "/bastions/" + someID, "Extend"},
+		{"DELETE", "/bastions", "CloseAll"},
+		{"DELETE", "/bastions/" + someID, "Close"},
+	} {
+		r := newRig()
+		r.rec = ready()
+		body := map[string]string{"PATCH": `{"ttl":"30m"}`}[test.method]
+		if r.handle(t, byIAM, requestOf(test.method, test.path, body)); !reflect.DeepEqual(r.calls, []string{test.call}) {
+			t.Errorf("%s %s: %v", test.method, test.path, r.calls)
+		}
+	}
+}
+
+// What a caller writes is never who they are, nor where they come from.
+func TestNobodyIsSomebodyElseByWriting(t *testing.T) {
+	want := bastion.Caller{Owner: "iam:111122223333:" + aUser, Address: netip.MustParseAddr("203.0.113.7")}
+	for _, header := range []string{"x-forwarded-for", "forwarded", "x-real-ip", "authorization", "x-amzn-oidc-identity", "x-owner", "host", "x-http-method-override"} {
+		r := newRig()
+		event := requestOf("GET", "/bastions", "")
+		event.Headers[header] = "iam:111122223333:AIDASOMEBODYELSE1111, 198.51.100.1"
+		event.RawQueryString = "owner=local:bob&sourceIp=198.51.100.1"
+		event.QueryStringParameters = map[string]string{"owner": "local:bob"}
+		event.StageVariables = map[string]string{"owner": "local:bob"}
+		if r.handle(t, byIAM, event); r.caller != want {
+			t.Errorf("%s made the caller %+v", header, r.caller)
+		}
+	}
+	for _, body := range []string{
+		`{"owner":"local:bob"}`, `{"caller":{"Owner":"local:bob"}}`, `{"requestContext":{"authorizer":{"iam":{}}}}`, `{"admin":"true"}`,
+	} {
+		r := newRig()
+		if answer := r.handle(t, byIAM, requestOf("POST", "/bastions", body)); answer.StatusCode != 400 || len(r.calls) != 0 {
+			t.Errorf("%s: %d, %v", body, answer.StatusCode, r.calls)
+		}
+	}
+}
+
+func TestUnknownCallersAreToldSo(t *testing.T) {
+	for name, test := range map[string]struct {
+		owners    httpapi.Owners
+		who       *authorizer
+		status    int
+		challenge string
+	}{
+		"nobody":                     {byIAM, nil, 401, "AWS4-HMAC-SHA256"},
+		"nobody, where tokens count": {byJWT, nil, 401, "Bearer"},
+		"the root":                   {byIAM, raw("arn:aws:iam::111122223333:root", account), 403, ""},
+	} {
+		r := newRig()
+		event := requestOf("GET", "/bastions", "")
+		event.RequestContext.Authorizer = test.who
+		answer := r.handle(t, test.owners, event)
+		if answer.StatusCode != test.status || answer.Headers["Www-Authenticate"] != test.challenge || len(r.calls) != 0 {
+			t.Errorf("%s: %+v, %v", name, answer, r.calls)
+		}
+		if strings.Contains(answer.Body, "root,") || answer.Headers["Content-Type"] != "application/problem+json" {
+			t.Errorf("%s: %s", name, answer.Body)
+		}
+	}
+}
+
+// What no client of the API can send is refused as a whole, with an error for
+// whoever invoked the function.
+func TestEventsOfAnotherDoor(t *testing.T) {
+	right, err := json.Marshal(requestOf("GET", "/bastions", ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, payload := range map[string]string{
+		"payload format 1.0":  strings.Replace(string(right), `"version":"2.0"`, `"version":"1.0"`, 1),
+		"no version":          strings.Replace(string(right), `"version":"2.0"`, `"version":""`, 1),
+		"no API":              strings.Replace(string(right), `"apiId":"abc123"`, `"apiId":""`, 1),
+		"no method":           strings.ReplaceAll(string(right), `"method":"GET"`, `"method":""`),
+		"no request id":       strings.Replace(string(right), `"requestId":"request-1"`, `"requestId":""`, 1),
+		"a method of no kind": strings.ReplaceAll(string(right), `"method":"GET"`, `"method":"GET /x"`),
+		"nothing":             `{}`,
+		"a schedule":          `{"do":"reap"}`,
+		"a task's state":      `{"version":"0","detail-type":"ECS Task State Change","source":"aws.ecs","detail":{}}`,
+		"a payload of 1.0":    `{"version":"1.0","path":"/bastions","httpMethod":"GET","requestContext":{"identity":{"userArn":"arn:aws:iam::111122223333:user/alice"}}}`,
+		"a load balancer's":   `{"requestContext":{"elb":{"targetGroupArn":"arn"}},"httpMethod":"GET","path":"/bastions"}`,
+		"a body of no base64": strings.Replace(string(right), `"isBase64Encoded":false`, `"body":"%","isBase64Encoded":true`, 1),
+	} {
+		if payload == string(right) {
+			t.Fatalf("%s: the event is the right one", name)
+		}
+		r := newRig()
+		var event events.APIGatewayV2HTTPRequest
+		if err := json.Unmarshal([]byte(payload), &event); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if answer, err := httpapi.NewGateway(r.options, byIAM).Handle(t.Context(), event); err == nil || len(r.calls) != 0 {
+			t.Errorf("%s: answered %+v, %v", name, answer, r.calls)
+		}
+	}
+}
+
+// Paths come decoded, and stay what they are.
+func TestPathsOfEvents(t *testing.T) {
+	for _, test := range []struct {
+		path string
+		want int
+	}{
+		{"/bastions/" + someID, 200},
+		{"/bastions/%2e%2e", 404},
+		{"/bastions/../bastions", 404},
+		{"/bastions/", 404},
+		{"//bastions", 404},
+		{"/", 404},
+		{"", 404},
+		{"/bastions?x", 404},
+		{"http://elsewhere.example/bastions", 404},
+		{"/bastions/ü%zz", 404},
+	} {
+		r := newRig()
+		r.rec = ready()
+		answer := r.handle(t, byIAM, requestOf("GET", test.path, ""))
+		if answer.StatusCode != test.want || answer.Headers["Content-Type"] == "" {
+			t.Errorf("%q: %d %s", test.path, answer.StatusCode, answer.Body)
+		}
+	}
+}
+
+func TestABodyMayBeTooLargeOnlyOnce(t *testing.T) {
+	r := newRig()
+	if answer := r.handle(t, byIAM, requestOf("POST", "/bastions", strings.Repeat("x", 64<<10+1))); answer.StatusCode != 413 || len(r.calls) != 0 {
+		t.Errorf("%d, %v", answer.StatusCode, r.calls)
+	}
+}
+
+// slow answers when its context ends, as a service that is asked to wait does.
+type slow struct {
+	httpapi.Nothing
+	rec bastion.Record
+}
+
+func (s slow) Get(ctx context.Context, _ bastion.Caller, _ string, _ time.Duration) (bastion.Record, error) {
+	<-ctx.Done()
+	return s.rec, nil
+}
+
+// Lambda ends a function at its deadline without an answer; the answer comes
+// before.
+func TestTheAnswerComesBeforeTheDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig()
+		r.options.Service = slow{rec: starting()}
+		ctx, cancel := context.WithTimeout(t.Context(), 28*time.Second)
+		defer cancel()
+		start := time.Now()
+		answer, err := httpapi.NewGateway(r.options, byIAM).Handle(ctx, requestOf("GET", "/bastions/"+someID, ""))
+		if took := time.Since(start); err != nil || answer.StatusCode != 200 || took != 27*time.Second {
+			t.Errorf("after %s: %d, %v", took, answer.StatusCode, err)
+		}
+	})
+}
+
+// Each function serves its own operations, whatever event it is given.
+func TestFunctionsServeTheirOwn(t *testing.T) {
+	all := []struct{ method, path, call string }{
+		{"POST", "/bastions", "Create"}, {"GET", "/bastions", "List"}, {"GET", "/bastions/" + someID, "Get"},
+		{"PATCH", "/bastions/" + someID, "Extend"}, {"DELETE", "/bastions", "CloseAll"}, {"DELETE", "/bastions/" + someID, "Close"},
+	}
+	for _, test := range []struct {
+		name   string
+		only   func(httpapi.Service) httpapi.Service
+		serves string
+	}{
+		{"create", func(s httpapi.Service) httpapi.Service { return httpapi.OnlyCreate(s, false) }, "Create"},
+		{"describe", httpapi.OnlyDescribe, "List Get"},
+		{"extend", httpapi.OnlyExtend, "Extend"},
+		{"destroy", httpapi.OnlyDestroy, "CloseAll Close"},
+		{"draining", func(s httpapi.Service) httpapi.Service { return httpapi.OnlyCreate(s, true) }, ""},
+	} {
+		var served []string
+		for _, op := range all {
+			r := newRig()
+			r.rec = ready()
+			r.options.Service = test.only(r.fake)
+			body := map[string]string{"PATCH": `{"ttl":"30m"}`}[op.method]
+			answer := r.handle(t, byIAM, requestOf(op.method, op.path, body))
+			served = append(served, r.calls...)
+			if len(r.calls) == 0 && answer.StatusCode < 500 {
+				t.Errorf("%s: %s %s is not served, and answered %d", test.name, op.method, op.path, answer.StatusCode)
+			}
+		}
+		if got := strings.Join(served, " "); got != test.serves {
+			t.Errorf("%s serves %q, want %q", test.name, got, test.serves)
+		}
+	}
+	r := newRig()
+	r.options.Service = httpapi.OnlyCreate(r.fake, true)
+	if answer := r.handle(t, byIAM, requestOf("POST", "/bastions", "")); answer.StatusCode != 503 || !strings.Contains(answer.Body, `"draining"`) {
+		t.Errorf("draining: %d %s", answer.StatusCode, answer.Body)
+	}
+}
