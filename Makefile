@@ -1,7 +1,7 @@
 # Bare "make" prints the targets.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help build run demo test bench lint clean
+.PHONY: help build run demo test conformance bench lint clean
 
 VERSION     := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 STATICCHECK := .tools/staticcheck-v0.8.2
@@ -25,6 +25,10 @@ test: ## run all tests, with the race detector
 	go test -race -count=1 -timeout 5m $$(go list ./... | grep -v /internal/cloudtest)
 	@# The fault tests print how many cases they ran, which go test shows with -v only.
 	@set -o pipefail; go test -race -count=1 -timeout 5m -v ./internal/cloudtest | grep -Ev '^ *(===|--- PASS)'
+
+conformance: ## install the referees and run the adapters' suites against them
+	scripts/referees
+	go test -tags conformance -count=1 -timeout 15m ./internal/awscloud/...
 
 bench: ## print how long a bastion takes to be ready, at launch delays of 0, 2 and 20 s
 	go test -run '^$$' -bench BenchmarkReady -benchtime 1x ./internal/localmode
