@@ -52,6 +52,9 @@ var arrows = map[string][]string{
 	"internal/slack":      {"internal/bastion", "internal/publickey"},
 	"internal/client":     {"internal/bastion"},
 
+	// EC2 and ECS at the wire, for tests: a face of the local cloud.
+	"internal/awscloud/wiretest": {"internal/bastion", "internal/localcloud"},
+
 	// Wiring, which may know everything.
 	"internal/localmode": {"internal/*"},
 	"cmd/*":              {"internal/*"},

@@ -16,6 +16,31 @@ var epoch = time.Date(2030, 1, 2, 3, 4, 5, 678900001, time.UTC)
 
 var made atomic.Int64
 
+// Cannot says which cases of a suite an emulator cannot show, by name, and why.
+// They run against an implementation that can.
+type Cannot struct {
+	Emulator string
+	Cases    map[string]string
+}
+
+// can reports whether a case is to run, and logs why if it is not.
+func (c Cannot) can(t *testing.T, name string) bool {
+	why, cannot := c.Cases[name]
+	if cannot {
+		t.Logf("%s cannot: %s: %s (run at the wire fake)", c.Emulator, name, why)
+	}
+	return !cannot
+}
+
+// check fails the test if a case is named that there is not.
+func (c Cannot) check(t *testing.T, names map[string]bool) {
+	for name := range c.Cases {
+		if !names[name] {
+			t.Errorf("there is no case %q, which %s cannot show", name, c.Emulator)
+		}
+	}
+}
+
 // newID makes an id that no other record of this run has.
 func newID() string {
 	n := made.Add(1)

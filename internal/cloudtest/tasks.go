@@ -21,25 +21,22 @@ type TasksHarness struct {
 	// Launch answers what the cloud takes as an attempt of the bastion's: the
 	// same each time, with a group that shows.
 	Launch func(t *testing.T, bastionID string, attempt int) bastion.Launch
-	// NoTokens says that an emulator does not honour clientTokens, and NoAddress
-	// that its interfaces have no address: then there are no cases about it.
-	NoTokens, NoAddress bool
+	// Cannot says which cases an emulator cannot show, and why.
+	Cannot Cannot
 }
 
 // Tasks is the conformance suite of bastion.Tasks.
 func Tasks(t *testing.T, open func(t *testing.T) TasksHarness) {
-	run := func(cases []taskCase, applies func(TasksHarness) bool) {
-		for _, c := range cases {
-			t.Run(c.name, func(t *testing.T) {
-				if h := open(t); applies(h) {
-					c.run(t, h)
-				}
-			})
-		}
+	names := map[string]bool{}
+	for _, c := range slices.Concat(taskCases, taskTokenCases, taskAddressCases) {
+		names[c.name] = true
+		t.Run(c.name, func(t *testing.T) {
+			if h := open(t); h.Cannot.can(t, c.name) {
+				c.run(t, h)
+			}
+		})
 	}
-	run(taskCases, func(TasksHarness) bool { return true })
-	run(taskTokenCases, func(h TasksHarness) bool { return !h.NoTokens })
-	run(taskAddressCases, func(h TasksHarness) bool { return !h.NoAddress })
+	open(t).Cannot.check(t, names)
 }
 
 type taskCase struct {
@@ -121,12 +118,20 @@ var taskCases = []taskCase{
 		h.listed(t, task, true)
 		for range 2 {
 			noError(t, h.Tasks.Stop(t.Context(), task.ID, "the suite says so"))
+			h.until(t, task, in(bastion.TaskStopped))
+		}
+		h.listed(t, task, false)
+	}},
+	{"a task that was stopped says why", func(t *testing.T, h TasksHarness) {
+		task := h.start(t, h.Launch(t, newID(), 1))
+		h.until(t, task, in(bastion.TaskRunning))
+		for _, reason := range []string{"the suite says so", "it says so again"} {
+			noError(t, h.Tasks.Stop(t.Context(), task.ID, reason))
 			stopped := h.until(t, task, in(bastion.TaskStopped))
 			if stopped.StopCode != "UserInitiated" || !strings.Contains(stopped.StopReason, "the suite says so") {
 				t.Errorf("stopped %+v", stopped)
 			}
 		}
-		h.listed(t, task, false)
 	}},
 	{"unknown tasks", func(t *testing.T, h TasksHarness) {
 		noError(t, h.Tasks.Stop(t.Context(), unknownTask, "the suite says so"))

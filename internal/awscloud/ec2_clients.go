@@ -1,0 +1,50 @@
+package awscloud
+
+import (
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/retry"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/ecs"
+)
+
+// How patient a client of EC2 or ECS is. The caller's context ends all of it
+// sooner.
+const (
+	computeTimeout  = 10 * time.Second // of one try; RunTask may take seconds
+	computeTries    = 10
+	computeMaxPause = 2 * time.Second
+)
+
+// NewEC2 makes a client that repeats what was throttled or lost until the context
+// ends or it was in vain ten times, and slows down while EC2 throttles. Options
+// are applied last.
+func NewEC2(cfg aws.Config, options ...func(*ec2.Options)) *ec2.Client {
+	ours := func(o *ec2.Options) {
+		o.HTTPClient, o.Retryer, o.RetryMaxAttempts = newComputeHTTP(), newComputeRetryer(), 0
+	}
+	return ec2.NewFromConfig(cfg, append([]func(*ec2.Options){ours}, options...)...)
+}
+
+// NewECS makes a client of ECS, patient as that of EC2. RunTask may be repeated
+// because it carries a clientToken.
+func NewECS(cfg aws.Config, options ...func(*ecs.Options)) *ecs.Client {
+	ours := func(o *ecs.Options) {
+		o.HTTPClient, o.Retryer, o.RetryMaxAttempts = newComputeHTTP(), newComputeRetryer(), 0
+	}
+	return ecs.NewFromConfig(cfg, append([]func(*ecs.Options){ours}, options...)...)
+}
+
+func newComputeHTTP() *awshttp.BuildableClient {
+	return awshttp.NewBuildableClient().WithTimeout(computeTimeout)
+}
+
+func newComputeRetryer() aws.RetryerV2 {
+	return retry.NewAdaptiveMode(func(o *retry.AdaptiveModeOptions) {
+		o.StandardOptions = append(o.StandardOptions, func(o *retry.StandardOptions) {
+			o.MaxAttempts, o.MaxBackoff = computeTries, computeMaxPause
+		})
+	})
+}

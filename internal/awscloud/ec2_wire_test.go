@@ -1,0 +1,178 @@
+package awscloud
+
+import (
+	"context"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/ecs"
+
+	"github.com/bastion-on-demand/bastion/internal/awscloud/wiretest"
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/cloudtest"
+	"github.com/bastion-on-demand/bastion/internal/localcloud"
+)
+
+// testStack is the stack of all tests here.
+var testStack = Stack{
+	ID:          "arn:aws:cloudformation:eu-central-1:123456789012:stack/bastions/5f0c",
+	VPC:         "vpc-0123456789abcdef0",
+	MemberGroup: "sg-0eeeeeeeeeeeeeee0",
+	Cluster:     "arn:aws:ecs:eu-central-1:123456789012:cluster/bastions",
+	Container:   "bastiond",
+	Port:        2222,
+	Public:      true,
+	IPv4:        true,
+	IPv6:        true,
+}
+
+const testID = "abcdefghijklmnop"
+
+// wire is the adapters on the real SDK, on HTTP, on a local cloud.
+type wire struct {
+	cloud  *localcloud.Cloud
+	server *wiretest.Server
+	ec2    *ec2.Client
+	ecs    *ecs.Client
+	groups *Groups
+	tasks  *Tasks
+}
+
+// newWire makes a cloud and adapters of testStack. The SDK does not repeat
+// itself, so that a test sees each call.
+func newWire(t *testing.T, cloud localcloud.Config, edit func(*wiretest.Config)) *wire {
+	w := &wire{cloud: localcloud.New(cloud)}
+	t.Cleanup(w.cloud.Close)
+	cfg := wiretest.Config{Cloud: w.cloud, Cluster: testStack.Cluster, Groups: []string{testStack.MemberGroup}, Port: testStack.Port}
+	if edit != nil {
+		edit(&cfg)
+	}
+	w.server = wiretest.New(cfg)
+	listening := httptest.NewServer(w.server)
+	t.Cleanup(listening.Close)
+	client := listening.Client()
+	t.Cleanup(client.CloseIdleConnections)
+	sdk := testSDK(listening.URL)
+	w.ec2 = NewEC2(sdk, func(o *ec2.Options) { o.HTTPClient, o.Retryer = client, aws.NopRetryer{} })
+	w.ecs = NewECS(sdk, func(o *ecs.Options) { o.HTTPClient, o.Retryer = client, aws.NopRetryer{} })
+	w.groups = NewGroups(w.ec2, testStack)
+	w.tasks = NewTasks(w.ecs, w.ec2, testStack, time.Now)
+	return w
+}
+
+// testSDK is a configuration that reaches this address only.
+func testSDK(url string) aws.Config {
+	return aws.Config{
+		Region:       "eu-central-1",
+		BaseEndpoint: aws.String(url),
+		Credentials: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
+			return aws.Credentials{AccessKeyID: "AKIDTEST", SecretAccessKey: "test"}, nil
+		}),
+	}
+}
+
+// launch makes the bastion's group and answers an attempt in it.
+func (w *wire) launch(t *testing.T, bastionID string, attempt int) bastion.Launch {
+	t.Helper()
+	group, err := w.groups.Create(t.Context(), bastionID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return launchIn(group.ID, bastionID, attempt)
+}
+
+func launchIn(groupID, bastionID string, attempt int) bastion.Launch {
+	return bastion.Launch{
+		BastionID: bastionID, Attempt: attempt, GroupID: groupID, Subnet: "subnet-1",
+		TaskDefinition: "arn:aws:ecs:eu-central-1:123456789012:task-definition/bastion:7", AnnouncedAt: time.Now(),
+	}
+}
+
+// slowCloud is slow and stale; the suites run on it.
+var slowCloud = localcloud.Config{LaunchDelay: 20 * time.Millisecond, Linger: 20 * time.Millisecond, Staleness: 20 * time.Millisecond}
+
+// slowWire has pages of two, and addresses that come late.
+func slowWire(t *testing.T) *wire {
+	return newWire(t, slowCloud, func(cfg *wiretest.Config) { cfg.PageSize, cfg.AddressAfter = 2, 3 })
+}
+
+const wirePatience = 10 * time.Second
+
+func TestGroupsConformAtTheWire(t *testing.T) {
+	cloudtest.Groups(t, func(t *testing.T) cloudtest.GroupsHarness {
+		w := slowWire(t)
+		return cloudtest.GroupsHarness{Groups: w.groups, Patience: wirePatience, Occupy: w.occupy}
+	})
+}
+
+// occupy puts a task into a group, and waits until a StopTask would find it.
+func (w *wire) occupy(t *testing.T, bastionID, groupID string) func() {
+	task, err := w.tasks.Run(t.Context(), launchIn(groupID, bastionID, 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.await(t, bastionID, task.ID)
+	return func() {
+		if err := w.tasks.Stop(t.Context(), task.ID, "released"); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// await looks until the task shows.
+func (w *wire) await(t *testing.T, bastionID, taskID string) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(wirePatience); time.Now().Before(deadline); <-tick.C {
+		tasks, err := w.tasks.Describe(t.Context(), bastionID, taskID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(tasks) > 0 {
+			return
+		}
+	}
+	t.Fatalf("task %s does not show", taskID)
+}
+
+func TestTasksConformAtTheWire(t *testing.T) {
+	cloudtest.Tasks(t, func(t *testing.T) cloudtest.TasksHarness {
+		w := slowWire(t)
+		groups := map[string]string{}
+		announced := time.Now()
+		return cloudtest.TasksHarness{
+			Tasks:    w.tasks,
+			Patience: wirePatience,
+			Launch: func(t *testing.T, bastionID string, attempt int) bastion.Launch {
+				if groups[bastionID] == "" {
+					groups[bastionID] = w.shownGroup(t, bastionID)
+				}
+				launch := launchIn(groups[bastionID], bastionID, attempt)
+				launch.AnnouncedAt = announced
+				return launch
+			},
+		}
+	})
+}
+
+// shownGroup makes a group and waits until it shows.
+func (w *wire) shownGroup(t *testing.T, bastionID string) string {
+	t.Helper()
+	group, err := w.groups.Create(t.Context(), bastionID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(wirePatience); time.Now().Before(deadline); <-tick.C {
+		if _, err = w.groups.Describe(t.Context(), bastionID, group.ID); err == nil {
+			return group.ID
+		}
+	}
+	t.Fatal(err)
+	return ""
+}
