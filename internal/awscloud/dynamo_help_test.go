@@ -14,3 +14,13 @@ func must(t *testing.T, err error) {
 		t.Fatal(err)
 	}
 }
+
+// numberIn is the digits of an attribute that must be a number.
+func numberIn(t *testing.T, v types.AttributeValue) string {
+	t.Helper()
+	n, ok := v.(*types.AttributeValueMemberN)
+	if !ok {
+		t.Fatalf("%#v is no number", v)
+	}
+	return n.Value
+}

@@ -1,0 +1,262 @@
+//go:build conformance
+
+package awscloud
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+)
+
+// losing loses the answer to one request of an operation, after it had its
+// effect. What happens before the client sends it again is meanwhile.
+type losing struct {
+	next      http.RoundTripper
+	operation atomic.Value // string; empty: none
+	meanwhile func()
+	lost      atomic.Int64
+}
+
+func (l *losing) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := l.next.RoundTrip(req)
+	_, operation, _ := strings.Cut(req.Header.Get("X-Amz-Target"), ".")
+	if err != nil || !l.operation.CompareAndSwap(operation, "") {
+		return resp, err
+	}
+	l.lost.Add(1)
+	if l.meanwhile != nil {
+		l.meanwhile()
+	}
+	return nil, lose(resp)
+}
+
+func lose(resp *http.Response) error {
+	_, _ = io.Copy(io.Discard, resp.Body)
+	_ = resp.Body.Close()
+	return &net.OpError{Op: "read", Net: "tcp", Err: syscall.ECONNRESET}
+}
+
+// losingClient loses the next answer to the operation.
+func (r referee) losingClient(t *testing.T) (*dynamodb.Client, *losing) {
+	l := &losing{}
+	l.operation.Store("")
+	return r.client(t, func(next http.RoundTripper) http.RoundTripper { l.next = next; return l }), l
+}
+
+func nothing(*bastion.Record)           {}
+func closing(rec *bastion.Record)       { rec.Intent.Open = false }
+func finishing(rec *bastion.Record)     { rec.FinishedAt = epoch }
+func closingAtOnce(rec *bastion.Record) { closing(rec); finishing(rec) }
+func renamed(reason string) func(*bastion.Record) {
+	return func(rec *bastion.Record) { rec.Intent.Reason = reason }
+}
+
+var plenty = bastion.Quota{PerOwner: 1000, Total: 100_000}
+
+func TestALostAnswerOfTheStore(t *testing.T) {
+	r := startDynamoDB(t)
+	const owner = "local:owner"
+	replaced := func(changes ...func(*bastion.Record)) func(*testing.T, *Store, *bastion.Record) {
+		return func(t *testing.T, s *Store, rec *bastion.Record) {
+			for _, change := range changes {
+				next := changed(*rec, change)
+				must(t, s.Replace(t.Context(), *rec, next))
+				*rec = next
+			}
+		}
+	}
+	for name, c := range map[string]struct {
+		before    []func(*bastion.Record) // what the record went through; nil: it is created
+		operation string
+		change    func(*bastion.Record)
+		meanwhile func(*testing.T, *Store, *bastion.Record) // by somebody who saw the effect
+		open      int
+	}{
+		"create":                       {operation: "TransactWriteItems", open: 1},
+		"create, and it is changed":    {operation: "TransactWriteItems", meanwhile: replaced(renamed("other")), open: 1},
+		"create, and it is closed":     {operation: "TransactWriteItems", meanwhile: replaced(closing, finishing)},
+		"change":                       {before: changes(nothing), operation: "UpdateItem", change: renamed("mine"), open: 1},
+		"change, and it is changed":    {before: changes(nothing), operation: "UpdateItem", change: renamed("mine"), meanwhile: replaced(renamed("other")), open: 1},
+		"change, and it is changed 7×": {before: changes(nothing), operation: "UpdateItem", change: renamed("mine"), meanwhile: replaced(changes(nothing, nothing, nothing, nothing, nothing, nothing, nothing)...), open: 1},
+		"change, and it is closed":     {before: changes(nothing), operation: "UpdateItem", change: renamed("mine"), meanwhile: replaced(closing)},
+		"close":                        {before: changes(nothing), operation: "TransactWriteItems", change: closing},
+		"close, and it is finished":    {before: changes(nothing), operation: "TransactWriteItems", change: closing, meanwhile: replaced(finishing)},
+		"finish":                       {before: changes(closing), operation: "TransactWriteItems", change: finishing},
+		"close and finish":             {before: changes(nothing), operation: "TransactWriteItems", change: closingAtOnce},
+	} {
+		t.Run(name, func(t *testing.T) {
+			client, losing := r.losingClient(t)
+			s := r.store(t, client)
+			rec := newRecord(owner, "default")
+			want := rec
+			if c.before != nil {
+				must(t, s.Create(t.Context(), rec, plenty))
+				replaced(c.before...)(t, s, &rec)
+				want = changed(rec, c.change)
+			}
+			next := want
+			losing.meanwhile = func() {
+				if c.meanwhile != nil {
+					c.meanwhile(t, s, &want)
+				}
+			}
+			losing.operation.Store(c.operation)
+			if c.before == nil {
+				must(t, s.Create(t.Context(), next, plenty))
+			} else {
+				must(t, s.Replace(t.Context(), rec, next))
+			}
+			if n := losing.lost.Load(); n != 1 {
+				t.Fatalf("%d answers were lost, not one", n)
+			}
+			got, err := s.Fetch(t.Context(), rec.ID)
+			if must(t, err); got.Version != want.Version || got.Intent.Reason != want.Intent.Reason {
+				t.Errorf("the record is %+v, not %+v", got, want)
+			}
+			sound(t, r, s, c.open)
+		})
+	}
+}
+
+func changes(all ...func(*bastion.Record)) []func(*bastion.Record) { return all }
+
+// A write that never arrived, and whose place somebody else took, is a conflict,
+// however much alike the two are.
+func TestALostRequestOfTheStore(t *testing.T) {
+	r := startDynamoDB(t)
+	for name, change := range map[string]func(*bastion.Record){"change": renamed("same"), "close": closing} {
+		t.Run(name, func(t *testing.T) {
+			s := r.store(t, r.client(t, nil))
+			rec := newRecord("local:owner", "default")
+			must(t, s.Create(t.Context(), rec, plenty))
+			twin := NewStore(r.client(t, func(next http.RoundTripper) http.RoundTripper {
+				return &neverSent{next: next, instead: func() { must(t, s.Replace(t.Context(), rec, changed(rec, change))) }}
+			}), s.table, history, s.rand)
+			if err := twin.Replace(t.Context(), rec, changed(rec, change)); !errors.Is(err, bastion.ErrConflict) {
+				t.Errorf("%v, not a conflict", err)
+			}
+		})
+	}
+}
+
+// neverSent loses the first request before it is sent.
+type neverSent struct {
+	next    http.RoundTripper
+	once    sync.Once
+	instead func()
+}
+
+func (n *neverSent) RoundTrip(req *http.Request) (*http.Response, error) {
+	lost := false
+	n.once.Do(func() { n.instead(); lost = true })
+	if lost {
+		return nil, &net.OpError{Op: "write", Net: "tcp", Err: syscall.ECONNRESET}
+	}
+	return n.next.RoundTrip(req)
+}
+
+// flaky loses every third answer.
+type flaky struct {
+	next http.RoundTripper
+	n    atomic.Int64
+}
+
+func (f *flaky) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := f.next.RoundTrip(req)
+	if err == nil && f.n.Add(1)%3 == 0 {
+		return nil, lose(resp)
+	}
+	return resp, err
+}
+
+// The counts, names and lists follow from the records, whatever was lost on the
+// way and however many wrote at once.
+func TestNothingDrifts(t *testing.T) {
+	r := startDynamoDB(t)
+	client := r.client(t, func(next http.RoundTripper) http.RoundTripper { return &flaky{next: next} })
+	s := r.store(t, client)
+	var all sync.WaitGroup
+	var open atomic.Int64
+	for i := range 16 {
+		all.Go(func() {
+			owner := fmt.Sprint("local:owner-", i%4)
+			for n := range 6 {
+				rec := newRecord(owner, fmt.Sprint("name-", n%2))
+				err := s.Create(t.Context(), rec, bastion.Quota{PerOwner: 2, Total: 6})
+				if errors.Is(err, bastion.ErrNameTaken) || errors.Is(err, bastion.ErrQuotaTotal) || errors.Is(err, bastion.ErrQuotaOwner) {
+					continue
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				open.Add(1)
+				for step, change := range changes(nothing, closing, finishing)[:1+(i+n)%3] {
+					next := changed(rec, change)
+					if err := s.Replace(t.Context(), rec, next); err != nil {
+						t.Errorf("step %d: %v", step, err)
+						return
+					}
+					if rec.Intent.Open && !next.Intent.Open {
+						open.Add(-1)
+					}
+					rec = next
+				}
+			}
+		})
+	}
+	all.Wait()
+	sound(t, r, s, int(open.Load()))
+}
+
+// sound reads the whole table and compares the counts, names and lists with the
+// records.
+func sound(t *testing.T, r referee, s *Store, open int) {
+	t.Helper()
+	is, want := map[string]string{}, map[string]string{}
+	counts := map[string]int{partTotal: 0}
+	client := r.client(t, nil)
+	out, err := client.Scan(t.Context(), &dynamodb.ScanInput{TableName: &s.table, ConsistentRead: aws.Bool(true)})
+	must(t, err)
+	for _, stored := range out.Items {
+		place := toText(stored[keyPartition]) + " " + toText(stored[keySort])
+		switch toText(stored[keySort]) {
+		case sortRecord:
+			rec, err := decodeRecord(stored)
+			must(t, err)
+			if counts[ownerPartition(rec.Owner)] += 0; rec.Intent.Open {
+				want[ownerPartition(rec.Owner)+" name#"+rec.Name] = rec.ID
+				counts[ownerPartition(rec.Owner)]++
+				counts[partTotal]++
+			}
+			if rec.FinishedAt.IsZero() {
+				want[ownerPartition(rec.Owner)+" "+listPrefix+rec.ID] = ""
+			}
+		case sortCount:
+			is[place] = numberIn(t, stored[attOpen])
+		default:
+			is[place] = toText(stored[attID])
+		}
+	}
+	for partition, n := range counts {
+		want[partition+" "+sortCount] = fmt.Sprint(n)
+	}
+	if fmt.Sprint(is) != fmt.Sprint(want) {
+		t.Errorf("beside the records there is\n%v, not\n%v", is, want)
+	}
+	if counts[partTotal] != open {
+		t.Errorf("%d are open, not %d", counts[partTotal], open)
+	}
+}

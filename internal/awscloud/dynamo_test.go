@@ -1,0 +1,211 @@
+package awscloud
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+	"github.com/aws/smithy-go"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+)
+
+// answering is a client that gets these answers, one after the other, and the
+// last for ever. An answer is a status, a space and a body.
+type answering struct {
+	answers []string
+	bodies  []string // of the requests
+}
+
+func (a *answering) RoundTrip(req *http.Request) (*http.Response, error) {
+	sent, _ := io.ReadAll(req.Body)
+	answer := a.answers[min(len(a.bodies), len(a.answers)-1)]
+	a.bodies = append(a.bodies, string(sent))
+	var status int
+	status, body := 0, ""
+	if _, err := fmt.Sscanf(answer, "%d", &status); err != nil {
+		return nil, errors.New(answer)
+	}
+	_, body, _ = strings.Cut(answer, " ")
+	return &http.Response{
+		StatusCode: status, Request: req, Header: http.Header{"Content-Type": {"application/x-amz-json-1.0"}},
+		Body: io.NopCloser(bytes.NewBufferString(body)),
+	}, nil
+}
+
+func (a *answering) client() *dynamodb.Client {
+	cfg := aws.Config{Region: "us-east-1", Credentials: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
+		return aws.Credentials{AccessKeyID: "x", SecretAccessKey: "x"}, nil
+	})}
+	return NewDynamoDB(cfg, func(o *dynamodb.Options) { o.HTTPClient = &http.Client{Transport: a} })
+}
+
+func cancelled(codes ...string) string {
+	var reasons []string
+	for _, code := range codes {
+		reasons = append(reasons, `{"Code":"`+code+`"}`)
+	}
+	return `400 {"__type":"com.amazonaws.dynamodb.v20120810#TransactionCanceledException","CancellationReasons":[` + strings.Join(reasons, ",") + `]}`
+}
+
+func refused(code string) string {
+	return `400 {"__type":"com.amazonaws.dynamodb.v20120810#` + code + `","message":"because"}`
+}
+
+func openRecord() bastion.Record {
+	return bastion.Record{ID: "id", Owner: "local:owner", Name: "default", Version: 1, Intent: bastion.Intent{Open: true}}
+}
+
+// What Create makes of what DynamoDB answers, through the real client.
+func TestCreateAnswers(t *testing.T) {
+	const none, failed, conflict = "None", "ConditionalCheckFailed", "TransactionConflict"
+	for name, c := range map[string]struct {
+		answers []string
+		want    error
+		tries   int
+	}{
+		"fine":                          {[]string{"200 {}"}, nil, 1},
+		"name":                          {[]string{cancelled(failed, none, none, none, none)}, bastion.ErrNameTaken, 1},
+		"owner":                         {[]string{cancelled(none, failed, none, none, none)}, bastion.ErrQuotaOwner, 1},
+		"total":                         {[]string{cancelled(none, none, failed, none, none)}, bastion.ErrQuotaTotal, 1},
+		"id":                            {[]string{cancelled(none, none, none, failed, none)}, bastion.ErrConflict, 1},
+		"name before quotas":            {[]string{cancelled(failed, failed, failed, none, none)}, bastion.ErrNameTaken, 1},
+		"owner before total":            {[]string{cancelled(none, failed, failed, none, none)}, bastion.ErrQuotaOwner, 1},
+		"conflict":                      {[]string{cancelled(none, none, conflict, none, none), "200 {}"}, nil, 2},
+		"conflict beside a quota":       {[]string{cancelled(conflict, failed, none, none, none), cancelled(failed, failed, none, none, none)}, bastion.ErrNameTaken, 2},
+		"throttled transaction":         {[]string{cancelled("ThrottlingError", none, none, none, none), "200 {}"}, nil, 2},
+		"throttled request":             {[]string{refused("ThrottlingException"), "200 {}"}, nil, 2},
+		"throttled table":               {[]string{refused("ProvisionedThroughputExceededException"), "200 {}"}, nil, 2},
+		"in progress, as a repeat sees": {[]string{refused("TransactionInProgressException"), "200 {}"}, nil, 2},
+		"server's fault":                {[]string{"500 {}", "503 {}", "200 {}"}, nil, 3},
+		"lost":                          {[]string{"connection reset", "200 {}"}, nil, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a := &answering{answers: c.answers}
+				err := NewStore(a.client(), "records", time.Hour, rand.Reader).Create(t.Context(), openRecord(), bastion.Quota{PerOwner: 1, Total: 1})
+				if !errors.Is(err, c.want) || len(a.bodies) != c.tries {
+					t.Errorf("%v after %d tries, not %v after %d", err, len(a.bodies), c.want, c.tries)
+				}
+				for _, body := range a.bodies {
+					if body != a.bodies[0] {
+						t.Errorf("the repeat is another request:\n%s\n%s", body, a.bodies[0])
+					}
+				}
+			})
+		})
+	}
+}
+
+// A single write that meets a transaction waits for it to pass.
+func TestConflictOfASingleWrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &answering{answers: []string{refused("TransactionConflictException"), refused("TransactionConflictException"), "200 {}"}}
+		prev := openRecord()
+		next := prev
+		next.Version = 2
+		must(t, NewStore(a.client(), "records", time.Hour, rand.Reader).Replace(t.Context(), prev, next))
+		if len(a.bodies) != 3 {
+			t.Errorf("%d tries", len(a.bodies))
+		}
+	})
+}
+
+// Patience ends with the context, and the error says so.
+func TestRepeatsEndWithTheContext(t *testing.T) {
+	for _, answer := range []string{refused("ThrottlingException"), cancelled("TransactionConflict"), "500 {}"} {
+		synctest.Test(t, func(t *testing.T) {
+			const patience = 3 * time.Second
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			start := time.Now()
+			a := &answering{answers: []string{answer}}
+			err := NewStore(a.client(), "records", time.Hour, rand.Reader).Create(ctx, openRecord(), bastion.Quota{PerOwner: 1, Total: 1})
+			if !errors.Is(err, context.DeadlineExceeded) || time.Since(start) > patience {
+				t.Errorf("%v after %s and %d tries", err, time.Since(start), len(a.bodies))
+			}
+			if len(a.bodies) < 2 {
+				t.Errorf("one try in %s", patience)
+			}
+		})
+	}
+}
+
+// Without a limit of the caller's, it is in vain some day.
+func TestRepeatsEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &answering{answers: []string{cancelled("TransactionConflict")}}
+		err := NewStore(a.client(), "records", time.Hour, rand.Reader).Create(t.Context(), openRecord(), bastion.Quota{PerOwner: 1, Total: 1})
+		if err == nil || len(a.bodies) != dynamoTries {
+			t.Errorf("%v after %d tries", err, len(a.bodies))
+		}
+	})
+}
+
+// No error of the driver's own types is seen above, whatever is called.
+func TestErrorsAreTranslated(t *testing.T) {
+	prev := openRecord()
+	next, closed := prev, prev
+	next.Version, closed.Version, closed.Intent.Open = 2, 2, false
+	ctx := t.Context()
+	for _, cause := range []error{
+		&types.ResourceNotFoundException{Message: aws.String("no table")},
+		&smithy.OperationError{ServiceID: "DynamoDB", OperationName: "x", Err: &smithy.GenericAPIError{Code: "AccessDeniedException"}},
+		&types.TransactionCanceledException{CancellationReasons: []types.CancellationReason{{Code: aws.String("ValidationError")}}},
+		&smithy.OperationError{Err: fmt.Errorf("canceled, %w", context.Canceled)},
+	} {
+		api := failing{cause}
+		s, l := NewStore(api, "records", time.Hour, rand.Reader), NewLeases(api, "leases", "AROA", rand.Reader)
+		own := NewTaskLease(api, "leases", "AROA", "task")
+		for name, call := range map[string]func() error{
+			"Create":        func() error { return s.Create(ctx, prev, bastion.Quota{PerOwner: 1, Total: 1}) },
+			"Fetch":         func() error { _, err := s.Fetch(ctx, "id"); return err },
+			"FetchByName":   func() error { _, err := s.FetchByName(ctx, "o", "n"); return err },
+			"Replace":       func() error { return s.Replace(ctx, prev, next) },
+			"Replace close": func() error { return s.Replace(ctx, prev, closed) },
+			"ListByOwner":   func() error { _, err := s.ListByOwner(ctx, "o"); return err },
+			"List":          func() error { _, err := s.List(ctx); return err },
+			"Due":           func() error { _, err := s.Due(ctx, time.Now(), 1); return err },
+			"RememberKey":   func() error { return s.RememberKey(ctx, "o", "k") },
+			"RememberedKey": func() error { _, err := s.RememberedKey(ctx, "o"); return err },
+			"Mark":          func() error { _, err := s.Mark(ctx, "x", time.Now()); return err },
+			"Unmark":        func() error { return s.Unmark(ctx, "x") },
+			"Marks":         func() error { _, err := s.Marks(ctx); return err },
+			"lease Fetch":   func() error { _, err := l.Fetch(ctx, "t"); return err },
+			"lease Write":   func() error { return l.Write(ctx, "t", bastion.Lease{}) },
+			"lease End":     func() error { return l.End(ctx, "t", "b", time.Now()) },
+			"lease List":    func() error { _, err := l.List(ctx); return err },
+			"Read":          func() error { _, err := own.Read(ctx); return err },
+			"Report":        func() error { return own.Report(ctx, bastion.Report{}) },
+		} {
+			foreignTypes(t, name, call(), cause)
+		}
+	}
+}
+
+func foreignTypes(t *testing.T, name string, err, cause error) {
+	t.Helper()
+	var api smithy.APIError
+	var operation *smithy.OperationError
+	switch {
+	case err == nil:
+		t.Errorf("%s: no error, but %v", name, cause)
+	case errors.As(err, &api) || errors.As(err, &operation):
+		t.Errorf("%s: %v is the driver's", name, err)
+	case errors.Is(cause, context.Canceled) && !errors.Is(err, context.Canceled):
+		t.Errorf("%s: %v does not say that it was cancelled", name, err)
+	case !strings.Contains(err.Error(), cause.Error()):
+		t.Errorf("%s: %v does not say %v", name, err, cause)
+	}
+}

@@ -1,0 +1,258 @@
+//go:build conformance
+
+package awscloud
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+)
+
+func openLease(generation int64) bastion.Lease {
+	return bastion.Lease{BastionID: "bastion", Generation: generation, Open: true}
+}
+
+func ending(generation int64) bastion.Report {
+	return bastion.Report{Ending: bastion.Ending{Reason: bastion.EndIdle, Generation: generation}}
+}
+
+func TestALostAnswerOfTheLeases(t *testing.T) {
+	r := startDynamoDB(t)
+	client, losing := r.losingClient(t)
+	leases, start := r.leases(t, client)
+	write := func(taskID string, lease bastion.Lease) { must(t, leases.Write(t.Context(), taskID, lease)) }
+	lost := func(operation string, meanwhile func()) {
+		losing.meanwhile = meanwhile
+		losing.operation.Store(operation)
+	}
+	t.Run("write", func(t *testing.T) {
+		taskID, _ := start()
+		lost("UpdateItem", nil)
+		write(taskID, openLease(1))
+		lost("UpdateItem", nil)
+		write(taskID, openLease(2))
+	})
+	t.Run("write, and a newer one comes", func(t *testing.T) {
+		taskID, _ := start()
+		lost("UpdateItem", func() { write(taskID, openLease(2)) })
+		if err := leases.Write(t.Context(), taskID, openLease(1)); !errors.Is(err, bastion.ErrConflict) {
+			t.Errorf("%v; a newer generation is there", err)
+		}
+	})
+	t.Run("end", func(t *testing.T) {
+		taskID, _ := start()
+		lost("PutItem", nil)
+		must(t, leases.End(t.Context(), taskID, "bastion", epoch))
+	})
+	t.Run("ending, and the closed lease comes", func(t *testing.T) {
+		taskID, _ := start()
+		own := NewTaskLease(client, leases.table, roleID, taskID)
+		write(taskID, openLease(1))
+		lost("UpdateItem", func() { write(taskID, bastion.Lease{BastionID: "bastion", Generation: 2}) })
+		must(t, own.Report(t.Context(), ending(1)))
+	})
+	if losing.lost.Load() != 5 {
+		t.Errorf("%d answers were lost, not 5", losing.lost.Load())
+	}
+}
+
+// A report whose lease is gone is refused, and makes nothing.
+func TestAReportAfterTheEnd(t *testing.T) {
+	r := startDynamoDB(t)
+	leases, start := r.leases(t, r.client(t, nil))
+	taskID, own := start()
+	for name, end := range map[string]func(){
+		"tombstone": func() { must(t, leases.End(t.Context(), taskID, "bastion", epoch)) },
+		"gone": func() {
+			_, err := r.client(t, nil).DeleteItem(t.Context(), &dynamodb.DeleteItemInput{TableName: &leases.table, Key: leases.key(taskID)})
+			must(t, err)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			end()
+			before := r.scan(t, leases.table)
+			for _, report := range []bastion.Report{{}, {Connections: 1}, ending(1)} {
+				if err := own.Report(t.Context(), report); !errors.Is(err, bastion.ErrNotFound) {
+					t.Errorf("%+v: %v, not %v", report, err, bastion.ErrNotFound)
+				}
+			}
+			if after := r.scan(t, leases.table); !reflect.DeepEqual(after, before) {
+				t.Errorf("the table holds %v", after)
+			}
+		})
+	}
+}
+
+func (r referee) scan(t *testing.T, table string) []map[string]types.AttributeValue {
+	t.Helper()
+	out, err := r.client(t, nil).Scan(t.Context(), &dynamodb.ScanInput{TableName: &table, ConsistentRead: aws.Bool(true)})
+	must(t, err)
+	return out.Items
+}
+
+// A task that was taken over may write anything into the attributes that its role
+// lets it. That must not keep the control plane from telling it, or others, what
+// to do.
+func TestAHostileTask(t *testing.T) {
+	r := startDynamoDB(t)
+	client := r.client(t, nil)
+	leases, start := r.leases(t, client)
+	honest, honestLease := start()
+	must(t, leases.Write(t.Context(), honest, openLease(1)))
+	must(t, honestLease.Report(t.Context(), bastion.Report{Connections: 1}))
+	list := func(texts ...string) types.AttributeValue {
+		var all []types.AttributeValue
+		for _, s := range texts {
+			all = append(all, &types.AttributeValueMemberM{Value: item{"name": text(s)}})
+		}
+		return &types.AttributeValueMemberL{Value: all}
+	}
+	report := func(attribute string, value types.AttributeValue) types.AttributeValue {
+		return &types.AttributeValueMemberM{Value: item{attribute: value}}
+	}
+	receipt := func(attribute string, value types.AttributeValue) types.AttributeValue {
+		return report("receipt", report(attribute, value))
+	}
+	for name, written := range map[string]types.AttributeValue{
+		"no map":              text("x"),
+		"a time that is none": report("last_use", text("tomorrow")),
+		"a number too large":  report("connections", &types.AttributeValueMemberN{Value: "1e99"}),
+		"a wrong type":        report("host_key", number(1)),
+		"a key of two lines":  report("host_key", text("ssh-ed25519 AAAA\nProxyCommand x")),
+		"a long key":          report("host_key", text("ssh-ed25519 "+strings.Repeat("A", 2000))),
+		"a long verb":         report("request", report("verb", text(strings.Repeat("A", 100)))),
+		"a long reason":       report("ending", report("reason", text(strings.Repeat("A", 100)))),
+		"a long destination":  receipt("destinations", list(strings.Repeat("A", 1000))),
+		"many destinations":   receipt("destinations", list(make([]string, 201)...)),
+		"all there is room":   report("filler", text(strings.Repeat("A", 409_000))),
+	} {
+		t.Run(name, func(t *testing.T) {
+			taskID, _ := start()
+			must(t, leases.Write(t.Context(), taskID, openLease(1)))
+			_, err := client.UpdateItem(t.Context(), &dynamodb.UpdateItemInput{
+				TableName: &leases.table, Key: leases.key(taskID),
+				UpdateExpression:          aws.String("SET #report = :report, #in_hand = :in_hand, #by = :by"),
+				ExpressionAttributeNames:  map[string]string{"#report": attReport, "#in_hand": attInHand, "#by": attBy},
+				ExpressionAttributeValues: values{":report": written, ":in_hand": number(99), ":by": text("nobody")},
+			})
+			must(t, err)
+			got, err := leases.Fetch(t.Context(), taskID)
+			if must(t, err); fmt.Sprint(got.Report) != fmt.Sprint(bastion.Report{}) || got.Lease.Generation != 1 {
+				t.Errorf("the item reads as %+v", got)
+			}
+			shut := bastion.Lease{BastionID: "bastion", Generation: 2, Answer: bastion.Answer{Message: strings.Repeat("A", 1000)}}
+			must(t, leases.Write(t.Context(), taskID, shut))
+			items, err := leases.List(t.Context())
+			if must(t, err); !slices.ContainsFunc(items, func(i bastion.LeaseItem) bool { return i.TaskID == honest && i.Report.Connections == 1 }) {
+				t.Error("the honest task's item is not listed")
+			}
+			must(t, leases.End(t.Context(), taskID, "bastion", epoch))
+		})
+	}
+}
+
+// The item of a task whose role the stack no longer has is listed, and can be
+// ended, by its whole key.
+func TestALeaseOfAnEarlierRole(t *testing.T) {
+	r := startDynamoDB(t)
+	leases, start := r.leases(t, r.client(t, nil))
+	taskID, _ := start()
+	must(t, leases.Write(t.Context(), taskID, openLease(1)))
+	later := NewLeases(leases.api, leases.table, "AROALATER", rand.Reader)
+	items, err := later.List(t.Context())
+	must(t, err)
+	if want := roleID + ":" + taskID; len(items) != 1 || items[0].TaskID != want {
+		t.Fatalf("listed %+v, not the task %s", items, want)
+	}
+	must(t, later.End(t.Context(), items[0].TaskID, "bastion", epoch))
+	if got, err := leases.Fetch(t.Context(), taskID); err != nil || !got.Ended {
+		t.Errorf("it is %+v, %v", got, err)
+	}
+}
+
+// countedScans counts pages.
+type countedScans struct {
+	*dynamodb.Client
+	pages *int
+}
+
+func (c countedScans) Scan(ctx context.Context, in *dynamodb.ScanInput, o ...func(*dynamodb.Options)) (*dynamodb.ScanOutput, error) {
+	*c.pages++
+	return c.Client.Scan(ctx, in, o...)
+}
+
+func TestThreeMegabytesOfLeases(t *testing.T) {
+	r := startDynamoDB(t)
+	pages := 0
+	leases, start := r.leases(t, countedScans{r.client(t, nil), &pages})
+	var report bastion.Report
+	for n := range bastion.MaxDestinations {
+		report.Receipt.Destinations = append(report.Receipt.Destinations, bastion.Destination{Name: fmt.Sprint(n, strings.Repeat("x", 400))})
+	}
+	const tasks = 40
+	for range tasks {
+		taskID, own := start()
+		must(t, leases.Write(t.Context(), taskID, openLease(1)))
+		must(t, own.Report(t.Context(), report))
+	}
+	items, err := leases.List(t.Context())
+	must(t, err)
+	if len(items) != tasks || pages < 4 {
+		t.Errorf("%d items in %d pages of at most 1 MB; there are %d of 80 kB", len(items), pages, tasks)
+	}
+}
+
+// DynamoDB's TTL takes numbers of seconds, and silently nothing else.
+func TestTTLIsInSeconds(t *testing.T) {
+	r := startDynamoDB(t)
+	client := r.client(t, nil)
+	leases, start := r.leases(t, client)
+	taskID, _ := start()
+	must(t, leases.End(t.Context(), taskID, "bastion", epoch))
+	r.expires(t, leases.table, leases.key(taskID), epoch)
+
+	s := r.store(t, client)
+	rec := newRecord("local:owner", "default")
+	must(t, s.Create(t.Context(), rec, plenty))
+	r.expires(t, s.table, recordKey(rec.ID), time.Time{})
+	closed := changed(rec, closing)
+	must(t, s.Replace(t.Context(), rec, closed))
+	r.expires(t, s.table, recordKey(rec.ID), time.Time{})
+	must(t, s.Replace(t.Context(), closed, changed(closed, finishing)))
+	r.expires(t, s.table, recordKey(rec.ID), epoch.Add(history))
+	_, err := s.Mark(t.Context(), "task x", epoch)
+	must(t, err)
+	r.expires(t, s.table, at(partMarks, "task x"), epoch.Add(markLife))
+}
+
+// expires checks the item's TTL attribute, by the name that the table knows.
+func (r referee) expires(t *testing.T, table string, key item, want time.Time) {
+	t.Helper()
+	client := r.client(t, nil)
+	ttl, err := client.DescribeTimeToLive(t.Context(), &dynamodb.DescribeTimeToLiveInput{TableName: &table})
+	must(t, err)
+	out, err := client.GetItem(t.Context(), &dynamodb.GetItemInput{TableName: &table, Key: key, ConsistentRead: aws.Bool(true)})
+	must(t, err)
+	got, there := out.Item[*ttl.TimeToLiveDescription.AttributeName]
+	if want.IsZero() {
+		if there {
+			t.Errorf("%v expires at %v", key, got)
+		}
+		return
+	}
+	if digits := numberIn(t, got); digits != fmt.Sprint(want.Unix()) {
+		t.Errorf("it expires at %s, not at %d", digits, want.Unix())
+	}
+}
