@@ -25,6 +25,7 @@ type Cannot struct {
 
 // can reports whether a case is to run, and logs why if it is not.
 func (c Cannot) can(t *testing.T, name string) bool {
+	t.Helper()
 	why, cannot := c.Cases[name]
 	if cannot {
 		t.Logf("%s cannot: %s: %s (run at the wire fake)", c.Emulator, name, why)

@@ -1,0 +1,214 @@
+//go:build conformance
+
+package awscloud
+
+import (
+	"bytes"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	ec2types "github.com/aws/aws-sdk-go-v2/service/ec2/types"
+	"github.com/aws/aws-sdk-go-v2/service/ecs"
+	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/cloudtest"
+)
+
+// motoServer is where scripts/referees puts moto.
+const motoServer = "../../.tools/moto-5.2.5/bin/moto_server"
+
+// moto is a moto of the test's own, with what a stack has before its first
+// bastion.
+type moto struct {
+	ec2    *ec2.Client
+	ecs    *ecs.Client
+	stack  Stack
+	subnet string
+	family string
+}
+
+// startMoto reaches moto as the functions reach AWS: by the SDK's environment.
+func startMoto(t *testing.T) *moto {
+	t.Helper()
+	program, err := filepath.Abs(motoServer)
+	must(t, err)
+	if _, err := os.Stat(program); err != nil {
+		t.Fatalf("%v: run scripts/referees first", err)
+	}
+	port := fmt.Sprint(freePort(t))
+	server := exec.Command("sh", "-c", untilStdinEnds, "sh", program, "-H", "127.0.0.1", "-p", port)
+	var output bytes.Buffer
+	server.Stdout, server.Stderr = &output, &output
+	stdin, err := server.StdinPipe()
+	must(t, err)
+	must(t, server.Start())
+	t.Cleanup(func() {
+		_ = stdin.Close()
+		_ = server.Wait() // it was killed
+		if t.Failed() {
+			t.Logf("moto said:\n%s", &output)
+		}
+	})
+	for name, value := range map[string]string{
+		"AWS_ENDPOINT_URL_EC2": "http://127.0.0.1:" + port, "AWS_ENDPOINT_URL_ECS": "http://127.0.0.1:" + port,
+		"AWS_REGION": "eu-central-1", "AWS_ACCESS_KEY_ID": "AKIDTEST", "AWS_SECRET_ACCESS_KEY": "test",
+	} {
+		t.Setenv(name, value)
+	}
+	sdk, err := config.LoadDefaultConfig(t.Context())
+	must(t, err)
+	transport := &http.Transport{}
+	t.Cleanup(transport.CloseIdleConnections)
+	client := &http.Client{Transport: transport, Timeout: 20 * time.Second} // a loaded machine
+	m := &moto{
+		ec2: NewEC2(sdk, func(o *ec2.Options) { o.HTTPClient = client }),
+		ecs: NewECS(sdk, func(o *ecs.Options) { o.HTTPClient = client }),
+	}
+	m.await(t)
+	leaveTasksRunning(t, client, "http://127.0.0.1:"+port)
+	m.deploy(t)
+	return m
+}
+
+// leaveTasksRunning keeps moto from taking a task a step towards its end each
+// time that it is described.
+func leaveTasksRunning(t *testing.T, client *http.Client, url string) {
+	t.Helper()
+	never := `{"model_name": "ecs::task", "transition": {"progression": "manual", "times": 1000000000}}`
+	answer, err := client.Post(url+"/moto-api/state-manager/set-transition", "application/json", strings.NewReader(never))
+	must(t, err)
+	must(t, answer.Body.Close())
+	if answer.StatusCode >= http.StatusMultipleChoices {
+		t.Fatalf("set-transition: %s", answer.Status)
+	}
+}
+
+func (m *moto) await(t *testing.T) {
+	t.Helper()
+	look := time.NewTicker(100 * time.Millisecond)
+	defer look.Stop()
+	for giveUp := time.Now().Add(time.Minute); ; <-look.C {
+		_, err := m.ec2.DescribeVpcs(t.Context(), &ec2.DescribeVpcsInput{}, func(o *ec2.Options) { o.Retryer = aws.NopRetryer{} })
+		if err == nil {
+			return
+		}
+		if time.Now().After(giveUp) {
+			t.Fatalf("moto does not answer: %v", err)
+		}
+	}
+}
+
+// deploy makes what the template makes. Tasks have private addresses, because
+// that is what moto's interfaces have.
+func (m *moto) deploy(t *testing.T) {
+	t.Helper()
+	vpc, err := m.ec2.CreateVpc(t.Context(), &ec2.CreateVpcInput{CidrBlock: aws.String("10.7.0.0/16")})
+	must(t, err)
+	_, err = m.ec2.ModifyVpcAttribute(t.Context(), &ec2.ModifyVpcAttributeInput{ // else moto's RunTask fails
+		VpcId: vpc.Vpc.VpcId, EnableDnsHostnames: &ec2types.AttributeBooleanValue{Value: aws.Bool(true)}})
+	must(t, err)
+	subnet, err := m.ec2.CreateSubnet(t.Context(), &ec2.CreateSubnetInput{VpcId: vpc.Vpc.VpcId, CidrBlock: aws.String("10.7.0.0/20")})
+	must(t, err)
+	member, err := m.ec2.CreateSecurityGroup(t.Context(), &ec2.CreateSecurityGroupInput{
+		GroupName: aws.String("members"), Description: aws.String("members"), VpcId: vpc.Vpc.VpcId})
+	must(t, err)
+	cluster, err := m.ecs.CreateCluster(t.Context(), &ecs.CreateClusterInput{ClusterName: aws.String("bastions")})
+	must(t, err)
+	definition, err := m.ecs.RegisterTaskDefinition(t.Context(), &ecs.RegisterTaskDefinitionInput{
+		Family: aws.String("bastion"), NetworkMode: types.NetworkModeAwsvpc, Cpu: aws.String("256"), Memory: aws.String("512"),
+		RequiresCompatibilities: []types.Compatibility{types.CompatibilityFargate},
+		ContainerDefinitions: []types.ContainerDefinition{{
+			Name: aws.String("bastiond"), Image: aws.String("bastiond"), Essential: aws.Bool(true), Memory: aws.Int32(512)}},
+	})
+	must(t, err)
+	m.subnet, m.family = *subnet.Subnet.SubnetId, *definition.TaskDefinition.TaskDefinitionArn
+	m.stack = Stack{
+		ID: testStack.ID, VPC: *vpc.Vpc.VpcId, MemberGroup: *member.GroupId, Cluster: *cluster.Cluster.ClusterArn,
+		Container: "bastiond", Port: 2222, IPv4: true,
+	}
+	must(t, m.stack.Validate())
+}
+
+func (m *moto) groups() *Groups { return NewGroups(m.ec2, m.stack) }
+func (m *moto) tasks() *Tasks   { return NewTasks(m.ecs, m.ec2, m.stack, time.Now) }
+
+func (m *moto) launch(t *testing.T, bastionID string, attempt int) bastion.Launch {
+	t.Helper()
+	group, err := m.groups().Create(t.Context(), bastionID)
+	must(t, err)
+	return bastion.Launch{BastionID: bastionID, Attempt: attempt, GroupID: group.ID,
+		Subnet: m.subnet, TaskDefinition: m.family, AnnouncedAt: time.Now()}
+}
+
+const noTokens = "it makes a task for each RunTask, whatever the clientToken"
+
+func TestOnMoto(t *testing.T) {
+	m := startMoto(t)
+	t.Run("Groups", func(t *testing.T) {
+		cloudtest.Groups(t, func(t *testing.T) cloudtest.GroupsHarness {
+			return cloudtest.GroupsHarness{Groups: m.groups(), Patience: 10 * time.Second,
+				Cannot: cloudtest.Cannot{Emulator: "moto", Cases: map[string]string{
+					"a group in use is not deleted": "it deletes groups that interfaces carry",
+				}}}
+		})
+	})
+	t.Run("Tasks", func(t *testing.T) {
+		cloudtest.Tasks(t, func(t *testing.T) cloudtest.TasksHarness {
+			return cloudtest.TasksHarness{Tasks: m.tasks(), Patience: 10 * time.Second, Launch: m.launch,
+				Cannot: cloudtest.Cannot{Emulator: "moto", Cases: map[string]string{
+					"a task says when it was made, and why it was stopped": "its tasks have neither createdAt nor stopCode",
+					"unknown tasks":                                    "its StopTask of an unknown task is an internal error",
+					"without its group there is no task":               "its RunTask makes the groups that are missing",
+					"an attempt is one task, however often it is sent": noTokens,
+					"an attempt that has stopped is not started again": noTokens,
+					"an attempt cannot change":                         noTokens,
+				}}}
+		})
+	})
+	t.Run("a public address that comes later", m.publicAddress)
+}
+
+// publicAddress associates an address with a task's interface, as Fargate does
+// some time after it is attached.
+func (m *moto) publicAddress(t *testing.T) {
+	stack := m.stack
+	stack.Public = true
+	tasks := NewTasks(m.ecs, m.ec2, stack, time.Now)
+	task, err := tasks.Run(t.Context(), m.launch(t, testID, 1))
+	must(t, err)
+	look := func() []netip.AddrPort {
+		t.Helper()
+		seen, err := tasks.Describe(t.Context(), testID, task.ID)
+		must(t, err)
+		if len(seen) != 1 {
+			t.Fatalf("found %+v", seen)
+		}
+		return seen[0].Endpoints
+	}
+	if got := look(); len(got) > 0 {
+		t.Errorf("without a public address, the endpoints are %v", got)
+	}
+	described, err := m.ecs.DescribeTasks(t.Context(), &ecs.DescribeTasksInput{Cluster: aws.String(stack.Cluster), Tasks: []string{task.ID}})
+	must(t, err)
+	address, err := m.ec2.AllocateAddress(t.Context(), &ec2.AllocateAddressInput{Domain: ec2types.DomainTypeVpc})
+	must(t, err)
+	_, err = m.ec2.AssociateAddress(t.Context(), &ec2.AssociateAddressInput{
+		AllocationId: address.AllocationId, NetworkInterfaceId: aws.String(interfaceOf(described.Tasks[0]))})
+	must(t, err)
+	want := []netip.AddrPort{netip.MustParseAddrPort(*address.PublicIp + ":2222")}
+	if got := look(); !slices.Equal(got, want) {
+		t.Errorf("the endpoints are %v, not %v", got, want)
+	}
+}
