@@ -28,7 +28,8 @@ test: ## run all tests, with the race detector
 
 conformance: ## install the referees and run the adapters' suites against them
 	scripts/referees
-	go test -tags conformance -count=1 -timeout 15m ./internal/awscloud/...
+	@# With -v, because the suites log which cases an emulator cannot show.
+	@set -o pipefail; go test -tags conformance -count=1 -timeout 15m -v ./internal/awscloud/... | grep -Ev '^ *(===|--- PASS)'
 
 bench: ## print how long a bastion takes to be ready, at launch delays of 0, 2 and 20 s
 	go test -run '^$$' -bench BenchmarkReady -benchtime 1x ./internal/localmode
