@@ -8,6 +8,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 	"github.com/bastion-on-demand/bastion/internal/cloudtest"
@@ -30,7 +31,7 @@ func (s smallPages) Scan(ctx context.Context, in *dynamodb.ScanInput, o ...func(
 
 // BatchGetItem answers three at a time, as if the rest were too large.
 func (s smallPages) BatchGetItem(ctx context.Context, in *dynamodb.BatchGetItemInput, o ...func(*dynamodb.Options)) (*dynamodb.BatchGetItemOutput, error) {
-	first, rest := map[string]keysAndAttributes{}, map[string]keysAndAttributes{}
+	first, rest := map[string]types.KeysAndAttributes{}, map[string]types.KeysAndAttributes{}
 	for table, want := range in.RequestItems {
 		now, later := want, want
 		if len(want.Keys) > 3 {

@@ -256,3 +256,13 @@ func (r referee) expires(t *testing.T, table string, key item, want time.Time) {
 		t.Errorf("it expires at %s, not at %d", digits, want.Unix())
 	}
 }
+
+// numberIn is the digits of an attribute that must be a number.
+func numberIn(t *testing.T, v types.AttributeValue) string {
+	t.Helper()
+	n, ok := v.(*types.AttributeValueMemberN)
+	if !ok {
+		t.Fatalf("%#v is no number", v)
+	}
+	return n.Value
+}
