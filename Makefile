@@ -46,3 +46,5 @@ $(STATICCHECK):
 
 clean: ## remove what the other targets made
 	rm -rf bin .tools
+
+include functions/build.mk

@@ -43,6 +43,7 @@ var arrows = map[string][]string{
 	"internal/leasefile": {"internal/bastion"},
 	"internal/config":    {"internal/bastion"},
 	"internal/cloudtest": {"internal/bastion"},
+	"internal/template":  {}, // tests of template.yaml
 
 	// Adapters, which know the domain and leaf helpers, and never each other.
 	"internal/awscloud":   {"internal/bastion"},
@@ -56,9 +57,10 @@ var arrows = map[string][]string{
 	"internal/awscloud/wiretest": {"internal/bastion", "internal/localcloud"},
 
 	// Wiring, which may know everything.
-	"internal/localmode": {"internal/*"},
-	"cmd/*":              {"internal/*"},
-	"functions/*":        {"internal/*"},
+	"internal/localmode":  {"internal/*"},
+	"internal/lambdamode": {"internal/*"},
+	"cmd/*":               {"internal/*"},
+	"functions/*":         {"internal/*"},
 }
 
 // mayImportLocalmode are the only packages that may: it pulls everything in.

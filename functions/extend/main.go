@@ -1,0 +1,14 @@
+// Command extend is the function behind PATCH.
+package main
+
+import (
+	"github.com/aws/aws-lambda-go/lambda"
+
+	"github.com/bastion-on-demand/bastion/internal/httpapi"
+	"github.com/bastion-on-demand/bastion/internal/lambdamode"
+)
+
+func main() {
+	app := lambdamode.Start()
+	lambda.Start(app.Gateway(httpapi.OnlyExtend(app.Service)).Handle)
+}

@@ -1,0 +1,12 @@
+// Command observer is the function behind the events of tasks and the stream of leases.
+package main
+
+import (
+	"github.com/aws/aws-lambda-go/lambda"
+
+	"github.com/bastion-on-demand/bastion/internal/lambdamode"
+)
+
+func main() {
+	lambda.Start(lambdamode.Start().Observer().Handle)
+}

@@ -1,0 +1,12 @@
+// Command reaper is the function behind the schedules.
+package main
+
+import (
+	"github.com/aws/aws-lambda-go/lambda"
+
+	"github.com/bastion-on-demand/bastion/internal/lambdamode"
+)
+
+func main() {
+	lambda.Start(lambdamode.Start().Reaper().Handle)
+}

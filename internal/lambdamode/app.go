@@ -1,0 +1,117 @@
+package lambdamode
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-lambda-go/lambdacontext"
+
+	"github.com/bastion-on-demand/bastion/internal/awscloud"
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/config"
+	"github.com/bastion-on-demand/bastion/internal/httpapi"
+)
+
+// history is how long the record of a finished bastion stays, with its receipt.
+const history = 400 * 24 * time.Hour
+
+// App is the service as a function on AWS has it.
+type App struct {
+	Config  config.Config
+	Service *bastion.Service
+
+	taskID  func(leaseKey string) string
+	metrics *metrics
+	log     *slog.Logger
+}
+
+// Start reads the environment and wires the service. A function that is told
+// something wrong ends here, with all that is wrong in its log: Lambda then calls
+// it a failed init.
+func Start() *App {
+	log := slog.New(lambdacontext.NewLogHandler())
+	app, err := wire(context.Background(), os.Environ(), log)
+	if err != nil {
+		log.Error("start", "error", err.Error())
+		os.Exit(1)
+	}
+	return app
+}
+
+func wire(ctx context.Context, environ []string, log *slog.Logger) (*App, error) {
+	cfg, err := config.Load(environ)
+	if err != nil {
+		return nil, err
+	}
+	ports, err := awscloud.Connect(ctx, stack(cfg), awscloud.Tables{
+		Records: cfg.Cloud.Table, Leases: cfg.Cloud.LeaseTable, RoleID: cfg.Cloud.TaskRoleID, History: history,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("connect to AWS: %w", err)
+	}
+	meters := &metrics{out: os.Stdout, stack: stackName(cfg.Cloud.StackID), now: time.Now}
+	return &App{
+		Config: cfg,
+		Service: &bastion.Service{
+			Config: cfg.Bastion,
+			Store:  metered{ports.Store, meters},
+			Groups: ports.Groups,
+			Tasks:  ports.Tasks,
+			Leases: ports.Leases,
+			Now:    time.Now,
+			Rand:   rand.Reader,
+			Log:    log,
+		},
+		taskID:  ports.Leases.TaskID,
+		metrics: meters,
+		log:     log,
+	}, nil
+}
+
+func stack(cfg config.Config) awscloud.Stack {
+	return awscloud.Stack{
+		ID:          cfg.Cloud.StackID,
+		VPC:         cfg.Cloud.VPCID,
+		MemberGroup: cfg.Cloud.MemberGroup,
+		Cluster:     cfg.Cloud.ClusterARN,
+		Container:   cfg.Cloud.Container,
+		Port:        cfg.Cloud.SSHPort,
+		Public:      cfg.Cloud.PublicAddress,
+		IPv4:        cfg.Bastion.IPv4,
+		IPv6:        cfg.Bastion.IPv6,
+		Spot:        cfg.Cloud.Spot,
+	}
+}
+
+// stackName is the name in a stack's id: arn:…:stack/NAME/UUID.
+func stackName(id string) string {
+	_, rest, _ := strings.Cut(id, ":stack/")
+	name, _, _ := strings.Cut(rest, "/")
+	return name
+}
+
+// Gateway serves a part of the API; see httpapi.OnlyCreate and its like.
+func (a *App) Gateway(part httpapi.Service) *httpapi.Gateway {
+	return httpapi.NewGateway(httpapi.Options{Service: part, Log: a.log}, httpapi.Owners{
+		TrustedRoles: a.Config.Access.TrustedRoles,
+		Admins:       a.Config.Access.Admins,
+		JWTIssuer:    a.Config.Access.JWTIssuer,
+	})
+}
+
+// endTime is what a function keeps of its time, to say how it went before Lambda
+// ends it.
+const endTime = 2 * time.Second
+
+// withinDeadline ends ctx before Lambda ends the function.
+func withinDeadline(ctx context.Context) (context.Context, context.CancelFunc) {
+	if deadline, limited := ctx.Deadline(); limited {
+		return context.WithDeadline(ctx, deadline.Add(-endTime))
+	}
+	return context.WithCancel(ctx)
+}

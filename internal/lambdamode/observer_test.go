@@ -1,0 +1,150 @@
+package lambdamode
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+)
+
+const ourCluster = "arn:aws:ecs:eu-west-1:111122223333:cluster/way-in"
+
+// fakeObserve notes which bastions were looked at.
+type fakeObserve struct {
+	mu   sync.Mutex
+	ids  []string
+	fail string // looking at this one fails
+}
+
+func (f *fakeObserve) Observe(_ context.Context, id string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.ids = append(f.ids, id)
+	if id == f.fail {
+		return errors.New("broken")
+	}
+	return nil
+}
+
+// records is a store of the present tasks of bastions.
+type records map[string]string
+
+func (r records) Fetch(_ context.Context, id string) (bastion.Record, error) {
+	task, ok := r[id]
+	switch {
+	case id == "unreadable":
+		return bastion.Record{}, errors.New("broken")
+	case !ok:
+		return bastion.Record{}, fmt.Errorf("fetch %s: %w", id, bastion.ErrNotFound)
+	}
+	return bastion.Record{ID: id, Attempt: bastion.Attempt{TaskID: task}}, nil
+}
+
+func newObserver(fail string) (*Observer, *fakeObserve) {
+	service := &fakeObserve{fail: fail}
+	return &Observer{
+		service: service, cluster: ourCluster, log: slog.New(slog.DiscardHandler),
+		store:  records{"one": "task1", "two": "task2", "starting": ""},
+		taskID: func(key string) string { return strings.TrimPrefix(key, "AROAEXAMPLE:") },
+	}, service
+}
+
+func taskEventOf(cluster, startedBy string) string {
+	return fmt.Sprintf(`{"version":"0","source":"aws.ecs","detail-type":"ECS Task State Change",
+		"detail":{"clusterArn":%q,"startedBy":%q,"taskArn":"arn:aws:ecs:eu-west-1:111122223333:task/way-in/task1","lastStatus":"RUNNING","version":3}}`, cluster, startedBy)
+}
+
+func TestEventsOfTasks(t *testing.T) {
+	for name, test := range map[string]struct {
+		event string
+		want  string // who is looked at
+		fails bool
+	}{
+		"of a bastion":            {taskEventOf(ourCluster, "bastion/one"), "one", false},
+		"of an unknown one":       {taskEventOf(ourCluster, "bastion/three"), "three", false}, // Observe knows
+		"of another cluster":      {taskEventOf(ourCluster+"2", "bastion/one"), "", false},
+		"of a task of nobody's":   {taskEventOf(ourCluster, "ecs-svc/123"), "", false},
+		"of a task by hand":       {taskEventOf(ourCluster, ""), "", false},
+		"that fails":              {taskEventOf(ourCluster, "bastion/broken"), "broken", true},
+		"with another detail":     {`{"detail-type":"ECS Task State Change","detail":"one"}`, "", true},
+		"of another kind":         {`{"detail-type":"ECS Deployment State Change","detail":{}}`, "", true},
+		"of a schedule":           {`{"do":"reap"}`, "", true},
+		"of API Gateway":          {`{"version":"2.0","rawPath":"/bastions","requestContext":{}}`, "", true},
+		"that is nothing":         {`null`, "", true},
+		"that is something other": {`[1]`, "", true},
+	} {
+		o, service := newObserver("broken")
+		_, err := o.Handle(t.Context(), json.RawMessage(test.event))
+		if got := strings.Join(service.ids, " "); got != test.want || (err != nil) != test.fails {
+			t.Errorf("an event %s: looked at %q, %v", name, got, err)
+		}
+	}
+}
+
+// streamRecord is one of the leases' stream, as DynamoDB writes it.
+func streamRecord(number, task, bastionID string) string {
+	return fmt.Sprintf(`{"eventID":"e%[1]s","eventName":"MODIFY","eventSource":"aws:dynamodb","dynamodb":{"SequenceNumber":%[1]q,
+		"Keys":{"task":{"S":"AROAEXAMPLE:%[2]s"}},
+		"NewImage":{"task":{"S":"AROAEXAMPLE:%[2]s"},"bastion":{"S":%[3]q},"by":{"S":"task"},
+			"lease":{"M":{"bastion_id":{"S":%[3]q}}},"report":{"M":{"bastion_id":{"S":"two"},"host_key":{"S":"ssh-ed25519 AAAA"}}}}}}`, number, task, bastionID)
+}
+
+func TestTheStreamOfLeases(t *testing.T) {
+	const removed = `{"eventID":"e9","eventName":"REMOVE","dynamodb":{"SequenceNumber":"9","Keys":{"task":{"S":"AROAEXAMPLE:task1"}}}}`
+	const oddImage = `{"eventID":"e8","eventName":"MODIFY","dynamodb":{"SequenceNumber":"8","Keys":{"task":{"S":"AROAEXAMPLE:task1"}},"NewImage":{"bastion":{"N":"1"}}}}`
+	const oddKey = `{"eventID":"e7","eventName":"MODIFY","dynamodb":{"SequenceNumber":"7","Keys":{"task":{"NULL":true}},"NewImage":{"bastion":{"S":"one"}}}}`
+	const empty = `{}`
+	for name, test := range map[string]struct {
+		records  []string
+		want     string // who is looked at, sorted
+		failures string
+	}{
+		"a report":                                    {[]string{streamRecord("1", "task1", "one")}, "one", ""},
+		"two of one bastion, and one of another":      {[]string{streamRecord("1", "task1", "one"), streamRecord("2", "task1", "one"), streamRecord("3", "task2", "two")}, "one two", ""},
+		"of a task that the record does not know yet": {[]string{streamRecord("1", "task3", "starting")}, "starting", ""},
+		"of a task that was replaced":                 {[]string{streamRecord("1", "task0", "one")}, "", ""},
+		"of a bastion that there is not":              {[]string{streamRecord("1", "task1", "three")}, "", ""},
+		"what cannot be read blocks nothing":          {[]string{oddImage, oddKey, empty, removed, streamRecord("1", "task1", "one")}, "one", ""},
+		"nothing":                                     {nil, "", ""},
+		"one fails, and the others do not":            {[]string{streamRecord("1", "task2", "two"), streamRecord("2", "task1", "one")}, "one two", "1"},
+		"a record that cannot be fetched comes again": {[]string{streamRecord("1", "task1", "one"), streamRecord("2", "task9", "unreadable")}, "one", "2"},
+	} {
+		o, service := newObserver("two")
+		if !strings.Contains(name, "fails") {
+			service.fail = ""
+		}
+		answer, err := o.Handle(t.Context(), json.RawMessage(`{"Records":[`+strings.Join(test.records, ",")+`]}`))
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		slices.Sort(service.ids)
+		var failures []string
+		for _, failure := range answer.BatchItemFailures {
+			failures = append(failures, failure.ItemIdentifier)
+		}
+		if got := strings.Join(service.ids, " "); got != test.want || strings.Join(failures, " ") != test.failures {
+			t.Errorf("%s: looked at %q, failures %v", name, got, failures)
+		}
+	}
+}
+
+// To Lambda, an answer that names no record, and one without a list, are both a
+// success; an empty name in the list is a failed batch.
+func TestAnAnswerWithoutFailures(t *testing.T) {
+	o, _ := newObserver("")
+	answer, err := o.Handle(t.Context(), json.RawMessage(`{"Records":[{}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text, err := json.Marshal(answer); err != nil || strings.Contains(string(text), "itemIdentifier") {
+		t.Errorf("%s, %v", text, err)
+	}
+}

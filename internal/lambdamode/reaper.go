@@ -1,0 +1,108 @@
+package lambdamode
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+)
+
+// maxPasses is how many batches of due records one run takes up. It bounds what
+// a record that stays due costs in a minute.
+const maxPasses = 5
+
+// overdueAfter is how late a record must be, after the reaper was there, to be
+// worth a metric; the alarm is at five minutes.
+const overdueAfter = 2 * time.Minute
+
+// Schedule is what a schedule says.
+type Schedule struct {
+	Do string `json:"do"` // "reap" or "sweep"
+}
+
+// Reaper is the function behind the schedules.
+type Reaper struct {
+	service interface {
+		Reap(context.Context) (int, error)
+		Sweep(context.Context) (int, error)
+	}
+	store interface {
+		Due(ctx context.Context, now time.Time, limit int) ([]string, error)
+		Fetch(ctx context.Context, id string) (bastion.Record, error)
+	}
+	metrics *metrics
+	now     func() time.Time
+	log     *slog.Logger
+}
+
+// Reaper makes the function.
+func (a *App) Reaper() *Reaper {
+	return &Reaper{service: a.Service, store: a.Service.Store, metrics: a.metrics, now: time.Now, log: a.log}
+}
+
+// Handle does what a schedule says. An error means that nothing came of it; what
+// failed for one bastion is in the log, and its record stays due.
+func (r *Reaper) Handle(ctx context.Context, schedule Schedule) error {
+	ctx, cancel := withinDeadline(ctx)
+	defer cancel()
+	switch schedule.Do {
+	case "reap":
+		return r.reap(ctx)
+	case "sweep":
+		return r.sweep(ctx)
+	}
+	return fmt.Errorf(`this event says to do %q: the reaper is told "reap" or "sweep"`, schedule.Do)
+}
+
+func (r *Reaper) reap(ctx context.Context) error {
+	total := 0
+	for range maxPasses {
+		taken, err := r.service.Reap(ctx)
+		total += taken
+		if err != nil && total == 0 {
+			return err
+		}
+		if err != nil {
+			r.log.ErrorContext(ctx, "reap", "error", err.Error())
+			break // those stay due: the next run tries them again, not this one at once
+		}
+		if taken == 0 {
+			break
+		}
+	}
+	if total > 0 {
+		r.log.InfoContext(ctx, "reap", "taken", total)
+	}
+	return r.overdue(ctx)
+}
+
+// overdue measures what the reaper did not get to, or could not get done.
+func (r *Reaper) overdue(ctx context.Context) error {
+	now := r.now()
+	ids, err := r.store.Due(ctx, now.Add(-overdueAfter), 1)
+	if err != nil {
+		return fmt.Errorf("look for what is overdue: %w", err)
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	rec, err := r.store.Fetch(ctx, ids[0])
+	if err != nil {
+		return fmt.Errorf("read what is overdue: %w", err)
+	}
+	if late := now.Sub(rec.DueAt); !rec.DueAt.IsZero() && late > overdueAfter { // the index may be behind
+		r.log.WarnContext(ctx, "overdue", "bastion", rec.ID, "late", late.String())
+		r.metrics.seconds(metricOverdue, late)
+	}
+	return nil
+}
+
+func (r *Reaper) sweep(ctx context.Context) error {
+	orphans, err := r.service.Sweep(ctx)
+	if orphans > 0 {
+		r.metrics.count(metricOrphans, orphans)
+	}
+	return err
+}

@@ -1,0 +1,197 @@
+package lambdamode
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+)
+
+var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+
+// fakeService answers what it is told to.
+type fakeService struct {
+	reaps   []reaped // one for each call
+	orphans int
+	err     error // of Sweep
+
+	calls    []string
+	deadline time.Time
+}
+
+type reaped struct {
+	taken int
+	err   error
+}
+
+func (f *fakeService) Reap(ctx context.Context) (int, error) {
+	f.calls = append(f.calls, "Reap")
+	f.deadline, _ = ctx.Deadline()
+	if len(f.reaps) == 0 {
+		return 0, nil
+	}
+	next := f.reaps[0]
+	f.reaps = f.reaps[1:]
+	return next.taken, next.err
+}
+
+func (f *fakeService) Sweep(context.Context) (int, error) {
+	f.calls = append(f.calls, "Sweep")
+	return f.orphans, f.err
+}
+
+// fakeStore holds one record, which is due.
+type fakeStore struct {
+	rec  bastion.Record
+	err  error // of Due
+	asks int
+}
+
+func (f *fakeStore) Due(_ context.Context, now time.Time, limit int) ([]string, error) {
+	f.asks++
+	if f.err != nil || f.rec.DueAt.IsZero() || f.rec.DueAt.After(now) {
+		return nil, f.err
+	}
+	return []string{f.rec.ID}[:limit], nil
+}
+
+func (f *fakeStore) Fetch(_ context.Context, id string) (bastion.Record, error) {
+	if id != f.rec.ID {
+		return bastion.Record{}, bastion.ErrNotFound
+	}
+	return f.rec, nil
+}
+
+type reaperRig struct {
+	*Reaper
+	service *fakeService
+	store   *fakeStore
+	out     *bytes.Buffer // the metrics
+	logged  *bytes.Buffer
+}
+
+func newReaperRig() reaperRig {
+	r := reaperRig{service: &fakeService{}, store: &fakeStore{}, out: &bytes.Buffer{}, logged: &bytes.Buffer{}}
+	now := func() time.Time { return noon }
+	r.Reaper = &Reaper{service: r.service, store: r.store, now: now,
+		metrics: &metrics{out: r.out, stack: "way-in", now: now}, log: slog.New(slog.NewJSONHandler(r.logged, nil))}
+	return r
+}
+
+func TestTheReaperDoesWhatTheScheduleSays(t *testing.T) {
+	for _, test := range []struct {
+		input, want string
+	}{
+		{`{"do":"reap"}`, "Reap"},
+		{`{"do":"sweep"}`, "Sweep"},
+		{`{"do":"Reap"}`, ""},
+		{`{}`, ""},
+		{`{"version":"2.0","rawPath":"/bastions","requestContext":{"http":{"method":"DELETE"}}}`, ""},
+	} {
+		r := newReaperRig()
+		var schedule Schedule
+		if err := json.Unmarshal([]byte(test.input), &schedule); err != nil {
+			t.Fatal(err)
+		}
+		err := r.Handle(t.Context(), schedule)
+		if got := strings.Join(r.service.calls, " "); got != test.want || (err == nil) != (test.want != "") {
+			t.Errorf("%s: did %q, %v", test.input, got, err)
+		}
+	}
+}
+
+func TestTheReaperGoesOnWhileSomethingIsDue(t *testing.T) {
+	broken := errors.New("broken")
+	full := reaped{taken: 200}
+	for name, test := range map[string]struct {
+		reaps []reaped
+		calls int
+		fails bool
+	}{
+		"nothing due":                 {nil, 1, false},
+		"one batch":                   {[]reaped{{taken: 3}}, 2, false},
+		"three batches":               {[]reaped{full, full, {taken: 7}}, 4, false},
+		"always something due":        {[]reaped{full, full, full, full, full, full, full}, maxPasses, false},
+		"one bastion fails":           {[]reaped{{3, broken}, full}, 1, false},
+		"one fails in a later batch":  {[]reaped{full, {3, broken}, full}, 2, false},
+		"the store cannot be reached": {[]reaped{{0, broken}}, 1, true},
+	} {
+		r := newReaperRig()
+		r.service.reaps = test.reaps
+		err := r.Handle(t.Context(), Schedule{Do: "reap"})
+		if len(r.service.calls) != test.calls || (err != nil) != test.fails {
+			t.Errorf("%s: %d calls, %v", name, len(r.service.calls), err)
+		}
+		wrong := strings.Contains(name, "fails") != strings.Contains(r.logged.String(), "broken")
+		if wrong {
+			t.Errorf("%s: the log says %s", name, r.logged)
+		}
+	}
+}
+
+func TestWhatIsOverdueIsMeasured(t *testing.T) {
+	for name, test := range map[string]struct {
+		due  time.Time
+		want string
+	}{
+		"nothing due":    {time.Time{}, ""},
+		"due just now":   {noon.Add(-time.Minute), ""},
+		"long overdue":   {noon.Add(-6 * time.Minute), `"OldestOverdue":360`},
+		"due later":      {noon.Add(time.Minute), ""},
+		"at the border":  {noon.Add(-overdueAfter), ""},
+		"just behind it": {noon.Add(-overdueAfter - time.Second), `"OldestOverdue":121`},
+	} {
+		r := newReaperRig()
+		r.store.rec = bastion.Record{ID: "a", DueAt: test.due}
+		if err := r.Handle(t.Context(), Schedule{Do: "reap"}); err != nil || r.store.asks != 1 {
+			t.Fatalf("%s: %v after %d questions", name, err, r.store.asks)
+		}
+		if got := r.out.String(); test.want == "" && got != "" || !strings.Contains(got, test.want) {
+			t.Errorf("%s: the metrics say %q", name, got)
+		}
+	}
+	r := newReaperRig()
+	r.store.err = errors.New("broken")
+	if err := r.Handle(t.Context(), Schedule{Do: "reap"}); err == nil {
+		t.Error("nobody learns that it cannot be measured")
+	}
+}
+
+func TestOrphansAreCountedWhenThereAreAny(t *testing.T) {
+	for _, test := range []struct {
+		orphans int
+		err     error
+		want    string
+	}{{0, nil, ""}, {2, nil, `"Orphans":2`}, {1, errors.New("broken"), `"Orphans":1`}} {
+		r := newReaperRig()
+		r.service.orphans, r.service.err = test.orphans, test.err
+		if err := r.Handle(t.Context(), Schedule{Do: "sweep"}); !errors.Is(err, test.err) {
+			t.Errorf("%d orphans: %v", test.orphans, err)
+		}
+		if got := r.out.String(); test.want == "" && got != "" || !strings.Contains(got, test.want) {
+			t.Errorf("%d orphans: the metrics say %q", test.orphans, got)
+		}
+	}
+}
+
+// What is begun must be over before Lambda ends the function.
+func TestTheReaperEndsBeforeItsTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 55*time.Second)
+		defer cancel()
+		r := newReaperRig()
+		if err := r.Handle(ctx, Schedule{Do: "reap"}); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := time.Until(r.service.deadline), 53*time.Second; got != want {
+			t.Errorf("the domain has %s, want %s", got, want)
+		}
+	})
+}
