@@ -301,6 +301,18 @@ func TestLeaseThatIsGoneAnswersClose(t *testing.T) {
 	}
 }
 
+// It was once over, and its channel closed, before the client was told that it
+// had begun.
+func TestCommandIsAcceptedBeforeItIsOver(t *testing.T) {
+	r := start(t)
+	client := r.dial()
+	for range 1000 {
+		if status := r.command(client, "help").status(); status != 0 {
+			t.Fatalf("exit status %d", status)
+		}
+	}
+}
+
 func TestOneCommandASession(t *testing.T) {
 	r := start(t)
 	console := r.console(r.dial(), false)

@@ -13,10 +13,10 @@ type session struct {
 	*connection
 	channel ssh.Channel
 
-	started bool
-	pty     bool
-	begin   chan string // gets the command, or "" for a console, once
-	sizes   chan size   // holds the terminal's latest size until the console takes it
+	pty    bool
+	wanted *string     // what the client asked to start, "" for a console; nil before
+	begin  chan string // gets it, once the client has been told yes
+	sizes  chan size   // holds the terminal's latest size until the console takes it
 }
 
 type size struct{ width, height int }
@@ -34,7 +34,13 @@ func (c *connection) session(channel ssh.NewChannel) {
 		defer close(gone)
 		defer cancel()
 		for request := range requests {
+			before := s.wanted
 			_ = request.Reply(s.request(request), nil)
+			if s.wanted != before {
+				// Not sooner: a command may be done, and the channel closed, before
+				// the client is told that it began.
+				s.begin <- *s.wanted
+			}
 		}
 	}()
 	select {
@@ -59,7 +65,7 @@ func (s *session) request(r *ssh.Request) bool {
 			Width, Height, Pixels, Lines uint32
 			Modes                        string
 		}
-		if s.started || ssh.Unmarshal(r.Payload, &ask) != nil {
+		if s.wanted != nil || ssh.Unmarshal(r.Payload, &ask) != nil {
 			return false
 		}
 		s.pty = true
@@ -92,13 +98,12 @@ func (s *session) refuse(r *ssh.Request) {
 	s.audit.refusal(s.who, kindRequest, "this request is not served", slog.String("asked", clip(asked)))
 }
 
-// start begins the console or the command; a session has one.
+// start has the console or the command begin; a session has one.
 func (s *session) start(command string) bool {
-	if s.started {
+	if s.wanted != nil {
 		return false
 	}
-	s.started = true
-	s.begin <- command
+	s.wanted = &command
 	return true
 }
 

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 )
@@ -75,7 +76,7 @@ func (s stock) write(name string, data []byte) {
 
 // command is a stock program with the client's configuration.
 func (s stock) command(program string, args ...string) *exec.Cmd {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	s.t.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, program, append([]string{"-F", s.path("config")}, args...)...)
 	// Neither this machine's agent nor its display.
