@@ -1,0 +1,219 @@
+//go:build conformance
+
+package template
+
+import (
+	"encoding/json"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/bastion-on-demand/bastion/internal/awscloud"
+	"github.com/bastion-on-demand/bastion/internal/config"
+)
+
+// The tables are what the adapters' own tests run on, kept and backed up.
+func TestTables(t *testing.T) {
+	s := deploy(t)
+	for name, schema := range map[string]any{"RecordsTable": awscloud.RecordsSchema(), "LeasesTable": awscloud.LeasesSchema()} {
+		if r := s.resources[name]; r["DeletionPolicy"] != "Retain" || r["UpdateReplacePolicy"] != "Retain" {
+			t.Errorf("%s is not kept", name)
+		}
+		p := s.properties(t, name)
+		if at(p, "PointInTimeRecoverySpecification", "PointInTimeRecoveryEnabled") != true || p["BillingMode"] != "PAY_PER_REQUEST" ||
+			at(p, "TimeToLiveSpecification", "AttributeName") != "expires_at" || at(p, "TimeToLiveSpecification", "Enabled") != true {
+			t.Errorf("%s: %v", name, p)
+		}
+		encoded, err := json.Marshal(schema)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var want object
+		if err := json.Unmarshal(encoded, &want); err != nil {
+			t.Fatal(err)
+		}
+		for _, part := range []string{"AttributeDefinitions", "KeySchema", "GlobalSecondaryIndexes"} {
+			if !reflect.DeepEqual(p[part], withoutNulls(want[part])) {
+				t.Errorf("%s of %s:\n got %v\nwant %v", part, name, p[part], withoutNulls(want[part]))
+			}
+		}
+		if at(p, "StreamSpecification", "StreamViewType") != nonEmpty(at(want, "StreamSpecification", "StreamViewType")) {
+			t.Errorf("the stream of %s: %v", name, p["StreamSpecification"])
+		}
+	}
+}
+
+func nonEmpty(v any) any {
+	if v == "" {
+		return nil
+	}
+	return v
+}
+
+// withoutNulls takes away the members that the SDK's types leave unset.
+func withoutNulls(v any) any {
+	switch v := v.(type) {
+	case []any:
+		for i := range v {
+			v[i] = withoutNulls(v[i])
+		}
+	case object:
+		for name, member := range v {
+			if member == nil {
+				delete(v, name)
+			} else {
+				v[name] = withoutNulls(member)
+			}
+		}
+	}
+	return v
+}
+
+func TestTheTaskDefinition(t *testing.T) {
+	s := deploy(t)
+	p := s.properties(t, "TaskDefinition")
+	container := p["ContainerDefinitions"].([]any)[0].(object)
+	if s.resources["TaskDefinition"]["UpdateReplacePolicy"] != "Retain" {
+		t.Error("a deploy takes the old revision from under attempts that name it")
+	}
+	if at(p, "RuntimePlatform", "CpuArchitecture") != "ARM64" || p["Cpu"] != "256" || p["Memory"] != "512" || p["NetworkMode"] != "awsvpc" {
+		t.Errorf("the task is %v", p)
+	}
+	if p["TaskRoleArn"] != "TaskRole.Arn" || p["ExecutionRoleArn"] != "ExecutionRole.Arn" {
+		t.Errorf("the roles are %v and %v", p["TaskRoleArn"], p["ExecutionRoleArn"])
+	}
+	if container["ReadonlyRootFilesystem"] != true || strings.HasPrefix(container["User"].(string), "0") || container["Privileged"] != nil ||
+		container["Image"] != required["ImageUri"] || container["StopTimeout"].(float64) > 120 {
+		t.Errorf("the container is %v", container)
+	}
+	if drop := at(container, "LinuxParameters", "Capabilities", "Drop"); !reflect.DeepEqual(drop, []any{"ALL"}) {
+		t.Errorf("the container keeps capabilities: %v", drop)
+	}
+}
+
+// rules are the member group's, one a line.
+func rules(t *testing.T, s stack, direction string) []string {
+	t.Helper()
+	var all []string
+	list, _ := s.properties(t, "MemberGroup")[direction].([]any)
+	for _, rule := range list {
+		r := rule.(object)
+		to := r["CidrIp"]
+		if to == nil {
+			to = r["CidrIpv6"]
+		}
+		all = append(all, fmt.Sprint(r["IpProtocol"], " ", r["FromPort"], "-", r["ToPort"], " ", to))
+	}
+	slices.Sort(all)
+	return all
+}
+
+func TestTheMemberGroup(t *testing.T) {
+	always := []string{"tcp 443-443 0.0.0.0/0", "tcp 443-443 ::/0"}
+	eight := "10.0.0.0/16,10.1.0.0/16,10.2.0.0/16,10.3.0.0/16,10.4.0.0/16,10.5.0.0/16,10.6.0.0/16,10.7.0.0/16"
+	four := "fd00::/16,fd01::/16,fd02::/16,fd03::/16"
+	for _, test := range []struct {
+		parameters []string
+		want       []string // beside what is always there
+	}{
+		{nil, all("tcp 0-65535", "10.0.0.0/8,172.16.0.0/12,192.168.0.0/16")},
+		{[]string{"AllowedDestinations", "10.1.0.0/16"}, all("tcp 0-65535", "10.1.0.0/16")},
+		{[]string{"AllowedDestinations", eight, "AllowedDestinationsIpv6", four}, all("tcp 0-65535", eight+","+four)},
+		{[]string{"AllowedDestinations", "10.1.0.0/16", "DnsServers", "10.9.0.2,10.9.0.3,10.9.0.4"}, slices.Concat(
+			all("tcp 0-65535", "10.1.0.0/16"), all("tcp 53-53", "10.9.0.2/32,10.9.0.3/32,10.9.0.4/32"), all("udp 53-53", "10.9.0.2/32,10.9.0.3/32,10.9.0.4/32"))},
+	} {
+		s := deploy(t, test.parameters...)
+		want := slices.Sorted(slices.Values(slices.Concat(always, test.want)))
+		if got := rules(t, s, "SecurityGroupEgress"); !slices.Equal(got, want) {
+			t.Errorf("%v:\n got %q\nwant %q", test.parameters, got, want)
+		}
+		if in := rules(t, s, "SecurityGroupIngress"); len(in) > 0 {
+			t.Errorf("the member group admits %q", in)
+		}
+	}
+	if groups := deploy(t).of("AWS::EC2::SecurityGroup"); len(groups) != 1 {
+		t.Errorf("%d groups: bastions' own are made at run time", len(groups))
+	}
+}
+
+func all(ports, prefixes string) []string {
+	var lines []string
+	for prefix := range strings.SplitSeq(prefixes, ",") {
+		lines = append(lines, ports+" "+prefix)
+	}
+	return lines
+}
+
+// What the template says is what functions take, for every kind of parameters.
+func TestTheEnvironmentIsAConfiguration(t *testing.T) {
+	for _, parameters := range [][]string{
+		nil,
+		{"PublicAddress", "false", "AllowedSources", "10.8.0.0/16"},
+		{"AddressFamilies", "dualstack", "AllowedDestinationsIpv6", "fd00::/8", "UseSpot", "true", "Draining", "true"},
+		{"JwtIssuer", "https://issuer.example/", "JwtAudience", "a", "Admins", "jwt:https://issuer.example/#alice"},
+		{"Admins", "arn:aws:iam::111122223333:role/aws-reserved/sso.amazonaws.com/Operator,iam:111122223333:AIDAEXAMPLEEXAMPLE111", "TrustedSessionRoles", "AWSReservedSSO_*,Login"},
+		{"Admins", "", "TrustedSessionRoles", "", "AllowedSources", "2001:db8::/32,203.0.113.0/24"},
+		{"IdleTime", "0s"},
+	} {
+		s := deploy(t, parameters...)
+		for name, function := range s.of("AWS::Lambda::Function") {
+			var environ []string
+			for variable, value := range at(function, "Properties", "Environment", "Variables").(object) {
+				environ = append(environ, variable+"="+fmt.Sprint(value))
+			}
+			if _, err := config.Load(environ); err != nil {
+				t.Errorf("%v: %s: %v", parameters, name, err)
+			}
+		}
+	}
+}
+
+// Lambda gives a function 4 KB for its variables, and says so only when it is too
+// late. Names that follow from the stack's may have its 128 characters, and there
+// may be sixteen subnets.
+func TestTheLongestEnvironmentFits(t *testing.T) {
+	s := deploy(t)
+	function := s.properties(t, "CreateFunction")
+	size := 5*128 + 14*25
+	for variable, value := range at(function, "Environment", "Variables").(object) {
+		size += len(variable) + len(fmt.Sprint(value))
+	}
+	source, err := transformed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var template struct{ Parameters map[string]object }
+	if err := json.Unmarshal(source, &template); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"AllowedDestinations", "AllowedDestinationsIpv6", "AllowedSources", "TrustedSessionRoles", "Admins", "JwtIssuer"} {
+		parameter := template.Parameters[name]
+		longest, ok := parameter["MaxLength"].(float64)
+		if !ok {
+			t.Fatalf("the parameter %s has no longest length", name)
+		}
+		size += int(longest) - len(fmt.Sprint(parameter["Default"]))
+	}
+	t.Logf("at most %d bytes", size)
+	if size > 4096 {
+		t.Errorf("functions may have %d bytes of variables", size)
+	}
+}
+
+// Two stacks fit into one account: nothing has a name of its own, but for those
+// that follow from the stack's.
+func TestNothingHasAFixedName(t *testing.T) {
+	names := []string{"TableName", "FunctionName", "RoleName", "ManagedPolicyName", "QueueName", "ClusterName", "LogGroupName", "GroupName", "AlarmName", "RepositoryName", "Name", "Family"}
+	s := deploy(t)
+	for logical, resource := range s.resources {
+		for _, name := range names {
+			value, ok := at(resource, "Properties", name).(string)
+			_, isReference := s.resources[strings.TrimSuffix(value, ".Arn")]
+			if ok && !isReference && value != attributes["AWS::StackName"] {
+				t.Errorf("%s has the %s %q", logical, name, value)
+			}
+		}
+	}
+}
