@@ -1,4 +1,5 @@
-// Command bastiond is the SSH server that runs in a bastion's task. By hand:
+// Command bastiond is the SSH server that runs in a bastion's task, where it takes
+// everything from the environment. By hand:
 //
 //	bastiond --lease DIR --listen 127.0.0.1:2222
 //
@@ -19,7 +20,9 @@ import (
 )
 
 func main() {
-	settings, err := parse(os.Args[1:], os.Getenv, os.Stderr)
+	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer cancel()
+	settings, err := parse(ctx, os.Args[1:], os.Getenv, os.Stderr)
 	if errors.Is(err, flag.ErrHelp) {
 		return
 	}
@@ -27,8 +30,6 @@ func main() {
 		fmt.Fprintf(os.Stderr, "bastiond: %v\n", err)
 		os.Exit(2)
 	}
-	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	defer cancel()
 	settings.Log = slog.New(slog.NewJSONHandler(os.Stdout, nil))
 	os.Exit(sshd.Run(ctx, settings))
 }

@@ -4,16 +4,21 @@ import (
 	"bytes"
 	"errors"
 	"flag"
+	"fmt"
 	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/bastion-on-demand/bastion/internal/awscloud"
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 	"github.com/bastion-on-demand/bastion/internal/leakcheck"
 	"github.com/bastion-on-demand/bastion/internal/leasefile"
@@ -31,7 +36,7 @@ func TestMain(m *testing.M) {
 }
 
 func TestAllProblemsAreNamedAtOnce(t *testing.T) {
-	_, err := parse([]string{
+	_, err := parse(t.Context(), []string{
 		"--lease", "/nowhere", "--listen", "22", "--poll", "often", "--wait", "-1s", "--allow-loopback", "127.0.0.1/32,10.0.0.0/8,x", "extra",
 	}, nothing, io.Discard)
 	if err == nil {
@@ -49,18 +54,41 @@ func TestAllProblemsAreNamedAtOnce(t *testing.T) {
 func nothing(string) string { return "" }
 
 func TestLeaseIsNeeded(t *testing.T) {
-	if _, err := parse(nil, nothing, io.Discard); err == nil || !strings.Contains(err.Error(), "--lease is needed") {
+	if _, err := parse(t.Context(), nil, nothing, io.Discard); err == nil || !strings.Contains(err.Error(), "--lease is needed") {
 		t.Errorf("%v", err)
 	}
-	if _, err := parse([]string{"--frobnicate"}, nothing, io.Discard); err == nil || !strings.Contains(err.Error(), "frobnicate") {
+	if _, err := parse(t.Context(), []string{"--frobnicate"}, nothing, io.Discard); err == nil || !strings.Contains(err.Error(), "frobnicate") {
 		t.Errorf("%v", err)
+	}
+}
+
+func TestTableInATask(t *testing.T) {
+	env := map[string]string{"BASTIOND_LEASE_TABLE": "leases", "BASTIOND_LEASE": t.TempDir(), "BASTIOND_TASK_ROLE_ID": "bastion-role"}
+	_, err := parse(t.Context(), nil, func(name string) string { return env[name] }, io.Discard)
+	for _, want := range []string{"only one lease", `"bastion-role"`, metadataURI} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q is missing in: %v", want, err)
+		}
+	}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprint(w, `{"TaskARN":"arn:aws:ecs:eu-west-1:111122223333:task/c/0123","Containers":[{"Networks":[{"IPv4Addresses":["10.9.8.7"]}]}]}`)
+	}))
+	defer server.Close()
+	defer http.DefaultClient.CloseIdleConnections()
+	env = map[string]string{"BASTIOND_LEASE_TABLE": "leases", "BASTIOND_TASK_ROLE_ID": "AROAEXAMPLE", metadataURI: server.URL}
+	cfg, err := parse(t.Context(), nil, func(name string) string { return env[name] }, io.Discard)
+	if err != nil || cfg.Timing.Poll != 3*time.Second || !slices.Contains(cfg.Own, netip.MustParseAddr("10.9.8.7")) {
+		t.Errorf("%+v, %v", cfg, err)
+	}
+	if _, ok := cfg.Lease.(*awscloud.TaskLease); !ok {
+		t.Errorf("the lease is %T", cfg.Lease)
 	}
 }
 
 func TestEnvironmentAndFlags(t *testing.T) {
 	dir := t.TempDir()
 	env := map[string]string{"BASTIOND_LEASE": dir, "BASTIOND_POLL": "3s", "BASTIOND_ALLOW_LOOPBACK": "127.0.0.1/32,::1/128"}
-	cfg, err := parse([]string{"--poll", "1s"}, func(name string) string { return env[name] }, io.Discard)
+	cfg, err := parse(t.Context(), []string{"--poll", "1s"}, func(name string) string { return env[name] }, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,7 +104,7 @@ func TestEnvironmentAndFlags(t *testing.T) {
 
 func TestHelp(t *testing.T) {
 	var help bytes.Buffer
-	if _, err := parse([]string{"--help"}, nothing, &help); !errors.Is(err, flag.ErrHelp) {
+	if _, err := parse(t.Context(), []string{"--help"}, nothing, &help); !errors.Is(err, flag.ErrHelp) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{"Usage: bastiond", "-lease", "-listen", "-allow-loopback"} {
