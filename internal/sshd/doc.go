@@ -16,8 +16,9 @@
 // What they share is in three places, each with a lock of its own: the roster
 // (who is connected, which keys are in force, whether new connections wait),
 // the asks (what consoles asked of the control plane), and the audit (what the
-// receipt will say). No lock is held while another is taken, and none across a
-// call that can block.
+// receipt will say). A connection has a lock of its own too, for the set of its
+// open consoles. No lock is held while another is taken, and none across a call
+// that can block.
 //
 // Nobody ends a connection by closing it from outside. They give it a cause;
 // its consoles print it, its forwards close, then the connection closes, and
