@@ -69,7 +69,7 @@ type Timing struct {
 	Answer      time.Duration   // how long a console waits for an answer; 20 s
 
 	Handshake time.Duration // from accept to authenticated; 2 min, as typing a passphrase takes time
-	Drain     time.Duration // what handshakes in flight get when idle ends the bastion; 10 s
+	Drain     time.Duration // what a handshake in flight gets when idle ends the bastion; 10 s
 	Keepalive time.Duration // between keepalives; 15 s
 	Missed    int           // silent for this many keepalives is dead; 3
 

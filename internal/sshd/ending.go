@@ -62,8 +62,8 @@ func (k *keeper) endAtDeadline(ctx context.Context) *stop {
 }
 
 // endIdle ends a bastion that nobody uses, without cutting anybody who may be
-// about to: new connections wait, those whose handshake is on get time to
-// finish it, and the end stands only if the table accepts it.
+// about to: those whose handshake is on get time to finish it, new connections
+// wait while the end is written, and it stands only if the table accepts it.
 func (k *keeper) endIdle(ctx context.Context, now time.Time) *stop {
 	if now.Before(k.idleAt) {
 		k.next = sooner(k.next, k.idleAt)
@@ -95,6 +95,9 @@ func (k *keeper) endIdle(ctx context.Context, now time.Time) *stop {
 }
 
 // drain waits for the handshakes in flight; the keeper is woken when one ends.
+// Whoever comes meanwhile is let in, until those that only wait have had their
+// time; then newcomers wait too, but for no longer than the latest handshake may
+// take.
 func (k *keeper) drain(now time.Time) {
 	if k.drained.IsZero() {
 		k.drained = now.Add(k.cfg.Timing.Drain)
@@ -103,7 +106,9 @@ func (k *keeper) drain(now time.Time) {
 		k.next = sooner(k.next, k.drained)
 		return
 	}
-	k.roster.cutArriving()
+	if oldest := k.roster.drain(now.Add(-k.cfg.Timing.Drain)); !oldest.IsZero() {
+		k.next = sooner(k.next, oldest.Add(k.cfg.Timing.Drain))
+	}
 }
 
 // resume lets those in who were made to wait.

@@ -53,6 +53,45 @@ func TestOnlyAuthenticatedConnectionsCount(t *testing.T) {
 	})
 }
 
+// Somebody's other window waits for a passphrase when the idle time is over.
+func TestStuckHandshakeKeepsNobodyOut(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.run()
+		after(9*time.Minute + 30*time.Second)
+		conn, err := r.connect()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		after(33 * time.Second)
+		asked := time.Now()
+		client := r.dial()
+		if waited := time.Since(asked); waited > 0 {
+			t.Errorf("the right key waited %s", waited)
+		}
+		after(30 * time.Minute)
+		client.Close()
+		r.endsAfter(10*time.Minute, bastion.EndIdle)
+	})
+}
+
+// One stuck handshake has had its time; another has just begun. While that one
+// gets its own, a third waits, and is refused when the bastion has ended.
+func TestStuckHandshakesEndOneByOne(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.run()
+		for _, wait := range []time.Duration{9*time.Minute + 55*time.Second, 13 * time.Second} {
+			after(wait)
+			conn, err := r.connect()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+		}
+		r.endsAfter(10*time.Second, bastion.EndIdle)
+	})
+}
+
 func TestQuietTunnelKeepsItAlive(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		r.memoryHost("10.0.0.1:5432", echo)

@@ -29,6 +29,7 @@ type roster struct {
 // guards it.
 type arrival struct {
 	cut    func() // ends the handshake
+	since  time.Time
 	proved bool   // its key was proved: it is not cut to end an unused bastion
 	ended  bool   // it was cut: it can prove nothing any more
 }
@@ -64,6 +65,7 @@ func (r *roster) arrive(a *arrival) error {
 	case len(r.arriving) >= r.limits.Unauthenticated:
 		return errNoRoom
 	}
+	a.since = r.now()
 	r.arriving[a] = struct{}{}
 	return nil
 }
@@ -163,13 +165,38 @@ func (r *roster) use() (open int, last time.Time) {
 	return 0, r.lastUse
 }
 
-// pause makes new connections wait, and reports whether nobody is left who has
-// authenticated or still may.
+// pause makes new connections wait if nobody is left who has authenticated or
+// still may, and reports whether it did.
 func (r *roster) pause() (empty bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	empty = len(r.open) == 0 && len(r.arriving) == 0
+	r.paused = r.paused || empty
+	return empty
+}
+
+// drain makes new connections wait, and ends the handshakes that began by the
+// time given and have proved no key. It answers when the oldest of the others
+// began; zero if there are none.
+func (r *roster) drain(begun time.Time) (oldest time.Time) {
+	r.mu.Lock()
 	r.paused = true
-	return len(r.open) == 0 && len(r.arriving) == 0
+	var cuts []func()
+	for a := range r.arriving {
+		switch {
+		case a.proved:
+		case !a.since.After(begun):
+			a.ended = true
+			cuts = append(cuts, a.cut)
+		case oldest.IsZero() || a.since.Before(oldest):
+			oldest = a.since
+		}
+	}
+	r.mu.Unlock()
+	for _, cut := range cuts {
+		cut()
+	}
+	return oldest
 }
 
 // resume lets those who wait go on.
@@ -180,30 +207,20 @@ func (r *roster) resume() {
 	r.resumed.Broadcast()
 }
 
-// cutArriving ends the handshakes of those who have proved no key, or, when all
-// is over, of everybody.
-func (r *roster) cutArriving() {
+// close lets nobody in any more, and ends all handshakes.
+func (r *roster) close() {
 	r.mu.Lock()
+	r.closed = true
+	r.resumed.Broadcast()
 	var cuts []func()
 	for a := range r.arriving {
-		if r.closed || !a.proved {
-			a.ended = true
-			cuts = append(cuts, a.cut)
-		}
+		a.ended = true
+		cuts = append(cuts, a.cut)
 	}
 	r.mu.Unlock()
 	for _, cut := range cuts {
 		cut()
 	}
-}
-
-// close lets nobody in any more, and ends the handshakes.
-func (r *roster) close() {
-	r.mu.Lock()
-	r.closed = true
-	r.resumed.Broadcast()
-	r.mu.Unlock()
-	r.cutArriving()
 }
 
 // everybody is who is connected now.
