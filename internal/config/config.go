@@ -108,6 +108,7 @@ func (c Config) contradictions() (wrong []error) {
 	}
 	refuse(len(c.Bastion.Allowed) == 0, "%sALLOWED is empty: bastions could connect to nothing", prefix)
 	refuse(c.Cloud.Table == c.Cloud.LeaseTable, "%sTABLE and %[1]sLEASE_TABLE are both %s: tasks may write to the table of leases, and to no other", prefix, c.Cloud.Table)
+	refuse(c.Cloud.PublicAddress && !c.Bastion.IPv4, "%sPUBLIC_ADDRESS is true and %[1]sFAMILIES has no IPv4: public addresses are IPv4", prefix)
 	refuse(c.Bastion.Idle > 0 && c.Bastion.Idle < time.Minute, "%sIDLE is %s: a bastion would end before anybody can have connected; take a minute or more", prefix, c.Bastion.Idle)
 	for _, p := range c.Bastion.SourceOverride {
 		refuse(p.Bits() == 0, "%sSOURCES holds %s: then anybody may open a bastion to any address; name the prefixes that people connect from", prefix, p)

@@ -107,6 +107,7 @@ func TestWhatIsWrongIsNamed(t *testing.T) {
 		{"SSH_PORT", "65536", "want a port from 1024"},
 		{"PUBLIC_ADDRESS", "yes", "want true or false"},
 		{"PUBLIC_ADDRESS", "false", "need the prefixes that callers may name as source"},
+		{"FAMILIES", "ipv6", "public addresses are IPv4"},
 		{"FAMILIES", "ipv5", "want ipv4, ipv6 or dualstack"},
 		{"CONTAINER", "", "the name of a container"},
 		{"TASK_ROLE_ID", "AIDAEXAMPLEEXAMPLE123", "the unique id of an IAM role"},
