@@ -75,21 +75,18 @@ func TestCreateAnswers(t *testing.T) {
 		want    error
 		tries   int
 	}{
-		"fine":                          {[]string{"200 {}"}, nil, 1},
-		"name":                          {[]string{cancelled(failed, none, none, none, none)}, bastion.ErrNameTaken, 1},
-		"owner":                         {[]string{cancelled(none, failed, none, none, none)}, bastion.ErrQuotaOwner, 1},
-		"total":                         {[]string{cancelled(none, none, failed, none, none)}, bastion.ErrQuotaTotal, 1},
-		"id":                            {[]string{cancelled(none, none, none, failed, none)}, bastion.ErrConflict, 1},
-		"name before quotas":            {[]string{cancelled(failed, failed, failed, none, none)}, bastion.ErrNameTaken, 1},
-		"owner before total":            {[]string{cancelled(none, failed, failed, none, none)}, bastion.ErrQuotaOwner, 1},
-		"conflict":                      {[]string{cancelled(none, none, conflict, none, none), "200 {}"}, nil, 2},
-		"conflict beside a quota":       {[]string{cancelled(conflict, failed, none, none, none), cancelled(failed, failed, none, none, none)}, bastion.ErrNameTaken, 2},
-		"throttled transaction":         {[]string{cancelled("ThrottlingError", none, none, none, none), "200 {}"}, nil, 2},
-		"throttled request":             {[]string{refused("ThrottlingException"), "200 {}"}, nil, 2},
-		"throttled table":               {[]string{refused("ProvisionedThroughputExceededException"), "200 {}"}, nil, 2},
-		"in progress, as a repeat sees": {[]string{refused("TransactionInProgressException"), "200 {}"}, nil, 2},
-		"server's fault":                {[]string{"500 {}", "503 {}", "200 {}"}, nil, 3},
-		"lost":                          {[]string{"connection reset", "200 {}"}, nil, 2},
+		"fine":                    {[]string{"200 {}"}, nil, 1},
+		"name":                    {[]string{cancelled(failed, none, none, none, none)}, bastion.ErrNameTaken, 1},
+		"owner":                   {[]string{cancelled(none, failed, none, none, none)}, bastion.ErrQuotaOwner, 1},
+		"total":                   {[]string{cancelled(none, none, failed, none, none)}, bastion.ErrQuotaTotal, 1},
+		"id":                      {[]string{cancelled(none, none, none, failed, none)}, bastion.ErrConflict, 1},
+		"name before quotas":      {[]string{cancelled(failed, failed, failed, none, none)}, bastion.ErrNameTaken, 1},
+		"owner before total":      {[]string{cancelled(none, failed, failed, none, none)}, bastion.ErrQuotaOwner, 1},
+		"conflict":                {[]string{cancelled(none, none, conflict, none, none), "200 {}"}, nil, 2},
+		"conflict beside a quota": {[]string{cancelled(conflict, failed, none, none, none), cancelled(failed, failed, none, none, none)}, bastion.ErrNameTaken, 2},
+		"throttled transaction":   {[]string{cancelled("ThrottlingError", none, none, none, none), "200 {}"}, nil, 2},
+		"server's fault":          {[]string{"500 {}", "503 {}", "200 {}"}, nil, 3},
+		"lost":                    {[]string{"connection reset", "200 {}"}, nil, 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -105,6 +102,23 @@ func TestCreateAnswers(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// What overload looks like is repeated. It is only asked for here, not played:
+// the SDK's limiter of rates may wait for less than a nanosecond, again and again,
+// which in a bubble never passes.
+func TestOverloadIsRepeated(t *testing.T) {
+	retryer := (&answering{}).client().Options().Retryer
+	for _, code := range []string{"ThrottlingException", "ProvisionedThroughputExceededException", "RequestLimitExceeded", "TransactionInProgressException"} {
+		if !retryer.IsErrorRetryable(&smithy.GenericAPIError{Code: code}) {
+			t.Errorf("%s is not", code)
+		}
+	}
+	for _, code := range []string{"ValidationException", "AccessDeniedException", "ResourceNotFoundException", "ConditionalCheckFailedException"} {
+		if retryer.IsErrorRetryable(&smithy.GenericAPIError{Code: code}) {
+			t.Errorf("%s is", code)
+		}
 	}
 }
 
@@ -124,7 +138,7 @@ func TestConflictOfASingleWrite(t *testing.T) {
 
 // Patience ends with the context, and the error says so.
 func TestRepeatsEndWithTheContext(t *testing.T) {
-	for _, answer := range []string{refused("ThrottlingException"), cancelled("TransactionConflict"), "500 {}"} {
+	for _, answer := range []string{cancelled("TransactionConflict"), "500 {}"} {
 		synctest.Test(t, func(t *testing.T) {
 			const patience = 3 * time.Second
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -135,8 +149,8 @@ func TestRepeatsEndWithTheContext(t *testing.T) {
 			if !errors.Is(err, context.DeadlineExceeded) || time.Since(start) > patience {
 				t.Errorf("%v after %s and %d tries", err, time.Since(start), len(a.bodies))
 			}
-			if len(a.bodies) < 2 {
-				t.Errorf("one try in %s", patience)
+			if len(a.bodies) < 3 {
+				t.Errorf("%d tries in %s", len(a.bodies), patience)
 			}
 		})
 	}
