@@ -53,6 +53,9 @@ var arrows = map[string][]string{
 	"internal/slack":      {"internal/bastion", "internal/publickey"},
 	"internal/client":     {"internal/bastion"},
 
+	// The tools of whoever deploys, which know nothing of the service.
+	"internal/image": {},
+
 	// EC2 and ECS at the wire, for tests: a face of the local cloud.
 	"internal/awscloud/wiretest": {"internal/bastion", "internal/localcloud"},
 
@@ -66,11 +69,16 @@ var arrows = map[string][]string{
 // mayImportLocalmode are the only packages that may: it pulls everything in.
 const mayImportLocalmode = "cmd/bastion"
 
-// sdk is the prefix of AWS's SDK, and awscloud the only package that may name it.
+// sdk is the prefix of AWS's SDK, and awscloud the only package of the service
+// that may name it.
 const (
 	sdk      = "github.com/aws/aws-sdk-go"
 	awscloud = "internal/awscloud"
 )
+
+// operators are the tools of whoever deploys. They may name the SDK as well: they
+// are no part of the service, and call AWS for what its domain knows nothing of.
+var operators = []string{"internal/image"}
 
 // Violations lists what breaks the rules, as sentences, in a stable order.
 func Violations(packages []Package) []string {
@@ -115,7 +123,7 @@ func checkEverywhere(p Package, imported string, report func(Package, string, ..
 		report(p, "imports %s: nothing imports a main", ours)
 	case isOurs && ours == "internal/localmode" && p.Path != mayImportLocalmode && p.Path != ours:
 		report(p, "imports internal/localmode: only %s may", mayImportLocalmode)
-	case strings.HasPrefix(imported, sdk) && p.Path != awscloud:
+	case strings.HasPrefix(imported, sdk) && p.Path != awscloud && !slices.Contains(operators, p.Path):
 		report(p, "imports %s: only %s may", imported, awscloud)
 	}
 }

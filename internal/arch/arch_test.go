@@ -31,6 +31,7 @@ func TestEveryRuleCatchesItsViolation(t *testing.T) {
 		{Package{Path: "cmd/bastion", MainLines: 40, Imports: []string{Module + "/internal/localmode"}}, ""},
 		{Package{Path: "functions/create", MainLines: 9, Imports: []string{Module + "/internal/awscloud"}}, ""},
 		{Package{Path: "internal/awscloud", Imports: []string{"github.com/aws/aws-sdk-go-v2/service/ecs"}}, ""},
+		{Package{Path: "internal/image", Imports: []string{"github.com/aws/aws-sdk-go-v2/service/ecr"}}, ""},
 		{Package{Path: "internal/bastion", HasTests: true, LeakChecked: true, TestImports: []string{Module + "/internal/localcloud"}}, ""},
 
 		{Package{Path: "internal/bastion", Imports: []string{Module + "/internal/publickey"}}, "internal/bastion imports internal/publickey"},
@@ -47,6 +48,8 @@ func TestEveryRuleCatchesItsViolation(t *testing.T) {
 			"internal/sshd imports internal/localmode: only cmd/bastion may"},
 		{Package{Path: "cmd/bastiond", MainLines: 9, Imports: []string{Module + "/internal/localmode"}},
 			"cmd/bastiond imports internal/localmode: only cmd/bastion may"},
+		{Package{Path: "cmd/operator", MainLines: 9, Imports: []string{"github.com/aws/aws-sdk-go-v2/service/ecr"}},
+			"cmd/operator imports github.com/aws/aws-sdk-go-v2/service/ecr: only internal/awscloud may"},
 		{Package{Path: "cmd/bastion", TestImports: []string{Module + "/cmd/bastiond"}},
 			"cmd/bastion imports cmd/bastiond: nothing imports a main"},
 		{Package{Path: "cmd/bastion", MainLines: 41}, "cmd/bastion has a main of 41 lines; 40 is the limit"},

@@ -1,0 +1,104 @@
+package image
+
+import (
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/bastion-on-demand/bastion/internal/leakcheck"
+)
+
+func TestMain(m *testing.M) { leakcheck.Main(m) }
+
+// quiet is progress that nobody looks at.
+var quiet = Progress{W: io.Discard}
+
+// fake is an index whose programs are no programs.
+func fake(t *testing.T) v1.ImageIndex {
+	t.Helper()
+	index, err := assemble("0123abc", func(platform v1.Platform) ([]byte, error) {
+		return []byte("a program for " + platform.String()), nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return index
+}
+
+func summarize(t *testing.T, index v1.ImageIndex) Summary {
+	t.Helper()
+	summary, err := Summarize(index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return summary
+}
+
+// images are the index's, in the order of Platforms.
+func images(t *testing.T, index v1.ImageIndex) []v1.Image {
+	t.Helper()
+	var all []v1.Image
+	for _, one := range summarize(t, index).Images {
+		image, err := index.Image(one.Digest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, image)
+	}
+	return all
+}
+
+// rig is a registry in this process, on loopback.
+type rig struct {
+	registry Registry
+	// before answers a request in the registry's place if it returns true.
+	before func(http.ResponseWriter, *http.Request) bool
+
+	mu    sync.Mutex
+	calls []string // "METHOD path"
+}
+
+func newRig(t *testing.T) *rig {
+	t.Helper()
+	r := &rig{}
+	handler := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		r.mu.Lock()
+		r.calls = append(r.calls, req.Method+" "+req.URL.Path)
+		r.mu.Unlock()
+		if r.before != nil && r.before(w, req) {
+			return
+		}
+		handler.ServeHTTP(w, req)
+	}))
+	t.Cleanup(server.Close)
+	transport := &http.Transport{}
+	t.Cleanup(transport.CloseIdleConnections)
+	r.registry = Registry{
+		Repository: strings.TrimPrefix(server.URL, "http://") + "/team/bastiond",
+		Keychain:   authn.NewMultiKeychain(), // nobody
+		Transport:  transport,
+	}
+	return r
+}
+
+// takeCalls answers the calls since the last time, except reads.
+func (r *rig) takeCalls() (writes []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, call := range r.calls {
+		if !strings.HasPrefix(call, "GET ") && !strings.HasPrefix(call, "HEAD ") {
+			writes = append(writes, call)
+		}
+	}
+	r.calls = nil
+	return writes
+}
