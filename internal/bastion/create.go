@@ -37,7 +37,7 @@ var validName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$`)
 // as Get does. Nothing is written unless the whole request is right.
 //
 // *Error: CodeNameInvalid, CodeReasonInvalid, CodeTTLInvalid, CodeSource…,
-// CodeTTLBeyondCap, CodeKeyRequired, CodeQuotaOwner, CodeQuotaTotal, CodeBusy.
+// CodeTTLBeyondCap (longer than any bastion may live), CodeKeyRequired, CodeQuotaOwner, CodeQuotaTotal, CodeBusy.
 func (s *Service) Create(ctx context.Context, req CreateRequest) (rec Record, created bool, err error) {
 	if err := s.check(&req); err != nil {
 		return Record{}, false, err
@@ -73,10 +73,13 @@ func (s *Service) check(req *CreateRequest) error {
 	if utf8.RuneCountInString(req.Reason) > maxReason || !utf8.ValidString(req.Reason) || strings.ContainsFunc(req.Reason, unicode.IsControl) {
 		return Errorf(CodeReasonInvalid, "A reason is one line of at most %d characters.", maxReason)
 	}
-	if req.TTL != nil && *req.TTL <= 0 {
-		return Errorf(CodeTTLInvalid, "The ttl must be more than zero, such as 30m or 2h; %s is not.", *req.TTL)
+	if req.TTL == nil {
+		return s.checkSource(req)
 	}
-	if req.TTL != nil && *req.TTL > s.Config.MaxTTL {
+	if err := checkTTL(*req.TTL); err != nil {
+		return err
+	}
+	if *req.TTL > s.Config.MaxTTL {
 		return Errorf(CodeTTLBeyondCap, "A bastion may live for %s at the longest; a ttl of %s goes beyond that.", s.Config.MaxTTL, *req.TTL)
 	}
 	return s.checkSource(req)
@@ -140,15 +143,13 @@ func (s *Service) intend(ctx context.Context, req CreateRequest) (Record, bool, 
 		return Record{}, false, ErrConflict
 	}
 	next := rec
-	if err := s.renew(&next, req); err != nil {
-		return Record{}, false, err
-	}
+	s.renew(&next, req)
 	rec, err = s.save(ctx, rec, next)
 	return rec, false, err
 }
 
 // renew moves an open bastion's intent to what the request says.
-func (s *Service) renew(next *Record, req CreateRequest) error {
+func (s *Service) renew(next *Record, req CreateRequest) {
 	now, changed := s.now(), false
 	if next.Intent.Source != req.Source {
 		next.Intent.Source, changed = req.Source, true
@@ -159,15 +160,19 @@ func (s *Service) renew(next *Record, req CreateRequest) error {
 	if req.Reason != "" {
 		next.Intent.Reason = req.Reason // nothing in the cloud follows from it
 	}
-	ttl := min(s.Config.DefaultTTL, next.LatestDeadline.Sub(now))
+	ttl := s.Config.DefaultTTL
 	if req.TTL != nil {
 		ttl = *req.TTL
 	}
-	extended, err := next.extend(ttl, now)
-	if changed || extended {
+	// A repeat of the request that made the bastion must not fail because time has
+	// passed, so what it may have at most is what it gets.
+	deadline := earlier(wholeSecond(now.Add(ttl)), next.LatestDeadline)
+	if deadline.After(next.Intent.Deadline) {
+		next.Intent.Deadline, changed = deadline, true
+	}
+	if changed {
 		next.changed(now, s.Config.Timing)
 	}
-	return err
 }
 
 // intendNew writes the record of a new bastion.

@@ -40,8 +40,8 @@ func (r *Record) extend(ttl time.Duration, now time.Time) (bool, error) {
 
 // deadline is ttl from now as a whole second, if the bastion may live so long.
 func (r *Record) deadline(ttl time.Duration, now time.Time) (time.Time, error) {
-	if ttl <= 0 {
-		return time.Time{}, Errorf(CodeTTLInvalid, "The ttl must be more than zero, such as 30m or 2h; %s is not.", ttl)
+	if err := checkTTL(ttl); err != nil {
+		return time.Time{}, err
 	}
 	deadline := wholeSecond(now.Add(ttl))
 	if deadline.After(r.LatestDeadline) {
@@ -51,6 +51,14 @@ func (r *Record) deadline(ttl time.Duration, now time.Time) (time.Time, error) {
 			r.LatestDeadline.Format(time.RFC3339), left, ttl)
 	}
 	return deadline, nil
+}
+
+// checkTTL refuses what no deadline can follow from: deadlines are whole seconds.
+func checkTTL(ttl time.Duration) error {
+	if ttl < time.Second {
+		return Errorf(CodeTTLInvalid, "The ttl must be a second or more, such as 30m or 2h; %s is not.", ttl)
+	}
+	return nil
 }
 
 // answer grants or refuses what a console asked for. The answer travels in the

@@ -61,7 +61,7 @@ func TestTwentyFirstCallsMakeOneBastion(t *testing.T) {
 
 func TestCreateRefuses(t *testing.T) {
 	long := 13 * time.Hour
-	zero := time.Duration(0)
+	zero, short := time.Duration(0), 999*time.Millisecond
 	private := netip.MustParsePrefix("10.1.2.3/32")
 	for _, row := range []struct {
 		what string
@@ -72,6 +72,7 @@ func TestCreateRefuses(t *testing.T) {
 		{"a name with a newline", func(r *bastion.CreateRequest, _ *bastion.Config) { r.Name = "a\nb" }, bastion.CodeNameInvalid},
 		{"a reason with a newline", func(r *bastion.CreateRequest, _ *bastion.Config) { r.Reason = "a\nb" }, bastion.CodeReasonInvalid},
 		{"no time", func(r *bastion.CreateRequest, _ *bastion.Config) { r.TTL = &zero }, bastion.CodeTTLInvalid},
+		{"less than a second", func(r *bastion.CreateRequest, _ *bastion.Config) { r.TTL = &short }, bastion.CodeTTLInvalid},
 		{"too much time", func(r *bastion.CreateRequest, _ *bastion.Config) { r.TTL = &long }, bastion.CodeTTLBeyondCap},
 		{"a range", func(r *bastion.CreateRequest, _ *bastion.Config) { r.Source = netip.MustParsePrefix("0.0.0.0/0") }, bastion.CodeSourceInvalid},
 		{"a mapped address", func(r *bastion.CreateRequest, _ *bastion.Config) {
@@ -145,6 +146,29 @@ func TestDeadlinesOnlyMoveLater(t *testing.T) {
 			t.Errorf("POST with less: until %s, %v", again.Intent.Deadline, err)
 		}
 		w.rest("extended")
+	})
+}
+
+// The request that made a bastion, said again later and from elsewhere, is no
+// error, though its ttl now reaches beyond the cap.
+func TestARepeatWithAllTheTimeThereIs(t *testing.T) {
+	simulate(t, func(t *testing.T, w *world) {
+		most := w.service.Config.MaxTTL
+		ask := func(from netip.Addr) (bastion.Record, error) {
+			ctx, cancel := invocation()
+			defer cancel()
+			rec, _, err := w.service.Create(ctx, bastion.CreateRequest{Caller: alice(from), Key: keyA, TTL: &most, Wait: 25 * time.Second})
+			return rec, err
+		}
+		first, err := ask(home)
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour)
+		again, err := ask(travel)
+		if err != nil || again.ID != first.ID || again.Intent.Source.Addr() != travel || !again.Intent.Deadline.Equal(first.LatestDeadline) {
+			t.Errorf("%+v, %v", again.Intent, err)
+		}
 	})
 }
 

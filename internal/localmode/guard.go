@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -24,14 +25,14 @@ const (
 // page in the laptop's own browser reaches loopback as well as curl does: by a
 // request across origins, or, once its name resolves to 127.0.0.1, under its own
 // Host.
-func guard(next http.Handler) http.Handler {
+func guard(next http.Handler, log *slog.Logger) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case !ownHost(r):
-			refuse(w, http.StatusMisdirectedRequest, codeHostForeign,
+			refuse(w, r, log, http.StatusMisdirectedRequest, codeHostForeign,
 				fmt.Sprintf("Local mode answers to the address it listens on, not to the host %q: use the URL it printed.", r.Host))
 		case crossOrigin(r):
-			refuse(w, http.StatusForbidden, codeCrossOrigin,
+			refuse(w, r, log, http.StatusForbidden, codeCrossOrigin,
 				"Local mode answers no web pages: call it with curl.")
 		default:
 			next.ServeHTTP(w, r)
@@ -70,13 +71,16 @@ func crossOrigin(r *http.Request) bool {
 	return origin != "" && origin != "http://"+r.Host
 }
 
-// refuse answers with a problem document (RFC 9457), as the API does.
-func refuse(w http.ResponseWriter, status int, code bastion.Code, detail string) {
+// refuse answers with a problem document (RFC 9457) and logs a line, as the API
+// does.
+func refuse(w http.ResponseWriter, r *http.Request, log *slog.Logger, status int, code bastion.Code, detail string) {
 	id := rand.Text()
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Request-Id", id)
 	w.WriteHeader(status)
+	log.Warn("request", "request_id", id, "method", r.Method, "status", status, "code", code,
+		"source", r.RemoteAddr, "host", r.Host, "origin", r.Header.Get("Origin"))
 	_ = json.NewEncoder(w).Encode(map[string]any{
 		"type":       "about:blank",
 		"title":      http.StatusText(status),

@@ -1,9 +1,11 @@
 package localmode
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -41,7 +43,8 @@ func TestGuardLetsOnlyLocalToolsThrough(t *testing.T) {
 		{"opaque origin", "POST", "127.0.0.1:8080", http.Header{"Origin": {"null"}}, codeCrossOrigin},
 	} {
 		reached := false
-		handler := guard(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { reached = true }))
+		var logged bytes.Buffer
+		handler := guard(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { reached = true }), slog.New(slog.NewJSONHandler(&logged, nil)))
 		r := httptest.NewRequest(test.method, "http://127.0.0.1:8080/bastions", nil)
 		r.Host = test.host
 		if test.header != nil {
@@ -55,6 +58,9 @@ func TestGuardLetsOnlyLocalToolsThrough(t *testing.T) {
 		}
 		if test.code != "" {
 			wantProblem(t, test.name, answer, test.code)
+			if id := answer.Header().Get("X-Request-Id"); !strings.Contains(logged.String(), id) {
+				t.Errorf("%s: no line of the log has its request id", test.name)
+			}
 		}
 	}
 }

@@ -136,8 +136,9 @@ func (l *Local) serve(ctx context.Context, s settings, listener net.Listener) {
 		Targets:   []httpapi.Target{{Name: privateName, User: "guest", HostKey: l.host.hostKey}},
 	})
 	l.server = &http.Server{
-		Handler:           guard(api),
+		Handler:           guard(api, s.Log),
 		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       time.Minute, // longer than a request waits: net/http counts the handler's time too
 		// Requests that wait end when local mode does.
 		BaseContext: func(net.Listener) context.Context { return ctx },
 	}

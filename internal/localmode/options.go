@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"strconv"
 	"time"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
@@ -84,6 +85,9 @@ func parseListen(text string) (netip.AddrPort, error) {
 	}
 	if host == "localhost" {
 		host = "127.0.0.1"
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return netip.AddrPort{}, fmt.Errorf("the port is a number up to 65535, or 0 for any free one; %q is not", port)
 	}
 	listen, err := netip.ParseAddrPort(net.JoinHostPort(host, port))
 	if err != nil || !listen.Addr().IsLoopback() {

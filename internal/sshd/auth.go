@@ -77,6 +77,7 @@ type handshake struct {
 	admitted []string // fingerprints of admitted keys that were offered
 	failures int      // attempts refused
 	last     error    // why the last of them was
+	denied   error    // why a key that was proved does not get in
 	bannered bool
 }
 
@@ -117,6 +118,7 @@ func (h *handshake) offered(meta ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Perm
 func (h *handshake) verified(_ ssh.ConnMetadata, key ssh.PublicKey, _ *ssh.Permissions, _ string) (*ssh.Permissions, error) {
 	blob := string(key.Marshal())
 	if err := h.roster.prove(h.arrival, blob); err != nil {
+		h.denied = err
 		return nil, h.refuse(err, fmt.Sprintf("bastion: %v.\n", err))
 	}
 	return &ssh.Permissions{Extensions: map[string]string{keyPermission: blob}}, nil
@@ -151,6 +153,8 @@ func note(list []string, item string) []string {
 // failure says why a connection ended unauthenticated. err is the library's.
 func (h *handshake) failure(err error, limits Limits) string {
 	switch {
+	case h.denied != nil:
+		return h.denied.Error()
 	case h.failures >= limits.AuthAttempts:
 		return fmt.Sprintf("%d attempts were refused, which is the limit", h.failures)
 	case len(h.admitted) > 0 && h.last == nil:

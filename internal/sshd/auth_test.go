@@ -347,7 +347,8 @@ func TestTooManyConnections(t *testing.T) {
 	r := start(t, func(r *rig) { r.cfg.Limits.Connections = 2 })
 	first := r.dial()
 	r.dial()
-	if _, err := r.dialWith(r.client(ssh.PublicKeys(r.key))); err == nil {
+	other := newKey(t) // offered next; that it is not admitted is not the reason
+	if _, err := r.dialWith(r.client(ssh.PublicKeys(r.key, other))); err == nil {
 		t.Fatal("one too many got in")
 	}
 	r.journal.await(t, msgRefusal, 1)

@@ -30,8 +30,8 @@ type roster struct {
 type arrival struct {
 	cut    func() // ends the handshake
 	since  time.Time
-	proved bool   // its key was proved: it is not cut to end an unused bastion
-	ended  bool   // it was cut: it can prove nothing any more
+	proved bool // its key was proved: it is not cut to end an unused bastion
+	ended  bool // it was cut: it can prove nothing any more
 }
 
 func newRoster(now func() time.Time, limits Limits, wake func()) *roster {
