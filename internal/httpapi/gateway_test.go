@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"net/http"
 	"net/netip"
 	"reflect"
 	"strings"
@@ -71,6 +72,27 @@ func TestAnEventIsARequest(t *testing.T) {
 	}
 	if len(answer.Cookies) != 0 || len(answer.MultiValueHeaders) != 0 {
 		t.Errorf("the format has no such: %+v", answer)
+	}
+}
+
+// The format has one value for a header, and text for a body.
+func TestAResponseIsAnEvent(t *testing.T) {
+	got := httpapi.EventOf(http.Header{"Vary": {"Accept", "Prefer"}}, []byte("grüße"))
+	if got.StatusCode != 200 || got.Headers["Vary"] != "Accept, Prefer" || got.Body != "grüße" || got.IsBase64Encoded {
+		t.Errorf("text: %+v", got)
+	}
+	if got := httpapi.EventOf(http.Header{}, []byte{0xff, 0x00}); got.Body != "/wA=" || !got.IsBase64Encoded {
+		t.Errorf("bytes: %+v", got)
+	}
+}
+
+func TestHeadersOfAnEventAreTheRequests(t *testing.T) {
+	r := newRig()
+	r.rec = ready()
+	event := requestOf("GET", "/bastions/"+someID, "")
+	event.Headers["accept"] = "text/plain"
+	if answer := r.handle(t, byIAM, event); !strings.HasPrefix(answer.Headers["Content-Type"], "text/plain") {
+		t.Errorf("answered %+v", answer)
 	}
 }
 

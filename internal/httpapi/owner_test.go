@@ -133,6 +133,7 @@ func TestNobodyIsAnOwner(t *testing.T) {
 		{"a session name with a hash", byIAM, session("Login", "alice#bob"), "not clear who"},
 		{"a session name with a line break", byIAM, session("Login", "alice\n"), "not clear who"},
 		{"a role name with a slash", byIAM, raw(asRole+"team/Login/alice", aRole+":alice"), "not clear who"},
+		{"a role name with a space", byIAM, session("Log in", "alice"), "not clear who"},
 		{"an account that is not the ARN's", byIAM, foreign, "not clear who"},
 		{"no account", byIAM, &authorizer{IAM: &iam{UserARN: "arn:aws:iam:::user/alice", UserID: aUser}}, "not clear who"},
 		{"an ARN with a colon in the name", byIAM, raw("arn:aws:iam::111122223333:user", aUser), "not clear who"},
@@ -187,6 +188,7 @@ func TestAdmins(t *testing.T) {
 		{"no role of another account", "arn:aws:iam::444455556666:role/Login", session("Login", "alice"), false},
 		{"no role that begins alike", "arn:aws:iam::111122223333:role/Log", session("Login", "alice"), false},
 		{"no other case", "arn:aws:iam::111122223333:role/login", session("Login", "alice"), false},
+		{"no user by a role without a name", "arn:aws:iam::111122223333:role/", user("alice", aUser), false},
 		{"nobody is named by nothing", "", session("Login", "alice"), false},
 	} {
 		o := byIAM
@@ -197,7 +199,10 @@ func TestAdmins(t *testing.T) {
 		}
 	}
 	o := byJWT
-	o.Admins = []string{"jwt:" + issuer + "#alice"}
+	o.Admins = []string{"jwt:" + issuer + "#alice", ""}
+	if got, err := callerOf(o, tokenOf(issuer, "")); err == nil || got.Admin {
+		t.Errorf("nobody is an admin: %+v, %v", got, err)
+	}
 	for subject, want := range map[string]bool{"alice": true, "Alice": false, "alice2": false} {
 		if got, err := callerOf(o, tokenOf(issuer, subject)); err != nil || got.Admin != want {
 			t.Errorf("subject %s: %+v, %v; want admin %t", subject, got, err, want)

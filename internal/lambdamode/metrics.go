@@ -68,7 +68,6 @@ func (s metered) Replace(ctx context.Context, prev, next bastion.Record) error {
 	was, is := prev.Attempt, next.Attempt
 	if is.Number > was.Number {
 		s.metrics.count(metricStarts, 1)
-		was = bastion.Attempt{}
 	}
 	if was.ReadyAt.IsZero() && !is.ReadyAt.IsZero() {
 		since := is.AnnouncedAt
