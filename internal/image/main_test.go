@@ -21,12 +21,28 @@ func TestMain(m *testing.M) { leakcheck.Main(m) }
 // quiet is progress that nobody looks at.
 var quiet = Progress{W: io.Discard}
 
-// fake is an index whose programs are no programs.
-func fake(t *testing.T) v1.ImageIndex {
+// makeFake makes an index whose programs are no programs.
+func makeFake(t *testing.T) v1.ImageIndex {
 	t.Helper()
-	index, err := assemble("0123abc", func(platform v1.Platform) ([]byte, error) {
+	index, err := assembleFake()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return index
+}
+
+func assembleFake() (v1.ImageIndex, error) {
+	return assemble("0123abc", func(platform v1.Platform) ([]byte, error) {
 		return []byte("a program for " + platform.String()), nil
 	})
+}
+
+var madeOnce = sync.OnceValues(assembleFake)
+
+// fake is makeFake's index, made once for all tests.
+func fake(t *testing.T) v1.ImageIndex {
+	t.Helper()
+	index, err := madeOnce()
 	if err != nil {
 		t.Fatal(err)
 	}

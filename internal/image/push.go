@@ -2,8 +2,10 @@ package image
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"sync/atomic"
 
 	"github.com/google/go-containerregistry/pkg/authn"
@@ -23,9 +25,9 @@ type Registry struct {
 // registry for all of it. It answers "HOST/NAME@sha256:…". What is there already
 // is not sent again, so it is safe to repeat.
 func (r Registry) Push(ctx context.Context, index v1.ImageIndex, progress Progress) (string, error) {
-	repository, err := name.NewRepository(r.Repository, name.StrictValidation)
+	repository, err := r.repository()
 	if err != nil {
-		return "", fmt.Errorf("the repository %q: %w; want one such as 111122223333.dkr.ecr.eu-west-1.amazonaws.com/NAME", r.Repository, err)
+		return "", err
 	}
 	summary, err := Summarize(index)
 	if err != nil {
@@ -43,6 +45,17 @@ func (r Registry) Push(ctx context.Context, index v1.ImageIndex, progress Progre
 		return "", fmt.Errorf("verify %s: %w", reference, explain(err, repository))
 	}
 	return reference.String(), nil
+}
+
+func (r Registry) repository() (name.Repository, error) {
+	repository, err := name.NewRepository(r.Repository, name.StrictValidation)
+	if err == nil && strings.Contains(r.Repository, "://") {
+		err = errors.New("it begins like a URL") // and "https:" would pass for a host
+	}
+	if err != nil {
+		return name.Repository{}, fmt.Errorf("the repository %q: %w; want one such as 111122223333.dkr.ecr.eu-west-1.amazonaws.com/NAME", r.Repository, err)
+	}
+	return repository, nil
 }
 
 // tag says the digest, so that it never has to mean another image: ECR can be
