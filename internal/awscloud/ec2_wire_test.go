@@ -2,6 +2,7 @@ package awscloud
 
 import (
 	"context"
+	"fmt"
 	"net/http/httptest"
 	"testing"
 	"time"
@@ -122,21 +123,30 @@ func (w *wire) occupy(t *testing.T, bastionID, groupID string) func() {
 	}
 }
 
-// await looks until the task shows.
+// await looks until the task shows, with an interface.
 func (w *wire) await(t *testing.T, bastionID, taskID string) {
 	t.Helper()
+	w.look(t, func() error {
+		tasks, err := w.tasks.Describe(t.Context(), bastionID, taskID)
+		if err == nil && (len(tasks) != 1 || len(tasks[0].Endpoints) == 0) {
+			err = fmt.Errorf("the tasks are %+v", tasks)
+		}
+		return err
+	})
+}
+
+// look looks until check is content.
+func (w *wire) look(t *testing.T, check func() error) {
+	t.Helper()
+	var err error
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for deadline := time.Now().Add(wirePatience); time.Now().Before(deadline); <-tick.C {
-		tasks, err := w.tasks.Describe(t.Context(), bastionID, taskID)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(tasks) > 0 {
+		if err = check(); err == nil {
 			return
 		}
 	}
-	t.Fatalf("task %s does not show", taskID)
+	t.Fatalf("not within %s: %v", wirePatience, err)
 }
 
 func TestTasksConformAtTheWire(t *testing.T) {
@@ -166,13 +176,9 @@ func (w *wire) shownGroup(t *testing.T, bastionID string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for deadline := time.Now().Add(wirePatience); time.Now().Before(deadline); <-tick.C {
-		if _, err = w.groups.Describe(t.Context(), bastionID, group.ID); err == nil {
-			return group.ID
-		}
-	}
-	t.Fatal(err)
-	return ""
+	w.look(t, func() error {
+		_, err := w.groups.Describe(t.Context(), bastionID, group.ID)
+		return err
+	})
+	return group.ID
 }

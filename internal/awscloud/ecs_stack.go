@@ -45,8 +45,10 @@ func StartedBy(bastionID string) string { return startedByPrefix + bastionID }
 // BastionID is the bastion that a task's startedBy names; false for a task that
 // no bastion was the reason of.
 func BastionID(startedBy string) (string, bool) {
-	id, ours := strings.CutPrefix(startedBy, startedByPrefix)
-	return id, ours && id != ""
+	if id, ours := strings.CutPrefix(startedBy, startedByPrefix); ours && id != "" {
+		return id, true
+	}
+	return "", false
 }
 
 // TaskID is the last part of a task's ARN, which names it within its cluster.

@@ -34,8 +34,6 @@ type runTask struct {
 		}
 	}
 	Tags []tag
-	// EnableECSManagedTags and EnableExecuteCommand are always on the wire.
-	EnableECSManagedTags, EnableExecuteCommand bool
 }
 
 type tag struct {

@@ -1,0 +1,179 @@
+package awscloud
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+
+	"github.com/bastion-on-demand/bastion/internal/awscloud/wiretest"
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/localcloud"
+)
+
+var testSource = netip.MustParsePrefix("192.0.2.7/32")
+
+// errAny stands in the table for an error that is none of the domain's.
+var errAny = errors.New("any error")
+
+// What EC2 may err with, and what the port makes of it.
+var groupErrors = []struct {
+	action, code string
+	want         error
+}{
+	{"CreateSecurityGroup", "InvalidGroup.Duplicate", bastion.ErrNotFound}, // there is none by that name to see
+	{"CreateSecurityGroup", "SecurityGroupLimitExceeded", errAny},
+	{"CreateSecurityGroup", "RequestLimitExceeded", errAny},
+	{"DescribeSecurityGroups", "RequestLimitExceeded", errAny},
+	{"DescribeSecurityGroups", "UnauthorizedOperation", errAny},
+	{"AuthorizeSecurityGroupIngress", "InvalidPermission.Duplicate", nil},
+	{"AuthorizeSecurityGroupIngress", "InvalidGroup.NotFound", bastion.ErrNotFound},
+	{"AuthorizeSecurityGroupIngress", "InvalidGroupId.Malformed", errAny},
+	{"AuthorizeSecurityGroupIngress", "RulesPerSecurityGroupLimitExceeded", errAny},
+	{"AuthorizeSecurityGroupIngress", "RequestLimitExceeded", errAny},
+	{"RevokeSecurityGroupIngress", "InvalidPermission.NotFound", nil},
+	{"RevokeSecurityGroupIngress", "InvalidSecurityGroupRuleId.NotFound", nil},
+	{"RevokeSecurityGroupIngress", "InvalidGroup.NotFound", nil},
+	{"RevokeSecurityGroupIngress", "RequestLimitExceeded", errAny},
+	{"RevokeSecurityGroupEgress", "InvalidSecurityGroupRuleId.NotFound", nil},
+	{"RevokeSecurityGroupEgress", "InvalidGroup.NotFound", nil},
+	{"RevokeSecurityGroupEgress", "UnauthorizedOperation", errAny},
+	{"DeleteSecurityGroup", "DependencyViolation", bastion.ErrInUse},
+	{"DeleteSecurityGroup", "InvalidGroup.InUse", bastion.ErrInUse},
+	{"DeleteSecurityGroup", "InvalidGroup.NotFound", bastion.ErrNotFound},
+	{"DeleteSecurityGroup", "CannotDelete", errAny},
+	{"DeleteSecurityGroup", "RequestLimitExceeded", errAny},
+}
+
+func TestGroupErrors(t *testing.T) {
+	w := newWire(t, localcloud.Config{}, nil)
+	calls := map[string]func(context.Context) error{
+		"CreateSecurityGroup":           func(ctx context.Context) error { _, err := w.groups.Create(ctx, testID); return err },
+		"DescribeSecurityGroups":        func(ctx context.Context) error { _, err := w.groups.Describe(ctx, testID, ""); return err },
+		"AuthorizeSecurityGroupIngress": func(ctx context.Context) error { return w.groups.Authorize(ctx, "sg-1", testSource) },
+		"RevokeSecurityGroupIngress":    func(ctx context.Context) error { return w.groups.Revoke(ctx, "sg-1", bastion.Rule{ID: "sgr-1"}) },
+		"RevokeSecurityGroupEgress": func(ctx context.Context) error {
+			return w.groups.Revoke(ctx, "sg-1", bastion.Rule{ID: "sgr-1", Egress: true})
+		},
+		"DeleteSecurityGroup": func(ctx context.Context) error { return w.groups.Delete(ctx, "sg-1") },
+	}
+	for _, c := range groupErrors {
+		t.Run(c.action+" "+c.code, func(t *testing.T) {
+			w.server.Fail(c.action, c.code, "as the test has it")
+			err := calls[c.action](t.Context())
+			known := errors.Is(err, bastion.ErrNotFound) || errors.Is(err, bastion.ErrInUse)
+			switch {
+			case c.want == errAny && (err == nil || known):
+				t.Errorf("%v, not an error to try again after", err)
+			case c.want != errAny && !errors.Is(err, c.want):
+				t.Errorf("%v, not %v", err, c.want)
+			}
+			wantNoneOfTheSDK(t, err)
+		})
+	}
+}
+
+func TestOneAddressIsAllThatIsAdmitted(t *testing.T) {
+	w := newWire(t, localcloud.Config{}, nil)
+	group, err := w.groups.Create(t.Context(), testID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, source := range []netip.Prefix{{}, netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0"),
+		netip.MustParsePrefix("192.0.2.0/31"), netip.PrefixFrom(netip.MustParseAddr("::ffff:192.0.2.7"), 128)} {
+		if err := w.groups.Authorize(t.Context(), group.ID, source); err == nil {
+			t.Errorf("%s is admitted", source)
+		}
+	}
+	if slices.Contains(w.server.Calls(), "AuthorizeSecurityGroupIngress") {
+		t.Error("EC2 was asked to")
+	}
+}
+
+func TestARuleWithoutAnIDIsNotRevoked(t *testing.T) {
+	w := newWire(t, localcloud.Config{}, nil)
+	if err := w.groups.Revoke(t.Context(), "sg-1", bastion.Rule{Source: testSource}); err == nil || len(w.server.Calls()) > 0 {
+		t.Errorf("%v, after %q", err, w.server.Calls())
+	}
+}
+
+func TestGroupsOfAnotherStackAreNotSeen(t *testing.T) {
+	w := newWire(t, localcloud.Config{}, nil)
+	foreign := *w.groups
+	foreign.stack.ID = "another"
+	theirs, err := foreign.Create(t.Context(), testID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, groupID := range []string{"", theirs.ID} {
+		if _, err := w.groups.Describe(t.Context(), testID, groupID); !errors.Is(err, bastion.ErrNotFound) {
+			t.Errorf("described by id %q: %v", groupID, err)
+		}
+	}
+	if groups, err := w.groups.List(t.Context()); err != nil || len(groups) > 0 {
+		t.Errorf("listed %+v, %v", groups, err)
+	}
+}
+
+// TestManyGroupsAreReadInPages has more groups than one filter takes ids.
+func TestManyGroupsAreReadInPages(t *testing.T) {
+	w := newWire(t, localcloud.Config{}, func(cfg *wiretest.Config) { cfg.PageSize = 100 })
+	const n = 250
+	for i := range n {
+		group, err := w.groups.Create(t.Context(), fmt.Sprintf("bastion%09d", i))
+		if err == nil {
+			err = w.groups.Authorize(t.Context(), group.ID, testSource)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := len(w.server.Calls())
+	groups, err := w.groups.List(t.Context())
+	if err != nil || len(groups) != n {
+		t.Fatalf("%d of %d groups: %v", len(groups), n, err)
+	}
+	for _, g := range groups {
+		if len(g.Ingress) != 1 || len(g.Egress) != 1 {
+			t.Errorf("%+v does not have its two rules", g)
+		}
+	}
+	// 250 groups by 100; the rules of 200 and of 50 groups, two each, by 100.
+	if calls := len(w.server.Calls()) - before; calls != 3+4+1 {
+		t.Errorf("%d calls, not 8", calls)
+	}
+}
+
+func TestOnlyARuleForThePortAloneHasASource(t *testing.T) {
+	ours := types.SecurityGroupRule{SecurityGroupRuleId: aws.String("sgr-1"), IpProtocol: aws.String("tcp"),
+		FromPort: aws.Int32(2222), ToPort: aws.Int32(2222), CidrIpv4: aws.String("192.0.2.7/32")}
+	if got := testStack.rule(ours); got != (bastion.Rule{ID: "sgr-1", Source: testSource}) {
+		t.Errorf("ours is %+v", got)
+	}
+	v6 := ours
+	v6.CidrIpv4, v6.CidrIpv6 = nil, aws.String("2001:DB8:0::7/128")
+	if got := testStack.rule(v6); got.Source != netip.MustParsePrefix("2001:db8::7/128") {
+		t.Errorf("IPv6 is %+v", got)
+	}
+	for name, change := range map[string]func(*types.SecurityGroupRule){
+		"all protocols":  func(r *types.SecurityGroupRule) { r.IpProtocol = aws.String("-1") },
+		"UDP":            func(r *types.SecurityGroupRule) { r.IpProtocol = aws.String("udp") },
+		"another port":   func(r *types.SecurityGroupRule) { r.FromPort, r.ToPort = aws.Int32(22), aws.Int32(22) },
+		"more ports":     func(r *types.SecurityGroupRule) { r.ToPort = aws.Int32(2223) },
+		"no ports":       func(r *types.SecurityGroupRule) { r.FromPort, r.ToPort = nil, nil },
+		"a group":        func(r *types.SecurityGroupRule) { r.CidrIpv4 = nil },
+		"a prefix list":  func(r *types.SecurityGroupRule) { r.CidrIpv4, r.PrefixListId = nil, aws.String("pl-1") },
+		"an egress rule": func(r *types.SecurityGroupRule) { r.IsEgress = aws.Bool(true) },
+	} {
+		rule := ours
+		change(&rule)
+		if got := testStack.rule(rule); got.Source.IsValid() || got.ID != "sgr-1" {
+			t.Errorf("%s is %+v", name, got)
+		}
+	}
+}
