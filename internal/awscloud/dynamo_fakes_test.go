@@ -74,6 +74,9 @@ func (r repeating) UpdateItem(_ context.Context, in *dynamodb.UpdateItemInput, _
 }
 
 func (r repeating) TransactWriteItems(_ context.Context, in *dynamodb.TransactWriteItemsInput, _ ...func(*dynamodb.Options)) (*dynamodb.TransactWriteItemsOutput, error) {
+	if in.ClientRequestToken == nil {
+		return nil, errors.New("no token: the repeat is another transaction")
+	}
 	var reasons []types.CancellationReason
 	for _, action := range in.TransactItems {
 		reason := types.CancellationReason{Code: aws.String(reasonNone)}

@@ -105,6 +105,32 @@ func TestCreateAnswers(t *testing.T) {
 	}
 }
 
+// An action that was not judged may have had the better reason than one behind it.
+func TestCreateVerdicts(t *testing.T) {
+	const none, failed, conflict = "None", "ConditionalCheckFailed", "TransactionConflict"
+	for _, c := range []struct {
+		codes []string
+		want  error
+	}{
+		{nil, nil},
+		{[]string{none, none, none, none, conflict}, nil},
+		{[]string{conflict, failed, failed, failed, none}, nil},
+		{[]string{none, conflict, failed, none, none}, nil},
+		{[]string{failed, conflict, none, none, none}, bastion.ErrNameTaken},
+		{[]string{none, failed, conflict, none, none}, bastion.ErrQuotaOwner},
+		{[]string{none, none, failed, conflict, none}, bastion.ErrQuotaTotal},
+		{[]string{none, none, none, failed, conflict}, bastion.ErrConflict},
+	} {
+		var reasons []types.CancellationReason
+		for _, code := range c.codes {
+			reasons = append(reasons, types.CancellationReason{Code: &code})
+		}
+		if got := createVerdict(reasons); got != c.want {
+			t.Errorf("%q: %v, not %v", c.codes, got, c.want)
+		}
+	}
+}
+
 // What overload looks like is repeated. It is only asked for here, not played:
 // the SDK's limiter of rates may wait for less than a nanosecond, again and again,
 // which in a bubble never passes.

@@ -141,3 +141,31 @@ func TestTwentyMegabytesOfRecords(t *testing.T) {
 		t.Errorf("%d of %d records in %d answers", len(recs), records, batches)
 	}
 }
+
+// An index holds what it is asked for and nothing else, so that years of finished
+// records cost nothing but their place.
+func TestIndexesAreSparse(t *testing.T) {
+	r := startDynamoDB(t)
+	client := r.client(t, nil)
+	s := r.store(t, client)
+	holds := func(stage string, due, unfinished int) {
+		t.Helper()
+		for index, want := range map[string]int{indexDue: due, indexUnfinished: unfinished} {
+			out, err := client.Scan(t.Context(), &dynamodb.ScanInput{TableName: &s.table, IndexName: &index})
+			must(t, err)
+			if len(out.Items) != want {
+				t.Errorf("%s: the index %s holds %v, not %d", stage, index, out.Items, want)
+			}
+		}
+	}
+	rec := newRecord("local:owner", "default")
+	rec.DueAt = epoch
+	must(t, s.Create(t.Context(), rec, plenty))
+	holds("open and due", 1, 1)
+	closed := changed(rec, func(r *bastion.Record) { closing(r); r.DueAt = time.Time{} })
+	must(t, s.Replace(t.Context(), rec, closed))
+	holds("closed and not due", 0, 1)
+	finished := changed(closed, finishing)
+	must(t, s.Replace(t.Context(), closed, finished))
+	holds("finished", 0, 0)
+}
