@@ -1,9 +1,10 @@
 # Bare "make" prints the targets.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help build run demo test conformance bench lint clean
+.PHONY: help build run demo test conformance bench lint image push clean
 
 VERSION     := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
+REVISION     = $(shell git describe --always --dirty --abbrev=40 --exclude '*' 2>/dev/null)
 STATICCHECK := .tools/staticcheck-v0.8.2
 GOBUILD     := CGO_ENABLED=0 go build -trimpath -ldflags '-X main.version=$(VERSION)'
 
@@ -29,7 +30,7 @@ test: ## run all tests, with the race detector
 conformance: ## install the referees and run everything that they judge
 	scripts/referees
 	@# With -v, because the suites log which cases an emulator cannot show.
-	@set -o pipefail; go test -tags conformance -count=1 -timeout 15m -v ./internal/awscloud/... ./internal/lambdamode ./internal/template | grep -Ev '^ *(===|--- PASS)'
+	@set -o pipefail; go test -tags conformance -count=1 -timeout 15m -v ./internal/awscloud/... ./internal/image ./internal/lambdamode ./internal/template | grep -Ev '^ *(===|--- PASS)'
 
 bench: ## print how long a bastion takes to be ready, at launch delays of 0, 2 and 20 s
 	go test -run '^$$' -bench BenchmarkReady -benchtime 1x ./internal/localmode
@@ -44,7 +45,15 @@ $(STATICCHECK):
 	GOBIN=$(CURDIR)/.tools go install honnef.co/go/tools/cmd/staticcheck@$(patsubst .tools/staticcheck-%,%,$@)
 	mv .tools/staticcheck $@
 
+image: ## build bastiond's image for arm64 and amd64 into .image, without Docker
+	@$(GOBUILD) -o bin/operator ./cmd/operator
+	@bin/operator image --revision '$(REVISION)'
+
+push: image ## push the image: make push REPOSITORY=HOST/NAME
+	@test -n '$(REPOSITORY)' || { echo 'Say where to: make push REPOSITORY=111122223333.dkr.ecr.eu-west-1.amazonaws.com/NAME'; exit 2; }
+	@bin/operator push '$(REPOSITORY)'
+
 clean: ## remove what the other targets made
-	rm -rf bin .tools
+	rm -rf bin .tools .image
 
 include functions/build.mk

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/random"
 )
 
 func TestWhatIsWrittenIsRead(t *testing.T) {
@@ -60,6 +61,16 @@ func TestOtherFoldersStayAsTheyAre(t *testing.T) {
 		t.Error(err)
 	}
 	if _, err := Read(filepath.Join(folder, "nowhere")); err == nil || !strings.Contains(err.Error(), "make image makes one") {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestAnIndexMustNameItsPlatforms(t *testing.T) {
+	index, err := random.Index(64, 1, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Summarize(index); err == nil || !strings.Contains(err.Error(), "what platform") {
 		t.Errorf("%v", err)
 	}
 }

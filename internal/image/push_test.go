@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 )
 
@@ -31,19 +32,25 @@ func TestWhatIsPushedIsPulled(t *testing.T) {
 		}
 	}
 	for _, named := range []string{reference, r.registry.Repository + ":digest-" + want.Digest.Hex} {
-		parsed, err := name.ParseReference(named)
-		if err != nil {
-			t.Fatal(err)
-		}
-		pulled, err := remote.Index(parsed, r.registry.options(t.Context())...)
-		if err != nil {
-			t.Fatal(err)
-		}
+		pulled := r.pull(t, named)
 		wantSound(t, pulled)
 		if got := summarize(t, pulled); !reflect.DeepEqual(got, want) {
 			t.Errorf("%s: pulled %+v, want %+v", named, got, want)
 		}
 	}
+}
+
+func (r *rig) pull(t *testing.T, reference string) v1.ImageIndex {
+	t.Helper()
+	parsed, err := name.ParseReference(reference)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pulled, err := remote.Index(parsed, r.registry.options(t.Context())...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pulled
 }
 
 func TestASecondPushSendsNothing(t *testing.T) {

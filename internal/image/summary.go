@@ -31,6 +31,9 @@ func Summarize(index v1.ImageIndex) (Summary, error) {
 	}
 	all := Summary{Digest: digest}
 	for _, listed := range list.Manifests {
+		if listed.Platform == nil {
+			return Summary{}, fmt.Errorf("the index does not say what platform %s is for", listed.Digest)
+		}
 		image, err := index.Image(listed.Digest)
 		if err != nil {
 			return Summary{}, fmt.Errorf("read the image %s: %w", listed.Digest, err)

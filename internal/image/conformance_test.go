@@ -1,0 +1,191 @@
+//go:build conformance
+
+package image
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"debug/elf"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"reflect"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+)
+
+// maxSize is how many bytes a task downloads at most before it starts.
+const maxSize = 8_000_000
+
+// repository is the folder of go.mod.
+const repository = "../.."
+
+// builtOnce is the image of bastiond as the source is now.
+var builtOnce = sync.OnceValues(func() (v1.ImageIndex, error) { return build(repository) })
+
+func build(module string) (v1.ImageIndex, error) {
+	return Build(context.Background(), Source{Module: module, Package: "./cmd/bastiond", Revision: "0123abc"}, Progress{W: os.Stderr})
+}
+
+func built(t *testing.T) v1.ImageIndex {
+	t.Helper()
+	index, err := builtOnce()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return index
+}
+
+// Two builds share nothing but the source: each has a folder and a build cache
+// of its own.
+func TestTwoBuildsGiveTheSameDigest(t *testing.T) {
+	var all []Summary
+	source := copySource(t)
+	for _, folder := range []string{source, filepath.Join(t.TempDir(), "elsewhere")} {
+		if folder != source {
+			if err := os.CopyFS(folder, os.DirFS(source)); err != nil {
+				t.Fatal(err)
+			}
+			t.Setenv("GOCACHE", t.TempDir())
+		}
+		index, err := build(folder)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, summarize(t, index))
+	}
+	if !reflect.DeepEqual(all[0], all[1]) {
+		t.Errorf("one build gives\n%+v\nthe other\n%+v", all[0], all[1])
+	}
+}
+
+// copySource copies what the go command reads, so that the source stays the same
+// when somebody edits it while the test runs.
+func copySource(t *testing.T) string {
+	t.Helper()
+	into := t.TempDir()
+	for _, name := range []string{"go.mod", "go.sum"} {
+		data, err := os.ReadFile(filepath.Join(repository, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(into, name), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, folder := range []string{"cmd", "internal"} {
+		if err := os.CopyFS(filepath.Join(into, folder), os.DirFS(filepath.Join(repository, folder))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return into
+}
+
+func TestTheImageIsSmall(t *testing.T) {
+	for _, one := range summarize(t, built(t)).Images {
+		t.Logf("%s: %s compressed, of at most %s", one.Platform, megabytes(one.Size), megabytes(maxSize))
+		if one.Size > maxSize {
+			t.Errorf("%s is too large: %d bytes", one.Platform, one.Size)
+		}
+	}
+}
+
+// Each program is for its platform, and needs nothing that is not in the image.
+func TestProgramsAreStatic(t *testing.T) {
+	machines := map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64}
+	for i, image := range images(t, built(t)) {
+		layers, err := image.Layers()
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := false
+		read(t, layers[0], func(header *tar.Header, data []byte) {
+			if header.Name != programPath {
+				return
+			}
+			found = true
+			program, err := elf.NewFile(bytes.NewReader(data))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if program.Machine != machines[Platforms[i].Architecture] {
+				t.Errorf("%s: it is for %s", Platforms[i], program.Machine)
+			}
+			for _, segment := range program.Progs {
+				if segment.Type == elf.PT_INTERP || segment.Type == elf.PT_DYNAMIC {
+					t.Errorf("%s: it is linked dynamically", Platforms[i])
+				}
+			}
+		})
+		if !found {
+			t.Errorf("%s: there is no program", Platforms[i])
+		}
+	}
+}
+
+func TestTheImageHoldsNoShell(t *testing.T) {
+	root := extract(t, built(t))
+	var executable []string
+	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		info, err := entry.Info()
+		if err == nil && (info.Mode()&0o111 != 0 || !info.Mode().IsRegular()) {
+			executable = append(executable, strings.TrimPrefix(path, root))
+		}
+		return err
+	})
+	if err != nil || !slices.Equal(executable, []string{"/bastiond"}) {
+		t.Errorf("%q can be executed, %v", executable, err)
+	}
+}
+
+func TestBastiondIsPushedAndPulledWhole(t *testing.T) {
+	r := newRig(t)
+	reference, err := r.registry.Push(t.Context(), built(t), quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pulled := r.pull(t, reference)
+	wantSound(t, pulled)
+	if got, want := summarize(t, pulled), summarize(t, built(t)); !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v\nwant %+v", got, want)
+	}
+}
+
+// extract unpacks the image for this machine, as a container engine would.
+func extract(t *testing.T, index v1.ImageIndex) string {
+	t.Helper()
+	root := t.TempDir()
+	for i, image := range images(t, index) {
+		if Platforms[i].Architecture != runtime.GOARCH {
+			continue
+		}
+		layers, err := image.Layers()
+		if err != nil {
+			t.Fatal(err)
+		}
+		read(t, layers[0], func(header *tar.Header, data []byte) {
+			path := filepath.Join(root, header.Name)
+			mode := header.FileInfo().Mode().Perm()
+			if header.Typeflag == tar.TypeDir {
+				err = os.Mkdir(path, mode)
+			} else {
+				err = os.WriteFile(path, data, mode)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		})
+		return root
+	}
+	t.Fatalf("there is no image for %s", runtime.GOARCH)
+	return ""
+}
