@@ -49,8 +49,9 @@ image: ## build bastiond's image for arm64 and amd64 into .image, without Docker
 	@$(GOBUILD) -o bin/operator ./cmd/operator
 	@bin/operator image --revision '$(REVISION)'
 
-push: image ## push the image: make push REPOSITORY=HOST/NAME
+push: ## build the image and push it: make push REPOSITORY=HOST/NAME
 	@test -n '$(REPOSITORY)' || { echo 'Say where to: make push REPOSITORY=111122223333.dkr.ecr.eu-west-1.amazonaws.com/NAME'; exit 2; }
+	@$(MAKE) --no-print-directory image
 	@bin/operator push '$(REPOSITORY)'
 
 clean: ## remove what the other targets made
