@@ -59,8 +59,12 @@ var arrows = map[string][]string{
 	// EC2 and ECS at the wire, for tests: a face of the local cloud.
 	"internal/awscloud/wiretest": {"internal/bastion", "internal/localcloud"},
 
+	// Programs that judge ours, started for tests.
+	"internal/referee": {},
+
 	// Wiring, which may know everything.
 	"internal/localmode":  {"internal/*"},
+	"internal/system":     {"internal/*"}, // a test
 	"internal/lambdamode": {"internal/*"},
 	"cmd/*":               {"internal/*"},
 	"functions/*":         {"internal/*"},

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 )
@@ -87,6 +88,20 @@ func keysOnly(index string, names ...string) types.GlobalSecondaryIndex {
 type TableAPI interface {
 	CreateTable(context.Context, *dynamodb.CreateTableInput, ...func(*dynamodb.Options)) (*dynamodb.CreateTableOutput, error)
 	UpdateTimeToLive(context.Context, *dynamodb.UpdateTimeToLiveInput, ...func(*dynamodb.Options)) (*dynamodb.UpdateTimeToLiveOutput, error)
+}
+
+// Create makes both tables where no template does, with the credentials, region
+// and end point of the environment.
+func (t Tables) Create(ctx context.Context) error {
+	cfg, err := config.LoadDefaultConfig(ctx)
+	if err != nil {
+		return fmt.Errorf("read the AWS configuration: %w", foreign(err))
+	}
+	api := NewDynamoDB(cfg)
+	if err := CreateTable(ctx, api, t.Records, RecordsSchema()); err != nil {
+		return err
+	}
+	return CreateTable(ctx, api, t.Leases, LeasesSchema())
 }
 
 // CreateTable makes a table where no template does: in an emulator.

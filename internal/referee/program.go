@@ -1,0 +1,71 @@
+package referee
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+)
+
+// untilStdinEnds keeps a program, and what it starts, from outliving the test,
+// however that ends.
+const untilStdinEnds = `setsid "$@" </dev/null & pid=$!; cat >/dev/null; kill -s KILL -- -$pid; wait $pid 2>/dev/null`
+
+// tool finds what scripts/referees has installed.
+func tool(t testing.TB, path string) string {
+	t.Helper()
+	folder, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for !there(filepath.Join(folder, "go.mod")) {
+		if folder == filepath.Dir(folder) {
+			t.Fatal("no go.mod above the test's folder")
+		}
+		folder = filepath.Dir(folder)
+	}
+	found := filepath.Join(folder, ".tools", path)
+	if !there(found) {
+		t.Fatalf("%s is not there: run scripts/referees first", found)
+	}
+	return found
+}
+
+func there(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// FreePort is a port of 127.0.0.1 that nothing listens on.
+func FreePort(t testing.TB) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(fmt.Errorf("find a free port: %w", err))
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// Output takes what a program prints, while it still does.
+type Output struct {
+	mu   sync.Mutex
+	text []byte
+}
+
+// Write adds to it.
+func (o *Output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.text = append(o.text, p...)
+	return len(p), nil
+}
+
+// String is all of it so far.
+func (o *Output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return string(o.text)
+}
