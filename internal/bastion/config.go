@@ -72,8 +72,22 @@ func (c Config) Validate() error {
 	refuse(len(c.Subnets) == 0, "there must be at least one subnet")
 	refuse(c.TaskDefinition == "", "there must be a task definition")
 	refuse(c.MaxAttempts < 1, "there must be at least one attempt, not %d", c.MaxAttempts)
+	c.Timing.validate(refuse)
 	for _, p := range slices.Concat(c.Allowed, c.SourceOverride) {
 		refuse(p != p.Masked(), "%s has bits set behind its prefix length; write %s", p, p.Masked())
 	}
 	return errors.Join(wrong...)
+}
+
+func (t Timing) validate(refuse func(bool, string, ...any)) {
+	for _, required := range []struct {
+		name string
+		d    time.Duration
+	}{
+		{"call time-out", t.CallTimeout}, {"poll interval", t.Poll}, {"watch interval", t.Watch},
+		{"check interval", t.Check}, {"sweep's grace", t.SweepGrace}, {"tombstone's life", t.Tombstone},
+	} {
+		refuse(required.d <= 0, "the %s must be more than zero, not %s", required.name, required.d)
+	}
+	refuse(t.Settle <= t.CallTimeout+t.Young, "a changed intent must stay unsettled (%s) for longer than a call (%s) and a stale read (%s)", t.Settle, t.CallTimeout, t.Young)
 }

@@ -32,7 +32,7 @@ func (s *Service) Converge(ctx context.Context, id string, may Do) (Record, erro
 		}
 		seen, err := c.observe(ctx, rec)
 		if err != nil {
-			return rec, errors.Join(c.failed, err)
+			return rec, errors.Join(c.failed, err, c.postpone(ctx, rec, began))
 		}
 		plan := Decide(s.Config, rec, seen, began)
 		todo := c.permitted(&plan, rec)
@@ -52,6 +52,18 @@ func (s *Service) Converge(ctx context.Context, id string, may Do) (Record, erro
 		}
 	}
 	return rec, errors.Join(c.failed, fmt.Errorf("converge %s: still changing after %d rounds", id, maxRounds))
+}
+
+// postpone lets others have their turn before a due record that could not be
+// observed is tried again.
+func (s *Service) postpone(ctx context.Context, rec Record, began time.Time) error {
+	if rec.DueAt.IsZero() || rec.DueAt.After(began) {
+		return nil
+	}
+	next := rec
+	next.DueAt = began.Add(s.Config.Timing.Watch)
+	_, err := s.save(ctx, rec, next)
+	return err
 }
 
 // converge is what one call remembers between its rounds: what it has done, and

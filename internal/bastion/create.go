@@ -57,8 +57,7 @@ func (s *Service) Create(ctx context.Context, req CreateRequest) (rec Record, cr
 			s.Log.Warn("remember key", "owner", rec.Owner, "error", err)
 		}
 	}
-	rec, err = s.await(ctx, rec, MayCreate, req.Wait, readyOrOver)
-	return rec, created, err
+	return s.await(ctx, rec, MayCreate, req.Wait, readyOrOver), created, nil
 }
 
 // check refuses a malformed request and fills in what follows from the caller.
@@ -170,7 +169,9 @@ func (s *Service) renew(next *Record, req CreateRequest) {
 	if deadline.After(next.Intent.Deadline) {
 		next.Intent.Deadline, changed = deadline, true
 	}
-	if changed {
+	// Asking counts as use: without a newer lease the task would not hear of it.
+	latest := next.UnsettledUntil.Add(-s.Config.Timing.Settle)
+	if changed || s.Config.Idle > 0 && now.Sub(latest) >= time.Second {
 		next.changed(now, s.Config.Timing)
 	}
 }

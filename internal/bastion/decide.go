@@ -95,6 +95,11 @@ func (d *decision) absorbAttempt() {
 		d.endAttempt(r.Failure)
 		return
 	}
+	if a.TaskID == "" && d.seen.Group != nil && a.GroupID != d.next.Group.ID {
+		// It was announced for a group that is gone, so it cannot start any more.
+		d.endAttempt(taskLost)
+		return
+	}
 	task := currentTask(d.next, d.seen.Tasks)
 	if task == nil {
 		d.absorbAbsence()
@@ -125,22 +130,21 @@ func currentTask(rec Record, tasks []Task) *Task {
 // absorbAbsence judges an announced attempt of which no task shows.
 func (d *decision) absorbAbsence() {
 	a := d.next.Attempt
-	lost := Failure{FailureTaskLost, "The bastion's task disappeared. Ask for the bastion again."}
 	switch {
 	case a.TaskID != "":
 		// It was there once, so once it is old enough to be sure to show, it is gone.
 		if d.now.Sub(a.LaunchedAt) > d.cfg.Timing.Young {
-			d.endAttempt(lost)
+			d.endAttempt(taskLost)
 		}
 	case d.next.Intent.Open:
 		// RunTask is sent again, which finds the task, while ECS remembers the token.
 		if d.now.Sub(a.AnnouncedAt) > maxReplay {
-			d.endAttempt(lost)
+			d.endAttempt(taskLost)
 		}
 	case !d.now.Before(d.next.UnsettledUntil):
 		// Nobody who read the open intent can still send RunTask, and what they
 		// sent would show by now.
-		d.endAttempt(lost)
+		d.endAttempt(taskLost)
 	}
 }
 
@@ -156,9 +160,12 @@ func (d *decision) absorbStopped(task Task) {
 		// The owner asked for more after it had decided to end: start another.
 		d.endAttempt(Failure{})
 		d.next.NextAttemptAt = d.now
-	case task.ExitCode != nil && *task.ExitCode == 0:
+	case task.ExitCode != nil && *task.ExitCode == ExitOnPurpose && d.report().Generation == d.next.Intent.Generation:
 		d.endAttempt(Failure{})
 		d.next.close(End{Reason: EndTask, At: d.now}, d.cfg.Timing)
+	case task.ExitCode != nil && *task.ExitCode == ExitOnPurpose: // under an older intent
+		d.endAttempt(Failure{})
+		d.next.NextAttemptAt = d.now
 	default:
 		d.endAttempt(explain(task))
 	}
@@ -196,11 +203,12 @@ func backoff(base time.Duration, failures int) time.Duration {
 }
 
 // report is what the current attempt's task reports; zero if there is nothing.
+// What another task wrote does not count.
 func (d *decision) report() Report {
 	if d.seen.Lease == nil || d.seen.Lease.TaskID != d.next.Attempt.TaskID {
 		return Report{}
 	}
-	return d.seen.Lease.Report
+	return d.seen.Lease.Report.bounded()
 }
 
 // absorbReport writes down what a running task says.
@@ -222,16 +230,18 @@ func (d *decision) absorbReport() {
 		d.next.close(End{Reason: ending.Reason, At: d.now}, d.cfg.Timing)
 		return
 	}
-	if report.Request.Number > d.next.Intent.Answer.Number {
+	expired := !d.now.Before(d.next.Intent.Deadline) // nothing more to ask for
+	if report.Request.Number > d.next.Intent.Answer.Number && !expired {
 		d.next.answer(report.Request, d.now, d.cfg.Timing)
 	}
 }
 
-// stopStrays stops every task that is not of the current attempt: one that a
-// late RunTask started.
+// stopStrays stops every task but the one of an attempt that has not ended: one
+// that a late RunTask started, or one that had been taken for gone.
 func (d *decision) stopStrays() {
 	for _, task := range d.seen.Tasks {
-		if task.Attempt != d.next.Attempt.Number && task.stoppable() {
+		current := d.next.Attempt.running() && task.Attempt == d.next.Attempt.Number
+		if !current && task.stoppable() {
 			d.do(Action{Do: StopTask, TaskID: task.ID})
 		}
 	}
@@ -342,7 +352,7 @@ func (d *decision) close() {
 	if a.running() || slices.ContainsFunc(d.seen.Tasks, func(t Task) bool { return t.Status != TaskStopped }) {
 		return
 	}
-	leased := d.endLease()
+	leased := d.next.FinishedAt.IsZero() && d.endLease() // it had to end before anything was finished
 	if group != nil {
 		d.do(Action{Do: DeleteGroup, GroupID: group.ID})
 	}

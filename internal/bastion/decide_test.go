@@ -125,6 +125,33 @@ func TestDecide(t *testing.T) {
 		{"a second task, started late by a repeat: stop it",
 			with(made(), ready, settled, attempt(2)), Observed{Group: group("A"), Tasks: append(tasks(TaskPending), task(2, TaskRunning)), Lease: of(2, reported(1))}, 10 * time.Minute,
 			"StopTask", "ready/", 10*time.Minute + 15*time.Second},
+		{"a task that was taken for gone shows again, before the next attempt: stop it",
+			with(made(), ready, settled, ended, pausing), Observed{Group: group("A"), Tasks: tasks(TaskRunning), Lease: tombstone()}, 10 * time.Minute,
+			"StopTask", "starting/capacity", 10*time.Minute + 15*time.Second},
+		{"closing: a task that was taken for gone shows again: stop it",
+			with(made(), ready, ended, closed), Observed{Group: group(), Tasks: tasks(TaskRunning), Lease: tombstone()}, 5 * time.Minute,
+			"StopTask", "closing/closed", 5*time.Minute + 15*time.Second},
+		{"exit code 0 under an older intent: its owner has asked for more since",
+			with(made(), ready, generation(3)), Observed{Group: group("A"), Tasks: stopped(0), Lease: leasedReported(2, 1)}, 10 * time.Minute,
+			"EndLease", "starting/capacity", 10*time.Minute + 15*time.Second},
+		{"what another task reports does not count",
+			with(made(), hasGroup, running), Observed{Group: group("A"), Tasks: tasks(TaskRunning), Lease: of(9, reported(1))}, 9 * time.Second,
+			"", "starting/host key", 24 * time.Second},
+		{"a host key that would break out of what people paste does not count",
+			with(made(), hasGroup, running), Observed{Group: group("A"), Tasks: tasks(TaskRunning), Lease: hostKey("ssh-ed25519 AAAA\nProxyCommand x")}, 9 * time.Second,
+			"", "starting/host key", 24 * time.Second},
+		{"an ending that no honest task reports does not count",
+			with(made(), ready, settled), Observed{Group: group("A"), Tasks: tasks(TaskRunning), Lease: ending(1, EndFailed)}, 10 * time.Minute,
+			"", "ready/", 15 * time.Minute},
+		{"announced for a group that is gone since: the next attempt",
+			with(made(), announced, elsewhere), Observed{Group: group("A")}, 10 * time.Minute,
+			"RunTask(2)", "starting/capacity", 10*time.Minute + 15*time.Second},
+		{"a group that lets anything out is not ready",
+			with(made(), ready, settled), Observed{Group: group("A", "out"), Tasks: tasks(TaskRunning), Lease: reported(1)}, 10 * time.Minute,
+			"RevokeEgress(out)", "starting/address", 10*time.Minute + 15*time.Second},
+		{"no address in the family of the source",
+			with(made(), ready, settled, fromIPv6), Observed{Group: group("6"), Tasks: tasks(TaskRunning), Lease: reported(1)}, 10 * time.Minute,
+			"", "starting/lease", 10*time.Minute + 15*time.Second},
 		{"its time is up",
 			with(made(), ready, settled), inUse(1), time.Hour,
 			"RevokeIngress(A) WriteLease(2) StopTask", "closing/deadline", time.Hour + 15*time.Second},
@@ -152,6 +179,9 @@ func TestDecide(t *testing.T) {
 		{"closed, unsettled: a late converge made the group again",
 			with(made(), ready, ended, closed, final), Observed{Group: group("A"), Tasks: stopped(0), Lease: tombstone()}, 3 * time.Minute,
 			"RevokeIngress(A) DeleteGroup", "closed/closed", 3*time.Minute + 15*time.Second},
+		{"closed, and the tombstone's time is over too: nothing to do",
+			with(made(), ready, ended, closed, final), Observed{}, 48 * time.Hour,
+			"", "closed/closed", 0},
 		{"closed and settled: never again",
 			with(made(), ready, ended, closed, final), Observed{Lease: tombstone()}, 6 * time.Minute,
 			"", "closed/closed", 0},
@@ -211,6 +241,53 @@ func TestDecideAnswersTheConsole(t *testing.T) {
 	}
 }
 
+// Past its deadline a bastion is over, whatever somebody types in its console.
+func TestDecideGivesNoTimeAfterTheDeadline(t *testing.T) {
+	seen := inUse(1)
+	seen.Lease.Report.Request = Request{1, VerbExtend, 3 * time.Hour}
+	next := Decide(tabled, with(made(), ready, settled), seen, t0.Add(time.Hour+30*time.Second)).Next
+	if next.Intent.Open || next.End.Reason != EndDeadline {
+		t.Errorf("open %t until %s", next.Intent.Open, next.Intent.Deadline)
+	}
+}
+
+// Attempts take turns in the subnets, and a new task's console begins anew.
+func TestDecideAnnounces(t *testing.T) {
+	rec := with(made(), ready, settled, ended)
+	rec.Intent.Answer = Answer{Number: 3}
+	next := Decide(tabled, rec, Observed{Group: group("A"), Lease: tombstone()}, t0.Add(10*time.Minute)).Next
+	if a := next.Attempt; a.Number != 2 || a.Subnet != "subnet-b" || a.GroupID != "sg" || a.TaskDefinition != "bastion:7" || next.Intent.Answer.Number != 0 {
+		t.Errorf("%+v, answer %+v", a, next.Intent.Answer)
+	}
+}
+
+// A task's receipt goes into the record when the task has stopped, and only as
+// much of it as a record may hold.
+func TestDecideKeepsReceipts(t *testing.T) {
+	item := reported(1)
+	item.Report.Receipt = Receipt{StartedAt: t0, EndedAt: t0.Add(time.Minute), Connections: 2}
+	for i := range 10 * MaxDestinations {
+		item.Report.Receipt.Destinations = append(item.Report.Receipt.Destinations, Destination{Name: fmt.Sprint(i, strings.Repeat("x", 1000)), Forwards: 1})
+	}
+	next := Decide(tabled, with(made(), ready, settled), Observed{Group: group("A"), Tasks: stopped(137), Lease: item}, t0.Add(10*time.Minute)).Next
+	if r := next.Receipt; r.Connections != 2 || len(r.Destinations) != MaxDestinations || len(r.Destinations[0].Name) > maxName {
+		t.Errorf("%d connections, %d destinations", r.Connections, len(r.Destinations))
+	}
+	twice := next.Receipt.Merge(Receipt{StartedAt: t0, EndedAt: t0.Add(time.Hour), Connections: 1, Destinations: []Destination{{Name: "new", Forwards: 3}}})
+	if twice.Connections != 3 || twice.Unnamed != 3 || !twice.EndedAt.Equal(t0.Add(time.Hour)) || len(twice.Destinations) != MaxDestinations {
+		t.Errorf("merged: %d connections, %d unnamed, %d destinations", twice.Connections, twice.Unnamed, len(twice.Destinations))
+	}
+}
+
+func TestValidateNamesEverything(t *testing.T) {
+	err := Config{DefaultTTL: -1, Quota: Quota{Total: -1}, Timing: Timing{Settle: time.Second, CallTimeout: time.Second}}.Validate()
+	for _, part := range []string{"default ttl", "longest lifetime", "family", "total quota", "at least one bastion", "subnet", "task definition", "attempt", "poll interval", "unsettled"} {
+		if err == nil || !strings.Contains(err.Error(), part) {
+			t.Errorf("%q is missing in: %v", part, err)
+		}
+	}
+}
+
 // What a failed start says to a person: a code to switch on and a sentence that
 // ends in something to do.
 func TestExplain(t *testing.T) {
@@ -256,6 +333,12 @@ func with(r Record, edits ...func(*Record)) Record {
 	return r
 }
 
+func elsewhere(r *Record) { r.Attempt.GroupID = "sg-gone" }
+func pausing(r *Record)   { r.NextAttemptAt = t0.Add(time.Hour) }
+func fromIPv6(r *Record) {
+	r.Intent.Source = netip.MustParsePrefix("2001:db8::1/128")
+	r.Group.Ingress = r.Intent.Source
+}
 func hasGroup(r *Record) { r.Group = GroupFacts{ID: "sg", MadeAt: t0} }
 func announced(r *Record) {
 	r.Attempt = Attempt{Number: 1, GroupID: "sg", Subnet: "subnet-a", TaskDefinition: "bastion:7", AnnouncedAt: t0}
@@ -300,6 +383,8 @@ func group(rules ...string) *Group {
 			g.Ingress = append(g.Ingress, Rule{ID: id, Source: srcA})
 		case "B":
 			g.Ingress = append(g.Ingress, Rule{ID: id, Source: srcB})
+		case "6":
+			g.Ingress = append(g.Ingress, Rule{ID: id, Source: netip.MustParsePrefix("2001:db8::1/128")})
 		case "out":
 			g.Egress = append(g.Egress, Rule{ID: id, Egress: true})
 		}
@@ -331,6 +416,11 @@ func leasedReported(lease, report int64) *LeaseItem {
 func ending(generation int64, reason EndReason) *LeaseItem {
 	item := reported(generation)
 	item.Report.Ending = Ending{Reason: reason, Generation: generation}
+	return item
+}
+func hostKey(key Key) *LeaseItem {
+	item := reported(1)
+	item.Report.HostKey = key
 	return item
 }
 func tombstone() *LeaseItem { return &LeaseItem{TaskID: "task1", BastionID: "b", Ended: true} }

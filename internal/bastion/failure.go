@@ -19,8 +19,7 @@ const (
 	FailureConfig   FailureCode = "misconfigured"        // ECS will not take what the operator configured
 )
 
-// exitNoLease is bastiond's exit code when it never got a lease.
-const exitNoLease = 10
+var taskLost = Failure{FailureTaskLost, "The bastion's task disappeared. Ask for the bastion again."}
 
 // CapacityFailure is what a person reads when Fargate has no room.
 var CapacityFailure = Failure{FailureCapacity,
@@ -53,7 +52,7 @@ func explain(task Task) Failure {
 		return Failure{FailureSpot, "AWS took back the Spot capacity under the bastion. Ask for the bastion again."}
 	case task.StopCode == "UserInitiated":
 		return Failure{FailureStopped, "The bastion's task was stopped from outside. Ask for the bastion again; if it goes on, ask your operator who stops tasks in its cluster."}
-	case task.ExitCode != nil && *task.ExitCode == exitNoLease:
+	case task.ExitCode != nil && *task.ExitCode == ExitNoLease:
 		return Failure{FailureLease, "The bastion started but never got its lease. Ask your operator to check that its subnet reaches DynamoDB."}
 	case task.ExitCode != nil:
 		return Failure{FailureCrash, fmt.Sprintf("The bastion's server died with exit code %d. Ask for the bastion again; your operator finds the cause in its log.", *task.ExitCode)}

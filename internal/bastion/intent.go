@@ -79,7 +79,7 @@ func (r *Record) answer(ask Request, now time.Time, timing Timing) {
 			answer.Message = fmt.Sprintf("The deadline is %s.", r.Intent.Deadline.Format(time.RFC3339))
 		}
 	default:
-		answer.Code, answer.Message = CodeNotFound, fmt.Sprintf("There is no request %q.", ask.Verb)
+		answer.Code, answer.Message = CodeNotFound, "There is no such request."
 	}
 	r.changed(now, timing)
 }

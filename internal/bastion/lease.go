@@ -2,7 +2,9 @@ package bastion
 
 import (
 	"net/netip"
+	"strings"
 	"time"
+	"unicode"
 )
 
 // Lease is what the control plane tells one running task. A task obeys the
@@ -77,6 +79,37 @@ type LeaseItem struct {
 // keeps counts only.
 const MaxDestinations = 200
 
+// bastiond's exit codes. An ending that it reported is believed before them.
+const (
+	ExitOnPurpose  = 0   // the deadline, idle, or a lease that was closed
+	ExitFailure    = 1   // it could not do its work
+	ExitNoLease    = 10  // no lease came in time
+	ExitTerminated = 143 // told to stop from outside, by SIGTERM
+)
+
+// What a report may weigh at most: a record must always fit into its table.
+const (
+	maxHostKey = 1024
+	maxName    = 300 // of a destination: a host name has 253
+)
+
+// bounded is the report without what no honest task reports.
+func (r Report) bounded() Report {
+	if len(r.HostKey) > maxHostKey || r.HostKey.Fingerprint() == "" || strings.ContainsFunc(string(r.HostKey), unicode.IsControl) {
+		r.HostKey = ""
+	}
+	if r.Ending.Reason != EndIdle && r.Ending.Reason != EndDeadline {
+		r.Ending = Ending{}
+	}
+	all := r.Receipt.Destinations
+	r.Receipt.Destinations = nil
+	for _, d := range all[:min(len(all), MaxDestinations)] {
+		d.Name = d.Name[:min(len(d.Name), maxName)]
+		r.Receipt.Destinations = append(r.Receipt.Destinations, d)
+	}
+	return r
+}
+
 // Receipt says what a bastion was used for.
 type Receipt struct {
 	StartedAt    time.Time // when the first task took its lease
@@ -87,7 +120,7 @@ type Receipt struct {
 	BytesIn      int64         // from the owner to destinations
 	BytesOut     int64         // from destinations to the owner
 	Destinations []Destination // at most MaxDestinations, in order of first use
-	Unnamed      int           // how many more destinations there were
+	Unnamed      int           // forwards to further destinations
 }
 
 // Destination is one place a bastion was used to reach.
@@ -139,7 +172,7 @@ func addDestination(all []Destination, d Destination, unnamed *int) []Destinatio
 		}
 	}
 	if len(all) == MaxDestinations {
-		*unnamed++
+		*unnamed += d.Forwards
 		return all
 	}
 	return append(all, d)

@@ -147,7 +147,7 @@ func (r Record) State() State {
 // agrees reports whether ingress and the task's report match the intent.
 func (r Record) agrees() bool {
 	a := r.Attempt
-	return r.Intent.Open && a.running() && len(a.Endpoints) > 0 && a.HostKey != "" &&
+	return r.Intent.Open && a.running() && r.Endpoint().IsValid() && a.HostKey != "" &&
 		r.Group.Ingress == r.Intent.Source && a.Generation == r.Intent.Generation
 }
 
@@ -169,7 +169,7 @@ func (r Record) Stage() string {
 		return "capacity"
 	case a.Status == TaskPending:
 		return "image"
-	case len(a.Endpoints) == 0:
+	case !r.Endpoint().IsValid():
 		return "network"
 	}
 	return "host key"

@@ -46,7 +46,7 @@ func (s *Service) Get(ctx context.Context, caller Caller, id string, wait time.D
 	if err != nil {
 		return Record{}, err
 	}
-	return s.await(ctx, rec, MayDescribe, wait, readyOrOver)
+	return s.await(ctx, rec, MayDescribe, wait, readyOrOver), nil
 }
 
 // List answers the caller's bastions (an admin: everybody's) that are not
@@ -62,12 +62,13 @@ func (s *Service) List(ctx context.Context, caller Caller, wait time.Duration) (
 	if err != nil {
 		return nil, err
 	}
-	return s.awaitAll(ctx, recs, MayDescribe, wait, readyOrOver)
+	return s.awaitAll(ctx, recs, MayDescribe, wait, readyOrOver), nil
 }
 
 // Extend moves the deadline to at least ttl from now; it never moves earlier.
 // *Error: CodeNotFound, CodeNotOpen, CodeTTLInvalid, CodeTTLBeyondCap.
 func (s *Service) Extend(ctx context.Context, caller Caller, id string, ttl, wait time.Duration) (Record, error) {
+	caller.Admin = false // admins see and close; more time is for the owner to ask for
 	rec, err := s.change(ctx, caller, id, func(next *Record) error {
 		now := s.now()
 		if !next.Intent.Open || !now.Before(next.Intent.Deadline) {
@@ -82,7 +83,7 @@ func (s *Service) Extend(ctx context.Context, caller Caller, id string, ttl, wai
 	if err != nil {
 		return Record{}, err
 	}
-	return s.await(ctx, rec, MayExtend, wait, readyOrOver)
+	return s.await(ctx, rec, MayExtend, wait, readyOrOver), nil
 }
 
 // over is how a bastion that cannot be extended is described: its state, or
@@ -102,23 +103,26 @@ func (s *Service) Close(ctx context.Context, caller Caller, id string, wait time
 	if err != nil {
 		return Record{}, err
 	}
-	return s.await(ctx, rec, MayDestroy, wait, finished)
+	return s.await(ctx, rec, MayDestroy, wait, finished), nil
 }
 
 // CloseAll closes every bastion of the caller's own, and waits as Close does. It
 // answers all that were not finished when it was called.
 func (s *Service) CloseAll(ctx context.Context, caller Caller, wait time.Duration) ([]Record, error) {
-	caller.Admin = false // everybody's is never what was meant
 	recs, err := s.Store.ListByOwner(ctx, caller.Owner)
 	if err != nil {
 		return nil, err
 	}
+	var failed error
 	for i, rec := range recs {
-		if recs[i], err = s.intendClosed(ctx, caller, rec.ID); err != nil {
-			return nil, err
+		closed, err := s.intendClosed(ctx, caller, rec.ID)
+		if err != nil {
+			failed = errors.Join(failed, err) // and the others all the same
+			continue
 		}
+		recs[i] = closed
 	}
-	return s.awaitAll(ctx, recs, MayDestroy, wait, finished)
+	return s.awaitAll(ctx, recs, MayDestroy, wait, finished), failed
 }
 
 func (s *Service) intendClosed(ctx context.Context, caller Caller, id string) (Record, error) {
@@ -170,13 +174,16 @@ func readyOrOver(rec Record) bool {
 // await takes the steps that may allows and looks again and again until done,
 // or for at most so long. What goes wrong on the way is for the log: the intent
 // is written, and the reaper goes on from it.
-func (s *Service) await(ctx context.Context, rec Record, may Do, wait time.Duration, done func(Record) bool) (Record, error) {
+func (s *Service) await(ctx context.Context, rec Record, may Do, wait time.Duration, done func(Record) bool) Record {
+	if may == MayDescribe && wait <= 0 {
+		return rec // it was only just read
+	}
 	until := s.now().Add(wait)
 	for {
 		latest, err := s.look(ctx, rec.ID, may)
 		switch {
 		case err != nil && ctx.Err() != nil:
-			return rec, nil
+			return rec
 		case err != nil:
 			s.Log.Warn("converge", "bastion", rec.ID, "error", err)
 		default:
@@ -184,7 +191,7 @@ func (s *Service) await(ctx context.Context, rec Record, may Do, wait time.Durat
 		}
 		left := until.Sub(s.now())
 		if done(rec) || left <= 0 || sleep(ctx, min(s.Config.Timing.Poll, left)) != nil {
-			return rec, nil
+			return rec
 		}
 	}
 }
@@ -197,17 +204,17 @@ func (s *Service) look(ctx context.Context, id string, may Do) (Record, error) {
 }
 
 // awaitAll awaits several, all within the same time.
-func (s *Service) awaitAll(ctx context.Context, recs []Record, may Do, wait time.Duration, done func(Record) bool) ([]Record, error) {
+func (s *Service) awaitAll(ctx context.Context, recs []Record, may Do, wait time.Duration, done func(Record) bool) []Record {
 	until := s.now().Add(wait)
 	for i, rec := range recs { // first a step for each, so that none waits for another's end
-		recs[i], _ = s.await(ctx, rec, may, 0, done)
+		recs[i] = s.await(ctx, rec, may, 0, done)
 	}
 	for i, rec := range recs {
 		if left := until.Sub(s.now()); left > 0 && !done(rec) {
-			recs[i], _ = s.await(ctx, rec, may, left, done)
+			recs[i] = s.await(ctx, rec, may, left, done)
 		}
 	}
-	return recs, nil
+	return recs
 }
 
 // sleep waits for d, or for the end of ctx, whose error it then answers.

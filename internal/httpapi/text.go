@@ -93,6 +93,8 @@ func ended(rec bastion.Record) string {
 		return "its time was up"
 	case bastion.EndIdle:
 		return "nobody used it"
+	case bastion.EndTask:
+		return "its task ended by itself"
 	}
 	return string(rec.End.Reason)
 }

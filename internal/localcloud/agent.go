@@ -9,13 +9,8 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// Exit codes of a bastion's process.
-const (
-	exitOnPurpose = 0
-	exitCrash     = 2
-	exitNoLease   = 10
-	exitSIGTERM   = 143
-)
+// exitCrash is the exit code of a process that panics.
+const exitCrash = 2
 
 // Agent is a [Runner] that follows lease and report as the SSH server does, with
 // no sockets: thousands of them fit into a simulation. One Agent runs any number
@@ -152,16 +147,17 @@ type agentTask struct {
 	untold  bool           // as it is not yet
 	receipt bastion.Receipt
 	readyAt time.Time
-	over    bool // takes nothing any more
+	askedAt time.Time // when the latest lease was taken: its owner asked for something
+	over    bool      // takes nothing any more
 }
 
 // run waits for a lease and then obeys it.
 func (t *agentTask) run(ctx context.Context) int {
 	if !t.awaitLease(ctx) {
 		if ctx.Err() != nil {
-			return exitSIGTERM
+			return bastion.ExitTerminated
 		}
-		return exitNoLease
+		return bastion.ExitNoLease
 	}
 	for {
 		t.tell(ctx)
@@ -171,12 +167,12 @@ func (t *agentTask) run(ctx context.Context) int {
 		switch t.sleep(ctx); {
 		case ctx.Err() != nil:
 			t.finish()
-			return exitSIGTERM
+			return bastion.ExitTerminated
 		case t.crashes():
 			return exitCrash
 		}
 		if !t.read(ctx) {
-			return exitOnPurpose
+			return bastion.ExitOnPurpose
 		}
 	}
 }
@@ -208,7 +204,7 @@ func (t *agentTask) read(ctx context.Context) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if err == nil && lease.Generation > t.inForce.Generation {
-		t.inForce = lease
+		t.inForce, t.askedAt = lease, t.agent.now()
 		t.report.Generation = lease.Generation
 		t.untold = true
 	}
@@ -261,6 +257,9 @@ func (t *agentTask) idleAt() time.Time {
 		return time.Time{}
 	}
 	since := t.readyAt
+	if t.askedAt.After(since) {
+		since = t.askedAt
+	}
 	if t.report.LastUse.After(since) {
 		since = t.report.LastUse
 	}

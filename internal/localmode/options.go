@@ -137,7 +137,7 @@ func (s settings) config() bastion.Config {
 		MaxAttempts:    5,
 		Timing: bastion.Timing{
 			CallTimeout: 5 * time.Second,
-			Settle:      5 * time.Second,
+			Settle:      10 * time.Second,
 			Young:       2 * time.Second,
 			Backoff:     250 * time.Millisecond,
 			Stable:      10 * time.Second,

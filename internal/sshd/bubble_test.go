@@ -52,7 +52,7 @@ func (r *rig) endsAfter(d time.Duration, reason bastion.EndReason) {
 	if !r.ended() {
 		r.t.Fatalf("it did not end after %v:\n%s", d, r.journal.text())
 	}
-	if r.code != ExitOnPurpose {
+	if r.code != bastion.ExitOnPurpose {
 		r.t.Errorf("exit code %d, want 0", r.code)
 	}
 	report := r.table.last()

@@ -14,15 +14,6 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// Exit codes of Run. The control plane believes a report's ending first, then
-// these.
-const (
-	ExitOnPurpose  = 0   // the deadline, idle, or the lease was closed
-	ExitFailure    = 1   // bad configuration, or the listener failed
-	ExitNoLease    = 10  // no lease came in time
-	ExitTerminated = 143 // told to stop from outside, as by SIGTERM
-)
-
 // Resolver finds the addresses of a host. It is called once for each forward.
 type Resolver interface {
 	// LookupNetIP is called with the network "ip"; *net.Resolver has it.

@@ -168,7 +168,7 @@ func TestCommands(t *testing.T) {
 	if status := console.status(); status != 0 || !strings.Contains(console.text(), "is being closed") {
 		t.Errorf("close: status %d; it shows:\n%s", status, console.text())
 	}
-	if code := r.exit(); code != ExitOnPurpose {
+	if code := r.exit(); code != bastion.ExitOnPurpose {
 		t.Errorf("exit code %d, want 0", code)
 	}
 	if ask := r.table.last().Request; ask != (bastion.Request{Number: 4, Verb: bastion.VerbClose}) {

@@ -56,7 +56,7 @@ func (k *keeper) endAtDeadline(ctx context.Context) *stop {
 	}
 	if err != nil || k.lease.Load().Generation == ending.Generation {
 		// There is more to be had, but not for us: let another be started.
-		return &stop{why: causeDeadline, code: ExitFailure}
+		return &stop{why: causeDeadline, code: bastion.ExitFailure}
 	}
 	return nil
 }
@@ -82,14 +82,12 @@ func (k *keeper) endIdle(ctx context.Context, now time.Time) *stop {
 	}
 	k.idleAt = k.cfg.Now().Add(k.cfg.Timing.Poll)
 	k.next = sooner(k.next, k.idleAt)
-	var end *stop
-	if errors.Is(err, bastion.ErrConflict) {
-		end, _ = k.poll(ctx)
-	} else if errors.Is(k.write(ctx, k.report()), bastion.ErrNotFound) {
-		// The ending may have been written. It had to be taken back before
-		// anybody is let in.
-		end = &stop{why: causeGone}
+	if !errors.Is(err, bastion.ErrConflict) {
+		// The ending may have been written, and acted upon. Until a repeat has
+		// told, whoever was let in could be cut.
+		return nil
 	}
+	end, _ := k.poll(ctx)
 	k.resume()
 	return end
 }
@@ -133,7 +131,7 @@ func (k *keeper) finish(ctx context.Context, end *stop) int {
 	if errors.Is(err, bastion.ErrConflict) {
 		// The table could not be reached at the deadline, and now has a newer
 		// lease: this is no end that anybody wanted.
-		end.code, report.Ending = ExitFailure, bastion.Ending{}
+		end.code, report.Ending = bastion.ExitFailure, bastion.Ending{}
 		err = k.write(ctx, report)
 	}
 	k.log.Info("ended", "reason", end.why.result, "code", end.code, "reported", err == nil)

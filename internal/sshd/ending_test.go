@@ -143,7 +143,7 @@ func TestDeadlineIsAbsoluteWhenTheTableIsAway(t *testing.T) {
 			tb.around = func(bastion.Report, func() error) error { return errTable }
 		})
 		after(time.Hour + 3*time.Second)
-		if !r.ended() || r.code != ExitOnPurpose {
+		if !r.ended() || r.code != bastion.ExitOnPurpose {
 			t.Errorf("ended: %v, code %d", r.ended(), r.code)
 		}
 	})
@@ -167,8 +167,8 @@ func TestDeadlineThatWasMovedUnseenEndsAsAFailure(t *testing.T) {
 		client := r.dial()
 		defer client.Close()
 		after(time.Hour + 3*time.Second)
-		if !r.ended() || r.code != ExitFailure {
-			t.Errorf("ended: %v, code %d, want %d", r.ended(), r.code, ExitFailure)
+		if !r.ended() || r.code != bastion.ExitFailure {
+			t.Errorf("ended: %v, code %d, want %d", r.ended(), r.code, bastion.ExitFailure)
 		}
 		if report := r.table.last(); report.Ending != (bastion.Ending{}) || report.Receipt.Connections != 1 {
 			t.Errorf("the last report is %+v, want a receipt and no ending", report)

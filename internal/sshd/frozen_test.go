@@ -31,7 +31,7 @@ func TestFrozenStockClientDoesNotKeepItAlive(t *testing.T) {
 	if err := client.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	if code := r.exit(); code != ExitOnPurpose {
+	if code := r.exit(); code != bastion.ExitOnPurpose {
 		t.Errorf("exit code %d, want 0", code)
 	}
 	if ending := r.table.last().Ending.Reason; ending != bastion.EndIdle {

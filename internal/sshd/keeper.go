@@ -62,7 +62,7 @@ func (k *keeper) start(lease bastion.Lease) *stop {
 	listener, err := k.cfg.Listen()
 	if err != nil {
 		k.log.Error("cannot listen", "error", err)
-		return &stop{why: causeListener, code: ExitFailure}
+		return &stop{why: causeListener, code: bastion.ExitFailure}
 	}
 	k.listener = listener
 	k.log.Info("listening", "address", listener.Addr().String())
@@ -114,7 +114,7 @@ func (k *keeper) wait(ctx context.Context) *stop {
 		return k.terminated(ctx)
 	case err := <-k.down:
 		k.log.Error("the listener failed", "error", err)
-		return &stop{why: causeListener, code: ExitFailure}
+		return &stop{why: causeListener, code: bastion.ExitFailure}
 	case <-k.wake:
 	case <-timer.C:
 	}
@@ -127,7 +127,7 @@ func (k *keeper) terminated(ctx context.Context) *stop {
 	if end, _ := k.poll(context.WithoutCancel(ctx)); end != nil {
 		return end
 	}
-	return &stop{why: causeTerminated, code: ExitTerminated}
+	return &stop{why: causeTerminated, code: bastion.ExitTerminated}
 }
 
 // poll reads the lease and obeys it. When reading fails it goes on with the

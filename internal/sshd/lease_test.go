@@ -35,8 +35,8 @@ func TestNeverLeased(t *testing.T) {
 				t.Error("it listens without a lease")
 				return nil, errTable
 			}
-			if code := r.run().exit(); code != ExitNoLease {
-				t.Errorf("exit code %d, want %d", code, ExitNoLease)
+			if code := r.run().exit(); code != bastion.ExitNoLease {
+				t.Errorf("exit code %d, want %d", code, bastion.ExitNoLease)
 			}
 			if r.table.reports != 0 {
 				t.Error("it reports without a lease")
@@ -77,8 +77,8 @@ func (n readNotice) Read(ctx context.Context) (bastion.Lease, error) {
 func TestToldToStopBeforeALease(t *testing.T) {
 	r := newRig(t)
 	noLease(r)
-	if code := r.run().stop(); code != ExitTerminated {
-		t.Errorf("exit code %d, want %d", code, ExitTerminated)
+	if code := r.run().stop(); code != bastion.ExitTerminated {
+		t.Errorf("exit code %d, want %d", code, bastion.ExitTerminated)
 	}
 }
 
@@ -86,7 +86,7 @@ func TestToldToStopBeforeALease(t *testing.T) {
 func TestToldToStopByAClosedLease(t *testing.T) {
 	r := start(t, func(r *rig) { r.cfg.Timing.Poll = time.Hour })
 	r.table.write(func(l *bastion.Lease) { l.Open, l.EndReason = false, bastion.EndDeadline })
-	if code := r.stop(); code != ExitOnPurpose {
+	if code := r.stop(); code != bastion.ExitOnPurpose {
 		t.Errorf("exit code %d, want 0", code)
 	}
 	if l := r.journal.await(t, "ended", 1); l.text("reason") != causeDeadline.result {
@@ -101,7 +101,7 @@ func TestLeaseThatIsClosedAlready(t *testing.T) {
 		t.Error("it listens")
 		return nil, errTable
 	}
-	if code := r.run().exit(); code != ExitOnPurpose {
+	if code := r.run().exit(); code != bastion.ExitOnPurpose {
 		t.Errorf("exit code %d, want 0", code)
 	}
 }
@@ -113,7 +113,7 @@ func TestLeaseThatHasRunOutAlready(t *testing.T) {
 		t.Error("it listens")
 		return nil, errTable
 	}
-	if code := r.run().exit(); code != ExitOnPurpose {
+	if code := r.run().exit(); code != bastion.ExitOnPurpose {
 		t.Errorf("exit code %d, want 0", code)
 	}
 	if ending := r.table.last().Ending; ending != (bastion.Ending{Reason: bastion.EndDeadline, Generation: 1}) {
@@ -123,8 +123,8 @@ func TestLeaseThatHasRunOutAlready(t *testing.T) {
 
 func TestBadConfigurationNamesEverything(t *testing.T) {
 	j := newJournal()
-	if code := Run(t.Context(), Config{Log: slog.New(slog.NewJSONHandler(j, nil))}); code != ExitFailure {
-		t.Errorf("exit code %d, want %d", code, ExitFailure)
+	if code := Run(t.Context(), Config{Log: slog.New(slog.NewJSONHandler(j, nil))}); code != bastion.ExitFailure {
+		t.Errorf("exit code %d, want %d", code, bastion.ExitFailure)
 	}
 	for _, part := range []string{"lease", "listener", "resolver", "dialer"} {
 		if !strings.Contains(j.text(), part) {
@@ -136,8 +136,8 @@ func TestBadConfigurationNamesEverything(t *testing.T) {
 func TestNoHostKeyWithoutRandomness(t *testing.T) {
 	r := newRig(t)
 	r.cfg.Rand = strings.NewReader("short")
-	if code := r.run().exit(); code != ExitFailure {
-		t.Errorf("exit code %d, want %d", code, ExitFailure)
+	if code := r.run().exit(); code != bastion.ExitFailure {
+		t.Errorf("exit code %d, want %d", code, bastion.ExitFailure)
 	}
 }
 
@@ -165,7 +165,7 @@ func TestClosedLeaseEndsIt(t *testing.T) {
 			r := start(t)
 			client := r.dial()
 			r.table.set(close)
-			if code := r.exit(); code != ExitOnPurpose {
+			if code := r.exit(); code != bastion.ExitOnPurpose {
 				t.Errorf("exit code %d, want 0", code)
 			}
 			if err := client.Wait(); err == nil {
@@ -219,8 +219,8 @@ func TestSigtermEndsCleanlyWithAReceipt(t *testing.T) {
 	r := start(t)
 	r.dial()
 	r.table.await(t, "counts the connection", func(report bastion.Report) bool { return report.Connections == 1 })
-	if code := r.stop(); code != ExitTerminated {
-		t.Errorf("exit code %d, want %d", code, ExitTerminated)
+	if code := r.stop(); code != bastion.ExitTerminated {
+		t.Errorf("exit code %d, want %d", code, bastion.ExitTerminated)
 	}
 	report := r.table.last()
 	if report.Receipt.Connections != 1 || report.Ending != (bastion.Ending{}) {
@@ -240,15 +240,15 @@ func TestListenerThatFails(t *testing.T) {
 		r.run()
 		r.table.await(t, "says it is ready", func(report bastion.Report) bool { return report.HostKey != "" })
 		listener.Close()
-		if code := r.exit(); code != ExitFailure {
-			t.Errorf("exit code %d, want %d", code, ExitFailure)
+		if code := r.exit(); code != bastion.ExitFailure {
+			t.Errorf("exit code %d, want %d", code, bastion.ExitFailure)
 		}
 	})
 	t.Run("at once", func(t *testing.T) {
 		r := newRig(t)
 		r.cfg.Listen = func() (net.Listener, error) { return nil, errTable }
-		if code := r.run().exit(); code != ExitFailure {
-			t.Errorf("exit code %d, want %d", code, ExitFailure)
+		if code := r.run().exit(); code != bastion.ExitFailure {
+			t.Errorf("exit code %d, want %d", code, bastion.ExitFailure)
 		}
 	})
 	t.Run("now and then", func(t *testing.T) {

@@ -17,18 +17,18 @@ import (
 
 // Run is a bastion's whole life: it waits for a lease, serves, and ends. It
 // answers the exit code. When ctx is done (SIGTERM) it ends cleanly, with
-// ExitTerminated. When it returns, nothing that it started is left.
+// bastion.ExitTerminated. When it returns, nothing that it started is left.
 func Run(ctx context.Context, cfg Config) int {
 	cfg = cfg.withDefaults()
 	log := cfg.Log.With("bastion", cfg.BastionID)
 	if err := cfg.check(); err != nil {
 		log.Error("bad configuration", "error", err)
-		return ExitFailure
+		return bastion.ExitFailure
 	}
 	host, err := newHostKey(cfg.Rand)
 	if err != nil {
 		log.Error("no host key", "error", err)
-		return ExitFailure
+		return bastion.ExitFailure
 	}
 	lease, code := firstLease(ctx, cfg, log)
 	if code != 0 || !lease.Open {
@@ -77,10 +77,10 @@ func firstLease(ctx context.Context, cfg Config, log *slog.Logger) (bastion.Leas
 		select {
 		case <-ctx.Done():
 			log.Info("told to stop before there was a lease")
-			return bastion.Lease{}, ExitTerminated
+			return bastion.Lease{}, bastion.ExitTerminated
 		case <-limit.C:
 			log.Error("no lease came", "waited", cfg.Timing.FirstLease.String(), "error", err)
-			return bastion.Lease{}, ExitNoLease
+			return bastion.Lease{}, bastion.ExitNoLease
 		case <-poll.C:
 		}
 	}

@@ -64,7 +64,7 @@ func quietSince(ready, asked, lastUse time.Time, open int) time.Time {
 // anyway. sentAt is zero if none was ever sent.
 func reportAt(sent bastion.Report, sentAt time.Time, now bastion.Report, t Timing) time.Time {
 	switch {
-	case sentAt.IsZero(), sent.Generation != now.Generation, sent.Request != now.Request, sent.Ending != now.Ending:
+	case sentAt.IsZero(), sent.Generation != now.Generation, sent.Request != now.Request:
 		return sentAt
 	case sent.Connections != now.Connections:
 		return sentAt.Add(t.ReportPause)

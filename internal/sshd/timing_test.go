@@ -86,7 +86,6 @@ func TestReportAt(t *testing.T) {
 		{"connections", func(r *bastion.Report) { r.Connections = 2 }, time.Second},
 		{"generation", func(r *bastion.Report) { r.Generation = 4; r.Connections = 2 }, 0},
 		{"a request", func(r *bastion.Report) { r.Request.Number = 1 }, 0},
-		{"an ending to take back", func(r *bastion.Report) { r.Ending.Reason = bastion.EndIdle }, 0},
 	} {
 		now := sent
 		c.change(&now)
