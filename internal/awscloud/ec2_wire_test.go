@@ -1,8 +1,11 @@
 package awscloud
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"io"
+	"net/http"
 	"net/http/httptest"
 	"testing"
 	"time"
@@ -54,14 +57,30 @@ func newWire(t *testing.T, cloud localcloud.Config, edit func(*wiretest.Config))
 	w.server = wiretest.New(cfg)
 	listening := httptest.NewServer(w.server)
 	t.Cleanup(listening.Close)
-	client := listening.Client()
-	t.Cleanup(client.CloseIdleConnections)
+	transport := &http.Transport{}
+	t.Cleanup(transport.CloseIdleConnections)
+	client := &http.Client{Transport: wholeBodies{transport}}
 	sdk := testSDK(listening.URL)
 	w.ec2 = NewEC2(sdk, func(o *ec2.Options) { o.HTTPClient, o.Retryer = client, aws.NopRetryer{} })
 	w.ecs = NewECS(sdk, func(o *ecs.Options) { o.HTTPClient, o.Retryer = client, aws.NopRetryer{} })
 	w.groups = NewGroups(w.ec2, testStack)
 	w.tasks = NewTasks(w.ecs, w.ec2, testStack, time.Now)
 	return w
+}
+
+// wholeBodies sends copies of request bodies. The SDK closes a body as soon as it
+// has an answer, and on loopback that is there before the transport has seen the
+// body's end: it would take the request for broken, and the connection with it.
+type wholeBodies struct{ http.RoundTripper }
+
+func (w wholeBodies) RoundTrip(r *http.Request) (*http.Response, error) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, err
+	}
+	sent := r.Clone(r.Context())
+	sent.Body = io.NopCloser(bytes.NewReader(body))
+	return w.RoundTripper.RoundTrip(sent)
 }
 
 // testSDK is a configuration that reaches this address only.
