@@ -3,15 +3,10 @@
 package awscloud
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"fmt"
-	"net"
 	"net/http"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -20,83 +15,28 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/referee"
 )
 
-// dynamoLocal is where scripts/referees puts DynamoDB Local.
-const dynamoLocal = "../../.tools/dynamodb-local-3.1.0/lib"
-
-// untilStdinEnds keeps a program from outliving the test, however that ends.
-const untilStdinEnds = `"$@" </dev/null & pid=$!; cat >/dev/null; kill -9 $pid; wait $pid 2>/dev/null`
-
-// referee is a DynamoDB Local of the test's own.
-type referee struct {
+// dynamo is a DynamoDB Local of the test's own.
+type dynamo struct {
 	cfg aws.Config
 	url string
 }
 
-func startDynamoDB(t *testing.T) referee {
+func startDynamoDB(t *testing.T) dynamo {
 	t.Helper()
-	lib, err := filepath.Abs(dynamoLocal)
-	must(t, err)
-	if _, err := os.Stat(lib); err != nil {
-		t.Fatalf("%v: run scripts/referees first", err)
-	}
-	port := freePort(t)
-	java := exec.Command("sh", "-c", untilStdinEnds, "sh",
-		"java", "-Xmx768m", "-Djava.library.path="+lib, "-cp", lib+"/*",
-		"software.amazon.dynamodb.services.local.main.ServerRunner",
-		"-inMemory", "-disableTelemetry", "-port", fmt.Sprint(port))
-	java.Dir = t.TempDir()
-	var output bytes.Buffer
-	java.Stdout, java.Stderr = &output, &output
-	stdin, err := java.StdinPipe()
-	must(t, err)
-	must(t, java.Start())
-	t.Cleanup(func() {
-		_ = stdin.Close()
-		_ = java.Wait() // it was killed
-		if t.Failed() {
-			t.Logf("DynamoDB Local said:\n%s", &output)
-		}
-	})
-	r := referee{url: fmt.Sprintf("http://127.0.0.1:%d", port), cfg: aws.Config{
+	return dynamo{url: referee.DynamoDB(t), cfg: aws.Config{
 		Region: "us-east-1",
 		Credentials: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
 			return aws.Credentials{AccessKeyID: "local", SecretAccessKey: "local"}, nil
 		}),
 	}}
-	r.await(t)
-	return r
-}
-
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
-}
-
-// await waits until it answers.
-func (r referee) await(t *testing.T) {
-	t.Helper()
-	client := r.client(t, nil)
-	look := time.NewTicker(100 * time.Millisecond)
-	defer look.Stop()
-	for giveUp := time.Now().Add(time.Minute); ; <-look.C {
-		_, err := client.ListTables(t.Context(), &dynamodb.ListTablesInput{}, func(o *dynamodb.Options) { o.Retryer = aws.NopRetryer{} })
-		if err == nil {
-			return
-		}
-		if time.Now().After(giveUp) {
-			t.Fatalf("DynamoDB Local does not answer: %v", err)
-		}
-	}
 }
 
 // client is the real one, but for its end point and connections. through, if any,
 // stands between it and the network.
-func (r referee) client(t *testing.T, through func(http.RoundTripper) http.RoundTripper) *dynamodb.Client {
+func (r dynamo) client(t *testing.T, through func(http.RoundTripper) http.RoundTripper) *dynamodb.Client {
 	t.Helper()
 	transport := &http.Transport{MaxIdleConnsPerHost: 64}
 	t.Cleanup(transport.CloseIdleConnections)
@@ -112,7 +52,7 @@ func (r referee) client(t *testing.T, through func(http.RoundTripper) http.Round
 
 var tables atomic.Int64
 
-func (r referee) table(t *testing.T, schema dynamodb.CreateTableInput) string {
+func (r dynamo) table(t *testing.T, schema dynamodb.CreateTableInput) string {
 	t.Helper()
 	name := fmt.Sprint("table-", tables.Add(1))
 	must(t, CreateTable(t.Context(), r.client(t, nil), name, schema))
@@ -124,13 +64,13 @@ const (
 	roleID  = "AROAEXAMPLE"
 )
 
-func (r referee) store(t *testing.T, api RecordsAPI) *Store {
+func (r dynamo) store(t *testing.T, api RecordsAPI) *Store {
 	t.Helper()
 	return NewStore(api, r.table(t, RecordsSchema()), history, rand.Reader)
 }
 
 // leases is both sides of a new table.
-func (r referee) leases(t *testing.T, api LeasesAPI) (*Leases, func() (string, *TaskLease)) {
+func (r dynamo) leases(t *testing.T, api LeasesAPI) (*Leases, func() (string, *TaskLease)) {
 	t.Helper()
 	l := NewLeases(api, r.table(t, LeasesSchema()), roleID, rand.Reader)
 	client := r.client(t, nil)

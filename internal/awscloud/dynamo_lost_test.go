@@ -49,7 +49,7 @@ func lose(resp *http.Response) error {
 }
 
 // losingClient loses the next answer to the operation.
-func (r referee) losingClient(t *testing.T) (*dynamodb.Client, *losing) {
+func (r dynamo) losingClient(t *testing.T) (*dynamodb.Client, *losing) {
 	l := &losing{}
 	l.operation.Store("")
 	return r.client(t, func(next http.RoundTripper) http.RoundTripper { l.next = next; return l }), l
@@ -223,7 +223,7 @@ func TestNothingDrifts(t *testing.T) {
 
 // sound reads the whole table and compares the counts, names and lists with the
 // records.
-func sound(t *testing.T, r referee, s *Store, open int) {
+func sound(t *testing.T, r dynamo, s *Store, open int) {
 	t.Helper()
 	is, want := map[string]string{}, map[string]string{}
 	counts := map[string]int{partTotal: 0}

@@ -3,13 +3,8 @@
 package awscloud
 
 import (
-	"bytes"
-	"fmt"
 	"net/http"
 	"net/netip"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -24,10 +19,8 @@ import (
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 	"github.com/bastion-on-demand/bastion/internal/cloudtest"
+	"github.com/bastion-on-demand/bastion/internal/referee"
 )
-
-// motoServer is where scripts/referees puts moto.
-const motoServer = "../../.tools/moto-5.2.5/bin/moto_server"
 
 // moto is a moto of the test's own, with what a stack has before its first
 // bastion.
@@ -42,27 +35,9 @@ type moto struct {
 // startMoto reaches moto as the functions reach AWS: by the SDK's environment.
 func startMoto(t *testing.T) *moto {
 	t.Helper()
-	program, err := filepath.Abs(motoServer)
-	must(t, err)
-	if _, err := os.Stat(program); err != nil {
-		t.Fatalf("%v: run scripts/referees first", err)
-	}
-	port := fmt.Sprint(freePort(t))
-	server := exec.Command("sh", "-c", untilStdinEnds, "sh", program, "-H", "127.0.0.1", "-p", port)
-	var output bytes.Buffer
-	server.Stdout, server.Stderr = &output, &output
-	stdin, err := server.StdinPipe()
-	must(t, err)
-	must(t, server.Start())
-	t.Cleanup(func() {
-		_ = stdin.Close()
-		_ = server.Wait() // it was killed
-		if t.Failed() {
-			t.Logf("moto said:\n%s", &output)
-		}
-	})
+	url := referee.Moto(t)
 	for name, value := range map[string]string{
-		"AWS_ENDPOINT_URL_EC2": "http://127.0.0.1:" + port, "AWS_ENDPOINT_URL_ECS": "http://127.0.0.1:" + port,
+		"AWS_ENDPOINT_URL_EC2": url, "AWS_ENDPOINT_URL_ECS": url,
 		"AWS_REGION": "eu-central-1", "AWS_ACCESS_KEY_ID": "AKIDTEST", "AWS_SECRET_ACCESS_KEY": "test",
 	} {
 		t.Setenv(name, value)
@@ -71,13 +46,12 @@ func startMoto(t *testing.T) *moto {
 	must(t, err)
 	transport := &http.Transport{}
 	t.Cleanup(transport.CloseIdleConnections)
-	client := &http.Client{Transport: transport, Timeout: 20 * time.Second} // a loaded machine
+	client := &http.Client{Transport: wholeBodies{transport}, Timeout: 20 * time.Second} // a loaded machine
 	m := &moto{
 		ec2: NewEC2(sdk, func(o *ec2.Options) { o.HTTPClient = client }),
 		ecs: NewECS(sdk, func(o *ecs.Options) { o.HTTPClient = client }),
 	}
-	m.await(t)
-	leaveTasksRunning(t, client, "http://127.0.0.1:"+port)
+	leaveTasksRunning(t, client, url)
 	m.deploy(t)
 	return m
 }
@@ -92,21 +66,6 @@ func leaveTasksRunning(t *testing.T, client *http.Client, url string) {
 	must(t, answer.Body.Close())
 	if answer.StatusCode >= http.StatusMultipleChoices {
 		t.Fatalf("set-transition: %s", answer.Status)
-	}
-}
-
-func (m *moto) await(t *testing.T) {
-	t.Helper()
-	look := time.NewTicker(100 * time.Millisecond)
-	defer look.Stop()
-	for giveUp := time.Now().Add(time.Minute); ; <-look.C {
-		_, err := m.ec2.DescribeVpcs(t.Context(), &ec2.DescribeVpcsInput{}, func(o *ec2.Options) { o.Retryer = aws.NopRetryer{} })
-		if err == nil {
-			return
-		}
-		if time.Now().After(giveUp) {
-			t.Fatalf("moto does not answer: %v", err)
-		}
 	}
 }
 

@@ -95,7 +95,7 @@ func TestAReportAfterTheEnd(t *testing.T) {
 	}
 }
 
-func (r referee) scan(t *testing.T, table string) []map[string]types.AttributeValue {
+func (r dynamo) scan(t *testing.T, table string) []map[string]types.AttributeValue {
 	t.Helper()
 	out, err := r.client(t, nil).Scan(t.Context(), &dynamodb.ScanInput{TableName: &table, ConsistentRead: aws.Bool(true)})
 	must(t, err)
@@ -238,7 +238,7 @@ func TestTTLIsInSeconds(t *testing.T) {
 }
 
 // expires checks the item's TTL attribute, by the name that the table knows.
-func (r referee) expires(t *testing.T, table string, key item, want time.Time) {
+func (r dynamo) expires(t *testing.T, table string, key item, want time.Time) {
 	t.Helper()
 	client := r.client(t, nil)
 	ttl, err := client.DescribeTimeToLive(t.Context(), &dynamodb.DescribeTimeToLiveInput{TableName: &table})

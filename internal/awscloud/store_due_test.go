@@ -53,7 +53,7 @@ type cost struct {
 	units    float64
 }
 
-func (r referee) dueCost(t *testing.T, live, overdue int) cost {
+func (r dynamo) dueCost(t *testing.T, live, overdue int) cost {
 	t.Helper()
 	var c cost
 	client := r.client(t, nil)

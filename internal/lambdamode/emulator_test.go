@@ -3,24 +3,17 @@
 package lambdamode
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
-	"io"
-	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
-	"syscall"
 	"testing"
 	"time"
-)
 
-// rie is the AWS Lambda Runtime Interface Emulator, which comes with the SAM CLI.
-const rie = "../../.tools/aws-sam-cli-1.170.0/lib/python3.11/site-packages/samcli/local/rapid/aws-lambda-rie-x86_64"
+	"github.com/bastion-on-demand/bastion/internal/referee"
+)
 
 // functionNames are all functions, each with what it answers to {}, which is no
 // event of any door.
@@ -42,99 +35,21 @@ func compile(t *testing.T, source string) string {
 	return bootstrap
 }
 
-// output takes what a program prints, while it still does.
-type output struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.String()
-}
-
-// emulator is a function under the emulator.
-type emulator struct {
-	url    string
-	log    *output
-	client *http.Client
-}
-
-// emulate starts the emulator, which starts the function at its first event.
-func emulate(t *testing.T, bootstrap string, environ []string) *emulator {
+// emulate starts a function as Lambda does.
+func emulate(t *testing.T, bootstrap string, environ []string) *referee.Lambda {
 	t.Helper()
-	program, err := filepath.Abs(rie)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(program, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	front, api := freePort(t), freePort(t)
-	e := &emulator{url: "http://" + front + "/2015-03-31/functions/function/invocations", log: &output{},
-		client: &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}}
-	command := exec.Command(program, "--runtime-interface-emulator-address", front, "--runtime-api-address", api, bootstrap)
-	command.Env = append(environ, "PATH="+os.Getenv("PATH"), "AWS_ACCESS_KEY_ID=a", "AWS_SECRET_ACCESS_KEY=b", "AWS_LAMBDA_LOG_FORMAT=JSON")
-	command.Stdout, command.Stderr = e.log, e.log
-	// The emulator has children; all of them end with the test.
-	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := command.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = syscall.Kill(-command.Process.Pid, syscall.SIGKILL)
-		_ = command.Wait()
-	})
-	waitFor(t, front)
-	return e
-}
-
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
-func waitFor(t *testing.T, address string) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); ; {
-		connection, err := net.Dial("tcp", address)
-		if err == nil {
-			_ = connection.Close()
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("the emulator does not listen: %v", err)
-		}
-		time.Sleep(10 * time.Millisecond) // between tries; nothing says when it listens
-	}
+	return referee.Emulate(t, bootstrap, append(environ, "AWS_ACCESS_KEY_ID=a", "AWS_SECRET_ACCESS_KEY=b"))
 }
 
 // invoke sends an event, and answers what comes back and how long it took.
-func (e *emulator) invoke(t *testing.T, event string) (string, time.Duration) {
+func invoke(t *testing.T, l *referee.Lambda, event string) (string, time.Duration) {
 	t.Helper()
 	began := time.Now()
-	answer, err := e.client.Post(e.url, "application/json", strings.NewReader(event))
-	if err != nil {
-		t.Fatalf("%v\n%s", err, e.log)
-	}
-	defer answer.Body.Close()
-	body, err := io.ReadAll(answer.Body)
+	answer, err := l.Invoke(t.Context(), []byte(event))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return string(body), time.Since(began)
+	return string(answer), time.Since(began)
 }
 
 // Every function as Lambda starts it: whole, and told something wrong.
@@ -142,12 +57,12 @@ func TestFunctionsUnderTheEmulator(t *testing.T) {
 	for name, want := range functionNames {
 		t.Run(name, func(t *testing.T) {
 			bootstrap := compile(t, "../../functions/"+name)
-			if got, _ := emulate(t, bootstrap, environment()).invoke(t, `{}`); !strings.Contains(got, want) || !strings.Contains(got, "errorMessage") {
+			if got, _ := invoke(t, emulate(t, bootstrap, environment()), `{}`); !strings.Contains(got, want) || !strings.Contains(got, "errorMessage") {
 				t.Errorf("answered %s", got)
 			}
 			wrong := emulate(t, bootstrap, environment("BASTION_SSH_PORT=22", "BASTION_COLOUR=blue"))
-			_, _ = wrong.invoke(t, `{}`)
-			if said := wrong.log.String(); !strings.Contains(said, "BASTION_SSH_PORT") || !strings.Contains(said, "BASTION_COLOUR") {
+			_, _ = invoke(t, wrong, `{}`)
+			if said := wrong.Log.String(); !strings.Contains(said, "BASTION_SSH_PORT") || !strings.Contains(said, "BASTION_COLOUR") {
 				t.Errorf("the log does not list what is wrong:\n%s", said)
 			}
 		})
@@ -160,7 +75,7 @@ func TestAnEventThroughACompiledFunction(t *testing.T) {
 	const event = `{"version":"2.0","rawPath":"/bastions","headers":{"accept":"*/*"},
 		"requestContext":{"accountId":"111122223333","apiId":"abc123","requestId":"request-1","http":{"method":"GET","path":"/bastions","sourceIp":"203.0.113.7"}}}`
 	e := emulate(t, compile(t, "../../functions/describe"), environment())
-	got, _ := e.invoke(t, event)
+	got, _ := invoke(t, e, event)
 	var answer struct {
 		StatusCode int
 		Headers    map[string]string
@@ -172,8 +87,8 @@ func TestAnEventThroughACompiledFunction(t *testing.T) {
 	if answer.StatusCode != 401 || !strings.Contains(answer.Body, `"unauthenticated"`) || answer.Headers["X-Request-Id"] != "request-1" {
 		t.Errorf("answered %s", got)
 	}
-	if !strings.Contains(e.log.String(), `"requestId"`) {
-		t.Errorf("the log does not say which invocation it was:\n%s", e.log)
+	if !strings.Contains(e.Log.String(), `"requestId"`) {
+		t.Errorf("the log does not say which invocation it was:\n%s", e.Log)
 	}
 }
 
@@ -186,7 +101,7 @@ const maxInit = 60 * time.Millisecond
 func TestInitIsShort(t *testing.T) {
 	const times = 7
 	start := func(bootstrap string) time.Duration {
-		_, took := emulate(t, bootstrap, environment()).invoke(t, `{}`)
+		_, took := invoke(t, emulate(t, bootstrap, environment()), `{}`)
 		return took
 	}
 	empty := compile(t, "./testdata/empty")
