@@ -31,6 +31,21 @@ var operations = []operation{
 	{"create again", true, readyBastion, createFrom(home, keyA)},
 	{"rebind", true, readyBastion, createFrom(travel, "")},
 	{"new key", true, readyBastion, createFrom(home, keyB)},
+	{"create with the remembered key", true, func(w *world) {
+		w.ready()
+		w.service.CloseAll(context.Background(), alice(home), time.Minute)
+	}, createFrom(home, "")},
+	{"create over an expired one", true, func(w *world) {
+		w.agent.BrokenTimer = true
+		w.ready()
+		time.Sleep(9 * time.Hour)
+	}, createFrom(travel, keyB)},
+	{"observe a console's request", false, func(w *world) {
+		w.agent.Ask(w.ready().Attempt.TaskID, bastion.Request{Verb: bastion.VerbExtend, TTL: 10 * time.Hour})
+		time.Sleep(10 * time.Second)
+	}, func(ctx context.Context, s *bastion.Service, w *world) error {
+		return s.Observe(ctx, w.only().ID)
+	}},
 	{"extend", false, readyBastion, func(ctx context.Context, s *bastion.Service, w *world) error {
 		_, err := s.Extend(ctx, alice(home), w.only().ID, 10*time.Hour, 10*time.Second)
 		return err
@@ -70,12 +85,19 @@ var operations = []operation{
 		time.Sleep(11 * time.Minute)
 	}, func(ctx context.Context, s *bastion.Service, w *world) error {
 		_, err := s.Sweep(ctx)
-		for range 3 { // the next passes, to finish what this one could not
-			time.Sleep(time.Minute)
-			if _, err := w.service.Sweep(context.Background()); err != nil {
-				w.t.Errorf("sweep: %v", err)
-			}
-		}
+		w.sweepAgain()
+		return err
+	}},
+	{"sweep once the orphans are gone", false, func(w *world) {
+		w.orphans()
+		w.service.Sweep(context.Background())
+		time.Sleep(11 * time.Minute)
+		w.service.Sweep(context.Background())
+		w.sweepAgain()
+		w.service.Store.Mark(context.Background(), "group that is gone", time.Now())
+	}, func(ctx context.Context, s *bastion.Service, w *world) error {
+		_, err := s.Sweep(ctx)
+		w.sweepAgain()
 		return err
 	}},
 }
@@ -109,6 +131,16 @@ func (w *world) only() bastion.Record {
 func (w *world) kill() {
 	for _, task := range w.cloud.Inventory().Live() {
 		w.cloud.Kill(task.ID)
+	}
+}
+
+// sweepAgain runs the passes that follow one in which something went wrong.
+func (w *world) sweepAgain() {
+	for range 3 {
+		time.Sleep(time.Minute)
+		if _, err := w.service.Sweep(context.Background()); err != nil {
+			w.t.Errorf("sweep: %v", err)
+		}
 	}
 }
 

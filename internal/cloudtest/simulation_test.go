@@ -41,6 +41,12 @@ func badDay(t *testing.T, seed uint64) {
 		}
 		return do()
 	}))
+	w.tasks = func(ctx context.Context, call string, do func() error) error {
+		if chance(20) {
+			return faults[pick(2)].Hook(ctx, call, do) // it fails, before its effect or after
+		}
+		return do()
+	}
 	shaky.Config.Quota = bastion.Quota{PerOwner: 3, Total: 40}
 	shaky.Config.Idle = time.Hour
 

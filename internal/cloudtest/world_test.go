@@ -37,20 +37,46 @@ type world struct {
 	t       *testing.T
 	cloud   *localcloud.Cloud
 	agent   *localcloud.Agent // runs in its tasks
+	tasks   cloudtest.Hook    // what the tasks' own calls go through; nil for nothing
 	service *bastion.Service  // healthy
 }
 
 func newWorld(t *testing.T, staleness time.Duration) *world {
 	agent := &localcloud.Agent{Poll: 3070 * time.Millisecond, LeaseTimeout: 2 * time.Minute}
-	cloud := localcloud.New(localcloud.Config{
+	w := &world{t: t, agent: agent}
+	w.cloud = localcloud.New(localcloud.Config{
 		LaunchDelay: 4100 * time.Millisecond, Linger: 2 * time.Second, StopTimeout: 10 * time.Second,
 		Staleness: staleness,
-		Runner:    agent,
+		Runner:    w,
 	})
-	t.Cleanup(cloud.Close)
-	w := &world{t: t, cloud: cloud, agent: agent}
+	t.Cleanup(w.cloud.Close)
 	w.service = w.serviceOn(w.ports())
 	return w
+}
+
+// Run runs a task, whose calls go through the world's hook.
+func (w *world) Run(ctx context.Context, task localcloud.Process) int {
+	if w.tasks != nil {
+		task.Lease = hookedLease{task.Lease, w.tasks}
+	}
+	return w.agent.Run(ctx, task)
+}
+
+type hookedLease struct {
+	bastion.TaskLease
+	hook cloudtest.Hook
+}
+
+func (h hookedLease) Read(ctx context.Context) (lease bastion.Lease, err error) {
+	err = h.hook(ctx, "TaskLease.Read", func() (err error) {
+		lease, err = h.TaskLease.Read(ctx)
+		return err
+	})
+	return lease, err
+}
+
+func (h hookedLease) Report(ctx context.Context, report bastion.Report) error {
+	return h.hook(ctx, "TaskLease.Report", func() error { return h.TaskLease.Report(ctx, report) })
 }
 
 func (w *world) ports() cloudtest.Ports {
