@@ -46,7 +46,8 @@ func (s Source) compile(ctx context.Context, platform v1.Platform, into string) 
 	cmd.Env = append(os.Environ(),
 		"GOOS="+platform.OS, "GOARCH="+platform.Architecture,
 		// Whoever builds may have set these for themselves, and they change the result.
-		"CGO_ENABLED=0", "GOFLAGS=-mod=readonly", "GOAMD64=v1", "GOARM64=v8.0", "GOFIPS140=off", "GOWORK=off",
+		"CGO_ENABLED=0", "GOFLAGS=-mod=readonly", "GOAMD64=v1", "GOARM64=v8.0",
+		"GOFIPS140=off", "GOEXPERIMENT=", "GOWORK=off",
 	)
 	var said bytes.Buffer
 	cmd.Stderr = &said

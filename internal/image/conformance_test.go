@@ -5,6 +5,7 @@ package image
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"context"
 	"debug/elf"
 	"io/fs"
@@ -42,18 +43,13 @@ func built(t *testing.T) v1.ImageIndex {
 	return index
 }
 
-// Two builds share nothing but the source: each has a folder and a build cache
-// of its own.
 func TestTwoBuildsGiveTheSameDigest(t *testing.T) {
+	one, other := copySource(t), filepath.Join(t.TempDir(), "else", "where")
+	if err := os.CopyFS(other, os.DirFS(one)); err != nil {
+		t.Fatal(err)
+	}
 	var all []Summary
-	source := copySource(t)
-	for _, folder := range []string{source, filepath.Join(t.TempDir(), "elsewhere")} {
-		if folder != source {
-			if err := os.CopyFS(folder, os.DirFS(source)); err != nil {
-				t.Fatal(err)
-			}
-			t.Setenv("GOCACHE", t.TempDir())
-		}
+	for _, folder := range []string{one, other} {
 		index, err := build(folder)
 		if err != nil {
 			t.Fatal(err)
@@ -62,6 +58,32 @@ func TestTwoBuildsGiveTheSameDigest(t *testing.T) {
 	}
 	if !reflect.DeepEqual(all[0], all[1]) {
 		t.Errorf("one build gives\n%+v\nthe other\n%+v", all[0], all[1])
+	}
+	t.Logf("%s", all[0].Digest)
+}
+
+// The builds above take compiled packages out of one cache. This one compares
+// with a build from nothing, standard library and all, for the platform that is
+// deployed.
+func TestABuildFromNothingGivesTheSameProgram(t *testing.T) {
+	source := Source{Module: copySource(t), Package: "./cmd/bastiond"}
+	arm64 := v1.Platform{OS: "linux", Architecture: "arm64"}
+	var programs [][]byte
+	for _, cache := range []string{"", t.TempDir()} {
+		if cache != "" {
+			t.Setenv("GOCACHE", cache)
+		}
+		err := Progress{W: os.Stderr}.Step("compile bastiond, cache "+cmp.Or(cache, "as it is"), nil, func() error {
+			program, err := source.compile(t.Context(), arm64, filepath.Join(t.TempDir(), "bastiond"))
+			programs = append(programs, program)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !bytes.Equal(programs[0], programs[1]) {
+		t.Errorf("the programs differ: %d and %d bytes", len(programs[0]), len(programs[1]))
 	}
 }
 

@@ -43,7 +43,8 @@ func init() {
 
 // container runs the image's entrypoint as Fargate would with a read-only root:
 // in the image's files and nothing else, as the image's user, without a single
-// capability. It takes a user namespace, so it needs no root itself.
+// capability. It takes a user namespace, so it needs no root itself, except where
+// the kernel keeps these from ordinary users (kernel.apparmor_restrict_unprivileged_userns).
 func container(t *testing.T, root string, args ...string) *exec.Cmd {
 	t.Helper()
 	self, err := os.Executable()
