@@ -62,8 +62,8 @@ func TestFunctionsUnderTheEmulator(t *testing.T) {
 			}
 			wrong := emulate(t, bootstrap, environment("BASTION_SSH_PORT=22", "BASTION_COLOUR=blue"))
 			_, _ = invoke(t, wrong, `{}`)
-			if said := wrong.Log.String(); !strings.Contains(said, "BASTION_SSH_PORT") || !strings.Contains(said, "BASTION_COLOUR") {
-				t.Errorf("the log does not list what is wrong:\n%s", said)
+			if !wrong.Log.Says("BASTION_SSH_PORT", "BASTION_COLOUR") {
+				t.Errorf("the log does not list what is wrong:\n%s", wrong.Log)
 			}
 		})
 	}
@@ -87,7 +87,7 @@ func TestAnEventThroughACompiledFunction(t *testing.T) {
 	if answer.StatusCode != 401 || !strings.Contains(answer.Body, `"unauthenticated"`) || answer.Headers["X-Request-Id"] != "request-1" {
 		t.Errorf("answered %s", got)
 	}
-	if !strings.Contains(e.Log.String(), `"requestId"`) {
+	if !e.Log.Says(`"requestId"`) {
 		t.Errorf("the log does not say which invocation it was:\n%s", e.Log)
 	}
 }

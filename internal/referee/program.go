@@ -5,8 +5,11 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 // untilStdinEnds keeps a program, and what it starts, from outliving the test,
@@ -68,4 +71,18 @@ func (o *Output) String() string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return string(o.text)
+}
+
+// Says waits until all of the words are there, for at most ten seconds: what a
+// program prints may come later than what it answers.
+func (o *Output) Says(words ...string) bool {
+	look := time.NewTicker(10 * time.Millisecond)
+	defer look.Stop()
+	for giveUp := time.Now().Add(10 * time.Second); ; <-look.C {
+		said := o.String()
+		missing := slices.ContainsFunc(words, func(word string) bool { return !strings.Contains(said, word) })
+		if !missing || time.Now().After(giveUp) {
+			return !missing
+		}
+	}
 }
