@@ -1,7 +1,7 @@
 # Bare "make" prints the targets.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help build run demo test conformance bench lint image push clean
+.PHONY: help build run demo test conformance bench lint image push deploy undeploy clean
 
 VERSION     := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 REVISION     = $(shell git describe --always --dirty --abbrev=40 --exclude '*' 2>/dev/null)
@@ -53,6 +53,22 @@ push: ## build the image and push it: make push REPOSITORY=HOST/NAME
 	@test -n '$(REPOSITORY)' || { echo 'Say where to: make push REPOSITORY=111122223333.dkr.ecr.eu-west-1.amazonaws.com/NAME'; exit 2; }
 	@$(MAKE) --no-print-directory image
 	@bin/operator push '$(REPOSITORY)'
+
+# A file of one's own, which git ignores, may hold what deploy and undeploy are told:
+# STACK, VPC, SUBNETS, REGION and PARAMETERS.
+-include deploy.mk
+REGION     ?=
+PARAMETERS ?=
+set         = $(filter-out 0 false no,$(1))
+
+deploy: ## deploy to AWS: make deploy STACK=bastion VPC=vpc-… SUBNETS=subnet-…,subnet-… (DRY_RUN=1)
+	@$(GOBUILD) -o bin/operator ./cmd/operator
+	@bin/operator deploy --stack '$(STACK)' --region '$(REGION)' --vpc '$(VPC)' --subnets '$(SUBNETS)' \
+		--parameters '$(PARAMETERS)' --revision '$(REVISION)' $(if $(call set,$(DRY_RUN)),--dry-run)
+
+undeploy: ## take it away: make undeploy STACK=bastion (DRY_RUN=1; PURGE=1 also deletes the tables)
+	@$(GOBUILD) -o bin/operator ./cmd/operator
+	@bin/operator undeploy --stack '$(STACK)' --region '$(REGION)' $(if $(call set,$(DRY_RUN)),--dry-run) $(if $(call set,$(PURGE)),--purge)
 
 clean: ## remove what the other targets made
 	rm -rf bin .tools .image

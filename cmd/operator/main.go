@@ -1,5 +1,5 @@
-// Command operator is for the person who deploys: it builds bastiond's image and
-// pushes it.
+// Command operator is for the person who deploys: it builds bastiond's image,
+// pushes it, deploys the service and takes it away.
 package main
 
 import (
@@ -20,7 +20,7 @@ func main() {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(imageCommand(), pushCommand())
+	root.AddCommand(imageCommand(), pushCommand(), deployCommand(), undeployCommand())
 	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer cancel()
 	if err := root.ExecuteContext(ctx); err != nil {

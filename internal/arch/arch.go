@@ -54,7 +54,8 @@ var arrows = map[string][]string{
 	"internal/client":     {"internal/bastion"},
 
 	// The tools of whoever deploys, which know nothing of the service.
-	"internal/image": {},
+	"internal/image":  {},
+	"internal/deploy": {"internal/image"},
 
 	// EC2 and ECS at the wire, for tests: a face of the local cloud.
 	"internal/awscloud/wiretest": {"internal/bastion", "internal/localcloud"},
@@ -82,7 +83,7 @@ const (
 
 // operators are the tools of whoever deploys. They may name the SDK as well: they
 // are no part of the service, and call AWS for what its domain knows nothing of.
-var operators = []string{"internal/image"}
+var operators = []string{"internal/image", "internal/deploy"}
 
 // Violations lists what breaks the rules, as sentences, in a stable order.
 func Violations(packages []Package) []string {

@@ -1,0 +1,125 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bastion-on-demand/bastion/internal/deploy"
+	"github.com/bastion-on-demand/bastion/internal/image"
+)
+
+func deployCommand() *cobra.Command {
+	var s deploy.Settings
+	var parameters, revision string
+	cmd := &cobra.Command{
+		Use:   "deploy",
+		Short: "Deploy the service to AWS",
+		Long: `Check the account and the network, deploy the registry, build, push and verify the
+image, deploy the service, and send it a request. It is safe to repeat. It runs in
+the folder of the source, with the AWS credentials of the environment; where the
+service takes tokens, the smoke request carries the one in BASTION_TOKEN.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			if s.Parameters, err = deploy.ParseParameters(parameters); err != nil {
+				return err
+			}
+			if err := s.Validate(); err != nil {
+				return err
+			}
+			s.Token = os.Getenv("BASTION_TOKEN")
+			d, err := deployment(cmd.Context(), s, revision, cmd.OutOrStdout())
+			if err != nil {
+				return failed(err)
+			}
+			return failed(d.Deploy(cmd.Context()))
+		},
+	}
+	flags(cmd, &s)
+	cmd.Flags().StringVar(&s.VPC, "vpc", "", "the `ID` of the VPC that holds what people want to reach")
+	cmd.Flags().StringSliceVar(&s.Subnets, "subnets", nil, "the `IDS` of its subnets for bastions, with commas between")
+	cmd.Flags().StringVar(&parameters, "parameters", "", "further `PARAMETERS` of template.yaml, as \"Name=value Name=value\"")
+	cmd.Flags().StringVar(&revision, "revision", "", "the source's `COMMIT`, for the image's label")
+	return cmd
+}
+
+func undeployCommand() *cobra.Command {
+	var s deploy.Settings
+	cmd := &cobra.Command{
+		Use:   "undeploy",
+		Short: "Take the service away from AWS",
+		Long: `Refuse new bastions, close all and wait until they are gone, name what still refers
+to the member group, delete the stacks, and say what is kept. It is safe to repeat.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			d, err := deployment(cmd.Context(), s, "", cmd.OutOrStdout())
+			if err != nil {
+				return failed(err)
+			}
+			return failed(d.Undeploy(cmd.Context()))
+		},
+	}
+	flags(cmd, &s)
+	cmd.Flags().BoolVar(&s.Purge, "purge", false, "delete also the tables and the repository, which are kept otherwise")
+	return cmd
+}
+
+func flags(cmd *cobra.Command, s *deploy.Settings) {
+	cmd.Flags().StringVar(&s.Stack, "stack", "", "the `NAME` of the service's stack")
+	cmd.Flags().StringVar(&s.Region, "region", "", "the AWS `REGION`, if not the configured one")
+	cmd.Flags().StringVar(&s.Module, "module", ".", "the `FOLDER` of the source")
+	cmd.Flags().BoolVar(&s.DryRun, "dry-run", false, "print every step and call nothing")
+}
+
+func deployment(ctx context.Context, s deploy.Settings, revision string, out io.Writer) (*deploy.Deployment, error) {
+	cloud, err := deploy.Connect(ctx, s.Region, nil)
+	if err != nil {
+		return nil, err
+	}
+	progress := image.Progress{W: out}
+	return &deploy.Deployment{
+		Settings: s,
+		Cloud:    cloud,
+		Images:   images{image.Source{Module: s.Module, Package: "./cmd/bastiond", Revision: revision}, progress},
+		Runner:   deploy.Processes{Folder: s.Module, Out: out},
+		HTTP:     http.DefaultClient,
+		LookPath: exec.LookPath,
+		Now:      time.Now,
+		Progress: progress,
+	}, nil
+}
+
+// images are made in the same folder as by the commands image and push.
+type images struct {
+	source   image.Source
+	progress image.Progress
+}
+
+func (i images) Build(ctx context.Context) (string, error) {
+	index, err := image.Build(ctx, i.source, i.progress)
+	if err != nil {
+		return "", err
+	}
+	if err := image.Write(defaultFolder, index); err != nil {
+		return "", err
+	}
+	digest, err := index.Digest()
+	if err != nil {
+		return "", fmt.Errorf("find the image's digest: %w", err)
+	}
+	return digest.String(), nil
+}
+
+func (i images) Push(ctx context.Context, repository string) (string, error) {
+	index, err := image.Read(defaultFolder)
+	if err != nil {
+		return "", err
+	}
+	return image.Registry{Repository: repository, Keychain: image.NewKeychain()}.Push(ctx, index, i.progress)
+}

@@ -1,0 +1,115 @@
+package deploy
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/service/cloudformation"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/ecr"
+	"github.com/aws/aws-sdk-go-v2/service/ecs"
+	"github.com/aws/aws-sdk-go-v2/service/iam"
+	"github.com/aws/aws-sdk-go-v2/service/lambda"
+	"github.com/aws/aws-sdk-go-v2/service/servicequotas"
+	"github.com/aws/aws-sdk-go-v2/service/sts"
+)
+
+// The calls that are made of AWS, and no others. They are the SDK's own.
+type (
+	// STS says who we are.
+	STS interface {
+		GetCallerIdentity(context.Context, *sts.GetCallerIdentityInput, ...func(*sts.Options)) (*sts.GetCallerIdentityOutput, error)
+	}
+	// IAM knows the service-linked role.
+	IAM interface {
+		GetRole(context.Context, *iam.GetRoleInput, ...func(*iam.Options)) (*iam.GetRoleOutput, error)
+	}
+	// ECS knows the account's settings.
+	ECS interface {
+		ListAccountSettings(context.Context, *ecs.ListAccountSettingsInput, ...func(*ecs.Options)) (*ecs.ListAccountSettingsOutput, error)
+	}
+	// EC2 describes the network.
+	EC2 interface {
+		DescribeVpcAttribute(context.Context, *ec2.DescribeVpcAttributeInput, ...func(*ec2.Options)) (*ec2.DescribeVpcAttributeOutput, error)
+		ec2.DescribeSubnetsAPIClient
+		ec2.DescribeRouteTablesAPIClient
+		ec2.DescribeVpcEndpointsAPIClient
+		ec2.DescribeSecurityGroupsAPIClient
+		ec2.DescribeSecurityGroupRulesAPIClient
+		ec2.DescribeNetworkInterfacesAPIClient
+	}
+	// Quotas are Service Quotas.
+	Quotas interface {
+		GetServiceQuota(context.Context, *servicequotas.GetServiceQuotaInput, ...func(*servicequotas.Options)) (*servicequotas.GetServiceQuotaOutput, error)
+	}
+	// Stacks are CloudFormation.
+	Stacks interface {
+		cloudformation.DescribeStacksAPIClient
+		cloudformation.DescribeStackEventsAPIClient
+		cloudformation.ListStacksAPIClient
+		cloudformation.ListStackResourcesAPIClient
+		UpdateStack(context.Context, *cloudformation.UpdateStackInput, ...func(*cloudformation.Options)) (*cloudformation.UpdateStackOutput, error)
+		DeleteStack(context.Context, *cloudformation.DeleteStackInput, ...func(*cloudformation.Options)) (*cloudformation.DeleteStackOutput, error)
+	}
+	// ECR is the registry of images.
+	ECR interface {
+		DescribeImages(context.Context, *ecr.DescribeImagesInput, ...func(*ecr.Options)) (*ecr.DescribeImagesOutput, error)
+		DescribeRepositories(context.Context, *ecr.DescribeRepositoriesInput, ...func(*ecr.Options)) (*ecr.DescribeRepositoriesOutput, error)
+		DeleteRepository(context.Context, *ecr.DeleteRepositoryInput, ...func(*ecr.Options)) (*ecr.DeleteRepositoryOutput, error)
+	}
+	// Functions are Lambda's.
+	Functions interface {
+		Invoke(context.Context, *lambda.InvokeInput, ...func(*lambda.Options)) (*lambda.InvokeOutput, error)
+	}
+	// Tables are DynamoDB's.
+	Tables interface {
+		DescribeTable(context.Context, *dynamodb.DescribeTableInput, ...func(*dynamodb.Options)) (*dynamodb.DescribeTableOutput, error)
+		DeleteTable(context.Context, *dynamodb.DeleteTableInput, ...func(*dynamodb.Options)) (*dynamodb.DeleteTableOutput, error)
+	}
+)
+
+// Cloud is one account in one region.
+type Cloud struct {
+	Region      string // empty if nobody said one
+	Credentials aws.CredentialsProvider
+
+	STS       STS
+	IAM       IAM
+	ECS       ECS
+	EC2       EC2
+	Quotas    Quotas
+	Stacks    Stacks
+	ECR       ECR
+	Functions Functions
+	Tables    Tables
+}
+
+// Connect reads the AWS configuration and makes the clients. It calls nobody. An
+// empty region is that of the configuration; a nil client is the SDK's own.
+func Connect(ctx context.Context, region string, client *http.Client) (Cloud, error) {
+	options := []func(*config.LoadOptions) error{config.WithRegion(region)}
+	if client != nil {
+		options = append(options, config.WithHTTPClient(client))
+	}
+	cfg, err := config.LoadDefaultConfig(ctx, options...)
+	if err != nil {
+		return Cloud{}, fmt.Errorf("read the AWS configuration: %w", err)
+	}
+	return Cloud{
+		Region:      cfg.Region,
+		Credentials: cfg.Credentials,
+		STS:         sts.NewFromConfig(cfg),
+		IAM:         iam.NewFromConfig(cfg),
+		ECS:         ecs.NewFromConfig(cfg),
+		EC2:         ec2.NewFromConfig(cfg),
+		Quotas:      servicequotas.NewFromConfig(cfg),
+		Stacks:      cloudformation.NewFromConfig(cfg),
+		ECR:         ecr.NewFromConfig(cfg),
+		Functions:   lambda.NewFromConfig(cfg),
+		Tables:      dynamodb.NewFromConfig(cfg),
+	}, nil
+}
