@@ -9,7 +9,7 @@ STATICCHECK := .tools/staticcheck-v0.8.2
 GOBUILD     := CGO_ENABLED=0 go build -trimpath -ldflags '-X main.version=$(VERSION)'
 
 help: ## print this
-	@sed -n 's/^\([a-z]*\): .*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
+	@sed -n 's/^\([a-z]*\): .*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 build: ## build bin/bastion and bin/bastiond
 	$(GOBUILD) -o bin/bastion ./cmd/bastion
