@@ -1,0 +1,220 @@
+//go:build conformance
+
+package system
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// person is who calls with curl and connects with ssh, from an address.
+type person struct {
+	w     *world
+	user  string // as the gateway of this test knows them
+	from  string
+	key   string // the file of the private key
+	conf  string // the file that the text answer was saved as
+	alias string
+}
+
+// answered is what an answer of the API says, as far as the test looks at it.
+type answered struct {
+	Status                                     int `json:"-"`
+	Body                                       string
+	ID, Owner, State, Stage, Source, Host, SSH string
+	HostKey                                    string `json:"host_key"`
+	Code                                       string // of a problem
+	Keys                                       []string
+	Deadline                                   time.Time
+	Ended                                      struct{ Reason string }
+	Bastions                                   []struct{ ID, State string }
+}
+
+// curl calls the API, and answers the status and the body.
+func (p *person) curl(t *testing.T, args ...string) (status int, body string) {
+	t.Helper()
+	path := args[len(args)-1]
+	args = append([]string{"--silent", "--show-error", "--max-time", "60", "--interface", p.from, "--write-out", "\n%{http_code}"}, args[:len(args)-1]...)
+	if p.user != "" {
+		args = append(args, "--user", p.user+":")
+	}
+	out, err := exec.Command("curl", append(args, p.w.url+path)...).Output()
+	if err != nil {
+		t.Fatalf("curl %v %s: %v\n%s", args, path, err, out)
+	}
+	cut := bytes.LastIndexByte(out, '\n')
+	if _, err := fmt.Sscan(string(out[cut+1:]), &status); err != nil {
+		t.Fatalf("curl %s: %s", path, out)
+	}
+	return status, string(out[:cut])
+}
+
+// call calls the API and reads its JSON.
+func (p *person) call(t *testing.T, args ...string) answered {
+	t.Helper()
+	status, body := p.curl(t, args...)
+	a := answered{Status: status, Body: body}
+	if err := json.Unmarshal([]byte(body), &a); err != nil {
+		t.Fatalf("%v answered %d %s: %v", args, status, body, err)
+	}
+	return a
+}
+
+// expect calls the API and wants a status and a state; of no state, any.
+func (p *person) expect(t *testing.T, status int, state string, args ...string) answered {
+	t.Helper()
+	a := p.call(t, args...)
+	if a.Status != status || state != "" && a.State != state {
+		t.Fatalf("curl %v answered %d %s, want %d %s", args, a.Status, a.Body, status, state)
+	}
+	return a
+}
+
+const wait = "Prefer: wait=25"
+
+func (p *person) publicKey() string { return "@" + p.key + ".pub" }
+
+// newKey makes a key pair with ssh-keygen, which is the person's from now on.
+func (p *person) newKey(t *testing.T) {
+	t.Helper()
+	p.key = filepath.Join(t.TempDir(), "id_ed25519")
+	if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "somebody", "-f", p.key).CombinedOutput(); err != nil {
+		t.Fatalf("ssh-keygen: %v\n%s", err, out)
+	}
+}
+
+// paste saves the text answer as a person would, with the line for their key that
+// it tells them to append.
+func (p *person) paste(t *testing.T, id string) {
+	t.Helper()
+	status, text := p.curl(t, "--header", "Accept: text/plain", "--header", wait, "/bastions/"+id)
+	if status != 200 || !strings.Contains(text, "Host bastion-default") || !strings.Contains(text, "StrictHostKeyChecking yes") {
+		t.Fatalf("the text answer is %d %s", status, text)
+	}
+	p.conf, p.alias = filepath.Join(t.TempDir(), "bastion-default.conf"), "bastion-default"
+	if err := os.WriteFile(p.conf, []byte(text+"  IdentityFile "+p.key+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// ssh is a command of the stock client, with the configuration that was pasted.
+func (p *person) ssh(t *testing.T, args ...string) *exec.Cmd {
+	t.Helper()
+	command := exec.CommandContext(t.Context(), "ssh", append([]string{
+		"-F", p.conf, "-b", p.from, "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-o", "ConnectTimeout=20",
+	}, args...)...)
+	for _, entry := range os.Environ() {
+		if !strings.HasPrefix(entry, "SSH_AUTH_SOCK=") {
+			command.Env = append(command.Env, entry)
+		}
+	}
+	return command
+}
+
+// console runs one command of the status console.
+func (p *person) console(t *testing.T, command string) (string, error) {
+	t.Helper()
+	out, err := p.ssh(t, p.alias, command).CombinedOutput()
+	return string(out), err
+}
+
+// tunnel is a connection through the bastion to the private host.
+type tunnel struct {
+	command *exec.Cmd
+	in      io.WriteCloser
+	out     *bufio.Reader
+	ended   chan error
+}
+
+// open opens a tunnel with ssh -W.
+func (p *person) open(t *testing.T, target string) *tunnel {
+	t.Helper()
+	command := p.ssh(t, "-W", target, p.alias)
+	var said bytes.Buffer
+	command.Stderr = &said
+	in, err := command.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := command.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	tun := &tunnel{command, in, bufio.NewReader(out), make(chan error, 1)}
+	t.Cleanup(func() {
+		_ = in.Close()
+		_ = command.Process.Kill()
+		_ = command.Wait()
+		if t.Failed() {
+			t.Logf("ssh -W said: %s", &said)
+		}
+	})
+	return tun
+}
+
+// echoes sends a line and wants it back.
+func (tun *tunnel) echoes(t *testing.T, line string) {
+	t.Helper()
+	if _, err := io.WriteString(tun.in, line+"\n"); err != nil {
+		t.Fatalf("send %q through the bastion: %v", line, err)
+	}
+	got, err := tun.out.ReadString('\n')
+	if err != nil || got != line+"\n" {
+		t.Fatalf("sent %q through the bastion, got %q: %v", line, got, err)
+	}
+}
+
+// cut waits for the tunnel's end, which is not the person's doing.
+func (tun *tunnel) cut(t *testing.T) {
+	t.Helper()
+	go func() {
+		_, err := tun.out.ReadByte()
+		tun.ended <- err
+	}()
+	select {
+	case err := <-tun.ended:
+		if err != io.EOF {
+			t.Fatalf("the tunnel ended with %v", err)
+		}
+	case <-time.After(30 * time.Second):
+		t.Fatal("the tunnel is still open")
+	}
+}
+
+// privateHost echoes, on the private network, until the test is over.
+func privateHost(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.99.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	all.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			all.Go(func() {
+				defer c.Close()
+				_, _ = io.Copy(struct{ io.Writer }{c}, struct{ io.Reader }{c})
+			})
+		}
+	})
+	t.Cleanup(func() { _ = l.Close(); all.Wait() })
+	return l.Addr().String()
+}

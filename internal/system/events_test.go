@@ -1,0 +1,113 @@
+//go:build conformance
+
+package system
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+)
+
+// eventBridge brings states of tasks to the observer, and runs the schedules.
+type eventBridge struct {
+	mu     sync.Mutex
+	count  map[string]int // of events, by what they are
+	failed []string       // what a dead-letter queue would hold
+	serial int
+}
+
+// delivered is how many events of a kind have been brought.
+func (b *eventBridge) delivered(kind string) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.count[kind]
+}
+
+// deadLetters are the events that failed for good.
+func (b *eventBridge) deadLetters() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return append([]string(nil), b.failed...)
+}
+
+func (b *eventBridge) number(kind string) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.count[kind]++
+	b.serial++
+	return b.serial
+}
+
+func (b *eventBridge) bury(format string, args ...any) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.failed = append(b.failed, fmt.Sprintf(format, args...))
+}
+
+// tries is how often Lambda tries an asynchronous event.
+const tries = 3
+
+// send brings an event to a function, as Lambda does for those who do not wait.
+func (b *eventBridge) send(ctx context.Context, to functions, name string, event []byte) {
+	var why string
+	for range tries {
+		answer, err := to[name].Invoke(ctx, event)
+		if ctx.Err() != nil {
+			return
+		}
+		if why = failure(answer); err == nil && why == "" {
+			return
+		}
+		if err != nil {
+			why = err.Error()
+		}
+	}
+	b.bury("%s of %s: %s", name, event, why)
+}
+
+// latency is how long EventBridge takes. By then ECS shows what the event is about.
+const latency = 500 * time.Millisecond
+
+// taskChanged is an "ECS Task State Change" ("Amazon ECS task state change
+// events" in the ECS developer guide), if the rule of template.yaml wants it.
+func (b *eventBridge) taskChanged(ctx context.Context, to functions, startedBy, taskID, status string) {
+	if !strings.HasPrefix(startedBy, "bastion/") {
+		return
+	}
+	n := b.number("task")
+	event, err := json.Marshal(map[string]any{
+		"version": "0", "id": fmt.Sprintf("event-%d", n), "detail-type": "ECS Task State Change", "source": "aws.ecs",
+		"account": account, "region": region, "time": time.Now().UTC().Format(time.RFC3339), "resources": []string{taskARN(taskID)},
+		"detail": map[string]any{
+			"clusterArn": cluster, "taskArn": taskARN(taskID), "startedBy": startedBy,
+			"lastStatus": status, "group": "family:way-in", "launchType": "FARGATE", "version": n,
+		},
+	})
+	if err != nil {
+		b.bury("event of task %s: %v", taskID, err)
+		return
+	}
+	select {
+	case <-ctx.Done():
+	case <-time.After(latency):
+		b.send(ctx, to, "observer", event)
+	}
+}
+
+// schedule sends the reaper what template.yaml's schedules do, until ctx is done.
+func (b *eventBridge) schedule(ctx context.Context, to functions, do string, every time.Duration) {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			b.number(do)
+			b.send(ctx, to, "reaper", []byte(`{"do":"`+do+`"}`))
+		}
+	}
+}

@@ -1,0 +1,304 @@
+//go:build conformance
+
+package system
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// role is one of IAM Identity Center's, whose sessions are people.
+const role = "AWSReservedSSO_Developer_0123456789abcdef/"
+
+// story is what TestTheWholeSystem tells, chapter by chapter.
+type story struct {
+	*world
+	began  time.Time
+	alice  *person
+	target string // the private host
+	id     string // of the bastion that alice has
+	old    *tunnel
+	robot  *person
+	doomed string // the robot's bastion, which will expire
+}
+
+// TestTheWholeSystem is one story, in which each chapter goes on from the one
+// before.
+func TestTheWholeSystem(t *testing.T) {
+	s := &story{began: time.Now()}
+	s.world = begin(t)
+	s.target = privateHost(t)
+	s.alice = &person{w: s.world, user: role + "alice", from: "127.0.0.1"}
+	s.robot = &person{w: s.world, user: "robot", from: "127.0.0.3"}
+	for _, chapter := range []struct {
+		what string
+		play func(*testing.T)
+	}{
+		{"who is nobody, and what there is not", s.nobody},
+		{"request with curl, connect with ssh", s.request},
+		{"everybody else is kept out", s.others},
+		{"repeat the request", s.repeat},
+		{"move the address", s.move},
+		{"put another key in place", s.replaceKey},
+		{"extend by request and by console", s.extend},
+		{"kill the task: another comes", s.kill},
+		{"ask for one that will expire, and freeze it", s.freeze},
+		{"close, and request at once", s.closeAndRequest},
+		{"the expired one is reaped", s.reaped},
+		{"close by console", s.closeByConsole},
+		{"nothing is left", s.nothingLeft},
+	} {
+		s.say(t, "%s", chapter.what)
+		chapter.play(t)
+	}
+	s.say(t, "done")
+}
+
+// say prints a step with the time since the beginning.
+func (s *story) say(t *testing.T, format string, args ...any) {
+	t.Helper()
+	t.Logf("%5.1fs  %s", time.Since(s.began).Seconds(), fmt.Sprintf(format, args...))
+}
+
+func (s *story) nobody(t *testing.T) {
+	unsigned := &person{w: s.world, from: "127.0.0.1"}
+	if status, body := unsigned.curl(t, "/bastions"); status != 403 {
+		t.Fatalf("unsigned, GET answered %d %s", status, body)
+	}
+	s.alice.expect(t, 404, "", "/there-is-no-such-path")
+	s.alice.expect(t, 405, "", "--request", "PUT", "/bastions")
+	if a := s.alice.expect(t, 200, "", "/bastions"); len(a.Bastions) != 0 {
+		t.Fatalf("alice has %s", a.Body)
+	}
+}
+
+func (s *story) request(t *testing.T) {
+	s.alice.newKey(t)
+	asked := s.alice.expect(t, 201, "", "--data-binary", s.alice.publicKey(), "--header", "Prefer: wait=2", "/bastions")
+	s.id = asked.ID
+	s.say(t, "  %s is %s (%s)", s.id, asked.State, asked.Stage)
+	ready := s.alice.expect(t, 200, "ready", "--header", wait, "/bastions/"+s.id)
+	if ready.Source != "127.0.0.1/32" || ready.HostKey == "" || ready.Owner != "iam:"+account+":"+unique("AROA", strings.TrimSuffix(role, "/"))+":alice" {
+		t.Fatalf("it is %s", ready.Body)
+	}
+	s.say(t, "  ready at %s", ready.Host)
+	s.alice.paste(t, s.id)
+	s.alice.connects(t, ready.Owner)
+	s.old = s.alice.open(t, s.target)
+	s.old.echoes(t, "hello from the private network")
+}
+
+func (s *story) others(t *testing.T) {
+	neighbour := *s.alice
+	neighbour.from = "127.0.0.2"
+	neighbour.isKeptOut(t)
+	elsewhere := s.alice.open(t, strings.Replace(s.target, "127.99.", "127.98.", 1)) // not among the allowed
+	elsewhere.cut(t)
+	bob := &person{w: s.world, user: role + "bob", from: "127.0.0.1"}
+	bob.expect(t, 404, "", "/bastions/"+s.id)
+	bob.expect(t, 404, "", "--request", "DELETE", "/bastions/"+s.id)
+	if a := bob.expect(t, 200, "", "/bastions"); len(a.Bastions) != 0 {
+		t.Fatalf("bob sees %s", a.Body)
+	}
+}
+
+func (s *story) repeat(t *testing.T) {
+	if again := s.alice.expect(t, 200, "ready", "--request", "POST", "--header", wait, "/bastions"); again.ID != s.id {
+		t.Fatalf("a repeat answered %s", again.Body)
+	}
+}
+
+func (s *story) move(t *testing.T) {
+	before := *s.alice
+	s.alice.from = "127.0.0.2"
+	moved := s.alice.expect(t, 200, "ready", "--request", "POST", "--header", wait, "/bastions")
+	if moved.ID != s.id || moved.Source != "127.0.0.2/32" {
+		t.Fatalf("moved, it is %s", moved.Body)
+	}
+	s.alice.connects(t, "127.0.0.2/32")
+	before.isKeptOut(t)
+	s.old.echoes(t, "what was open stays open")
+}
+
+func (s *story) replaceKey(t *testing.T) {
+	before := *s.alice
+	s.alice.newKey(t)
+	replaced := s.alice.expect(t, 200, "ready", "--data-binary", s.alice.publicKey(), "--header", wait, "/bastions")
+	if replaced.ID != s.id || len(replaced.Keys) != 1 {
+		t.Fatalf("with another key, it is %s", replaced.Body)
+	}
+	s.old.cut(t)
+	before.isKeptOut(t)
+	s.alice.paste(t, s.id)
+	s.alice.connects(t, s.id)
+	s.old = s.alice.open(t, s.target)
+	s.old.echoes(t, "with the new key")
+}
+
+func (s *story) extend(t *testing.T) {
+	asked := s.alice.expect(t, 200, "ready", "--request", "PATCH", "--header", "Content-Type: application/json", "--header", wait, "--data", `{"ttl":"2h"}`, "/bastions/"+s.id)
+	if left := time.Until(asked.Deadline); left < 115*time.Minute || left > 2*time.Hour+time.Second {
+		t.Fatalf("extended, it ends in %s", left)
+	}
+	said, err := s.alice.console(t, "extend 3h")
+	if err != nil || !strings.Contains(said, "deadline") {
+		t.Fatalf("the console says %q: %v", said, err)
+	}
+	s.say(t, "  the console says: %s", strings.TrimSpace(said))
+	asked = s.alice.expect(t, 200, "ready", "--header", wait, "/bastions/"+s.id)
+	if left := time.Until(asked.Deadline); left < 175*time.Minute {
+		t.Fatalf("extended by console, it ends in %s", left)
+	}
+	s.alice.expect(t, 422, "", "--request", "PATCH", "--header", "Content-Type: application/json", "--data", `{"ttl":"200h"}`, "/bastions/"+s.id)
+}
+
+func (s *story) kill(t *testing.T) {
+	before := s.alice.expect(t, 200, "ready", "/bastions/"+s.id)
+	was := *s.alice
+	dead := s.task(t, s.id)
+	if err := s.fargate.signal(dead.ID, os.Kill); err != nil {
+		t.Fatal(err)
+	}
+	s.old.cut(t)
+	after := s.until(t, "it is ready with another host key", s.alice, s.id, func(a answered) bool {
+		return a.State == "ready" && a.HostKey != before.HostKey
+	})
+	if again := s.task(t, s.id); again.ID == dead.ID {
+		t.Fatalf("the task is still %s", dead.ID)
+	}
+	s.say(t, "  ready again at %s", after.Host)
+	was.isKeptOut(t)
+	s.alice.paste(t, s.id)
+	s.alice.connects(t, s.id)
+	s.old = s.alice.open(t, s.target)
+	s.old.echoes(t, "through the second task")
+}
+
+// freeze asks for a bastion with little time, and freezes its process, which can
+// then not end itself: whoever ends it is the reaper.
+func (s *story) freeze(t *testing.T) {
+	s.robot.newKey(t)
+	public, err := os.ReadFile(s.robot.key + ".pub")
+	if err != nil {
+		t.Fatal(err)
+	}
+	body := fmt.Sprintf(`{"ttl":"25s","public_key":%q}`, strings.TrimSpace(string(public)))
+	asked := s.robot.expect(t, 201, "ready", "--header", "Content-Type: application/json", "--header", wait, "--data", body, "/bastions")
+	s.doomed = asked.ID
+	s.robot.paste(t, s.doomed)
+	s.robot.connects(t, s.doomed)
+	if err := s.fargate.signal(s.task(t, s.doomed).ID, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	s.say(t, "  %s, frozen, must be gone by %s", s.doomed, asked.Deadline.Format(time.TimeOnly))
+}
+
+func (s *story) closeAndRequest(t *testing.T) {
+	closing := s.id
+	s.alice.expect(t, 202, "closing", "--request", "DELETE", "/bastions/"+closing)
+	another := s.alice.expect(t, 201, "", "--request", "POST", "--header", "Prefer: wait=2", "/bastions")
+	if another.ID == closing {
+		t.Fatalf("after the close, the answer was %s", another.Body)
+	}
+	s.id = another.ID
+	s.old.cut(t)
+	s.alice.isKeptOut(t)
+	s.alice.expect(t, 200, "ready", "--header", wait, "/bastions/"+s.id)
+	s.alice.paste(t, s.id)
+	s.alice.connects(t, s.id)
+	s.closed(t, s.alice, closing, "closed")
+}
+
+func (s *story) reaped(t *testing.T) { s.closed(t, s.robot, s.doomed, "deadline") }
+
+func (s *story) closeByConsole(t *testing.T) {
+	said, err := s.alice.console(t, "close")
+	if !strings.Contains(said, "clos") {
+		t.Fatalf("the console says %q: %v", said, err)
+	}
+	s.closed(t, s.alice, s.id, "console")
+}
+
+// closed waits until nothing of a bastion is left, and wants it to have ended for
+// the reason.
+func (s *story) closed(t *testing.T, p *person, id, reason string) {
+	t.Helper()
+	gone := s.until(t, "it is closed", p, id, func(a answered) bool { return a.State == "closed" })
+	if gone.Ended.Reason != reason {
+		t.Fatalf("%s ended because of %q, want %q: %s", id, gone.Ended.Reason, reason, gone.Body)
+	}
+	p.expect(t, 200, "closed", "--request", "DELETE", "/bastions/"+id)
+	s.say(t, "  nothing of %s is left", id)
+}
+
+// until looks at a bastion until it is as wanted.
+func (s *story) until(t *testing.T, what string, p *person, id string, wanted func(answered) bool) answered {
+	t.Helper()
+	look := time.NewTicker(500 * time.Millisecond)
+	defer look.Stop()
+	for giveUp := time.Now().Add(time.Minute); ; <-look.C {
+		a := p.expect(t, 200, "", "/bastions/"+id)
+		if wanted(a) {
+			return a
+		}
+		if time.Now().After(giveUp) {
+			t.Fatalf("not in a minute: %s. It is %s", what, a.Body)
+		}
+	}
+}
+
+func (s *story) nothingLeft(t *testing.T) {
+	for _, kind := range []string{"task", "stream", "reap", "sweep"} {
+		if s.bridge.delivered(kind) == 0 {
+			t.Errorf("no event of the kind %q was delivered", kind)
+		}
+		s.say(t, "  %d events: %s", s.bridge.delivered(kind), kind)
+	}
+	if failed := s.bridge.deadLetters(); len(failed) != 0 {
+		t.Errorf("dead letters: %s", strings.Join(failed, "\n"))
+	}
+	inventory := s.cloud.Inventory()
+	if live := inventory.Live(); len(live) != 0 || len(inventory.Groups) != 0 {
+		t.Errorf("left are the tasks %+v and the groups %+v", live, inventory.Groups)
+	}
+	if running, ended := s.fargate.counts(); running != 0 || ended != len(inventory.Tasks) || ended != 4 {
+		t.Errorf("%d processes run and %d have ended, of %d tasks; want 4", running, ended, len(inventory.Tasks))
+	}
+	leases, err := s.ports.Leases.List(t.Context())
+	if err != nil || len(leases) != 0 {
+		t.Errorf("left are the leases %+v, %v", leases, err)
+	}
+	records, err := s.ports.Store.List(t.Context())
+	if err != nil || len(records) != 0 {
+		t.Errorf("not finished are %+v, %v", records, err)
+	}
+	due, err := s.ports.Store.Due(t.Context(), time.Now(), 100)
+	if err != nil || len(due) != 0 {
+		t.Errorf("due are %v, %v", due, err)
+	}
+	marks, err := s.ports.Store.Marks(t.Context())
+	if err != nil || slices.ContainsFunc(marks, func(m string) bool { return m != "" }) {
+		t.Errorf("the sweep took for orphans %v, %v", marks, err)
+	}
+}
+
+// connects wants the console to be there, and its status to say something.
+func (p *person) connects(t *testing.T, want string) {
+	t.Helper()
+	if said, err := p.console(t, "status"); err != nil || !strings.Contains(said, want) {
+		t.Fatalf("the console says %q: %v", said, err)
+	}
+}
+
+// isKeptOut wants ssh not to come in.
+func (p *person) isKeptOut(t *testing.T) {
+	t.Helper()
+	if said, err := p.console(t, "status"); err == nil || !strings.Contains(said, "Connection") && !strings.Contains(said, "Permission denied") {
+		t.Fatalf("ssh should be kept out; the console says %q: %v", said, err)
+	}
+}
