@@ -58,6 +58,9 @@ func undeployCommand() *cobra.Command {
 to the member group, delete the stacks, and say what is kept. It is safe to repeat.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := s.ValidateStack(); err != nil {
+				return err
+			}
 			d, err := deployment(cmd.Context(), s, "", cmd.OutOrStdout())
 			if err != nil {
 				return failed(err)

@@ -61,6 +61,11 @@ func TestExitCodesAndWhatIsSaid(t *testing.T) {
 		{[]string{"image", "extra"}, 2, "", "unknown command"},
 		{[]string{"image", "--frobnicate"}, 2, "", "unknown flag"},
 		{[]string{"push"}, 2, "", "accepts 1 arg"},
+		{[]string{"deploy"}, 2, "", "SUBNETS is empty"},
+		{[]string{"deploy", "--parameters", "QuotaTotal"}, 2, "", "not of the form Name=value"},
+		{[]string{"deploy", "--dry-run", "--stack", "b", "--vpc", "vpc-01234567", "--subnets", "subnet-01234567,subnet-89abcdef"}, 0, `SubnetIds="subnet-01234567,subnet-89abcdef"`, ""},
+		{[]string{"undeploy"}, 2, "", "STACK is"},
+		{[]string{"undeploy", "--dry-run", "--stack", "b", "--purge"}, 0, "delete the tables", ""},
 		{[]string{"image", "--module", nowhere}, 1, "", "compile ./cmd/bastiond for linux/amd64: chdir " + nowhere},
 		{[]string{"push", "--image", nowhere, "127.0.0.1:1/bastiond"}, 1, "", "make image makes one"},
 	} {

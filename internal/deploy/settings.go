@@ -60,7 +60,7 @@ var (
 
 // Validate names everything that is missing or malformed.
 func (s Settings) Validate() error {
-	wrong := []error{s.validateStack()}
+	wrong := []error{s.ValidateStack()}
 	if !vpcID.MatchString(s.VPC) {
 		wrong = append(wrong, fmt.Errorf("VPC is %q: say the id of the VPC that holds what people want to reach, as VPC=vpc-0123456789abcdef0", s.VPC))
 	}
@@ -83,8 +83,8 @@ func (s Settings) Validate() error {
 	return errors.Join(wrong...)
 }
 
-// validateStack is all that taking away needs to know.
-func (s Settings) validateStack() error {
+// ValidateStack is Validate for undeploying, which needs no more than the stack.
+func (s Settings) ValidateStack() error {
 	if !stackName.MatchString(s.Stack) {
 		return fmt.Errorf("STACK is %q: say a name for the stack, letters, digits and hyphens, a letter first, at most 100, as STACK=bastion", s.Stack)
 	}

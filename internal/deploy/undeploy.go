@@ -15,7 +15,7 @@ import (
 // Undeploy takes the service away: no new bastions, the running ones closed with
 // the reaper still at work, then the stacks. It is safe to repeat.
 func (d *Deployment) Undeploy(ctx context.Context) error {
-	if err := d.Settings.validateStack(); err != nil {
+	if err := d.Settings.ValidateStack(); err != nil {
 		return err
 	}
 	return play(ctx, d.Progress.W, d.Settings.DryRun, "make undeploy", d.undeploySteps())

@@ -1,0 +1,220 @@
+package deploy
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/cloudformation/types"
+	ec2types "github.com/aws/aws-sdk-go-v2/service/ec2/types"
+)
+
+func private(w *world) {
+	w.settings.Parameters["PublicAddress"] = "false"
+	w.settings.Parameters["AllowedSources"] = "10.8.0.0/16"
+	w.routes = nil
+}
+
+func endpoint(service string, kind ec2types.VpcEndpointType) ec2types.VpcEndpoint {
+	e := ec2types.VpcEndpoint{
+		ServiceName: aws.String("com.amazonaws.eu-west-1." + service), VpcEndpointType: kind, State: "available",
+		PrivateDnsEnabled: aws.Bool(true),
+	}
+	if kind == ec2types.VpcEndpointTypeGateway {
+		e.PrivateDnsEnabled, e.RouteTableIds = nil, []string{"rtb-own"}
+	}
+	return e
+}
+
+func allEndpoints() []ec2types.VpcEndpoint {
+	return []ec2types.VpcEndpoint{
+		endpoint("ecr.api", ec2types.VpcEndpointTypeInterface), endpoint("ecr.dkr", ec2types.VpcEndpointTypeInterface),
+		endpoint("logs", ec2types.VpcEndpointTypeInterface), endpoint("s3", ec2types.VpcEndpointTypeGateway),
+		endpoint("dynamodb", ec2types.VpcEndpointTypeGateway),
+	}
+}
+
+func ipv6(w *world) {
+	w.settings.Parameters["AddressFamilies"] = "dualstack"
+	w.subnet.Ipv6CidrBlockAssociationSet = []ec2types.SubnetIpv6CidrBlockAssociation{{
+		Ipv6CidrBlockState: &ec2types.SubnetCidrBlockState{State: ec2types.SubnetCidrBlockStateCodeAssociated},
+	}}
+	w.routes = append(w.routes, ec2types.Route{DestinationIpv6CidrBlock: aws.String("::/0"), GatewayId: aws.String("igw-1"), State: ec2types.RouteStateActive})
+}
+
+func groups(n int, tag ...ec2types.Tag) []ec2types.SecurityGroup {
+	return slices.Repeat([]ec2types.SecurityGroup{{Tags: tag}}, n)
+}
+
+// Each check: what is wrong, and what of the sentence says what to do.
+func TestEachCheckSaysWhatToDo(t *testing.T) {
+	for name, test := range map[string]struct {
+		wrong func(*world)
+		want  []string // one for each sentence; none if all is well
+	}{
+		"all is well":      {func(*world) {}, nil},
+		"no go":            {func(w *world) { w.missingTools = []string{"go"} }, []string{"https://go.dev/dl"}},
+		"no python":        {func(w *world) { w.missingTools = []string{"python3"} }, []string{"no python3"}},
+		"a misspelling":    {func(w *world) { w.settings.Parameters["QuotaTotl"] = "1" }, []string{"no parameter QuotaTotl"}},
+		"a quota of words": {func(w *world) { w.settings.Parameters["QuotaTotal"] = "many" }, []string{"say a number"}},
+		"no credentials":   {func(w *world) { w.fail["GetCallerIdentity"] = errTest }, []string{"aws sso login", "not looked at"}},
+		"no such VPC":      {func(w *world) { w.fail["DescribeVpcAttribute"] = refusal("InvalidVpcID.NotFound", "no") }, []string{"aws ec2 describe-vpcs"}},
+		"VPC not readable": {func(w *world) { w.fail["DescribeVpcAttribute"] = errTest }, []string{"could not be checked"}},
+		"no DNS":           {func(w *world) { w.dns[ec2types.VpcAttributeNameEnableDnsSupport] = false }, []string{"--enable-dns-support"}},
+		"no DNS names":     {func(w *world) { w.dns[ec2types.VpcAttributeNameEnableDnsHostnames] = false }, []string{"--enable-dns-hostnames"}},
+		"no such subnet":   {func(w *world) { w.fail["DescribeSubnets"] = refusal("InvalidSubnetID.NotFound", "no") }, []string{"aws ec2 describe-subnets"}},
+		"another VPC's":    {func(w *world) { w.subnet.VpcId = aws.String("vpc-other") }, []string{"is in vpc-other"}},
+		"a full subnet":    {func(w *world) { w.subnet.AvailableIpAddressCount = aws.Int32(0) }, []string{"no free address"}},
+		"no public route":  {func(w *world) { w.routes = nil }, []string{"take a public subnet"}},
+		"NAT, and public":  {func(w *world) { w.routes = []ec2types.Route{route("0.0.0.0/0", "nat-1")} }, []string{"take a public subnet"}},
+		"a dead route":     {func(w *world) { w.routes[0].State = ec2types.RouteStateBlackhole }, []string{"take a public subnet"}},
+		"private, no way":  {private, []string{"no interface endpoint for ecr.api, no interface endpoint for ecr.dkr, no interface endpoint for logs, no gateway endpoint for s3, no gateway endpoint for dynamodb: add a NAT"}},
+		"private, NAT":     {func(w *world) { private(w); w.routes = []ec2types.Route{route("0.0.0.0/0", "nat-1")} }, nil},
+		"private, public route": {func(w *world) { private(w); w.routes = []ec2types.Route{route("0.0.0.0/0", "igw-1")} },
+			[]string{"add a NAT gateway"}},
+		"private, endpoints": {func(w *world) { private(w); w.endpoints = allEndpoints() }, nil},
+		"one endpoint missing": {func(w *world) { private(w); w.endpoints = allEndpoints()[1:] },
+			[]string{"the VPC no interface endpoint for ecr.api: add"}},
+		"an endpoint without DNS": {func(w *world) {
+			private(w)
+			w.endpoints = allEndpoints()
+			w.endpoints[2].PrivateDnsEnabled = aws.Bool(false)
+		},
+			[]string{"the VPC no interface endpoint for logs: add"}},
+		"an endpoint elsewhere": {func(w *world) {
+			private(w)
+			w.endpoints = allEndpoints()
+			w.endpoints[3].RouteTableIds = []string{"rtb-main"}
+		},
+			[]string{"the VPC no gateway endpoint for s3: add"}},
+		"an endpoint to be": {func(w *world) { private(w); w.endpoints = allEndpoints(); w.endpoints[4].State = "pendingAcceptance" },
+			[]string{"the VPC no gateway endpoint for dynamodb: add"}},
+		"no role":            {func(w *world) { w.noRole = true }, []string{"aws iam create-service-linked-role"}},
+		"IPv6":               {ipv6, nil},
+		"no IPv6 for tasks":  {func(w *world) { ipv6(w); w.dualStack = "disabled" }, []string{"--name dualStackIPv6"}},
+		"no IPv6 needed":     {func(w *world) { w.dualStack = "disabled" }, nil},
+		"no IPv6 prefix":     {func(w *world) { ipv6(w); w.subnet.Ipv6CidrBlockAssociationSet = nil }, []string{"no IPv6 prefix"}},
+		"no IPv6 route":      {func(w *world) { ipv6(w); w.routes = w.routes[:1] }, []string{"no route for ::/0"}},
+		"few vCPU":           {func(w *world) { w.quotas[quotaOnDemand] = 6 }, []string{"6 vCPU, enough for 24 bastions, and QuotaTotal is 50: say QuotaTotal=24 or less in PARAMETERS, or run aws service-quotas request-service-quota-increase --region eu-west-1 --service-code fargate --quota-code L-3032A538 --desired-value 13"}},
+		"few, but enough":    {func(w *world) { w.quotas[quotaOnDemand] = 6; w.settings.Parameters["QuotaTotal"] = "24" }, nil},
+		"few of Spot":        {func(w *world) { w.quotas[quotaSpot] = 6; w.settings.Parameters["UseSpot"] = "true" }, []string{"Fargate Spot quota is 6"}},
+		"Spot not used":      {func(w *world) { w.quotas[quotaSpot] = 0 }, nil},
+		"quota not readable": {func(w *world) { w.fail["GetServiceQuota "+quotaGroups] = errTest }, []string{"security group quota could not be checked"}},
+		"just enough groups": {func(w *world) { w.groups = groups(2449) }, nil},
+		"few groups":         {func(w *world) { w.groups = groups(2450) }, []string{"--quota-code L-E79EC296 --desired-value 2501"}},
+		"our own groups": {func(w *world) {
+			w.groups = groups(2490, ec2types.Tag{Key: aws.String(stackTag), Value: &w.add("bastion", types.StackStatusCreateComplete).id})
+		}, nil},
+		"as the stack has it": {func(w *world) {
+			w.quotas[quotaOnDemand] = 6
+			w.add("bastion", types.StackStatusCreateComplete).params["QuotaTotal"] = "24"
+		}, nil},
+	} {
+		w := newWorld()
+		test.wrong(w)
+		err := w.deployment().check(t.Context())
+		var failed Failed
+		if err != nil && !errors.As(err, &failed) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if problem := compare(failed, test.want); problem != "" {
+			t.Errorf("%s: %s", name, problem)
+		}
+	}
+}
+
+func compare(failed Failed, want []string) string {
+	if len(failed) != len(want) {
+		return fmt.Sprintf("%d sentences, want %d: %q", len(failed), len(want), failed)
+	}
+	for i := range want {
+		if !strings.Contains(failed[i], want[i]) {
+			return fmt.Sprintf("%q has no %q", failed[i], want[i])
+		}
+	}
+	return ""
+}
+
+// All that is wrong is said at once, and nothing is made then.
+func TestAllFailedChecksAreListedAtOnce(t *testing.T) {
+	w := newWorld()
+	w.missingTools = []string{"make"}
+	w.dns = nil
+	w.routes = nil
+	w.noRole = true
+	w.quotas = map[string]float64{}
+	err := w.deployment().Deploy(t.Context())
+	if err == nil {
+		t.Fatal("it deploys")
+	}
+	for _, want := range []string{"7 of the checks failed", "no make", "--enable-dns-support", "--enable-dns-hostnames", "public subnet", "service-linked", quotaOnDemand, quotaGroups} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("there is no %q in\n%v", want, err)
+		}
+	}
+	if did := w.takeCalls(effects[1:]...); len(did) > 0 {
+		t.Errorf("all the same it does %q", did)
+	}
+}
+
+func TestNoRegionIsOneOfTheFailures(t *testing.T) {
+	w := newWorld()
+	d := w.deployment()
+	d.Cloud.Region = ""
+	if err := d.Deploy(t.Context()); err == nil || !strings.Contains(err.Error(), "REGION=") || len(w.calls) > 0 {
+		t.Errorf("%v; calls %q", err, w.calls)
+	}
+	if err := d.Undeploy(t.Context()); err == nil || !strings.Contains(err.Error(), "REGION=") || len(w.calls) > 0 {
+		t.Errorf("%v; calls %q", err, w.calls)
+	}
+}
+
+func TestSettings(t *testing.T) {
+	for _, test := range []struct {
+		change func(*Settings)
+		want   string
+	}{
+		{func(*Settings) {}, ""},
+		{func(s *Settings) { s.Stack = "" }, "STACK=bastion"},
+		{func(s *Settings) { s.Stack = "it's" }, "STACK is"},
+		{func(s *Settings) { s.VPC = "10.0.0.0/8" }, "VPC="},
+		{func(s *Settings) { s.Subnets = nil }, "SUBNETS is empty"},
+		{func(s *Settings) { s.Subnets = []string{testSubnet, testSubnet} }, "there twice"},
+		{func(s *Settings) { s.Subnets = []string{"subnet-x"} }, `"subnet-x"`},
+		{func(s *Settings) { s.Parameters["VpcId"] = testVPC }, "VPC="},
+		{func(s *Settings) { s.Parameters["ImageUri"] = "x" }, "builds the image itself"},
+	} {
+		w := newWorld()
+		test.change(&w.settings)
+		err := w.settings.Validate()
+		if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
+			t.Errorf("want %q: %v", test.want, err)
+		}
+		if test.want != "" && (w.deployment().Deploy(t.Context()) == nil || len(w.calls) > 0) {
+			t.Errorf("%q: it calls %q", test.want, w.calls)
+		}
+	}
+	err := Settings{}.Validate()
+	for _, want := range []string{"STACK", "VPC", "SUBNETS"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("no %s in %v", want, err)
+		}
+	}
+}
+
+func TestParameters(t *testing.T) {
+	got, err := ParseParameters("  Admins=arn:aws:iam::111122223333:role/Operator,iam:1:AROA  TrustedSessionRoles=AWS*\n JwtIssuer=")
+	if err != nil || len(got) != 3 || got["TrustedSessionRoles"] != "AWS*" || got["JwtIssuer"] != "" || !strings.HasSuffix(got["Admins"], "Operator,iam:1:AROA") {
+		t.Errorf("%q, %v", got, err)
+	}
+	for words, want := range map[string]string{
+		"Admins": "not of the form", `A="b"`: "without quotes", "A='b'": "without quotes", `A=b\c`: "without quotes", "A=1 A=2": "there twice", "=1": "not of the form",
+	} {
+		if _, err := ParseParameters(words); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", words, err)
+		}
+	}
+}

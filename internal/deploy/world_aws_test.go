@@ -1,0 +1,226 @@
+package deploy
+
+import (
+	"context"
+	"encoding/json"
+
+	"github.com/aws/aws-lambda-go/events"
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/cloudformation"
+	"github.com/aws/aws-sdk-go-v2/service/cloudformation/types"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	ec2types "github.com/aws/aws-sdk-go-v2/service/ec2/types"
+	"github.com/aws/aws-sdk-go-v2/service/ecr"
+	ecrtypes "github.com/aws/aws-sdk-go-v2/service/ecr/types"
+	"github.com/aws/aws-sdk-go-v2/service/ecs"
+	ecstypes "github.com/aws/aws-sdk-go-v2/service/ecs/types"
+	"github.com/aws/aws-sdk-go-v2/service/iam"
+	iamtypes "github.com/aws/aws-sdk-go-v2/service/iam/types"
+	"github.com/aws/aws-sdk-go-v2/service/lambda"
+	"github.com/aws/aws-sdk-go-v2/service/servicequotas"
+	quotatypes "github.com/aws/aws-sdk-go-v2/service/servicequotas/types"
+	"github.com/aws/aws-sdk-go-v2/service/sts"
+)
+
+func (w *world) GetCallerIdentity(context.Context, *sts.GetCallerIdentityInput, ...func(*sts.Options)) (*sts.GetCallerIdentityOutput, error) {
+	return &sts.GetCallerIdentityOutput{
+		Account: aws.String("111122223333"), UserId: aws.String("AROAEXAMPLEEXAMPLE12:session"),
+		Arn: aws.String("arn:aws:sts::111122223333:assumed-role/Deployer/session"),
+	}, w.call("GetCallerIdentity")
+}
+
+func (w *world) GetRole(context.Context, *iam.GetRoleInput, ...func(*iam.Options)) (*iam.GetRoleOutput, error) {
+	if w.noRole {
+		return nil, &iamtypes.NoSuchEntityException{}
+	}
+	return &iam.GetRoleOutput{}, w.call("GetRole")
+}
+
+func (w *world) ListAccountSettings(context.Context, *ecs.ListAccountSettingsInput, ...func(*ecs.Options)) (*ecs.ListAccountSettingsOutput, error) {
+	return &ecs.ListAccountSettingsOutput{Settings: []ecstypes.Setting{{Value: &w.dualStack}}}, w.call("ListAccountSettings")
+}
+
+func (w *world) DescribeVpcAttribute(_ context.Context, in *ec2.DescribeVpcAttributeInput, _ ...func(*ec2.Options)) (*ec2.DescribeVpcAttributeOutput, error) {
+	value := &ec2types.AttributeBooleanValue{Value: aws.Bool(w.dns[in.Attribute])}
+	answer := &ec2.DescribeVpcAttributeOutput{EnableDnsSupport: value}
+	if in.Attribute == ec2types.VpcAttributeNameEnableDnsHostnames {
+		answer = &ec2.DescribeVpcAttributeOutput{EnableDnsHostnames: value}
+	}
+	return answer, w.call("DescribeVpcAttribute")
+}
+
+func (w *world) DescribeSubnets(context.Context, *ec2.DescribeSubnetsInput, ...func(*ec2.Options)) (*ec2.DescribeSubnetsOutput, error) {
+	return &ec2.DescribeSubnetsOutput{Subnets: []ec2types.Subnet{w.subnet}}, w.call("DescribeSubnets")
+}
+
+// DescribeRouteTables has a main table that leads nowhere, and the subnet's own.
+func (w *world) DescribeRouteTables(context.Context, *ec2.DescribeRouteTablesInput, ...func(*ec2.Options)) (*ec2.DescribeRouteTablesOutput, error) {
+	return &ec2.DescribeRouteTablesOutput{RouteTables: []ec2types.RouteTable{
+		{RouteTableId: aws.String("rtb-main"), Associations: []ec2types.RouteTableAssociation{{Main: aws.Bool(true)}}},
+		{RouteTableId: aws.String("rtb-own"), Routes: w.routes, Associations: []ec2types.RouteTableAssociation{{SubnetId: aws.String(testSubnet)}}},
+	}}, w.call("DescribeRouteTables")
+}
+
+func (w *world) DescribeVpcEndpoints(context.Context, *ec2.DescribeVpcEndpointsInput, ...func(*ec2.Options)) (*ec2.DescribeVpcEndpointsOutput, error) {
+	return &ec2.DescribeVpcEndpointsOutput{VpcEndpoints: w.endpoints}, w.call("DescribeVpcEndpoints")
+}
+
+// DescribeSecurityGroups with a filter finds all of them: each is looked into.
+func (w *world) DescribeSecurityGroups(context.Context, *ec2.DescribeSecurityGroupsInput, ...func(*ec2.Options)) (*ec2.DescribeSecurityGroupsOutput, error) {
+	return &ec2.DescribeSecurityGroupsOutput{SecurityGroups: w.groups}, w.call("DescribeSecurityGroups")
+}
+
+func (w *world) DescribeSecurityGroupRules(_ context.Context, in *ec2.DescribeSecurityGroupRulesInput, _ ...func(*ec2.Options)) (*ec2.DescribeSecurityGroupRulesOutput, error) {
+	var found []ec2types.SecurityGroupRule
+	for _, r := range w.rules {
+		if *r.GroupId == in.Filters[0].Values[0] {
+			found = append(found, r)
+		}
+	}
+	return &ec2.DescribeSecurityGroupRulesOutput{SecurityGroupRules: found}, w.call("DescribeSecurityGroupRules")
+}
+
+func (w *world) DescribeNetworkInterfaces(context.Context, *ec2.DescribeNetworkInterfacesInput, ...func(*ec2.Options)) (*ec2.DescribeNetworkInterfacesOutput, error) {
+	answer := &ec2.DescribeNetworkInterfacesOutput{}
+	for _, id := range w.interfaces {
+		answer.NetworkInterfaces = append(answer.NetworkInterfaces, ec2types.NetworkInterface{NetworkInterfaceId: &id})
+	}
+	return answer, w.call("DescribeNetworkInterfaces")
+}
+
+func (w *world) GetServiceQuota(_ context.Context, in *servicequotas.GetServiceQuotaInput, _ ...func(*servicequotas.Options)) (*servicequotas.GetServiceQuotaOutput, error) {
+	return &servicequotas.GetServiceQuotaOutput{Quota: &quotatypes.ServiceQuota{Value: aws.Float64(w.quotas[*in.QuotaCode])}}, w.call("GetServiceQuota %s", *in.QuotaCode)
+}
+
+func (w *world) DescribeStacks(_ context.Context, in *cloudformation.DescribeStacksInput, _ ...func(*cloudformation.Options)) (*cloudformation.DescribeStacksOutput, error) {
+	if err := w.call("DescribeStacks"); err != nil {
+		return nil, err
+	}
+	s := w.named(*in.StackName)
+	if s == nil {
+		return nil, refusal("ValidationError", "Stack with id "+*in.StackName+" does not exist")
+	}
+	found := types.Stack{StackName: &s.name, StackId: &s.id, StackStatus: s.status}
+	if s.next != "" {
+		s.status, s.next = s.next, ""
+	}
+	for key, value := range s.params {
+		found.Parameters = append(found.Parameters, types.Parameter{ParameterKey: &key, ParameterValue: &value})
+	}
+	for key, value := range s.outputs {
+		found.Outputs = append(found.Outputs, types.Output{OutputKey: &key, OutputValue: &value})
+	}
+	return &cloudformation.DescribeStacksOutput{Stacks: []types.Stack{found}}, nil
+}
+
+func (w *world) DescribeStackEvents(context.Context, *cloudformation.DescribeStackEventsInput, ...func(*cloudformation.Options)) (*cloudformation.DescribeStackEventsOutput, error) {
+	return &cloudformation.DescribeStackEventsOutput{StackEvents: []types.StackEvent{{
+		LogicalResourceId: aws.String("MemberGroup"), ResourceStatus: types.ResourceStatusDeleteFailed, ResourceStatusReason: aws.String("DependencyViolation"),
+	}}}, w.call("DescribeStackEvents")
+}
+
+func (w *world) ListStacks(context.Context, *cloudformation.ListStacksInput, ...func(*cloudformation.Options)) (*cloudformation.ListStacksOutput, error) {
+	answer := &cloudformation.ListStacksOutput{StackSummaries: []types.StackSummary{{StackName: aws.String("somebody-elses"), StackId: aws.String("theirs")}}}
+	for _, s := range w.stacks {
+		if s.status == types.StackStatusDeleteComplete {
+			answer.StackSummaries = append(answer.StackSummaries, types.StackSummary{StackName: &s.name, StackId: &s.id})
+		}
+	}
+	return answer, w.call("ListStacks")
+}
+
+func (w *world) ListStackResources(_ context.Context, in *cloudformation.ListStackResourcesInput, _ ...func(*cloudformation.Options)) (*cloudformation.ListStackResourcesOutput, error) {
+	s := w.named(*in.StackName)
+	kept := types.ResourceStatusDeleteSkipped
+	if s.status != types.StackStatusDeleteComplete {
+		kept = types.ResourceStatusCreateComplete
+	}
+	var all []types.StackResourceSummary
+	add := func(logical, physical, kind string, status types.ResourceStatus) {
+		all = append(all, types.StackResourceSummary{LogicalResourceId: &logical, PhysicalResourceId: &physical, ResourceType: &kind, ResourceStatus: status})
+	}
+	if s.name == "bastion" {
+		add("RecordsTable", "records-1", "AWS::DynamoDB::Table", kept)
+		add("LeasesTable", "leases-1", "AWS::DynamoDB::Table", kept)
+		add("TaskLogGroup", "logs-1", "AWS::Logs::LogGroup", kept)
+		add("DescribeFunction", "describe-1", "AWS::Lambda::Function", types.ResourceStatusDeleteComplete)
+		add("DestroyFunction", "destroy-1", "AWS::Lambda::Function", types.ResourceStatusDeleteComplete)
+	} else {
+		add("Registry", "registry-abc", "AWS::ECR::Repository", kept)
+	}
+	return &cloudformation.ListStackResourcesOutput{StackResourceSummaries: all}, w.call("ListStackResources")
+}
+
+func (w *world) UpdateStack(_ context.Context, in *cloudformation.UpdateStackInput, _ ...func(*cloudformation.Options)) (*cloudformation.UpdateStackOutput, error) {
+	if err := w.call("UpdateStack"); err != nil {
+		return nil, err
+	}
+	s := w.named(*in.StackName)
+	given := map[string]string{}
+	for _, p := range in.Parameters {
+		given[*p.ParameterKey] = s.params[*p.ParameterKey]
+		if !aws.ToBool(p.UsePreviousValue) {
+			given[*p.ParameterKey] = *p.ParameterValue
+		}
+	}
+	s.params, s.status, s.next = given, types.StackStatusUpdateInProgress, types.StackStatusUpdateComplete
+	return &cloudformation.UpdateStackOutput{}, nil
+}
+
+func (w *world) DeleteStack(_ context.Context, in *cloudformation.DeleteStackInput, _ ...func(*cloudformation.Options)) (*cloudformation.DeleteStackOutput, error) {
+	s := w.named(*in.StackName)
+	if err := w.call("DeleteStack %s", s.name); err != nil {
+		return nil, err
+	}
+	s.status, s.next = types.StackStatusDeleteInProgress, types.StackStatusDeleteComplete
+	if w.fail["delete"] != nil {
+		s.next = types.StackStatusDeleteFailed
+	}
+	return &cloudformation.DeleteStackOutput{}, nil
+}
+
+func (w *world) DescribeImages(_ context.Context, in *ecr.DescribeImagesInput, _ ...func(*ecr.Options)) (*ecr.DescribeImagesOutput, error) {
+	return &ecr.DescribeImagesOutput{ImageDetails: []ecrtypes.ImageDetail{{ImageDigest: in.ImageIds[0].ImageDigest}}}, w.call("DescribeImages %s", *in.RepositoryName)
+}
+
+func (w *world) DescribeRepositories(context.Context, *ecr.DescribeRepositoriesInput, ...func(*ecr.Options)) (*ecr.DescribeRepositoriesOutput, error) {
+	if !w.repo {
+		return nil, refusal("RepositoryNotFoundException", "none")
+	}
+	return &ecr.DescribeRepositoriesOutput{}, w.call("DescribeRepositories")
+}
+
+func (w *world) DeleteRepository(_ context.Context, in *ecr.DeleteRepositoryInput, _ ...func(*ecr.Options)) (*ecr.DeleteRepositoryOutput, error) {
+	err := w.call("DeleteRepository %s", *in.RepositoryName)
+	w.repo = err != nil
+	return &ecr.DeleteRepositoryOutput{}, err
+}
+
+func (w *world) DescribeTable(_ context.Context, in *dynamodb.DescribeTableInput, _ ...func(*dynamodb.Options)) (*dynamodb.DescribeTableOutput, error) {
+	if !w.tables[*in.TableName] {
+		return nil, refusal("ResourceNotFoundException", "none")
+	}
+	return &dynamodb.DescribeTableOutput{}, w.call("DescribeTable")
+}
+
+func (w *world) DeleteTable(_ context.Context, in *dynamodb.DeleteTableInput, _ ...func(*dynamodb.Options)) (*dynamodb.DeleteTableOutput, error) {
+	err := w.call("DeleteTable %s", *in.TableName)
+	if err == nil {
+		delete(w.tables, *in.TableName)
+	}
+	return &dynamodb.DeleteTableOutput{}, err
+}
+
+func (w *world) Invoke(_ context.Context, in *lambda.InvokeInput, _ ...func(*lambda.Options)) (*lambda.InvokeOutput, error) {
+	var event events.APIGatewayV2HTTPRequest
+	if err := json.Unmarshal(in.Payload, &event); err != nil {
+		return nil, err
+	}
+	if err := w.call("Invoke %s %s %s", *in.FunctionName, event.RequestContext.HTTP.Method, event.RawPath); err != nil {
+		return nil, err
+	}
+	status, body := w.serve(*in.FunctionName, event)
+	payload, err := json.Marshal(events.APIGatewayV2HTTPResponse{StatusCode: status, Body: body})
+	return &lambda.InvokeOutput{Payload: payload}, err
+}

@@ -1,0 +1,243 @@
+package deploy
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-lambda-go/events"
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/cloudformation/types"
+	ec2types "github.com/aws/aws-sdk-go-v2/service/ec2/types"
+	"github.com/aws/smithy-go"
+
+	"github.com/bastion-on-demand/bastion/internal/image"
+	"github.com/bastion-on-demand/bastion/internal/leakcheck"
+)
+
+func TestMain(m *testing.M) { leakcheck.Main(m) }
+
+const (
+	testVPC    = "vpc-0123456789abcdef0"
+	testSubnet = "subnet-0123456789abcdef0"
+	testDigest = "sha256:1111111111111111111111111111111111111111111111111111111111111111"
+	testRepo   = "111122223333.dkr.ecr.eu-west-1.amazonaws.com/registry-abc"
+	testURL    = "https://abc.execute-api.eu-west-1.amazonaws.com/bastions"
+)
+
+// madeStack is a stack of the world's.
+type madeStack struct {
+	name, id string
+	status   types.StackStatus
+	next     types.StackStatus // what it is at the look after the next
+	params   map[string]string
+	outputs  map[string]string
+}
+
+// world is an account, a machine and a service, as far as deploying sees them. It
+// says each call, and fails those that it is told to.
+type world struct {
+	out      strings.Builder
+	calls    []string
+	fail     map[string]error // by a call, or its first words
+	settings Settings
+
+	missingTools []string
+	noRole       bool
+	dualStack    string
+	dns          map[ec2types.VpcAttributeName]bool
+	subnet       ec2types.Subnet
+	routes       []ec2types.Route
+	endpoints    []ec2types.VpcEndpoint
+	groups       []ec2types.SecurityGroup
+	rules        []ec2types.SecurityGroupRule
+	interfaces   []string
+	quotas       map[string]float64
+
+	stacks   []*madeStack
+	deployed map[string][]string // the latest sam deploy of each stack
+	bastions []listed
+	tables   map[string]bool
+	repo     bool
+	answers  []int // of the smoke request, the last one for ever
+	signed   []string
+}
+
+func newWorld() *world {
+	return &world{
+		fail:      map[string]error{},
+		settings:  Settings{Stack: "bastion", VPC: testVPC, Subnets: []string{testSubnet}, Module: "../..", Parameters: map[string]string{}},
+		dualStack: "enabled",
+		dns:       map[ec2types.VpcAttributeName]bool{ec2types.VpcAttributeNameEnableDnsSupport: true, ec2types.VpcAttributeNameEnableDnsHostnames: true},
+		subnet:    ec2types.Subnet{SubnetId: aws.String(testSubnet), VpcId: aws.String(testVPC), AvailableIpAddressCount: aws.Int32(100)},
+		routes:    []ec2types.Route{route("0.0.0.0/0", "igw-1")},
+		quotas:    map[string]float64{quotaOnDemand: 100, quotaSpot: 100, quotaGroups: 2500},
+		deployed:  map[string][]string{},
+		tables:    map[string]bool{"records-1": true, "leases-1": true},
+		repo:      true,
+		answers:   []int{200},
+	}
+}
+
+func route(to, gateway string) ec2types.Route {
+	return ec2types.Route{DestinationCidrBlock: &to, GatewayId: &gateway, State: ec2types.RouteStateActive}
+}
+
+func (w *world) deployment() *Deployment {
+	w.out.Reset()
+	return &Deployment{
+		Settings: w.settings,
+		Cloud: Cloud{
+			Region: "eu-west-1", Credentials: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
+				return aws.Credentials{AccessKeyID: "AKIDEXAMPLE", SecretAccessKey: "example", SessionToken: "session"}, nil
+			}),
+			STS: w, IAM: w, ECS: w, EC2: w, Quotas: w, Stacks: w, ECR: w, Functions: w, Tables: w,
+		},
+		Images: w, Runner: w, HTTP: &http.Client{Transport: w},
+		LookPath: func(tool string) (string, error) {
+			for _, missing := range w.missingTools {
+				if missing == tool {
+					return "", errors.New("not found")
+				}
+			}
+			return tool, nil
+		},
+		Now:      func() time.Time { return time.Date(2026, 11, 23, 22, 0, 0, 0, time.UTC) },
+		Progress: image.Progress{W: &w.out},
+	}
+}
+
+// call notes a call, and answers the failure that it is to have.
+func (w *world) call(format string, args ...any) error {
+	name := fmt.Sprintf(format, args...)
+	w.calls = append(w.calls, name)
+	for beginning, err := range w.fail {
+		if name == beginning || strings.HasPrefix(name, beginning+" ") {
+			return err
+		}
+	}
+	return nil
+}
+
+// takeCalls are those since the last time that begin with one of these.
+func (w *world) takeCalls(beginnings ...string) (found []string) {
+	for _, call := range w.calls {
+		for _, beginning := range beginnings {
+			if strings.HasPrefix(call, beginning) {
+				found = append(found, call)
+			}
+		}
+	}
+	w.calls = nil
+	return found
+}
+
+func refusal(code, message string) error {
+	return &smithy.GenericAPIError{Code: code, Message: message}
+}
+
+// named is the newest stack of that name that is not deleted, or the one of that id.
+func (w *world) named(name string) *madeStack {
+	for _, s := range w.stacks {
+		if s.id == name || s.name == name && s.status != types.StackStatusDeleteComplete {
+			return s
+		}
+	}
+	return nil
+}
+
+func (w *world) add(name string, status types.StackStatus) *madeStack {
+	s := &madeStack{
+		name: name, id: fmt.Sprintf("arn:aws:cloudformation:eu-west-1:111122223333:stack/%s/uuid-%d", name, len(w.stacks)), status: status,
+		params:  map[string]string{"Admins": "iam:111122223333:AIDAOTHER", "Draining": "false", "JwtIssuer": "", "VpcId": testVPC},
+		outputs: map[string]string{"Url": testURL, "MemberGroupId": "sg-member", "RepositoryUri": testRepo},
+	}
+	w.stacks = append(w.stacks, s)
+	return s
+}
+
+// Run is the SAM CLI: what it deploys is there.
+func (w *world) Run(_ context.Context, program string, args ...string) error {
+	if program != samCLI {
+		return w.call("run %s %s", program, strings.Join(args, " "))
+	}
+	if args[0] != "deploy" {
+		return w.call("sam %s", args[0])
+	}
+	name := args[4]
+	if err := w.call("sam deploy %s", name); err != nil {
+		return err
+	}
+	w.deployed[name] = args
+	if w.named(name) == nil {
+		w.add(name, types.StackStatusCreateComplete)
+	}
+	return nil
+}
+
+func (w *world) Build(context.Context) (string, error) { return testDigest, w.call("build image") }
+
+func (w *world) Push(_ context.Context, repository string) (string, error) {
+	return repository + "@" + testDigest, w.call("push %s", repository)
+}
+
+// RoundTrip is the deployed API.
+func (w *world) RoundTrip(r *http.Request) (*http.Response, error) {
+	w.signed = append(w.signed, r.Header.Get("Authorization"))
+	if err := w.call("GET %s", r.URL); err != nil {
+		return nil, err
+	}
+	status := w.answers[0]
+	if len(w.answers) > 1 {
+		w.answers = w.answers[1:]
+	}
+	return &http.Response{
+		StatusCode: status, Status: fmt.Sprint(status, " ", http.StatusText(status)), Header: http.Header{}, Request: r,
+		Body: io.NopCloser(strings.NewReader("{}")),
+	}, nil
+}
+
+// serve is the functions: a bastion that was closed takes two more looks to go.
+func (w *world) serve(function string, event events.APIGatewayV2HTTPRequest) (int, string) {
+	who := event.RequestContext.Authorizer
+	owner := ""
+	if who.IAM != nil {
+		owner, _, _ = strings.Cut("iam:"+who.IAM.AccountID+":"+who.IAM.UserID, ":session")
+	} else {
+		owner = "jwt:" + who.JWT.Claims["iss"] + "#" + who.JWT.Claims["sub"]
+	}
+	if !strings.Contains(w.named("bastion").params["Admins"], owner) {
+		return 403, `{"code":"forbidden"}`
+	}
+	if function == "destroy-1" {
+		for i := range w.bastions {
+			if "/bastions/"+w.bastions[i].ID == event.RawPath {
+				w.bastions[i].State = "closing"
+				return 202, "{}"
+			}
+		}
+		return 404, "{}"
+	}
+	list, err := json.Marshal(map[string]any{"bastions": w.bastions})
+	if err != nil {
+		return 500, err.Error()
+	}
+	var left []listed
+	for _, b := range w.bastions {
+		switch b.State {
+		case "closing":
+			b.State = "going"
+		case "going":
+			continue
+		}
+		left = append(left, b)
+	}
+	w.bastions = left
+	return 200, string(list)
+}
