@@ -48,9 +48,24 @@ type taskEvent struct {
 
 // event is either kind.
 type event struct {
-	DetailType string                       `json:"detail-type"`
-	Detail     json.RawMessage              `json:"detail"`
-	Records    []events.DynamoDBEventRecord `json:"Records"`
+	DetailType string          `json:"detail-type"`
+	Detail     json.RawMessage `json:"detail"`
+	Records    []leaseChange   `json:"Records"`
+}
+
+// leaseChange is what is read of a record of the stream. The rest of its image,
+// where tasks write what they like, is not looked at, so that no record's form can
+// take its batch with it.
+type leaseChange struct {
+	Change struct {
+		SequenceNumber string
+		Keys, NewImage map[string]attribute
+	} `json:"dynamodb"`
+}
+
+// attribute is one of an item's. Text is nil of what is no text.
+type attribute struct {
+	Text *string `json:"S"`
 }
 
 // Handle looks at the bastions of an event. Of a stream's batch it answers the
@@ -85,7 +100,7 @@ func (o *Observer) task(ctx context.Context, detail json.RawMessage) error {
 
 // stream looks once at each bastion of a batch, whatever becomes of the others.
 // The records of those that failed are sent again, a few times.
-func (o *Observer) stream(ctx context.Context, records []events.DynamoDBEventRecord) *events.DynamoDBEventResponse {
+func (o *Observer) stream(ctx context.Context, records []leaseChange) *events.DynamoDBEventResponse {
 	var answer events.DynamoDBEventResponse
 	fail := func(number string, err error) {
 		o.log.ErrorContext(ctx, "observe", "record", number, "error", err.Error())
@@ -121,29 +136,20 @@ func (o *Observer) stream(ctx context.Context, records []events.DynamoDBEventRec
 // bastionOf finds the bastion that a record of the stream is about: by what the
 // control plane wrote, and only if the item's task is that bastion's present one.
 // Empty: nobody need look, now or when the record is sent again.
-func (o *Observer) bastionOf(ctx context.Context, record events.DynamoDBEventRecord) (string, error) {
-	key, isText := textOf(record.Change.Keys[awscloud.LeaseKey])
-	id, named := textOf(record.Change.NewImage[awscloud.LeaseBastion])
-	if !isText || !named {
+func (o *Observer) bastionOf(ctx context.Context, record leaseChange) (string, error) {
+	key := record.Change.Keys[awscloud.LeaseKey].Text
+	id := record.Change.NewImage[awscloud.LeaseBastion].Text
+	if key == nil || id == nil {
 		return "", nil // deleted, by the table's TTL
 	}
-	rec, err := o.store.Fetch(ctx, id)
+	rec, err := o.store.Fetch(ctx, *id)
 	switch {
 	case errors.Is(err, bastion.ErrNotFound):
 		return "", nil
 	case err != nil:
-		return "", fmt.Errorf("find the bastion of %s: %w", key, err)
-	case rec.Attempt.TaskID != "" && rec.Attempt.TaskID != o.taskID(key):
+		return "", fmt.Errorf("find the bastion of %s: %w", *key, err)
+	case rec.Attempt.TaskID != "" && rec.Attempt.TaskID != o.taskID(*key):
 		return "", nil
 	}
-	return id, nil
-}
-
-// textOf reads an attribute that should be text. The type's own reader panics on
-// any other.
-func textOf(v events.DynamoDBAttributeValue) (string, bool) {
-	if v.DataType() != events.DataTypeString || v.IsNull() {
-		return "", false
-	}
-	return v.String(), true
+	return *id, nil
 }
