@@ -78,7 +78,7 @@ func (d *Deployment) check(ctx context.Context) error {
 			return err
 		})
 		if err != nil {
-			failed = append(failed, fmt.Sprintf("%s could not be checked: %v. Call as somebody who may ask that.", c.what, err))
+			failed = append(failed, fmt.Sprintf("It was not possible to check %s (%v): call as somebody who may ask that.", c.what, err))
 		}
 	}
 	if len(failed) > 0 {

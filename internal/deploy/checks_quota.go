@@ -10,6 +10,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 	"github.com/aws/aws-sdk-go-v2/service/servicequotas"
+	quotatypes "github.com/aws/aws-sdk-go-v2/service/servicequotas/types"
 )
 
 // Codes of quotas as Service Quotas has them ("AWS Fargate" and "Amazon VPC
@@ -26,15 +27,27 @@ const taskVCPU = 0.25
 // stackTag is what everything that a bastion is made of is tagged with.
 const stackTag = "bastion:stack"
 
+// quota is the account's, or AWS's default: an account has a value of its own only
+// for quotas that were ever applied to it.
 func (d *Deployment) quota(ctx context.Context, service, code string) (float64, error) {
-	answer, err := d.Cloud.Quotas.GetServiceQuota(ctx, &servicequotas.GetServiceQuotaInput{ServiceCode: &service, QuotaCode: &code})
+	var quota *quotatypes.ServiceQuota
+	own, err := d.Cloud.Quotas.GetServiceQuota(ctx, &servicequotas.GetServiceQuotaInput{ServiceCode: &service, QuotaCode: &code})
+	if isCode(err, "NoSuchResourceException") {
+		var standard *servicequotas.GetAWSDefaultServiceQuotaOutput
+		standard, err = d.Cloud.Quotas.GetAWSDefaultServiceQuota(ctx, &servicequotas.GetAWSDefaultServiceQuotaInput{ServiceCode: &service, QuotaCode: &code})
+		if err == nil {
+			quota = standard.Quota
+		}
+	} else if err == nil {
+		quota = own.Quota
+	}
 	if err != nil {
 		return 0, err
 	}
-	if answer.Quota == nil || answer.Quota.Value == nil {
+	if quota == nil || quota.Value == nil {
 		return 0, errors.New("the answer has no value")
 	}
-	return *answer.Quota.Value, nil
+	return *quota.Value, nil
 }
 
 func (d *Deployment) raise(service, code string, to float64) string {

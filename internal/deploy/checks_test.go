@@ -62,7 +62,7 @@ func TestEachCheckSaysWhatToDo(t *testing.T) {
 		"a quota of words": {func(w *world) { w.settings.Parameters["QuotaTotal"] = "many" }, []string{"say a number"}},
 		"no credentials":   {func(w *world) { w.fail["GetCallerIdentity"] = errTest }, []string{"aws sso login", "not looked at"}},
 		"no such VPC":      {func(w *world) { w.fail["DescribeVpcAttribute"] = refusal("InvalidVpcID.NotFound", "no") }, []string{"aws ec2 describe-vpcs"}},
-		"VPC not readable": {func(w *world) { w.fail["DescribeVpcAttribute"] = errTest }, []string{"could not be checked"}},
+		"VPC not readable": {func(w *world) { w.fail["DescribeVpcAttribute"] = errTest }, []string{"not possible to check the VPC's DNS settings"}},
 		"no DNS":           {func(w *world) { w.dns[ec2types.VpcAttributeNameEnableDnsSupport] = false }, []string{"--enable-dns-support"}},
 		"no DNS names":     {func(w *world) { w.dns[ec2types.VpcAttributeNameEnableDnsHostnames] = false }, []string{"--enable-dns-hostnames"}},
 		"no such subnet":   {func(w *world) { w.fail["DescribeSubnets"] = refusal("InvalidSubnetID.NotFound", "no") }, []string{"aws ec2 describe-subnets"}},
@@ -102,7 +102,11 @@ func TestEachCheckSaysWhatToDo(t *testing.T) {
 		"few, but enough":    {func(w *world) { w.quotas[quotaOnDemand] = 6; w.settings.Parameters["QuotaTotal"] = "24" }, nil},
 		"few of Spot":        {func(w *world) { w.quotas[quotaSpot] = 6; w.settings.Parameters["UseSpot"] = "true" }, []string{"Fargate Spot quota is 6"}},
 		"Spot not used":      {func(w *world) { w.quotas[quotaSpot] = 0 }, nil},
-		"quota not readable": {func(w *world) { w.fail["GetServiceQuota "+quotaGroups] = errTest }, []string{"security group quota could not be checked"}},
+		"quota not readable": {func(w *world) { w.fail["GetServiceQuota "+quotaGroups] = errTest }, []string{"not possible to check the security group quota"}},
+		"the default quota": {func(w *world) {
+			w.fail["GetServiceQuota "+quotaOnDemand] = refusal("NoSuchResourceException", "never applied")
+			w.quotas[quotaOnDemand] = 6
+		}, []string{"6 vCPU"}},
 		"just enough groups": {func(w *world) { w.groups = groups(2449) }, nil},
 		"few groups":         {func(w *world) { w.groups = groups(2450) }, []string{"--quota-code L-E79EC296 --desired-value 2501"}},
 		"our own groups": {func(w *world) {

@@ -45,6 +45,7 @@ type (
 	// Quotas are Service Quotas.
 	Quotas interface {
 		GetServiceQuota(context.Context, *servicequotas.GetServiceQuotaInput, ...func(*servicequotas.Options)) (*servicequotas.GetServiceQuotaOutput, error)
+		GetAWSDefaultServiceQuota(context.Context, *servicequotas.GetAWSDefaultServiceQuotaInput, ...func(*servicequotas.Options)) (*servicequotas.GetAWSDefaultServiceQuotaOutput, error)
 	}
 	// Stacks are CloudFormation.
 	Stacks interface {

@@ -93,6 +93,10 @@ func (w *world) GetServiceQuota(_ context.Context, in *servicequotas.GetServiceQ
 	return &servicequotas.GetServiceQuotaOutput{Quota: &quotatypes.ServiceQuota{Value: aws.Float64(w.quotas[*in.QuotaCode])}}, w.call("GetServiceQuota %s", *in.QuotaCode)
 }
 
+func (w *world) GetAWSDefaultServiceQuota(_ context.Context, in *servicequotas.GetAWSDefaultServiceQuotaInput, _ ...func(*servicequotas.Options)) (*servicequotas.GetAWSDefaultServiceQuotaOutput, error) {
+	return &servicequotas.GetAWSDefaultServiceQuotaOutput{Quota: &quotatypes.ServiceQuota{Value: aws.Float64(w.quotas[*in.QuotaCode])}}, w.call("GetAWSDefaultServiceQuota")
+}
+
 func (w *world) DescribeStacks(_ context.Context, in *cloudformation.DescribeStacksInput, _ ...func(*cloudformation.Options)) (*cloudformation.DescribeStacksOutput, error) {
 	if err := w.call("DescribeStacks"); err != nil {
 		return nil, err
