@@ -166,7 +166,7 @@ func (s *stream) hand(ctx context.Context, to functions, batch []record) {
 		}
 	}
 	if len(batch) > 0 && ctx.Err() == nil {
-		s.bridge.bury("stream: %d records", len(batch))
+		s.bridge.bury("stream: %d records: %s", len(batch), batch[0].raw)
 	}
 }
 
