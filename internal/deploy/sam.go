@@ -65,11 +65,14 @@ func buildFunctions() []string {
 }
 
 // deployTemplate are the arguments of `sam deploy`. It makes what is missing,
-// changes what differs, and is content when nothing does.
+// changes what differs, and is content when nothing does. Only what was built has
+// code to upload, for which the SAM CLI keeps a bucket.
 func deployTemplate(file, stack, region string, parameters map[string]string) []string {
 	args := []string{"deploy", "--template-file", file, "--stack-name", stack, "--region", region,
-		"--capabilities", "CAPABILITY_IAM", "--resolve-s3", "--s3-prefix", stack,
-		"--no-confirm-changeset", "--no-fail-on-empty-changeset", "--no-progressbar"}
+		"--capabilities", "CAPABILITY_IAM", "--no-confirm-changeset", "--no-fail-on-empty-changeset", "--no-progressbar"}
+	if file == builtTemplate {
+		args = append(args, "--resolve-s3", "--s3-prefix", stack)
+	}
 	if len(parameters) == 0 {
 		return args
 	}

@@ -96,8 +96,12 @@ func ready(ctx context.Context, api Stacks, progress image.Progress, name string
 // deleteStack deletes a stack and waits for that. One that is not there is fine.
 func deleteStack(ctx context.Context, api Stacks, progress image.Progress, name string) error {
 	s, err := settled(ctx, api, progress, name)
-	if err != nil || !s.exists() || s.status == types.StackStatusDeleteComplete {
+	if err != nil {
 		return err
+	}
+	if !s.exists() || s.status == types.StackStatusDeleteComplete {
+		fmt.Fprintf(progress.W, "there is no stack %s any more\n", name)
+		return nil
 	}
 	if _, err := api.DeleteStack(ctx, &cloudformation.DeleteStackInput{StackName: &s.id}); err != nil {
 		return fmt.Errorf("delete the stack %s: %w", name, err)
