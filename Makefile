@@ -30,7 +30,7 @@ test: ## run all tests, with the race detector
 conformance: ## install the referees and run everything that they judge
 	scripts/referees
 	@# With -v, because the suites log which cases an emulator cannot show.
-	@set -o pipefail; go test -tags conformance -count=1 -timeout 15m -v ./internal/awscloud/... ./internal/image ./internal/lambdamode ./internal/system ./internal/template | grep -Ev '^ *(===|--- PASS)'
+	@set -o pipefail; go test -tags conformance -count=1 -timeout 15m -v ./internal/awscloud/... ./internal/deploy ./internal/image ./internal/lambdamode ./internal/system ./internal/template | grep -Ev '^ *(===|--- PASS)'
 
 bench: ## print how long a bastion takes to be ready, at launch delays of 0, 2 and 20 s
 	go test -run '^$$' -bench BenchmarkReady -benchtime 1x ./internal/localmode
