@@ -36,7 +36,7 @@ func TestUndeployTakesAllAwayButWhatIsKept(t *testing.T) {
 			t.Errorf("it does %q", got)
 		}
 		said := w.out.String()
-		for _, want := range []string{"2 closed, none left", "kept: the table records-1\n", "kept: the table leases-1\n", "kept: the repository registry-abc", "PURGE=1", "--log-group-name logs-1"} {
+		for _, want := range []string{"close all bastions: 1s, 2 left, such as aaaa of iam:1:AIDA, ready\n", "2 closed, none left", "kept: the table records-1\n", "kept: the table leases-1\n", "kept: the repository registry-abc", "PURGE=1", "--log-group-name logs-1"} {
 			if !strings.Contains(said, want) {
 				t.Errorf("it does not say %q:\n%s", want, said)
 			}
