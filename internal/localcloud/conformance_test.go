@@ -80,7 +80,7 @@ type handOut chan Process
 func (h handOut) Run(ctx context.Context, p Process) int {
 	h <- p
 	<-ctx.Done()
-	return exitSIGTERM
+	return bastion.ExitTerminated
 }
 
 func TestLeasesConform(t *testing.T) {
