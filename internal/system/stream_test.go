@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -124,7 +125,11 @@ func (s *stream) read(ctx context.Context) ([]record, error) {
 		return nil, err
 	}
 	var got struct{ Records []json.RawMessage }
-	if err := s.call(ctx, streams+"GetRecords", map[string]any{"ShardIterator": iterator, "Limit": 20}, &got); err != nil {
+	err = s.call(ctx, streams+"GetRecords", map[string]any{"ShardIterator": iterator, "Limit": 20}, &got)
+	if s.last == "" && err != nil && strings.Contains(err.Error(), "TrimmedDataAccessException") {
+		return nil, nil // the first record came in between: the next iterator begins there
+	}
+	if err != nil {
 		return nil, err
 	}
 	var batch []record
