@@ -71,6 +71,6 @@ undeploy: ## take it away: make undeploy STACK=bastion (DRY_RUN=1; PURGE=1 also 
 	@bin/operator undeploy --stack '$(STACK)' --region '$(REGION)' $(if $(call set,$(DRY_RUN)),--dry-run) $(if $(call set,$(PURGE)),--purge)
 
 clean: ## remove what the other targets made
-	rm -rf bin .tools .image
+	rm -rf bin .tools .image .aws-sam
 
 include functions/build.mk
