@@ -1,0 +1,184 @@
+package cloudtest_test
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"time"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+)
+
+// operation is something that a person or a schedule does, and that makes calls.
+type operation struct {
+	name  string
+	opens bool         // where there is none, it makes a bastion
+	setup func(*world) // before it, without faults
+	run   func(context.Context, *bastion.Service, *world) error
+}
+
+func nothing(*world)        {}
+func readyBastion(w *world) { w.ready() }
+
+var operations = []operation{
+	{"create", true, nothing, createFrom(home, keyA)},
+	{"create again", true, readyBastion, createFrom(home, keyA)},
+	{"rebind", true, readyBastion, createFrom(travel, "")},
+	{"new key", true, readyBastion, createFrom(home, keyB)},
+	{"create with the remembered key", true, func(w *world) {
+		w.ready()
+		w.service.CloseAll(context.Background(), alice(home), time.Minute)
+	}, createFrom(home, "")},
+	{"create over an expired one", true, func(w *world) {
+		w.agent.BrokenTimer = true
+		w.ready()
+		time.Sleep(9 * time.Hour)
+	}, createFrom(travel, keyB)},
+	{"observe a console's request", false, func(w *world) {
+		w.agent.Ask(w.ready().Attempt.TaskID, bastion.Request{Verb: bastion.VerbExtend, TTL: 10 * time.Hour})
+		time.Sleep(10 * time.Second)
+	}, func(ctx context.Context, s *bastion.Service, w *world) error {
+		return s.Observe(ctx, w.only().ID)
+	}},
+	{"extend", false, readyBastion, func(ctx context.Context, s *bastion.Service, w *world) error {
+		_, err := s.Extend(ctx, alice(home), w.only().ID, 10*time.Hour, 10*time.Second)
+		return err
+	}},
+	{"close", false, readyBastion, func(ctx context.Context, s *bastion.Service, w *world) error {
+		_, err := s.Close(ctx, alice(home), w.only().ID, 10*time.Second)
+		return err
+	}},
+	{"close while starting", false, func(w *world) {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		w.service.Create(ctx, bastion.CreateRequest{Caller: alice(home), Key: keyA})
+	}, func(ctx context.Context, s *bastion.Service, w *world) error {
+		_, err := s.CloseAll(ctx, alice(home), 10*time.Second)
+		return err
+	}},
+	{"reap an expired one", false, func(w *world) {
+		w.ready()
+		w.kill() // its own timer would end it
+		time.Sleep(9 * time.Hour)
+	}, reapTwice},
+	{"reap a dead task", false, func(w *world) {
+		w.ready()
+		w.kill()
+		time.Sleep(6 * time.Minute)
+	}, reapTwice},
+	{"reap a refused attempt", false, func(w *world) {
+		w.cloud.RefuseCapacity(2)
+		ctx, cancel := invocation()
+		defer cancel()
+		w.service.Create(ctx, bastion.CreateRequest{Caller: alice(home), Key: keyA})
+		time.Sleep(time.Minute)
+	}, reapTwice},
+	{"sweep orphans", false, func(w *world) {
+		w.orphans()
+		w.service.Sweep(context.Background())
+		time.Sleep(11 * time.Minute)
+	}, func(ctx context.Context, s *bastion.Service, w *world) error {
+		_, err := s.Sweep(ctx)
+		w.sweepAgain()
+		return err
+	}},
+	{"sweep once the orphans are gone", false, func(w *world) {
+		w.orphans()
+		w.service.Sweep(context.Background())
+		time.Sleep(11 * time.Minute)
+		w.service.Sweep(context.Background())
+		w.sweepAgain()
+		w.service.Store.Mark(context.Background(), "group that is gone", time.Now())
+	}, func(ctx context.Context, s *bastion.Service, w *world) error {
+		_, err := s.Sweep(ctx)
+		w.sweepAgain()
+		return err
+	}},
+}
+
+func createFrom(from netip.Addr, key bastion.Key) func(context.Context, *bastion.Service, *world) error {
+	return func(ctx context.Context, s *bastion.Service, _ *world) error {
+		_, _, err := s.Create(ctx, bastion.CreateRequest{Caller: alice(from), Key: key, Wait: 10 * time.Second})
+		return err
+	}
+}
+
+func reapTwice(ctx context.Context, s *bastion.Service, _ *world) error {
+	_, first := s.Reap(ctx)
+	time.Sleep(time.Minute)
+	ctx, cancel := invocation()
+	defer cancel()
+	_, second := s.Reap(ctx)
+	return errors.Join(first, second)
+}
+
+// only is the one bastion that is open.
+func (w *world) only() bastion.Record {
+	for _, rec := range w.cloud.Inventory().Records {
+		if rec.Intent.Open {
+			return rec
+		}
+	}
+	return bastion.Record{}
+}
+
+func (w *world) kill() {
+	for _, task := range w.cloud.Inventory().Live() {
+		w.cloud.Kill(task.ID)
+	}
+}
+
+// sweepAgain runs the passes that follow one in which something went wrong.
+func (w *world) sweepAgain() {
+	for range 3 {
+		time.Sleep(time.Minute)
+		if _, err := w.service.Sweep(context.Background()); err != nil {
+			w.t.Errorf("sweep: %v", err)
+		}
+	}
+}
+
+// orphans makes a task, a group and a lease that no record knows.
+func (w *world) orphans() {
+	ctx := context.Background()
+	group, err := w.cloud.Groups().Create(ctx, "nobody")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	time.Sleep(time.Minute) // so that it shows
+	if err := w.cloud.Groups().Authorize(ctx, group.ID, netip.PrefixFrom(home, 32)); err != nil {
+		w.t.Fatal(err)
+	}
+	task, err := w.cloud.Tasks().Run(ctx, bastion.Launch{BastionID: "nobody", Attempt: 1, GroupID: group.ID, Subnet: "a", TaskDefinition: "bastion:1", AnnouncedAt: time.Now()})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	lease := bastion.Lease{BastionID: "nobody", Generation: 1, Open: true, Keys: []bastion.Key{keyA}, Deadline: time.Now().Add(1000 * time.Hour)}
+	if err := w.cloud.Leases().Write(ctx, task.ID, lease); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// overtakers are intents that can follow any operation.
+var overtakers = []operation{
+	{"create", true, nothing, createFrom(home, keyA)},
+	{"rebind", true, nothing, createFrom(travel, keyB)},
+	{"extend", false, nothing, func(ctx context.Context, s *bastion.Service, w *world) error {
+		if rec := w.only(); rec.ID != "" {
+			_, err := s.Extend(ctx, alice(home), rec.ID, 11*time.Hour, 5*time.Second)
+			return err
+		}
+		return nil
+	}},
+	{"close", false, nothing, func(ctx context.Context, s *bastion.Service, _ *world) error {
+		_, err := s.CloseAll(ctx, alice(home), 10*time.Second)
+		return err
+	}},
+	{"close and create", true, nothing, func(ctx context.Context, s *bastion.Service, _ *world) error {
+		if _, err := s.CloseAll(ctx, alice(home), 2*time.Second); err != nil {
+			return err
+		}
+		_, _, err := s.Create(ctx, bastion.CreateRequest{Caller: alice(travel), Key: keyB, Wait: 8 * time.Second})
+		return err
+	}},
+}
