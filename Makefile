@@ -25,12 +25,12 @@ demo: build ## play the whole story against a local mode of its own
 test: ## run all tests, with the race detector
 	go test -race -count=1 -timeout 5m $$(go list ./... | grep -v /internal/cloudtest)
 	@# The fault tests print how many cases they ran, which go test shows with -v only.
-	@set -o pipefail; go test -race -count=1 -timeout 5m -v ./internal/cloudtest | grep -Ev '^ *(===|--- PASS)'
+	@set -o pipefail; go test -race -count=1 -timeout 5m -v ./internal/cloudtest | grep --line-buffered -Ev '^ *(===|--- PASS)'
 
 conformance: ## install the referees and run everything that they judge
 	scripts/referees
 	@# With -v, because the suites log which cases an emulator cannot show.
-	@set -o pipefail; go test -tags conformance -count=1 -timeout 15m -v ./internal/awscloud/... ./internal/deploy ./internal/image ./internal/lambdamode ./internal/system ./internal/template | grep -Ev '^ *(===|--- PASS)'
+	@set -o pipefail; go test -tags conformance -count=1 -timeout 15m -v ./internal/awscloud/... ./internal/deploy ./internal/image ./internal/lambdamode ./internal/system ./internal/template | grep --line-buffered -Ev '^ *(===|--- PASS)'
 
 bench: ## print how long a bastion takes to be ready, at launch delays of 0, 2 and 20 s
 	go test -run '^$$' -bench BenchmarkReady -benchtime 1x ./internal/localmode
