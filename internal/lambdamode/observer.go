@@ -42,8 +42,10 @@ func (a *App) Observer() *Observer {
 
 // taskEvent is what is read of an "ECS Task State Change".
 type taskEvent struct {
-	Cluster   string `json:"clusterArn"`
-	StartedBy string `json:"startedBy"` // the control plane wrote it in RunTask
+	Cluster    string             `json:"clusterArn"`
+	StartedBy  string             `json:"startedBy"` // the control plane wrote it in RunTask
+	TaskARN    string             `json:"taskArn"`
+	LastStatus bastion.TaskStatus `json:"lastStatus"`
 }
 
 // event is either kind.
@@ -95,7 +97,28 @@ func (o *Observer) task(ctx context.Context, detail json.RawMessage) error {
 	if !ours || t.Cluster != o.cluster {
 		return nil
 	}
-	return o.service.Observe(ctx, id)
+	if err := o.service.Observe(ctx, id); err != nil {
+		return err
+	}
+	return o.believed(ctx, id, t)
+}
+
+// believed wants the record to know what the event said last of its task. An event
+// can be ahead of what ECS's reads show; sent again a minute later, it is not.
+func (o *Observer) believed(ctx context.Context, id string, t taskEvent) error {
+	if t.LastStatus != bastion.TaskStopped {
+		return nil
+	}
+	rec, err := o.store.Fetch(ctx, id)
+	switch {
+	case errors.Is(err, bastion.ErrNotFound):
+		return nil
+	case err != nil:
+		return fmt.Errorf("read the record of %s: %w", id, err)
+	case rec.Attempt.TaskID == awscloud.TaskID(t.TaskARN) && rec.Attempt.EndedAt.IsZero():
+		return fmt.Errorf("ECS does not show yet that task %s of %s has stopped", rec.Attempt.TaskID, id)
+	}
+	return nil
 }
 
 // stream looks once at each bastion of a batch, whatever becomes of the others.

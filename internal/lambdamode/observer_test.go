@@ -61,6 +61,13 @@ func taskEventOf(cluster, startedBy string) string {
 		"detail":{"clusterArn":%q,"startedBy":%q,"taskArn":"arn:aws:ecs:eu-west-1:111122223333:task/way-in/task1","lastStatus":"RUNNING","version":3}}`, cluster, startedBy)
 }
 
+// stopped is the event that a task of the bastion "one" has stopped, which its
+// record does not know of.
+func stopped(task string) string {
+	event := strings.Replace(taskEventOf(ourCluster, "bastion/one"), "RUNNING", "STOPPED", 1)
+	return strings.Replace(event, "task/way-in/task1", "task/way-in/"+task, 1)
+}
+
 func TestEventsOfTasks(t *testing.T) {
 	for name, test := range map[string]struct {
 		event string
@@ -72,6 +79,8 @@ func TestEventsOfTasks(t *testing.T) {
 		"of another cluster":      {taskEventOf(ourCluster+"2", "bastion/one"), "", false},
 		"of a task of nobody's":   {taskEventOf(ourCluster, "ecs-svc/123"), "", false},
 		"of a task by hand":       {taskEventOf(ourCluster, ""), "", false},
+		"that ECS does not show":  {stopped("task1"), "one", true},
+		"of an earlier attempt":   {stopped("task0"), "one", false},
 		"that fails":              {taskEventOf(ourCluster, "bastion/broken"), "broken", true},
 		"with another detail":     {`{"detail-type":"ECS Task State Change","detail":"one"}`, "", true},
 		"of another kind":         {`{"detail-type":"ECS Deployment State Change","detail":{}}`, "", true},
