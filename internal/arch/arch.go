@@ -44,7 +44,6 @@ var arrows = map[string][]string{
 	"internal/config":    {"internal/bastion"},
 	"internal/cloudtest": {"internal/bastion"},
 	"internal/template":  {}, // tests of template.yaml
-	"internal/privilege": {}, // which permissions calls need
 
 	// Adapters, which know the domain and leaf helpers, and never each other.
 	"internal/awscloud":   {"internal/bastion"},
