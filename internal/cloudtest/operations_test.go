@@ -390,6 +390,45 @@ func TestTheSweepSparesTheLiving(t *testing.T) {
 	})
 }
 
+// What a function may not do it leaves to the reaper, which is to come at once.
+func TestAStepOutsideTheSetMakesItDue(t *testing.T) {
+	simulate(t, func(t *testing.T, w *world) {
+		rec := w.ready()
+		if !rec.DueAt.After(time.Now()) {
+			t.Fatalf("due already at %s", rec.DueAt)
+		}
+		w.kill()
+		time.Sleep(5 * time.Second) // until it shows
+		after, err := w.service.Converge(context.Background(), rec.ID, bastion.MayExtend)
+		if err != nil || after.DueAt.After(time.Now()) || len(w.cloud.Inventory().Live()) > 0 {
+			t.Errorf("due %s, it is %s, %v", after.DueAt, time.Now(), err)
+		}
+		w.rest("left to the reaper")
+	})
+}
+
+// A group that a late call made for a bastion that is long over is an orphan.
+func TestTheSweepEndsWhatAFinishedBastionLeft(t *testing.T) {
+	simulate(t, func(t *testing.T, w *world) {
+		rec := w.ready()
+		ctx := context.Background()
+		if _, err := w.service.Close(ctx, alice(home), rec.ID, time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		w.rest("closed")
+		if _, err := w.cloud.Groups().Create(ctx, rec.ID); err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			time.Sleep(11 * time.Minute)
+			if _, err := w.service.Sweep(ctx); err != nil {
+				t.Error(err)
+			}
+		}
+		w.rest("swept")
+	})
+}
+
 func TestAnExpiredOneFreesItsName(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		w.agent.BrokenTimer = true
