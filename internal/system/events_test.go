@@ -13,6 +13,8 @@ import (
 
 // eventBridge brings states of tasks to the observer, and runs the schedules.
 type eventBridge struct {
+	schedules sync.RWMutex // held for writing, no schedule runs
+
 	mu     sync.Mutex
 	count  map[string]int // of events, by what they are
 	failed []string       // what a dead-letter queue would hold
@@ -106,8 +108,10 @@ func (b *eventBridge) schedule(ctx context.Context, to functions, do string, eve
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			b.number(do)
-			b.send(ctx, to, "reaper", []byte(`{"do":"`+do+`"}`))
 		}
+		b.schedules.RLock()
+		b.number(do)
+		b.send(ctx, to, "reaper", []byte(`{"do":"`+do+`"}`))
+		b.schedules.RUnlock()
 	}
 }

@@ -37,6 +37,10 @@ type fargate struct {
 	changed  func(t *task, status string) // hears of every change of a task
 	log      *referee.Output
 
+	// staleness is how old what ECS shows is, and for how long EC2 does not show
+	// a group that it has made.
+	staleness time.Duration
+
 	background sync.WaitGroup // of lives and of what hears of changes
 	mu         sync.Mutex
 	closed     bool
@@ -48,7 +52,7 @@ func newFargate(t *testing.T, program, dynamo string, changed func(*task, string
 	t.Helper()
 	f := &fargate{
 		program: program, dynamo: dynamo, port: uint16(referee.FreePort(t)), changed: changed, log: &referee.Output{},
-		moto: &moto{url: referee.Moto(t), client: client()},
+		staleness: 200 * time.Millisecond, moto: &moto{url: referee.Moto(t), client: client()},
 	}
 	f.place = f.moto.deploy(t)
 	f.metadata = serve(t, f)

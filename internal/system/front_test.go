@@ -33,9 +33,6 @@ func newFront(f *fargate) *front {
 	return &front{moto: f.moto, fargate: f, young: map[string]time.Time{}, started: map[string]started{}, calls: map[string]int{}, own: map[string]int{}}
 }
 
-// staleness is how old what EC2 and ECS show may be.
-const staleness = 200 * time.Millisecond
-
 // serveEC2 answers a call of EC2's.
 func (f *front) serveEC2(w http.ResponseWriter, r *http.Request) {
 	f.mu.Lock()
@@ -73,7 +70,7 @@ func (f *front) ec2(r *http.Request, form url.Values) ([]byte, error) {
 		if err := xml.Unmarshal(answer, &made); err != nil {
 			return nil, err
 		}
-		shows := time.Now().Add(staleness)
+		shows := time.Now().Add(f.fargate.staleness)
 		f.young[made.Group], f.young[form.Get("GroupName")] = shows, shows
 	}
 	return answer, nil

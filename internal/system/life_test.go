@@ -102,7 +102,7 @@ func (f *fargate) shown(arn string) (*task, state, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, s := range slices.Backward(t.past) {
-		if time.Since(s.at) >= staleness {
+		if time.Since(s.at) >= f.staleness {
 			return t, s, true
 		}
 	}

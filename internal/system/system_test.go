@@ -47,8 +47,8 @@ func TestTheWholeSystem(t *testing.T) {
 		{"repeat the request", s.repeat},
 		{"move the address", s.move},
 		{"put another key in place", s.replaceKey},
-		{"extend by request and by console", s.extend},
-		{"kill the task: another comes", s.kill},
+		{"extend by request and by console, without the reaper", s.byEvents(s.extend)},
+		{"kill the task: another comes, without the reaper", s.byEvents(s.kill)},
 		{"ask for one that will expire, and freeze it", s.freeze},
 		{"close, and request at once", s.closeAndRequest},
 		{"the expired one is reaped", s.reaped},
@@ -65,6 +65,19 @@ func TestTheWholeSystem(t *testing.T) {
 func (s *story) say(t *testing.T, format string, args ...any) {
 	t.Helper()
 	t.Logf("%5.1fs  %s", time.Since(s.began).Seconds(), fmt.Sprintf(format, args...))
+}
+
+// byEvents plays a chapter while the reaper's schedules wait, so that it gets on
+// only by the events that the observer is told of.
+func (s *story) byEvents(play func(*testing.T)) func(*testing.T) {
+	return func(t *testing.T) {
+		s.bridge.schedules.Lock()
+		defer s.bridge.schedules.Unlock()
+		tasks, reports := s.bridge.delivered("task"), s.bridge.delivered("stream")
+		play(t)
+		s.say(t, "  the observer was told of changes of tasks, %d, and batches of reports, %d",
+			s.bridge.delivered("task")-tasks, s.bridge.delivered("stream")-reports)
+	}
 }
 
 func (s *story) nobody(t *testing.T) {
@@ -109,12 +122,14 @@ func (s *story) others(t *testing.T) {
 	if a := bob.expect(t, 200, "", "/bastions"); len(a.Bastions) != 0 {
 		t.Fatalf("bob sees %s", a.Body)
 	}
+	s.say(t, "  from another address, to another destination, as another person")
 }
 
 func (s *story) repeat(t *testing.T) {
 	if again := s.alice.expect(t, 200, "ready", "--request", "POST", "--header", wait, "/bastions"); again.ID != s.id {
 		t.Fatalf("a repeat answered %s", again.Body)
 	}
+	s.say(t, "  it is the same bastion")
 }
 
 func (s *story) move(t *testing.T) {
@@ -126,8 +141,8 @@ func (s *story) move(t *testing.T) {
 	}
 	s.alice.connects(t, "127.0.0.2/32")
 	before.isKeptOut(t)
-	s.say(t, "  the same bastion; moto's group has the one rule, for %s", s.onlyAdmits(t, "127.0.0.2/32"))
 	s.old.echoes(t, "what was open stays open")
+	s.say(t, "  the same bastion; moto's group has the one rule, for %s; what was open stays open", s.onlyAdmits(t, "127.0.0.2/32"))
 }
 
 func (s *story) replaceKey(t *testing.T) {
@@ -143,6 +158,7 @@ func (s *story) replaceKey(t *testing.T) {
 	s.alice.connects(t, s.id)
 	s.old = s.alice.open(t, s.target)
 	s.old.echoes(t, "with the new key")
+	s.say(t, "  the old key's session is cut, and it is kept out")
 }
 
 func (s *story) extend(t *testing.T) {
@@ -150,6 +166,7 @@ func (s *story) extend(t *testing.T) {
 	if left := time.Until(asked.Deadline); left < 115*time.Minute || left > 2*time.Hour+time.Second {
 		t.Fatalf("extended, it ends in %s", left)
 	}
+	s.say(t, "  the answer says: until %s", asked.Deadline.Format(time.TimeOnly))
 	said, err := s.alice.console(t, "extend 3h")
 	if err != nil || !strings.Contains(said, "deadline") {
 		t.Fatalf("the console says %q: %v", said, err)
@@ -175,6 +192,9 @@ func (s *story) kill(t *testing.T) {
 	})
 	if again := s.task(t, s.id); again == dead {
 		t.Fatalf("the task is still %s", dead.id)
+	}
+	if !s.functions["observer"].Log.Says(s.id, `"attempt":2`) {
+		t.Fatalf("the observer says nothing of a second attempt: %s", s.functions["observer"].Log)
 	}
 	s.say(t, "  ready again at %s", after.Host)
 	was.isKeptOut(t)
@@ -213,6 +233,7 @@ func (s *story) closeAndRequest(t *testing.T) {
 	s.id = another.ID
 	s.old.cut(t)
 	s.alice.isKeptOut(t)
+	s.say(t, "  %s is closing, its sessions are cut; %s comes", closing, s.id)
 	s.alice.expect(t, 200, "ready", "--header", wait, "/bastions/"+s.id)
 	s.alice.paste(t, s.id)
 	s.alice.connects(t, s.id)
@@ -231,6 +252,7 @@ func (s *story) reaped(t *testing.T) {
 			t.Errorf("it should have been stopped, then killed: %+v", end)
 		}
 	}
+	s.say(t, "  the reaper stopped it: exit code 137")
 }
 
 func (s *story) closeByConsole(t *testing.T) {
