@@ -45,6 +45,7 @@ type fargate struct {
 	mu         sync.Mutex
 	closed     bool
 	all        []*task
+	complaints []string // of what should not be
 }
 
 // newFargate starts a moto, and makes in it what a stack has.
@@ -91,9 +92,11 @@ func (f *fargate) run(t *task) state {
 	}
 	command.WaitDelay = stopTimeout
 	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // it never outlives the test
-	if err := command.Start(); err != nil {
-		f.complain(t, err)
+	if err := command.Start(); t.ctx.Err() != nil && err != nil {
 		return t.stopped()
+	} else if err != nil {
+		f.complain(t, err)
+		return state{stopCode: "TaskFailedToStart", reason: "Task failed to start"}
 	}
 	t.runs(command.Process)
 	_ = command.Wait() // its status says it all
@@ -213,8 +216,8 @@ func (f *fargate) forwardAll(alive context.Context, l net.Listener, t *task, to 
 			defer outer.Close()
 			from := outer.RemoteAddr().(*net.TCPAddr).AddrPort().Addr()
 			admitted, err := f.moto.admits(alive, t.networkInterface, from, f.port)
-			if err != nil {
-				fmt.Fprintf(f.log, "task %s: who is admitted: %v\n", t.id, err)
+			if alive.Err() == nil {
+				f.complain(t, err)
 			}
 			if admitted {
 				forward(alive, outer, from, to)

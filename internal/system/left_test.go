@@ -67,6 +67,9 @@ func (s *story) nothingLeft(t *testing.T) {
 	if failed := s.bridge.deadLetters(); len(failed) != 0 {
 		t.Errorf("dead letters: %s", strings.Join(failed, "\n"))
 	}
+	if complaints := s.fargate.complained(); len(complaints) != 0 {
+		t.Errorf("Fargate could not: %s", strings.Join(complaints, "\n"))
+	}
 	s.nothingInMoto(t)
 	if running, ended := s.fargate.counts(); running != 0 || ended != len(s.fargate.tasks()) || ended != 4 {
 		t.Errorf("%d processes run and %d have ended, of %d tasks; want 4", running, ended, len(s.fargate.tasks()))

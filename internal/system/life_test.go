@@ -116,6 +116,13 @@ func (f *fargate) tasks() []*task {
 	return slices.Clone(f.all)
 }
 
+// complained answers the complaints.
+func (f *fargate) complained() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.complaints)
+}
+
 // close ends all tasks, and waits for them.
 func (f *fargate) close() {
 	f.mu.Lock()
@@ -144,7 +151,7 @@ func (f *fargate) live(t *task) {
 		end = f.run(t)
 	}
 	if t.ctx.Err() == nil { // it ended by itself, and ECS wants it to be stopped
-		_, err := f.moto.ecs(t.ctx, "StopTask", map[string]string{"cluster": f.place.cluster, "task": t.arn, "reason": end.reason})
+		_, err := f.moto.ecs(context.Background(), "StopTask", map[string]string{"cluster": f.place.cluster, "task": t.arn, "reason": end.reason})
 		f.complain(t, err)
 	}
 	if t.now().status != "STOPPING" {
@@ -160,7 +167,9 @@ func (f *fargate) live(t *task) {
 // complain notes what should not be.
 func (f *fargate) complain(t *task, err error) {
 	if err != nil {
-		fmt.Fprintf(f.log, "task %s: %v\n", t.id, err)
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.complaints = append(f.complaints, fmt.Sprintf("task %s: %v", t.id, err))
 	}
 }
 
@@ -200,9 +209,10 @@ func (f *fargate) stopping(t *task) {
 
 // associate gives the task's interface its public address.
 func (f *fargate) associate(t *task) {
-	made, err := f.moto.ec2(t.ctx, "AllocateAddress", "Domain", "vpc", "Address", t.address.String())
+	ctx := context.Background()
+	made, err := f.moto.ec2(ctx, "AllocateAddress", "Domain", "vpc", "Address", t.address.String())
 	if err == nil {
-		_, err = f.moto.ec2(t.ctx, "AssociateAddress", "AllocationId", made.Allocation, "NetworkInterfaceId", t.networkInterface)
+		_, err = f.moto.ec2(ctx, "AssociateAddress", "AllocationId", made.Allocation, "NetworkInterfaceId", t.networkInterface)
 	}
 	f.complain(t, err)
 }
