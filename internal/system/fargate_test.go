@@ -74,8 +74,7 @@ func (f *fargate) run(t *task) state {
 	inside := netip.AddrPortFrom(insideOf(t.address), f.port)
 	listener, err := net.Listen("tcp", netip.AddrPortFrom(t.address, f.port).String())
 	if err != nil {
-		f.complain(t, err)
-		return state{stopCode: "TaskFailedToStart", reason: "Task failed to start"}
+		return f.failed(t, err)
 	}
 	alive, died := context.WithCancel(context.Background())
 	var proxy sync.WaitGroup
@@ -92,16 +91,23 @@ func (f *fargate) run(t *task) state {
 	}
 	command.WaitDelay = stopTimeout
 	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // it never outlives the test
-	if err := command.Start(); t.ctx.Err() != nil && err != nil {
-		return t.stopped()
-	} else if err != nil {
-		f.complain(t, err)
-		return state{stopCode: "TaskFailedToStart", reason: "Task failed to start"}
+	if err := command.Start(); err != nil {
+		return f.failed(t, err)
 	}
 	t.runs(command.Process)
 	_ = command.Wait() // its status says it all
 	t.runs(nil)
 	return t.ended(command.ProcessState.Sys().(syscall.WaitStatus))
+}
+
+// failed is the end of a task whose process could not begin: for one that was
+// stopped just then, that is as it should be.
+func (f *fargate) failed(t *task, err error) state {
+	if t.ctx.Err() != nil {
+		return t.stopped()
+	}
+	f.complain(t, err)
+	return state{stopCode: "TaskFailedToStart", reason: "Task failed to start"}
 }
 
 // ended is the end of a task whose process ended.
