@@ -12,12 +12,7 @@ import (
 )
 
 // front is EC2 and ECS as the functions reach them: moto, and what moto does not
-// do. Each of these is an addition named here:
-//
-//   - EC2: a group that an interface carries is not deleted; a group just made
-//     does not show for a moment.
-//   - ECS: RunTask knows a clientToken again and makes no group that is missing; a
-//     task has a life, which is its process's; what is unknown is not found.
+// do, which the package's comment names call by call.
 type front struct {
 	moto    *moto
 	fargate *fargate
