@@ -126,7 +126,7 @@ func TestDecide(t *testing.T) {
 			with(made(), ready, settled, attempt(2)), Observed{Group: group("A"), Tasks: append(tasks(TaskPending), task(2, TaskRunning)), Lease: of(2, reported(1))}, 10 * time.Minute,
 			"StopTask", "ready/", 10*time.Minute + 15*time.Second},
 		{"a task that was taken for gone shows again, before the next attempt: stop it",
-			with(made(), ready, settled, ended, pausing), Observed{Group: group("A"), Tasks: tasks(TaskRunning), Lease: tombstone()}, 10 * time.Minute,
+			with(made(), ready, settled, ended, pausing(time.Hour)), Observed{Group: group("A"), Tasks: tasks(TaskRunning), Lease: tombstone()}, 10 * time.Minute,
 			"StopTask", "starting/capacity", 10*time.Minute + 15*time.Second},
 		{"closing: a task that was taken for gone shows again: stop it",
 			with(made(), ready, ended, closed), Observed{Group: group(), Tasks: tasks(TaskRunning), Lease: tombstone()}, 5 * time.Minute,
@@ -334,7 +334,9 @@ func with(r Record, edits ...func(*Record)) Record {
 }
 
 func elsewhere(r *Record) { r.Attempt.GroupID = "sg-gone" }
-func pausing(r *Record)   { r.NextAttemptAt = t0.Add(time.Hour) }
+func pausing(d time.Duration) func(*Record) {
+	return func(r *Record) { r.NextAttemptAt = t0.Add(d) }
+}
 func fromIPv6(r *Record) {
 	r.Intent.Source = netip.MustParsePrefix("2001:db8::1/128")
 	r.Group.Ingress = r.Intent.Source
