@@ -193,10 +193,10 @@ func (d *decision) settle() {
 }
 
 // schedule says when to look again if nothing calls before. An earlier time
-// that is still to come stays, which saves a write.
+// that is still to come stays, which saves a write; never is zero, before all.
 func (d *decision) schedule() {
 	r, due := &d.next, d.due()
-	if due.IsZero() || !r.DueAt.After(d.now) || due.Before(r.DueAt) {
+	if !r.DueAt.After(d.now) || due.Before(r.DueAt) {
 		r.DueAt = due
 	}
 }

@@ -102,9 +102,10 @@ func TestClosedWhileItsGroupIsMade(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		closer := w.serviceOn(cloudtest.Wrap(w.ports(), cloudtest.At("Groups.Describe", 1, cloudtest.FailBefore))) // it only writes the intent
 		service := w.serviceOn(cloudtest.Wrap(w.ports(), cloudtest.At("Groups.Create", 1, func(_ context.Context, _ string, do func() error) error {
 			err := do()
-			if _, err := w.service.Close(ctx, alice(home), rec.ID, 0); err != nil {
+			if _, err := closer.Close(ctx, alice(home), rec.ID, 0); err != nil {
 				t.Error(err)
 			}
 			time.Sleep(5 * time.Second) // until it shows
