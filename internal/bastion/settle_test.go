@@ -31,6 +31,9 @@ func TestDecideSettles(t *testing.T) {
 		if got := next.UnsettledUntil.IsZero(); got != row.want {
 			t.Errorf("%s: settled %t, unsettled until %s", row.what, got, next.UnsettledUntil)
 		}
+		if !next.FinishedAt.Equal(row.rec.FinishedAt) {
+			t.Errorf("%s: finished %s, and was %s", row.what, next.FinishedAt, row.rec.FinishedAt)
+		}
 	}
 }
 
@@ -74,6 +77,18 @@ func TestDecideSchedules(t *testing.T) {
 		if got != row.want {
 			t.Errorf("%s: due after %s, want %s", row.what, got, row.want)
 		}
+	}
+}
+
+// A group is young from when it first showed, so that a read that misses it then
+// makes no second one.
+func TestDecideKnowsHowOldAGroupIs(t *testing.T) {
+	first := Decide(tabled, made(), Observed{Group: group("A")}, t0.Add(10*time.Minute)).Next
+	if got := Decide(tabled, first, Observed{}, t0.Add(12*time.Minute)).Next.Group.ID; got != "sg" {
+		t.Errorf("two minutes later the group is %q", got)
+	}
+	if got := Decide(tabled, first, Observed{}, t0.Add(12*time.Minute+1)).Next.Group.ID; got != "" {
+		t.Errorf("later still the group is %q", got)
 	}
 }
 

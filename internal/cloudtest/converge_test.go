@@ -2,6 +2,7 @@ package cloudtest_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"testing/synctest"
@@ -141,6 +142,19 @@ func TestTheDefaultIsWithinTheLongestLifetime(t *testing.T) {
 		rec, err := w.create(w.service, home, keyA)
 		if err != nil || !rec.Intent.Deadline.Equal(rec.LatestDeadline) || rec.LatestDeadline.After(time.Now().Add(w.service.Config.MaxTTL)) {
 			t.Errorf("until %s, at the latest %s, %v", rec.Intent.Deadline, rec.LatestDeadline, err)
+		}
+	})
+}
+
+// One converge ends in its time, though its caller has all the time there is and a
+// call gets no answer.
+func TestAConvergeEndsInItsTime(t *testing.T) {
+	simulate(t, func(t *testing.T, w *world) {
+		rec := w.ready()
+		began := time.Now()
+		hanging := w.serviceOn(cloudtest.Wrap(w.ports(), cloudtest.At("Groups.Describe", 1, cloudtest.HangBefore)))
+		if _, err := hanging.Converge(context.Background(), rec.ID, bastion.MayReap); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != timing.CallTimeout {
+			t.Errorf("after %s: %v", time.Since(began), err)
 		}
 	})
 }
