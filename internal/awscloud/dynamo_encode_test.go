@@ -116,9 +116,35 @@ func TestLeasesComeBack(t *testing.T) {
 		"zero": {},
 	} {
 		want.TaskID, want.BastionID = "task", want.Lease.BastionID
-		got, err := NewLeases(nil, "leases", "AROA", nil).decode(leaseStored(t, want.Lease, want.Report))
-		if must(t, err); !reflect.DeepEqual(got, want) {
+		got := NewLeases(nil, "leases", "AROA", nil).decode(leaseStored(t, want.Lease, want.Report))
+		if !reflect.DeepEqual(got, want) {
 			t.Errorf("%s: came back as\n%+v, not as\n%+v", name, got, want)
+		}
+	}
+}
+
+// A lease that cannot be read is none, and hides neither whose item it is in nor
+// what the task reports. No part of it is believed.
+func TestALeaseThatCannotBeRead(t *testing.T) {
+	whole, report := filled[bastion.Lease](), fullReport()
+	for name, stored := range map[string]types.AttributeValue{
+		"missing":              nil,
+		"a text":               text("x"),
+		"a deadline of no day": &types.AttributeValueMemberM{Value: item{"generation": number(5), "deadline": text("x")}},
+		"a number of no size":  &types.AttributeValueMemberM{Value: item{"generation": &types.AttributeValueMemberN{Value: "1e99"}}},
+	} {
+		broken := leaseStored(t, whole, report)
+		broken[attLease] = stored
+		got := NewLeases(nil, "leases", "AROA", nil).decode(broken)
+		if want := (bastion.LeaseItem{TaskID: "task", BastionID: whole.BastionID, Report: report}); !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: came back as\n%+v, not as\n%+v", name, got, want)
+		}
+	}
+	for name, ended := range map[string]types.AttributeValue{"true": &types.AttributeValueMemberBOOL{Value: true}, "no truth": text("x")} {
+		stored := leaseStored(t, whole, report)
+		stored[attEnded] = ended
+		if !NewLeases(nil, "leases", "AROA", nil).decode(stored).Ended {
+			t.Errorf("ended, %s: no tombstone, and yet nothing can be written to it", name)
 		}
 	}
 }

@@ -96,7 +96,7 @@ func (l *Leases) Fetch(ctx context.Context, taskID string) (bastion.LeaseItem, e
 	case len(out.Item) == 0:
 		return bastion.LeaseItem{}, fmt.Errorf("fetch the lease of task %s: %w", taskID, bastion.ErrNotFound)
 	}
-	return l.decode(out.Item)
+	return l.decode(out.Item), nil
 }
 
 // Write writes a newer lease into the item, or the first.
@@ -200,11 +200,7 @@ func (l *Leases) List(ctx context.Context) ([]bastion.LeaseItem, error) {
 			return nil, fmt.Errorf("list leases: %w", foreign(err))
 		}
 		for _, stored := range page.Items {
-			one, err := l.decode(stored)
-			if err != nil {
-				return nil, err
-			}
-			items = append(items, one)
+			items = append(items, l.decode(stored))
 		}
 		if len(page.LastEvaluatedKey) == 0 {
 			return items, nil

@@ -1,7 +1,6 @@
 package awscloud
 
 import (
-	"fmt"
 	"net/netip"
 	"regexp"
 	"time"
@@ -95,27 +94,30 @@ func (it reportItem) report(d *decoder) bastion.Report {
 }
 
 // decode reads a whole item of the table. Whose it is comes from the key and from
-// what the control plane wrote, never from the report.
-func (l *Leases) decode(stored item) (bastion.LeaseItem, error) {
-	var whole struct {
-		Task    string    `dynamodbav:"task"`
-		Bastion string    `dynamodbav:"bastion"`
-		Ended   bool      `dynamodbav:"ended"`
-		Lease   leaseItem `dynamodbav:"lease"`
+// what the control plane wrote, never from the report. What cannot be read is as if
+// it were missing: no item's form keeps the sweep from the others, or its own
+// bastion from being closed.
+func (l *Leases) decode(stored item) bastion.LeaseItem {
+	lease, _ := decodeLease(stored[attLease])
+	_, ended := stored[attEnded]
+	return bastion.LeaseItem{
+		TaskID: l.TaskID(toText(stored[keyTask])), BastionID: toText(stored[attBastion]),
+		Lease: lease, Report: decodeReport(stored[attReport]), Ended: ended,
 	}
-	report := decodeReport(stored[attReport])
-	if err := attributevalue.UnmarshalMap(stored, &whole); err != nil {
-		return bastion.LeaseItem{}, fmt.Errorf("decode the lease %s: %w", toText(stored[keyTask]), foreign(err))
+}
+
+// decodeLease reads what the control plane wrote. With an error comes no part of it.
+func decodeLease(stored types.AttributeValue) (bastion.Lease, error) {
+	var encoded leaseItem
+	if err := attributevalue.Unmarshal(stored, &encoded); err != nil {
+		return bastion.Lease{}, foreign(err)
 	}
 	var d decoder
-	out := bastion.LeaseItem{
-		TaskID: l.TaskID(whole.Task), BastionID: whole.Bastion, Ended: whole.Ended,
-		Lease: whole.Lease.lease(&d), Report: report,
-	}
+	lease := encoded.lease(&d)
 	if d.err != nil {
-		return bastion.LeaseItem{}, fmt.Errorf("decode the lease %s: %w", whole.Task, d.err)
+		return bastion.Lease{}, d.err
 	}
-	return out, nil
+	return lease, nil
 }
 
 // decodeReport reads what a task wrote. What bastiond cannot have written counts

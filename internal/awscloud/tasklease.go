@@ -51,14 +51,9 @@ func (t *TaskLease) Read(ctx context.Context) (bastion.Lease, error) {
 	if !ok {
 		return bastion.Lease{}, fmt.Errorf("read the lease %s: %w", t.key, bastion.ErrNotFound)
 	}
-	var encoded leaseItem
-	if err := attributevalue.Unmarshal(stored, &encoded); err != nil {
-		return bastion.Lease{}, fmt.Errorf("decode the lease %s: %w", t.key, foreign(err))
-	}
-	var d decoder
-	lease := encoded.lease(&d)
-	if d.err != nil {
-		return bastion.Lease{}, fmt.Errorf("decode the lease %s: %w", t.key, d.err)
+	lease, err := decodeLease(stored)
+	if err != nil {
+		return bastion.Lease{}, fmt.Errorf("decode the lease %s: %w", t.key, err)
 	}
 	return lease, nil
 }

@@ -48,6 +48,7 @@ func (s *Service) Converge(ctx context.Context, id string, may Do) (Record, erro
 			return rec, c.failed
 		}
 		for _, a := range todo {
+			c.done[a] = true // not before: a plan that met another writer's was not carried out
 			c.act(ctx, rec, a)
 		}
 	}
@@ -89,7 +90,6 @@ func (c *converge) permitted(plan *Plan, rec Record) []Action {
 		case a.Do&c.may == 0:
 			plan.Next.DueAt = c.dueNow(rec)
 		case !c.done[a]:
-			c.done[a] = true
 			todo = append(todo, a)
 		}
 	}

@@ -193,10 +193,10 @@ func (d *decision) settle() {
 }
 
 // schedule says when to look again if nothing calls before. An earlier time
-// that is still to come stays, which saves a write.
+// that is still to come stays, which saves a write; never is zero, before all.
 func (d *decision) schedule() {
 	r, due := &d.next, d.due()
-	if due.IsZero() || !r.DueAt.After(d.now) || due.Before(r.DueAt) {
+	if !r.DueAt.After(d.now) || due.Before(r.DueAt) {
 		r.DueAt = due
 	}
 }
@@ -212,7 +212,7 @@ func (d *decision) due() time.Time {
 		due = r.UnsettledUntil
 	case r.agrees() && len(d.actions) == 0:
 		due = earlier(d.now.Add(timing.Check), r.Intent.Deadline)
-	case r.Intent.Open && !r.Attempt.running() && r.NextAttemptAt.After(d.now):
+	case r.Intent.Open && r.NextAttemptAt.After(d.now):
 		due = earlier(earlier(soon, r.NextAttemptAt), r.Intent.Deadline)
 	case r.Intent.Open:
 		due = earlier(soon, r.Intent.Deadline)
@@ -221,9 +221,6 @@ func (d *decision) due() time.Time {
 	}
 	if r.UnsettledUntil.After(d.now) {
 		due = earlier(due, r.UnsettledUntil)
-	}
-	if !due.After(d.now) {
-		due = soon
 	}
 	return due
 }

@@ -62,6 +62,9 @@ func TestDecide(t *testing.T) {
 		{"RunTask refused the attempt: the next one, in the other subnet, at once",
 			with(made(), hasGroup, announced), Observed{Group: group("A"), Refused: &Refusal{1, CapacityFailure}}, time.Second,
 			"RunTask(2)", "starting/capacity", 16 * time.Second},
+		{"the refusal was of an earlier attempt: this one is still to be sent",
+			with(made(), hasGroup, announced, second), Observed{Group: group("A"), Refused: &Refusal{1, CapacityFailure}}, time.Second,
+			"RunTask(2)", "starting/capacity", 16 * time.Second},
 		{"refused twice: a pause first",
 			with(made(), hasGroup, announced, failures(1)), Observed{Group: group("A"), Refused: &Refusal{1, CapacityFailure}}, time.Second,
 			"", "starting/capacity", 11 * time.Second},
@@ -126,7 +129,7 @@ func TestDecide(t *testing.T) {
 			with(made(), ready, settled, attempt(2)), Observed{Group: group("A"), Tasks: append(tasks(TaskPending), task(2, TaskRunning)), Lease: of(2, reported(1))}, 10 * time.Minute,
 			"StopTask", "ready/", 10*time.Minute + 15*time.Second},
 		{"a task that was taken for gone shows again, before the next attempt: stop it",
-			with(made(), ready, settled, ended, pausing), Observed{Group: group("A"), Tasks: tasks(TaskRunning), Lease: tombstone()}, 10 * time.Minute,
+			with(made(), ready, settled, ended, pausing(time.Hour)), Observed{Group: group("A"), Tasks: tasks(TaskRunning), Lease: tombstone()}, 10 * time.Minute,
 			"StopTask", "starting/capacity", 10*time.Minute + 15*time.Second},
 		{"closing: a task that was taken for gone shows again: stop it",
 			with(made(), ready, ended, closed), Observed{Group: group(), Tasks: tasks(TaskRunning), Lease: tombstone()}, 5 * time.Minute,
@@ -146,9 +149,21 @@ func TestDecide(t *testing.T) {
 		{"announced for a group that is gone since: the next attempt",
 			with(made(), announced, elsewhere), Observed{Group: group("A")}, 10 * time.Minute,
 			"RunTask(2)", "starting/capacity", 10*time.Minute + 15*time.Second},
+		{"a task that runs is not lost, whatever group it was announced for",
+			with(made(), ready, settled, elsewhere), inUse(1), 10 * time.Minute,
+			"", "ready/", 15 * time.Minute},
 		{"a group that lets anything out is not ready",
 			with(made(), ready, settled), Observed{Group: group("A", "out"), Tasks: tasks(TaskRunning), Lease: reported(1)}, 10 * time.Minute,
 			"RevokeEgress(out)", "starting/address", 10*time.Minute + 15*time.Second},
+		{"a group that does not show is not known to admit anybody",
+			with(made(), ready), Observed{Tasks: tasks(TaskRunning), Lease: reported(1)}, time.Minute,
+			"", "starting/address", time.Minute + 15*time.Second},
+		{"two rules for the one source: one goes, so that what is open is what is seen",
+			with(made(), ready, settled), Observed{Group: group("A", "A again"), Tasks: tasks(TaskRunning), Lease: reported(1)}, 10 * time.Minute,
+			"RevokeIngress(A again)", "starting/address", 10*time.Minute + 15*time.Second},
+		{"its lease was ended though it runs: a tombstone takes no other, so wait for its end",
+			with(made(), ready, settled), Observed{Group: group("A"), Tasks: tasks(TaskRunning), Lease: tombstone()}, 10 * time.Minute,
+			"", "starting/lease", 10*time.Minute + 15*time.Second},
 		{"no address in the family of the source",
 			with(made(), ready, settled, fromIPv6), Observed{Group: group("6"), Tasks: tasks(TaskRunning), Lease: reported(1)}, 10 * time.Minute,
 			"", "starting/lease", 10*time.Minute + 15*time.Second},
@@ -167,6 +182,9 @@ func TestDecide(t *testing.T) {
 		{"closing: the task has stopped",
 			with(made(), ready, closed), Observed{Group: group(), Tasks: stopped(0), Lease: reported(2)}, 2 * time.Minute,
 			"EndLease DeleteGroup", "closing/closed", 2*time.Minute + 15*time.Second},
+		{"closing: all is gone but the lease: it ends before anything is final",
+			with(made(), ready, ended, closed), Observed{Tasks: stopped(0), Lease: reported(2)}, 10 * time.Minute,
+			"EndLease", "closing/closed", 10*time.Minute + 15*time.Second},
 		{"closing: the interface still holds the group",
 			with(made(), ready, ended, closed), Observed{Group: group(), Tasks: stopped(0), Lease: tombstone()}, 2 * time.Minute,
 			"DeleteGroup", "closing/closed", 2*time.Minute + 15*time.Second},
@@ -334,7 +352,9 @@ func with(r Record, edits ...func(*Record)) Record {
 }
 
 func elsewhere(r *Record) { r.Attempt.GroupID = "sg-gone" }
-func pausing(r *Record)   { r.NextAttemptAt = t0.Add(time.Hour) }
+func pausing(d time.Duration) func(*Record) {
+	return func(r *Record) { r.NextAttemptAt = t0.Add(d) }
+}
 func fromIPv6(r *Record) {
 	r.Intent.Source = netip.MustParsePrefix("2001:db8::1/128")
 	r.Group.Ingress = r.Intent.Source
@@ -354,6 +374,7 @@ func ready(r *Record) {
 	r.Group.Ingress = srcA
 	r.Attempt.HostKey, r.Attempt.Generation, r.Attempt.ReadyAt, r.Attempt.Status = "ssh-ed25519 HOST", 1, t0, TaskRunning
 }
+func second(r *Record)  { r.Attempt.Number = 2 }
 func settled(r *Record) { r.UnsettledUntil = time.Time{} }
 func ended(r *Record)   { r.Attempt.EndedAt = t0.Add(time.Minute) }
 func moved(r *Record) {
@@ -380,6 +401,8 @@ func group(rules ...string) *Group {
 	for _, id := range rules {
 		switch id {
 		case "A":
+			g.Ingress = append(g.Ingress, Rule{ID: id, Source: srcA})
+		case "A again":
 			g.Ingress = append(g.Ingress, Rule{ID: id, Source: srcA})
 		case "B":
 			g.Ingress = append(g.Ingress, Rule{ID: id, Source: srcB})

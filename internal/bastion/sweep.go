@@ -13,7 +13,7 @@ import (
 // groups. So nothing that was just made is ended, whatever order the reads come
 // in. It answers how many orphans it saw.
 func (s *Service) Sweep(ctx context.Context) (int, error) {
-	sw := sweep{Service: s, records: map[string]*Record{}, busy: map[string]bool{}, orphans: map[string]bool{}}
+	sw := sweep{Service: s, records: map[string]*Record{}, orphans: map[string]bool{}}
 	if err := sw.find(ctx); err != nil {
 		return 0, err
 	}
@@ -27,7 +27,6 @@ func (s *Service) Sweep(ctx context.Context) (int, error) {
 type sweep struct {
 	*Service
 	records map[string]*Record // by bastion id; nil: there is none
-	busy    map[string]bool    // bastion ids that a task still runs for
 	orphans map[string]bool
 	failed  error
 }
@@ -48,7 +47,6 @@ func (sw *sweep) find(ctx context.Context) error {
 		return fmt.Errorf("list leases: %w", err)
 	}
 	for _, task := range tasks {
-		sw.busy[task.BastionID] = true
 		sw.judge(ctx, "task "+task.ID, task.BastionID, func(rec Record) bool {
 			return rec.Attempt.Number == task.Attempt
 		}, func() error { return sw.Tasks.Stop(ctx, task.ID, "orphan: no bastion accounts for it") })
@@ -102,15 +100,12 @@ func (sw *sweep) record(ctx context.Context, id string) (*Record, error) {
 	return found, nil
 }
 
-// endGroup closes the group at once, and deletes it once no task is left.
+// endGroup closes the group at once, and deletes it once no interface carries it.
 func (sw *sweep) endGroup(ctx context.Context, group Group) error {
 	for _, rule := range group.Ingress {
 		if err := sw.Groups.Revoke(ctx, group.ID, rule); err != nil {
 			return err
 		}
-	}
-	if sw.busy[group.BastionID] {
-		return nil
 	}
 	err := sw.Groups.Delete(ctx, group.ID)
 	if errors.Is(err, ErrInUse) || errors.Is(err, ErrNotFound) {

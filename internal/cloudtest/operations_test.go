@@ -196,6 +196,8 @@ func TestOthersFindNothing(t *testing.T) {
 		if recs, err := w.service.List(ctx, root, 0); err != nil || len(recs) != 1 {
 			t.Errorf("an admin's list: %v, %v", recs, err)
 		}
+		_, err = w.service.Extend(ctx, root, rec.ID, 10*time.Hour, 0) // more time is for its owner to ask for
+		wantCode(t, err, bastion.CodeNotFound)
 		w.rest("looked for")
 		if closed, err := w.service.Close(ctx, root, rec.ID, time.Minute); err != nil || closed.Intent.Open {
 			t.Errorf("an admin's close: %v", err)

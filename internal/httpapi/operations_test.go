@@ -153,14 +153,18 @@ func TestIdentityComesFirst(t *testing.T) {
 	}
 }
 
+// An IPv4 address is one, whatever socket it came through, and the name of our own
+// interface is no part of where somebody is.
 func TestCallersAddressIsUnmapped(t *testing.T) {
-	r := newRig()
-	r.options.Identify = func(*http.Request) (bastion.Caller, error) {
-		return bastion.Caller{Owner: "local:alice", Address: netip.MustParseAddr("::ffff:203.0.113.7")}, nil
-	}
-	r.send("GET", "/bastions", "")
-	if r.caller.Address != netip.MustParseAddr("203.0.113.7") {
-		t.Errorf("the service saw %s", r.caller.Address)
+	for from, want := range map[string]string{"::ffff:203.0.113.7": "203.0.113.7", "fe80::7%eth0": "fe80::7"} {
+		r := newRig()
+		r.options.Identify = func(*http.Request) (bastion.Caller, error) {
+			return bastion.Caller{Owner: "local:alice", Address: netip.MustParseAddr(from)}, nil
+		}
+		r.send("GET", "/bastions", "")
+		if r.caller.Address != netip.MustParseAddr(want) {
+			t.Errorf("from %s: the service saw %s", from, r.caller.Address)
+		}
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -27,10 +28,16 @@ type lived struct {
 	finished bool
 }
 
+// telling is which events the observer hears of, in which order, at each stage of
+// a bastion's life.
+type telling struct {
+	before, open, closing []int
+	closed                []int // its record is final, and nothing of it is left
+}
+
 // life makes a bastion and closes it, while the reaper runs and the events
-// chosen are delivered, some before they happened and some after the end. It
-// answers the record and all the events that there were.
-func life(t *testing.T, recorded []string, order []int) (lived, []string) {
+// chosen are delivered. It answers the record and all the events that there were.
+func life(t *testing.T, recorded []string, told telling) (lived, []string) {
 	var mu sync.Mutex
 	var seen []string
 	note := func(event string) {
@@ -69,13 +76,12 @@ func life(t *testing.T, recorded []string, order []int) (lived, []string) {
 		service: service, store: service.Store, cluster: ourCluster, log: service.Log,
 		taskID: func(key string) string { return strings.TrimPrefix(key, "AROAEXAMPLE:") },
 	}
-	deliver := func(n int) {
-		for ; n > 0 && len(order) > 0; n-- {
-			answer, err := o.Handle(t.Context(), json.RawMessage(recorded[order[0]]))
+	deliver := func(order []int) {
+		for _, n := range order {
+			answer, err := o.Handle(t.Context(), json.RawMessage(recorded[n]))
 			if err != nil || answer != nil && len(answer.BatchItemFailures) > 0 {
-				t.Errorf("event %d: %v, %v", order[0], answer, err)
+				t.Errorf("event %d: %v, %v", n, answer, err)
 			}
-			order = order[1:]
 		}
 	}
 	reap := func(minutes int) {
@@ -86,25 +92,28 @@ func life(t *testing.T, recorded []string, order []int) (lived, []string) {
 			}
 		}
 	}
-	third := (len(order) + 2) / 3
-	deliver(1) // of a bastion that is not there yet
+	deliver(told.before)
 	caller := bastion.Caller{Owner: "local:alice", Address: netip.MustParseAddr("192.0.2.1")}
 	const key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
 	rec, _, err := service.Create(t.Context(), bastion.CreateRequest{Caller: caller, Key: key, Wait: 25 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
-	deliver(third)
+	deliver(told.open)
 	reap(2)
 	if rec, err = service.Close(t.Context(), caller, rec.ID, 0); err != nil {
 		t.Fatal(err)
 	}
-	deliver(third)
+	deliver(told.closing)
 	reap(15)
-	deliver(len(order)) // late: it is over
+	final, err := service.Store.Fetch(t.Context(), rec.ID)
+	if err != nil || final.FinishedAt.IsZero() {
+		t.Fatalf("not closed: %+v, %v", final, err)
+	}
+	deliver(told.closed)
 	rec, err = service.Store.Fetch(t.Context(), rec.ID)
-	if err != nil {
-		t.Fatal(err)
+	if err != nil || !reflect.DeepEqual(rec, final) {
+		t.Errorf("an event has changed a closed record\nfrom %+v\nto   %+v, %v", final, rec, err)
 	}
 	// Else the events were of nobody, and the test of nothing.
 	if all := strings.Join(recorded, " "); recorded != nil && (!strings.Contains(all, `"bastion/`+rec.ID+`"`) || !strings.Contains(all, "AROAEXAMPLE:"+rec.Attempt.TaskID+`"`)) {
@@ -141,20 +150,29 @@ func permutations(n int, f func([]int)) {
 	extend(nil)
 }
 
+// twice is an order in which each event comes again at once.
+func twice(order []int) []int {
+	var all []int
+	for _, n := range order {
+		all = append(all, n, n)
+	}
+	return all
+}
+
 // Events of tasks and of the leases' stream end in the same record as none at
-// all: at most three of each kind in every order, and all of them, each twice, in
-// seeded random orders.
+// all: at most three of each kind in every order, and all of them in seeded random
+// orders. Each comes several times, the last time when the record is closed.
 func TestEventsInAnyOrder(t *testing.T) {
 	var want lived
 	var recorded []string
-	synctest.Test(t, func(t *testing.T) { want, recorded = life(t, nil, nil) })
+	synctest.Test(t, func(t *testing.T) { want, recorded = life(t, nil, telling{}) })
 	if want.state != bastion.Closed || want.attempt != 1 || !want.finished || len(recorded) < 6 {
 		t.Fatalf("without events: %+v, and %d were recorded", want, len(recorded))
 	}
 	t.Logf("%d events recorded", len(recorded))
-	check := func(name string, recorded []string, order []int) {
+	check := func(name string, recorded []string, told telling) {
 		synctest.Test(t, func(t *testing.T) {
-			if got, _ := life(t, recorded, order); fmt.Sprint(got) != fmt.Sprint(want) {
+			if got, _ := life(t, recorded, told); fmt.Sprint(got) != fmt.Sprint(want) {
 				t.Errorf("%s: %+v, want %+v", name, got, want)
 			}
 		})
@@ -165,11 +183,15 @@ func TestEventsInAnyOrder(t *testing.T) {
 		reduced = append(reduced, of[:min(3, len(of))]...)
 	}
 	t.Logf("%d permuted", len(reduced))
-	permutations(len(reduced), func(order []int) { check(fmt.Sprint(order), reduced, order) })
+	permutations(len(reduced), func(order []int) {
+		check(fmt.Sprint(order), reduced, telling{order[:1], twice(order), order, twice(order)})
+	})
 	for seed := range uint64(200) {
 		random := rand.New(rand.NewPCG(seed, 1))
-		order := append(random.Perm(len(recorded)), random.Perm(len(recorded))...)
+		order := twice(random.Perm(len(recorded)))
 		random.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
-		check(fmt.Sprint("seed ", seed), recorded, order)
+		third := len(order) / 3
+		closed := append(order[2*third:], twice(random.Perm(len(recorded)))...)
+		check(fmt.Sprint("seed ", seed), recorded, telling{order[:1], order[1:third], order[third : 2*third], closed})
 	}
 }

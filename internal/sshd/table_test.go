@@ -11,7 +11,8 @@ import (
 )
 
 // table is the control plane as one task sees it: a TaskLease that keeps the
-// contract, and that a test can move, break and hold up.
+// contract, and that a test can move, break and hold up. As a table that is called
+// over a network, it serves nobody whose context has ended.
 type table struct {
 	mu      sync.Mutex
 	lease   bastion.Lease // Generation 0: none
@@ -26,9 +27,12 @@ type table struct {
 
 func newTable() *table { return &table{changed: make(chan struct{})} }
 
-func (tb *table) Read(context.Context) (bastion.Lease, error) {
+func (tb *table) Read(ctx context.Context) (bastion.Lease, error) {
 	tb.mu.Lock()
 	defer tb.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return bastion.Lease{}, err
+	}
 	if tb.readErr != nil {
 		return bastion.Lease{}, tb.readErr
 	}
@@ -38,7 +42,10 @@ func (tb *table) Read(context.Context) (bastion.Lease, error) {
 	return tb.lease, nil
 }
 
-func (tb *table) Report(_ context.Context, report bastion.Report) error {
+func (tb *table) Report(ctx context.Context, report bastion.Report) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	tb.mu.Lock()
 	around := tb.around
 	tb.mu.Unlock()

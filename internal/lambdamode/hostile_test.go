@@ -1,0 +1,275 @@
+//go:build conformance
+
+package lambdamode
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/bastion-on-demand/bastion/internal/awscloud"
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/referee"
+)
+
+// A task that was taken over writes what it likes where its role lets it, and in
+// a second round in all of its own item, as if IAM's condition on the attributes
+// did not hold. Whatever it claims, and in whatever form, order and number the
+// events of it come, the other bastion's record and lease stay as they are, the
+// answers of both are what ssh may be given, and its own bastion comes to an end.
+func TestATaskReachesNothingButItsOwn(t *testing.T) {
+	url := referee.DynamoDB(t)
+	for name, value := range map[string]string{
+		"AWS_ENDPOINT_URL_DYNAMODB": url, "AWS_REGION": "eu-west-1", "AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local",
+	} {
+		t.Setenv(name, value)
+	}
+	for name, attack := range attacks {
+		t.Run(name, func(t *testing.T) { suffer(t, live(t, url), attack, true) })
+	}
+	for name, attack := range trespasses {
+		t.Run("beyond its role: "+name, func(t *testing.T) { suffer(t, live(t, url), attack, false) })
+	}
+}
+
+// suffer has the hostile task write, step by step, and the control plane hear of
+// it; then time pass; then the hostile one's owner close it, and the task write on.
+func suffer(t *testing.T, w *neighbours, attack attack, inRole bool) {
+	before, answers := w.others(t), w.answers(t, w.honest)
+	unchanged := func(when string) {
+		t.Helper()
+		if after := w.others(t); !reflect.DeepEqual(after, before) {
+			t.Fatalf("%s: the tables held\n%s\nand hold\n%s", when, said(before), said(after))
+		}
+		if after := w.answers(t, w.honest); !reflect.DeepEqual(after, answers) {
+			t.Fatalf("%s: the honest owner is answered\n%s\nwas answered\n%s", when, after, answers)
+		}
+		w.clean(t, w.hostile)
+	}
+	steps := attack(w)
+	for i, step := range steps {
+		w.write(t, step, inRole)
+		w.tell(t)
+		unchanged(fmt.Sprint("step ", i))
+	}
+	// Time enough for the sweep to end what it takes for an orphan.
+	record := w.fetch(t, w.honest)
+	for range 3 {
+		w.pass(w.app.Config.Bastion.Timing.SweepGrace / 2)
+		w.tell(t)
+	}
+	looked := w.fetch(t, w.honest)
+	looked.Version, looked.DueAt = record.Version, record.DueAt // that somebody looked is all
+	if !reflect.DeepEqual(looked, record) {
+		t.Fatalf("the record was\n%+v\nand is\n%+v", record, looked)
+	}
+	if key := w.honest.leaseKey(); !reflect.DeepEqual(w.others(t)[leaseOf(key)], before[leaseOf(key)]) {
+		t.Fatal("the other's lease has changed")
+	}
+	before, answers = w.others(t), w.answers(t, w.honest)
+	w.end(t, w.hostile)
+	unchanged("closed")
+	for i, step := range steps {
+		w.write(t, step, inRole)
+		w.tell(t)
+		unchanged(fmt.Sprint("step after the end ", i))
+	}
+	if rec := w.fetch(t, w.hostile); rec.FinishedAt.IsZero() {
+		t.Errorf("it lives again: %+v", rec)
+	}
+	w.end(t, w.honest)
+	if rec := w.fetch(t, w.honest); rec.End.Reason != bastion.EndClosed || rec.Receipt.Connections != 1 || rec.Attempt.Number != 1 {
+		t.Errorf("the honest one ended as %+v", rec)
+	}
+}
+
+// write updates the hostile task's own item, as the task. A step's attributes with
+// no value are removed.
+func (w *neighbours) write(t *testing.T, step step, inRole bool) {
+	t.Helper()
+	var sets, removes []string
+	names, values := map[string]string{}, map[string]any{}
+	for i, name := range slices.Sorted(maps.Keys(step)) {
+		if inRole && !slices.Contains(awscloud.TaskAttributes, name) {
+			t.Fatalf("its role lets no task write %s", name)
+		}
+		names[fmt.Sprint("#n", i)] = name
+		if step[name] == nil {
+			removes = append(removes, fmt.Sprint("#n", i))
+			continue
+		}
+		values[fmt.Sprint(":v", i)] = step[name]
+		sets = append(sets, fmt.Sprintf("#n%d = :v%d", i, i))
+	}
+	in := map[string]any{
+		"TableName": w.leases, "Key": map[string]any{"task": s(w.hostile.leaseKey())}, "ExpressionAttributeNames": names,
+	}
+	expression := ""
+	if len(sets) > 0 {
+		expression, in["ExpressionAttributeValues"] = "SET "+strings.Join(sets, ", "), values
+	}
+	if len(removes) > 0 {
+		expression += " REMOVE " + strings.Join(removes, ", ")
+	}
+	in["UpdateExpression"] = expression
+	w.tables.call(t, dynamoTables+"UpdateItem", in, &struct{}{})
+}
+
+// tell lets the control plane hear of all that ever happened to the leases: in
+// order, twice, backwards, one by one, and with records that no table ever sent;
+// of both tasks; and lets the schedules come.
+func (w *neighbours) tell(t *testing.T) {
+	t.Helper()
+	all := w.tables.stream(t, w.leases)
+	if len(all) < 4 {
+		t.Fatalf("the stream has %d records", len(all))
+	}
+	backwards := slices.Clone(all)
+	slices.Reverse(backwards)
+	batches := [][]json.RawMessage{slices.Concat(all, all), backwards, w.malformed(all[len(all)-1])}
+	for _, one := range all[max(0, len(all)-4):] {
+		batches = append(batches, []json.RawMessage{one})
+	}
+	for _, batch := range batches {
+		event, err := json.Marshal(map[string]any{"Records": batch})
+		must(t, err)
+		answer, err := w.observer.Handle(t.Context(), event)
+		must(t, err)
+		for _, failed := range answer.BatchItemFailures {
+			if w.isHonest(batch, failed.ItemIdentifier) {
+				t.Errorf("a record of the honest task failed: %s", failed.ItemIdentifier)
+			}
+		}
+	}
+	for _, id := range []string{w.hostile.id, w.honest.id, w.hostile.id} {
+		_, err := w.observer.Handle(t.Context(), json.RawMessage(taskEventOf(w.app.Config.Cloud.ClusterARN, "bastion/"+id)))
+		w.hostileOnly(t, err)
+	}
+	w.reap(t)
+	w.sweep(t)
+}
+
+// isHonest reports whether a record of a batch is of the honest task's item.
+func (w *neighbours) isHonest(batch []json.RawMessage, number string) bool {
+	return slices.ContainsFunc(batch, func(record json.RawMessage) bool {
+		var change leaseChange
+		return json.Unmarshal(record, &change) == nil && change.Change.SequenceNumber == number &&
+			*change.Change.Keys[awscloud.LeaseKey].Text == w.honest.leaseKey()
+	})
+}
+
+// malformed are records that name the one bastion in the other's place, and some
+// that no one could read.
+func (w *neighbours) malformed(like json.RawMessage) []json.RawMessage {
+	var all []json.RawMessage
+	for _, key := range []string{w.hostile.leaseKey(), w.honest.leaseKey(), w.hostile.task, "AROAANOTHER:" + w.honest.task, ""} {
+		for _, id := range []string{w.honest.id, w.hostile.id, w.honest.id + "\n", "", strings.Repeat("x", 3000)} {
+			all = append(all, json.RawMessage(fmt.Sprintf(
+				`{"eventName":"MODIFY","dynamodb":{"SequenceNumber":"m%d","Keys":{"task":{"S":%q}},"NewImage":{"bastion":{"S":%q},"report":{"M":{"bastion":{"S":%q}}}}}}`,
+				len(all), key, id, w.honest.id)))
+		}
+	}
+	return append(all, like, json.RawMessage(`{}`), json.RawMessage(`{"dynamodb":{"Keys":{"task":{"N":"1"}},"NewImage":{"bastion":{"SS":["a"]}}}}`))
+}
+
+// end closes a bastion as its owner, and wants all of it gone soon.
+func (w *neighbours) end(t *testing.T, n neighbour) {
+	t.Helper()
+	_, err := w.app.Service.Close(t.Context(), bastion.Caller{Owner: "iam:111122223333:" + n.user}, n.id, 0)
+	must(t, err)
+	look := time.NewTicker(5 * time.Millisecond) // tasks take a moment to stop
+	defer look.Stop()
+	for range 1000 {
+		if rec := w.fetch(t, n); !rec.FinishedAt.IsZero() {
+			for _, task := range w.cloud.Inventory().Live() {
+				if task.BastionID == n.id {
+					t.Errorf("its task runs: %+v", task)
+				}
+			}
+			return
+		}
+		<-look.C
+		_, err := w.app.Service.Converge(t.Context(), n.id, bastion.MayReap)
+		w.hostileOnly(t, err)
+	}
+	t.Fatalf("it does not end: %+v", w.fetch(t, n))
+}
+
+func leaseOf(key string) string { return fmt.Sprintf(`leases {"S":%q}`, key) }
+
+// others is every item of both tables, byte for byte, but for the hostile
+// bastion's own, its owner's, the marks of what the sweep suspects, and how many
+// are open in all.
+func (w *neighbours) others(t *testing.T) map[string]wireItem {
+	t.Helper()
+	all := map[string]wireItem{}
+	for key, item := range w.tables.scan(t, w.leases) {
+		if !strings.Contains(key, w.hostile.task) {
+			all["leases "+key] = item
+		}
+	}
+	for key, item := range w.tables.scan(t, w.records) {
+		own := strings.Contains(key, "B#"+w.hostile.id) || strings.Contains(key, w.hostile.user)
+		if !own && !strings.Contains(key, `"marks"`) && !strings.Contains(key, `"total"`) {
+			all["records "+key] = item
+		}
+	}
+	if len(all) < 6 {
+		t.Fatalf("these are not all: %s", said(all))
+	}
+	return all
+}
+
+func said(v any) string {
+	text, err := json.MarshalIndent(v, "", " ")
+	if err != nil {
+		return err.Error()
+	}
+	return string(text)
+}
+
+// answers are all that the API says to a bastion's owner.
+func (w *neighbours) answers(t *testing.T, n neighbour) map[string]string {
+	t.Helper()
+	all := map[string]string{}
+	for _, path := range []string{"/bastions", "/bastions/" + n.id} {
+		for _, accept := range []string{"text/plain", "application/json"} {
+			text := w.get(t, n, path, accept)
+			all[path+" "+accept] = timeLeft.ReplaceAllString(text, "")
+		}
+	}
+	return all
+}
+
+var (
+	timeLeft = regexp.MustCompile(` \([0-9a-z]+ left\)`)
+	// safeLine is every line that ssh may be given.
+	safeLine = regexp.MustCompile(`^(|# [ -~]*|Host bastion-default|  HostName [0-9.]+|  Port [0-9]+|  User bastion|` +
+		`  KnownHostsCommand /bin/echo \[?[0-9.]+(\]:[0-9]+)? ssh-ed25519 [A-Za-z0-9+/]+=*|` +
+		`  (User|Global)KnownHostsFile /dev/null|  StrictHostKeyChecking yes)$`)
+)
+
+// clean wants the answers to the hostile bastion's owner to be what ssh may read,
+// and to show nothing of the task's own words but a key.
+func (w *neighbours) clean(t *testing.T, n neighbour) {
+	t.Helper()
+	for what, text := range w.answers(t, n) {
+		if strings.Contains(text, mark) {
+			t.Fatalf("%s repeats what the task wrote:\n%s", what, text)
+		}
+		if !strings.HasSuffix(what, "text/plain") {
+			continue
+		}
+		for line := range strings.Lines(text) {
+			if !safeLine.MatchString(strings.TrimSuffix(line, "\n")) {
+				t.Fatalf("%s has the line %q", what, line)
+			}
+		}
+	}
+}

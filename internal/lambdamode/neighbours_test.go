@@ -1,0 +1,261 @@
+//go:build conformance
+
+package lambdamode
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-lambda-go/events"
+
+	"github.com/bastion-on-demand/bastion/internal/awscloud"
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/httpapi"
+	"github.com/bastion-on-demand/bastion/internal/localcloud"
+)
+
+const taskRole = "AROAEXAMPLEEXAMPLE123" // as environment has it
+
+// neighbours are two bastions side by side, and all that runs on AWS to serve
+// them: domain, observer, reaper, API, and the tables on DynamoDB Local. Groups and
+// tasks are the local cloud's; what the tasks do is the test's.
+type neighbours struct {
+	app      *App
+	observer *Observer
+	gateway  *httpapi.Gateway
+	cloud    *localcloud.Cloud
+	tables   dynamoWire
+	records  string // the tables' names
+	leases   string
+
+	began time.Time
+	later atomic.Int64 // nanoseconds since it began
+
+	honest, hostile neighbour
+}
+
+// neighbour is one of the bastions.
+type neighbour struct {
+	user    string // the unique id of the IAM user whose it is
+	id      string
+	task    string
+	hostKey string
+}
+
+// leaseKey is the key of the item of its task.
+func (n neighbour) leaseKey() string { return taskRole + ":" + n.task }
+
+// The host keys that two honest bastions would report.
+const (
+	keyOfHonest  = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEB"
+	keyOfHostile = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgIC"
+)
+
+var neighbourhoods atomic.Int64
+
+// live makes two bastions that are ready, and settled, in tables of their own. The
+// environment says where DynamoDB Local is.
+func live(t *testing.T, url string) *neighbours {
+	t.Helper()
+	number := neighbourhoods.Add(1)
+	w := &neighbours{
+		tables: dynamoWire{url}, records: fmt.Sprint("records-", number), leases: fmt.Sprint("leases-", number),
+		began: time.Now().UTC().Truncate(time.Second),
+	}
+	made := awscloud.Tables{Records: w.records, Leases: w.leases}
+	must(t, made.Create(t.Context()))
+	app, err := wire(t.Context(), environment("BASTION_TABLE="+w.records, "BASTION_LEASE_TABLE="+w.leases), slog.New(slog.DiscardHandler))
+	must(t, err)
+	w.app, app.metrics.out = app, io.Discard
+	w.cloud = localcloud.New(localcloud.Config{Now: w.now})
+	t.Cleanup(w.cloud.Close)
+	app.Service.Now, app.Service.Groups, app.Service.Tasks = w.now, w.cloud.Groups(), w.cloud.Tasks()
+	w.observer, w.gateway = app.Observer(), app.Gateway(app.Service)
+	w.honest = w.start(t, "AIDAHONESTHONEST0001", keyOfHonest)
+	w.hostile = w.start(t, "AIDAHOSTILEHOSTILE01", keyOfHostile)
+	w.pass(app.Config.Bastion.Timing.Settle)
+	w.reap(t)
+	for _, n := range []neighbour{w.honest, w.hostile} {
+		if rec := w.fetch(t, n); rec.State() != bastion.Ready || !rec.UnsettledUntil.IsZero() {
+			t.Fatalf("not ready and settled: %+v", rec)
+		}
+	}
+	return w
+}
+
+func (w *neighbours) now() time.Time       { return w.began.Add(time.Duration(w.later.Load())) }
+func (w *neighbours) pass(d time.Duration) { w.later.Add(int64(d)) }
+
+// start makes a bastion of the user's whose task reports as bastiond does.
+func (w *neighbours) start(t *testing.T, user, hostKey string) neighbour {
+	t.Helper()
+	caller := bastion.Caller{Owner: "iam:111122223333:" + user, Address: netip.MustParseAddr("192.0.2.1")}
+	rec, _, err := w.app.Service.Create(t.Context(), bastion.CreateRequest{Caller: caller, Key: keyOfHonest})
+	must(t, err)
+	look := time.NewTicker(5 * time.Millisecond) // the local cloud's tasks start by themselves
+	defer look.Stop()
+	for rec.Attempt.Status != bastion.TaskRunning {
+		<-look.C
+		rec, err = w.app.Service.Converge(t.Context(), rec.ID, bastion.MayReap)
+		must(t, err)
+	}
+	own, err := awscloud.ConnectTaskLease(t.Context(), w.leases, taskRole, rec.Attempt.TaskID)
+	must(t, err)
+	must(t, own.Report(t.Context(), bastion.Report{
+		HostKey: bastion.Key(hostKey), Generation: rec.Intent.Generation, Connections: 1,
+		Receipt: bastion.Receipt{StartedAt: w.now(), Connections: 1, Forwards: 1},
+	}))
+	must(t, w.app.Service.Observe(t.Context(), rec.ID))
+	return neighbour{user, rec.ID, rec.Attempt.TaskID, hostKey}
+}
+
+func (w *neighbours) fetch(t *testing.T, n neighbour) bastion.Record {
+	t.Helper()
+	rec, err := w.app.Service.Store.Fetch(t.Context(), n.id)
+	must(t, err)
+	return rec
+}
+
+// reap and sweep are what the schedules call. An error may be the hostile one's.
+func (w *neighbours) reap(t *testing.T) {
+	t.Helper()
+	_, err := w.app.Service.Reap(t.Context())
+	w.hostileOnly(t, err)
+}
+
+func (w *neighbours) sweep(t *testing.T) {
+	t.Helper()
+	_, err := w.app.Service.Sweep(t.Context())
+	must(t, err)
+}
+
+// hostileOnly wants an error, if any, not to be about the honest bastion.
+func (w *neighbours) hostileOnly(t *testing.T, err error) {
+	t.Helper()
+	if err != nil && (bytes.Contains([]byte(err.Error()), []byte(w.honest.id)) || bytes.Contains([]byte(err.Error()), []byte(w.honest.task))) {
+		t.Errorf("the honest bastion was hindered: %v", err)
+	}
+}
+
+// get is what the API answers a bastion's owner at a path.
+func (w *neighbours) get(t *testing.T, n neighbour, path, accept string) string {
+	t.Helper()
+	event := events.APIGatewayV2HTTPRequest{Version: "2.0", RawPath: path, Headers: map[string]string{"accept": accept}}
+	event.RequestContext.APIID, event.RequestContext.RequestID = "api", "request"
+	event.RequestContext.AccountID = "111122223333"
+	event.RequestContext.HTTP.Method, event.RequestContext.HTTP.SourceIP = http.MethodGet, "192.0.2.1"
+	event.RequestContext.Authorizer = &events.APIGatewayV2HTTPRequestContextAuthorizerDescription{
+		IAM: &events.APIGatewayV2HTTPRequestContextAuthorizerIAMDescription{
+			AccountID: "111122223333", UserID: n.user, UserARN: "arn:aws:iam::111122223333:user/" + n.user,
+		},
+	}
+	answer, err := w.gateway.Handle(t.Context(), event)
+	must(t, err)
+	if answer.StatusCode != http.StatusOK {
+		t.Fatalf("GET %s as %s: %d %s", path, n.user, answer.StatusCode, answer.Body)
+	}
+	return answer.Body
+}
+
+// dynamoWire calls DynamoDB Local as any client may that has credentials: with
+// what our own clients would never send.
+type dynamoWire struct{ url string }
+
+func (d dynamoWire) call(t *testing.T, target string, in, out any) {
+	t.Helper()
+	must(t, d.try(t.Context(), target, in, out))
+}
+
+func (d dynamoWire) try(ctx context.Context, target string, in, out any) error {
+	body, err := json.Marshal(in)
+	if err != nil {
+		return err
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, d.url, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	request.Header.Set("Content-Type", "application/x-amz-json-1.0")
+	request.Header.Set("X-Amz-Target", target)
+	// DynamoDB Local reads whose tables are meant, and checks no signature.
+	request.Header.Set("Authorization", "AWS4-HMAC-SHA256 Credential=local/20300102/eu-west-1/dynamodb/aws4_request, SignedHeaders=host, Signature=none")
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	answer, err := io.ReadAll(response.Body)
+	if err != nil {
+		return err
+	}
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s: %s", target, response.Status, answer)
+	}
+	return json.Unmarshal(answer, out)
+}
+
+const (
+	dynamoTables  = "DynamoDB_20120810."
+	dynamoStreams = "DynamoDBStreams_20120810."
+)
+
+// wireItem is an item as it is at the wire.
+type wireItem map[string]json.RawMessage
+
+// scan is a table's items, by their whole key.
+func (d dynamoWire) scan(t *testing.T, table string) map[string]wireItem {
+	t.Helper()
+	var page struct {
+		Items            []wireItem
+		LastEvaluatedKey wireItem
+	}
+	d.call(t, dynamoTables+"Scan", map[string]any{"TableName": table, "ConsistentRead": true}, &page)
+	if page.LastEvaluatedKey != nil {
+		t.Fatalf("%s is too large for one page", table)
+	}
+	items := map[string]wireItem{}
+	for _, one := range page.Items {
+		items[string(one["pk"])+string(one["sk"])+string(one["task"])] = one
+	}
+	return items
+}
+
+// stream is all that a table's stream holds, in order, as Lambda hands it on.
+func (d dynamoWire) stream(t *testing.T, table string) []json.RawMessage {
+	t.Helper()
+	var described struct {
+		Table struct{ LatestStreamArn string }
+	}
+	d.call(t, dynamoTables+"DescribeTable", map[string]string{"TableName": table}, &described)
+	arn := described.Table.LatestStreamArn
+	var found struct {
+		StreamDescription struct{ Shards []struct{ ShardId string } }
+	}
+	d.call(t, dynamoStreams+"DescribeStream", map[string]string{"StreamArn": arn}, &found)
+	var records []json.RawMessage
+	for _, shard := range found.StreamDescription.Shards {
+		var begun struct{ ShardIterator string }
+		d.call(t, dynamoStreams+"GetShardIterator", map[string]string{"StreamArn": arn, "ShardId": shard.ShardId, "ShardIteratorType": "TRIM_HORIZON"}, &begun)
+		var got struct{ Records []json.RawMessage }
+		d.call(t, dynamoStreams+"GetRecords", map[string]any{"ShardIterator": begun.ShardIterator, "Limit": 1000}, &got)
+		records = append(records, got.Records...)
+	}
+	return slices.Clip(records)
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
