@@ -14,6 +14,8 @@ import (
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
 // How patient a client of DynamoDB is. The caller's context ends all of it
@@ -90,10 +92,10 @@ func conditionFailed(err error) (item map[string]types.AttributeValue, failed bo
 	return nil, false
 }
 
-// foreign takes the driver's types out of an error that no caller can act on. The
-// end of the caller's context stays recognisable.
+// foreign takes the driver's types out of an error that no caller can act on. That
+// the caller's time is over stays recognisable.
 func foreign(err error) error {
-	for _, known := range []error{context.Canceled, context.DeadlineExceeded} {
+	for _, known := range []error{context.Canceled, context.DeadlineExceeded, bastion.ErrNoTime} {
 		if errors.Is(err, known) {
 			return fmt.Errorf("%v: %w", err, known)
 		}

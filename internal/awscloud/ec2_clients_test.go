@@ -11,12 +11,9 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ecs"
 
+	"github.com/bastion-on-demand/bastion/internal/bastion"
 	"github.com/bastion-on-demand/bastion/internal/localcloud"
 )
-
-// The tests of patience take real time: the SDK's adaptive rate limit waits in
-// steps that round down to nothing, and never ends where time stands still until
-// all are asleep.
 
 func TestThrottlingDoesNotReachTheCaller(t *testing.T) {
 	t.Parallel()
@@ -47,7 +44,7 @@ func TestPatienceEndsWithTheCallers(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	_, err := w.groups.Create(ctx, testID)
-	if !errors.Is(err, context.DeadlineExceeded) {
+	if !errors.Is(err, bastion.ErrNoTime) && !errors.Is(err, context.DeadlineExceeded) {
 		t.Error(err)
 	}
 }
@@ -57,8 +54,14 @@ func TestEveryCallHasItsRate(t *testing.T) {
 	for _, api := range []reflect.Type{reflect.TypeFor[EC2Groups](), reflect.TypeFor[EC2Interfaces](), reflect.TypeFor[ECSTasks]()} {
 		for i := range api.NumMethod() {
 			calls++
-			if r := Rates[api.Method(i).Name]; r.Bucket == "" || r.Burst < r.PerSecond || r.PerSecond <= 0 {
-				t.Errorf("%s has the rate %+v", api.Method(i).Name, r)
+			name := api.Method(i).Name
+			if len(Rates[name]) == 0 {
+				t.Errorf("%s has no rate", name)
+			}
+			for _, r := range Rates[name] {
+				if r.Bucket == "" || r.Burst < r.PerSecond || r.PerSecond <= 0 {
+					t.Errorf("%s has the rate %+v", name, r)
+				}
 			}
 		}
 	}

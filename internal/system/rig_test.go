@@ -123,7 +123,7 @@ func (w *world) connect(t *testing.T, environ []string, port int) {
 	var err error
 	w.ports, err = awscloud.Connect(t.Context(), awscloud.Stack{
 		ID: stackID, VPC: vpc, MemberGroup: memberGroup, Cluster: cluster, Container: "bastiond", Port: uint16(port), Public: true, IPv4: true,
-	}, tables)
+	}, tables, awscloud.Reach{Pace: awscloud.NewPacer()})
 	if err != nil {
 		t.Fatal(err)
 	}
