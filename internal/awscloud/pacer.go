@@ -19,6 +19,7 @@ import (
 // its own buckets for empty, too, and the SDK repeats the call.
 type Pacer struct {
 	buckets map[string]*rate.Limiter
+	yields  bool
 }
 
 // NewPacer makes a pacer with all of the rates.
@@ -37,6 +38,11 @@ func (p *Pacer) Take(share float64) {
 		}
 	}
 }
+
+// Yield makes calls that AWS refuses end at once with bastion.ErrNoTime, instead of
+// being repeated: for a function of which there can be hundreds of processes, whose
+// work somebody else does in time.
+func (p *Pacer) Yield() { p.yields = true }
 
 // wait waits for the action's turn, but not in vain: if that comes after the
 // deadline of ctx, it answers bastion.ErrNoTime at once.
@@ -74,6 +80,9 @@ func (p *Pacer) addTo(stack *middleware.Stack) error {
 		out, metadata, err = next.HandleFinalize(ctx, in)
 		if throttles.IsErrorThrottle(err).Bool() {
 			p.refused(action)
+			if p.yields {
+				err = fmt.Errorf("%s was throttled: %w", action, bastion.ErrNoTime)
+			}
 		}
 		return out, metadata, err
 	}), (*retry.Attempt)(nil).ID(), middleware.After)

@@ -98,12 +98,55 @@ func TestARefusedCallIsRepeatedWithinTheRate(t *testing.T) {
 		if err := w.groups.Delete(t.Context(), "sg-1"); !errors.Is(err, bastion.ErrNotFound) {
 			t.Error(err)
 		}
-		if took := time.Since(began); took < 6*time.Second {
+		if took := time.Since(began).Round(time.Millisecond); took < 6*time.Second {
 			t.Errorf("three repeats within %s", took)
 		}
 		began = time.Now()
 		if _, err := w.groups.List(t.Context()); err != nil || time.Since(began) > 0 {
 			t.Errorf("another call waited for %s: %v", time.Since(began), err)
+		}
+	})
+}
+
+// Of some functions there are so many that repeats would only keep others from
+// their turn.
+func TestWhoYieldsDoesNotRepeat(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := NewPacer()
+		p.Yield()
+		w := pacedWire(t, p)
+		w.server.Fail("DescribeSecurityGroups", "RequestLimitExceeded", "Request limit exceeded.")
+		w.server.Fail("StopTask", "ThrottlingException", "Rate exceeded")
+		_, group := w.groups.Describe(t.Context(), testID, "sg-1")
+		for call, err := range map[string]error{"describe": group, "stop": w.tasks.Stop(t.Context(), "1", "")} {
+			if !errors.Is(err, bastion.ErrNoTime) {
+				t.Errorf("%s: %v", call, err)
+			}
+			wantNoneOfTheSDK(t, err)
+		}
+		if calls := w.server.Calls(); len(calls) != 2 {
+			t.Errorf("called %q", calls)
+		}
+	})
+}
+
+// Others that are refused again and again did not have their turn either.
+func TestThrottlingIsNoFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := pacedWire(t, NewPacer())
+		for range computeTries {
+			w.server.Fail("RunTask", "ThrottlingException", "Rate exceeded")
+			w.server.Fail("DeleteSecurityGroup", "RequestLimitExceeded", "Request limit exceeded.")
+		}
+		_, run := w.tasks.Run(t.Context(), launchIn("sg-1", testID, 1))
+		for call, err := range map[string]error{"run": run, "delete": w.groups.Delete(t.Context(), "sg-1")} {
+			if !errors.Is(err, bastion.ErrNoTime) {
+				t.Errorf("%s: %v", call, err)
+			}
+			wantNoneOfTheSDK(t, err)
+		}
+		if calls := w.server.Calls(); len(calls) != 2*computeTries {
+			t.Errorf("%d calls", len(calls))
 		}
 	})
 }

@@ -103,8 +103,8 @@ func (c *converge) permitted(plan *Plan, rec Record) []Action {
 }
 
 // dueNow leaves a record that is due already as it is.
-func (c *converge) dueNow(rec Record) time.Time {
-	now := c.now()
+func (s *Service) dueNow(rec Record) time.Time {
+	now := s.now()
 	if !rec.DueAt.IsZero() && !rec.DueAt.After(now) {
 		return rec.DueAt
 	}

@@ -66,7 +66,8 @@ var (
 	// ErrInUse: a group still has an interface, or another group names it.
 	ErrInUse = errors.New("in use")
 	// ErrNoTime: the call would have to wait for its turn, within the rate that
-	// the cloud allows, for longer than the caller has. It was not made.
+	// the cloud allows, for longer than the caller has. It is no failure, only for
+	// later.
 	ErrNoTime = errors.New("no time left")
 )
 

@@ -58,14 +58,18 @@ func (s *Service) reapAll(ctx context.Context, ids []string, taken map[string]bo
 		taken[id] = true
 		wg.Go(func() {
 			defer func() { <-slots }()
-			_, err := s.Converge(ctx, id, MayReap)
-			if !errors.Is(err, ErrNoTime) && ctx.Err() == nil { // else the time was over, and it stays due
-				errs[i] = err
+			_, errs[i] = s.Converge(ctx, id, MayReap)
+			if errs[i] != nil && ctx.Err() != nil { // its end came first
+				errs[i] = ErrNoTime
 			}
 		})
 	}
 	wg.Wait()
-	return errors.Join(errs...)
+	failed := slices.DeleteFunc(slices.Clone(errs), func(err error) bool { return errors.Is(err, ErrNoTime) })
+	if late := len(errs) - len(failed); late > 0 {
+		s.Log.Info("no time left: they stay due", "bastions", late)
+	}
+	return errors.Join(failed...)
 }
 
 // outOfTime reports whether it is too late to begin with one more.
@@ -75,9 +79,16 @@ func outOfTime(ctx context.Context) bool {
 }
 
 // Observe converges one bastion that something has happened to. One that there
-// is no record of is fine: the sweep finds what it left.
+// is no record of is fine: the sweep finds what it left. When many things happen
+// at once and its turn does not come, the record becomes due, for the reaper.
 func (s *Service) Observe(ctx context.Context, id string) error {
 	_, err := s.Converge(ctx, id, MayObserve)
+	if errors.Is(err, ErrNoTime) {
+		_, err = s.change(ctx, Caller{Admin: true}, id, func(next *Record) error {
+			next.DueAt = s.dueNow(*next)
+			return nil
+		})
+	}
 	if errors.Is(err, ErrNotFound) {
 		return nil
 	}

@@ -150,6 +150,24 @@ func TestNoTimeEndsAConverge(t *testing.T) {
 	})
 }
 
+// An observer whose turn does not come leaves the bastion to the reaper, at once.
+func TestWhatCannotBeObservedIsDue(t *testing.T) {
+	simulate(t, func(t *testing.T, w *world) {
+		rec := w.ready()
+		service, _ := w.watched(func(context.Context, string) error { return bastion.ErrNoTime })
+		if err := service.Observe(context.Background(), rec.ID); err != nil {
+			t.Error(err)
+		}
+		if due, err := service.Store.Due(context.Background(), time.Now(), 10); err != nil || !slices.Equal(due, []string{rec.ID}) {
+			t.Errorf("due are %q, %v", due, err)
+		}
+		if err := service.Observe(context.Background(), "unknown"); err != nil {
+			t.Error(err)
+		}
+		w.rest("not observed")
+	})
+}
+
 // A run that is slow begins nothing that it could not end, and says nothing of it.
 func TestARunEndsBeforeItsTime(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {

@@ -44,7 +44,7 @@ func permissions(rules []bastion.Rule, protocol string) []permission {
 
 // exists finds the truth about a group, which may not show yet.
 func (s *Server) exists(is func(bastion.Group) bool) (bastion.Group, bool) {
-	for _, g := range s.cfg.Cloud.Inventory().Groups {
+	for _, g := range s.cfg.Cloud.GroupStates() {
 		if is(g.Group) {
 			return g.Group, true
 		}

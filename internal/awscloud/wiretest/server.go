@@ -133,13 +133,14 @@ func (e wireError) Error() string { return e.code + ": " + e.message }
 func page[T any](all []T, token string, most, pageSize int) (items []T, next string, err error) {
 	start := 0
 	if token != "" {
-		if start, err = strconv.Atoi(token); err != nil || start < 0 || start > len(all) {
+		if start, err = strconv.Atoi(token); err != nil || start < 0 {
 			return nil, "", wireError{"InvalidParameterValue", "the NextToken " + token + " is none of ours"}
 		}
 	}
 	if pageSize > 0 {
 		most = min(most, pageSize)
 	}
+	start = min(start, len(all)) // there may be fewer than when the token was made
 	end := min(start+most, len(all))
 	if end < len(all) {
 		next = strconv.Itoa(end)
