@@ -2,6 +2,7 @@ package lambdamode
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -29,6 +30,39 @@ func drains(t *testing.T, n int) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { drain(t, newRegion(t, agent), n, name) })
+		})
+	}
+}
+
+// Work in bulk leaves half of each rate to others, and the observer gives way where
+// the others repeat.
+func TestWhoTakesHowMuch(t *testing.T) {
+	for name, test := range map[string]struct {
+		become func(*App)
+		want   time.Duration
+		yields bool
+	}{
+		"reaper":   {func(a *App) { a.Reaper() }, (51 - 25) * 400 * time.Millisecond, false},
+		"observer": {func(a *App) { a.Observer() }, (51 - 25) * 400 * time.Millisecond, true},
+		"create":   {func(*App) {}, 200 * time.Millisecond, false},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRegion(t, &localcloud.Agent{})
+			p := r.start(name)
+			test.become(p.App)
+			began := time.Now()
+			for range 51 {
+				if err := p.Service.Groups.Delete(t.Context(), "sg-1"); !errors.Is(err, bastion.ErrNotFound) {
+					t.Fatal(err)
+				}
+			}
+			if took := time.Since(began).Round(time.Millisecond); took != test.want {
+				t.Errorf("%s: 51 calls took %s, not %s", name, took, test.want)
+			}
+			r.wire.Fail("DeleteSecurityGroup", "RequestLimitExceeded", "Request limit exceeded.")
+			if err := p.Service.Groups.Delete(t.Context(), "sg-1"); errors.Is(err, bastion.ErrNoTime) != test.yields {
+				t.Errorf("%s, refused: %v", name, err)
+			}
 		})
 	}
 }
