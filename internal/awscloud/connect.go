@@ -4,9 +4,14 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"net/http"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/ecs"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
@@ -27,9 +32,15 @@ type Ports struct {
 	Leases *Leases
 }
 
+// Reach says how a process calls AWS.
+type Reach struct {
+	Pace *Pacer
+	HTTP *http.Client // nil for the SDK's own; else all calls go through it
+}
+
 // Connect makes the ports, with the credentials and the region of the
 // environment. It calls nobody.
-func Connect(ctx context.Context, stack Stack, tables Tables) (Ports, error) {
+func Connect(ctx context.Context, stack Stack, tables Tables, reach Reach) (Ports, error) {
 	if err := stack.Validate(); err != nil {
 		return Ports{}, err
 	}
@@ -37,13 +48,22 @@ func Connect(ctx context.Context, stack Stack, tables Tables) (Ports, error) {
 	if err != nil {
 		return Ports{}, fmt.Errorf("read the AWS configuration: %w", foreign(err))
 	}
-	dynamo, ec2 := NewDynamoDB(cfg), NewEC2(cfg)
+	dynamo := NewDynamoDB(cfg, func(o *dynamodb.Options) { o.HTTPClient = reach.or(o.HTTPClient) })
+	ec2 := NewEC2(cfg, reach.Pace, func(o *ec2.Options) { o.HTTPClient = reach.or(o.HTTPClient) })
+	ecs := NewECS(cfg, reach.Pace, func(o *ecs.Options) { o.HTTPClient = reach.or(o.HTTPClient) })
 	return Ports{
 		Store:  NewStore(dynamo, tables.Records, tables.History, rand.Reader),
 		Groups: NewGroups(ec2, stack),
-		Tasks:  NewTasks(NewECS(cfg), ec2, stack, time.Now),
+		Tasks:  NewTasks(ecs, ec2, stack, time.Now),
 		Leases: NewLeases(dynamo, tables.Leases, tables.RoleID, rand.Reader),
 	}, nil
+}
+
+func (r Reach) or(own aws.HTTPClient) aws.HTTPClient {
+	if r.HTTP != nil {
+		return r.HTTP
+	}
+	return own
 }
 
 // What the stream of the leases' table is read by: the attribute that says which

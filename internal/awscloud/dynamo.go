@@ -14,6 +14,8 @@ import (
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
 // How patient a client of DynamoDB is. The caller's context ends all of it
@@ -90,13 +92,17 @@ func conditionFailed(err error) (item map[string]types.AttributeValue, failed bo
 	return nil, false
 }
 
-// foreign takes the driver's types out of an error that no caller can act on. The
-// end of the caller's context stays recognisable.
+// foreign takes the driver's types out of an error that no caller can act on. That
+// there is no time stays recognisable: a call that is throttled, after all repeats,
+// did not have its turn.
 func foreign(err error) error {
-	for _, known := range []error{context.Canceled, context.DeadlineExceeded} {
+	for _, known := range []error{context.Canceled, context.DeadlineExceeded, bastion.ErrNoTime} {
 		if errors.Is(err, known) {
 			return fmt.Errorf("%v: %w", err, known)
 		}
+	}
+	if throttles.IsErrorThrottle(err).Bool() {
+		return fmt.Errorf("%v: %w", err, bastion.ErrNoTime)
 	}
 	return errors.New(err.Error())
 }

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/ratelimit"
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
@@ -19,20 +20,22 @@ const (
 )
 
 // NewEC2 makes a client that repeats what was throttled or lost until the context
-// ends or it was in vain ten times, and slows down while EC2 throttles. Options
-// are applied last.
-func NewEC2(cfg aws.Config, options ...func(*ec2.Options)) *ec2.Client {
+// ends or it was in vain ten times, and keeps to the pacer's rates. Options are
+// applied last.
+func NewEC2(cfg aws.Config, pace *Pacer, options ...func(*ec2.Options)) *ec2.Client {
 	ours := func(o *ec2.Options) {
 		o.HTTPClient, o.Retryer, o.RetryMaxAttempts = newComputeHTTP(), newComputeRetryer(), 0
+		o.APIOptions = append(o.APIOptions, pace.addTo)
 	}
 	return ec2.NewFromConfig(cfg, append([]func(*ec2.Options){ours}, options...)...)
 }
 
 // NewECS makes a client of ECS, patient as that of EC2. RunTask may be repeated
 // because it carries a clientToken.
-func NewECS(cfg aws.Config, options ...func(*ecs.Options)) *ecs.Client {
+func NewECS(cfg aws.Config, pace *Pacer, options ...func(*ecs.Options)) *ecs.Client {
 	ours := func(o *ecs.Options) {
 		o.HTTPClient, o.Retryer, o.RetryMaxAttempts = newComputeHTTP(), newComputeRetryer(), 0
+		o.APIOptions = append(o.APIOptions, pace.addTo)
 	}
 	return ecs.NewFromConfig(cfg, append([]func(*ecs.Options){ours}, options...)...)
 }
@@ -41,10 +44,12 @@ func newComputeHTTP() *awshttp.BuildableClient {
 	return awshttp.NewBuildableClient().WithTimeout(computeTimeout)
 }
 
+// newComputeRetryer repeats, with pauses that grow. The SDK's adaptive mode is not
+// for us: it slows down all calls of a client when one of them is throttled, where
+// each has a bucket of its own, which the pacer knows. Nor is its budget of
+// repeats, which a hundred of them use up.
 func newComputeRetryer() aws.RetryerV2 {
-	return retry.NewAdaptiveMode(func(o *retry.AdaptiveModeOptions) {
-		o.StandardOptions = append(o.StandardOptions, func(o *retry.StandardOptions) {
-			o.MaxAttempts, o.MaxBackoff = computeTries, computeMaxPause
-		})
+	return retry.NewStandard(func(o *retry.StandardOptions) {
+		o.MaxAttempts, o.MaxBackoff, o.RateLimiter = computeTries, computeMaxPause, ratelimit.None
 	})
 }

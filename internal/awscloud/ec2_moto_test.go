@@ -48,8 +48,8 @@ func startMoto(t *testing.T) *moto {
 	t.Cleanup(transport.CloseIdleConnections)
 	client := &http.Client{Transport: wholeBodies{transport}, Timeout: 20 * time.Second} // a loaded machine
 	m := &moto{
-		ec2: NewEC2(sdk, func(o *ec2.Options) { o.HTTPClient = client }),
-		ecs: NewECS(sdk, func(o *ecs.Options) { o.HTTPClient = client }),
+		ec2: NewEC2(sdk, unpaced(), func(o *ec2.Options) { o.HTTPClient = client }),
+		ecs: NewECS(sdk, unpaced(), func(o *ecs.Options) { o.HTTPClient = client }),
 	}
 	leaveTasksRunning(t, client, url)
 	m.deploy(t)

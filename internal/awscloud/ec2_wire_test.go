@@ -61,11 +61,18 @@ func newWire(t *testing.T, cloud localcloud.Config, edit func(*wiretest.Config))
 	t.Cleanup(transport.CloseIdleConnections)
 	client := &http.Client{Transport: wholeBodies{transport}}
 	sdk := testSDK(listening.URL)
-	w.ec2 = NewEC2(sdk, func(o *ec2.Options) { o.HTTPClient, o.Retryer = client, aws.NopRetryer{} })
-	w.ecs = NewECS(sdk, func(o *ecs.Options) { o.HTTPClient, o.Retryer = client, aws.NopRetryer{} })
+	w.ec2 = NewEC2(sdk, unpaced(), func(o *ec2.Options) { o.HTTPClient, o.Retryer = client, aws.NopRetryer{} })
+	w.ecs = NewECS(sdk, unpaced(), func(o *ecs.Options) { o.HTTPClient, o.Retryer = client, aws.NopRetryer{} })
 	w.groups = NewGroups(w.ec2, testStack)
 	w.tasks = NewTasks(w.ecs, w.ec2, testStack, time.Now)
 	return w
+}
+
+// unpaced lets tests make as many calls as they like.
+func unpaced() *Pacer {
+	p := NewPacer()
+	p.Take(1000)
+	return p
 }
 
 // wholeBodies sends copies of request bodies. The SDK closes a body as soon as it

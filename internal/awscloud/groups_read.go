@@ -41,9 +41,11 @@ func (g *Groups) List(ctx context.Context) ([]bastion.Group, error) { return g.f
 // ours finds what carries this stack's tag: nothing else may be touched.
 func (g *Groups) ours() types.Filter { return filter("tag:"+TagStack, g.stack.ID) }
 
-// find searches groups, and then their rules, whose ids the groups do not tell.
+// find searches groups, and then the rules of those that have any: the groups do
+// not tell their rules' ids.
 func (g *Groups) find(ctx context.Context, by ...types.Filter) ([]bastion.Group, error) {
 	var groups []bastion.Group
+	var ruled []string
 	in := &ec2.DescribeSecurityGroupsInput{Filters: by, MaxResults: aws.Int32(perPage)}
 	for {
 		out, err := g.ec2.DescribeSecurityGroups(ctx, in)
@@ -52,13 +54,16 @@ func (g *Groups) find(ctx context.Context, by ...types.Filter) ([]bastion.Group,
 		}
 		for _, found := range out.SecurityGroups {
 			groups = append(groups, groupOf(found))
+			if len(found.IpPermissions)+len(found.IpPermissionsEgress) > 0 {
+				ruled = append(ruled, aws.ToString(found.GroupId))
+			}
 		}
 		if in.NextToken = out.NextToken; aws.ToString(out.NextToken) == "" {
 			break
 		}
 	}
-	for batch := range slices.Chunk(groups, valuesPerFilter) {
-		if err := g.addRules(ctx, batch); err != nil {
+	for batch := range slices.Chunk(ruled, valuesPerFilter) {
+		if err := g.addRules(ctx, groups, batch); err != nil {
 			return nil, err
 		}
 	}
@@ -75,13 +80,11 @@ func groupOf(found types.SecurityGroup) bastion.Group {
 	return group
 }
 
-// addRules looks up the rules of groups and adds them.
-func (g *Groups) addRules(ctx context.Context, groups []bastion.Group) error {
+// addRules looks up the rules of these groups and adds them.
+func (g *Groups) addRules(ctx context.Context, groups []bastion.Group, ids []string) error {
 	index := map[string]*bastion.Group{}
-	var ids []string
 	for i := range groups {
 		index[groups[i].ID] = &groups[i]
-		ids = append(ids, groups[i].ID)
 	}
 	in := &ec2.DescribeSecurityGroupRulesInput{
 		Filters:    []types.Filter{filter("group-id", ids...)},

@@ -149,6 +149,36 @@ func TestManyGroupsAreReadInPages(t *testing.T) {
 	}
 }
 
+// A group that has been closed is looked at once a minute until it can be deleted.
+func TestAGroupWithoutRulesIsOneCall(t *testing.T) {
+	w := newWire(t, localcloud.Config{}, nil)
+	group, err := w.groups.Create(t.Context(), testID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		rules int
+		calls []string
+	}{
+		{1, []string{"DescribeSecurityGroups", "DescribeSecurityGroupRules"}}, // to anywhere, as EC2 makes it
+		{0, []string{"DescribeSecurityGroups"}},
+	} {
+		before := len(w.server.Calls())
+		seen, err := w.groups.Describe(t.Context(), testID, group.ID)
+		if err != nil || len(seen.Egress) != test.rules {
+			t.Fatalf("%+v, %v", seen, err)
+		}
+		if got := w.server.Calls()[before:]; !slices.Equal(got, test.calls) {
+			t.Errorf("with %d rules it takes %q, not %q", test.rules, got, test.calls)
+		}
+		for _, rule := range seen.Egress {
+			if err := w.groups.Revoke(t.Context(), group.ID, rule); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
 func TestOnlyARuleForThePortAloneHasASource(t *testing.T) {
 	ours := types.SecurityGroupRule{SecurityGroupRuleId: aws.String("sgr-1"), IpProtocol: aws.String("tcp"),
 		FromPort: aws.Int32(2222), ToPort: aws.Int32(2222), CidrIpv4: aws.String("192.0.2.7/32")}

@@ -38,6 +38,18 @@ func (t *Tasks) Describe(ctx context.Context, bastionID string, known ...string)
 	return tasks, nil
 }
 
+// Fetch answers one task; see bastion.Tasks.
+func (t *Tasks) Fetch(ctx context.Context, taskID string) (bastion.Task, error) {
+	tasks, err := t.describe(ctx, []string{t.stack.taskARN(taskID)}, func(types.Task) bool { return true })
+	if err == nil && len(tasks) == 0 {
+		err = bastion.ErrNotFound
+	}
+	if err != nil {
+		return bastion.Task{}, fmt.Errorf("task %s: %w", taskID, err)
+	}
+	return tasks[0], nil
+}
+
 // List lists all tasks of this stack that are not stopped; see bastion.Tasks.
 // ListTasks goes by the status that ECS wants a task to have, so that one on its
 // way to its end is among the stopped.
@@ -131,9 +143,9 @@ func (t *Tasks) withEndpoints(ctx context.Context, found []types.Task) ([]bastio
 }
 
 // interfaceOf is the network interface that a task can be reached by, as far as
-// ECS has attached one; a stopped task has none.
+// ECS has attached one. A task that is to end has none that anybody should reach.
 func interfaceOf(task types.Task) string {
-	if aws.ToString(task.LastStatus) == string(bastion.TaskStopped) {
+	if aws.ToString(task.DesiredStatus) == string(types.DesiredStatusStopped) {
 		return ""
 	}
 	for _, a := range task.Attachments {

@@ -178,8 +178,6 @@ func TestAStoppedTaskSaysWhatTheContainerSays(t *testing.T) {
 			{Name: aws.String("sidecar"), Reason: aws.String("a sidecar's"), ExitCode: aws.Int32(1)},
 			{Name: aws.String("bastiond"), Reason: aws.String("CannotPullContainerError: not found"), ExitCode: aws.Int32(10)},
 		},
-		Attachments: []types.Attachment{{Type: aws.String("ElasticNetworkInterface"),
-			Details: []types.KeyValuePair{{Name: aws.String("networkInterfaceId"), Value: aws.String("eni-1")}}}},
 	}
 	got := testStack.task(stopped)
 	exit := got.ExitCode
@@ -189,7 +187,16 @@ func TestAStoppedTaskSaysWhatTheContainerSays(t *testing.T) {
 	if fmt.Sprint(got) != fmt.Sprint(want) || exit == nil || *exit != 10 {
 		t.Errorf("%+v with exit code %v, not %+v with 10", got, exit, want)
 	}
-	if i := interfaceOf(stopped); i != "" {
-		t.Errorf("a stopped task is looked for at %s", i)
+}
+
+// Each look at an address is a call of EC2's.
+func TestNobodyLooksForATaskThatIsToEnd(t *testing.T) {
+	task := types.Task{LastStatus: aws.String("RUNNING"), Attachments: []types.Attachment{{Type: aws.String("ElasticNetworkInterface"),
+		Details: []types.KeyValuePair{{Name: aws.String("networkInterfaceId"), Value: aws.String("eni-1")}}}}}
+	for desired, want := range map[string]string{"RUNNING": "eni-1", "STOPPED": ""} {
+		task.DesiredStatus = aws.String(desired)
+		if got := interfaceOf(task); got != want {
+			t.Errorf("a task that is to be %s is looked for at %q", desired, got)
+		}
 	}
 }

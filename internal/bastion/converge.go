@@ -18,6 +18,7 @@ const maxRounds = 24
 // old. Steps that failed are not tried again in this call; their errors are
 // joined into the one returned, and the record stays due.
 //
+// ErrNoTime: it stopped where there was no time for the next call.
 // ErrNotFound: there is no such record.
 func (s *Service) Converge(ctx context.Context, id string, may Do) (Record, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.Config.Timing.CallTimeout)
@@ -31,6 +32,9 @@ func (s *Service) Converge(ctx context.Context, id string, may Do) (Record, erro
 			return rec, errors.Join(c.failed, fmt.Errorf("read record %s: %w", id, err))
 		}
 		seen, err := c.observe(ctx, rec)
+		if errors.Is(err, ErrNoTime) {
+			return rec, errors.Join(c.failed, err) // it keeps its place among those due
+		}
 		if err != nil {
 			return rec, errors.Join(c.failed, err, c.postpone(ctx, rec, began))
 		}
@@ -49,7 +53,9 @@ func (s *Service) Converge(ctx context.Context, id string, may Do) (Record, erro
 		}
 		for _, a := range todo {
 			c.done[a] = true // not before: a plan that met another writer's was not carried out
-			c.act(ctx, rec, a)
+			if c.act(ctx, rec, a); errors.Is(c.failed, ErrNoTime) {
+				return rec, c.failed
+			}
 		}
 	}
 	return rec, errors.Join(c.failed, fmt.Errorf("converge %s: still changing after %d rounds", id, maxRounds))
@@ -97,8 +103,8 @@ func (c *converge) permitted(plan *Plan, rec Record) []Action {
 }
 
 // dueNow leaves a record that is due already as it is.
-func (c *converge) dueNow(rec Record) time.Time {
-	now := c.now()
+func (s *Service) dueNow(rec Record) time.Time {
+	now := s.now()
 	if !rec.DueAt.IsZero() && !rec.DueAt.After(now) {
 		return rec.DueAt
 	}
@@ -161,11 +167,7 @@ func (c *converge) observe(ctx context.Context, rec Record) (Observed, error) {
 }
 
 func (c *converge) observeTasks(ctx context.Context, rec Record) ([]Task, error) {
-	var known []string
-	if rec.Attempt.TaskID != "" {
-		known = append(known, rec.Attempt.TaskID)
-	}
-	tasks, err := c.Tasks.Describe(ctx, rec.ID, known...)
+	tasks, err := c.tasksOf(ctx, rec)
 	if err != nil || c.started == nil {
 		return tasks, err
 	}
@@ -175,6 +177,24 @@ func (c *converge) observeTasks(ctx context.Context, rec Record) ([]Task, error)
 		}
 	}
 	return append(tasks, *c.started), nil
+}
+
+// tasksOf reads the bastion's tasks. A first attempt has no more than one, however
+// often RunTask was sent, and no other attempt can have left any: once its id is
+// known it is all there is to look at, which saves a search each time.
+func (c *converge) tasksOf(ctx context.Context, rec Record) ([]Task, error) {
+	a := rec.Attempt
+	switch {
+	case a.TaskID == "":
+		return c.Tasks.Describe(ctx, rec.ID)
+	case a.Number > 1:
+		return c.Tasks.Describe(ctx, rec.ID, a.TaskID)
+	}
+	task, err := c.Tasks.Fetch(ctx, a.TaskID)
+	if errors.Is(err, ErrNotFound) {
+		return nil, nil
+	}
+	return []Task{task}, err
 }
 
 // act takes one step. rec is the record as it was saved just before.

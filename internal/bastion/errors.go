@@ -65,6 +65,10 @@ var (
 	ErrQuotaTotal = errors.New("total quota reached")
 	// ErrInUse: a group still has an interface, or another group names it.
 	ErrInUse = errors.New("in use")
+	// ErrNoTime: the call would have to wait for its turn, within the rate that
+	// the cloud allows, for longer than the caller has. It is no failure, only for
+	// later.
+	ErrNoTime = errors.New("no time left")
 )
 
 // Refused is a definite answer of RunTask that no task was made: the attempt

@@ -55,7 +55,7 @@ type Quota struct {
 
 // Groups are the security groups of this stack's bastions. What is read may be
 // stale: something just made may be missing, something just changed may look as
-// it was. Nothing waits.
+// it was. Nothing waits, but for its turn: any call may answer [ErrNoTime].
 type Groups interface {
 	// Create makes the bastion's group, whose name is derived from its id, or
 	// answers the one of that name. A new group may have a default egress rule.
@@ -95,7 +95,7 @@ type Rule struct {
 }
 
 // Tasks are the Fargate tasks of this stack's bastions. What is read may be
-// stale, as with Groups. Nothing waits.
+// stale, as with Groups. Nothing waits, but for its turn; see [ErrNoTime].
 type Tasks interface {
 	// Run starts the task of an attempt. All that is sent follows from the
 	// launch, so that a repeat within 55 minutes of AnnouncedAt answers the same
@@ -105,6 +105,9 @@ type Tasks interface {
 	// Describe answers the bastion's tasks: those found by startedBy, running or
 	// stopped within the hour, and those of the known ids.
 	Describe(ctx context.Context, bastionID string, known ...string) ([]Task, error)
+	// Fetch answers one task by its id, running or stopped within the hour. It is
+	// one call where Describe is several. ErrNotFound may be stale.
+	Fetch(ctx context.Context, taskID string) (Task, error)
 	// Stop asks a task to end: SIGTERM, and later SIGKILL. A task that is
 	// stopped or gone already is fine.
 	Stop(ctx context.Context, taskID, reason string) error

@@ -68,6 +68,10 @@ func (sw *sweep) find(ctx context.Context) error {
 // judge marks a thing that no live record accounts for, and ends it when it has
 // been marked for long enough.
 func (sw *sweep) judge(ctx context.Context, thing, bastionID string, accounts func(Record) bool, end func() error) {
+	if outOfTime(ctx) {
+		sw.orphans[thing] = true // not known: its mark, if any, stays, and the next pass goes on
+		return
+	}
 	rec, err := sw.record(ctx, bastionID)
 	if err == nil && (rec == nil || !rec.FinishedAt.IsZero() || !accounts(*rec)) {
 		sw.orphans[thing] = true
@@ -79,7 +83,7 @@ func (sw *sweep) judge(ctx context.Context, thing, bastionID string, accounts fu
 	} else if err != nil {
 		sw.orphans[thing] = true // not known: its mark, if any, stays
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, ErrNoTime) {
 		sw.failed = errors.Join(sw.failed, fmt.Errorf("sweep %s: %w", thing, err))
 	}
 }

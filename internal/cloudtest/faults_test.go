@@ -55,7 +55,7 @@ func (w *world) rest(what string) {
 var reads = map[string]bool{
 	"Store.Fetch": true, "Store.FetchByName": true, "Store.ListByOwner": true, "Store.RememberedKey": true,
 	"Store.Due": true, "Store.Marks": true, "Groups.Describe": true, "Groups.List": true,
-	"Tasks.Describe": true, "Tasks.List": true, "Leases.Fetch": true, "Leases.List": true,
+	"Tasks.Describe": true, "Tasks.Fetch": true, "Tasks.List": true, "Leases.Fetch": true, "Leases.List": true,
 }
 
 // polled reports whether the last of these calls is a read that was made often

@@ -141,6 +141,30 @@ var taskCases = []taskCase{
 		if noError(t, err); len(tasks) > 0 {
 			t.Errorf("found %+v", tasks)
 		}
+		_, err = h.Tasks.Fetch(t.Context(), unknownTask)
+		wantError(t, "fetch", err, bastion.ErrNotFound)
+	}},
+	{"a task is found by its id alone", func(t *testing.T, h TasksHarness) {
+		launch := h.Launch(t, newID(), 3)
+		task := h.start(t, launch)
+		h.start(t, h.Launch(t, launch.BastionID, 4)) // which is not looked for
+		fetched := func(status bastion.TaskStatus) bastion.Task {
+			var found bastion.Task
+			eventually(t, h.Patience, func() (err error) {
+				if found, err = h.Tasks.Fetch(t.Context(), task.ID); err == nil && found.Status != status {
+					err = fmt.Errorf("the task is %+v", found)
+				}
+				return err
+			})
+			return found
+		}
+		if found := fetched(bastion.TaskRunning); found.ID != task.ID || found.BastionID != launch.BastionID || found.Attempt != 3 {
+			t.Errorf("running, it is %+v", found)
+		}
+		noError(t, h.Tasks.Stop(t.Context(), task.ID, "the suite says so"))
+		if found := fetched(bastion.TaskStopped); found.StopCode != "UserInitiated" {
+			t.Errorf("stopped, it is %+v", found)
+		}
 	}},
 	{"attempts are tasks of their own", func(t *testing.T, h TasksHarness) {
 		id := newID()

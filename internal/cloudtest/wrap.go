@@ -139,6 +139,10 @@ func (t hookedTasks) Describe(ctx context.Context, bastionID string, known ...st
 	return through(ctx, t.hook, "Tasks.Describe", func() ([]bastion.Task, error) { return t.next.Describe(ctx, bastionID, known...) })
 }
 
+func (t hookedTasks) Fetch(ctx context.Context, taskID string) (bastion.Task, error) {
+	return through(ctx, t.hook, "Tasks.Fetch", func() (bastion.Task, error) { return t.next.Fetch(ctx, taskID) })
+}
+
 func (t hookedTasks) Stop(ctx context.Context, taskID, reason string) error {
 	return t.hook(ctx, "Tasks.Stop", func() error { return t.next.Stop(ctx, taskID, reason) })
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"os"
 	"strings"
 	"time"
@@ -26,16 +27,24 @@ type App struct {
 	Service *bastion.Service
 
 	taskID  func(leaseKey string) string
+	pace    *awscloud.Pacer
 	metrics *metrics
 	log     *slog.Logger
 }
+
+// backgroundShare is how much of AWS's rates the reaper, the sweep and the
+// observer each take. The other half is for people, whose functions may take all
+// of it, and for whatever else the account runs: 2.5 new groups a second, the
+// scarcest, are more than people ask for. More would gain little, since the
+// observer's part comes on top of the reaper's.
+const backgroundShare = 0.5
 
 // Start reads the environment and wires the service. A function that is told
 // something wrong ends here, with all that is wrong in its log: Lambda then calls
 // it a failed init.
 func Start() *App {
 	log := slog.New(lambdacontext.NewLogHandler())
-	app, err := wire(context.Background(), os.Environ(), log)
+	app, err := wire(context.Background(), os.Environ(), log, nil)
 	if err != nil {
 		log.Error("start", "error", err.Error())
 		os.Exit(1)
@@ -43,14 +52,16 @@ func Start() *App {
 	return app
 }
 
-func wire(ctx context.Context, environ []string, log *slog.Logger) (*App, error) {
+// wire calls AWS through the client, if there is one.
+func wire(ctx context.Context, environ []string, log *slog.Logger, through *http.Client) (*App, error) {
 	cfg, err := config.Load(environ)
 	if err != nil {
 		return nil, err
 	}
+	pace := awscloud.NewPacer()
 	ports, err := awscloud.Connect(ctx, stack(cfg), awscloud.Tables{
 		Records: cfg.Cloud.Table, Leases: cfg.Cloud.LeaseTable, RoleID: cfg.Cloud.TaskRoleID, History: history,
-	})
+	}, awscloud.Reach{Pace: pace, HTTP: through})
 	if err != nil {
 		return nil, fmt.Errorf("connect to AWS: %w", err)
 	}
@@ -68,6 +79,7 @@ func wire(ctx context.Context, environ []string, log *slog.Logger) (*App, error)
 			Log:    log,
 		},
 		taskID:  ports.Leases.TaskID,
+		pace:    pace,
 		metrics: meters,
 		log:     log,
 	}, nil

@@ -25,7 +25,7 @@ func environment(changes ...string) []string {
 }
 
 func TestTheServiceIsWired(t *testing.T) {
-	app, err := wire(t.Context(), environment(), slog.New(slog.DiscardHandler))
+	app, err := wire(t.Context(), environment(), slog.New(slog.DiscardHandler), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,7 +60,7 @@ func TestNothingIsWiredWrong(t *testing.T) {
 		"BASTION_NEW=1":         "BASTION_NEW is not a setting",
 		"BASTION_FAMILIES=ipv6": "public addresses are IPv4",
 	} {
-		if _, err := wire(t.Context(), environment(change), slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := wire(t.Context(), environment(change), slog.New(slog.DiscardHandler), nil); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", change, err)
 		}
 	}

@@ -74,7 +74,7 @@ func live(t *testing.T, url string) *neighbours {
 	}
 	made := awscloud.Tables{Records: w.records, Leases: w.leases}
 	must(t, made.Create(t.Context()))
-	app, err := wire(t.Context(), environment("BASTION_TABLE="+w.records, "BASTION_LEASE_TABLE="+w.leases), slog.New(slog.DiscardHandler))
+	app, err := wire(t.Context(), environment("BASTION_TABLE="+w.records, "BASTION_LEASE_TABLE="+w.leases), slog.New(slog.DiscardHandler), nil)
 	must(t, err)
 	w.app, app.metrics.out = app, io.Discard
 	w.cloud = localcloud.New(localcloud.Config{Now: w.now})

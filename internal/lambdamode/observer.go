@@ -7,12 +7,16 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/aws/aws-lambda-go/events"
 
 	"github.com/bastion-on-demand/bastion/internal/awscloud"
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
+
+// reapEvery is how often the reaper comes; see template.yaml.
+const reapEvery = time.Minute
 
 // observers is how many bastions one call looks at at once.
 const observers = 8
@@ -37,6 +41,8 @@ type Observer struct {
 
 // Observer makes the function.
 func (a *App) Observer() *Observer {
+	a.pace.Take(backgroundShare)
+	a.pace.Yield() // there are as many of it as there are events
 	return &Observer{service: a.Service, store: a.Service.Store, cluster: a.Config.Cloud.ClusterARN, taskID: a.taskID, log: a.log}
 }
 
@@ -94,13 +100,23 @@ func (o *Observer) task(ctx context.Context, detail json.RawMessage) error {
 		return fmt.Errorf("read the task of the event: %w", err)
 	}
 	id, ours := awscloud.BastionID(t.StartedBy)
-	if !ours || t.Cluster != o.cluster {
+	if !ours || t.Cluster != o.cluster || ending(t.LastStatus) {
 		return nil
 	}
 	if err := o.service.Observe(ctx, id); err != nil {
 		return err
 	}
 	return o.believed(ctx, id, t)
+}
+
+// ending reports whether a task is between running and its end, where nothing is
+// to be done: the event of its end follows.
+func ending(status bastion.TaskStatus) bool {
+	switch status {
+	case bastion.TaskDeactivating, bastion.TaskStopping, bastion.TaskDeprovisioning:
+		return true
+	}
+	return false
 }
 
 // believed wants the record to know what the event said last of its task. An event
@@ -115,6 +131,8 @@ func (o *Observer) believed(ctx context.Context, id string, t taskEvent) error {
 		return nil
 	case err != nil:
 		return fmt.Errorf("read the record of %s: %w", id, err)
+	case !rec.DueAt.IsZero() && time.Until(rec.DueAt) < reapEvery:
+		return nil // the reaper looks before the event would come again
 	case rec.Attempt.TaskID == awscloud.TaskID(t.TaskARN) && rec.Attempt.EndedAt.IsZero():
 		return fmt.Errorf("ECS does not show yet that task %s of %s has stopped", rec.Attempt.TaskID, id)
 	}
@@ -172,6 +190,8 @@ func (o *Observer) bastionOf(ctx context.Context, record leaseChange) (string, e
 	case err != nil:
 		return "", fmt.Errorf("find the bastion of %s: %w", *key, err)
 	case rec.Attempt.TaskID != "" && rec.Attempt.TaskID != o.taskID(*key):
+		return "", nil
+	case !rec.Intent.Open: // the last words are read once the task has stopped
 		return "", nil
 	}
 	return *id, nil

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
@@ -44,14 +45,21 @@ func (r records) Fetch(_ context.Context, id string) (bastion.Record, error) {
 	case !ok:
 		return bastion.Record{}, fmt.Errorf("fetch %s: %w", id, bastion.ErrNotFound)
 	}
-	return bastion.Record{ID: id, Attempt: bastion.Attempt{TaskID: task}}, nil
+	rec := bastion.Record{ID: id, Intent: bastion.Intent{Open: id != "closing"}, Attempt: bastion.Attempt{TaskID: task}}
+	switch id {
+	case "due":
+		rec.DueAt = time.Now().Add(15 * time.Second)
+	case "two":
+		rec.DueAt = time.Now().Add(5 * time.Minute)
+	}
+	return rec, nil
 }
 
 func newObserver(fail string) (*Observer, *fakeObserve) {
 	service := &fakeObserve{fail: fail}
 	return &Observer{
 		service: service, cluster: ourCluster, log: slog.New(slog.DiscardHandler),
-		store:  records{"one": "task1", "two": "task2", "starting": ""},
+		store:  records{"one": "task1", "two": "task2", "starting": "", "closing": "task4", "due": "task5"},
 		taskID: func(key string) string { return strings.TrimPrefix(key, "AROAEXAMPLE:") },
 	}, service
 }
@@ -61,11 +69,15 @@ func taskEventOf(cluster, startedBy string) string {
 		"detail":{"clusterArn":%q,"startedBy":%q,"taskArn":"arn:aws:ecs:eu-west-1:111122223333:task/way-in/task1","lastStatus":"RUNNING","version":3}}`, cluster, startedBy)
 }
 
-// stopped is the event that a task of the bastion "one" has stopped, which its
-// record does not know of.
-func stopped(task string) string {
-	event := strings.Replace(taskEventOf(ourCluster, "bastion/one"), "RUNNING", "STOPPED", 1)
-	return strings.Replace(event, "task/way-in/task1", "task/way-in/"+task, 1)
+// stopped is the event that a task of a bastion has stopped, which its record does
+// not know of.
+func stopped(id, task string) string {
+	return strings.Replace(in(id, bastion.TaskStopped), "task/way-in/task1", "task/way-in/"+task, 1)
+}
+
+// in is the event that a task of a bastion is in this status.
+func in(id string, status bastion.TaskStatus) string {
+	return strings.Replace(taskEventOf(ourCluster, "bastion/"+id), "RUNNING", string(status), 1)
 }
 
 func TestEventsOfTasks(t *testing.T) {
@@ -79,8 +91,13 @@ func TestEventsOfTasks(t *testing.T) {
 		"of another cluster":      {taskEventOf(ourCluster+"2", "bastion/one"), "", false},
 		"of a task of nobody's":   {taskEventOf(ourCluster, "ecs-svc/123"), "", false},
 		"of a task by hand":       {taskEventOf(ourCluster, ""), "", false},
-		"that ECS does not show":  {stopped("task1"), "one", true},
-		"of an earlier attempt":   {stopped("task0"), "one", false},
+		"that ECS does not show":  {stopped("one", "task1"), "one", true},
+		"nor the reaper, soon":    {stopped("two", "task2"), "two", true},
+		"that the reaper will":    {stopped("due", "task5"), "due", false},
+		"of an earlier attempt":   {stopped("one", "task0"), "one", false},
+		"that its end follows":    {in("one", bastion.TaskDeactivating), "", false},
+		"that it is at its end":   {in("one", bastion.TaskStopping), "", false},
+		"that its network goes":   {in("one", bastion.TaskDeprovisioning), "", false},
 		"that fails":              {taskEventOf(ourCluster, "bastion/broken"), "broken", true},
 		"with another detail":     {`{"detail-type":"ECS Task State Change","detail":"one"}`, "", true},
 		"of another kind":         {`{"detail-type":"ECS Deployment State Change","detail":{}}`, "", true},
@@ -125,6 +142,7 @@ func TestTheStreamOfLeases(t *testing.T) {
 		"of a bastion that there is not":              {[]string{streamRecord("1", "task1", "three")}, "", ""},
 		"what cannot be read blocks nothing":          {[]string{oddImage, oddKey, empty, removed, streamRecord("1", "task1", "one")}, "one", ""},
 		"what a report holds is not looked at":        {[]string{oddReport}, "one", ""},
+		"last words":                                  {[]string{streamRecord("1", "task4", "closing")}, "", ""},
 		"nothing":                                     {nil, "", ""},
 		"one fails, and the others do not":            {[]string{streamRecord("1", "task2", "two"), streamRecord("2", "task1", "one")}, "one two", "1"},
 		"a record that cannot be fetched comes again": {[]string{streamRecord("1", "task1", "one"), streamRecord("2", "task9", "unreadable")}, "one", "2"},

@@ -9,10 +9,6 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// maxPasses is how many batches of due records one run takes up. It bounds what
-// a record that stays due costs in a minute.
-const maxPasses = 5
-
 // overdueAfter is how late a record must be, after the reaper was there, to be
 // worth a metric; the alarm is at five minutes.
 const overdueAfter = 2 * time.Minute
@@ -39,6 +35,7 @@ type Reaper struct {
 
 // Reaper makes the function.
 func (a *App) Reaper() *Reaper {
+	a.pace.Take(backgroundShare)
 	return &Reaper{service: a.Service, store: a.Service.Store, metrics: a.metrics, now: time.Now, log: a.log}
 }
 
@@ -57,23 +54,15 @@ func (r *Reaper) Handle(ctx context.Context, schedule Schedule) error {
 }
 
 func (r *Reaper) reap(ctx context.Context) error {
-	total := 0
-	for range maxPasses {
-		taken, err := r.service.Reap(ctx)
-		total += taken
-		if err != nil && total == 0 {
-			return err
-		}
-		if err != nil {
-			r.log.ErrorContext(ctx, "reap", "error", err.Error())
-			break // those stay due: the next run tries them again, not this one at once
-		}
-		if taken == 0 {
-			break
-		}
+	taken, err := r.service.Reap(ctx)
+	if err != nil && taken == 0 {
+		return err
 	}
-	if total > 0 {
-		r.log.InfoContext(ctx, "reap", "taken", total)
+	if err != nil {
+		r.log.ErrorContext(ctx, "reap", "error", err.Error())
+	}
+	if taken > 0 {
+		r.log.InfoContext(ctx, "reap", "taken", taken)
 	}
 	return r.overdue(ctx)
 }

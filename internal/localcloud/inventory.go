@@ -35,13 +35,10 @@ func (c *Cloud) Inventory() Inventory {
 	inv.Records = c.store.oldestFirst(maps.Keys(c.store.records))
 	c.store.mu.Unlock()
 
+	inv.Groups = c.GroupStates()
+
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, id := range slices.Sorted(maps.Keys(c.groups)) {
-		if g := c.groups[id]; !g.gone {
-			inv.Groups = append(inv.Groups, GroupState{g.present(), g.interfaces > 0})
-		}
-	}
 	for _, id := range slices.Sorted(maps.Keys(c.tasks)) {
 		t := c.tasks[id]
 		if !t.forgotten(c.cfg.Now(), c.cfg.Staleness) {
@@ -49,6 +46,19 @@ func (c *Cloud) Inventory() Inventory {
 		}
 	}
 	return inv
+}
+
+// GroupStates is the truth about the groups alone.
+func (c *Cloud) GroupStates() []GroupState {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var all []GroupState
+	for _, id := range slices.Sorted(maps.Keys(c.groups)) {
+		if g := c.groups[id]; !g.gone {
+			all = append(all, GroupState{g.present(), g.interfaces > 0})
+		}
+	}
+	return all
 }
 
 // Live are the tasks whose process runs or may still run.

@@ -178,6 +178,21 @@ func (p tasksPort) Describe(ctx context.Context, bastionID string, known ...stri
 	return c.shownTasks(found), nil
 }
 
+func (p tasksPort) Fetch(ctx context.Context, taskID string) (bastion.Task, error) {
+	c := p.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.call(ctx, "DescribeTasks"); err != nil {
+		return bastion.Task{}, err
+	}
+	if t := c.tasks[taskID]; t != nil {
+		if seen := c.shownTasks([]*task{t}); len(seen) > 0 {
+			return seen[0], nil
+		}
+	}
+	return bastion.Task{}, fmt.Errorf("describe the task %s: %w", taskID, bastion.ErrNotFound)
+}
+
 func (p tasksPort) List(ctx context.Context) ([]bastion.Task, error) {
 	c := p.c
 	c.mu.Lock()

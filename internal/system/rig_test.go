@@ -114,7 +114,7 @@ func (w *world) connect(t *testing.T, environ []string) {
 		t.Fatal(err)
 	}
 	var err error
-	w.ports, err = awscloud.Connect(t.Context(), w.fargate.stack(), tables)
+	w.ports, err = awscloud.Connect(t.Context(), w.fargate.stack(), tables, awscloud.Reach{Pace: awscloud.NewPacer()})
 	if err != nil {
 		t.Fatal(err)
 	}

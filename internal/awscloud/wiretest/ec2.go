@@ -77,20 +77,37 @@ func list(form url.Values, key string) []string {
 	return values
 }
 
-// matches reports whether a thing passes the request's filters. facts says what
-// the thing has under a filter's name; unknown filters are refused.
-func matches(form url.Values, facts func(name string) (string, bool)) (bool, error) {
+// filters are a request's, each with the values that pass.
+type filters []struct {
+	name   string
+	values []string
+}
+
+func filtersOf(form url.Values) (filters, error) {
+	var all filters
 	for i := 1; form.Has(fmt.Sprintf("Filter.%d.Name", i)); i++ {
 		name := form.Get(fmt.Sprintf("Filter.%d.Name", i))
 		values := list(form, fmt.Sprintf("Filter.%d.Value", i))
 		if len(values) == 0 || len(values) > 200 {
-			return false, wireError{"FilterLimitExceeded", fmt.Sprintf("the filter %s has %d values", name, len(values))}
+			return nil, wireError{"FilterLimitExceeded", fmt.Sprintf("the filter %s has %d values", name, len(values))}
 		}
-		value, known := facts(name)
+		all = append(all, struct {
+			name   string
+			values []string
+		}{name, values})
+	}
+	return all, nil
+}
+
+// match reports whether a thing passes. facts says what the thing has under a
+// filter's name; unknown filters are refused.
+func (f filters) match(facts func(name string) (string, bool)) (bool, error) {
+	for _, one := range f {
+		value, known := facts(one.name)
 		if !known {
-			return false, wireError{"InvalidParameterValue", "The filter '" + name + "' is invalid"}
+			return false, wireError{"InvalidParameterValue", "The filter '" + one.name + "' is invalid"}
 		}
-		if !slices.Contains(values, value) {
+		if !slices.Contains(one.values, value) {
 			return false, nil
 		}
 	}
@@ -118,10 +135,14 @@ type networkInterface struct {
 }
 
 func (s *Server) describeNetworkInterfaces(ctx context.Context, form url.Values) (any, error) {
+	filters, err := filtersOf(form)
+	if err != nil {
+		return nil, err
+	}
 	var found []networkInterface
 	for _, id := range s.taskIDs() {
 		name := interfacePrefix + id
-		wanted, err := matches(form, func(filter string) (string, bool) { return name, filter == "network-interface-id" })
+		wanted, err := filters.match(func(filter string) (string, bool) { return name, filter == "network-interface-id" })
 		if err != nil {
 			return nil, err
 		}

@@ -24,11 +24,27 @@ type securityGroup struct {
 	Description string `xml:"groupDescription"`
 	VPC         string `xml:"vpcId"`
 	Tags        []tag  `xml:"tagSet>item,omitempty"`
+
+	Ingress []permission `xml:"ipPermissions>item,omitempty"`
+	Egress  []permission `xml:"ipPermissionsEgress>item,omitempty"`
+}
+
+// permission is a rule as its group shows it: without its id.
+type permission struct {
+	Protocol string `xml:"ipProtocol"`
+}
+
+func permissions(rules []bastion.Rule, protocol string) []permission {
+	var all []permission
+	for range rules {
+		all = append(all, permission{protocol})
+	}
+	return all
 }
 
 // exists finds the truth about a group, which may not show yet.
 func (s *Server) exists(is func(bastion.Group) bool) (bastion.Group, bool) {
-	for _, g := range s.cfg.Cloud.Inventory().Groups {
+	for _, g := range s.cfg.Cloud.GroupStates() {
 		if is(g.Group) {
 			return g.Group, true
 		}
@@ -85,15 +101,20 @@ func (s *Server) describeSecurityGroups(ctx context.Context, form url.Values) (a
 	if err != nil {
 		return nil, err
 	}
+	filters, err := filtersOf(form)
+	if err != nil {
+		return nil, err
+	}
 	var found []securityGroup
 	for _, g := range shown {
 		facts := s.groups[g.ID]
-		wanted, err := matches(form, func(filter string) (string, bool) { return facts.fact(g, filter) })
+		wanted, err := filters.match(func(filter string) (string, bool) { return facts.fact(g, filter) })
 		if err != nil {
 			return nil, err
 		}
 		if wanted {
-			found = append(found, securityGroup{g.ID, g.BastionID, facts.description, facts.vpc, facts.tags})
+			found = append(found, securityGroup{g.ID, g.BastionID, facts.description, facts.vpc, facts.tags,
+				permissions(g.Ingress, "tcp"), permissions(g.Egress, "-1")})
 		}
 	}
 	items, next, err := ec2Page(s, form, found)
@@ -119,9 +140,13 @@ func (s *Server) describeSecurityGroupRules(ctx context.Context, form url.Values
 	if err != nil {
 		return nil, err
 	}
+	filters, err := filtersOf(form)
+	if err != nil {
+		return nil, err
+	}
 	var found []securityGroupRule
 	for _, g := range shown {
-		wanted, err := matches(form, func(filter string) (string, bool) { return g.ID, filter == "group-id" })
+		wanted, err := filters.match(func(filter string) (string, bool) { return g.ID, filter == "group-id" })
 		if err != nil {
 			return nil, err
 		}

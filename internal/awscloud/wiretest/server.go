@@ -10,8 +10,12 @@
 package wiretest
 
 import (
+	"bytes"
 	"context"
+	"errors"
+	"io"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strconv"
 	"strings"
@@ -30,6 +34,9 @@ type Config struct {
 	// PageSize is the most that one page holds, whatever is asked for; 0 for as
 	// much as AWS gives.
 	PageSize int
+	// Admit, if any, is asked before each call by its action; where it says no, the
+	// call is throttled.
+	Admit func(action string) bool
 	// AddressAfter is how many DescribeNetworkInterfaces see an interface before
 	// its public address is associated.
 	AddressAfter int
@@ -89,9 +96,25 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.serveEC2(w, r)
 }
 
+// RoundTrip answers a call without a network, for tests in simulated time.
+func (s *Server) RoundTrip(r *http.Request) (*http.Response, error) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, err
+	}
+	served := r.Clone(r.Context())
+	served.Body = io.NopCloser(bytes.NewReader(body))
+	answer := httptest.NewRecorder()
+	s.ServeHTTP(answer, served)
+	return answer.Result(), r.Body.Close()
+}
+
 // begin notes a call, and answers the error that it is to fail with, if any.
 func (s *Server) begin(action string) error {
 	s.calls = append(s.calls, action)
+	if s.cfg.Admit != nil && !s.cfg.Admit(action) {
+		return errThrottled
+	}
 	i := slices.IndexFunc(s.failures, func(f failure) bool { return f.action == action })
 	if i < 0 {
 		return nil
@@ -110,13 +133,14 @@ func (e wireError) Error() string { return e.code + ": " + e.message }
 func page[T any](all []T, token string, most, pageSize int) (items []T, next string, err error) {
 	start := 0
 	if token != "" {
-		if start, err = strconv.Atoi(token); err != nil || start < 0 || start > len(all) {
+		if start, err = strconv.Atoi(token); err != nil || start < 0 {
 			return nil, "", wireError{"InvalidParameterValue", "the NextToken " + token + " is none of ours"}
 		}
 	}
 	if pageSize > 0 {
 		most = min(most, pageSize)
 	}
+	start = min(start, len(all)) // there may be fewer than when the token was made
 	end := min(start+most, len(all))
 	if end < len(all) {
 		next = strconv.Itoa(end)
@@ -133,7 +157,9 @@ func (s *Server) taskShown(ctx context.Context, id string) (bastion.Task, bool, 
 	return tasks[0], true, nil
 }
 
-// throttled reports whether the local cloud throttled a call.
+var errThrottled = errors.New("ThrottlingException")
+
+// throttled reports whether the call was throttled, here or by the local cloud.
 func throttled(err error) bool {
 	return err != nil && strings.Contains(err.Error(), "ThrottlingException")
 }

@@ -7,7 +7,8 @@ type Rate struct {
 	Burst, PerSecond float64
 }
 
-// Rates is what AWS publishes of the calls that Groups and Tasks make.
+// Rates is what AWS publishes of the calls that Groups and Tasks make. A call
+// takes one from each of its buckets.
 //
 // EC2: https://docs.aws.amazon.com/ec2/latest/devguide/ec2-api-throttling.html
 // ("Request token bucket sizes and refill rates"): non-mutating calls 100 and 20,
@@ -23,18 +24,23 @@ type Rate struct {
 // together). On Fargate, RunTask has launches of 100 and 20 besides:
 // https://docs.aws.amazon.com/AmazonECS/latest/developerguide/throttling.html.
 // Over it: ThrottlingException.
-var Rates = map[string]Rate{
-	"CreateSecurityGroup":           {"CreateSecurityGroup", 50, 5},
-	"AuthorizeSecurityGroupIngress": {"AuthorizeSecurityGroupIngress", 50, 5},
-	"RevokeSecurityGroupIngress":    {"RevokeSecurityGroupIngress", 50, 5},
-	"RevokeSecurityGroupEgress":     {"RevokeSecurityGroupEgress", 50, 5},
-	"DeleteSecurityGroup":           {"DeleteSecurityGroup", 50, 5},
-	"DescribeSecurityGroups":        {"DescribeSecurityGroups", 100, 20},
-	"DescribeSecurityGroupRules":    {"DescribeSecurityGroupRules", 100, 20},
-	"DescribeNetworkInterfaces":     {"DescribeNetworkInterfaces", 100, 20},
+var Rates = map[string][]Rate{
+	"CreateSecurityGroup":           {{"CreateSecurityGroup", 50, 5}},
+	"AuthorizeSecurityGroupIngress": {{"AuthorizeSecurityGroupIngress", 50, 5}},
+	"RevokeSecurityGroupIngress":    {{"RevokeSecurityGroupIngress", 50, 5}},
+	"RevokeSecurityGroupEgress":     {{"RevokeSecurityGroupEgress", 50, 5}},
+	"DeleteSecurityGroup":           {{"DeleteSecurityGroup", 50, 5}},
+	"DescribeSecurityGroups":        {{"DescribeSecurityGroups", 100, 20}},
+	"DescribeSecurityGroupRules":    {{"DescribeSecurityGroupRules", 100, 20}},
+	"DescribeNetworkInterfaces":     {{"DescribeNetworkInterfaces", 100, 20}},
 
-	"RunTask":       {"Fargate launches", 100, 20},
-	"StopTask":      {"cluster resource modify", 100, 40},
-	"ListTasks":     {"cluster resource read", 100, 20},
-	"DescribeTasks": {"cluster resource read", 100, 20},
+	"RunTask":       {clusterModify, {"Fargate launches", 100, 20}},
+	"StopTask":      {clusterModify},
+	"ListTasks":     {clusterRead},
+	"DescribeTasks": {clusterRead},
 }
+
+var (
+	clusterModify = Rate{"cluster resource modify", 100, 40}
+	clusterRead   = Rate{"cluster resource read", 100, 20}
+)

@@ -1,0 +1,180 @@
+package awscloud
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/ecs"
+
+	"github.com/bastion-on-demand/bastion/internal/awscloud/wiretest"
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/localcloud"
+)
+
+func TestCallsWaitForTheirTurn(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		share   float64
+		actions []string // in turn
+		calls   int
+		want    time.Duration
+	}{
+		{"a burst", 1, []string{"DeleteSecurityGroup"}, 50, 0},
+		{"one more", 1, []string{"DeleteSecurityGroup"}, 51, 200 * time.Millisecond},
+		{"half the rate", 0.5, []string{"DeleteSecurityGroup"}, 25 + 5, 2 * time.Second},
+		{"buckets of their own", 0.5, []string{"DeleteSecurityGroup", "RevokeSecurityGroupIngress"}, 2 * 25, 0},
+		{"a bucket that two share", 0.5, []string{"ListTasks", "DescribeTasks"}, 50 + 10, time.Second},
+		{"a call with two buckets waits for the slower", 0.5, []string{"RunTask"}, 50 + 10, time.Second},
+		{"and takes from the other", 0.5, []string{"RunTask", "StopTask"}, 50 + 20, time.Second},
+		{"a share so small that its bucket would hold nothing", 0.001, []string{"DeleteSecurityGroup"}, 2, 200 * time.Second},
+		{"a call without a rate", 0.5, []string{"CreateFleet"}, 1000, 0},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			p := NewPacer()
+			p.Take(test.share)
+			began := time.Now()
+			for i := range test.calls {
+				if err := p.wait(t.Context(), test.actions[i%len(test.actions)]); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if took := time.Since(began).Round(time.Millisecond); took != test.want {
+				t.Errorf("%s: %d calls took %s, not %s", test.name, test.calls, took, test.want)
+			}
+		})
+	}
+}
+
+func TestNobodyWaitsInVain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := NewPacer()
+		p.refused("DeleteSecurityGroup")
+		began := time.Now()
+		short, cancel := context.WithTimeout(t.Context(), 199*time.Millisecond)
+		defer cancel()
+		if err := p.wait(short, "DeleteSecurityGroup"); !errors.Is(err, bastion.ErrNoTime) || time.Since(began) > 0 {
+			t.Errorf("after %s: %v", time.Since(began), err)
+		}
+		if err := p.wait(t.Context(), "DeleteSecurityGroup"); err != nil || time.Since(began) != 200*time.Millisecond {
+			t.Errorf("the next has its turn after %s: %v", time.Since(began), err)
+		}
+		<-short.Done()
+		if err := p.wait(short, "DeleteSecurityGroup"); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("too late: %v", err)
+		}
+	})
+}
+
+// pacedWire is a wire without a network, so that it can be in simulated time.
+func pacedWire(t *testing.T, p *Pacer) *wire {
+	w := &wire{cloud: localcloud.New(localcloud.Config{})}
+	t.Cleanup(w.cloud.Close)
+	w.server = wiretest.New(wiretest.Config{Cloud: w.cloud, Cluster: testStack.Cluster, Groups: []string{testStack.MemberGroup}, Port: testStack.Port})
+	client := &http.Client{Transport: w.server}
+	sdk := testSDK("http://wire.test")
+	w.ec2 = NewEC2(sdk, p, func(o *ec2.Options) { o.HTTPClient = client })
+	w.ecs = NewECS(sdk, p, func(o *ecs.Options) { o.HTTPClient = client })
+	w.groups = NewGroups(w.ec2, testStack)
+	w.tasks = NewTasks(w.ecs, w.ec2, testStack, time.Now)
+	return w
+}
+
+// Repeats are calls, too: each waits for its turn, and after a refusal there is
+// nothing left to take at once.
+func TestARefusedCallIsRepeatedWithinTheRate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := NewPacer()
+		p.Take(0.1) // a delete every two seconds
+		w := pacedWire(t, p)
+		for range 3 {
+			w.server.Fail("DeleteSecurityGroup", "RequestLimitExceeded", "Request limit exceeded.")
+		}
+		began := time.Now()
+		if err := w.groups.Delete(t.Context(), "sg-1"); !errors.Is(err, bastion.ErrNotFound) {
+			t.Error(err)
+		}
+		if took := time.Since(began).Round(time.Millisecond); took < 6*time.Second {
+			t.Errorf("three repeats within %s", took)
+		}
+		began = time.Now()
+		if _, err := w.groups.List(t.Context()); err != nil || time.Since(began) > 0 {
+			t.Errorf("another call waited for %s: %v", time.Since(began), err)
+		}
+	})
+}
+
+// Of some functions there are so many that repeats would only keep others from
+// their turn.
+func TestWhoYieldsDoesNotRepeat(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := NewPacer()
+		p.Yield()
+		w := pacedWire(t, p)
+		w.server.Fail("DescribeSecurityGroups", "RequestLimitExceeded", "Request limit exceeded.")
+		w.server.Fail("StopTask", "ThrottlingException", "Rate exceeded")
+		_, group := w.groups.Describe(t.Context(), testID, "sg-1")
+		for call, err := range map[string]error{"describe": group, "stop": w.tasks.Stop(t.Context(), "1", "")} {
+			if !errors.Is(err, bastion.ErrNoTime) {
+				t.Errorf("%s: %v", call, err)
+			}
+			wantNoneOfTheSDK(t, err)
+		}
+		if calls := w.server.Calls(); len(calls) != 2 {
+			t.Errorf("called %q", calls)
+		}
+	})
+}
+
+// Others that are refused again and again did not have their turn either.
+func TestThrottlingIsNoFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := pacedWire(t, NewPacer())
+		for range computeTries {
+			w.server.Fail("RunTask", "ThrottlingException", "Rate exceeded")
+			w.server.Fail("DeleteSecurityGroup", "RequestLimitExceeded", "Request limit exceeded.")
+		}
+		_, run := w.tasks.Run(t.Context(), launchIn("sg-1", testID, 1))
+		for call, err := range map[string]error{"run": run, "delete": w.groups.Delete(t.Context(), "sg-1")} {
+			if !errors.Is(err, bastion.ErrNoTime) {
+				t.Errorf("%s: %v", call, err)
+			}
+			wantNoneOfTheSDK(t, err)
+		}
+		if calls := w.server.Calls(); len(calls) != 2*computeTries {
+			t.Errorf("%d calls", len(calls))
+		}
+	})
+}
+
+// What the domain acts upon gets through the SDK.
+func TestNoTimeIsRecognised(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := NewPacer()
+		w := pacedWire(t, p)
+		for action := range Rates {
+			p.refused(action)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		_, groups := w.groups.List(ctx)
+		_, tasks := w.tasks.List(ctx)
+		_, run := w.tasks.Run(ctx, launchIn("sg-1", testID, 1))
+		for call, err := range map[string]error{
+			"groups": groups, "tasks": tasks, "run": run, "stop": w.tasks.Stop(ctx, "1", ""), "delete": w.groups.Delete(ctx, "sg-1"),
+			"revoke": w.groups.Revoke(ctx, "sg-1", bastion.Rule{ID: "sgr-1"}), "authorize": w.groups.Authorize(ctx, "sg-1", testSource),
+		} {
+			if !errors.Is(err, bastion.ErrNoTime) {
+				t.Errorf("%s: %v", call, err)
+			}
+			wantNoneOfTheSDK(t, err)
+		}
+		if calls := w.server.Calls(); len(calls) > 0 {
+			t.Errorf("called %q", calls)
+		}
+	})
+}

@@ -1,0 +1,275 @@
+package lambdamode
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/localcloud"
+)
+
+// Bastions that are all due at once are ended within the rates that AWS publishes,
+// by the functions as they are scheduled, and people who ask for something
+// meanwhile get it.
+func TestDrain(t *testing.T) { drains(t, 60) }
+
+// drains plays both ways in which many can be due at once.
+func drains(t *testing.T, n int) {
+	for name, agent := range map[string]*localcloud.Agent{
+		"all end themselves at their deadline": {},
+		"none does":                            {BrokenTimer: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { drain(t, newRegion(t, agent), n, name) })
+		})
+	}
+}
+
+// Work in bulk leaves half of each rate to others, and the observer gives way where
+// the others repeat.
+func TestWhoTakesHowMuch(t *testing.T) {
+	for name, test := range map[string]struct {
+		become func(*App)
+		want   time.Duration
+		yields bool
+	}{
+		"reaper":   {func(a *App) { a.Reaper() }, (51 - 25) * 400 * time.Millisecond, false},
+		"observer": {func(a *App) { a.Observer() }, (51 - 25) * 400 * time.Millisecond, true},
+		"create":   {func(*App) {}, 200 * time.Millisecond, false},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRegion(t, &localcloud.Agent{})
+			p := r.start(name)
+			test.become(p.App)
+			began := time.Now()
+			for range 51 {
+				if err := p.Service.Groups.Delete(t.Context(), "sg-1"); !errors.Is(err, bastion.ErrNotFound) {
+					t.Fatal(err)
+				}
+			}
+			if took := time.Since(began).Round(time.Millisecond); took != test.want {
+				t.Errorf("%s: 51 calls took %s, not %s", name, took, test.want)
+			}
+			r.wire.Fail("DeleteSecurityGroup", "RequestLimitExceeded", "Request limit exceeded.")
+			if err := p.Service.Groups.Delete(t.Context(), "sg-1"); errors.Is(err, bastion.ErrNoTime) != test.yields {
+				t.Errorf("%s, refused: %v", name, err)
+			}
+		})
+	}
+}
+
+const key = bastion.Key("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA")
+
+// fill makes n bastions that are ready and whose deadline is the same moment.
+func (r *region) fill(n int) []string {
+	r.t.Helper()
+	maker := r.start("maker")
+	maker.pace.Take(10_000)
+	deadline := time.Now().UTC().Truncate(time.Second).Add(time.Hour)
+	var ids []string
+	for i := range n {
+		id := fmt.Sprintf("drain%011d", i)
+		if err := maker.make(id, deadline, 2*staleness); err != nil {
+			r.t.Fatal(err)
+		}
+		ids = append(ids, id)
+	}
+	time.Sleep(time.Until(deadline))
+	return ids
+}
+
+// make makes a bastion as it is some time after it was asked for. A group shows
+// after so long.
+func (a *App) make(id string, deadline time.Time, shows time.Duration) error {
+	ctx, now := context.Background(), time.Now().UTC()
+	source := netip.MustParsePrefix("192.0.2.1/32")
+	group, err := a.makeGroup(id, source, shows)
+	if err != nil {
+		return err
+	}
+	launch := bastion.Launch{
+		BastionID: id, Attempt: 1, GroupID: group.ID, Subnet: a.Config.Bastion.Subnets[0],
+		TaskDefinition: a.Config.Bastion.TaskDefinition, AnnouncedAt: now,
+	}
+	task, err := a.Service.Tasks.Run(ctx, launch)
+	if err != nil {
+		return err
+	}
+	rec := bastion.Record{
+		ID: id, Owner: "iam:111122223333:" + id, Name: "default", CreatedAt: now, LatestDeadline: deadline, Version: 1, DueAt: deadline,
+		Intent: bastion.Intent{Generation: 1, Open: true, Source: source, Keys: []bastion.Key{key}, Deadline: deadline},
+		Group:  bastion.GroupFacts{ID: group.ID, MadeAt: now, Ingress: source},
+		Attempt: bastion.Attempt{
+			Number: 1, GroupID: group.ID, Subnet: launch.Subnet, TaskDefinition: launch.TaskDefinition, AnnouncedAt: now,
+			TaskID: task.ID, LaunchedAt: now, Status: bastion.TaskRunning, HostKey: key, Generation: 1, ReadyAt: now,
+		},
+	}
+	lease := bastion.Lease{BastionID: id, Owner: rec.Owner, Name: rec.Name, Generation: 1, Open: true, Source: source, Keys: rec.Intent.Keys, Deadline: deadline}
+	if err := a.Service.Leases.Write(ctx, task.ID, lease); err != nil {
+		return err
+	}
+	return a.Service.Store.Create(ctx, rec, bastion.Quota{PerOwner: 1, Total: 10_000})
+}
+
+// makeGroup makes a group that admits the source and nothing else.
+func (a *App) makeGroup(id string, source netip.Prefix, shows time.Duration) (bastion.Group, error) {
+	ctx := context.Background()
+	group, err := a.Service.Groups.Create(ctx, id)
+	if err != nil {
+		return group, err
+	}
+	time.Sleep(shows)
+	if group, err = a.Service.Groups.Describe(ctx, id, group.ID); err != nil {
+		return group, err
+	}
+	for _, rule := range group.Egress {
+		if err := a.Service.Groups.Revoke(ctx, group.ID, rule); err != nil {
+			return group, err
+		}
+	}
+	return group, a.Service.Groups.Authorize(ctx, group.ID, source)
+}
+
+// look is how often it is looked whether all are ended.
+const look = 6 * time.Second
+
+// longest is how many minutes a drain may take.
+const longest = 30
+
+func drain(t *testing.T, r *region, n int, name string) {
+	ids := r.fill(n)
+	r.busy.Store(true)
+	began := time.Now()
+	reaper, sweeper := r.start("reaper"), r.start("sweep")
+	var running sync.WaitGroup
+	running.Go(r.pump)
+	var closed, ended time.Duration // when the last was closed, and when nothing was left
+	minute := 0
+	for ; ended == 0 && minute < longest; minute++ {
+		running.Go(func() { r.schedule(reaper, "reap") })
+		if minute%10 == 0 {
+			running.Go(func() { r.schedule(sweeper, "sweep") })
+		}
+		running.Go(func() { r.person(minute) })
+		for range time.Minute / look {
+			time.Sleep(look)
+			open, left := r.left(ids)
+			if open == 0 && closed == 0 {
+				closed = time.Since(began)
+			}
+			if left == 0 && ended == 0 {
+				ended = time.Since(began)
+			}
+		}
+	}
+	time.Sleep(5 * time.Minute)
+	close(r.over)
+	running.Wait()
+	r.report(t, fmt.Sprintf("%d due at once, %s", n, name), n, closed, ended)
+	r.judge(t, reaper, sweeper)
+}
+
+// schedule is one run by the schedule. Only something that is late may be said.
+func (r *region) schedule(p *process, do string) {
+	ctx, cancel := invocation(backgroundTimeout)
+	defer cancel()
+	began := time.Now()
+	err := p.Reaper().Handle(ctx, Schedule{Do: do})
+	if err != nil || time.Since(began) > backgroundTimeout-endTime {
+		r.t.Errorf("%s: after %s: %v", do, time.Since(began), err)
+	}
+}
+
+// left counts the bastions that somebody could still use, and those that are not
+// finished.
+func (r *region) left(ids []string) (open, unfinished int) {
+	for _, id := range ids {
+		rec, err := r.cloud.Store().Fetch(context.Background(), id)
+		if err != nil {
+			r.t.Error(err)
+		}
+		if rec.Attempt.EndedAt.IsZero() || rec.Group.Ingress.IsValid() {
+			open++
+		}
+		if rec.FinishedAt.IsZero() {
+			unfinished++
+		}
+	}
+	return open, unfinished
+}
+
+// person asks for a bastion, uses it and closes it, through three functions.
+func (r *region) person(n int) {
+	create, describe, destroy := r.start("create"), r.start("describe"), r.start("destroy")
+	caller := bastion.Caller{Owner: fmt.Sprint("iam:111122223333:person", n), Address: netip.MustParseAddr("198.51.100.7")}
+	ctx, cancel := invocation(peopleTimeout)
+	rec, _, err := create.Service.Create(ctx, bastion.CreateRequest{Caller: caller, Key: key, Wait: 20 * time.Second})
+	cancel()
+	if err != nil {
+		r.t.Errorf("person %d: create: %v", n, err)
+		return
+	}
+	for range 3 { // as a person waits
+		ctx, cancel := invocation(peopleTimeout)
+		rec, err = describe.Service.Get(ctx, caller, rec.ID, 20*time.Second)
+		cancel()
+	}
+	if err != nil || rec.State() != bastion.Ready {
+		r.t.Errorf("person %d: a minute later it is %s (%s): %v", n, rec.State(), rec.Stage(), err)
+	}
+	ctx, cancel = invocation(peopleTimeout)
+	defer cancel()
+	if rec, err = destroy.Service.Close(ctx, caller, rec.ID, 20*time.Second); err != nil || rec.Intent.Open {
+		r.t.Errorf("person %d: close: %v", n, err)
+	}
+	for _, p := range []*process{create, describe, destroy} {
+		if said := p.said.String(); strings.Contains(said, `"level"`) {
+			r.t.Errorf("person %d: %s says %s", n, p.name, said)
+		}
+	}
+}
+
+// report prints what it took.
+func (r *region) report(t *testing.T, what string, n int, closed, ended time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var calls []string
+	for _, action := range slices.Sorted(maps.Keys(r.calls)) {
+		if each := float64(r.calls[action]) / float64(n); each >= 0.05 {
+			calls = append(calls, fmt.Sprintf("%s %.1f", action, each))
+		}
+	}
+	fmt.Printf("drain: %s: all closed after %.1f min, nothing left after %.1f min\n", what, closed.Minutes(), ended.Minutes())
+	fmt.Printf("drain: calls for each: %s\n", strings.Join(calls, ", "))
+	fmt.Printf("drain: throttled and repeated or left to the reaper: %v\n", r.refused)
+	if ended == 0 {
+		t.Errorf("after %d minutes something is left", longest)
+	}
+}
+
+// judge wants no event to be given up, and nobody to have said that anything
+// failed; only that something is late.
+func (r *region) judge(t *testing.T, processes ...*process) {
+	if r.dead > 0 {
+		t.Errorf("%d events were given up", r.dead)
+	}
+	for range len(r.events) {
+		processes = append(processes, <-r.events)
+	}
+	for _, p := range processes {
+		for line := range strings.Lines(p.said.String()) {
+			if strings.Contains(line, `"level"`) && !strings.Contains(line, `"msg":"overdue"`) {
+				t.Errorf("%s says %s", p.name, line)
+			}
+		}
+	}
+}

@@ -1,0 +1,279 @@
+package lambdamode
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/bastion-on-demand/bastion/internal/awscloud"
+	"github.com/bastion-on-demand/bastion/internal/awscloud/wiretest"
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/localcloud"
+)
+
+// region is an account's region in simulated time: EC2 and ECS at the wire, with
+// the rates that AWS publishes, tables, and functions, each process of which has
+// the real SDK, adapters and domain of its own, as on Lambda.
+type region struct {
+	t      *testing.T
+	cloud  *localcloud.Cloud
+	wire   *wiretest.Server
+	busy   atomic.Bool   // before, there are no rates and no events, and nothing takes time
+	events chan *process // observers that are idle
+	stream chan string   // lease keys' tasks and bastions, as "TASK BASTION"
+	over   chan struct{} // closed when no more events are to be delivered
+
+	mu        sync.Mutex
+	buckets   map[string]*rate.Limiter
+	calls     map[string]int // by action
+	refused   map[string]int // by function
+	delivered map[string]bastion.TaskStatus
+	dead      int // events that were given up
+}
+
+// callTime is how long a call of EC2 or ECS takes.
+const callTime = 100 * time.Millisecond
+
+// staleness is how old everything is that EC2 and ECS show, and eventTime how long
+// an event is on its way: what it tells is shown by then.
+const (
+	staleness = time.Second
+	eventTime = 1500 * time.Millisecond
+)
+
+// linger is for how long an interface holds its group after a task.
+const linger = time.Minute
+
+// newRegion makes one whose tasks run the agent.
+func newRegion(t *testing.T, agent *localcloud.Agent) *region {
+	agent.Poll = 5 * time.Second
+	r := &region{t: t, events: make(chan *process, 10_000), stream: make(chan string, 100_000), over: make(chan struct{}),
+		buckets: map[string]*rate.Limiter{}, calls: map[string]int{}, refused: map[string]int{}, delivered: map[string]bastion.TaskStatus{}}
+	for _, rates := range awscloud.Rates {
+		for _, one := range rates {
+			r.buckets[one.Bucket] = rate.NewLimiter(rate.Limit(one.PerSecond), int(one.Burst))
+		}
+	}
+	r.cloud = localcloud.New(localcloud.Config{
+		LaunchDelay: 30 * time.Second, Linger: linger, StopTimeout: time.Minute, Staleness: staleness,
+		Runner: agent, OnTask: r.onTask, OnReport: r.onReport,
+	})
+	t.Cleanup(r.cloud.Close)
+	settings := settingsOf(environment())
+	r.wire = wiretest.New(wiretest.Config{
+		Cloud: r.cloud, Cluster: settings["BASTION_CLUSTER"], Groups: []string{settings["BASTION_MEMBER_GROUP"]}, Port: 2222, Admit: r.admit,
+	})
+	for name, value := range map[string]string{"AWS_REGION": "eu-west-1", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_CONFIG_FILE": "/dev/null"} {
+		t.Setenv(name, value)
+	}
+	return r
+}
+
+// settingsOf is an environment to look things up in.
+func settingsOf(environ []string) map[string]string {
+	settings := map[string]string{}
+	for _, entry := range environ {
+		name, value, _ := strings.Cut(entry, "=")
+		settings[name] = value
+	}
+	return settings
+}
+
+// admit takes a call's tokens, or refuses it.
+func (r *region) admit(action string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.busy.Load() {
+		return true
+	}
+	r.calls[action]++
+	for _, one := range awscloud.Rates[action] {
+		if r.buckets[one.Bucket].Tokens() < 1 {
+			return false
+		}
+	}
+	for _, one := range awscloud.Rates[action] {
+		r.buckets[one.Bucket].Allow()
+	}
+	return true
+}
+
+// process is one environment of a function.
+type process struct {
+	*App
+	region *region
+	name   string
+	said   *output // its log and its metrics
+}
+
+// output is a log that several goroutines write.
+type output struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.String()
+}
+
+// start starts a process of a function.
+func (r *region) start(name string) *process {
+	r.t.Helper()
+	p := &process{region: r, name: name, said: &output{}}
+	log := slog.New(slog.NewJSONHandler(p.said, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	environ := environment("BASTION_QUOTA_TOTAL=2000", "BASTION_SPOT=false", "BASTION_IDLE=0s")
+	app, err := wire(r.t.Context(), environ, log, &http.Client{Transport: p})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	app.metrics.out = p.said
+	app.Service.Store, app.Service.Leases = metered{r.cloud.Store(), app.metrics}, r.cloud.Leases()
+	p.App = app
+	return p
+}
+
+// RoundTrip is the process's way to EC2 and ECS.
+func (p *process) RoundTrip(request *http.Request) (*http.Response, error) {
+	if p.region.busy.Load() {
+		time.Sleep(callTime)
+	}
+	answer, err := p.region.wire.RoundTrip(request)
+	if err == nil && (answer.StatusCode == http.StatusServiceUnavailable || answer.StatusCode == http.StatusBadRequest) {
+		p.region.note(p.name, answer)
+	}
+	return answer, err
+}
+
+// note counts what was throttled.
+func (r *region) note(function string, answer *http.Response) {
+	body, err := io.ReadAll(answer.Body)
+	if err != nil {
+		r.t.Error(err)
+	}
+	answer.Body = io.NopCloser(bytes.NewReader(body))
+	if bytes.Contains(body, []byte("RequestLimitExceeded")) || bytes.Contains(body, []byte("ThrottlingException")) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.refused[function]++
+	}
+}
+
+// invocation is the context of an invocation with this time-out, as
+// template.yaml has it.
+func invocation(timeout time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), timeout)
+}
+
+// Time-outs in template.yaml.
+const (
+	backgroundTimeout = 55 * time.Second
+	peopleTimeout     = 28 * time.Second
+)
+
+// onTask brings a change of a task to an observer, as EventBridge does: to as many
+// at once as there are events, each again after one minute and after two more.
+func (r *region) onTask(startedBy, taskID string) {
+	if !r.busy.Load() {
+		return
+	}
+	time.Sleep(eventTime)
+	task, err := r.cloud.Tasks().Fetch(context.Background(), taskID)
+	r.mu.Lock()
+	known := err != nil || r.delivered[taskID] == task.Status
+	r.delivered[taskID] = task.Status
+	r.mu.Unlock()
+	if known {
+		return
+	}
+	settings := settingsOf(environment())
+	arn := strings.Replace(settings["BASTION_CLUSTER"], ":cluster/", ":task/", 1) + "/" + taskID
+	payload, _ := json.Marshal(map[string]any{"detail-type": "ECS Task State Change", "detail": map[string]any{
+		"clusterArn": settings["BASTION_CLUSTER"], "startedBy": startedBy, "taskArn": arn, "lastStatus": task.Status,
+	}})
+	for _, pause := range []time.Duration{time.Minute, 2 * time.Minute, 0} {
+		if _, err := r.observe(payload); err == nil {
+			return
+		}
+		select {
+		case <-time.After(pause):
+		case <-r.over:
+			return
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.dead++
+}
+
+// observe invokes an observer that is idle, or a new one.
+func (r *region) observe(payload []byte) (failed int, err error) {
+	var p *process
+	select {
+	case p = <-r.events:
+	default:
+		p = r.start("observer")
+	}
+	defer func() { r.events <- p }()
+	ctx, cancel := invocation(backgroundTimeout)
+	defer cancel()
+	answer, err := p.Observer().Handle(ctx, payload)
+	if answer != nil {
+		failed = len(answer.BatchItemFailures)
+	}
+	return failed, err
+}
+
+func (r *region) onReport(bastionID, taskID string) {
+	if r.busy.Load() {
+		r.stream <- taskID + " " + bastionID
+	}
+}
+
+// pump brings what tasks write to one observer, twenty at a time.
+func (r *region) pump() {
+	key := settingsOf(environment())["BASTION_TASK_ROLE_ID"]
+	for {
+		var records []any
+		for len(records) < 20 {
+			select {
+			case one := <-r.stream:
+				taskID, bastionID, _ := strings.Cut(one, " ")
+				records = append(records, map[string]any{"dynamodb": map[string]any{
+					"SequenceNumber": taskID,
+					"Keys":           map[string]any{awscloud.LeaseKey: map[string]any{"S": key + ":" + taskID}},
+					"NewImage":       map[string]any{awscloud.LeaseBastion: map[string]any{"S": bastionID}},
+				}})
+				continue
+			case <-r.over:
+				return
+			case <-time.After(200 * time.Millisecond):
+			}
+			break
+		}
+		if len(records) == 0 {
+			continue
+		}
+		payload, _ := json.Marshal(map[string]any{"Records": records})
+		if failed, err := r.observe(payload); failed > 0 || err != nil {
+			r.t.Errorf("the stream: %d failed, %v", failed, err)
+		}
+	}
+}
