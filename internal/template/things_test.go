@@ -12,6 +12,7 @@ import (
 
 	"github.com/bastion-on-demand/bastion/internal/awscloud"
 	"github.com/bastion-on-demand/bastion/internal/config"
+	"github.com/bastion-on-demand/bastion/internal/referee"
 )
 
 // The tables are what the adapters' own tests run on, kept and backed up.
@@ -180,7 +181,7 @@ func TestTheLongestEnvironmentFits(t *testing.T) {
 	for variable, value := range at(function, "Environment", "Variables").(object) {
 		size += len(variable) + len(fmt.Sprint(value))
 	}
-	source, err := transformed()
+	source, err := referee.Transformed()
 	if err != nil {
 		t.Fatal(err)
 	}
