@@ -28,7 +28,7 @@ const stopTimeout = 5 * time.Second
 // fargate runs bastiond as a process for each task.
 type fargate struct {
 	program  string
-	dynamo   string // its URL
+	aws      string // the URL that a task calls, without its id
 	metadata string // the URL that the environment of a task begins with
 	log      *referee.Output
 
@@ -84,7 +84,7 @@ func (f *fargate) environment(taskID string, inside netip.AddrPort) []string {
 
 		"BASTIOND_LISTEN=" + inside.String(),
 		"BASTIOND_ALLOW_LOOPBACK=" + privateNetwork,
-		"AWS_ENDPOINT_URL_DYNAMODB=" + f.dynamo,
+		"AWS_ENDPOINT_URL=" + f.aws + "/" + taskID,
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/awscloud/wiretest"
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 	"github.com/bastion-on-demand/bastion/internal/localcloud"
+	"github.com/bastion-on-demand/bastion/internal/privilege"
 	"github.com/bastion-on-demand/bastion/internal/referee"
 )
 
@@ -55,9 +56,10 @@ type world struct {
 	cloud     *localcloud.Cloud // the truth about groups and tasks
 	bridge    *eventBridge
 	ports     awscloud.Ports // to look at what is left
+	recorder  *privilege.Recorder
 
-	ctx  context.Context // of events and schedules
-	quit func()          // ends these
+	ctx   context.Context // of events and schedules
+	pause func()          // ends these
 }
 
 // begin builds and starts everything.
@@ -65,7 +67,7 @@ func begin(t *testing.T) *world {
 	t.Helper()
 	w := &world{bridge: &eventBridge{count: map[string]int{}}}
 	programs, dynamo, port := compile(t), referee.DynamoDB(t), referee.FreePort(t)
-	w.fargate = &fargate{program: filepath.Join(programs, "bastiond"), dynamo: dynamo, log: &referee.Output{}}
+	w.fargate = &fargate{program: filepath.Join(programs, "bastiond"), log: &referee.Output{}}
 	w.fargate.running = map[string]*os.Process{}
 	w.fargate.metadata = serve(t, w.fargate)
 	w.cloud = localcloud.New(localcloud.Config{
@@ -75,16 +77,23 @@ func begin(t *testing.T) *world {
 	wire := serve(t, wiretest.New(wiretest.Config{
 		Cloud: w.cloud, Cluster: cluster, Groups: []string{memberGroup}, Port: uint16(port), AddressAfter: 1,
 	}))
-	sdk := []string{
-		"AWS_REGION=" + region, "AWS_ACCESS_KEY_ID=" + accessKey, "AWS_SECRET_ACCESS_KEY=" + accessKey,
-		"AWS_ENDPOINT_URL_DYNAMODB=" + dynamo, "AWS_ENDPOINT_URL_ECS=" + wire, "AWS_ENDPOINT_URL_EC2=" + wire,
-	}
-	w.connect(t, sdk, port)
-	w.functions = emulate(t, programs, append(sdk, settings(port)...))
+	w.connect(t, append(credentials(),
+		"AWS_ENDPOINT_URL_DYNAMODB="+dynamo, "AWS_ENDPOINT_URL_ECS="+wire, "AWS_ENDPOINT_URL_EC2="+wire), port)
+	w.recorder = recording(t, map[string]string{"dynamodb": dynamo, "ecs": wire, "ec2": wire})
+	w.fargate.aws = serveTasks(t, w.recorder)
+	w.functions = emulate(t, programs, settings(port), w.recorder)
 	w.url = serve(t, gateway{w.functions})
 	w.deliver(t, &stream{url: dynamo, client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}, bridge: w.bridge})
 	return w
 }
+
+// credentials are what calls are signed with; nothing here checks a signature.
+func credentials() []string {
+	return []string{"AWS_REGION=" + region, "AWS_ACCESS_KEY_ID=" + accessKey, "AWS_SECRET_ACCESS_KEY=" + accessKey}
+}
+
+// operator is a user who is an admin.
+const operator = "operator"
 
 // settings is the environment that template.yaml gives to each function.
 func settings(port int) []string {
@@ -96,7 +105,7 @@ func settings(port int) []string {
 		"BASTION_TASK_ROLE_ID=" + taskRoleID, "BASTION_CONTAINER=bastiond", fmt.Sprint("BASTION_SSH_PORT=", port),
 		"BASTION_PUBLIC_ADDRESS=true", "BASTION_FAMILIES=ipv4", "BASTION_SPOT=false",
 		"BASTION_ALLOWED=" + privateNetwork, "BASTION_SOURCES=", "BASTION_DEFAULT_TTL=1h", "BASTION_MAX_TTL=8h", "BASTION_IDLE=15m",
-		"BASTION_QUOTA_OWNER=1", "BASTION_QUOTA_TOTAL=5", "BASTION_TRUSTED_ROLES=AWSReservedSSO_*", "BASTION_ADMINS=",
+		"BASTION_QUOTA_OWNER=1", "BASTION_QUOTA_TOTAL=5", "BASTION_TRUSTED_ROLES=AWSReservedSSO_*", "BASTION_ADMINS=arn:aws:iam::" + account + ":user/" + operator,
 		"BASTION_JWT_ISSUER=", "BASTION_DRAINING=false",
 	}
 }
@@ -142,13 +151,13 @@ func (w *world) deliver(t *testing.T, leases *stream) {
 	running.Go(func() { w.bridge.schedule(ctx, w.functions, "reap", time.Second) })
 	running.Go(func() { w.bridge.schedule(ctx, w.functions, "sweep", 5*time.Second) })
 	w.ctx = ctx
-	w.quit = sync.OnceFunc(func() {
+	w.pause = sync.OnceFunc(func() {
 		cancel()
 		running.Wait()
-		w.cloud.Close()
 	})
 	t.Cleanup(func() {
-		w.quit()
+		w.pause()
+		w.cloud.Close()
 		if t.Failed() {
 			t.Logf("bastiond said:\n%s", w.fargate.log)
 			t.Logf("dead letters:\n%s", strings.Join(w.bridge.deadLetters(), "\n"))
