@@ -62,3 +62,23 @@ func Platform(role string) []Permission {
 	}
 	return sorted(needed)
 }
+
+// Broad are the actions that are allowed on everything, each with the reason why
+// there is nothing narrower.
+func Broad() map[string]string {
+	broad := map[string]string{}
+	add := func(needs []Permission, why string) {
+		for _, p := range needs {
+			if p.On == "*" {
+				broad[p.Action] = why
+			}
+		}
+	}
+	for _, r := range table {
+		add(r.Needs, r.Why)
+	}
+	for _, u := range platform {
+		add(u.Needs, u.Why)
+	}
+	return broad
+}

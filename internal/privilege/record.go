@@ -16,7 +16,7 @@ import (
 // place, and notes which calls each makes. Whoever is to be recorded is given the
 // URL of its handler as AWS_ENDPOINT_URL, and then calls no service past it.
 type Recorder struct {
-	deployment Deployment
+	Deployment Deployment
 	behind     map[string]string
 	transport  *http.Transport
 
@@ -29,7 +29,7 @@ type Recorder struct {
 // called, by the name that requests are signed for: "dynamodb", "ecs", "ec2".
 func NewRecorder(d Deployment, behind map[string]string) *Recorder {
 	return &Recorder{
-		deployment: d, behind: behind, calls: map[string]map[Call]int{},
+		Deployment: d, behind: behind, calls: map[string]map[Call]int{},
 		transport: &http.Transport{MaxIdleConnsPerHost: 32},
 	}
 }
@@ -55,7 +55,7 @@ func (r *Recorder) serve(w http.ResponseWriter, request *http.Request, role, use
 	if match := signedFor.FindStringSubmatch(request.Header.Get("Authorization")); match != nil {
 		service = match[1]
 	}
-	calls, err := r.deployment.calls(service, request.Header, body, userID)
+	calls, err := r.Deployment.calls(service, request.Header, body, userID)
 	to, parsing := url.Parse(r.behind[service])
 	if err == nil && (parsing != nil || to.Host == "") {
 		err = fmt.Errorf("calls %s, which nothing is behind", service)

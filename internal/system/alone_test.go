@@ -147,7 +147,7 @@ func (s *story) look(t *testing.T, function, id string) bastion.Record {
 	t.Helper()
 	event := []byte(`{"do":"reap"}`)
 	if function == "observer" {
-		event = taskEvent(t, id)
+		event = taskEvent(t, s.recorder.Deployment.Cluster, id)
 	} else {
 		s.change(t, id, func(rec *bastion.Record) { rec.DueAt = time.Now().UTC() })
 	}
@@ -163,7 +163,7 @@ func (s *story) look(t *testing.T, function, id string) bastion.Record {
 }
 
 // taskEvent says that something has happened to a task of the bastion.
-func taskEvent(t *testing.T, id string) []byte {
+func taskEvent(t *testing.T, cluster, id string) []byte {
 	t.Helper()
 	event, err := json.Marshal(map[string]any{
 		"detail-type": "ECS Task State Change",

@@ -23,7 +23,7 @@ func roleOf(function string) string {
 
 // recording puts a recorder in front of everything that functions and tasks call.
 // behind has the URL of each service.
-func recording(t *testing.T, behind map[string]string) *privilege.Recorder {
+func recording(t *testing.T, cluster, vpc string, behind map[string]string) *privilege.Recorder {
 	t.Helper()
 	r := privilege.NewRecorder(privilege.Deployment{
 		StackID: stackID, Cluster: cluster, VPC: vpc,

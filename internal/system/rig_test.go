@@ -79,7 +79,7 @@ func begin(t *testing.T) *world {
 	}))
 	w.connect(t, append(credentials(),
 		"AWS_ENDPOINT_URL_DYNAMODB="+dynamo, "AWS_ENDPOINT_URL_ECS="+wire, "AWS_ENDPOINT_URL_EC2="+wire), port)
-	w.recorder = recording(t, map[string]string{"dynamodb": dynamo, "ecs": wire, "ec2": wire})
+	w.recorder = recording(t, cluster, vpc, map[string]string{"dynamodb": dynamo, "ecs": wire, "ec2": wire})
 	w.fargate.aws = serveTasks(t, w.recorder)
 	w.functions = emulate(t, programs, settings(port), w.recorder)
 	w.url = serve(t, gateway{w.functions})
