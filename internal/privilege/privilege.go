@@ -45,6 +45,17 @@ func Expand(calls []Call) ([]Permission, error) {
 	return sorted(needed), nil
 }
 
+// Operations are the operations that the table has rows for, once each: of every
+// row the call without what tells it from others of its operation.
+func Operations() map[string]bool {
+	all := map[string]bool{}
+	for _, r := range table {
+		operation, _, _ := strings.Cut(r.API, " ")
+		all[operation] = true
+	}
+	return all
+}
+
 // Compare answers what is needed and not granted, and what is granted and not
 // needed.
 func Compare(granted, needed []Permission) (tooFew, tooMany []Permission) {

@@ -19,6 +19,12 @@
 // use; so no bastiond could be started, reached, killed or started again by it.
 // What its formats and error codes show is shown in package awscloud.
 //
+// Between all of these and what they call stands a recorder of package privilege,
+// which knows each function and task by the URL that it was given for all of AWS.
+// When the story is told and no event is delivered any more, each function has to
+// take by itself every step that it may; then each role of template.yaml must
+// grant what was called, and nothing else.
+//
 // A security group is enforced in front of each bastiond, by a proxy that stands
 // at the task's address and takes what the local cloud's listener admits. Two
 // things differ from a task on Fargate, because all of this happens on one

@@ -105,6 +105,9 @@ var needs = map[bastion.Do][]string{
 // and no other.
 func TestRolesFollowFromTheTableOfActions(t *testing.T) {
 	s := deploy(t)
+	if all := s.of("AWS::Lambda::Function"); len(all) != len(functions) {
+		t.Errorf("the template has %d functions, and %d are said to do something", len(all), len(functions))
+	}
 	for role, may := range functions {
 		allowed := map[string]bool{}
 		for _, st := range statements(t, s, role) {
