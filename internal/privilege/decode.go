@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strings"
 )
 
@@ -20,19 +21,32 @@ type Deployment struct {
 
 const stackTag = "bastion:stack"
 
-// calls reads which calls a request makes. An error says in words what no role
-// allows.
-func (d Deployment) calls(service string, header http.Header, body []byte, userID string) ([]Call, error) {
+// signedFor is the service in the scope of a signature.
+var signedFor = regexp.MustCompile(`Credential=[^/]+/\d{8}/[^/]+/([^/]+)/aws4_request`)
+
+// serviceOf is the service that a request is signed for.
+func serviceOf(header http.Header) string {
+	if match := signedFor.FindStringSubmatch(header.Get("Authorization")); match != nil {
+		return match[1]
+	}
+	return "an unsigned service"
+}
+
+// Calls reads which calls a request makes, from its header and body. userID is
+// what ${aws:userid} is for a task; empty for a function, which has no item of its
+// own. An error says in words what no role allows.
+func (d Deployment) Calls(header http.Header, body []byte, userID string) ([]Call, error) {
 	_, operation, _ := strings.Cut(header.Get("X-Amz-Target"), ".")
-	switch service {
+	switch service := serviceOf(header); service {
 	case "dynamodb":
 		return d.dynamodb(operation, body, userID)
 	case "ecs":
 		return d.ecs(operation, body)
 	case "ec2":
 		return d.ec2(body)
+	default:
+		return nil, fmt.Errorf("calls %s, which nothing here should", service)
 	}
-	return nil, fmt.Errorf("calls %s, which nothing here should", service)
 }
 
 // part is one action of a transaction.

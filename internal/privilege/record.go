@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
-	"regexp"
 	"slices"
 	"sync"
 )
@@ -37,25 +36,18 @@ func NewRecorder(d Deployment, behind map[string]string) *Recorder {
 // Close ends the connections to what is behind, once no request is under way.
 func (r *Recorder) Close() { r.transport.CloseIdleConnections() }
 
-// As is the handler for a holder of the role. userID is what ${aws:userid} is for
-// a task; empty for a function, which has no item of its own.
+// As is the handler for a holder of the role. userID is as for [Deployment.Calls].
 func (r *Recorder) As(role, userID string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) { r.serve(w, request, role, userID) })
 }
-
-// signedFor is the service in the signature's scope.
-var signedFor = regexp.MustCompile(`Credential=[^/]+/\d{8}/[^/]+/([^/]+)/aws4_request`)
 
 func (r *Recorder) serve(w http.ResponseWriter, request *http.Request, role, userID string) {
 	body, err := io.ReadAll(request.Body)
 	if err != nil {
 		return // whoever called has gone
 	}
-	service := "an unsigned service"
-	if match := signedFor.FindStringSubmatch(request.Header.Get("Authorization")); match != nil {
-		service = match[1]
-	}
-	calls, err := r.Deployment.calls(service, request.Header, body, userID)
+	service := serviceOf(request.Header)
+	calls, err := r.Deployment.Calls(request.Header, body, userID)
 	to, parsing := url.Parse(r.behind[service])
 	if err == nil && (parsing != nil || to.Host == "") {
 		err = fmt.Errorf("calls %s, which nothing is behind", service)

@@ -41,8 +41,7 @@ func TestCallsOfRequests(t *testing.T) {
 		{"ec2", "", "%", "", "no form"},
 		{"sts", "", "Action=GetCallerIdentity", "", "calls sts"},
 	} {
-		header := http.Header{"X-Amz-Target": {"Prefix." + row.operation}}
-		calls, err := deployed.calls(row.service, header, []byte(row.body), row.userID)
+		calls, err := deployed.Calls(signed(row.service, row.operation), []byte(row.body), row.userID)
 		var made []string
 		for _, call := range calls {
 			made = append(made, call.API+" "+call.On)
@@ -57,6 +56,14 @@ func TestCallsOfRequests(t *testing.T) {
 	}
 }
 
+// signed is the header of a request to a service.
+func signed(service, operation string) http.Header {
+	return http.Header{
+		"X-Amz-Target":  {"Prefix_20120810." + operation},
+		"Authorization": {"AWS4-HMAC-SHA256 Credential=AKID/20300102/eu-west-1/" + service + "/aws4_request, SignedHeaders=host, Signature=0"},
+	}
+}
+
 func TestRecorder(t *testing.T) {
 	behind := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
@@ -68,8 +75,7 @@ func TestRecorder(t *testing.T) {
 	defer r.Close()
 	send := func(role, service, body string) (int, string) {
 		request := httptest.NewRequest(http.MethodPost, "/", strings.NewReader(body))
-		request.Header.Set("X-Amz-Target", "DynamoDB_20120810.GetItem")
-		request.Header.Set("Authorization", "AWS4-HMAC-SHA256 Credential=AKID/20300102/eu-west-1/"+service+"/aws4_request, SignedHeaders=host, Signature=0")
+		request.Header = signed(service, "GetItem")
 		answer := httptest.NewRecorder()
 		r.As(role, "").ServeHTTP(answer, request)
 		return answer.Code, answer.Body.String()
