@@ -36,17 +36,27 @@ func (a allowed) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	calls, err := a.in.Calls(r.Header, body, a.userID)
-	var needed []privilege.Permission
 	if err == nil {
-		needed, err = privilege.Expand(calls)
+		err = a.judge(calls)
 	}
-	if tooFew, _ := privilege.Compare(a.granted, needed); err != nil || len(tooFew) > 0 {
-		a.t.Errorf("%v: no role grants %v: %v", calls, tooFew, err)
-		return nil, fmt.Errorf("access denied to %v", calls)
+	if err != nil {
+		a.t.Error(err)
+		return nil, err
 	}
 	sent := r.Clone(r.Context())
 	sent.Body = io.NopCloser(bytes.NewReader(body))
 	return a.RoundTripper.RoundTrip(sent)
+}
+
+func (a allowed) judge(calls []privilege.Call) error {
+	needed, err := privilege.Expand(calls)
+	if err != nil {
+		return err
+	}
+	if tooFew, _ := privilege.Compare(a.granted, needed); len(tooFew) > 0 {
+		return fmt.Errorf("no role grants %v", tooFew)
+	}
+	return nil
 }
 
 // granted is what the roles of template.yaml grant, by their names.

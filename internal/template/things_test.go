@@ -134,6 +134,9 @@ func TestTheMemberGroup(t *testing.T) {
 			t.Errorf("the member group admits %q", in)
 		}
 	}
+	if tags := deploy(t).properties(t, "MemberGroup")["Tags"]; tags != nil {
+		t.Errorf("the member group has the tags %v: with the stack's, functions could change it", tags)
+	}
 	if groups := deploy(t).of("AWS::EC2::SecurityGroup"); len(groups) != 1 {
 		t.Errorf("%d groups: bastions' own are made at run time", len(groups))
 	}
