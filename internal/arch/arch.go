@@ -44,6 +44,7 @@ var arrows = map[string][]string{
 	"internal/config":    {"internal/bastion"},
 	"internal/cloudtest": {"internal/bastion"},
 	"internal/template":  {}, // tests of template.yaml
+	"internal/privilege": {}, // what roles need, and what they grant
 
 	// Adapters, which know the domain and leaf helpers, and never each other.
 	"internal/awscloud":   {"internal/bastion"},

@@ -50,7 +50,7 @@ func (s smallPages) BatchGetItem(ctx context.Context, in *dynamodb.BatchGetItemI
 func TestOnDynamoDBLocal(t *testing.T) {
 	r := startDynamoDB(t)
 	t.Run("Store", func(t *testing.T) {
-		cloudtest.Store(t, func(t *testing.T) bastion.Store { return r.store(t, r.client(t, nil)) })
+		cloudtest.Store(t, func(t *testing.T) bastion.Store { return r.allowedStore(t) })
 	})
 	t.Run("Store in small pages", func(t *testing.T) {
 		cloudtest.Store(t, func(t *testing.T) bastion.Store { return r.store(t, smallPages{r.client(t, nil)}) })
@@ -60,7 +60,7 @@ func TestOnDynamoDBLocal(t *testing.T) {
 		return cloudtest.LeasesHarness{Leases: leases, Start: func(*testing.T) (string, bastion.TaskLease) { return start() }}
 	}
 	t.Run("Leases", func(t *testing.T) {
-		cloudtest.Leases(t, func(t *testing.T) cloudtest.LeasesHarness { return suite(t, r.client(t, nil)) })
+		cloudtest.Leases(t, r.allowedLeases)
 	})
 	t.Run("Leases in small pages", func(t *testing.T) {
 		cloudtest.Leases(t, func(t *testing.T) cloudtest.LeasesHarness { return suite(t, smallPages{r.client(t, nil)}) })

@@ -19,6 +19,7 @@ import (
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 	"github.com/bastion-on-demand/bastion/internal/cloudtest"
+	"github.com/bastion-on-demand/bastion/internal/privilege"
 	"github.com/bastion-on-demand/bastion/internal/referee"
 )
 
@@ -27,6 +28,8 @@ import (
 type moto struct {
 	ec2    *ec2.Client
 	ecs    *ecs.Client
+	ours   *http.Client // with which the adapters call
+	sdk    aws.Config
 	stack  Stack
 	subnet string
 	family string
@@ -48,11 +51,16 @@ func startMoto(t *testing.T) *moto {
 	t.Cleanup(transport.CloseIdleConnections)
 	client := &http.Client{Transport: wholeBodies{transport}, Timeout: 20 * time.Second} // a loaded machine
 	m := &moto{
+		sdk: sdk,
 		ec2: NewEC2(sdk, unpaced(), func(o *ec2.Options) { o.HTTPClient = client }),
 		ecs: NewECS(sdk, unpaced(), func(o *ecs.Options) { o.HTTPClient = client }),
 	}
 	leaveTasksRunning(t, client, url)
 	m.deploy(t)
+	m.ours = &http.Client{Timeout: client.Timeout, Transport: wholeBodies{allowed{
+		RoundTripper: transport, t: t, granted: ofFunctions(t),
+		in: privilege.Deployment{StackID: m.stack.ID, Cluster: m.stack.Cluster, VPC: m.stack.VPC},
+	}}}
 	return m
 }
 
@@ -100,8 +108,16 @@ func (m *moto) deploy(t *testing.T) {
 	must(t, m.stack.Validate())
 }
 
-func (m *moto) groups() *Groups { return NewGroups(m.ec2, m.stack) }
-func (m *moto) tasks() *Tasks   { return NewTasks(m.ecs, m.ec2, m.stack, time.Now) }
+func (m *moto) groups() *Groups { return NewGroups(m.adaptersEC2(), m.stack) }
+
+func (m *moto) tasks() *Tasks {
+	client := NewECS(m.sdk, unpaced(), func(o *ecs.Options) { o.HTTPClient = m.ours })
+	return NewTasks(client, m.adaptersEC2(), m.stack, time.Now)
+}
+
+func (m *moto) adaptersEC2() *ec2.Client {
+	return NewEC2(m.sdk, unpaced(), func(o *ec2.Options) { o.HTTPClient = m.ours })
+}
 
 func (m *moto) launch(t *testing.T, bastionID string, attempt int) bastion.Launch {
 	t.Helper()

@@ -1,6 +1,7 @@
 package referee
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -16,18 +17,24 @@ import (
 // however that ends.
 const untilStdinEnds = `setsid "$@" </dev/null & pid=$!; cat >/dev/null; kill -s KILL -- -$pid; wait $pid 2>/dev/null`
 
+// root is the project's folder, above the test's.
+func root() (string, error) {
+	folder, err := os.Getwd()
+	for err == nil && !there(filepath.Join(folder, "go.mod")) {
+		if folder == filepath.Dir(folder) {
+			return "", errors.New("no go.mod above the test's folder")
+		}
+		folder = filepath.Dir(folder)
+	}
+	return folder, err
+}
+
 // tool finds what scripts/referees has installed.
 func tool(t testing.TB, path string) string {
 	t.Helper()
-	folder, err := os.Getwd()
+	folder, err := root()
 	if err != nil {
 		t.Fatal(err)
-	}
-	for !there(filepath.Join(folder, "go.mod")) {
-		if folder == filepath.Dir(folder) {
-			t.Fatal("no go.mod above the test's folder")
-		}
-		folder = filepath.Dir(folder)
 	}
 	found := filepath.Join(folder, ".tools", path)
 	if !there(found) {

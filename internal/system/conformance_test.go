@@ -21,7 +21,7 @@ func TestTheFront(t *testing.T) {
 	if err := os.WriteFile(program, []byte("#!/bin/sh\nexec sleep 1000\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	f := newFargate(t, program, "", func(*task, string) {})
+	f := newFargate(t, program, func(*task, string) {})
 	t.Cleanup(f.close)
 	s := suites{f, throughFront(t, f), map[string]string{}}
 	t.Run("Groups", func(t *testing.T) { cloudtest.Groups(t, s.groups) })

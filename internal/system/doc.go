@@ -47,6 +47,12 @@
 // Package cloudtest's suites run through the front as well, without the exceptions
 // that moto alone needs in package awscloud.
 //
+// Between all of these and what they call stands a recorder of package privilege,
+// which knows each function and task by the URL that it was given for all of AWS.
+// When the story is told and no event is delivered any more, each function has to
+// take by itself every step that it may; then each role of template.yaml must
+// grant what was called, and nothing else.
+//
 // A security group is enforced in front of each bastiond, by a proxy that stands
 // at the task's address: at each connection it asks moto which groups the task's
 // interface carries, and which rules these have. Two things differ from a task on

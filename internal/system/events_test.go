@@ -56,7 +56,7 @@ const tries = 3
 func (b *eventBridge) send(ctx context.Context, to functions, name string, event []byte) {
 	var why string
 	for range tries {
-		answer, err := to[name].Invoke(ctx, event)
+		answer, err := to[name].Invoke(context.WithoutCancel(ctx), event) // which Lambda ends, too
 		if ctx.Err() != nil {
 			return
 		}

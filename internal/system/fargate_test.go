@@ -29,7 +29,7 @@ const stopTimeout = 5 * time.Second
 // fargate runs bastiond as a process for each task.
 type fargate struct {
 	program  string
-	dynamo   string // its URL
+	aws      string // the URL that a task calls, without its id
 	metadata string // the URL that the environment of a task begins with
 	port     uint16 // where tasks listen
 	place    place
@@ -49,10 +49,10 @@ type fargate struct {
 }
 
 // newFargate starts a moto, and makes in it what a stack has.
-func newFargate(t *testing.T, program, dynamo string, changed func(*task, string)) *fargate {
+func newFargate(t *testing.T, program string, changed func(*task, string)) *fargate {
 	t.Helper()
 	f := &fargate{
-		program: program, dynamo: dynamo, port: uint16(referee.FreePort(t)), changed: changed, log: &referee.Output{},
+		program: program, port: uint16(referee.FreePort(t)), changed: changed, log: &referee.Output{},
 		staleness: 200 * time.Millisecond, moto: &moto{url: referee.Moto(t), client: client()},
 	}
 	f.place = f.moto.deploy(t)
@@ -138,7 +138,7 @@ func (f *fargate) environment(taskID string, inside netip.AddrPort) []string {
 
 		"BASTIOND_LISTEN=" + inside.String(),
 		"BASTIOND_ALLOW_LOOPBACK=" + privateNetwork,
-		"AWS_ENDPOINT_URL_DYNAMODB=" + f.dynamo,
+		"AWS_ENDPOINT_URL=" + f.aws + "/" + taskID,
 	}
 }
 

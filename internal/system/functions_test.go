@@ -8,8 +8,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 
+	"github.com/bastion-on-demand/bastion/internal/privilege"
 	"github.com/bastion-on-demand/bastion/internal/referee"
 )
 
@@ -36,14 +38,16 @@ func compile(t *testing.T) string {
 	return folder
 }
 
-// emulate starts every function with the same environment, as template.yaml does.
-func emulate(t *testing.T, programs string, environ []string) functions {
+// emulate starts every function with the same settings, as template.yaml does.
+// What it calls of AWS goes through the recorder, as its own role.
+func emulate(t *testing.T, programs string, settings []string, r *privilege.Recorder) functions {
 	t.Helper()
 	all := functions{}
 	for name, timeout := range functionNames {
 		all[name] = referee.Emulate(t, filepath.Join(programs, name), append([]string{
 			"AWS_LAMBDA_FUNCTION_NAME=" + name, fmt.Sprint("AWS_LAMBDA_FUNCTION_TIMEOUT=", timeout),
-		}, environ...))
+			"AWS_ENDPOINT_URL=" + serve(t, r.As(roleOf(name), "")),
+		}, slices.Concat(credentials(), settings)...))
 	}
 	return all
 }

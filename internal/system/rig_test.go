@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/bastion-on-demand/bastion/internal/awscloud"
+	"github.com/bastion-on-demand/bastion/internal/privilege"
 	"github.com/bastion-on-demand/bastion/internal/referee"
 )
 
@@ -50,9 +51,10 @@ type world struct {
 	front     *front // to moto, which has all groups, tasks and interfaces
 	bridge    *eventBridge
 	ports     awscloud.Ports // to look at what is left
+	recorder  *privilege.Recorder
 
-	ctx  context.Context // of events and schedules
-	quit func()          // ends these
+	ctx   context.Context // of events and schedules
+	pause func()          // ends these
 }
 
 // begin builds and starts everything.
@@ -60,15 +62,15 @@ func begin(t *testing.T) *world {
 	t.Helper()
 	w := &world{bridge: &eventBridge{count: map[string]int{}}}
 	programs, dynamo := compile(t), referee.DynamoDB(t)
-	w.fargate = newFargate(t, filepath.Join(programs, "bastiond"), dynamo, w.taskChanged)
+	w.fargate = newFargate(t, filepath.Join(programs, "bastiond"), w.taskChanged)
 	w.front = newFront(w.fargate)
 	ec2, ecs := serve(t, http.HandlerFunc(w.front.serveEC2)), serve(t, http.HandlerFunc(w.front.serveECS))
-	sdk := []string{
-		"AWS_REGION=" + region, "AWS_ACCESS_KEY_ID=" + accessKey, "AWS_SECRET_ACCESS_KEY=" + accessKey,
-		"AWS_ENDPOINT_URL_DYNAMODB=" + dynamo, "AWS_ENDPOINT_URL_ECS=" + ecs, "AWS_ENDPOINT_URL_EC2=" + ec2,
-	}
-	w.connect(t, sdk)
-	w.functions = emulate(t, programs, append(sdk, settings(w.fargate.place, w.fargate.port)...))
+	w.connect(t, append(credentials(),
+		"AWS_ENDPOINT_URL_DYNAMODB="+dynamo, "AWS_ENDPOINT_URL_ECS="+ecs, "AWS_ENDPOINT_URL_EC2="+ec2))
+	place := w.fargate.place
+	w.recorder = recording(t, place.cluster, place.vpc, map[string]string{"dynamodb": dynamo, "ecs": ecs, "ec2": ec2})
+	w.fargate.aws = serveTasks(t, w.recorder)
+	w.functions = emulate(t, programs, settings(place, w.fargate.port), w.recorder)
 	w.url = serve(t, gateway{w.functions})
 	w.deliver(t, &stream{url: dynamo, client: client(), bridge: w.bridge})
 	return w
@@ -78,6 +80,14 @@ func begin(t *testing.T) *world {
 func client() *http.Client {
 	return &http.Client{Timeout: time.Minute, Transport: &http.Transport{DisableKeepAlives: true}}
 }
+
+// credentials are what calls are signed with; nothing here checks a signature.
+func credentials() []string {
+	return []string{"AWS_REGION=" + region, "AWS_ACCESS_KEY_ID=" + accessKey, "AWS_SECRET_ACCESS_KEY=" + accessKey}
+}
+
+// operator is a user who is an admin.
+const operator = "operator"
 
 // settings is the environment that template.yaml gives to each function.
 func settings(p place, port uint16) []string {
@@ -89,7 +99,7 @@ func settings(p place, port uint16) []string {
 		"BASTION_TASK_ROLE_ID=" + taskRoleID, "BASTION_CONTAINER=bastiond", fmt.Sprint("BASTION_SSH_PORT=", port),
 		"BASTION_PUBLIC_ADDRESS=true", "BASTION_FAMILIES=ipv4", "BASTION_SPOT=false",
 		"BASTION_ALLOWED=" + privateNetwork, "BASTION_SOURCES=", "BASTION_DEFAULT_TTL=1h", "BASTION_MAX_TTL=8h", "BASTION_IDLE=15m",
-		"BASTION_QUOTA_OWNER=1", "BASTION_QUOTA_TOTAL=5", "BASTION_TRUSTED_ROLES=AWSReservedSSO_*", "BASTION_ADMINS=",
+		"BASTION_QUOTA_OWNER=1", "BASTION_QUOTA_TOTAL=5", "BASTION_TRUSTED_ROLES=AWSReservedSSO_*", "BASTION_ADMINS=arn:aws:iam::" + account + ":user/" + operator,
 		"BASTION_JWT_ISSUER=", "BASTION_DRAINING=false",
 	}
 }
@@ -133,13 +143,13 @@ func (w *world) deliver(t *testing.T, leases *stream) {
 	running.Go(func() { w.bridge.schedule(ctx, w.functions, "reap", time.Second) })
 	running.Go(func() { w.bridge.schedule(ctx, w.functions, "sweep", 5*time.Second) })
 	w.ctx = ctx
-	w.quit = sync.OnceFunc(func() {
+	w.pause = sync.OnceFunc(func() {
 		cancel()
 		running.Wait()
-		w.fargate.close()
 	})
 	t.Cleanup(func() {
-		w.quit()
+		w.pause()
+		w.fargate.close()
 		if t.Failed() {
 			t.Logf("bastiond said:\n%s", w.fargate.log)
 			t.Logf("dead letters:\n%s", strings.Join(w.bridge.deadLetters(), "\n"))

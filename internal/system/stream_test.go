@@ -165,7 +165,7 @@ func (s *stream) hand(ctx context.Context, to functions, batch []record) {
 			s.bridge.bury("%v", err)
 			return
 		}
-		answer, err := to["observer"].Invoke(ctx, event)
+		answer, err := to["observer"].Invoke(context.WithoutCancel(ctx), event)
 		if err == nil && failure(answer) == "" {
 			batch = s.failed(answer, batch)
 		}

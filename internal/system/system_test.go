@@ -54,6 +54,15 @@ func TestTheWholeSystem(t *testing.T) {
 		{"the expired one is reaped", s.reaped},
 		{"close by console", s.closeByConsole},
 		{"nothing is left", s.nothingLeft},
+		{"no more events", s.quiet},
+		{"create makes, moves and starts again", s.createAlone},
+		{"create frees the name of what has expired", s.expired},
+		{"describe lists", s.listed},
+		{"extend notices an end", s.extendAlone},
+		{"destroy ends a lease", s.destroyAlone},
+		{"observer, from nothing to the end", s.observerAlone},
+		{"reaper, from nothing to the end", s.reaperAlone},
+		{"no role grants less than is needed, and none more", s.leastPrivilege},
 	} {
 		s.say(t, "%s", chapter.what)
 		chapter.play(t)

@@ -9,6 +9,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+
+	"github.com/bastion-on-demand/bastion/internal/referee"
 )
 
 const (
@@ -35,7 +37,7 @@ func run(t *testing.T, program string, arguments ...string) string {
 
 // Also what it calls information is to be mended.
 func TestCfnLintReportsNothing(t *testing.T) {
-	source, err := transformed()
+	source, err := referee.Transformed()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,32 +3,19 @@
 package template
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"maps"
-	"os/exec"
 	"reflect"
 	"regexp"
 	"strings"
-	"sync"
 	"testing"
+
+	"github.com/bastion-on-demand/bastion/internal/referee"
 )
 
 // object is a JSON object.
 type object = map[string]any
-
-// transformed is template.yaml after the SAM transform, made once.
-var transformed = sync.OnceValues(func() ([]byte, error) {
-	var problems bytes.Buffer
-	command := exec.Command("../../scripts/transform")
-	command.Stderr = &problems
-	out, err := command.Output()
-	if err != nil {
-		return nil, fmt.Errorf("scripts/transform: %w\n%s", err, problems.String())
-	}
-	return out, nil
-})
 
 // stack is the template as CloudFormation would work it out for some parameters:
 // every resource whose condition holds, with no intrinsic function left.
@@ -57,7 +44,7 @@ var required = map[string]any{
 // deploy works the template out. given are pairs of a parameter and its value.
 func deploy(t *testing.T, given ...string) stack {
 	t.Helper()
-	source, err := transformed()
+	source, err := referee.Transformed()
 	if err != nil {
 		t.Fatal(err)
 	}

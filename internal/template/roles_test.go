@@ -4,13 +4,16 @@ package template
 
 import (
 	"fmt"
+	"os"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/bastion-on-demand/bastion/internal/awscloud"
 	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/privilege"
 )
 
 // statement is one of a policy, with its one or several actions and resources as
@@ -102,6 +105,9 @@ var needs = map[bastion.Do][]string{
 // and no other.
 func TestRolesFollowFromTheTableOfActions(t *testing.T) {
 	s := deploy(t)
+	if all := s.of("AWS::Lambda::Function"); len(all) != len(functions) {
+		t.Errorf("the template has %d functions, and %d are said to do something", len(all), len(functions))
+	}
 	for role, may := range functions {
 		allowed := map[string]bool{}
 		for _, st := range statements(t, s, role) {
@@ -122,31 +128,48 @@ func TestRolesFollowFromTheTableOfActions(t *testing.T) {
 	}
 }
 
-// broad are the actions for which AWS offers nothing narrower than everything.
-var broad = []string{
-	"ecr:GetAuthorizationToken", "ecs:ListTasks", "dynamodb:ListStreams",
-	"ec2:DescribeNetworkInterfaces", "ec2:DescribeSecurityGroupRules", "ec2:DescribeSecurityGroups",
-}
+// onEverything is how template.yaml writes a resource that is everything, and the
+// reason beside it.
+var onEverything = regexp.MustCompile(`(?m)Resource:.*(?:'\*'|"\*"|\s\*\s)(.*)$`)
 
-func TestNothingIsAllowedOnEverything(t *testing.T) {
+// Nothing is allowed on everything but what AWS takes nothing narrower for. Why is
+// beside it in template.yaml, and in the tables of package privilege.
+func TestOnEverythingOnlyWithAReason(t *testing.T) {
+	broad := privilege.Broad()
 	s := deploy(t)
-	used := map[string]bool{}
+	used, statementsFound := map[string]bool{}, map[string]bool{}
 	for role := range s.of("AWS::IAM::Role") {
 		for _, st := range statements(t, s, role) {
 			for _, action := range st.actions {
 				if strings.Contains(action, "*") {
 					t.Errorf("%s allows %s", role, action)
 				}
-				if slices.Contains(st.resources, "*") && !slices.Contains(broad, action) {
+				if !slices.Contains(st.resources, "*") {
+					continue
+				}
+				used[action], statementsFound[st.sid] = true, true
+				if broad[action] == "" {
 					t.Errorf("%s allows %s on everything", role, action)
 				}
-				used[action] = true
 			}
 		}
 	}
-	for _, action := range broad {
+	for action := range broad {
 		if !used[action] {
-			t.Errorf("%s is allowed to nobody: strike it from the list", action)
+			t.Errorf("%s is allowed to nobody: strike it from the tables", action)
+		}
+	}
+	source, err := os.ReadFile("../../template.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := onEverything.FindAllStringSubmatch(string(source), -1)
+	if len(lines) != len(statementsFound) {
+		t.Errorf("template.yaml says %d times that a resource is everything, and %d statements mean it", len(lines), len(statementsFound))
+	}
+	for _, line := range lines {
+		if _, reason, _ := strings.Cut(line[1], "# "); len(strings.Fields(reason)) < 3 {
+			t.Errorf("no reason is beside %q", line[0])
 		}
 	}
 }

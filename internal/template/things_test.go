@@ -12,6 +12,7 @@ import (
 
 	"github.com/bastion-on-demand/bastion/internal/awscloud"
 	"github.com/bastion-on-demand/bastion/internal/config"
+	"github.com/bastion-on-demand/bastion/internal/referee"
 )
 
 // The tables are what the adapters' own tests run on, kept and backed up.
@@ -133,6 +134,9 @@ func TestTheMemberGroup(t *testing.T) {
 			t.Errorf("the member group admits %q", in)
 		}
 	}
+	if tags := deploy(t).properties(t, "MemberGroup")["Tags"]; tags != nil {
+		t.Errorf("the member group has the tags %v: with the stack's, functions could change it", tags)
+	}
 	if groups := deploy(t).of("AWS::EC2::SecurityGroup"); len(groups) != 1 {
 		t.Errorf("%d groups: bastions' own are made at run time", len(groups))
 	}
@@ -180,7 +184,7 @@ func TestTheLongestEnvironmentFits(t *testing.T) {
 	for variable, value := range at(function, "Environment", "Variables").(object) {
 		size += len(variable) + len(fmt.Sprint(value))
 	}
-	source, err := transformed()
+	source, err := referee.Transformed()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,17 @@
+// Package privilege holds the roles of template.yaml to what their holders do. It
+// is read from the top:
+//
+//   - table.go says which permissions each API call needs, with its source;
+//   - platform.go lists the permissions that only AWS itself uses for us;
+//   - granted.go reads from the template what a role grants;
+//   - record.go stands between a function and AWS and notes its calls.
+//
+// A role must grant what the calls of its holder need and what the platform
+// needs, and nothing else. The test of that is in package system, where every
+// function and the task run as they are compiled.
+//
+// Resources and conditions are written as template.yaml writes them, without what
+// all of them begin with: "task/${Cluster}/*" for
+// arn:${AWS::Partition}:ecs:${AWS::Region}:${AWS::AccountId}:task/${Cluster}/*, and
+// a resource of the template by its name there, "RecordsTable" for its ARN.
+package privilege

@@ -1,0 +1,70 @@
+package privilege
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const small = `{"Resources": {
+	"T": {"Type": "AWS::DynamoDB::Table", "Properties": {}},
+	"P": {"Type": "AWS::IAM::ManagedPolicy", "Properties": {"PolicyDocument": {"Version": "2012-10-17", "Statement": [
+		{"Sid": "Stop", "Effect": "Allow", "Action": "ecs:StopTask",
+		 "Resource": {"Fn::Sub": "arn:${AWS::Partition}:ecs:${AWS::Region}:${AWS::AccountId}:task/${Cluster}/*"},
+		 "Condition": {"StringEquals": {"aws:ResourceTag/t": {"Ref": "AWS::StackId"}}, "ArnEquals": {"ecs:cluster": {"Fn::GetAtt": ["Cluster", "Arn"]}}}}]}}},
+	"R": {"Type": "AWS::IAM::Role", "Properties": {
+		"ManagedPolicyArns": [{"Ref": "P"}],
+		"Policies": [{"PolicyName": "own", "PolicyDocument": {"Version": "2012-10-17", "Statement": [
+			{"Sid": "Read", "Effect": "Allow", "Action": ["dynamodb:Query", "dynamodb:Scan"],
+			 "Resource": [{"Fn::GetAtt": ["T", "Arn"]}, {"Fn::Sub": "${T.Arn}/index/i"}, "*"]},
+			{"Sid": "Stream", "Effect": "Allow", "Action": "dynamodb:GetRecords", "Resource": {"Fn::GetAtt": ["T", "StreamArn"]},
+			 "Condition": {"StringLike": {"k": ["a", "b"]}}}]}}]}},
+	"None": {"Type": "AWS::IAM::Role", "Properties": {}}}}`
+
+func TestGranted(t *testing.T) {
+	got, err := Granted([]byte(small))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string][]Permission{"None": nil, "R": {
+		{"dynamodb:GetRecords", "T.StreamArn", "StringLike k a, b"},
+		{"dynamodb:Query", "*", ""}, {"dynamodb:Query", "T", ""}, {"dynamodb:Query", "T/index/i", ""},
+		{"dynamodb:Scan", "*", ""}, {"dynamodb:Scan", "T", ""}, {"dynamodb:Scan", "T/index/i", ""},
+		{"ecs:StopTask", "task/${Cluster}/*", "ArnEquals ecs:cluster Cluster and StringEquals aws:ResourceTag/t ${AWS::StackId}"},
+	}}
+	if !maps.EqualFunc(got, want, slices.Equal) {
+		t.Errorf("granted is %v", got)
+	}
+}
+
+// A grant that this does not understand must not go unseen.
+func TestGrantsThatAreNotUnderstoodAreErrors(t *testing.T) {
+	for _, change := range [][2]string{
+		{`"Sid": "Stop", "Effect": "Allow"`, `"Sid": "Stop", "Effect": "Deny"`},
+		{`"Action": "ecs:StopTask"`, `"NotAction": "ecs:StopTask"`},
+		{`{"Ref": "P"}`, `"arn:aws:iam::aws:policy/AdministratorAccess"`},
+		{`{"Ref": "AWS::StackId"}`, `{"Fn::If": ["A", "b", "c"]}`},
+		{`{"Fn::Sub": "${T.Arn}/index/i"}`, `{"Fn::ImportValue": "x"}`},
+		{`"AWS::DynamoDB::Table"`, `"AWS::IAM::Policy"`},
+		{`"Resources"`, `Resources`},
+	} {
+		template := strings.Replace(small, change[0], change[1], 1)
+		if template == small {
+			t.Fatalf("there is no %s", change[0])
+		}
+		if got, err := Granted([]byte(template)); err == nil {
+			t.Errorf("with %s, granted is %v", change[1], got)
+		}
+	}
+}
+
+// An ARN that is not of this account and region stays as it is, and so is none
+// that a table has.
+func TestForeignARNsStay(t *testing.T) {
+	const foreign = "arn:${AWS::Partition}:ecs:*:${AWS::AccountId}:task/${Cluster}/*"
+	got, err := Granted([]byte(strings.Replace(small, "arn:${AWS::Partition}:ecs:${AWS::Region}:${AWS::AccountId}:task/${Cluster}/*", foreign, 1)))
+	if err != nil || !slices.ContainsFunc(got["R"], func(p Permission) bool { return p.On == foreign }) {
+		t.Errorf("granted is %v, %v", got, err)
+	}
+}

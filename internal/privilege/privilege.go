@@ -1,0 +1,74 @@
+package privilege
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Call is one API call as it was made, or one part of a transaction.
+type Call struct {
+	API string // as the table has it: "ecs:RunTask tagged"
+	On  string // the table or index of DynamoDB's; else empty
+}
+
+// Permission is what one statement of a policy allows: an action on a resource,
+// "*" where AWS takes none narrower, under a condition, which may be empty.
+type Permission struct{ Action, On, If string }
+
+// String is for a person who compares roles.
+func (p Permission) String() string {
+	text := p.Action + " on " + p.On
+	if p.If != "" {
+		text += " if " + p.If
+	}
+	return text
+}
+
+// Expand lists, sorted and once each, the permissions that the calls need. A call
+// that the table has no row for is an error.
+func Expand(calls []Call) ([]Permission, error) {
+	var needed []Permission
+	for _, call := range calls {
+		i := slices.IndexFunc(table, func(r row) bool { return r.API == call.API })
+		if i < 0 {
+			return nil, fmt.Errorf("%s on %q: the table of package privilege has no row for this call", call.API, call.On)
+		}
+		for _, p := range table[i].Needs {
+			if p.On == itsTable {
+				p.On = call.On
+			}
+			needed = append(needed, p)
+		}
+	}
+	return sorted(needed), nil
+}
+
+// Operations are the operations that the table has rows for, once each: of every
+// row the call without what tells it from others of its operation.
+func Operations() map[string]bool {
+	all := map[string]bool{}
+	for _, r := range table {
+		operation, _, _ := strings.Cut(r.API, " ")
+		all[operation] = true
+	}
+	return all
+}
+
+// Compare answers what is needed and not granted, and what is granted and not
+// needed.
+func Compare(granted, needed []Permission) (tooFew, tooMany []Permission) {
+	return without(needed, granted), without(granted, needed)
+}
+
+func without(all, others []Permission) []Permission {
+	return sorted(slices.DeleteFunc(slices.Clone(all), func(p Permission) bool { return slices.Contains(others, p) }))
+}
+
+func sorted(all []Permission) []Permission {
+	slices.SortFunc(all, func(a, b Permission) int {
+		return cmp.Or(strings.Compare(a.Action, b.Action), strings.Compare(a.On, b.On), strings.Compare(a.If, b.If))
+	})
+	return slices.Compact(all)
+}

@@ -1,0 +1,106 @@
+package privilege
+
+import (
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+)
+
+var deployed = Deployment{
+	StackID: "stack-1", Cluster: "cluster-1", VPC: "vpc-1",
+	Tables: map[string]string{"records-1": "RecordsTable", "leases-1": "LeasesTable"},
+}
+
+// The rows read: a request to this service, of this operation and body, by a task
+// or a function, makes these calls; or none, and the error says this.
+func TestCallsOfRequests(t *testing.T) {
+	for _, row := range []struct{ service, operation, body, userID, want string }{
+		{"dynamodb", "GetItem", `{"TableName":"leases-1","Key":{"task":{"S":"A:1"}}}`, "", "dynamodb:GetItem LeasesTable"},
+		{"dynamodb", "GetItem", `{"TableName":"leases-1","Key":{"task":{"S":"A:1"}}}`, "A:1", "dynamodb:GetItem own LeasesTable"},
+		{"dynamodb", "GetItem", `{"TableName":"leases-1","Key":{"task":{"S":"A:2"}}}`, "A:1", "dynamodb:GetItem LeasesTable"},
+		{"dynamodb", "Query", `{"TableName":"records-1","IndexName":"due"}`, "", "dynamodb:Query RecordsTable/index/due"},
+		{"dynamodb", "Query", `{"TableName":"other"}`, "", "none of the stack's"},
+		{"dynamodb", "ListTables", `{}`, "", "none of the stack's"},
+		{"dynamodb", "BatchGetItem", `{"RequestItems":{"records-1":{"Keys":[]}}}`, "", "dynamodb:BatchGetItem RecordsTable"},
+		{"dynamodb", "TransactWriteItems", `{"TransactItems":[{"Put":{"TableName":"records-1"}},{"Delete":{"TableName":"leases-1"}}]}`, "",
+			"dynamodb:TransactWriteItems Put RecordsTable, dynamodb:TransactWriteItems Delete LeasesTable"},
+		{"dynamodb", "TransactWriteItems", `{"TransactItems":[{"Put":{"TableName":"other"}},{"Put":{"TableName":"leases-1"}}]}`, "", "none of the stack's"},
+		{"dynamodb", "GetItem", `[]`, "", "not known"},
+		{"ecs", "ListTasks", `{"cluster":"cluster-1"}`, "", "ecs:ListTasks "},
+		{"ecs", "ListTasks", `{}`, "", "not the stack's"},
+		{"ecs", "RunTask", `{"cluster":"cluster-1","tags":[{"key":"bastion:id","value":"x"},{"key":"bastion:stack","value":"stack-1"}]}`, "", "ecs:RunTask tagged "},
+		{"ecs", "RunTask", `{"cluster":"cluster-1","tags":[{"key":"bastion:stack","value":"stack-2"}]}`, "", "ecs:RunTask "},
+		{"ecs", "RunTask", `{"cluster":1}`, "", "not known"},
+		{"ec2", "", "Action=DeleteSecurityGroup&GroupId=sg-1", "", "ec2:DeleteSecurityGroup "},
+		{"ec2", "", "Action=CreateSecurityGroup&VpcId=vpc-1&TagSpecification.1.Tag.1.Key=bastion:stack&TagSpecification.1.Tag.1.Value=stack-1", "", "ec2:CreateSecurityGroup tagged "},
+		{"ec2", "", "Action=CreateSecurityGroup&VpcId=vpc-1&TagSpecification.1.Tag.1.Key=bastion:stack&TagSpecification.1.Tag.1.Value=other", "", "ec2:CreateSecurityGroup "},
+		{"ec2", "", "Action=CreateSecurityGroup&VpcId=vpc-2", "", "not the stack's"},
+		{"ec2", "", "%", "", "no form"},
+		{"sts", "", "Action=GetCallerIdentity", "", "calls sts"},
+	} {
+		calls, err := deployed.Calls(signed(row.service, row.operation), []byte(row.body), row.userID)
+		var made []string
+		for _, call := range calls {
+			made = append(made, call.API+" "+call.On)
+		}
+		got := strings.Join(made, ", ")
+		if err != nil {
+			got = err.Error()
+		}
+		if got != row.want && (err == nil || !strings.Contains(got, row.want)) {
+			t.Errorf("%s %s %s: %s, want %s", row.service, row.operation, row.body, got, row.want)
+		}
+	}
+}
+
+// signed is the header of a request to a service.
+func signed(service, operation string) http.Header {
+	return http.Header{
+		"X-Amz-Target":  {"Prefix_20120810." + operation},
+		"Authorization": {"AWS4-HMAC-SHA256 Credential=AKID/20300102/eu-west-1/" + service + "/aws4_request, SignedHeaders=host, Signature=0"},
+	}
+}
+
+func TestRecorder(t *testing.T) {
+	behind := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		w.WriteHeader(http.StatusTeapot)
+		_, _ = io.WriteString(w, r.URL.Path+" "+string(body))
+	}))
+	defer behind.Close()
+	r := NewRecorder(deployed, map[string]string{"dynamodb": behind.URL})
+	defer r.Close()
+	send := func(role, service, body string) (int, string) {
+		request := httptest.NewRequest(http.MethodPost, "/", strings.NewReader(body))
+		request.Header = signed(service, "GetItem")
+		answer := httptest.NewRecorder()
+		r.As(role, "").ServeHTTP(answer, request)
+		return answer.Code, answer.Body.String()
+	}
+	const ours = `{"TableName":"records-1"}`
+	for range 2 {
+		if status, body := send("CreateRole", "dynamodb", ours); status != http.StatusTeapot || body != "/ "+ours {
+			t.Errorf("what is behind answered %d %s", status, body)
+		}
+	}
+	if made, times := r.Calls("CreateRole"); !slices.Equal(made, []Call{{"dynamodb:GetItem", "RecordsTable"}}) || times != 2 {
+		t.Errorf("recorded are %v, %d times", made, times)
+	}
+	if made, times := r.Calls("ReaperRole"); made != nil || times != 0 {
+		t.Errorf("of another role are recorded %v", made)
+	}
+	if wrong := r.Wrong(); wrong != nil {
+		t.Errorf("wrong are %q", wrong)
+	}
+	for service, body := range map[string]string{"dynamodb": `{"TableName":"other"}`, "ecs": `{"cluster":"cluster-1"}`, "lambda": `{}`} {
+		if status, said := send("ReaperRole", service, body); status != http.StatusForbidden {
+			t.Errorf("%s %s went through: %d %s", service, body, status, said)
+		}
+	}
+	if wrong := r.Wrong(); len(wrong) != 3 {
+		t.Errorf("wrong are %q", wrong)
+	}
+}

@@ -1,0 +1,197 @@
+//go:build conformance
+
+package system
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/bastion-on-demand/bastion/internal/awscloud"
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+)
+
+// In the chapters before, whoever comes first takes a step: the function that was
+// asked, the observer or the reaper. In these, no event is delivered any more, and
+// each function has to take by itself every step that it may.
+
+// quiet ends events and schedules.
+func (s *story) quiet(*testing.T) { s.pause() }
+
+func (s *story) createAlone(t *testing.T) {
+	post := []string{"--request", "POST", "--header", wait, "/bastions"}
+	made := s.alice.expect(t, 201, "ready", post...)
+	s.id = made.ID
+	s.alice.from = "127.0.0.1"
+	s.alice.expect(t, 200, "ready", post...)
+	dead := s.task(t, s.id)
+	if err := dead.signal(os.Kill); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "ECS shows that the task has stopped", func() bool {
+		tasks, err := s.ports.Tasks.Describe(t.Context(), s.id)
+		return err == nil && len(tasks) == 1 && tasks[0].Status == bastion.TaskStopped
+	})
+	if again := s.alice.expect(t, 200, "ready", post...); again.ID != s.id || again.HostKey == made.HostKey {
+		t.Fatalf("after its task's death, it is %s", again.Body)
+	}
+}
+
+// expired asks again for a bastion whose time is over, of which nobody has taken
+// notice: create frees its name.
+func (s *story) expired(t *testing.T) {
+	guest := &person{w: s.world, user: "guest", from: "127.0.0.4"}
+	guest.newKey(t)
+	body := fmt.Sprintf(`{"ttl":"1s","public_key":%q}`, strings.TrimSpace(guest.readKey(t)))
+	post := []string{"--header", "Content-Type: application/json", "--data", body, "/bastions"}
+	first := guest.expect(t, 201, "", post...)
+	eventually(t, "its time is over", func() bool { return time.Now().After(first.Deadline) })
+	guest.expect(t, 201, "", post...)
+}
+
+// listed wants an admin to see everybody's, and others their own.
+func (s *story) listed(t *testing.T) {
+	admin := &person{w: s.world, user: operator, from: "127.0.0.5"}
+	everybodys, own := admin.expect(t, 200, "", "/bastions"), s.alice.expect(t, 200, "", "/bastions")
+	if len(own.Bastions) != 1 || len(everybodys.Bastions) < 2 {
+		t.Fatalf("alice sees %s, the operator %s", own.Body, everybodys.Body)
+	}
+}
+
+// extendAlone closes a bastion by its console, which an extension is the first to
+// notice.
+func (s *story) extendAlone(t *testing.T) {
+	s.alice.paste(t, s.id)
+	console := s.alice.ssh(t, s.alice.alias, "close")
+	if err := console.Start(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "an extension closes what the console asked to close", func() bool {
+		a := s.alice.call(t, "--request", "PATCH", "--header", "Content-Type: application/json", "--data", `{"ttl":"1s"}`, "/bastions/"+s.id)
+		return a.State == "closing"
+	})
+	_ = console.Wait() // cut off or not
+}
+
+// destroyAlone closes until the lease has its tombstone; the rest is not for
+// destroy to do.
+func (s *story) destroyAlone(t *testing.T) {
+	rec, err := s.ports.Store.Fetch(t.Context(), s.id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the lease has ended", func() bool {
+		s.alice.expect(t, 202, "", "--request", "DELETE", "/bastions")
+		item, err := s.ports.Leases.Fetch(t.Context(), rec.Attempt.TaskID)
+		return err == nil && item.Ended
+	})
+	s.look(t, "observer", s.id)
+}
+
+// observerAlone and reaperAlone take a bastion from nothing to ready, and to its
+// end. The observer is first: what is left lying about is due, and the reaper would
+// take it from it.
+func (s *story) observerAlone(t *testing.T) { s.wholeLife(t, "observer") }
+func (s *story) reaperAlone(t *testing.T)   { s.wholeLife(t, "reaper") }
+
+func (s *story) wholeLife(t *testing.T, function string) {
+	id := s.intend(t, "of-the-"+function)
+	eventually(t, function+" makes it ready", func() bool { return s.look(t, function, id).State() == bastion.Ready })
+	s.change(t, id, func(rec *bastion.Record) { rec.Intent.Deadline = rec.CreatedAt })
+	eventually(t, function+" brings it to its end", func() bool { return !s.look(t, function, id).FinishedAt.IsZero() })
+}
+
+// intend writes an intent and does nothing about it, as a function would leave it
+// that died after its first write.
+func (s *story) intend(t *testing.T, id string) string {
+	t.Helper()
+	now := time.Now().UTC().Truncate(time.Second)
+	kind, blob, _ := strings.Cut(s.alice.readKey(t), " ")
+	rec := bastion.Record{
+		ID: id, Owner: "iam:" + account + ":" + id, Name: "default", CreatedAt: now, LatestDeadline: now.Add(time.Hour), Version: 1,
+		Intent: bastion.Intent{
+			Generation: 1, Open: true, Source: netip.MustParsePrefix("127.0.0.6/32"), Deadline: now.Add(time.Hour),
+			Keys: []bastion.Key{bastion.Key(kind + " " + strings.Fields(blob)[0])},
+		},
+		UnsettledUntil: now, DueAt: now,
+	}
+	if err := s.ports.Store.Create(t.Context(), rec, bastion.Quota{PerOwner: 1, Total: 20}); err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+// change writes what time, or somebody else, would have written.
+func (s *story) change(t *testing.T, id string, change func(*bastion.Record)) bastion.Record {
+	t.Helper()
+	rec, err := s.ports.Store.Fetch(t.Context(), id)
+	next := rec
+	change(&next)
+	next.Version++
+	if err == nil {
+		err = s.ports.Store.Replace(t.Context(), rec, next)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return next
+}
+
+// look lets a function look at a bastion: the reaper because it is due, the
+// observer because of an event. It answers what is then on record.
+func (s *story) look(t *testing.T, function, id string) bastion.Record {
+	t.Helper()
+	event := []byte(`{"do":"reap"}`)
+	if function == "observer" {
+		event = taskEvent(t, s.recorder.Deployment.Cluster, id)
+	} else {
+		s.change(t, id, func(rec *bastion.Record) { rec.DueAt = time.Now().UTC() })
+	}
+	answer, err := s.functions[function].Invoke(t.Context(), event)
+	if err != nil || failure(answer) != "" {
+		t.Fatalf("%s answered %s, %v", function, answer, err)
+	}
+	rec, err := s.ports.Store.Fetch(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rec
+}
+
+// taskEvent says that something has happened to a task of the bastion.
+func taskEvent(t *testing.T, cluster, id string) []byte {
+	t.Helper()
+	event, err := json.Marshal(map[string]any{
+		"detail-type": "ECS Task State Change",
+		"detail":      map[string]any{"clusterArn": cluster, "startedBy": awscloud.StartedBy(id), "lastStatus": "RUNNING"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return event
+}
+
+func (p *person) readKey(t *testing.T) string {
+	t.Helper()
+	public, err := os.ReadFile(p.key + ".pub")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(public)
+}
+
+// eventually waits for something, for at most a minute.
+func eventually(t *testing.T, what string, there func() bool) {
+	t.Helper()
+	look := time.NewTicker(500 * time.Millisecond)
+	defer look.Stop()
+	for giveUp := time.Now().Add(time.Minute); !there(); <-look.C {
+		if time.Now().After(giveUp) {
+			t.Fatalf("not in a minute: %s", what)
+		}
+	}
+}
