@@ -31,9 +31,6 @@ type Config struct {
 	// Host is where tasks listen, on a port that the kernel chooses. Zero: there
 	// are no sockets, and tasks have made-up addresses in both families.
 	Host netip.Addr
-	// Port, if set, is where all tasks listen, as on AWS: each then has an address
-	// of its own, counted up from Host.
-	Port uint16
 	// Runner is what runs in a task; nil for a process that waits for SIGTERM.
 	Runner Runner
 
@@ -58,9 +55,8 @@ type Cloud struct {
 
 	mu        sync.Mutex // guards what follows
 	closed    bool
-	serial    int        // of the latest id
-	addresses int        // made up so far
-	host      netip.Addr // of the latest task, where each has its own
+	serial    int // of the latest id
+	addresses int // made up so far
 	groups    map[string]*group
 	named     map[string][]*group // by lower-case name; those gone may still show
 	tasks     map[string]*task

@@ -53,25 +53,11 @@ func (c *Cloud) reserve() (*socket, error) {
 	if !c.cfg.Host.IsValid() {
 		return nil, nil
 	}
-	host := c.nextHost()
-	reserved, port, err := bind(netip.AddrPortFrom(host, c.cfg.Port))
+	reserved, port, err := bind(c.cfg.Host)
 	if err != nil {
 		return nil, err
 	}
-	return &socket{addr: netip.AddrPortFrom(host, port), reserved: reserved}, nil
-}
-
-// nextHost is where the next task listens.
-func (c *Cloud) nextHost() netip.Addr {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	switch {
-	case c.cfg.Port == 0 || !c.host.IsValid():
-		c.host = c.cfg.Host
-	default:
-		c.host = c.host.Next()
-	}
-	return c.host
+	return &socket{addr: netip.AddrPortFrom(c.cfg.Host, port), reserved: reserved}, nil
 }
 
 func (s *socket) listen() (net.Listener, error) { return s.reserved.listen() }

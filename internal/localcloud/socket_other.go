@@ -11,9 +11,9 @@ import (
 // first and listen later.
 type reservation struct{ addr string }
 
-// bind finds that a port of the host's is free; of port 0, one that is.
-func bind(at netip.AddrPort) (reservation, uint16, error) {
-	probe, err := net.Listen("tcp", at.String())
+// bind finds a free port of the host's.
+func bind(host netip.Addr) (reservation, uint16, error) {
+	probe, err := net.Listen("tcp", net.JoinHostPort(host.String(), "0"))
 	if err != nil {
 		return reservation{}, 0, err
 	}

@@ -111,25 +111,6 @@ func TestConnectionsAreRefusedUntilTheTaskListens(t *testing.T) {
 	}
 }
 
-func TestTasksOfOnePortHaveAddressesOfTheirOwn(t *testing.T) {
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	port := free.Addr().(*net.TCPAddr).AddrPort().Port()
-	free.Close()
-	out := make(handOut, 2)
-	f := newFixture(t, Config{Host: loopback, Port: port, Runner: out})
-	for attempt, want := range []string{"127.0.0.1", "127.0.0.2"} {
-		f.run(t, attempt+1)
-		if p, want := <-out, netip.AddrPortFrom(netip.MustParseAddr(want), port); p.Addr != want {
-			t.Errorf("attempt %d is at %s, want %s", attempt+1, p.Addr, want)
-		} else if l, err := p.Listen(); err != nil || l.Addr().String() != want.String() {
-			t.Errorf("attempt %d listens: %v", attempt+1, err)
-		}
-	}
-}
-
 func TestTheGroupIsEnforcedOnEveryAccept(t *testing.T) {
 	r := newRealTask(t, loopback)
 	r.serve(t)

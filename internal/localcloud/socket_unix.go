@@ -14,12 +14,11 @@ import (
 // gets the port, and who connects is refused.
 type reservation struct{ file *os.File }
 
-// bind reserves a port of the host's; of port 0, one that the kernel chooses.
-func bind(at netip.AddrPort) (reservation, uint16, error) {
-	host, wanted := at.Addr(), int(at.Port())
-	family, where := syscall.AF_INET6, syscall.Sockaddr(&syscall.SockaddrInet6{Port: wanted, Addr: host.As16()})
+// bind reserves a port of the host's that the kernel chooses.
+func bind(host netip.Addr) (reservation, uint16, error) {
+	family, where := syscall.AF_INET6, syscall.Sockaddr(&syscall.SockaddrInet6{Addr: host.As16()})
 	if host.Is4() {
-		family, where = syscall.AF_INET, &syscall.SockaddrInet4{Port: wanted, Addr: host.As4()}
+		family, where = syscall.AF_INET, &syscall.SockaddrInet4{Addr: host.As4()}
 	}
 	syscall.ForkLock.RLock()
 	fd, err := syscall.Socket(family, syscall.SOCK_STREAM, 0)
@@ -33,7 +32,7 @@ func bind(at netip.AddrPort) (reservation, uint16, error) {
 	r := reservation{os.NewFile(uintptr(fd), "reserved port of "+host.String())}
 	if err := syscall.Bind(fd, where); err != nil {
 		r.close()
-		return reservation{}, 0, fmt.Errorf("bind to %s: %w", at, err)
+		return reservation{}, 0, fmt.Errorf("bind to %s: %w", host, err)
 	}
 	port, err := boundPort(fd)
 	if err != nil {

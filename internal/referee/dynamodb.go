@@ -49,13 +49,14 @@ func start(t testing.TB, command *exec.Cmd, name string) *Output {
 	return said
 }
 
-// await waits until something answers at the URL, whatever it says.
+// await waits until something answers at the URL, whatever it says. A program that
+// loads much at its first request takes long on a machine with much else to do.
 func await(t testing.TB, url string, said *Output) {
 	t.Helper()
-	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	client := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	look := time.NewTicker(20 * time.Millisecond)
 	defer look.Stop()
-	for giveUp := time.Now().Add(time.Minute); ; <-look.C {
+	for giveUp := time.Now().Add(3 * time.Minute); ; <-look.C {
 		answer, err := client.Get(url)
 		if err == nil {
 			_ = answer.Body.Close()

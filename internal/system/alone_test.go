@@ -28,8 +28,7 @@ func (s *story) createAlone(t *testing.T) {
 	s.id = made.ID
 	s.alice.from = "127.0.0.1"
 	s.alice.expect(t, 200, "ready", post...)
-	dead := s.task(t, s.id)
-	if err := s.fargate.signal(dead.ID, os.Kill); err != nil {
+	if err := s.task(t, s.id).signal(os.Kill); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "ECS shows that the task has stopped", func() bool {

@@ -13,6 +13,8 @@ import (
 
 // eventBridge brings states of tasks to the observer, and runs the schedules.
 type eventBridge struct {
+	schedules sync.RWMutex // held for writing, no schedule runs
+
 	mu     sync.Mutex
 	count  map[string]int // of events, by what they are
 	failed []string       // what a dead-letter queue would hold
@@ -73,21 +75,21 @@ const latency = 500 * time.Millisecond
 
 // taskChanged is an "ECS Task State Change" ("Amazon ECS task state change
 // events" in the ECS developer guide), if the rule of template.yaml wants it.
-func (b *eventBridge) taskChanged(ctx context.Context, to functions, startedBy, taskID, status string) {
-	if !strings.HasPrefix(startedBy, "bastion/") {
+func (b *eventBridge) taskChanged(ctx context.Context, to functions, t *task, cluster, status string) {
+	if !strings.HasPrefix(t.startedBy, "bastion/") {
 		return
 	}
 	n := b.number("task")
 	event, err := json.Marshal(map[string]any{
 		"version": "0", "id": fmt.Sprintf("event-%d", n), "detail-type": "ECS Task State Change", "source": "aws.ecs",
-		"account": account, "region": region, "time": time.Now().UTC().Format(time.RFC3339), "resources": []string{taskARN(taskID)},
+		"account": account, "region": region, "time": time.Now().UTC().Format(time.RFC3339), "resources": []string{t.arn},
 		"detail": map[string]any{
-			"clusterArn": cluster, "taskArn": taskARN(taskID), "startedBy": startedBy,
+			"clusterArn": cluster, "taskArn": t.arn, "startedBy": t.startedBy,
 			"lastStatus": status, "group": "family:way-in", "launchType": "FARGATE", "version": n,
 		},
 	})
 	if err != nil {
-		b.bury("event of task %s: %v", taskID, err)
+		b.bury("event of task %s: %v", t.id, err)
 		return
 	}
 	select {
@@ -106,8 +108,10 @@ func (b *eventBridge) schedule(ctx context.Context, to functions, do string, eve
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			b.number(do)
-			b.send(ctx, to, "reaper", []byte(`{"do":"`+do+`"}`))
 		}
+		b.schedules.RLock()
+		b.number(do)
+		b.send(ctx, to, "reaper", []byte(`{"do":"`+do+`"}`))
+		b.schedules.RUnlock()
 	}
 }

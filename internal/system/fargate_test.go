@@ -16,9 +16,10 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"testing"
 	"time"
 
-	"github.com/bastion-on-demand/bastion/internal/localcloud"
+	"github.com/bastion-on-demand/bastion/internal/awscloud"
 	"github.com/bastion-on-demand/bastion/internal/referee"
 )
 
@@ -30,44 +31,97 @@ type fargate struct {
 	program  string
 	aws      string // the URL that a task calls, without its id
 	metadata string // the URL that the environment of a task begins with
+	port     uint16 // where tasks listen
+	place    place
+	moto     *moto
+	changed  func(t *task, status string) // hears of every change of a task
 	log      *referee.Output
 
-	mu      sync.Mutex
-	running map[string]*os.Process // by task
-	ended   int
+	// staleness is how old what ECS shows is, and for how long EC2 does not show
+	// a group that it has made.
+	staleness time.Duration
+
+	background sync.WaitGroup // of lives and of what hears of changes
+	mu         sync.Mutex
+	closed     bool
+	all        []*task
+	complaints []string // of what should not be
 }
 
-// Run is [localcloud.Runner].
-func (f *fargate) Run(ctx context.Context, task localcloud.Process) int {
-	// One machine has one 0.0.0.0, so each bastiond has an address of its own.
-	inside := netip.AddrPortFrom(insideOf(task.Addr.Addr()), task.Addr.Port())
-	command := exec.CommandContext(ctx, f.program)
-	command.Env = f.environment(task.TaskID, inside)
-	command.Stdout, command.Stderr = f.log, f.log
-	command.Cancel = func() error { return command.Process.Signal(syscall.SIGTERM) }
-	command.WaitDelay = stopTimeout
-	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // it never outlives the test
-	listener, err := task.Listen()
-	if err != nil {
-		fmt.Fprintf(f.log, "task %s: %v\n", task.TaskID, err)
-		return 1
+// newFargate starts a moto, and makes in it what a stack has.
+func newFargate(t *testing.T, program string, changed func(*task, string)) *fargate {
+	t.Helper()
+	f := &fargate{
+		program: program, port: uint16(referee.FreePort(t)), changed: changed, log: &referee.Output{},
+		staleness: 200 * time.Millisecond, moto: &moto{url: referee.Moto(t), client: client()},
 	}
+	f.place = f.moto.deploy(t)
+	f.metadata = serve(t, f)
+	return f
+}
+
+// stack is where the bastions are made, in package awscloud's words.
+func (f *fargate) stack() awscloud.Stack {
+	return awscloud.Stack{
+		ID: stackID, VPC: f.place.vpc, MemberGroup: f.place.memberGroup, Cluster: f.place.cluster,
+		Container: "bastiond", Port: f.port, Public: true, IPv4: true,
+	}
+}
+
+// run runs the process of a task, and answers how the task ended.
+func (f *fargate) run(t *task) state {
+	// One machine has one 0.0.0.0, so each bastiond has an address of its own.
+	inside := netip.AddrPortFrom(insideOf(t.address), f.port)
+	listener, err := net.Listen("tcp", netip.AddrPortFrom(t.address, f.port).String())
+	if err != nil {
+		return f.failed(t, err)
+	}
+	alive, died := context.WithCancel(context.Background())
 	var proxy sync.WaitGroup
-	proxy.Go(func() { forwardAll(listener, inside) })
+	proxy.Go(func() { f.forwardAll(alive, listener, t, inside) })
 	defer proxy.Wait()
 	defer listener.Close()
+	defer died()
+	command := exec.CommandContext(t.ctx, f.program)
+	command.Env = append(f.environment(t.id, inside), t.environ...)
+	command.Stdout, command.Stderr = f.log, f.log
+	command.Cancel = func() error {
+		f.stopping(t)
+		return command.Process.Signal(syscall.SIGTERM)
+	}
+	command.WaitDelay = stopTimeout
+	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // it never outlives the test
 	if err := command.Start(); err != nil {
-		fmt.Fprintf(f.log, "task %s: %v\n", task.TaskID, err)
-		return 1
+		return f.failed(t, err)
 	}
-	f.note(task.TaskID, command.Process)
-	defer f.note(task.TaskID, nil)
+	t.runs(command.Process)
 	_ = command.Wait() // its status says it all
-	status := command.ProcessState.Sys().(syscall.WaitStatus)
-	if status.Signaled() {
-		return 128 + int(status.Signal())
+	t.runs(nil)
+	return t.ended(command.ProcessState.Sys().(syscall.WaitStatus))
+}
+
+// failed is the end of a task whose process could not begin: for one that was
+// stopped just then, that is as it should be.
+func (f *fargate) failed(t *task, err error) state {
+	if t.ctx.Err() != nil {
+		return t.stopped()
 	}
-	return status.ExitStatus()
+	f.complain(t, err)
+	return state{stopCode: "TaskFailedToStart", reason: "Task failed to start"}
+}
+
+// ended is the end of a task whose process ended.
+func (t *task) ended(status syscall.WaitStatus) state {
+	end := state{stopCode: "EssentialContainerExited", reason: "Essential container in task exited"}
+	if t.ctx.Err() != nil {
+		end = t.stopped()
+	}
+	exit := status.ExitStatus()
+	if status.Signaled() {
+		exit = 128 + int(status.Signal())
+	}
+	end.exit = &exit
+	return end
 }
 
 // environment is what template.yaml's task definition says, then what Fargate
@@ -88,32 +142,36 @@ func (f *fargate) environment(taskID string, inside netip.AddrPort) []string {
 	}
 }
 
-func (f *fargate) note(taskID string, process *os.Process) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if process != nil {
-		f.running[taskID] = process
-		return
-	}
-	delete(f.running, taskID)
-	f.ended++
+// runs notes the task's process; nil when it has ended.
+func (t *task) runs(process *os.Process) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.process = process
 }
 
-// signal sends a signal to the process of a task.
-func (f *fargate) signal(taskID string, signal os.Signal) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.running[taskID] == nil {
-		return fmt.Errorf("task %s has no process", taskID)
+// signal sends a signal to the task's process.
+func (t *task) signal(signal os.Signal) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.process == nil {
+		return fmt.Errorf("task %s has no process", t.id)
 	}
-	return f.running[taskID].Signal(signal)
+	return t.process.Signal(signal)
 }
 
 // counts are how many processes run, and how many have ended.
 func (f *fargate) counts() (running, ended int) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return len(f.running), f.ended
+	for _, t := range f.tasks() {
+		if t.now().exit != nil {
+			ended++
+		}
+		t.mu.Lock()
+		if t.process != nil {
+			running++
+		}
+		t.mu.Unlock()
+	}
+	return running, ended
 }
 
 // ServeHTTP is the endpoint of metadata and credentials.
@@ -132,7 +190,7 @@ func (f *fargate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	_ = json.NewEncoder(w).Encode(map[string]any{
-		"Cluster": cluster, "TaskARN": taskARN(id), "Family": "way-in", "Revision": "7",
+		"Cluster": f.place.cluster, "TaskARN": taskARN(f.place.cluster, id), "Family": "way-in", "Revision": "1",
 		"Containers": []any{map[string]any{
 			"Name": "bastiond", "Networks": []any{map[string]any{"NetworkMode": "awsvpc", "IPv4Addresses": []string{"10.0.0.7"}}},
 		}},
@@ -146,9 +204,10 @@ func insideOf(outside netip.Addr) netip.Addr {
 	return netip.AddrFrom4(four)
 }
 
-// forwardAll takes a task's connections to its process, until it is closed. Each
-// keeps the address that it came from.
-func forwardAll(l net.Listener, to netip.AddrPort) {
+// forwardAll takes a task's connections to its process, until the listener is
+// closed: those that a group of the task's interface admits when they come. Others
+// are closed without a byte; what is open already is never looked at again.
+func (f *fargate) forwardAll(alive context.Context, l net.Listener, t *task, to netip.AddrPort) {
 	var all sync.WaitGroup
 	defer all.Wait()
 	for {
@@ -156,9 +215,20 @@ func forwardAll(l net.Listener, to netip.AddrPort) {
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
-		if err == nil {
-			all.Go(func() { forward(outer, to) })
+		if err != nil {
+			continue
 		}
+		all.Go(func() {
+			defer outer.Close()
+			from := outer.RemoteAddr().(*net.TCPAddr).AddrPort().Addr()
+			admitted, err := f.moto.admits(alive, t.networkInterface, from, f.port)
+			if alive.Err() == nil {
+				f.complain(t, err)
+			}
+			if admitted {
+				forward(alive, outer, from, to)
+			}
+		})
 	}
 }
 
@@ -168,15 +238,16 @@ type half interface {
 	CloseWrite() error
 }
 
-func forward(outer net.Conn, to netip.AddrPort) {
-	defer outer.Close()
-	from := outer.RemoteAddr().(*net.TCPAddr)
-	dialer := net.Dialer{Timeout: 5 * time.Second, LocalAddr: &net.TCPAddr{IP: from.IP}}
+// forward connects a connection with a process, as long as that is alive. It
+// keeps the address that it came from.
+func forward(alive context.Context, outer net.Conn, from netip.Addr, to netip.AddrPort) {
+	dialer := net.Dialer{Timeout: 5 * time.Second, LocalAddr: &net.TCPAddr{IP: from.AsSlice()}}
 	inner, err := dialer.Dial("tcp", to.String())
 	if err != nil {
 		return // it does not listen yet, or no longer
 	}
 	defer inner.Close()
+	defer context.AfterFunc(alive, func() { outer.Close() })()
 	var both sync.WaitGroup
 	both.Go(func() { pipe(inner.(half), outer) })
 	both.Go(func() { pipe(outer.(half), inner) })

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -16,22 +15,16 @@ import (
 	"time"
 
 	"github.com/bastion-on-demand/bastion/internal/awscloud"
-	"github.com/bastion-on-demand/bastion/internal/awscloud/wiretest"
-	"github.com/bastion-on-demand/bastion/internal/bastion"
-	"github.com/bastion-on-demand/bastion/internal/localcloud"
 	"github.com/bastion-on-demand/bastion/internal/privilege"
 	"github.com/bastion-on-demand/bastion/internal/referee"
 )
 
-// What a stack of template.yaml would have.
+// What a stack of template.yaml would have, beside what moto names.
 const (
-	account     = "111122223333"
+	account     = "123456789012" // moto's
 	region      = "eu-west-1"
-	accessKey   = "local" // by which DynamoDB Local tells whose tables are meant
+	accessKey   = "local" // by which DynamoDB Local tells whose tables are meant; to moto, anybody's
 	stackID     = "arn:aws:cloudformation:" + region + ":" + account + ":stack/way-in/5f1c"
-	cluster     = "arn:aws:ecs:" + region + ":" + account + ":cluster/way-in-1"
-	vpc         = "vpc-0123456789abcdef0"
-	memberGroup = "sg-0123456789abcdef0"
 	recordTable = "way-in-RecordsTable-1"
 	leaseTable  = "way-in-LeasesTable-1"
 	taskRoleID  = "AROAEXAMPLEEXAMPLE123"
@@ -44,16 +37,18 @@ const privateNetwork = "127.99.0.0/16"
 // firstTask is the address of the first task; others follow.
 var firstTask = netip.MustParseAddr("127.65.0.1")
 
-func taskARN(id string) string {
+func taskARN(cluster, id string) string {
 	return strings.Replace(cluster, ":cluster/", ":task/", 1) + "/" + id
 }
+
+func taskID(arn string) string { return arn[strings.LastIndexByte(arn, '/')+1:] }
 
 // world is the whole system.
 type world struct {
 	url       string // of the API, without a path
 	functions functions
 	fargate   *fargate
-	cloud     *localcloud.Cloud // the truth about groups and tasks
+	front     *front // to moto, which has all groups, tasks and interfaces
 	bridge    *eventBridge
 	ports     awscloud.Ports // to look at what is left
 	recorder  *privilege.Recorder
@@ -66,25 +61,23 @@ type world struct {
 func begin(t *testing.T) *world {
 	t.Helper()
 	w := &world{bridge: &eventBridge{count: map[string]int{}}}
-	programs, dynamo, port := compile(t), referee.DynamoDB(t), referee.FreePort(t)
-	w.fargate = &fargate{program: filepath.Join(programs, "bastiond"), log: &referee.Output{}}
-	w.fargate.running = map[string]*os.Process{}
-	w.fargate.metadata = serve(t, w.fargate)
-	w.cloud = localcloud.New(localcloud.Config{
-		LaunchDelay: 2 * time.Second, Linger: time.Second, StopTimeout: 2 * stopTimeout, Staleness: 200 * time.Millisecond,
-		Host: firstTask, Port: uint16(port), Runner: w.fargate, OnTask: w.taskChanged,
-	})
-	wire := serve(t, wiretest.New(wiretest.Config{
-		Cloud: w.cloud, Cluster: cluster, Groups: []string{memberGroup}, Port: uint16(port), AddressAfter: 1,
-	}))
+	programs, dynamo := compile(t), referee.DynamoDB(t)
+	w.fargate = newFargate(t, filepath.Join(programs, "bastiond"), w.taskChanged)
+	w.front = newFront(w.fargate)
+	ec2, ecs := serve(t, http.HandlerFunc(w.front.serveEC2)), serve(t, http.HandlerFunc(w.front.serveECS))
 	w.connect(t, append(credentials(),
-		"AWS_ENDPOINT_URL_DYNAMODB="+dynamo, "AWS_ENDPOINT_URL_ECS="+wire, "AWS_ENDPOINT_URL_EC2="+wire), port)
-	w.recorder = recording(t, cluster, vpc, map[string]string{"dynamodb": dynamo, "ecs": wire, "ec2": wire})
+		"AWS_ENDPOINT_URL_DYNAMODB="+dynamo, "AWS_ENDPOINT_URL_ECS="+ecs, "AWS_ENDPOINT_URL_EC2="+ec2))
+	w.recorder = recording(t, w.fargate.place.cluster, w.fargate.place.vpc, map[string]string{"dynamodb": dynamo, "ecs": ecs, "ec2": ec2})
 	w.fargate.aws = serveTasks(t, w.recorder)
-	w.functions = emulate(t, programs, settings(port), w.recorder)
+	w.functions = emulate(t, programs, settings(w.fargate.place, w.fargate.port), w.recorder)
 	w.url = serve(t, gateway{w.functions})
-	w.deliver(t, &stream{url: dynamo, client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}, bridge: w.bridge})
+	w.deliver(t, &stream{url: dynamo, client: client(), bridge: w.bridge})
 	return w
+}
+
+// client keeps no connection, so that none is left when the test is over.
+func client() *http.Client {
+	return &http.Client{Timeout: time.Minute, Transport: &http.Transport{DisableKeepAlives: true}}
 }
 
 // credentials are what calls are signed with; nothing here checks a signature.
@@ -96,12 +89,12 @@ func credentials() []string {
 const operator = "operator"
 
 // settings is the environment that template.yaml gives to each function.
-func settings(port int) []string {
+func settings(p place, port uint16) []string {
 	return []string{
 		"BASTION_STACK_ID=" + stackID, "BASTION_TABLE=" + recordTable, "BASTION_LEASE_TABLE=" + leaseTable,
-		"BASTION_CLUSTER=" + cluster, "BASTION_VPC=" + vpc, "BASTION_MEMBER_GROUP=" + memberGroup,
-		"BASTION_SUBNETS=subnet-0123456789abcdef0,subnet-0123456789abcdef1",
-		"BASTION_TASK_DEFINITION=arn:aws:ecs:" + region + ":" + account + ":task-definition/way-in:7",
+		"BASTION_CLUSTER=" + p.cluster, "BASTION_VPC=" + p.vpc, "BASTION_MEMBER_GROUP=" + p.memberGroup,
+		"BASTION_SUBNETS=" + strings.Join(p.subnets[:], ","),
+		"BASTION_TASK_DEFINITION=" + p.definition,
 		"BASTION_TASK_ROLE_ID=" + taskRoleID, "BASTION_CONTAINER=bastiond", fmt.Sprint("BASTION_SSH_PORT=", port),
 		"BASTION_PUBLIC_ADDRESS=true", "BASTION_FAMILIES=ipv4", "BASTION_SPOT=false",
 		"BASTION_ALLOWED=" + privateNetwork, "BASTION_SOURCES=", "BASTION_DEFAULT_TTL=1h", "BASTION_MAX_TTL=8h", "BASTION_IDLE=15m",
@@ -119,7 +112,7 @@ func serve(t *testing.T, handler http.Handler) string {
 }
 
 // connect makes the tables, and the test's own way to look at things.
-func (w *world) connect(t *testing.T, environ []string, port int) {
+func (w *world) connect(t *testing.T, environ []string) {
 	t.Helper()
 	for _, entry := range environ {
 		name, value, _ := strings.Cut(entry, "=")
@@ -130,9 +123,7 @@ func (w *world) connect(t *testing.T, environ []string, port int) {
 		t.Fatal(err)
 	}
 	var err error
-	w.ports, err = awscloud.Connect(t.Context(), awscloud.Stack{
-		ID: stackID, VPC: vpc, MemberGroup: memberGroup, Cluster: cluster, Container: "bastiond", Port: uint16(port), Public: true, IPv4: true,
-	}, tables)
+	w.ports, err = awscloud.Connect(t.Context(), w.fargate.stack(), tables)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,7 +148,7 @@ func (w *world) deliver(t *testing.T, leases *stream) {
 	})
 	t.Cleanup(func() {
 		w.pause()
-		w.cloud.Close()
+		w.fargate.close()
 		if t.Failed() {
 			t.Logf("bastiond said:\n%s", w.fargate.log)
 			t.Logf("dead letters:\n%s", strings.Join(w.bridge.deadLetters(), "\n"))
@@ -165,28 +156,22 @@ func (w *world) deliver(t *testing.T, leases *stream) {
 	})
 }
 
-// taskChanged is what the local cloud calls at each change of a task.
-func (w *world) taskChanged(startedBy, taskID string) {
-	status := ""
-	for _, task := range w.cloud.Inventory().Tasks {
-		if task.ID == taskID {
-			status = string(task.Status)
-		}
-	}
-	w.bridge.taskChanged(w.ctx, w.functions, startedBy, taskID, status)
+// taskChanged is what Fargate calls at each change of a task.
+func (w *world) taskChanged(t *task, status string) {
+	w.bridge.taskChanged(w.ctx, w.functions, t, w.fargate.place.cluster, status)
 }
 
 // task is the one task of a bastion that is not stopped.
-func (w *world) task(t *testing.T, id string) bastion.Task {
+func (w *world) task(t *testing.T, id string) *task {
 	t.Helper()
-	var found []bastion.Task
-	for _, task := range w.cloud.Inventory().Live() {
-		if task.BastionID == "bastion/"+id {
-			found = append(found, task.Task)
+	var found []*task
+	for _, task := range w.fargate.tasks() {
+		if task.startedBy == "bastion/"+id && task.now().status != "STOPPED" {
+			found = append(found, task)
 		}
 	}
 	if len(found) != 1 {
-		t.Fatalf("the bastion %s has %d tasks: %+v", id, len(found), found)
+		t.Fatalf("the bastion %s has %d tasks that are not stopped", id, len(found))
 	}
 	return found[0]
 }

@@ -47,8 +47,8 @@ func TestTheWholeSystem(t *testing.T) {
 		{"repeat the request", s.repeat},
 		{"move the address", s.move},
 		{"put another key in place", s.replaceKey},
-		{"extend by request and by console", s.extend},
-		{"kill the task: another comes", s.kill},
+		{"extend by request and by console, without the reaper", s.byEvents(s.extend)},
+		{"kill the task: another comes, without the reaper", s.byEvents(s.kill)},
 		{"ask for one that will expire, and freeze it", s.freeze},
 		{"close, and request at once", s.closeAndRequest},
 		{"the expired one is reaped", s.reaped},
@@ -76,6 +76,19 @@ func (s *story) say(t *testing.T, format string, args ...any) {
 	t.Logf("%5.1fs  %s", time.Since(s.began).Seconds(), fmt.Sprintf(format, args...))
 }
 
+// byEvents plays a chapter while the reaper's schedules wait, so that it gets on
+// only by the events that the observer is told of.
+func (s *story) byEvents(play func(*testing.T)) func(*testing.T) {
+	return func(t *testing.T) {
+		s.bridge.schedules.Lock()
+		defer s.bridge.schedules.Unlock()
+		tasks, reports := s.bridge.delivered("task"), s.bridge.delivered("stream")
+		play(t)
+		s.say(t, "  the observer was told of changes of tasks, %d, and batches of reports, %d",
+			s.bridge.delivered("task")-tasks, s.bridge.delivered("stream")-reports)
+	}
+}
+
 func (s *story) nobody(t *testing.T) {
 	unsigned := &person{w: s.world, from: "127.0.0.1"}
 	if status, body := unsigned.curl(t, "/bastions"); status != 403 {
@@ -97,7 +110,7 @@ func (s *story) request(t *testing.T) {
 	if ready.Source != "127.0.0.1/32" || ready.HostKey == "" || ready.Owner != "iam:"+account+":"+unique("AROA", strings.TrimSuffix(role, "/"))+":alice" {
 		t.Fatalf("it is %s", ready.Body)
 	}
-	s.say(t, "  ready at %s", ready.Host)
+	s.say(t, "  ready at %s; moto's group has the one rule, for %s", ready.Host, s.onlyAdmits(t, "127.0.0.1/32"))
 	s.alice.paste(t, s.id)
 	s.alice.connects(t, ready.Owner)
 	s.old = s.alice.open(t, s.target)
@@ -118,12 +131,14 @@ func (s *story) others(t *testing.T) {
 	if a := bob.expect(t, 200, "", "/bastions"); len(a.Bastions) != 0 {
 		t.Fatalf("bob sees %s", a.Body)
 	}
+	s.say(t, "  from another address, to another destination, as another person")
 }
 
 func (s *story) repeat(t *testing.T) {
 	if again := s.alice.expect(t, 200, "ready", "--request", "POST", "--header", wait, "/bastions"); again.ID != s.id {
 		t.Fatalf("a repeat answered %s", again.Body)
 	}
+	s.say(t, "  it is the same bastion")
 }
 
 func (s *story) move(t *testing.T) {
@@ -136,6 +151,7 @@ func (s *story) move(t *testing.T) {
 	s.alice.connects(t, "127.0.0.2/32")
 	before.isKeptOut(t)
 	s.old.echoes(t, "what was open stays open")
+	s.say(t, "  the same bastion; moto's group has the one rule, for %s; what was open stays open", s.onlyAdmits(t, "127.0.0.2/32"))
 }
 
 func (s *story) replaceKey(t *testing.T) {
@@ -151,6 +167,7 @@ func (s *story) replaceKey(t *testing.T) {
 	s.alice.connects(t, s.id)
 	s.old = s.alice.open(t, s.target)
 	s.old.echoes(t, "with the new key")
+	s.say(t, "  the old key's session is cut, and it is kept out")
 }
 
 func (s *story) extend(t *testing.T) {
@@ -158,6 +175,7 @@ func (s *story) extend(t *testing.T) {
 	if left := time.Until(asked.Deadline); left < 115*time.Minute || left > 2*time.Hour+time.Second {
 		t.Fatalf("extended, it ends in %s", left)
 	}
+	s.say(t, "  the answer says: until %s", asked.Deadline.Format(time.TimeOnly))
 	said, err := s.alice.console(t, "extend 3h")
 	if err != nil || !strings.Contains(said, "deadline") {
 		t.Fatalf("the console says %q: %v", said, err)
@@ -174,15 +192,18 @@ func (s *story) kill(t *testing.T) {
 	before := s.alice.expect(t, 200, "ready", "/bastions/"+s.id)
 	was := *s.alice
 	dead := s.task(t, s.id)
-	if err := s.fargate.signal(dead.ID, os.Kill); err != nil {
+	if err := dead.signal(os.Kill); err != nil {
 		t.Fatal(err)
 	}
 	s.old.cut(t)
 	after := s.until(t, "it is ready with another host key", s.alice, s.id, func(a answered) bool {
 		return a.State == "ready" && a.HostKey != before.HostKey
 	})
-	if again := s.task(t, s.id); again.ID == dead.ID {
-		t.Fatalf("the task is still %s", dead.ID)
+	if again := s.task(t, s.id); again == dead {
+		t.Fatalf("the task is still %s", dead.id)
+	}
+	if !s.functions["observer"].Log.Says(s.id, `"attempt":2`) {
+		t.Fatalf("the observer says nothing of a second attempt: %s", s.functions["observer"].Log)
 	}
 	s.say(t, "  ready again at %s", after.Host)
 	was.isKeptOut(t)
@@ -205,7 +226,7 @@ func (s *story) freeze(t *testing.T) {
 	s.doomed = asked.ID
 	s.robot.paste(t, s.doomed)
 	s.robot.connects(t, s.doomed)
-	if err := s.fargate.signal(s.task(t, s.doomed).ID, syscall.SIGSTOP); err != nil {
+	if err := s.task(t, s.doomed).signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
 	s.say(t, "  %s, frozen, must be gone by %s", s.doomed, asked.Deadline.Format(time.TimeOnly))
@@ -221,6 +242,7 @@ func (s *story) closeAndRequest(t *testing.T) {
 	s.id = another.ID
 	s.old.cut(t)
 	s.alice.isKeptOut(t)
+	s.say(t, "  %s is closing, its sessions are cut; %s comes", closing, s.id)
 	s.alice.expect(t, 200, "ready", "--header", wait, "/bastions/"+s.id)
 	s.alice.paste(t, s.id)
 	s.alice.connects(t, s.id)
@@ -234,11 +256,12 @@ func (s *story) closeAndRequest(t *testing.T) {
 
 func (s *story) reaped(t *testing.T) {
 	s.closed(t, s.robot, s.doomed, "deadline")
-	for _, task := range s.cloud.Inventory().Tasks {
-		if task.BastionID == "bastion/"+s.doomed && (task.StopCode != "UserInitiated" || task.ExitCode == nil || *task.ExitCode != 137) {
-			t.Errorf("it should have been stopped, then killed: %+v", task)
+	for _, task := range s.fargate.tasks() {
+		if end := task.now(); task.startedBy == "bastion/"+s.doomed && (end.stopCode != "UserInitiated" || end.exit == nil || *end.exit != 137) {
+			t.Errorf("it should have been stopped, then killed: %+v", end)
 		}
 	}
+	s.say(t, "  the reaper stopped it: exit code 137")
 }
 
 func (s *story) closeByConsole(t *testing.T) {
@@ -247,84 +270,6 @@ func (s *story) closeByConsole(t *testing.T) {
 		t.Fatalf("the console says %q: %v", said, err)
 	}
 	s.closed(t, s.alice, s.id, "console")
-}
-
-// closed waits until nothing of a bastion is left, and wants it to have ended for
-// the reason.
-func (s *story) closed(t *testing.T, p *person, id, reason string) {
-	t.Helper()
-	gone := s.until(t, "it is closed", p, id, func(a answered) bool { return a.State == "closed" })
-	if gone.Ended.Reason != reason {
-		t.Fatalf("%s ended because of %q, want %q: %s", id, gone.Ended.Reason, reason, gone.Body)
-	}
-	p.expect(t, 200, "closed", "--request", "DELETE", "/bastions/"+id)
-	s.say(t, "  nothing of %s is left", id)
-}
-
-// until looks at a bastion until it is as wanted.
-func (s *story) until(t *testing.T, what string, p *person, id string, wanted func(answered) bool) answered {
-	t.Helper()
-	look := time.NewTicker(500 * time.Millisecond)
-	defer look.Stop()
-	for giveUp := time.Now().Add(time.Minute); ; <-look.C {
-		a := p.expect(t, 200, "", "/bastions/"+id)
-		if wanted(a) {
-			return a
-		}
-		if time.Now().After(giveUp) {
-			t.Fatalf("not in a minute: %s. It is %s", what, a.Body)
-		}
-	}
-}
-
-func (s *story) nothingLeft(t *testing.T) {
-	s.nothingDue(t)
-	for _, kind := range []string{"task", "stream", "reap", "sweep"} {
-		if s.bridge.delivered(kind) == 0 {
-			t.Errorf("no event of the kind %q was delivered", kind)
-		}
-		s.say(t, "  %d events: %s", s.bridge.delivered(kind), kind)
-	}
-	if failed := s.bridge.deadLetters(); len(failed) != 0 {
-		t.Errorf("dead letters: %s", strings.Join(failed, "\n"))
-	}
-	inventory := s.cloud.Inventory()
-	if live := inventory.Live(); len(live) != 0 || len(inventory.Groups) != 0 {
-		t.Errorf("left are the tasks %+v and the groups %+v", live, inventory.Groups)
-	}
-	if running, ended := s.fargate.counts(); running != 0 || ended != len(inventory.Tasks) || ended != 4 {
-		t.Errorf("%d processes run and %d have ended, of %d tasks; want 4", running, ended, len(inventory.Tasks))
-	}
-	leases, err := s.ports.Leases.List(t.Context())
-	if err != nil || len(leases) != 0 {
-		t.Errorf("left are the leases %+v, %v", leases, err)
-	}
-	records, err := s.ports.Store.List(t.Context())
-	if err != nil || len(records) != 0 {
-		t.Errorf("not finished are %+v, %v", records, err)
-	}
-	marks, err := s.ports.Store.Marks(t.Context())
-	if err != nil || len(marks) != 0 {
-		t.Errorf("the sweep took for orphans %v, %v", marks, err)
-	}
-}
-
-// nothingDue wants the reaper to get to the end. A record that was finished before
-// it was due is looked at once more.
-func (s *story) nothingDue(t *testing.T) {
-	t.Helper()
-	look := time.NewTicker(200 * time.Millisecond)
-	defer look.Stop()
-	for giveUp := time.Now().Add(10 * time.Second); ; <-look.C {
-		due, err := s.ports.Store.Due(t.Context(), time.Now(), 100)
-		if err == nil && len(due) == 0 {
-			return
-		}
-		if time.Now().After(giveUp) {
-			t.Errorf("due are still %v, %v", due, err)
-			return
-		}
-	}
 }
 
 // connects wants the console to be there, and its status to say something.
