@@ -30,6 +30,8 @@ type Ports struct {
 	Groups *Groups
 	Tasks  *Tasks
 	Leases *Leases
+
+	Functions *Functions // through which owners are told things
 }
 
 // Reach says how a process calls AWS.
@@ -56,6 +58,8 @@ func Connect(ctx context.Context, stack Stack, tables Tables, reach Reach) (Port
 		Groups: NewGroups(ec2, stack),
 		Tasks:  NewTasks(ecs, ec2, stack, time.Now),
 		Leases: NewLeases(dynamo, tables.Leases, tables.RoleID, rand.Reader),
+
+		Functions: NewFunctions(NewLambda(cfg)),
 	}, nil
 }
 

@@ -28,6 +28,7 @@ type App struct {
 
 	taskID  func(leaseKey string) string
 	pace    *awscloud.Pacer
+	work    work // of the Slack function
 	metrics *metrics
 	log     *slog.Logger
 }
@@ -80,6 +81,7 @@ func wire(ctx context.Context, environ []string, log *slog.Logger, through *http
 		},
 		taskID:  ports.Leases.TaskID,
 		pace:    pace,
+		work:    ports.Functions,
 		metrics: meters,
 		log:     log,
 	}, nil

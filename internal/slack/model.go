@@ -1,0 +1,151 @@
+package slack
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"net/netip"
+	"time"
+)
+
+// Job is one thing to do for a person of Slack. All of it was in a signed request
+// of Slack's, or is in the table.
+type Job struct {
+	Do          Do     `json:"do"`
+	Owner       string `json:"owner"`
+	ResponseURL string `json:"response_url,omitempty"` // where the answer goes
+
+	Claim string        `json:"claim,omitempty"` // of start: the claim's hash
+	Name  string        `json:"name,omitempty"`  // of down and extend: which one; empty for the only one
+	ID    string        `json:"id,omitempty"`    // of down and extend by button
+	TTL   time.Duration `json:"ttl,omitempty"`   // of extend
+}
+
+// Do says what a job does.
+type Do string
+
+// The jobs.
+const (
+	DoStart  Do = "start"  // what a claim asked for
+	DoDown   Do = "down"   // close
+	DoStatus Do = "status" // say what there is
+	DoExtend Do = "extend" // more time
+)
+
+// Bastion is what the API answers of one, as far as it is of use here.
+type Bastion struct {
+	ID      string `json:"id"`
+	Name    string `json:"name"`
+	Owner   string `json:"owner"`
+	State   string `json:"state"`
+	Stage   string `json:"stage"`
+	Reason  string `json:"reason"`
+	Failure *struct {
+		Code    string `json:"code"`
+		Message string `json:"message"`
+	} `json:"failure"`
+	Ended *struct {
+		Reason string    `json:"reason"`
+		At     time.Time `json:"at"`
+	} `json:"ended"`
+	Source         string    `json:"source"`
+	Keys           []string  `json:"keys"` // fingerprints
+	Host           string    `json:"host"`
+	Port           int       `json:"port"`
+	SSHConfig      string    `json:"ssh_config"`
+	SSH            string    `json:"ssh"`
+	CreatedAt      time.Time `json:"created_at"`
+	ReadyAt        time.Time `json:"ready_at"`
+	Deadline       time.Time `json:"deadline"`
+	LatestDeadline time.Time `json:"latest_deadline"`
+}
+
+// Notice says what has become of a bastion whose owner asked through Slack. It
+// may come late, twice, or behind a newer one: Version tells.
+type Notice struct {
+	Bastion Bastion  `json:"bastion"`
+	Version int64    `json:"version"` // of the record
+	Warning bool     `json:"warning"` // the deadline is near
+	Receipt *Receipt `json:"receipt"` // of one that has ended
+}
+
+// Receipt is what a bastion was used for.
+type Receipt struct {
+	StartedAt    time.Time `json:"started_at"`
+	EndedAt      time.Time `json:"ended_at"`
+	Connections  int       `json:"connections"`
+	Forwards     int       `json:"forwards"`
+	Refusals     int       `json:"refusals"`
+	BytesIn      int64     `json:"bytes_in"`
+	BytesOut     int64     `json:"bytes_out"`
+	Destinations []string  `json:"destinations"` // "host:port", in order of first use
+	Unnamed      int       `json:"unnamed"`      // forwards to further destinations
+}
+
+// claim is what a link stands for. It is stored under the hash of the link's
+// token: who reads the table cannot use it.
+type claim struct {
+	Owner       string        `json:"owner"`
+	Name        string        `json:"name"`
+	Key         string        `json:"key"` // as authorized_keys has it
+	TTL         time.Duration `json:"ttl,omitempty"`
+	Reason      string        `json:"reason,omitempty"`
+	ResponseURL string        `json:"response_url,omitempty"`
+	Expires     time.Time     `json:"expires"`
+
+	// Of one that was used:
+	UsedAt time.Time  `json:"used_at,omitzero"`
+	Source netip.Addr `json:"source,omitzero"`
+	View   string     `json:"view,omitempty"` // the view's hash
+}
+
+// view is what the page that follows a start may see. Its token acts on nothing.
+type view struct {
+	Owner   string     `json:"owner"`
+	Claim   string     `json:"claim"` // the claim's hash
+	Source  netip.Addr `json:"source"`
+	ID      string     `json:"id,omitempty"`      // the bastion's, once it is known
+	Problem string     `json:"problem,omitempty"` // why there will be none
+	Expires time.Time  `json:"expires"`           // moves to ten minutes after ready
+}
+
+// person is what is remembered of one user.
+type person struct {
+	Key    string     `json:"key,omitempty"`
+	Claims []openLink `json:"claims,omitempty"` // the latest, oldest first
+	// The commands since Since, for the rate limit.
+	Since    time.Time `json:"since,omitzero"`
+	Commands int       `json:"commands,omitempty"`
+}
+
+type openLink struct {
+	Claim   string    `json:"claim"` // the hash
+	Expires time.Time `json:"expires"`
+}
+
+// talk is the conversation about an owner's bastion of one name: where to speak,
+// and what was said.
+type talk struct {
+	ResponseURL string    `json:"response_url,omitempty"`
+	Since       time.Time `json:"since,omitzero"` // when Slack gave the URL
+	Uses        int       `json:"uses,omitempty"` // of the URL
+	Stages      int       `json:"stages,omitempty"`
+
+	ID      string    `json:"id,omitempty"` // of the bastion that was last spoken of
+	Version int64     `json:"version,omitempty"`
+	Said    string    `json:"said,omitempty"`    // the hash of the message that stands there
+	Warned  time.Time `json:"warned,omitzero"`   // the deadline that was warned of
+	Receipt string    `json:"receipt,omitempty"` // the bastion whose receipt was given
+}
+
+// What is under which key of the table. Owners hold no '#'.
+func personKey(owner string) string     { return "person#" + owner }
+func claimKey(hash string) string       { return "claim#" + hash }
+func viewKey(hash string) string        { return "view#" + hash }
+func seenKey(signature string) string   { return "seen#" + hashOf(signature) }
+func talkKey(owner, name string) string { return "talk#" + owner + "#" + name }
+
+// hashOf is what is stored of a secret instead of the secret.
+func hashOf(secret string) string {
+	sum := sha256.Sum256([]byte(secret))
+	return hex.EncodeToString(sum[:])
+}
