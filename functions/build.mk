@@ -2,7 +2,7 @@
 # makefile): the target of its logical id puts a bootstrap into ARTIFACTS_DIR. It
 # is the same for the same source: no paths, no build id, no version control.
 
-FUNCTIONS := Create Describe Extend Destroy Reaper Observer
+FUNCTIONS := Create Describe Extend Destroy Reaper Observer Slack
 
 .PHONY: $(FUNCTIONS:%=build-%Function)
 $(FUNCTIONS:%=build-%Function): build-%Function:

@@ -22,7 +22,7 @@ func main() {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(localmode.Command(), &cobra.Command{
+	root.AddCommand(localmode.Command(), slackCommand(), &cobra.Command{
 		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
 		Run: func(cmd *cobra.Command, _ []string) {
 			fmt.Fprintln(cmd.OutOrStdout(), "bastion", version, runtime.Version(), runtime.GOOS+"/"+runtime.GOARCH)

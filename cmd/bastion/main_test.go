@@ -54,6 +54,9 @@ func TestExitCodesAndWhatIsSaid(t *testing.T) {
 		{"local --launch-delay soon", 2, "", []string{"invalid argument"}},
 		{"local extra", 2, "", []string{"unknown command"}},
 		{"locale", 2, "", []string{"unknown command"}},
+		{"slack manifest --url https://host.example", 0, "url: https://host.example/slack/command", nil},
+		{"slack manifest --url http://host.example", 2, "", []string{`"http://host.example" is not where the service is`, "SlackUrl"}},
+		{"slack manifest", 2, "", []string{`required flag(s) "url" not set`}},
 		{"local --lisen x", 2, "", []string{"unknown flag"}},
 	} {
 		c := command(t, strings.Fields(test.args)...)

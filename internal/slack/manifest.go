@@ -1,0 +1,43 @@
+package slack
+
+import (
+	"fmt"
+	"net/url"
+
+	"github.com/slack-go/slack"
+)
+
+// Manifest is the app that Slack's "create from a manifest" makes of us, for the
+// service at a URL like https://HOST. It is all that Slack has to know: where the
+// command and the buttons go, and that it may write to people (for warnings and
+// receipts; without a bot token nothing is written).
+//
+// What a manifest holds: https://docs.slack.dev/reference/app-manifest
+func Manifest(service string) (slack.Manifest, error) {
+	at, err := url.Parse(service)
+	if err != nil || at.Scheme != "https" || at.Host == "" || at.User != nil || at.Path != "" && at.Path != "/" || at.RawQuery != "" || at.Fragment != "" {
+		return slack.Manifest{}, fmt.Errorf("%q is not where the service is: give the stack's output SlackUrl, as https://HOST", service)
+	}
+	base := "https://" + at.Host
+	return slack.Manifest{
+		Display: slack.Display{
+			Name:            "Bastion on demand",
+			Description:     "An SSH bastion of your own, for as long as you need it",
+			BackgroundColor: "#1d3a2f",
+		},
+		Features: slack.Features{
+			BotUser: slack.BotUser{DisplayName: "Bastion"},
+			AppHome: slack.AppHome{MessagesTabEnabled: true, MessagesTabReadOnlyEnabled: true},
+			SlashCommands: []slack.ManifestSlashCommand{{
+				Command:     "/bastion",
+				Description: "Ask for a bastion, look at it, extend it, close it",
+				UsageHint:   "up [for 2h] [name N] [because …] | status | extend 30m | down | key … | help",
+				Url:         base + routeCommand,
+			}},
+		},
+		OAuthConfig: slack.OAuthConfig{Scopes: slack.OAuthScopes{Bot: []string{"commands", "chat:write"}}},
+		Settings: slack.Settings{
+			Interactivity: &slack.Interactivity{IsEnabled: true, RequestUrl: base + routeInteraction},
+		},
+	}, nil
+}
