@@ -105,6 +105,8 @@ type view struct {
 	Source  netip.Addr `json:"source"`
 	ID      string     `json:"id,omitempty"`      // the bastion's, once it is known
 	Problem string     `json:"problem,omitempty"` // why there will be none
+	Started time.Time  `json:"started"`           // when the button was pressed
+	Handed  time.Time  `json:"handed"`            // when the job was last handed over
 	Expires time.Time  `json:"expires"`           // moves to ten minutes after ready
 }
 
