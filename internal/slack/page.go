@@ -168,7 +168,7 @@ func (a *App) logVisit(v *visit, route string, status int, took time.Duration) {
 	switch {
 	case status == http.StatusInternalServerError:
 		level = slog.LevelError
-	case status > http.StatusInternalServerError:
+	case status > http.StatusInternalServerError || v.cause != nil:
 		level = slog.LevelWarn
 	}
 	a.Log.LogAttrs(v.Context(), level, "page", attrs...)

@@ -24,6 +24,7 @@ type access struct {
 func (p viewPage) ready(b Bastion, now time.Time) viewPage {
 	if !safeName.MatchString(b.Name) || !safeConfig(b.SSHConfig) {
 		p = p.refused("What the service answered about the bastion is not what it should be, so it is not shown here. Close the bastion in Slack: /bastion down. Tell your operator.")
+		p.Status = "It is not safe to connect to it."
 		p.Title, p.Heading = "Do not use this bastion", "Do not use this bastion"
 		return p
 	}

@@ -1,7 +1,6 @@
 package slack
 
 import (
-	"context"
 	"crypto/subtle"
 	"errors"
 	"net/http"
@@ -86,14 +85,17 @@ func (a *App) showClaim(v *visit, status int, c claim, why *alert) pageAnswer {
 	team, user := teamAndUser(c.Owner)
 	keyType, _, _ := strings.Cut(c.Key, " ")
 	now := a.Now()
-	return pageAnswer{status: status, page: "claim", data: claimPage{
+	page := claimPage{
 		Alert: why, Address: v.source, Family: family(v.source), Proof: proof,
-		User: printable(user), Team: printable(team), Name: printable(c.Name),
-		KeyType: printable(keyType), Fingerprint: bastion.Key(c.Key).Fingerprint(),
-		Reason: printable(c.Reason),
-		TTL:    lifetime(c.TTL), Until: now.Add(c.TTL),
-		Expires: c.Expires, Left: c.Expires.Sub(now),
-	}}
+		User: oneLine(user), Team: oneLine(team), Name: oneLine(c.Name),
+		KeyType: oneLine(keyType), Fingerprint: bastion.Key(c.Key).Fingerprint(),
+		Reason: oneLine(c.Reason),
+		Until:  now.Add(c.TTL), Expires: c.Expires, Left: c.Expires.Sub(now),
+	}
+	if c.TTL > 0 {
+		page.TTL = inWords(c.TTL)
+	}
+	return pageAnswer{status: status, page: "claim", data: page}
 }
 
 // startClaim uses the claim and hands the start over. If that fails the claim is as if
@@ -110,7 +112,7 @@ func (a *App) startClaim(v *visit, c claim, version int64) pageAnswer {
 		a.dropView(v.Context(), viewHash)
 		return v.failed(err)
 	}
-	if err := a.handOverStart(v.Context(), c, seen.Claim); err != nil {
+	if err := a.handOver(v.Context(), startOf(c, seen.Claim)); err != nil {
 		a.dropView(v.Context(), viewHash)
 		if back := a.takeBack(v.Context(), c, version+1, seen); back != nil {
 			return v.failed(errors.Join(err, back))
@@ -123,10 +125,9 @@ func (a *App) startClaim(v *visit, c claim, version int64) pageAnswer {
 	return pageAnswer{status: http.StatusSeeOther, location: "/slack/view/" + token}
 }
 
-func (a *App) handOverStart(ctx context.Context, c claim, hash string) error {
-	ctx, cancel := context.WithTimeout(ctx, handOverFor)
-	defer cancel()
-	return a.Work.HandOver(ctx, Job{Do: DoStart, Owner: c.Owner, ResponseURL: c.ResponseURL, Claim: hash, Name: c.Name, TTL: c.TTL})
+// startOf is the job that starts what a claim asked for.
+func startOf(c claim, hash string) Job {
+	return Job{Do: DoStart, Owner: c.Owner, ResponseURL: c.ResponseURL, Claim: hash, Name: c.Name, TTL: c.TTL}
 }
 
 // readForm is the address that the form showed, and whether it was our page, in

@@ -42,7 +42,7 @@ type pageRig struct {
 	now      time.Time
 	jobs     []Job
 	handOver error // what handing over answers
-	describe func(Call) (Reply, error)
+	reply    func(Call) (Reply, error)
 	calls    []Call
 	secrets  []string // no log line may hold one
 }
@@ -89,7 +89,7 @@ func (rig *pageRig) Call(_ context.Context, call Call) (Reply, error) {
 	rig.mu.Lock()
 	defer rig.mu.Unlock()
 	rig.calls = append(rig.calls, call)
-	return rig.describe(call)
+	return rig.reply(call)
 }
 
 // answers lets the functions answer with a bastion.
@@ -100,7 +100,7 @@ func (rig *pageRig) answers(b Bastion) {
 	if err != nil {
 		rig.t.Fatal(err)
 	}
-	rig.describe = func(Call) (Reply, error) { return Reply{http.StatusOK, body}, nil }
+	rig.reply = func(Call) (Reply, error) { return Reply{http.StatusOK, body}, nil }
 }
 
 // secret takes note of what must not be in the log.
@@ -136,10 +136,7 @@ func (rig *pageRig) link(edit func(*claim)) (path string) {
 }
 
 func (rig *pageRig) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	mux := http.NewServeMux()
-	mux.HandleFunc(claimRoute, rig.serveClaim)
-	mux.HandleFunc(viewRoute, rig.serveView)
-	mux.ServeHTTP(w, r)
+	rig.Handler().ServeHTTP(w, r)
 }
 
 // claimOf is the claim that a path stands for, as it is stored.

@@ -2,7 +2,7 @@ package slack
 
 import (
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/netip"
@@ -19,6 +19,7 @@ type viewPage struct {
 	Heading string
 	Status  string // what there is to say of it now, for screen readers too
 	Follow  bool   // there is something to wait for
+	Over    bool   // there will be no bastion of this start any more
 	Address netip.Addr
 	Family  string
 
@@ -59,13 +60,16 @@ func (a *App) followStart(v *visit, seen view) (viewPage, error) {
 	case seen.ID == "":
 		return a.untilTaken(v, seen, page), nil
 	}
-	b, found, err := a.describe(v.Context(), seen)
+	ctx, cancel := context.WithTimeout(v.Context(), describeFor)
+	defer cancel()
+	b, err := a.describe(ctx, seen.Owner, seen.ID)
+	var refusal *bastion.Error
 	switch {
+	case errors.As(err, &refusal) && refusal.Code == bastion.CodeNotFound, err == nil && b.Owner != seen.Owner:
+		return page.refused("There is no such bastion any more."), nil
 	case err != nil:
 		v.cause = err
 		return page.waiting("", "The service does not answer just now; this page keeps trying."), nil
-	case !found:
-		return page.refused("There is no such bastion any more."), nil
 	}
 	if end := endOfView(b, a.Now()); !end.IsZero() {
 		until := seen.until(end)
@@ -99,35 +103,15 @@ func (a *App) handOverAgain(ctx context.Context, viewHash, claimHash string) err
 	if err != nil {
 		return err
 	}
-	return a.handOverStart(ctx, c, claimHash)
-}
-
-// describe asks for the bastion of a view. One that is not the owner's is as if
-// there were none.
-func (a *App) describe(ctx context.Context, seen view) (b Bastion, found bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, describeFor)
-	defer cancel()
-	reply, err := a.Functions.Call(ctx, Call{Owner: seen.Owner, Source: seen.Source, Method: http.MethodGet, Path: "/bastions/" + seen.ID})
-	switch {
-	case err != nil:
-		return Bastion{}, false, fmt.Errorf("describe a bastion: %w", err)
-	case reply.Status == http.StatusNotFound:
-		return Bastion{}, false, nil
-	case reply.Status != http.StatusOK:
-		return Bastion{}, false, fmt.Errorf("describe a bastion: status %d", reply.Status)
-	}
-	if err := json.Unmarshal(reply.Body, &b); err != nil {
-		return Bastion{}, false, fmt.Errorf("describe a bastion: %w", err)
-	}
-	return b, b.Owner == seen.Owner, nil
+	return a.handOver(ctx, startOf(c, claimHash))
 }
 
 // endOfView is when what a view follows came to its end; zero while it has not.
 func endOfView(b Bastion, now time.Time) time.Time {
 	switch {
-	case b.State == "starting":
+	case b.State == string(bastion.Starting):
 		return time.Time{}
-	case b.State == "ready" && !b.ReadyAt.IsZero():
+	case b.State == string(bastion.Ready) && !b.ReadyAt.IsZero():
 		return b.ReadyAt
 	case b.Ended != nil:
 		return b.Ended.At
@@ -138,21 +122,22 @@ func endOfView(b Bastion, now time.Time) time.Time {
 // of fills the page with a bastion.
 func (p viewPage) of(b Bastion, now time.Time) viewPage {
 	switch b.State {
-	case "starting":
+	case string(bastion.Starting):
 		return p.waiting(b.Stage, "")
-	case "ready":
+	case string(bastion.Ready):
 		return p.ready(b, now)
-	case "failed":
+	case string(bastion.Failed):
 		p = p.refused("The bastion could not be started.")
 		if b.Failure != nil {
-			p.Problem = &problemShown{printable(b.Failure.Code), printable(b.Failure.Message)}
+			p.Problem = &problemShown{oneLine(b.Failure.Code), oneLine(b.Failure.Message)}
 		}
 		return p
 	}
+	p.Over = true
 	p.Title, p.Heading = "Bastion closed", "The bastion is closed"
 	p.Status = "It lets nobody in any more."
-	if b.Ended != nil {
-		p.Problem = &problemShown{"", whyEnded(b.Ended.Reason)}
+	if b.Ended != nil && endings[b.Ended.Reason] != "" {
+		p.Status = "It lets nobody in any more: " + endings[b.Ended.Reason] + "."
 	}
 	return p
 }
@@ -161,7 +146,7 @@ func (p viewPage) of(b Bastion, now time.Time) viewPage {
 func (p viewPage) refused(sentence string) viewPage {
 	p.Title, p.Heading = "Bastion not started", "The bastion was not started"
 	p.Status = "There is nothing more to wait for."
-	p.Problem = &problemShown{"", printable(sentence)}
+	p.Over, p.Problem = true, &problemShown{"", oneLine(sentence)}
 	return p
 }
 
@@ -191,7 +176,7 @@ func (p viewPage) waiting(stage, trouble string) viewPage {
 	if stage == "address" || stage == "lease" {
 		stages = stagesOfMove
 	}
-	p.Status = "It is at: " + printable(stage) + "."
+	p.Status = "It is at: " + oneLine(stage) + "."
 	mark := "done"
 	for i, s := range stages {
 		if s.Mark == stage {
@@ -211,19 +196,4 @@ func (p viewPage) waiting(stage, trouble string) viewPage {
 		p.Steps = nil
 	}
 	return p
-}
-
-// whyEnded says in a sentence why a bastion ended, by the API's names.
-func whyEnded(reason string) string {
-	switch reason {
-	case "closed":
-		return "It was asked to close."
-	case "console":
-		return "Its console was asked to close it."
-	case "deadline":
-		return "Its time was up."
-	case "idle":
-		return "Nobody used it."
-	}
-	return "Its task ended by itself."
 }
