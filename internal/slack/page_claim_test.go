@@ -19,7 +19,7 @@ func TestClaimPageSaysWhatWouldBeStarted(t *testing.T) {
 		b := newVisitor(rig, from).open(link)
 		for _, words := range append(want,
 			"Slack user U0CD , workspace T0AB", "db-work", pagePrint+" (ssh-ed25519)", "index rebuild",
-			"2 hours, if started now until 1 Mar 2026, 14:00 UTC", "works once, until 1 Mar 2026, 12:10 UTC",
+			"2 hours; started now, until 1 Mar 2026, 14:00 UTC", "works once, until 1 Mar 2026, 12:10 UTC",
 			"Open this on the machine you will use ssh from; if you did not ask for it, close it.", "Start the bastion",
 		) {
 			if !strings.Contains(b.text(), words) {
