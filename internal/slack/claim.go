@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
@@ -48,7 +49,9 @@ func (a *App) issue(ctx context.Context, c claim) (token string, err error) {
 		return "", err
 	}
 	_, err = edit(ctx, a, personKey(c.Owner), func(p *person) (time.Time, error) {
-		p.Claims = append(openAt(p.Claims, a.Now()), link)
+		p.Claims = append(slices.DeleteFunc(p.Claims, func(l openLink) bool {
+			return l.Claim == link.Claim || !a.Now().Before(l.Expires)
+		}), link)
 		// Void before they are forgotten: one that is forgotten but open would be a
 		// sixth.
 		for len(p.Claims) > maxClaims {
@@ -63,16 +66,6 @@ func (a *App) issue(ctx context.Context, c claim) (token string, err error) {
 		return "", err
 	}
 	return token, nil
-}
-
-func openAt(links []openLink, now time.Time) []openLink {
-	var open []openLink
-	for _, link := range links {
-		if link.Expires.After(now) {
-			open = append(open, link)
-		}
-	}
-	return open
 }
 
 // void ends an open claim. One that was used stays: a job may need it yet, which
@@ -134,6 +127,15 @@ func (a *App) usedClaim(ctx context.Context, hash string) (claim, error) {
 func (a *App) use(ctx context.Context, c claim, version int64, viewHash string, v view) error {
 	c.UsedAt, c.Source, c.View = v.Started, v.Source, viewHash
 	err := a.write(ctx, claimKey(v.Claim), version, c, v.Expires)
+	if err == nil {
+		return nil
+	}
+	// A write that answers with an error may have taken effect, and a conflict may
+	// be one with itself, sent twice. The view in it says whose it is.
+	var there claim
+	if _, again := a.fetch(ctx, claimKey(v.Claim), &there); again == nil && there.View == viewHash {
+		return nil
+	}
 	if errors.Is(err, bastion.ErrConflict) {
 		return bastion.ErrNotFound
 	}

@@ -67,16 +67,21 @@ func (a *App) foundProblem(ctx context.Context, viewHash, sentence string) error
 	})
 }
 
-// endView lets a view end with what it followed. A bastion that was ready already
-// when the button was pressed counts from then.
-func (a *App) endView(ctx context.Context, viewHash string, at time.Time) error {
-	return a.editView(ctx, viewHash, func(v *view) bool {
-		before := v.Expires
-		if at.Before(v.Started) {
-			at = v.Started
-		}
-		v.Expires = earlier(v.Expires, at.Add(viewAfter))
-		return v.Expires.Before(before)
+// until is when a view ends of which there is nothing more to follow since a time.
+// What was so already when the button was pressed counts from then.
+func (v view) until(end time.Time) time.Time {
+	if end.Before(v.Started) {
+		end = v.Started
+	}
+	return earlier(v.Expires, end.Add(viewAfter))
+}
+
+// endView lets a view end, and never later than it would.
+func (a *App) endView(ctx context.Context, hash string, until time.Time) error {
+	return a.editView(ctx, hash, func(v *view) bool {
+		sooner := until.Before(v.Expires)
+		v.Expires = earlier(v.Expires, until)
+		return sooner
 	})
 }
 
