@@ -18,9 +18,11 @@ import (
 	cdpbrowser "github.com/chromedp/cdproto/browser"
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/input"
 	"github.com/chromedp/cdproto/log"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
 )
 
 // patience is how long a page may take for what it must do.
@@ -164,6 +166,12 @@ func (tab *Tab) Await(selector string) {
 	run(tab, "wait for "+selector, chromedp.WaitVisible(selector))
 }
 
+// AwaitTrue waits until an expression is true on the page.
+func (tab *Tab) AwaitTrue(expression string) {
+	tab.t.Helper()
+	run(tab, "wait for "+expression, chromedp.Poll[bool](expression))
+}
+
 // Text is what a person reads of an element.
 func (tab *Tab) Text(selector string) string {
 	tab.t.Helper()
@@ -211,20 +219,33 @@ func Eval[T any](tab *Tab, expression string) T {
 	return run(tab, "evaluate "+expression, chromedp.Evaluate[T](expression, chromedp.EvalAwaitPromise))
 }
 
-// LetClipboard lets pages of an origin read back what they have put there.
-func (tab *Tab) LetClipboard(origin string) {
+// LetCopy lets pages of an origin write to the clipboard, as browsers with a window
+// let the page whose button was pressed.
+func (tab *Tab) LetCopy(origin string) {
 	tab.t.Helper()
-	for _, name := range []string{"clipboard-read", "clipboard-write"} {
-		ctx, cancel := context.WithTimeout(tab.ctx, patience)
-		_, err := chromedp.CallBrowser(ctx, cdpbrowser.SetPermission, cdpbrowser.SetPermissionParams{
-			Permission: &cdpbrowser.PermissionDescriptor{Name: name}, Setting: cdpbrowser.PermissionSettingGranted,
-			Origin: origin, BrowserContextID: chromedp.FromContext(tab.ctx).BrowserContextID,
-		})
-		cancel()
-		if err != nil {
-			tab.t.Fatalf("permit %s: %v", name, err)
-		}
+	ctx, cancel := context.WithTimeout(tab.ctx, patience)
+	defer cancel()
+	_, err := chromedp.CallBrowser(ctx, cdpbrowser.SetPermission, cdpbrowser.SetPermissionParams{
+		Permission: &cdpbrowser.PermissionDescriptor{Name: "clipboard-write"}, Setting: cdpbrowser.PermissionSettingGranted,
+		Origin: origin, BrowserContextID: chromedp.FromContext(tab.ctx).BrowserContextID,
+	})
+	if err != nil {
+		tab.t.Fatalf("permit the clipboard: %v", err)
 	}
+}
+
+// Pasted is what the clipboard holds: what a person would paste, for a page of ours
+// may not read it. What stands on the page stays.
+func (tab *Tab) Pasted() string {
+	tab.t.Helper()
+	Eval[bool](tab, `document.body.append(Object.assign(document.createElement("textarea"), { id: "pasted" })) ?? true`)
+	tab.Focus("#pasted")
+	run(tab, "paste", chromedp.KeyEvent("v", chromedp.KeyModifiers(kb.ModifierCtrl), func(p *input.DispatchKeyEventParams) {
+		if p.Type != input.DispatchKeyEventTypeKeyUp {
+			p.Commands = []string{"paste"}
+		}
+	}))
+	return Eval[string](tab, `(() => { const area = document.getElementById("pasted"); area.remove(); return area.value })()`)
 }
 
 // Node is one thing of a page as a screen reader has it.
@@ -262,3 +283,35 @@ func (tab *Tab) Overflow() int {
 	tab.t.Helper()
 	return Eval[int](tab, "document.documentElement.scrollWidth - document.documentElement.clientWidth")
 }
+
+// Faint is what a person with weak eyes can hardly read: texts whose contrast with
+// what is behind them is below 4.5, the AA of WCAG 2.2.
+func (tab *Tab) Faint() []string {
+	tab.t.Helper()
+	return Eval[[]string](tab, faint)
+}
+
+const faint = `(() => {
+	const parts = (color) => color.match(/[\d.]+/g).map(Number);
+	const light = (color) => {
+		const [r, g, b] = parts(color).map((c) => c / 255).map((c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+		return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+	};
+	const behind = (element) => {
+		for (; element; element = element.parentElement) {
+			const color = getComputedStyle(element).backgroundColor;
+			if ((parts(color)[3] ?? 1) === 1) return color;
+		}
+		return "rgb(255, 255, 255)";
+	};
+	const found = [];
+	const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+	while (texts.nextNode()) {
+		const element = texts.currentNode.parentElement, text = texts.currentNode.textContent.trim();
+		if (text === "" || !element.checkVisibility() || element.closest("script, .unseen")) continue;
+		const [dark, bright] = [light(getComputedStyle(element).color), light(behind(element))].sort((a, b) => a - b);
+		const contrast = (bright + 0.05) / (dark + 0.05);
+		if (contrast < 4.5) found.push(text + ": " + contrast.toFixed(2));
+	}
+	return found;
+})()`

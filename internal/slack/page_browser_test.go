@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -149,6 +150,9 @@ func TestEveryStateInABrowser(t *testing.T) {
 				if pixels := s.Overflow(); pixels > 0 {
 					t.Errorf("the page is %d pixels wider than its screen", pixels)
 				}
+				if faint := s.Faint(); len(faint) > 0 {
+					t.Errorf("hard to read: %s", strings.Join(faint, "; "))
+				}
 				hears(t, s.Heard())
 				if troubles := s.Troubles(); len(troubles) > 0 {
 					t.Errorf("the browser says: %s", strings.Join(troubles, "\n"))
@@ -163,21 +167,71 @@ func TestEveryStateInABrowser(t *testing.T) {
 	}
 }
 
-// hears checks what a screen reader needs of any page: a title, landmarks, one
-// main heading, and a name for whatever can be used.
+// hears checks what a screen reader needs of any page: a title, landmarks, a
+// heading, and a name for whatever can be used.
 func hears(t *testing.T, page []browser.Node) {
 	t.Helper()
 	count := map[string]int{}
 	for _, node := range page {
 		count[node.Role]++
 		switch node.Role {
-		case "RootWebArea", "button", "link", "region", "list", "textbox", "heading", "alert":
-			if node.Name == "" && node.Role != "alert" && node.Role != "list" {
+		case "RootWebArea", "button", "link", "region", "textbox", "heading":
+			if node.Name == "" {
 				t.Errorf("a %s without a name", node.Role)
 			}
 		}
 	}
-	if count["main"] != 1 || count["banner"] != 1 || count["RootWebArea"] != 1 {
+	if count["main"] != 1 || count["banner"] != 1 || count["RootWebArea"] != 1 || count["heading"] == 0 {
 		t.Errorf("landmarks: %v", count)
+	}
+}
+
+// What a screen reader says of the pages that matter, by role and name.
+func TestPagesAsTheyAreHeard(t *testing.T) {
+	b := browser.Start(t)
+	for name, want := range map[string][]browser.Node{
+		"claim-ipv4": {
+			{Role: "heading", Name: "Start a bastion for the address you are at?"},
+			{Role: "region", Name: "Your address, as seen from here"},
+			{Role: "button", Name: "Start the bastion"},
+		},
+		"address-changed": {{Role: "alert"}, {Role: "heading", Name: "Your address has changed"}, {Role: "button", Name: "Start the bastion"}},
+		"starting": {
+			{Role: "heading", Name: "Starting your bastion"}, {Role: "status"},
+			{Role: "list", Name: "Steps of the start"}, {Role: "StaticText", Name: "(now)"},
+		},
+		"ready": {
+			{Role: "heading", Name: "Bastion default is ready"}, {Role: "status"},
+			{Role: "region", Name: "ssh configuration"}, {Role: "button", Name: "Copy the configuration"},
+			{Role: "region", Name: "Command to connect through the bastion"}, {Role: "button", Name: "Copy the command"},
+			{Role: "region", Name: "Command to open the status console"}, {Role: "button", Name: "Copy the console command"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStage(t, b, looks["light"])
+			states[slices.IndexFunc(states, func(s state) bool { return s.name == name })].reach(s)
+			heard := s.Heard()
+			for _, node := range want {
+				at := slices.IndexFunc(heard, func(h browser.Node) bool { return h.Role == node.Role && (node.Name == "" || h.Name == node.Name) })
+				if at < 0 {
+					t.Errorf("no %s %q, or not in this order", node.Role, node.Name)
+					continue
+				}
+				heard = heard[at+1:]
+			}
+		})
+	}
+}
+
+// Whoever uses the keyboard sees where they are.
+func TestFocusIsSeen(t *testing.T) {
+	b := browser.Start(t)
+	for _, look := range []string{"light", "dark"} {
+		s := newStage(t, b, looks[look])
+		s.open(nil)
+		s.Press("\t")
+		if got := browser.Eval[string](s.Tab, `document.activeElement.matches("form button") && getComputedStyle(document.activeElement).outlineStyle + " " + getComputedStyle(document.activeElement).outlineWidth`); got != "solid 3px" {
+			t.Errorf("%s: the button has the focus, and looks so: %s", look, got)
+		}
 	}
 }
