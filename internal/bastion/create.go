@@ -23,6 +23,7 @@ type CreateRequest struct {
 	Reason string         // at most 200 characters
 	Source netip.Prefix   // zero: the caller's address
 	Wait   time.Duration  // hold the answer until ready, or for this long
+	Notify bool           // its owner is told what becomes of it
 }
 
 // maxReason is how many characters a reason may have.

@@ -92,6 +92,33 @@ func TestAnEventThroughACompiledFunction(t *testing.T) {
 	}
 }
 
+// Which door a call came through is what Lambda says of it: the emulator makes the
+// ARN of the name, so a qualifier in the name is one in the ARN.
+func TestDoorsUnderTheEmulator(t *testing.T) {
+	bootstrap := compile(t, "../../functions/describe")
+	const event = `{"version":"2.0","rawPath":"/","requestContext":{"apiId":"abc123","requestId":"request-1","http":{"method":"GET","path":"/","sourceIp":"203.0.113.7"}}}`
+	const call = `{"slack":{"owner":"OWNER","source":"203.0.113.7","method":"GET","path":"/"}}`
+	for name, tests := range map[string]map[string]string{ // what it answers to what
+		"describe": {
+			event: `"statusCode":401`,
+			strings.Replace(call, "OWNER", "slack:T0123ABCD:U0123ABCD", 1): "came through API Gateway's door",
+		},
+		"describe:slack": {
+			event: "no call of the Slack function",
+			strings.Replace(call, "OWNER", "slack:T0123ABCD:U0123ABCD", 1):              `"status":404`,
+			strings.Replace(call, "OWNER", "iam:111122223333:AIDAEXAMPLEEXAMPLE123", 1): "speaks for owners of Slack",
+		},
+		"describe:work": {event: "no door", strings.Replace(call, "OWNER", "slack:T0123ABCD:U0123ABCD", 1): "no door"},
+	} {
+		e := emulate(t, bootstrap, environment("AWS_LAMBDA_FUNCTION_NAME="+name))
+		for payload, want := range tests {
+			if got, _ := invoke(t, e, payload); !strings.Contains(got, want) {
+				t.Errorf("%s, of %s: answered %s", name, payload, got)
+			}
+		}
+	}
+}
+
 // maxInit is how much longer the start of a function may take than that of an
 // empty one.
 const maxInit = 60 * time.Millisecond
