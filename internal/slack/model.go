@@ -17,7 +17,10 @@ type Job struct {
 	Claim string        `json:"claim,omitempty"` // of start: the claim's hash
 	Name  string        `json:"name,omitempty"`  // of down and extend: which one; empty for the only one
 	ID    string        `json:"id,omitempty"`    // of down and extend by button
-	TTL   time.Duration `json:"ttl,omitempty"`   // of extend
+	TTL   time.Duration `json:"ttl,omitempty"`   // of extend: this long from At
+	// At is when it was asked for. What was asked for later is not undone by a job
+	// that comes late, or twice.
+	At time.Time `json:"at,omitzero"`
 }
 
 // Do says what a job does.
@@ -105,6 +108,8 @@ type view struct {
 	Source  netip.Addr `json:"source"`
 	ID      string     `json:"id,omitempty"`      // the bastion's, once it is known
 	Problem string     `json:"problem,omitempty"` // why there will be none
+	Started time.Time  `json:"started"`           // when the button was pressed
+	Handed  time.Time  `json:"handed"`            // when the job was last handed over
 	Expires time.Time  `json:"expires"`           // moves to ten minutes after ready
 }
 
@@ -122,27 +127,34 @@ type openLink struct {
 	Expires time.Time `json:"expires"`
 }
 
-// talk is the conversation about an owner's bastion of one name: where to speak,
-// and what was said.
+// asked is where a person last asked to start their bastion of one name. What is
+// heard of a bastion before the job that started it could say where, is said there.
+type asked struct {
+	ResponseURL string    `json:"response_url"`
+	Since       time.Time `json:"since"` // when Slack gave the URL
+}
+
+// talk is the conversation about one bastion: where to speak, and what was said.
 type talk struct {
 	ResponseURL string    `json:"response_url,omitempty"`
-	Since       time.Time `json:"since,omitzero"` // when Slack gave the URL
-	Uses        int       `json:"uses,omitempty"` // of the URL
-	Stages      int       `json:"stages,omitempty"`
+	Since       time.Time `json:"since,omitzero"`   // when Slack gave the URL
+	Uses        int       `json:"uses,omitempty"`   // of the URL
+	Stages      int       `json:"stages,omitempty"` // of the uses, those for a stage
 
-	ID      string    `json:"id,omitempty"` // of the bastion that was last spoken of
-	Version int64     `json:"version,omitempty"`
-	Said    string    `json:"said,omitempty"`    // the hash of the message that stands there
+	Telling int64     `json:"telling,omitempty"` // version of the latest notice that telling of has begun
+	Version int64     `json:"version,omitempty"` // of the latest notice that was told of
+	Said    string    `json:"said,omitempty"`    // the hash of the letter that stands there
 	Warned  time.Time `json:"warned,omitzero"`   // the deadline that was warned of
-	Receipt string    `json:"receipt,omitempty"` // the bastion whose receipt was given
+	Ended   bool      `json:"ended,omitempty"`   // its end was told
 }
 
 // What is under which key of the table. Owners hold no '#'.
-func personKey(owner string) string     { return "person#" + owner }
-func claimKey(hash string) string       { return "claim#" + hash }
-func viewKey(hash string) string        { return "view#" + hash }
-func seenKey(signature string) string   { return "seen#" + hashOf(signature) }
-func talkKey(owner, name string) string { return "talk#" + owner + "#" + name }
+func personKey(owner string) string      { return "person#" + owner }
+func claimKey(hash string) string        { return "claim#" + hash }
+func viewKey(hash string) string         { return "view#" + hash }
+func seenKey(signature string) string    { return "seen#" + hashOf(signature) }
+func askedKey(owner, name string) string { return "asked#" + owner + "#" + name }
+func talkKey(id string) string           { return "talk#" + id }
 
 // hashOf is what is stored of a secret instead of the secret.
 func hashOf(secret string) string {

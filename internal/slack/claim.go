@@ -1,0 +1,151 @@
+package slack
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+)
+
+// The limits of links.
+const (
+	claimLife  = 10 * time.Minute // of a link that nobody has used
+	tokenBytes = 32               // of randomness in a token
+	maxClaims  = 5                // open links of one person
+)
+
+// The patterns of the pages' paths.
+const (
+	claimRoute = "/slack/claim/{token}"
+	viewRoute  = "/slack/view/{token}"
+)
+
+// newToken makes what only its bearer knows.
+func (a *App) newToken() (string, error) {
+	random := make([]byte, tokenBytes)
+	if _, err := io.ReadFull(a.Rand, random); err != nil {
+		return "", fmt.Errorf("make a token: %w", err)
+	}
+	return base64.RawURLEncoding.EncodeToString(random), nil
+}
+
+// issue stores a claim, for ten minutes from now, and answers the token of its
+// link. A person's sixth open link makes their oldest void.
+func (a *App) issue(ctx context.Context, c claim) (token string, err error) {
+	token, err = a.newToken()
+	if err != nil {
+		return "", err
+	}
+	c.Expires = a.Now().Add(claimLife)
+	link := openLink{Claim: hashOf(token), Expires: c.Expires}
+	if err := a.write(ctx, claimKey(link.Claim), 0, c, c.Expires); err != nil {
+		return "", err
+	}
+	_, err = edit(ctx, a, personKey(c.Owner), func(p *person) (time.Time, error) {
+		p.Claims = append(slices.DeleteFunc(p.Claims, func(l openLink) bool {
+			return l.Claim == link.Claim || !a.Now().Before(l.Expires)
+		}), link)
+		// Void before they are forgotten: one that is forgotten but open would be a
+		// sixth.
+		for len(p.Claims) > maxClaims {
+			if err := a.void(ctx, p.Claims[0].Claim); err != nil {
+				return time.Time{}, err
+			}
+			p.Claims = p.Claims[1:]
+		}
+		return time.Time{}, nil
+	})
+	if err != nil {
+		return "", err
+	}
+	return token, nil
+}
+
+// void ends an open claim. One that was used stays: a job may need it yet, which
+// is why the claim is not just deleted.
+func (a *App) void(ctx context.Context, hash string) error {
+	_, err := edit(ctx, a, claimKey(hash), func(c *claim) (time.Time, error) {
+		if !c.open(a.Now()) {
+			return time.Time{}, errKeep
+		}
+		c.Expires = a.Now()
+		return c.Expires, nil
+	})
+	return err
+}
+
+// open reports whether a claim may be used. A claim that is not there is not open.
+func (c claim) open(now time.Time) bool { return c.UsedAt.IsZero() && now.Before(c.Expires) }
+
+// claimURL is the link that a token is given out in. The host is the one that
+// Slack's own request came to.
+func (a *App) claimURL(r *http.Request, token string) string {
+	scheme := "https"
+	if a.Plain {
+		scheme = "http"
+	}
+	return scheme + "://" + r.Host + "/slack/claim/" + token
+}
+
+// openClaim is what the token of an open link stands for, and the version that it
+// has. bastion.ErrNotFound: unknown, void, used or too old; nothing tells which.
+func (a *App) openClaim(ctx context.Context, token string) (c claim, version int64, err error) {
+	version, err = a.fetch(ctx, claimKey(hashOf(token)), &c)
+	if err != nil {
+		return claim{}, 0, err
+	}
+	if !c.open(a.Now()) {
+		return claim{}, 0, bastion.ErrNotFound
+	}
+	return c, version, nil
+}
+
+// usedClaim is the claim of a job. bastion.ErrNotFound: there is none, or its use
+// was taken back because the job seemed not to have been handed over; nothing is
+// to be started then.
+func (a *App) usedClaim(ctx context.Context, hash string) (claim, error) {
+	var c claim
+	if _, err := a.fetch(ctx, claimKey(hash), &c); err != nil {
+		return claim{}, err
+	}
+	if c.UsedAt.IsZero() {
+		return claim{}, bastion.ErrNotFound
+	}
+	return c, nil
+}
+
+// use is the one step that consumes a claim: of any number of tries at once, one
+// gets through, and the others get bastion.ErrNotFound. The view must be there
+// before, because the job looks for it.
+func (a *App) use(ctx context.Context, c claim, version int64, viewHash string, v view) error {
+	c.UsedAt, c.Source, c.View = v.Started, v.Source, viewHash
+	err := a.write(ctx, claimKey(v.Claim), version, c, v.Expires)
+	if err == nil {
+		return nil
+	}
+	// A write that answers with an error may have taken effect, and a conflict may
+	// be one with itself, sent twice. The view in it says whose it is.
+	var there claim
+	if _, again := a.fetch(ctx, claimKey(v.Claim), &there); again == nil && there.View == viewHash {
+		return nil
+	}
+	if errors.Is(err, bastion.ErrConflict) {
+		return bastion.ErrNotFound
+	}
+	return err
+}
+
+// takeBack undoes use, which left the claim at the given version, because the job
+// seems not to have been handed over. If it was after all, it finds a claim that
+// nobody has used.
+func (a *App) takeBack(ctx context.Context, c claim, version int64, v view) error {
+	c.UsedAt, c.Source, c.View = time.Time{}, netip.Addr{}, ""
+	return a.write(ctx, claimKey(v.Claim), version, c, c.Expires)
+}

@@ -1,0 +1,179 @@
+package slack
+
+import (
+	"errors"
+	"fmt"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+)
+
+func TestTableHoldsNoToken(t *testing.T) {
+	rig := newPageRig(t, nil)
+	claim := rig.link(nil)
+	b := newBrowser(rig, homeV4).open(claim).press()
+	view := b.head.Get("Location")
+	for key, value := range rig.table.values {
+		for _, token := range []string{lastOf(claim), lastOf(view)} {
+			if strings.Contains(key, token) || strings.Contains(string(value.value), token) {
+				t.Errorf("a token is in the table, under %s", key)
+			}
+		}
+	}
+	if a, b := lastOf(claim), lastOf(view); a == b || !isToken(a) || !isToken(b) {
+		t.Errorf("tokens of a claim and its view: want two of 43 characters, got %d and %d", len(a), len(b))
+	}
+}
+
+func TestNoTokenWithoutRandomness(t *testing.T) {
+	rig := newPageRig(t, func(o *Options) { o.Rand = strings.NewReader("too little") })
+	if token, err := rig.issue(t.Context(), claim{Owner: pageOwner}); err == nil {
+		t.Errorf("a token was made of ten bytes: %q", token)
+	}
+}
+
+func TestSixthLinkMakesTheOldestVoid(t *testing.T) {
+	rig := newPageRig(t, nil)
+	var links []string
+	for i := range maxClaims + 2 {
+		links = append(links, rig.link(func(c *claim) { c.Name = fmt.Sprint("n", i) }))
+		rig.sleep(time.Second)
+	}
+	other := rig.link(func(c *claim) { c.Owner = "slack:T0AB:U0OTHER" })
+	for i, link := range append(links, other) {
+		want := 200
+		if i < 2 {
+			want = 404
+		}
+		if got := newBrowser(rig, homeV4).do("GET", link, "").status; got != want {
+			t.Errorf("link %d of %d: status %d, want %d", i+1, len(links), got, want)
+		}
+	}
+}
+
+func TestManyLinksAtOnceLeaveFive(t *testing.T) {
+	rig := newPageRig(t, nil)
+	const many = 12
+	links := make([]string, many)
+	var all sync.WaitGroup
+	for i := range many {
+		all.Go(func() {
+			token, err := rig.issue(t.Context(), claim{Owner: pageOwner, Name: "default", Key: pageKey})
+			if err != nil {
+				t.Error(err)
+			}
+			links[i] = "/slack/claim/" + token
+		})
+	}
+	all.Wait()
+	open := 0
+	for _, link := range links {
+		if newBrowser(rig, homeV4).do("GET", link, "").status == 200 {
+			open++
+		}
+	}
+	if open != maxClaims {
+		t.Errorf("%d of %d links are open, want %d", open, many, maxClaims)
+	}
+}
+
+// A job reads the claim that it starts from: making the link void must not take it
+// away.
+func TestUsedClaimIsNotMadeVoid(t *testing.T) {
+	rig := newPageRig(t, nil)
+	link := rig.link(nil)
+	newBrowser(rig, homeV4).open(link).press()
+	for range maxClaims + 1 {
+		rig.link(nil)
+	}
+	c, err := rig.usedClaim(t.Context(), rig.jobs[0].Claim)
+	if err != nil || c.Source != pageAddress || c.View == "" {
+		t.Errorf("the claim of the job: %+v, %v", c, err)
+	}
+}
+
+func TestOldLinksLeaveThePersonsList(t *testing.T) {
+	rig := newPageRig(t, nil)
+	for range 3 {
+		rig.link(nil)
+	}
+	rig.sleep(claimLife)
+	rig.link(nil)
+	var p person
+	if _, err := rig.fetch(t.Context(), personKey(pageOwner), &p); err != nil || len(p.Claims) != 1 {
+		t.Errorf("links in the list: %d (%v), want the new one only", len(p.Claims), err)
+	}
+}
+
+func TestIssueKeepsWhatElseIsKnownOfAPerson(t *testing.T) {
+	rig := newPageRig(t, nil)
+	if err := rig.write(t.Context(), personKey(pageOwner), 0, person{Key: pageKey, Commands: 3}, time.Time{}); err != nil {
+		t.Fatal(err)
+	}
+	rig.link(nil)
+	var p person
+	if _, err := rig.fetch(t.Context(), personKey(pageOwner), &p); err != nil || p.Key != pageKey || p.Commands != 3 {
+		t.Errorf("the person after a link: %+v, %v", p, err)
+	}
+}
+
+// What cannot be listed is not given out, and what cannot be made void is not
+// forgotten.
+func TestIssueFailsWithTheTable(t *testing.T) {
+	for _, key := range []string{"claim#", "person#"} {
+		rig := newPageRig(t, nil)
+		rig.table.fail = func(k string) (error, error) {
+			if strings.HasPrefix(k, key) {
+				return errPage, nil
+			}
+			return nil, nil
+		}
+		if token, err := rig.issue(t.Context(), claim{Owner: pageOwner}); !errors.Is(err, errPage) || token != "" {
+			t.Errorf("issue while %s cannot be written: %q, %v", key, token, err)
+		}
+	}
+}
+
+// A write whose answer got lost is repeated, and is the same link.
+func TestIssueThatHitsItselfListsOneLink(t *testing.T) {
+	rig := newPageRig(t, nil)
+	var first sync.Once
+	rig.table.fail = func(k string) (before, after error) {
+		if strings.HasPrefix(k, "person#") {
+			first.Do(func() { after = bastion.ErrConflict })
+		}
+		return nil, after
+	}
+	rig.link(nil)
+	var p person
+	if _, err := rig.fetch(t.Context(), personKey(pageOwner), &p); err != nil || len(p.Claims) != 1 {
+		t.Errorf("links in the list: %d, %v", len(p.Claims), err)
+	}
+}
+
+func TestClaimURL(t *testing.T) {
+	r := httptest.NewRequest("POST", "/slack/command", nil)
+	r.Host = "abc.example.test"
+	r.Header.Set("X-Forwarded-Host", "evil.example.test")
+	for plain, want := range map[bool]string{
+		false: "https://abc.example.test/slack/claim/TOKEN",
+		true:  "http://abc.example.test/slack/claim/TOKEN",
+	} {
+		if got := New(Options{Plain: plain}).claimURL(r, "TOKEN"); got != want {
+			t.Errorf("plain %v: %s, want %s", plain, got, want)
+		}
+	}
+}
+
+func TestUnusedClaimStartsNothing(t *testing.T) {
+	rig := newPageRig(t, nil)
+	for _, hash := range []string{hashOf(lastOf(rig.link(nil))), hashOf("unknown")} {
+		if _, err := rig.usedClaim(t.Context(), hash); !errors.Is(err, bastion.ErrNotFound) {
+			t.Errorf("a job with a claim that nobody used: %v", err)
+		}
+	}
+}

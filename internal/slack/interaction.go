@@ -1,0 +1,115 @@
+package slack
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"regexp"
+	"time"
+)
+
+// interaction is what is used of the payload that a button sends.
+type interaction struct {
+	Type string `json:"type"`
+	Team struct {
+		ID string `json:"id"`
+	} `json:"team"`
+	User struct {
+		ID string `json:"id"`
+	} `json:"user"`
+	ResponseURL string `json:"response_url"`
+	Actions     []struct {
+		ID    string `json:"action_id"`
+		Value string `json:"value"`
+	} `json:"actions"`
+}
+
+// validID is what the ids of bastions look like.
+var validID = regexp.MustCompile(`^[a-z2-7]{16}$`)
+
+// errNoButton: it was none of our buttons, or one that is a link.
+var errNoButton = errors.New("not a button that does something")
+
+// serveInteraction answers a press of a button with nothing, as Slack wants it;
+// what there is to say goes to the message's own response_url.
+func (a *App) serveInteraction(x *exchange, r *http.Request) {
+	form, s, err := a.receive(x, r)
+	if err != nil {
+		x.WriteHeader(http.StatusOK)
+		return
+	}
+	if form == nil {
+		return
+	}
+	var pressed interaction
+	if err := json.Unmarshal([]byte(form.Get("payload")), &pressed); err != nil {
+		x.refuse(http.StatusBadRequest, codeBodyInvalid, "The payload is not JSON as Slack sends it.")
+		return
+	}
+	job, err := a.jobOf(pressed)
+	if errors.Is(err, errNoButton) {
+		x.WriteHeader(http.StatusOK)
+		return
+	}
+	c := caller{team: pressed.Team.ID, user: pressed.User.ID, responseURL: pressed.ResponseURL}
+	if err := c.check(); err != nil {
+		x.cause = err
+		x.refuse(http.StatusBadRequest, codeBodyInvalid, "The request is not as Slack makes them.")
+		return
+	}
+	x.owner = c.owner()
+	job.Owner, job.ResponseURL = c.owner(), c.responseURL
+	ctx, cancel := context.WithTimeout(r.Context(), answerFor)
+	defer cancel()
+	if err := a.press(ctx, c, s, job); err != nil {
+		if x.noteAndRefuse(err) {
+			return
+		}
+		a.complain(ctx, x, c.responseURL, letterOf(err))
+	}
+	x.WriteHeader(http.StatusOK)
+}
+
+// jobOf is what a button is to do.
+func (a *App) jobOf(pressed interaction) (Job, error) {
+	if pressed.Type != "block_actions" || len(pressed.Actions) != 1 || !validID.MatchString(pressed.Actions[0].Value) {
+		return Job{}, errNoButton
+	}
+	job := Job{ID: pressed.Actions[0].Value, At: a.Now()}
+	switch pressed.Actions[0].ID {
+	case actionExtend:
+		job.Do, job.TTL = DoExtend, extendBy
+	case actionClose:
+		job.Do = DoDown
+	default:
+		return Job{}, errNoButton
+	}
+	return job, nil
+}
+
+// press does what a command does, for a button.
+func (a *App) press(ctx context.Context, c caller, s signed, job Job) error {
+	if err := a.letIn(c, false); err != nil {
+		return err
+	}
+	if err := a.admit(ctx, c.owner(), s); err != nil {
+		return err
+	}
+	return a.handOver(ctx, job)
+}
+
+// complainFor is how long telling of a button that did nothing may take: little,
+// for Slack is waiting.
+const complainFor = 700 * time.Millisecond
+
+// complain says beside the message why its button did nothing. The message stays,
+// so that the button can be pressed again.
+func (a *App) complain(ctx context.Context, x *exchange, to string, l *letter) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), complainFor)
+	defer cancel()
+	if err := a.post(ctx, to, l, false); err != nil {
+		x.cause = errors.Join(x.cause, fmt.Errorf("tell of it: %w", err))
+	}
+}

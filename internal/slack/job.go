@@ -1,0 +1,245 @@
+package slack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+)
+
+// Do does a job and tells its person what came of it. It may be called twice with
+// the same job, or die anywhere and be called again. An error means that the person
+// has not been told yet: the job is to come again.
+func (a *App) Do(ctx context.Context, job Job) error {
+	if userOf(job.Owner) == "" {
+		a.Log.ErrorContext(ctx, "a job of nobody of Slack's", "job", job.Do)
+		return nil
+	}
+	var err error
+	switch job.Do {
+	case DoStart:
+		err = a.doStart(ctx, job)
+	case DoDown:
+		err = a.doDown(ctx, job)
+	case DoExtend:
+		err = a.doExtend(ctx, job)
+	case DoStatus:
+		err = a.doStatus(ctx, job)
+	default:
+		a.Log.ErrorContext(ctx, "an unknown job", "job", job.Do, "owner", job.Owner)
+		return nil
+	}
+	if errors.Is(err, errGone) || errors.Is(err, errNoURL) {
+		a.Log.WarnContext(ctx, "nobody could be told of a job", "job", job.Do, "owner", job.Owner, "cause", err)
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("job %s: %w", job.Do, err)
+	}
+	a.Log.InfoContext(ctx, "job", "job", job.Do, "owner", job.Owner)
+	return nil
+}
+
+// doStart asks for what a claim promised. It looks first at what it has done
+// before: a bastion that it found is not started again, though it be closed by now.
+func (a *App) doStart(ctx context.Context, job Job) error {
+	c, err := a.usedClaim(ctx, job.Claim)
+	if errors.Is(err, bastion.ErrNotFound) || err == nil && c.Owner != job.Owner {
+		a.Log.WarnContext(ctx, "a start without a used claim", "owner", job.Owner)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	// Before anything can be heard of the bastion, it is known where to speak.
+	place := asked{ResponseURL: c.ResponseURL, Since: c.Expires.Add(-claimLife)}
+	if err := a.askedAt(ctx, c.Owner, c.Name, place); err != nil {
+		return err
+	}
+	b, err := a.started(ctx, c)
+	if err != nil {
+		return a.notStarted(ctx, c, place, err)
+	}
+	if err := a.foundBastion(ctx, c.View, b.ID); err != nil {
+		return err
+	}
+	if err := a.moveTalk(ctx, b, place); err != nil {
+		return err
+	}
+	var t talk
+	if _, err := a.fetch(ctx, talkKey(b.ID), &t); err != nil {
+		return err
+	}
+	if t.Said != "" { // a notice was faster, and what create answered may be old
+		if b, err = a.describe(ctx, c.Owner, b.ID); err != nil {
+			return a.notStarted(ctx, c, place, err)
+		}
+	}
+	return a.say(ctx, b, aboutAnswer, 0, usedLetter(b, c.Source))
+}
+
+// askedAt remembers where a person asked to start a bastion.
+func (a *App) askedAt(ctx context.Context, owner, name string, place asked) error {
+	_, err := edit(ctx, a, askedKey(owner, name), func(p *asked) (time.Time, error) {
+		if !place.Since.After(p.Since) {
+			return time.Time{}, errKeep
+		}
+		*p = place
+		return place.Since.Add(urlLife), nil
+	})
+	return err
+}
+
+// toldError: a start came to nothing before, and the page says why.
+type toldError struct{ sentence string }
+
+func (e *toldError) Error() string { return "it was told already" }
+
+// codeTooLate is for a start that nobody can be waiting for any more.
+const codeTooLate bastion.Code = "too_late"
+
+// started is the bastion of a claim, asked for if it has not been yet.
+func (a *App) started(ctx context.Context, c claim) (Bastion, error) {
+	var v view
+	if _, err := a.fetch(ctx, viewKey(c.View), &v); err != nil {
+		return Bastion{}, err
+	}
+	switch {
+	case v.ID != "":
+		return a.describe(ctx, c.Owner, v.ID)
+	case v.Problem != "":
+		return Bastion{}, &toldError{v.Problem}
+	case a.Now().Sub(c.UsedAt) > handGiveUp:
+		return Bastion{}, bastion.Errorf(codeTooLate, "The start was held up for so long that it was not made. Ask for a new link: %s up", slash)
+	}
+	return a.create(ctx, c)
+}
+
+// notStarted tells the page and Slack why a start comes to nothing. An error that
+// is none of the functions' is answered as it is: the job comes again.
+func (a *App) notStarted(ctx context.Context, c claim, place asked, cause error) error {
+	var told *toldError
+	var refusal *bastion.Error
+	var sentence string
+	switch {
+	case errors.As(cause, &told):
+		sentence = told.sentence
+	case errors.As(cause, &refusal):
+		sentence = refusal.Message
+	case errors.Is(cause, errDown):
+		sentence = downSentence
+	default:
+		return cause
+	}
+	a.Log.WarnContext(ctx, "a start came to nothing", "owner", c.Owner, "cause", cause)
+	if err := a.foundProblem(ctx, c.View, sentence); err != nil {
+		return err
+	}
+	return a.postOnce(ctx, place, notStartedLetter(sentence, refusal))
+}
+
+// doDown closes a bastion.
+func (a *App) doDown(ctx context.Context, job Job) error {
+	b, err := a.choose(ctx, job)
+	if err == nil && b.isOpen() {
+		if err := a.moveTalk(ctx, b, asked{job.ResponseURL, job.At}); err != nil {
+			return err
+		}
+		b, err = a.close(ctx, job.Owner, b.ID)
+	}
+	if err != nil {
+		return a.failed(ctx, job, err)
+	}
+	return a.answerWith(ctx, job, b, closingLetter(b))
+}
+
+// doExtend moves a bastion's deadline to at least so long from when it was asked.
+func (a *App) doExtend(ctx context.Context, job Job) error {
+	b, err := a.choose(ctx, job)
+	if err == nil && b.isOpen() {
+		if err := a.moveTalk(ctx, b, asked{job.ResponseURL, job.At}); err != nil {
+			return err
+		}
+	}
+	if err == nil {
+		// A job that comes late, or twice, grants no more than was asked for.
+		ttl := max(time.Second, job.TTL-max(0, a.Now().Sub(job.At)))
+		b, err = a.extend(ctx, job.Owner, b.ID, ttl)
+	}
+	if err != nil {
+		return a.failed(ctx, job, err)
+	}
+	return a.answerWith(ctx, job, b, extendedLetter(b, job))
+}
+
+// doStatus says what there is. Nothing is remembered of it: what becomes of a
+// bastion is told where it was asked for.
+func (a *App) doStatus(ctx context.Context, job Job) error {
+	all, err := a.list(ctx, job.Owner)
+	if err != nil {
+		return a.failed(ctx, job, err)
+	}
+	return a.postOnce(ctx, asked{job.ResponseURL, job.At}, statusLetter(all))
+}
+
+// failed tells why a job came to nothing. An error that is none of the functions'
+// is answered as it is: the job comes again.
+func (a *App) failed(ctx context.Context, job Job, err error) error {
+	var which whichError
+	var refusal *bastion.Error
+	var l *letter
+	switch {
+	case errors.As(err, &which):
+		l = whichLetter(which, job)
+	case errors.As(err, &refusal):
+		l = refusalLetter(refusal)
+	case errors.Is(err, errDown):
+		l = downLetter()
+	default:
+		return err
+	}
+	a.Log.WarnContext(ctx, "a job came to nothing", "job", job.Do, "owner", job.Owner, "cause", err)
+	return a.postOnce(ctx, asked{job.ResponseURL, job.At}, l)
+}
+
+// answerWith answers a job about one bastion, in the conversation about it, or
+// beside it if that has gone on elsewhere.
+func (a *App) answerWith(ctx context.Context, job Job, b Bastion, l *letter) error {
+	var t talk
+	if _, err := a.fetch(ctx, talkKey(b.ID), &t); err != nil {
+		return err
+	}
+	if t.ResponseURL == job.ResponseURL {
+		return a.say(ctx, b, aboutAnswer, 0, l)
+	}
+	return a.postOnce(ctx, asked{job.ResponseURL, job.At}, l)
+}
+
+// postOnce posts where somebody asked, apart from any conversation.
+func (a *App) postOnce(ctx context.Context, at asked, l *letter) error {
+	if a.Now().Sub(at.Since) > urlLife {
+		return errNoURL
+	}
+	return a.post(ctx, at.ResponseURL, l, true)
+}
+
+// say posts a letter in the conversation about a bastion.
+func (a *App) say(ctx context.Context, b Bastion, k kind, version int64, l *letter) error {
+	to, err := a.takeURL(ctx, b, k, version)
+	if err != nil {
+		return err
+	}
+	if err := a.post(ctx, to, l, true); err != nil {
+		return err
+	}
+	_, err = edit(ctx, a, talkKey(b.ID), func(t *talk) (time.Time, error) {
+		if t.ResponseURL != to {
+			return time.Time{}, errKeep
+		}
+		t.Said = digest(l)
+		return talkExpires(b, a.Now()), nil
+	})
+	return err
+}

@@ -1,0 +1,230 @@
+package slack
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"embed"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"html/template"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+)
+
+//go:embed templates
+var files embed.FS
+
+// The pages hold their style and script: nothing is fetched from anywhere. What is
+// not ours by its hash, the browser does not run.
+var (
+	style  = embedded("page.css")
+	script = embedded("page.js")
+
+	pages = map[string]*template.Template{
+		"claim":   parsePage("claim.html"),
+		"view":    parsePage("view.html"),
+		"message": parsePage("message.html"),
+	}
+
+	contentPolicy = strings.Join([]string{
+		"default-src 'none'",
+		"style-src " + hashSource(style),
+		"script-src " + hashSource(script),
+		"img-src data:", // the icon
+		"connect-src 'self'",
+		"form-action 'self'",
+		"frame-ancestors 'none'",
+		"base-uri 'none'",
+	}, "; ")
+)
+
+func embedded(name string) string {
+	text, err := files.ReadFile("templates/" + name)
+	if err != nil {
+		panic(err) // it is part of the program
+	}
+	return string(text)
+}
+
+func hashSource(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return "'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"
+}
+
+func parsePage(name string) *template.Template {
+	return template.Must(template.New("layout.html").Funcs(template.FuncMap{
+		"style":   func() template.CSS { return template.CSS(style) },
+		"script":  func() template.JS { return template.JS(script) },
+		"iso":     func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
+		"clock":   clock,
+		"seconds": func(d time.Duration) int { return int(d.Seconds()) },
+	}).ParseFS(files, "templates/layout.html", "templates/"+name))
+}
+
+// browserHeaders are those of every page. The address of a page is a secret: no
+// one is told it as a referrer, and nothing keeps the page.
+var browserHeaders = map[string]string{
+	"Content-Type":                 "text/html; charset=utf-8",
+	"Content-Security-Policy":      contentPolicy,
+	"X-Frame-Options":              "DENY", // for browsers that do not know frame-ancestors
+	"Referrer-Policy":              "no-referrer",
+	"Cache-Control":                "no-store",
+	"X-Content-Type-Options":       "nosniff",
+	"X-Robots-Tag":                 "noindex, nofollow",
+	"Cross-Origin-Opener-Policy":   "same-origin",
+	"Cross-Origin-Resource-Policy": "same-origin",
+	"Permissions-Policy":           "camera=(), geolocation=(), microphone=(), payment=(), usb=(), clipboard-read=(), clipboard-write=(self)",
+}
+
+// visit is one request for a page, and what the log says of it.
+type visit struct {
+	*http.Request
+	header http.Header // of the answer
+	token  string      // of the path; no log holds it
+	source netip.Addr  // where the person is
+	owner  string      // empty for an unknown token
+	cause  error       // what the person does not read
+}
+
+// pageAnswer is what a visit is answered with: a page, or where to go instead.
+type pageAnswer struct {
+	status   int
+	page     string // a name of pages
+	data     any
+	location string
+}
+
+// servePage answers a visit to a page of one route.
+func (a *App) servePage(w http.ResponseWriter, r *http.Request, route string, methods []string, answerTo func(*visit) pageAnswer) {
+	start := a.Now()
+	v := &visit{Request: r, header: w.Header(), token: r.PathValue("token")}
+	for name, value := range browserHeaders {
+		v.header.Set(name, value)
+	}
+	ans := a.visited(v, methods, answerTo)
+	body := v.render(ans)
+	w.WriteHeader(ans.status)
+	if r.Method != http.MethodHead {
+		_, _ = w.Write(body) // if the connection is gone, nobody is left to be told
+	}
+	a.logVisit(v, route, ans.status, a.Now().Sub(start))
+}
+
+// visited finds the answer. A panic is one of our faults like others: no server of
+// net/http stands around a Lambda function to catch it.
+func (a *App) visited(v *visit, methods []string, answerTo func(*visit) pageAnswer) (ans pageAnswer) {
+	defer func() {
+		if p := recover(); p != nil {
+			v.cause = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+			ans = messageAnswer(http.StatusInternalServerError, ourFault)
+		}
+	}()
+	if v.source, v.cause = addressOf(v.RemoteAddr); v.cause != nil {
+		return messageAnswer(http.StatusInternalServerError, ourFault)
+	}
+	if !slices.Contains(methods, v.Method) {
+		v.header.Set("Allow", strings.Join(methods, ", "))
+		return messageAnswer(http.StatusMethodNotAllowed, notThatWay)
+	}
+	return answerTo(v)
+}
+
+func (v *visit) render(ans pageAnswer) []byte {
+	if ans.location != "" {
+		v.header.Set("Location", ans.location)
+		v.header.Del("Content-Type")
+		return nil
+	}
+	var page bytes.Buffer
+	if err := pages[ans.page].Execute(&page, ans.data); err != nil {
+		panic(err) // templates and their data are both ours, and a buffer takes all
+	}
+	return page.Bytes()
+}
+
+// logVisit writes the one line that each visit gets: the route and never the path,
+// for that holds the token.
+func (a *App) logVisit(v *visit, route string, status int, took time.Duration) {
+	level, attrs := slog.LevelInfo, []slog.Attr{
+		slog.String("method", v.Method),
+		slog.String("route", route),
+		slog.Int("status", status),
+		slog.Float64("duration", took.Round(time.Millisecond).Seconds()),
+		slog.String("owner", v.owner),
+		slog.Any("source", v.source),
+	}
+	if v.cause != nil {
+		attrs = append(attrs, slog.String("cause", v.cause.Error()))
+	}
+	switch {
+	case status == http.StatusInternalServerError:
+		level = slog.LevelError
+	case status > http.StatusInternalServerError || v.cause != nil:
+		level = slog.LevelWarn
+	}
+	a.Log.LogAttrs(v.Context(), level, "page", attrs...)
+}
+
+// addressOf is the address that a request's connection came from, as whoever
+// accepted it says. No header has a say.
+func addressOf(remote string) (netip.Addr, error) {
+	host, _, err := net.SplitHostPort(remote)
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("address of the caller: %w", err)
+	}
+	address, err := netip.ParseAddr(host)
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("address of the caller: %w", err)
+	}
+	return address.Unmap().WithZone(""), nil
+}
+
+// failed answers an error of the table. All links that are not open get the same
+// answer: which of them was ever one is nobody's business.
+func (v *visit) failed(err error) pageAnswer {
+	if errors.Is(err, bastion.ErrNotFound) {
+		return messageAnswer(http.StatusNotFound, noSuchLink)
+	}
+	v.cause = err
+	return messageAnswer(http.StatusServiceUnavailable, noAnswer)
+}
+
+// messagePage says one thing.
+type messagePage struct {
+	Title   string
+	Heading string
+	Text    []string
+}
+
+// Follow: a message does not change.
+func (messagePage) Follow() bool { return false }
+
+func messageAnswer(status int, page messagePage) pageAnswer {
+	return pageAnswer{status: status, page: "message", data: page}
+}
+
+var (
+	noSuchLink = messagePage{"This link leads nowhere", "This link leads nowhere", []string{
+		"It was used already, it is older than ten minutes, a newer one took its place, or it was cut off when it was copied.",
+		"If you pressed its button a moment ago, ask for /bastion status in Slack. Otherwise ask for a new link there: /bastion up.",
+	}}
+	noAnswer = messagePage{"The service does not answer", "The service does not answer", []string{
+		"What this page needs could not be read or written just now. Load it again in a moment.",
+		"If that does not help, ask for /bastion status in Slack: it says whether anything was started.",
+	}}
+	ourFault = messagePage{"Something went wrong", "Something went wrong", []string{
+		"The fault is on the side of the service, and its log holds the cause. Ask for /bastion status in Slack: it says whether anything was started.",
+	}}
+	notThatWay = messagePage{"This page only shows", "This page only shows", []string{
+		"Nothing can be done here in the way that was tried, and nothing was.",
+	}}
+)

@@ -1,0 +1,330 @@
+package slack
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"html"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"net/url"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+)
+
+const (
+	pageOwner = "slack:T0AB:U0CD"
+	pageHost  = "slack.example.test"
+	pageKey   = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIqI4910CfGV/VLbLTy6XXLKZwm/HZQSG/N0iAG0D29c"
+	pagePrint = "SHA256:fe85JkIjo8VPe+XqXJGH5Mau1EMFdK1OdKvJUFicyA8"
+	homeV4    = "203.0.113.7:50123"
+	homeV6    = "[2001:db8:7::42]:50123"
+)
+
+// pageRig is an app in front of a table in memory, of functions that answer as the
+// test says, and of a queue of jobs that nobody does.
+type pageRig struct {
+	*App
+	t     testing.TB
+	table *pageTable
+	log   *pageLog
+
+	mu       sync.Mutex
+	now      time.Time
+	jobs     []Job
+	handOver error // what handing over answers
+	reply    func(Call) (Reply, error)
+	calls    []Call
+	secrets  []string // no log line may hold one
+}
+
+func newPageRig(t testing.TB, edit func(*Options)) *pageRig {
+	t.Helper()
+	rig := &pageRig{t: t, log: &pageLog{}, now: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)}
+	rig.table = &pageTable{clock: rig.clock, values: map[string]pageValue{}}
+	options := Options{
+		Table: rig.table, Functions: rig, Work: rig, Now: rig.clock, Rand: rand.Reader,
+		Log: slog.New(slog.NewJSONHandler(rig.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+	}
+	if edit != nil {
+		edit(&options)
+	}
+	rig.App = New(options)
+	t.Cleanup(rig.noSecretLogged)
+	return rig
+}
+
+func (rig *pageRig) clock() time.Time {
+	rig.mu.Lock()
+	defer rig.mu.Unlock()
+	return rig.now
+}
+
+func (rig *pageRig) sleep(d time.Duration) {
+	rig.mu.Lock()
+	defer rig.mu.Unlock()
+	rig.now = rig.now.Add(d)
+}
+
+func (rig *pageRig) HandOver(_ context.Context, job Job) error {
+	rig.mu.Lock()
+	defer rig.mu.Unlock()
+	if rig.handOver != nil {
+		return rig.handOver
+	}
+	rig.jobs = append(rig.jobs, job)
+	return nil
+}
+
+func (rig *pageRig) Call(_ context.Context, call Call) (Reply, error) {
+	rig.mu.Lock()
+	defer rig.mu.Unlock()
+	rig.calls = append(rig.calls, call)
+	return rig.reply(call)
+}
+
+// answers lets the functions answer with a bastion.
+func (rig *pageRig) answers(b Bastion) {
+	rig.mu.Lock()
+	defer rig.mu.Unlock()
+	body, err := json.Marshal(b)
+	if err != nil {
+		rig.t.Fatal(err)
+	}
+	rig.reply = func(Call) (Reply, error) { return Reply{http.StatusOK, body}, nil }
+}
+
+// secret takes note of what must not be in the log.
+func (rig *pageRig) secret(value string) string {
+	rig.mu.Lock()
+	defer rig.mu.Unlock()
+	rig.secrets = append(rig.secrets, value)
+	return value
+}
+
+// noSecretLogged holds every test of pages to the rule that the log has no token:
+// not whole, and not the half of one.
+func (rig *pageRig) noSecretLogged() {
+	for _, secret := range rig.secrets {
+		if strings.Contains(rig.log.String(), secret[:len(secret)/2]) {
+			rig.t.Errorf("a token is in the log:\n%s", rig.log)
+		}
+	}
+}
+
+// link issues a claim and answers its path.
+func (rig *pageRig) link(edit func(*claim)) (path string) {
+	rig.t.Helper()
+	c := claim{Owner: pageOwner, Name: "default", Key: pageKey, TTL: 2 * time.Hour, ResponseURL: "https://hooks.slack.com/commands/x"}
+	if edit != nil {
+		edit(&c)
+	}
+	token, err := rig.issue(rig.t.Context(), c)
+	if err != nil {
+		rig.t.Fatal(err)
+	}
+	return "/slack/claim/" + rig.secret(token)
+}
+
+func (rig *pageRig) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	rig.Handler().ServeHTTP(w, r)
+}
+
+// claimOf is the claim that a path stands for, as it is stored.
+func (rig *pageRig) claimOf(path string) claim {
+	rig.t.Helper()
+	var c claim
+	if _, err := rig.fetch(rig.t.Context(), claimKey(hashOf(lastOf(path))), &c); err != nil {
+		rig.t.Fatal(err)
+	}
+	return c
+}
+
+// mustBeUnused checks that nothing has come of a link, and that it still works.
+func (rig *pageRig) mustBeUnused(path string) {
+	rig.t.Helper()
+	if c := rig.claimOf(path); !c.UsedAt.IsZero() || len(rig.jobs) > 0 {
+		rig.t.Fatalf("the claim was used (%v), and %d jobs were handed over", c.UsedAt, len(rig.jobs))
+	}
+	if got := newBrowser(rig, homeV4).open(path).press(); got.status != http.StatusSeeOther {
+		rig.t.Fatalf("the link does not work any more: status %d", got.status)
+	}
+}
+
+func lastOf(path string) string { return path[strings.LastIndex(path, "/")+1:] }
+
+// browser is a person's: it keeps cookies, and sends a form as the page has it.
+type browser struct {
+	rig     *pageRig
+	from    string
+	header  http.Header
+	cookies map[string]string
+	path    string
+
+	status int
+	head   http.Header
+	body   string
+}
+
+func newBrowser(rig *pageRig, from string) *browser {
+	return &browser{rig: rig, from: from, header: http.Header{}, cookies: map[string]string{}}
+}
+
+func (b *browser) do(method, path, body string) *browser {
+	b.rig.t.Helper()
+	r := httptest.NewRequest(method, "https://"+pageHost+path, strings.NewReader(body))
+	r.RemoteAddr = b.from
+	r.Header = b.header.Clone()
+	if body != "" && r.Header.Get("Content-Type") == "" {
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	}
+	for name, value := range b.cookies {
+		r.AddCookie(&http.Cookie{Name: name, Value: value})
+	}
+	w := httptest.NewRecorder()
+	b.rig.ServeHTTP(w, r)
+	for _, cookie := range w.Result().Cookies() {
+		b.keep(cookie)
+	}
+	b.path, b.status, b.head, b.body = path, w.Code, w.Header(), w.Body.String()
+	if to := b.head.Get("Location"); to != "" {
+		b.rig.secret(lastOf(to))
+	}
+	return b
+}
+
+func (b *browser) keep(cookie *http.Cookie) {
+	if cookie.MaxAge < 0 {
+		delete(b.cookies, cookie.Name)
+		return
+	}
+	b.cookies[cookie.Name] = b.rig.secret(cookie.Value)
+}
+
+func (b *browser) open(path string) *browser {
+	b.rig.t.Helper()
+	if b.do("GET", path, ""); b.status != http.StatusOK {
+		b.rig.t.Fatalf("opened a link, got status %d: %s", b.status, b.text())
+	}
+	return b
+}
+
+var hiddenField = regexp.MustCompile(`<input type="hidden" name="([a-z]+)" value="([^"]*)">`)
+
+// form is the form of the page that is open.
+func (b *browser) form() url.Values {
+	values := url.Values{}
+	for _, field := range hiddenField.FindAllStringSubmatch(b.body, -1) {
+		values.Set(field[1], html.UnescapeString(field[2]))
+	}
+	return values
+}
+
+func (b *browser) press() *browser { return b.do("POST", b.path, b.form().Encode()) }
+
+var markup = regexp.MustCompile(`(?s)<(style|script)>.*?</(style|script)>|<[^>]*>`)
+
+// text is what a person reads, in one line.
+func (b *browser) text() string {
+	return strings.Join(strings.Fields(html.UnescapeString(markup.ReplaceAllString(b.body, " "))), " ")
+}
+
+// pageTable is a Table in memory whose writes can fail.
+type pageTable struct {
+	clock func() time.Time
+
+	mu     sync.Mutex
+	values map[string]pageValue
+	writes int
+	// fail may make a write fail, before it takes effect or after.
+	fail func(key string) (before, after error)
+	down error // of every fetch
+}
+
+type pageValue struct {
+	version int64
+	value   []byte
+	expires time.Time
+}
+
+func (t *pageTable) there(key string) (pageValue, bool) {
+	v, ok := t.values[key]
+	return v, ok && (v.expires.IsZero() || t.clock().Before(v.expires))
+}
+
+func (t *pageTable) Fetch(_ context.Context, key string) ([]byte, int64, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	v, ok := t.there(key)
+	switch {
+	case t.down != nil:
+		return nil, 0, t.down
+	case !ok:
+		return nil, 0, bastion.ErrNotFound
+	}
+	return bytes.Clone(v.value), v.version, nil
+}
+
+func (t *pageTable) Write(_ context.Context, key string, prev int64, value []byte, expires time.Time) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var before, after error
+	if t.fail != nil {
+		before, after = t.fail(key)
+	}
+	if before != nil {
+		return before
+	}
+	present, ok := t.there(key)
+	if !ok {
+		present.version = 0
+	}
+	if present.version != prev {
+		return bastion.ErrConflict
+	}
+	t.writes++
+	t.values[key] = pageValue{prev + 1, bytes.Clone(value), expires}
+	return after
+}
+
+func (t *pageTable) Delete(_ context.Context, key string) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.writes++
+	delete(t.values, key)
+	return nil
+}
+
+// pageLog keeps what is logged.
+type pageLog struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (l *pageLog) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *pageLog) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+var errPage = errors.New("it is down")
+
+var pageAddress = netip.MustParseAddr("203.0.113.7")
+
+// errConflictItself is what a write sent twice answers: the first had its effect.
+var errConflictItself = bastion.ErrConflict

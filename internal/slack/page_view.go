@@ -1,0 +1,199 @@
+package slack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+)
+
+const describeFor = 5 * time.Second // is how long asking for a bastion may take
+
+// viewPage is what a person sees of a start, from the button to the end.
+type viewPage struct {
+	Title   string
+	Heading string
+	Status  string // what there is to say of it now, for screen readers too
+	Follow  bool   // there is something to wait for
+	Over    bool   // there will be no bastion of this start any more
+	Address netip.Addr
+	Family  string
+
+	// One of these at most:
+	Steps   []step
+	Problem *problemShown
+	Access  *access
+}
+
+// step is one of the steps of a start; Mark is "done", "now" or "next".
+type step struct{ Text, Mark string }
+
+type problemShown struct{ Code, Sentence string }
+
+// serveView is the page that follows a start. Its token is good for looking only.
+func (a *App) serveView(w http.ResponseWriter, r *http.Request) {
+	a.servePage(w, r, viewRoute, []string{http.MethodGet, http.MethodHead}, func(v *visit) pageAnswer {
+		seen, err := a.viewOf(v.Context(), v.token)
+		if err != nil {
+			return v.failed(err)
+		}
+		v.owner = seen.Owner
+		page, err := a.followStart(v, seen)
+		if err != nil {
+			return v.failed(err)
+		}
+		return pageAnswer{status: http.StatusOK, page: "view", data: page}
+	})
+}
+
+// followStart looks at what has become of a start. bastion.ErrNotFound: it has been
+// over for so long that the view is over too.
+func (a *App) followStart(v *visit, seen view) (viewPage, error) {
+	page := viewPage{Address: seen.Source, Family: family(seen.Source)}
+	switch {
+	case seen.Problem != "":
+		return page.refused(seen.Problem), nil
+	case seen.ID == "":
+		return a.untilTaken(v, seen, page), nil
+	}
+	ctx, cancel := context.WithTimeout(v.Context(), describeFor)
+	defer cancel()
+	b, err := a.describe(ctx, seen.Owner, seen.ID)
+	var refusal *bastion.Error
+	switch {
+	case errors.As(err, &refusal) && refusal.Code == bastion.CodeNotFound, err == nil && b.Owner != seen.Owner:
+		return page.refused("There is no such bastion any more."), nil
+	case err != nil:
+		v.cause = err
+		return page.waiting("", "The service does not answer just now; this page keeps trying."), nil
+	}
+	if end := endOfView(b, a.Now()); !end.IsZero() {
+		until := seen.until(end)
+		if !a.Now().Before(until) {
+			return viewPage{}, bastion.ErrNotFound
+		}
+		v.cause = a.endView(v.Context(), hashOf(v.token), until)
+	}
+	return page.of(b, a.Now()), nil
+}
+
+// untilTaken is the page while nothing is known of the job. Whoever was handed it
+// may have lost it: after a while it is handed over again, which is no harm if it
+// was not lost, for the same name is the same bastion.
+func (a *App) untilTaken(v *visit, seen view, page viewPage) viewPage {
+	if a.Now().Sub(seen.Started) >= handGiveUp {
+		return page.refused("It is not known what has become of the start. Type /bastion status in Slack.")
+	}
+	if v.Method == http.MethodGet && a.Now().Sub(seen.Handed) >= handAgain {
+		v.cause = a.handOverAgain(v.Context(), hashOf(v.token), seen.Claim)
+	}
+	return page.waiting("", "")
+}
+
+func (a *App) handOverAgain(ctx context.Context, viewHash, claimHash string) error {
+	mine, err := a.takeHandOver(ctx, viewHash)
+	if err != nil || !mine {
+		return err
+	}
+	c, err := a.usedClaim(ctx, claimHash)
+	if err != nil {
+		return err
+	}
+	return a.handOver(ctx, startOf(c, claimHash))
+}
+
+// endOfView is when what a view follows came to its end; zero while it has not.
+func endOfView(b Bastion, now time.Time) time.Time {
+	switch {
+	case b.State == string(bastion.Starting):
+		return time.Time{}
+	case b.State == string(bastion.Ready) && !b.ReadyAt.IsZero():
+		return b.ReadyAt
+	case b.Ended != nil:
+		return b.Ended.At
+	}
+	return now
+}
+
+// of fills the page with a bastion.
+func (p viewPage) of(b Bastion, now time.Time) viewPage {
+	switch b.State {
+	case string(bastion.Starting):
+		return p.waiting(b.Stage, "")
+	case string(bastion.Ready):
+		return p.ready(b, now)
+	case string(bastion.Failed):
+		p = p.refused("The bastion could not be started.")
+		if b.Failure != nil {
+			p.Problem = &problemShown{oneLine(b.Failure.Code), oneLine(b.Failure.Message)}
+		}
+		return p
+	}
+	p.Over = true
+	p.Title, p.Heading = "Bastion closed", "The bastion is closed"
+	p.Status = "It lets nobody in any more."
+	if b.Ended != nil && endings[b.Ended.Reason] != "" {
+		p.Status = "It lets nobody in any more: " + endings[b.Ended.Reason] + "."
+	}
+	return p
+}
+
+// refused is the page of a start that comes to nothing.
+func (p viewPage) refused(sentence string) viewPage {
+	p.Title, p.Heading = "Bastion not started", "The bastion was not started"
+	p.Status = "There is nothing more to wait for."
+	p.Over, p.Problem = true, &problemShown{"", oneLine(sentence)}
+	return p
+}
+
+// stages are the steps that people wait for, by the API's names, in order. The
+// first is before the API knows of the start.
+var (
+	stagesOfStart = []step{
+		{"Taking up the request", ""},
+		{"Making a firewall rule for your address alone", "security group"},
+		{"Finding a place to run", "capacity"},
+		{"Fetching the bastion's image", "image"},
+		{"Getting a network address", "network"},
+		{"Learning its host key", "host key"},
+	}
+	stagesOfMove = []step{
+		{"Taking up the request", ""},
+		{"Moving the firewall rule to your address", "address"},
+		{"Telling the running bastion", "lease"},
+	}
+)
+
+// waiting is the page of a start that is at a stage, or in trouble there.
+func (p viewPage) waiting(stage, trouble string) viewPage {
+	p.Follow = true
+	p.Title, p.Heading = "Starting…", "Starting your bastion"
+	stages := stagesOfStart
+	if stage == "address" || stage == "lease" {
+		stages = stagesOfMove
+	}
+	p.Status = "It is at: " + oneLine(stage) + "."
+	mark := "done"
+	for i, s := range stages {
+		if s.Mark == stage {
+			mark = "now"
+			p.Title = fmt.Sprintf("Starting… (%d of %d)", i+1, len(stages))
+			p.Status = fmt.Sprintf("Step %d of %d: %s.", i+1, len(stages), s.Text)
+		}
+		p.Steps = append(p.Steps, step{s.Text, mark})
+		if mark == "now" {
+			mark = "next"
+		}
+	}
+	if trouble != "" {
+		p.Status = trouble
+	}
+	if mark == "done" || trouble != "" { // where it stands is not known
+		p.Steps = nil
+	}
+	return p
+}

@@ -1,0 +1,210 @@
+package slack
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/publickey"
+)
+
+const (
+	// maxBody is the largest request of Slack's in bytes.
+	maxBody = 64 << 10
+	// answerFor is how long finding an answer may take: Slack waits for three
+	// seconds. handOverFor is within it.
+	answerFor = 2500 * time.Millisecond
+)
+
+// errPrivate: a private key stands in the request. Nothing else has looked at it.
+var errPrivate = errors.New("a private key stands in the request")
+
+// receive answers the form of a request that Slack has signed. If there is nothing
+// more to do with it, it has been answered, and form is nil. errPrivate alone is
+// left for the caller to answer.
+func (a *App) receive(x *exchange, r *http.Request) (form url.Values, s signed, err error) {
+	body, err := io.ReadAll(http.MaxBytesReader(x, bodyOf(r), maxBody))
+	switch {
+	case errors.As(err, new(*http.MaxBytesError)):
+		x.refuse(http.StatusRequestEntityTooLarge, codeBodyTooLarge, "The body is larger than any of Slack's.")
+		return nil, signed{}, nil
+	case err != nil:
+		x.refuse(http.StatusBadRequest, codeBodyInvalid, "The body broke off.")
+		return nil, signed{}, nil
+	}
+	agreed, err := a.Secrets(r.Context())
+	if err != nil {
+		x.cause = fmt.Errorf("what was agreed with Slack: %w", err)
+		x.refuse(http.StatusServiceUnavailable, codeUnavailable, "The signing secret cannot be read just now. Try again.")
+		return nil, signed{}, nil
+	}
+	s, err = verify(r.Header, body, agreed.SigningSecret, a.Now())
+	if err != nil {
+		x.cause = err
+		x.refuse(http.StatusUnauthorized, codeSignature, "This is not signed by Slack, or not now.")
+		return nil, signed{}, nil
+	}
+	if publickey.LooksPrivate(body) {
+		x.code = publickey.CodePrivate
+		return nil, s, errPrivate
+	}
+	form, err = url.ParseQuery(string(body))
+	if err != nil {
+		x.refuse(http.StatusBadRequest, codeBodyInvalid, "The body is not a form.")
+		return nil, signed{}, nil
+	}
+	if form.Get("ssl_check") == "1" { // Slack looks at the certificate, and wants 200
+		x.WriteHeader(http.StatusOK)
+		return nil, signed{}, nil
+	}
+	return form, s, nil
+}
+
+func bodyOf(r *http.Request) io.ReadCloser {
+	if r.Body == nil { // of a request that no server made
+		return http.NoBody
+	}
+	return r.Body
+}
+
+// serveCommand answers a slash command.
+func (a *App) serveCommand(x *exchange, r *http.Request) {
+	form, s, err := a.receive(x, r)
+	if err != nil {
+		x.answer(privateKeyLetter())
+		return
+	}
+	if form == nil {
+		return
+	}
+	c := caller{form.Get("team_id"), form.Get("user_id"), form.Get("channel_id"), form.Get("response_url")}
+	if err := c.check(); err != nil {
+		x.cause = err
+		x.refuse(http.StatusBadRequest, codeBodyInvalid, "The request is not as Slack makes them.")
+		return
+	}
+	x.owner = c.owner()
+	ctx, cancel := context.WithTimeout(r.Context(), answerFor)
+	defer cancel()
+	l, err := a.command(ctx, r, c, s, form.Get("text"))
+	if err != nil {
+		if x.noteAndRefuse(err) {
+			return
+		}
+		l = letterOf(err)
+	}
+	x.answer(l)
+}
+
+// noteAndRefuse notes an error for the log, and refuses what was here before.
+func (x *exchange) noteAndRefuse(err error) (refused bool) {
+	var known *bastion.Error
+	switch {
+	case errors.As(err, &known) && known.Code == codeReplayed:
+		x.refuse(http.StatusUnauthorized, codeReplayed, known.Message)
+		return true
+	case known != nil:
+		x.code = known.Code
+	case errors.As(err, new(*Wrong)):
+		x.code = "command_invalid"
+	default:
+		x.code, x.cause = codeUnavailable, err
+	}
+	return false
+}
+
+// command finds the answer to a command, and hands over what takes longer.
+func (a *App) command(ctx context.Context, r *http.Request, c caller, s signed, text string) (*letter, error) {
+	if err := a.letIn(c, true); err != nil {
+		return nil, err
+	}
+	if err := a.admit(ctx, c.owner(), s); err != nil {
+		return nil, err
+	}
+	cmd, err := ParseCommand(text)
+	if err != nil {
+		return nil, err
+	}
+	switch cmd.Verb {
+	case VerbHelp:
+		return helpLetter(), nil
+	case VerbKey:
+		return a.remember(ctx, c.owner(), cmd.Key)
+	case VerbUp:
+		return a.offer(ctx, r, c, cmd)
+	}
+	job := Job{Owner: c.owner(), ResponseURL: c.responseURL, Name: cmd.Name, TTL: cmd.TTL, At: a.Now()}
+	switch cmd.Verb {
+	case VerbDown:
+		job.Do = DoDown
+	case VerbExtend:
+		job.Do = DoExtend
+	default:
+		job.Do = DoStatus
+	}
+	return workingLetter(job), a.handOver(ctx, job)
+}
+
+// handOver gives a job to somebody who has the time for it.
+func (a *App) handOver(ctx context.Context, job Job) error {
+	ctx, cancel := context.WithTimeout(ctx, handOverFor)
+	defer cancel()
+	if err := a.Work.HandOver(ctx, job); err != nil {
+		return fmt.Errorf("hand over %s: %w", job.Do, err)
+	}
+	return nil
+}
+
+// remember keeps a person's key for the links that they ask for from now on.
+func (a *App) remember(ctx context.Context, owner string, key bastion.Key) (*letter, error) {
+	_, err := edit(ctx, a, personKey(owner), func(p *person) (time.Time, error) {
+		if p.Key == string(key) {
+			return time.Time{}, errKeep
+		}
+		p.Key = string(key)
+		return time.Time{}, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return keyLetter(key), nil
+}
+
+// offer answers up with a link: only who opens it tells where the person is.
+func (a *App) offer(ctx context.Context, r *http.Request, c caller, cmd Command) (*letter, error) {
+	var p person
+	if _, err := a.fetch(ctx, personKey(c.owner()), &p); err != nil {
+		return nil, err
+	}
+	if p.Key == "" {
+		return noKeyLetter(), nil
+	}
+	name := cmd.Name
+	if name == "" {
+		name = "default"
+	}
+	offered := claim{Owner: c.owner(), Name: name, Key: p.Key, TTL: cmd.TTL, Reason: cmd.Reason, ResponseURL: c.responseURL}
+	token, err := a.issue(ctx, offered)
+	if err != nil {
+		return nil, err
+	}
+	offered.Expires = a.Now().Add(claimLife)
+	return linkLetter(offered, a.claimURL(r, token)), nil
+}
+
+// answer writes a letter as the answer to Slack's own request.
+func (x *exchange) answer(l *letter) {
+	body, err := json.Marshal(l.webhook(false))
+	if err != nil {
+		panic(err) // letters hold strings
+	}
+	x.Header().Set("Content-Type", "application/json; charset=utf-8")
+	x.WriteHeader(http.StatusOK)
+	_, _ = x.Write(body) // if the connection is gone, nobody is left to be told
+}

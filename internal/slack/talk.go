@@ -1,0 +1,109 @@
+package slack
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"time"
+)
+
+// Slack takes a response_url five times within thirty minutes; see
+// https://docs.slack.dev/interactivity/handling-user-interaction/#message_responses.
+const (
+	maxUses = 5
+	urlLife = 29 * time.Minute // a minute is for clocks, and for the way
+)
+
+// kind is what a letter is about, and so how much of a URL it may use up.
+type kind int
+
+const (
+	aboutStage  kind = iota // of a start
+	aboutAnswer             // to a command or a button
+	aboutReady
+	aboutEnd
+)
+
+// maxStages is how many letters may be about stages.
+const maxStages = 2
+
+// leaves is how many uses there must be left after a letter: one for ready and one
+// for the end are nobody else's.
+func (k kind) leaves() int {
+	switch k {
+	case aboutEnd:
+		return 0
+	case aboutReady:
+		return 1
+	}
+	return 2
+}
+
+// What reserving a use may end in.
+var (
+	// errNoURL: there is no response_url that a letter of this kind may use.
+	errNoURL = errors.New("no response_url that may be used")
+	// errOld: something newer is being said.
+	errOld = errors.New("something newer is being said")
+)
+
+// talkExpires is when a conversation is forgotten: when nothing of its bastion can
+// be news any more.
+func talkExpires(b Bastion, now time.Time) time.Time {
+	const after = 48 * time.Hour
+	if b.LatestDeadline.After(now) {
+		return b.LatestDeadline.Add(after)
+	}
+	return now.Add(after)
+}
+
+// takeURL reserves a use of the conversation's URL. It is counted before it is
+// made: what is in doubt counts. version is that of the notice which is told, or 0.
+func (a *App) takeURL(ctx context.Context, b Bastion, k kind, version int64) (string, error) {
+	now := a.Now()
+	t, err := edit(ctx, a, talkKey(b.ID), func(t *talk) (time.Time, error) {
+		switch {
+		case version != 0 && version < t.Telling:
+			return time.Time{}, errOld
+		case t.ResponseURL == "" || now.Sub(t.Since) > urlLife:
+			return time.Time{}, errNoURL
+		case t.Uses+1+k.leaves() > maxUses, k == aboutStage && t.Stages >= maxStages:
+			return time.Time{}, errNoURL
+		}
+		t.Uses++
+		t.Telling = max(t.Telling, version)
+		if k == aboutStage {
+			t.Stages++
+		}
+		return talkExpires(b, now), nil
+	})
+	if err != nil {
+		return "", err
+	}
+	return t.ResponseURL, nil
+}
+
+// moveTalk goes on with a conversation where its person has last asked. One that
+// has been moved to a later URL stays there.
+func (a *App) moveTalk(ctx context.Context, b Bastion, to asked) error {
+	_, err := edit(ctx, a, talkKey(b.ID), func(t *talk) (time.Time, error) {
+		if t.ResponseURL == to.ResponseURL || to.Since.Before(t.Since) {
+			return time.Time{}, errKeep
+		}
+		t.ResponseURL, t.Since, t.Uses, t.Stages, t.Said = to.ResponseURL, to.Since, 0, 0, ""
+		return talkExpires(b, a.Now()), nil
+	})
+	return err
+}
+
+// digest is what is remembered of a letter.
+func digest(l *letter) string {
+	content, err := json.Marshal(l.webhook(true))
+	if err != nil {
+		panic(err) // letters hold strings
+	}
+	sum := sha256.Sum256(content)
+	return hex.EncodeToString(sum[:16])
+}
