@@ -45,6 +45,7 @@ var (
 	slackUser         = formOf(`[UW][A-Z0-9]{2,31}`, "the id of a Slack user, as U0123ABCD")
 	roleID            = formOf(`AROA[A-Z0-9]{12,124}`, "the unique id of an IAM role, as AROA…")
 	trustedRole       = formOf(`[\w+=.@-]{1,64}|[\w+=.@-]{1,63}\*`, "the name of an IAM role, perhaps with a * at its end (a * alone would trust every session name there is)")
+	slackAlias        = formOf(`arn:[\w-]+:lambda:[\w-]+:\d{12}:function:[\w-]{1,64}:work`, "the ARN of the Slack function's alias \"work\"")
 	issuer            = formOf(`https://[^\s#]{1,500}`, "the https URL of a token issuer")
 	admin             = formOf(`iam:\d{12}:(?:AIDA|AROA)[A-Z0-9]{12,124}|`+
 		`arn:[\w-]+:iam::\d{12}:(?:user|role)/[\w+=.@/-]{1,576}|`+

@@ -128,6 +128,7 @@ func (s settings) config() bastion.Config {
 		DefaultTTL:     s.DefaultTTL,
 		MaxTTL:         s.MaxTTL,
 		Idle:           s.Idle,
+		Warn:           min(10*time.Minute, s.MaxTTL/2),
 		Allowed:        append(append([]netip.Prefix(nil), privateRanges...), s.allow...),
 		IPv4:           s.listen.Addr().Is4(),
 		IPv6:           s.listen.Addr().Is6(),
