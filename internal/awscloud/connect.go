@@ -25,6 +25,8 @@ type Ports struct {
 	Groups *Groups
 	Tasks  *Tasks
 	Leases *Leases
+
+	Functions *Functions // through which owners are told things
 }
 
 // Connect makes the ports, with the credentials and the region of the
@@ -43,6 +45,8 @@ func Connect(ctx context.Context, stack Stack, tables Tables) (Ports, error) {
 		Groups: NewGroups(ec2, stack),
 		Tasks:  NewTasks(NewECS(cfg), ec2, stack, time.Now),
 		Leases: NewLeases(dynamo, tables.Leases, tables.RoleID, rand.Reader),
+
+		Functions: NewFunctions(NewLambda(cfg)),
 	}, nil
 }
 

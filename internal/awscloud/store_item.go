@@ -31,6 +31,7 @@ type recordItem struct {
 	Receipt        receiptItem `dynamodbav:"receipt"`
 	Notify         bool        `dynamodbav:"notify,omitempty"`
 	Told           *noticeItem `dynamodbav:"told,omitempty"`
+	ToldVersion    int64       `dynamodbav:"told_version,omitempty"`
 	UntoldSince    string      `dynamodbav:"untold_since,omitempty"`
 	DueAt          string      `dynamodbav:"due_at,omitempty"`
 }
@@ -128,7 +129,7 @@ func toRecordItem(r bastion.Record) recordItem {
 		Attempt:        toAttemptItem(r.Attempt),
 		Failures:       r.Failures, NextAttemptAt: toStamp(r.NextAttemptAt),
 		Receipt: toReceiptItem(r.Receipt),
-		Notify:  r.Notify, Told: toNoticeItem(r.Told), UntoldSince: toStamp(r.UntoldSince),
+		Notify:  r.Notify, Told: toNoticeItem(r.Told), ToldVersion: r.ToldVersion, UntoldSince: toStamp(r.UntoldSince),
 		DueAt: toStamp(r.DueAt),
 	}
 }
@@ -170,7 +171,7 @@ func (it recordItem) record(d *decoder) bastion.Record {
 		Attempt:  it.Attempt.attempt(d),
 		Failures: it.Failures, NextAttemptAt: d.time("next_attempt_at", it.NextAttemptAt),
 		Receipt: it.Receipt.receipt(d),
-		Notify:  it.Notify, Told: it.Told.notice(d), UntoldSince: d.time("untold_since", it.UntoldSince),
+		Notify:  it.Notify, Told: it.Told.notice(d), ToldVersion: it.ToldVersion, UntoldSince: d.time("untold_since", it.UntoldSince),
 		DueAt: d.time("due_at", it.DueAt),
 	}
 }

@@ -43,7 +43,7 @@ func (s *Service) Converge(ctx context.Context, id string, may Do) (Record, erro
 		if err != nil {
 			return rec, errors.Join(c.failed, err)
 		}
-		rec, c.told = saved, nil
+		rec, c.told = saved, 0
 		if len(todo) == 0 {
 			return rec, c.failed
 		}
@@ -79,8 +79,8 @@ type converge struct {
 	started *Task
 	refused *Refusal
 
-	told *Notice // and the record does not say so yet
-	mute bool    // it failed, so it is left to a later call
+	told int64 // the version in which the owner was told, and the record does not say so yet
+	mute bool  // that failed, so it is left to a later call
 }
 
 // permitted picks the actions to take now. When one is left for somebody else,
@@ -93,8 +93,7 @@ func (c *converge) permitted(plan *Plan, rec Record) []Action {
 			plan.Next.DueAt = c.dueNow(rec)
 		case a.Do == Notify && c.mute, c.done[a]:
 		case a.Do == Notify:
-			// From here on nobody can be sure what the owner was told last.
-			plan.Next.Told = Notice{}
+			plan.Next.telling(a.Notice, rec.Version+1, c.now())
 			fallthrough
 		default:
 			c.done[a] = true

@@ -12,7 +12,7 @@ type Observed struct {
 	Tasks     []Task     // the bastion's tasks, of whatever attempt
 	Lease     *LeaseItem // of the current attempt's task; nil: none
 	Refused   *Refusal   // RunTask refused an attempt in this converge
-	Told      *Notice    // what this converge told the owner, and the record does not say yet
+	Told      int64      // the version in which this converge told the owner; 0: in none
 }
 
 // Refusal is RunTask's definite no to one attempt.
@@ -36,9 +36,7 @@ func Decide(cfg Config, rec Record, seen Observed, now time.Time) Plan {
 	d.absorbGroup()
 	d.absorbAttempt()
 	d.absorbReport()
-	if seen.Told != nil {
-		d.next.Told = *seen.Told
-	}
+	d.absorbTold()
 	if d.next.Intent.Open && !now.Before(d.next.Intent.Deadline) {
 		d.next.close(End{Reason: EndDeadline, At: now}, cfg.Timing)
 	}
@@ -201,7 +199,7 @@ func (d *decision) settle() {
 // that is still to come stays, which saves a write.
 func (d *decision) schedule() {
 	r, due := &d.next, d.due()
-	written := d.seen.Told != nil // the record is written anyway
+	written := d.seen.Told > 0 // the record is written anyway
 	if due.IsZero() || !r.DueAt.After(d.now) || due.Before(r.DueAt) || written {
 		r.DueAt = due
 	}

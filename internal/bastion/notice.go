@@ -77,25 +77,44 @@ func (d *decision) tell() {
 	r := &d.next
 	want := r.notice(d.cfg.Warn, d.now)
 	late := !r.FinishedAt.IsZero() && d.now.Sub(r.FinishedAt) >= tellFor
-	if !r.Notify || want == r.Told || late {
+	if late {
 		r.UntoldSince = time.Time{}
+	}
+	if !r.Notify || late || want == r.Told && r.UntoldSince.IsZero() {
 		return
 	}
-	if r.UntoldSince.IsZero() {
-		r.UntoldSince = d.now
-	}
 	d.do(Action{Do: Notify, Notice: want})
-	timing := d.cfg.Timing
-	again := d.now.Add(min(max(d.now.Sub(r.UntoldSince), timing.Watch), timing.Check))
+	timing, failing := d.cfg.Timing, time.Duration(0)
+	if !r.UntoldSince.IsZero() {
+		failing = d.now.Sub(r.UntoldSince)
+	}
+	again := d.now.Add(min(max(failing, timing.Watch), timing.Check))
 	if r.DueAt.IsZero() || again.Before(r.DueAt) {
 		r.DueAt = again
+	}
+}
+
+// telling writes down that the owner is about to be told, before they are. Who then
+// dies leaves a record that knows that nobody knows.
+func (r *Record) telling(notice Notice, version int64, now time.Time) {
+	r.Told, r.ToldVersion = notice, version
+	if r.UntoldSince.IsZero() {
+		r.UntoldSince = now
+	}
+}
+
+// absorbTold writes down that the owner has been told, unless somebody else has
+// begun to tell them something since.
+func (d *decision) absorbTold() {
+	if d.seen.Told > 0 && d.seen.Told == d.next.ToldVersion {
+		d.next.UntoldSince = time.Time{}
 	}
 }
 
 // tell tells the owner. That it failed is for the log: nothing else depends on it.
 func (c *converge) tell(ctx context.Context, rec Record, notice Notice) {
 	if c.Notices == nil {
-		c.told = &notice
+		c.told = rec.Version
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, tellTimeout)
@@ -105,5 +124,5 @@ func (c *converge) tell(ctx context.Context, rec Record, notice Notice) {
 		c.Log.Warn("notice", "bastion", rec.ID, "owner", rec.Owner, "notice", notice.String(), "error", err)
 		return
 	}
-	c.told = &notice
+	c.told = rec.Version
 }

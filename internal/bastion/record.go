@@ -42,9 +42,11 @@ type Record struct {
 
 	// Notify: the owner is told what becomes of the bastion.
 	Notify bool
-	// Told is what the owner was told last; zero while that is not known.
-	Told Notice
-	// UntoldSince is since when the record has called for another notice.
+	// Told is the notice that somebody last began to tell the owner, in the record's
+	// version ToldVersion. UntoldSince is since when nobody has been known to succeed
+	// in that; zero when the owner has been told.
+	Told        Notice
+	ToldVersion int64
 	UntoldSince time.Time
 
 	DueAt   time.Time // when it must next be looked at; zero for never

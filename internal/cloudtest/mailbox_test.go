@@ -34,7 +34,7 @@ func (m *mailbox) Tell(ctx context.Context, rec bastion.Record, notice bastion.N
 	}
 	l := letter{rec.ID, rec.Version, notice}
 	m.letters = append(m.letters, l)
-	if l.version >= m.latest[l.id].version {
+	if l.version > m.latest[l.id].version {
 		m.latest[l.id] = l
 	}
 	return nil

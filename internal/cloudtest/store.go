@@ -103,7 +103,7 @@ func full(rec *bastion.Record) {
 	}
 	rec.Failures, rec.NextAttemptAt = 12, at(13)
 	rec.Receipt = fullReceipt()
-	rec.Notify, rec.UntoldSince = true, at(16)
+	rec.Notify, rec.ToldVersion, rec.UntoldSince = true, 1<<60+2, at(16)
 	rec.Told = bastion.Notice{
 		State: bastion.Starting, Stage: texts[1], Attempt: 17, Source: netip.MustParsePrefix("192.0.2.3/32"), Deadline: at(18), Warning: true,
 	}

@@ -26,6 +26,7 @@ type App struct {
 	Service *bastion.Service
 
 	taskID  func(leaseKey string) string
+	work    work // of the Slack function
 	metrics *metrics
 	log     *slog.Logger
 }
@@ -68,6 +69,7 @@ func wire(ctx context.Context, environ []string, log *slog.Logger) (*App, error)
 			Log:    log,
 		},
 		taskID:  ports.Leases.TaskID,
+		work:    ports.Functions,
 		metrics: meters,
 		log:     log,
 	}, nil
