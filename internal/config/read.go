@@ -39,7 +39,7 @@ var (
 	stackID           = formOf(`arn:[\w-]+:cloudformation:[\w-]+:\d{12}:stack/[\w/-]+`, "the id of a CloudFormation stack")
 	containerName     = formOf(`[\w-]{1,255}`, "the name of a container")
 	parameterName     = formOf(`[\w./-]{1,900}`, "the name of a parameter of Parameter Store, as /bastion/slack-signing-secret")
-	slackAlias        = formOf(`arn:[\w-]+:lambda:[\w-]+:\d{12}:function:[\w-]{1,64}:slack`, "the ARN of a function's alias slack")
+	slackDoor         = formOf(`arn:[\w-]+:lambda:[\w-]+:\d{12}:function:[\w-]{1,64}:slack`, "the ARN of a function's alias slack")
 	slackTeam         = formOf(`[TE][A-Z0-9]{2,31}`, "the id of a Slack workspace, as T0123ABCD")
 	slackChannel      = formOf(`[CDG][A-Z0-9]{2,31}`, "the id of a Slack channel, as C0123ABCD")
 	slackUser         = formOf(`[UW][A-Z0-9]{2,31}`, "the id of a Slack user, as U0123ABCD")

@@ -43,10 +43,10 @@ func LoadSlack(environ []string) (Slack, error) {
 		Teams:         r.list("TEAMS", slackTeam),
 		Channels:      r.list("CHANNELS", slackChannel),
 		Users:         r.list("USERS", slackUser),
-		Create:        r.text("CREATE", slackAlias),
-		Describe:      r.text("DESCRIBE", slackAlias),
-		Extend:        r.text("EXTEND", slackAlias),
-		Destroy:       r.text("DESTROY", slackAlias),
+		Create:        r.text("CREATE", slackDoor),
+		Describe:      r.text("DESCRIBE", slackDoor),
+		Extend:        r.text("EXTEND", slackDoor),
+		Destroy:       r.text("DESTROY", slackDoor),
 		Work:          r.ownAlias(environ),
 	}
 	r.unknown()
