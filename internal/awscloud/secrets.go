@@ -4,11 +4,13 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 )
 
@@ -22,9 +24,17 @@ type SecretsAPI interface {
 	GetParameters(context.Context, *ssm.GetParametersInput, ...func(*ssm.Options)) (*ssm.GetParametersOutput, error)
 }
 
-// NewSSM makes a client of Parameter Store.
+// secretsTimeout is for one try, while Slack gives an answer three seconds.
+const secretsTimeout = time.Second
+
+// NewSSM makes a client of Parameter Store. It asks so seldom that no connection
+// is worth keeping. Options are applied last.
 func NewSSM(cfg aws.Config, options ...func(*ssm.Options)) *ssm.Client {
-	return ssm.NewFromConfig(cfg, options...)
+	ours := func(o *ssm.Options) {
+		o.HTTPClient = awshttp.NewBuildableClient().WithTimeout(secretsTimeout).
+			WithTransportOptions(func(t *http.Transport) { t.DisableKeepAlives = true })
+	}
+	return ssm.NewFromConfig(cfg, append([]func(*ssm.Options){ours}, options...)...)
 }
 
 // Secrets are parameters of Parameter Store, decrypted.

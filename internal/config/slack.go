@@ -26,6 +26,14 @@ type Slack struct {
 	Work string
 }
 
+// SecretNames are the names of the parameters that there are.
+func (s Slack) SecretNames() []string {
+	if s.BotToken == "" {
+		return []string{s.SigningSecret}
+	}
+	return []string{s.SigningSecret, s.BotToken}
+}
+
 // functionName is where Lambda tells a function its name.
 const functionName = "AWS_LAMBDA_FUNCTION_NAME"
 

@@ -2,6 +2,7 @@ package config
 
 import (
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -43,9 +44,12 @@ func TestAWholeEnvironmentOfSlack(t *testing.T) {
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
+	if names := got.SecretNames(); !slices.Equal(names, []string{"/way-in/signing-secret", "/way-in/bot-token"}) {
+		t.Errorf("its secrets are %q", names)
+	}
 	least := wholeSlack()
 	least["BOT_TOKEN_PARAMETER"], least["CHANNELS"], least["USERS"] = "", "", ""
-	if got, err := loadSlack(least); err != nil || got.BotToken != "" || got.Channels != nil || got.Users != nil {
+	if got, err := loadSlack(least); err != nil || got.BotToken != "" || got.Channels != nil || got.Users != nil || len(got.SecretNames()) != 1 {
 		t.Errorf("the least there can be: %+v, %v", got, err)
 	}
 }

@@ -17,8 +17,8 @@ import (
 // of Slack. Nobody authorizes it as API Gateway does a client's: it says itself
 // whom it is for, and so is believed of Slack's owners only.
 type SlackCall struct {
-	Owner  string     `json:"owner"` // slack:TEAM:USER
-	Source netip.Addr `json:"source"`
+	Owner  string     `json:"owner"`  // slack:TEAM:USER
+	Source netip.Addr `json:"source"` // where they are; zero but of what starts a bastion
 	Method string     `json:"method"`
 	Path   string     `json:"path"`
 	Body   string     `json:"body,omitempty"`
@@ -61,8 +61,8 @@ func (d *SlackDoor) Handle(ctx context.Context, call SlackCall) (SlackAnswer, er
 	switch {
 	case !slackOwner.MatchString(call.Owner):
 		return SlackAnswer{}, fmt.Errorf("the Slack function speaks for owners of Slack, as slack:T0123ABCD:U0123ABCD, and not for %q", call.Owner)
-	case !call.Source.IsValid():
-		return SlackAnswer{}, errors.New("the Slack function's call has no source")
+	case call.Method == http.MethodPost && !call.Source.IsValid():
+		return SlackAnswer{}, errors.New("the Slack function's call does not say for which address it starts a bastion")
 	case call.Method == "": // to net/http it would be GET
 		return SlackAnswer{}, errors.New("the Slack function's call has no method")
 	}

@@ -101,18 +101,20 @@ func invokedAs(ctx context.Context) (qualifier string, err error) {
 	return "", fmt.Errorf("Lambda says that %q was invoked, which is no function's ARN", lc.InvokedFunctionArn)
 }
 
-// readEvent reads an event of API Gateway. What the Slack function writes has no
+// readEvent reads an event of API Gateway. What our own functions write has no
 // business in it.
 func readEvent(payload json.RawMessage) (events.APIGatewayV2HTTPRequest, error) {
 	var event struct {
 		events.APIGatewayV2HTTPRequest
-		Slack json.RawMessage `json:"slack"`
+		Slack  json.RawMessage `json:"slack"`
+		Job    json.RawMessage `json:"job"`
+		Notice json.RawMessage `json:"notice"`
 	}
 	if err := json.Unmarshal(payload, &event); err != nil {
 		return event.APIGatewayV2HTTPRequest, fmt.Errorf("read the event: %w", err)
 	}
-	if event.Slack != nil {
-		return event.APIGatewayV2HTTPRequest, errors.New("a call of the Slack function came through API Gateway's door")
+	if event.Slack != nil || event.Job != nil || event.Notice != nil {
+		return event.APIGatewayV2HTTPRequest, errors.New("a call of another function came through API Gateway's door")
 	}
 	return event.APIGatewayV2HTTPRequest, nil
 }

@@ -263,9 +263,11 @@ func TestTheSlackDoorIsTheAPI(t *testing.T) {
 		{"get", "/bastions", "", 405, "", "method_not_allowed"},
 	} {
 		d := &domain{}
-		payload, err := json.Marshal(slackPayload{&httpapi.SlackCall{
-			Owner: someone, Source: netip.MustParseAddr("203.0.113.7"), Method: test.method, Path: test.path, Body: test.body,
-		}})
+		call := httpapi.SlackCall{Owner: someone, Method: test.method, Path: test.path, Body: test.body}
+		if test.method == "POST" { // nothing else needs to know where they are
+			call.Source = netip.MustParseAddr("203.0.113.7")
+		}
+		payload, err := json.Marshal(slackPayload{&call})
 		if err != nil {
 			t.Fatal(err)
 		}
