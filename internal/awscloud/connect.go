@@ -70,6 +70,27 @@ func (r Reach) or(own aws.HTTPClient) aws.HTTPClient {
 	return own
 }
 
+// SlackPorts are all that the Slack function may touch.
+type SlackPorts struct {
+	Items     *Items
+	Secrets   *Secrets
+	Functions *Functions
+}
+
+// ConnectSlack makes the ports of the Slack function: a table of [ItemsSchema], and
+// secrets of these names. It calls nobody.
+func ConnectSlack(ctx context.Context, table string, secrets ...string) (SlackPorts, error) {
+	cfg, err := config.LoadDefaultConfig(ctx)
+	if err != nil {
+		return SlackPorts{}, fmt.Errorf("read the AWS configuration: %w", foreign(err))
+	}
+	return SlackPorts{
+		Items:     NewItems(NewDynamoDB(cfg), table, time.Now, rand.Reader),
+		Secrets:   NewSecrets(NewSSM(cfg), time.Now, secrets...),
+		Functions: NewFunctions(NewLambda(cfg)),
+	}, nil
+}
+
 // What the stream of the leases' table is read by: the attribute that says which
 // bastion an item is of, and the one that is its key. Tasks can write neither.
 const (

@@ -53,7 +53,7 @@ type Access struct {
 // Load reads the environment, given as os.Environ answers it. Its error lists
 // all that is missing, malformed, contradictory or unknown.
 func Load(environ []string) (Config, error) {
-	r := newReader(environ)
+	r := newReader(prefix, environ)
 	cfg := Config{
 		Bastion: bastion.Config{
 			DefaultTTL:     r.duration("DEFAULT_TTL"),

@@ -80,7 +80,7 @@ func live(t *testing.T, url string) *neighbours {
 	w.cloud = localcloud.New(localcloud.Config{Now: w.now})
 	t.Cleanup(w.cloud.Close)
 	app.Service.Now, app.Service.Groups, app.Service.Tasks = w.now, w.cloud.Groups(), w.cloud.Tasks()
-	w.observer, w.gateway = app.Observer(), app.Gateway(app.Service)
+	w.observer, w.gateway = app.Observer(), app.Doors(app.Service).client
 	w.honest = w.start(t, "AIDAHONESTHONEST0001", keyOfHonest)
 	w.hostile = w.start(t, "AIDAHOSTILEHOSTILE01", keyOfHostile)
 	w.pass(app.Config.Bastion.Timing.Settle)

@@ -10,10 +10,6 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/slack"
 )
 
-// maxNamed is how many destinations of a receipt a notice names: more than a person
-// reads in a message.
-const maxNamed = 20
-
 // work takes events for functions, and does not wait for what becomes of them.
 type work interface {
 	HandOver(ctx context.Context, function string, payload []byte) error
@@ -33,11 +29,6 @@ type notices struct {
 	function string
 }
 
-// notified is the event that the Slack function takes.
-type notified struct {
-	Notice slack.Notice `json:"notice"`
-}
-
 // Tell is of bastion.Notices.
 func (n notices) Tell(ctx context.Context, rec bastion.Record, notice bastion.Notice) error {
 	payload, err := noticeOf(rec, notice)
@@ -50,35 +41,13 @@ func (n notices) Tell(ctx context.Context, rec bastion.Record, notice bastion.No
 // noticeOf is the event for a notice: the bastion as the API answers it, and what
 // the API does not.
 func noticeOf(rec bastion.Record, notice bastion.Notice) ([]byte, error) {
-	said := notified{slack.Notice{Version: rec.Version, Warning: notice.Warning}}
-	if err := json.Unmarshal(httpapi.Document(rec), &said.Notice.Bastion); err != nil {
-		return nil, fmt.Errorf("write the notice of %s: %w", rec.ID, err)
+	said, err := slack.NoticeOf(rec, notice, httpapi.Document(rec))
+	if err != nil {
+		return nil, err
 	}
-	if notice.State == bastion.Closed || notice.State == bastion.Failed {
-		said.Notice.Receipt = receiptOf(rec.Receipt)
-	}
-	payload, err := json.Marshal(said)
+	payload, err := json.Marshal(slackEvent{Notice: &said})
 	if err != nil {
 		return nil, fmt.Errorf("write the notice of %s: %w", rec.ID, err)
 	}
 	return payload, nil
-}
-
-// receiptOf is nil of a bastion that was never up.
-func receiptOf(r bastion.Receipt) *slack.Receipt {
-	if r.StartedAt.IsZero() {
-		return nil
-	}
-	out := slack.Receipt{
-		StartedAt: r.StartedAt, EndedAt: r.EndedAt, Connections: r.Connections, Forwards: r.Forwards, Refusals: r.Refusals,
-		BytesIn: r.BytesIn, BytesOut: r.BytesOut, Unnamed: r.Unnamed,
-	}
-	for i, d := range r.Destinations {
-		if i < maxNamed {
-			out.Destinations = append(out.Destinations, d.Name)
-		} else {
-			out.Unnamed += d.Forwards
-		}
-	}
-	return &out
 }

@@ -102,13 +102,13 @@ func TestANoticeSaysWhatTheAPIWould(t *testing.T) {
 }
 
 func TestANoticeOfAnEndHasTheReceipt(t *testing.T) {
-	for destinations, unnamed := range map[int]int{0: 6, 3: 6, maxNamed: 6, maxNamed + 2: 10} {
+	for destinations, unnamed := range map[int]int{0: 6, 3: 6, slack.MaxNamed: 6, slack.MaxNamed + 2: 10} {
 		rec := over(destinations)
 		got := noticed(t, rec, bastion.Notice{State: bastion.Closed}).Receipt
 		want := &slack.Receipt{
 			StartedAt: noon.Add(time.Minute), EndedAt: noon.Add(31 * time.Minute), Connections: 1, Forwards: 2, Refusals: 3, BytesIn: 4, BytesOut: 5, Unnamed: unnamed,
 		}
-		for _, d := range rec.Receipt.Destinations[:min(destinations, maxNamed)] {
+		for _, d := range rec.Receipt.Destinations[:min(destinations, slack.MaxNamed)] {
 			want.Destinations = append(want.Destinations, d.Name)
 		}
 		if !reflect.DeepEqual(got, want) {

@@ -32,12 +32,12 @@ func Manifest(service string) (slack.Manifest, error) {
 				Command:     "/bastion",
 				Description: "Ask for a bastion, look at it, extend it, close it",
 				UsageHint:   "up [for 2h] [name N] [because …] | status | extend 30m | down | key … | help",
-				Url:         base + routeCommand,
+				Url:         base + commandRoute,
 			}},
 		},
 		OAuthConfig: slack.OAuthConfig{Scopes: slack.OAuthScopes{Bot: []string{"commands", "chat:write"}}},
 		Settings: slack.Settings{
-			Interactivity: &slack.Interactivity{IsEnabled: true, RequestUrl: base + routeInteraction},
+			Interactivity: &slack.Interactivity{IsEnabled: true, RequestUrl: base + interactionRoute},
 		},
 	}, nil
 }
