@@ -1,7 +1,7 @@
 # Bare "make" prints the targets.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help build run demo test conformance bench lint image push deploy undeploy clean
+.PHONY: help build run demo test conformance screenshots bench lint image push deploy undeploy clean
 
 VERSION     := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 REVISION     = $(shell git describe --always --dirty --abbrev=40 --exclude '*' 2>/dev/null)
@@ -30,7 +30,12 @@ test: ## run all tests, with the race detector
 conformance: ## install the referees and run everything that they judge
 	scripts/referees
 	@# With -v, because the suites log which cases an emulator cannot show.
-	@set -o pipefail; go test -tags conformance -count=1 -timeout 15m -v ./internal/awscloud/... ./internal/deploy ./internal/image ./internal/lambdamode ./internal/system ./internal/template | grep --line-buffered -Ev '^ *(===|--- PASS)'
+	@set -o pipefail; go test -tags conformance -count=1 -timeout 15m -v ./internal/awscloud/... ./internal/deploy ./internal/image ./internal/lambdamode ./internal/slack ./internal/system ./internal/template | grep --line-buffered -Ev '^ *(===|--- PASS)'
+
+screenshots: ## take a picture of every state of Slack's pages, in every look, into .screenshots
+	scripts/referees chromium
+	rm -rf .screenshots && mkdir .screenshots
+	SCREENSHOTS=$(CURDIR)/.screenshots go test -tags conformance -count=1 -timeout 10m -run TestEveryStateInABrowser ./internal/slack
 
 bench: ## print how long a bastion takes to be ready, at launch delays of 0, 2 and 20 s
 	go test -run '^$$' -bench BenchmarkReady -benchtime 1x ./internal/localmode
@@ -71,6 +76,6 @@ undeploy: ## take it away: make undeploy STACK=bastion (DRY_RUN=1; PURGE=1 also 
 	@bin/operator undeploy --stack '$(STACK)' --region '$(REGION)' $(if $(call set,$(DRY_RUN)),--dry-run) $(if $(call set,$(PURGE)),--purge)
 
 clean: ## remove what the other targets made
-	rm -rf bin .tools .image .aws-sam
+	rm -rf bin .tools .image .aws-sam .screenshots
 
 include functions/build.mk

@@ -60,8 +60,9 @@ var arrows = map[string][]string{
 	// EC2 and ECS at the wire, for tests: a face of the local cloud.
 	"internal/awscloud/wiretest": {"internal/bastion", "internal/localcloud"},
 
-	// Programs that judge ours, started for tests.
+	// Programs that judge ours, started for tests, and a person in front of a browser.
 	"internal/referee": {},
+	"internal/browser": {},
 
 	// Wiring, which may know everything.
 	"internal/localmode":  {"internal/*"},

@@ -15,7 +15,7 @@ import (
 func TestTableHoldsNoToken(t *testing.T) {
 	rig := newPageRig(t, nil)
 	claim := rig.link(nil)
-	b := newBrowser(rig, homeV4).open(claim).press()
+	b := newVisitor(rig, homeV4).open(claim).press()
 	view := b.head.Get("Location")
 	for key, value := range rig.table.values {
 		for _, token := range []string{lastOf(claim), lastOf(view)} {
@@ -49,7 +49,7 @@ func TestSixthLinkMakesTheOldestVoid(t *testing.T) {
 		if i < 2 {
 			want = 404
 		}
-		if got := newBrowser(rig, homeV4).do("GET", link, "").status; got != want {
+		if got := newVisitor(rig, homeV4).do("GET", link, "").status; got != want {
 			t.Errorf("link %d of %d: status %d, want %d", i+1, len(links), got, want)
 		}
 	}
@@ -72,7 +72,7 @@ func TestManyLinksAtOnceLeaveFive(t *testing.T) {
 	all.Wait()
 	open := 0
 	for _, link := range links {
-		if newBrowser(rig, homeV4).do("GET", link, "").status == 200 {
+		if newVisitor(rig, homeV4).do("GET", link, "").status == 200 {
 			open++
 		}
 	}
@@ -86,7 +86,7 @@ func TestManyLinksAtOnceLeaveFive(t *testing.T) {
 func TestUsedClaimIsNotMadeVoid(t *testing.T) {
 	rig := newPageRig(t, nil)
 	link := rig.link(nil)
-	newBrowser(rig, homeV4).open(link).press()
+	newVisitor(rig, homeV4).open(link).press()
 	for range maxClaims + 1 {
 		rig.link(nil)
 	}

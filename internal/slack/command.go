@@ -210,6 +210,8 @@ func parseExtend(words []word) (Command, error) {
 		switch {
 		case n > 0 && c.TTL == 0:
 			c.TTL, used = length, n
+		case n > 0:
+			err = &Wrong{Message: fmt.Sprintf("It is said twice for how long; a name like %s needs the word name before it.", shown(words[0].text)), Try: c.String()}
 		case words[0].is("for", "by"):
 			used, err = c.takeTTL(words, 1)
 		case number.MatchString(words[0].text) && c.TTL == 0:
@@ -339,7 +341,7 @@ func (c *Command) strange(words []word, known ...string) error {
 		return wrong
 	}
 	// The words so far are right: with this one put right, the rest may be too.
-	if whole, err := parseUp(append(split(c.String()), rest...)); err == nil && c.Reason == "" {
+	if whole, err := parseUp(append(split(c.String())[1:], rest...)); err == nil && c.Reason == "" {
 		wrong.Try = whole.String()
 	} else {
 		wrong.Try = c.String()

@@ -23,22 +23,25 @@ var (
 	number  = regexp.MustCompile(`^\d{1,9}(?:\.\d{1,3})?$`)
 )
 
-// parseLength reads a length of time of a second or more.
+// parseLength reads a length of time of a second or more, its units from the
+// longest to the shortest: "2h 3h" are two lengths, and not five hours.
 func parseLength(text string) (time.Duration, bool) {
 	text = strings.ToLower(text)
 	if !lengths.MatchString(text) {
 		return 0, false
 	}
 	var sum float64
+	last := time.Duration(math.MaxInt64)
 	for _, p := range part.FindAllStringSubmatch(text, -1) {
 		unit, ok := units[p[2]]
 		if !ok {
 			unit, ok = units[strings.TrimSuffix(p[2], "s")]
 		}
 		n, err := strconv.ParseFloat(p[1], 64)
-		if !ok || err != nil {
+		if !ok || err != nil || unit >= last {
 			return 0, false
 		}
+		last = unit
 		sum += n * float64(unit)
 	}
 	if sum < float64(time.Second) || sum > math.MaxInt64/2 {

@@ -74,7 +74,7 @@ func (a *App) doStart(ctx context.Context, job Job) error {
 	}
 	if t.Said != "" { // a notice was faster, and what create answered may be old
 		if b, err = a.describe(ctx, c.Owner, b.ID); err != nil {
-			return a.notStarted(ctx, c, place, err)
+			return again(err)
 		}
 	}
 	return a.say(ctx, b, aboutAnswer, 0, usedLetter(b, c.Source))
@@ -108,13 +108,23 @@ func (a *App) started(ctx context.Context, c claim) (Bastion, error) {
 	}
 	switch {
 	case v.ID != "":
-		return a.describe(ctx, c.Owner, v.ID)
+		b, err := a.describe(ctx, c.Owner, v.ID)
+		return b, again(err)
 	case v.Problem != "":
 		return Bastion{}, &toldError{v.Problem}
 	case a.Now().Sub(c.UsedAt) > handGiveUp:
 		return Bastion{}, bastion.Errorf(codeTooLate, "The start was held up for so long that it was not made. Ask for a new link: %s up", slash)
 	}
 	return a.create(ctx, c)
+}
+
+// again keeps an error from being told: what has been started is not to be called
+// a failure because it cannot be looked at, and the job comes again.
+func again(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("look at what was started: %v", err)
 }
 
 // notStarted tells the page and Slack why a start comes to nothing. An error that

@@ -95,7 +95,7 @@ const (
 const extendBy = time.Hour
 
 func extendButton(id string) *slackgo.ButtonBlockElement {
-	return button(actionExtend, id, "Keep for 1 more hour from now")
+	return button(actionExtend, id, "Keep for 1 hour from now")
 }
 
 func closeButton(id, label string) *slackgo.ButtonBlockElement {

@@ -31,7 +31,7 @@ func helpLetter() *letter {
 
 // wrongLetter says what was wrong with a command, and the nearest right one.
 func wrongLetter(w *Wrong) *letter {
-	l := newLetter("That command was not understood.", w.Message)
+	l := newLetter("That command was not understood.", "That command was not understood").say("%s", w.Message)
 	if w.Try != "" {
 		l.say("The nearest right command:").code(plain(slash+" "+w.Try, maxText))
 	}

@@ -28,7 +28,7 @@ func notStartedLetter(sentence string, refusal *bastion.Error) *letter {
 // usedLetter takes the place of the link: it says which address has used it.
 func usedLetter(b Bastion, from netip.Addr) *letter {
 	l := newLetter("Your link was used.", fmt.Sprintf("Your link was used from %s", from)).
-		say("If that was not you, close the bastion at once, and ask your operator who may read this channel.")
+		say("If that was not you, close the bastion at once, and tell your operator: somebody else came by your link.")
 	return aboutBastion(l, b, "Close: this was not me, or not needed")
 }
 
@@ -116,8 +116,9 @@ func extendedLetter(b Bastion, job Job) *letter {
 	return aboutBastion(newLetter("Your bastion stays.", title), b, "Close")
 }
 
-// maxListed is how many bastions one letter lists.
-const maxListed = 8
+// maxListed is how many bastions one letter lists: each takes eight blocks, and
+// Slack takes fifty.
+const maxListed = 6
 
 // statusLetter answers status.
 func statusLetter(all []Bastion) *letter {

@@ -62,12 +62,22 @@ func hashSource(text string) string {
 
 func parsePage(name string) *template.Template {
 	return template.Must(template.New("layout.html").Funcs(template.FuncMap{
-		"style":   func() template.CSS { return template.CSS(style) },
-		"script":  func() template.JS { return template.JS(script) },
-		"iso":     func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
-		"clock":   clock,
-		"seconds": func(d time.Duration) int { return int(d.Seconds()) },
+		"style":     func() template.CSS { return template.CSS(style) },
+		"script":    func() template.JS { return template.JS(script) },
+		"iso":       func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
+		"clock":     clock,
+		"seconds":   func(d time.Duration) int { return int(d.Seconds()) },
+		"more":      func(at time.Time) more { return more{Time: at} },
+		"countdown": func(at time.Time, left time.Duration, over string) more { return more{at, left, over} },
 	}).ParseFS(files, "templates/layout.html", "templates/"+name))
+}
+
+// more is what script says of a time beside it: the reader's own, and how much of
+// it is left, with Over for none.
+type more struct {
+	Time time.Time
+	Left time.Duration
+	Over string
 }
 
 // browserHeaders are those of every page. The address of a page is a secret: no

@@ -21,7 +21,7 @@ func TestMachinesThatFetchTheLinkChangeNothing(t *testing.T) {
 		"a proxy that revalidates": {"If-Modified-Since": {"Sun, 01 Mar 2026 12:00:00 GMT"}, "If-None-Match": {"*"}},
 	} {
 		for _, method := range []string{"GET", "HEAD"} {
-			b := newBrowser(rig, homeV4)
+			b := newVisitor(rig, homeV4)
 			b.header = header
 			b.do(method, link, "")
 			if b.status != http.StatusOK || (b.body == "") != (method == "HEAD") {
@@ -39,7 +39,7 @@ func TestOtherMethodsDoNothing(t *testing.T) {
 	rig := newPageRig(t, nil)
 	link := rig.link(nil)
 	for _, method := range []string{"PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "post", "PREFETCH"} {
-		b := newBrowser(rig, homeV4).open(link)
+		b := newVisitor(rig, homeV4).open(link)
 		if b.do(method, link, b.form().Encode()); b.status != http.StatusMethodNotAllowed || b.head.Get("Allow") != "GET, HEAD, POST" {
 			t.Errorf("%s: status %d, Allow %q", method, b.status, b.head.Get("Allow"))
 		}
@@ -50,9 +50,9 @@ func TestOtherMethodsDoNothing(t *testing.T) {
 func TestSecondPressFindsNothing(t *testing.T) {
 	rig := newPageRig(t, nil)
 	link := rig.link(nil)
-	b := newBrowser(rig, homeV4).open(link)
+	b := newVisitor(rig, homeV4).open(link)
 	form, cookies := b.form(), b.cookies
-	again := newBrowser(rig, homeV4)
+	again := newVisitor(rig, homeV4)
 	for name, value := range cookies {
 		again.cookies[name] = value
 	}
@@ -73,9 +73,9 @@ func TestOfTwoPressesAtOnceOneStarts(t *testing.T) {
 		rig := newPageRig(t, nil)
 		link := rig.link(nil)
 		const many = 8
-		tabs := make([]*browser, many)
+		tabs := make([]*visitor, many)
 		for i := range tabs {
-			tabs[i] = newBrowser(rig, homeV4).open(link)
+			tabs[i] = newVisitor(rig, homeV4).open(link)
 		}
 		var all sync.WaitGroup
 		for _, tab := range tabs {
@@ -108,46 +108,46 @@ func TestOfTwoPressesAtOnceOneStarts(t *testing.T) {
 
 func TestPressWithoutProof(t *testing.T) {
 	foreign := strings.Repeat("A", 43)
-	only := func(b *browser) string {
+	only := func(b *visitor) string {
 		for name := range b.cookies {
 			return name
 		}
 		return ""
 	}
-	for name, attack := range map[string]func(*browser, url.Values){
-		"no cookie":              func(b *browser, _ url.Values) { clear(b.cookies) },
-		"another cookie":         func(b *browser, _ url.Values) { b.cookies[only(b)] = foreign },
-		"an empty cookie":        func(b *browser, f url.Values) { b.cookies[only(b)] = ""; f.Set("proof", "") },
-		"both made up and short": func(b *browser, f url.Values) { b.cookies[only(b)] = "x"; f.Set("proof", "x") },
-		"two cookies": func(b *browser, f url.Values) {
+	for name, attack := range map[string]func(*visitor, url.Values){
+		"no cookie":              func(b *visitor, _ url.Values) { clear(b.cookies) },
+		"another cookie":         func(b *visitor, _ url.Values) { b.cookies[only(b)] = foreign },
+		"an empty cookie":        func(b *visitor, f url.Values) { b.cookies[only(b)] = ""; f.Set("proof", "") },
+		"both made up and short": func(b *visitor, f url.Values) { b.cookies[only(b)] = "x"; f.Set("proof", "x") },
+		"two cookies": func(b *visitor, f url.Values) {
 			b.header.Set("Cookie", only(b)+"="+foreign)
 		},
-		"a cookie of another name": func(b *browser, f url.Values) {
+		"a cookie of another name": func(b *visitor, f url.Values) {
 			b.cookies["bastion-claim"] = b.cookies[only(b)]
 			delete(b.cookies, only(b))
 		},
-		"no field":          func(_ *browser, f url.Values) { f.Del("proof") },
-		"an empty field":    func(_ *browser, f url.Values) { f.Set("proof", "") },
-		"another field":     func(_ *browser, f url.Values) { f.Set("proof", foreign) },
-		"two fields":        func(_ *browser, f url.Values) { f.Add("proof", f.Get("proof")) },
-		"no address":        func(_ *browser, f url.Values) { f.Del("address") },
-		"two addresses":     func(_ *browser, f url.Values) { f.Add("address", f.Get("address")) },
-		"no address at all": func(_ *browser, f url.Values) { f.Set("address", "home") },
-		"a form too long":   func(_ *browser, f url.Values) { f.Set("more", strings.Repeat("x", maxForm)) },
-		"fields in the query": func(b *browser, f url.Values) {
+		"no field":          func(_ *visitor, f url.Values) { f.Del("proof") },
+		"an empty field":    func(_ *visitor, f url.Values) { f.Set("proof", "") },
+		"another field":     func(_ *visitor, f url.Values) { f.Set("proof", foreign) },
+		"two fields":        func(_ *visitor, f url.Values) { f.Add("proof", f.Get("proof")) },
+		"no address":        func(_ *visitor, f url.Values) { f.Del("address") },
+		"two addresses":     func(_ *visitor, f url.Values) { f.Add("address", f.Get("address")) },
+		"no address at all": func(_ *visitor, f url.Values) { f.Set("address", "home") },
+		"a form too long":   func(_ *visitor, f url.Values) { f.Set("more", strings.Repeat("x", maxForm)) },
+		"fields in the query": func(b *visitor, f url.Values) {
 			b.path += "?" + f.Encode()
 			clear(f)
 		},
-		"a form that is no form":  func(b *browser, _ url.Values) { b.header.Set("Content-Type", "text/plain") },
-		"another site, by fetch":  func(b *browser, _ url.Values) { b.header.Set("Sec-Fetch-Site", "cross-site") },
-		"a sister site, by fetch": func(b *browser, _ url.Values) { b.header.Set("Sec-Fetch-Site", "same-site") },
-		"another site, by origin": func(b *browser, _ url.Values) { b.header.Set("Origin", "https://evil.example.test") },
-		"a page without origin":   func(b *browser, _ url.Values) { b.header.Set("Origin", "null") },
+		"a form that is no form":  func(b *visitor, _ url.Values) { b.header.Set("Content-Type", "text/plain") },
+		"another site, by fetch":  func(b *visitor, _ url.Values) { b.header.Set("Sec-Fetch-Site", "cross-site") },
+		"a sister site, by fetch": func(b *visitor, _ url.Values) { b.header.Set("Sec-Fetch-Site", "same-site") },
+		"another site, by origin": func(b *visitor, _ url.Values) { b.header.Set("Origin", "https://evil.example.test") },
+		"a page without origin":   func(b *visitor, _ url.Values) { b.header.Set("Origin", "null") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			rig := newPageRig(t, nil)
 			link := rig.link(nil)
-			b := newBrowser(rig, homeV4).open(link)
+			b := newVisitor(rig, homeV4).open(link)
 			form := b.form()
 			attack(b, form)
 			b.do("POST", b.path, form.Encode())
@@ -167,7 +167,7 @@ func TestPressFromOurOwnPage(t *testing.T) {
 		"an old one":         {},
 	} {
 		rig := newPageRig(t, nil)
-		b := newBrowser(rig, homeV4).open(rig.link(nil))
+		b := newVisitor(rig, homeV4).open(rig.link(nil))
 		b.header = header
 		if b.press(); b.status != http.StatusSeeOther {
 			t.Errorf("%s: status %d: %s", name, b.status, b.text())
@@ -179,7 +179,7 @@ func TestPressFromOurOwnPage(t *testing.T) {
 func TestProofIsForOneClaim(t *testing.T) {
 	rig := newPageRig(t, nil)
 	mine, theirs := rig.link(nil), rig.link(func(c *claim) { c.Owner = "slack:T0AB:U0OTHER" })
-	b := newBrowser(rig, homeV4).open(mine)
+	b := newVisitor(rig, homeV4).open(mine)
 	if b.do("POST", theirs, b.form().Encode()); b.status != http.StatusForbidden {
 		t.Errorf("status %d", b.status)
 	}
@@ -193,7 +193,7 @@ func TestProofIsForOneClaim(t *testing.T) {
 func TestLinksThatLeadNowhereLookTheSame(t *testing.T) {
 	rig := newPageRig(t, nil)
 	used, expired := rig.link(nil), rig.link(nil)
-	b := newBrowser(rig, homeV4).open(used).press()
+	b := newVisitor(rig, homeV4).open(used).press()
 	view := lastOf(b.head.Get("Location"))
 	rig.sleep(claimLife)
 	open := rig.link(nil)
@@ -210,7 +210,7 @@ func TestLinksThatLeadNowhereLookTheSame(t *testing.T) {
 	}
 	var want string
 	for i, path := range paths {
-		b := newBrowser(rig, homeV4).do("GET", path, "")
+		b := newVisitor(rig, homeV4).do("GET", path, "")
 		if want == "" {
 			want = b.body
 		}
@@ -228,7 +228,7 @@ func TestLinksThatLeadNowhereLookTheSame(t *testing.T) {
 func TestClaimIsGoodForTenMinutes(t *testing.T) {
 	rig := newPageRig(t, nil)
 	link := rig.link(nil)
-	b := newBrowser(rig, homeV4).open(link)
+	b := newVisitor(rig, homeV4).open(link)
 	rig.sleep(10*time.Minute - time.Second)
 	b.open(link)
 	rig.sleep(time.Second)
@@ -241,7 +241,7 @@ func TestClaimIsGoodForTenMinutes(t *testing.T) {
 func TestExpiredClaimThatIsStillThere(t *testing.T) {
 	rig := newPageRig(t, nil)
 	link := rig.link(nil)
-	b := newBrowser(rig, homeV4).open(link).press()
+	b := newVisitor(rig, homeV4).open(link).press()
 	view := b.head.Get("Location")
 	other := rig.link(nil)
 	for key, value := range rig.table.values {
@@ -260,7 +260,7 @@ func TestHeadersHaveNoSayAboutTheAddress(t *testing.T) {
 	rig := newPageRig(t, nil)
 	link := rig.link(nil)
 	const lie = "198.51.100.66"
-	b := newBrowser(rig, homeV4)
+	b := newVisitor(rig, homeV4)
 	for _, name := range []string{
 		"X-Forwarded-For", "X-Real-IP", "CF-Connecting-IP", "CF-Connecting-IPv6", "True-Client-IP", "X-Client-IP",
 		"X-Cluster-Client-IP", "Fastly-Client-IP", "X-Amzn-Source-Ip", "X-Original-Forwarded-For", "X-Envoy-External-Address", "Client-IP", "From",
@@ -285,13 +285,13 @@ func TestHeadersHaveNoSayAboutTheAddress(t *testing.T) {
 func TestHostileTextStaysText(t *testing.T) {
 	const hostile = `</style><script>alert(1)</script><img src=x onerror=alert(1)>"'><a href="javascript:alert(1)">&lt;b&gt;` + "\u202egnp.exe\x00\r\nSet-Cookie: a=b"
 	rig := newPageRig(t, nil)
-	b := newBrowser(rig, homeV4).open(rig.link(func(c *claim) {
+	b := newVisitor(rig, homeV4).open(rig.link(func(c *claim) {
 		c.Name, c.Reason, c.Owner, c.Key = hostile, hostile, "slack:"+hostile+":"+hostile, hostile+" AAAA"
 	}))
 	pages := map[string]string{"claim": b.body}
 
 	problem := newPageRig(t, nil)
-	b = newBrowser(problem, homeV4).open(problem.link(nil)).press()
+	b = newVisitor(problem, homeV4).open(problem.link(nil)).press()
 	view := b.head.Get("Location")
 	if err := problem.foundProblem(t.Context(), hashOf(lastOf(view)), hostile); err != nil {
 		t.Fatal(err)
@@ -306,7 +306,7 @@ func TestHostileTextStaysText(t *testing.T) {
 		setFailure(&found, hostile, hostile)
 		setEnded(&found, hostile, rig.now)
 		rig.answers(found)
-		pages[state] = newBrowser(rig, homeV4).open(view).body
+		pages[state] = newVisitor(rig, homeV4).open(view).body
 	}
 	for name, page := range pages {
 		for _, bad := range []string{"<script>alert", "<img", "onerror=alert(1)>", "<a ", "\u202e", "\x00"} {
@@ -341,7 +341,7 @@ func TestHostileConfigurationIsNotShown(t *testing.T) {
 		found := good
 		spoil(&found)
 		rig.answers(found)
-		b := newBrowser(rig, homeV4).open(view)
+		b := newVisitor(rig, homeV4).open(view)
 		if strings.Contains(b.body, "<pre") || !strings.Contains(b.text(), "Do not use this bastion") {
 			t.Errorf("%s: the page shows it:\n%s", name, b.text())
 		}
@@ -351,7 +351,7 @@ func TestHostileConfigurationIsNotShown(t *testing.T) {
 		found := good
 		found.SSH = command
 		rig.answers(found)
-		if b := newBrowser(rig, homeV4).open(view); strings.Contains(b.body, `id="console"`) || !strings.Contains(b.body, `id="config"`) {
+		if b := newVisitor(rig, homeV4).open(view); strings.Contains(b.body, `id="console"`) || !strings.Contains(b.body, `id="config"`) {
 			t.Errorf("%q: shown as a command, or the configuration is missing", command)
 		}
 	}
@@ -362,11 +362,11 @@ func TestPagesTellNobodyAndStandAlone(t *testing.T) {
 	rig.answers(readyBastion())
 	link := rig.link(nil)
 	used := rig.link(nil)
-	newBrowser(rig, homeV4).open(used).press()
+	newVisitor(rig, homeV4).open(used).press()
 	for _, visit := range []struct{ method, path string }{
 		{"GET", link}, {"HEAD", link}, {"POST", link}, {"PUT", link}, {"GET", used}, {"GET", view}, {"POST", view}, {"GET", "/slack/view/x"},
 	} {
-		b := newBrowser(rig, homeV4).do(visit.method, visit.path, "")
+		b := newVisitor(rig, homeV4).do(visit.method, visit.path, "")
 		for name, want := range map[string]string{
 			"X-Frame-Options": "DENY", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store",
 			"X-Content-Type-Options": "nosniff", "X-Robots-Tag": "noindex, nofollow",
@@ -400,7 +400,7 @@ func TestPagesTellNobodyAndStandAlone(t *testing.T) {
 // The policy lets run what is on the page, and nothing else.
 func TestPolicyHasTheHashesOfWhatIsOnThePage(t *testing.T) {
 	rig := newPageRig(t, nil)
-	b := newBrowser(rig, homeV4).open(rig.link(nil))
+	b := newVisitor(rig, homeV4).open(rig.link(nil))
 	for _, tag := range []string{"style", "script"} {
 		_, rest, _ := strings.Cut(b.body, "<"+tag+">")
 		text, _, found := strings.Cut(rest, "</"+tag+">")
@@ -414,7 +414,7 @@ func TestPolicyHasTheHashesOfWhatIsOnThePage(t *testing.T) {
 func TestOneLogLineEach(t *testing.T) {
 	rig := newPageRig(t, nil)
 	link := rig.link(nil)
-	b := newBrowser(rig, homeV4)
+	b := newVisitor(rig, homeV4)
 	b.header.Set("Referer", "https://"+pageHost+link)
 	b.open(link).do("POST", link, "proof=x").open(link).press()
 	view := b.head.Get("Location")
@@ -443,7 +443,7 @@ func TestOneLogLineEach(t *testing.T) {
 func TestPanicIsAnAnswer(t *testing.T) {
 	rig := newPageRig(t, nil)
 	rig.Work = nil
-	b := newBrowser(rig, homeV4).open(rig.link(nil))
+	b := newVisitor(rig, homeV4).open(rig.link(nil))
 	if b.press(); b.status != http.StatusInternalServerError || !strings.Contains(rig.log.String(), "panic") {
 		t.Errorf("status %d, log:\n%s", b.status, rig.log)
 	}
@@ -452,7 +452,7 @@ func TestPanicIsAnAnswer(t *testing.T) {
 func TestAddressThatIsNoneIsAFault(t *testing.T) {
 	rig := newPageRig(t, nil)
 	for _, from := range []string{"", "pipe", "203.0.113.7", "example.test:80"} {
-		b := newBrowser(rig, from)
+		b := newVisitor(rig, from)
 		if b.do("GET", rig.link(nil), ""); b.status != http.StatusInternalServerError {
 			t.Errorf("from %q: status %d", from, b.status)
 		}

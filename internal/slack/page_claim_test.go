@@ -16,10 +16,10 @@ func TestClaimPageSaysWhatWouldBeStarted(t *testing.T) {
 		// An IPv4 caller on a socket for both is an IPv4 caller.
 		"[::ffff:203.0.113.7]:5": {"203.0.113.7 IPv4"},
 	} {
-		b := newBrowser(rig, from).open(link)
+		b := newVisitor(rig, from).open(link)
 		for _, words := range append(want,
 			"Slack user U0CD , workspace T0AB", "db-work", pagePrint+" (ssh-ed25519)", "index rebuild",
-			"2 hours, if started now until 1 Mar 2026, 14:00 UTC", "works once, until 1 Mar 2026, 12:10 UTC",
+			"2 hours; started now, until 1 Mar 2026, 14:00 UTC", "works once, until 1 Mar 2026, 12:10 UTC",
 			"Open this on the machine you will use ssh from; if you did not ask for it, close it.", "Start the bastion",
 		) {
 			if !strings.Contains(b.text(), words) {
@@ -34,7 +34,7 @@ func TestClaimPageSaysWhatWouldBeStarted(t *testing.T) {
 
 func TestClaimPageWithoutTTLAndReason(t *testing.T) {
 	rig := newPageRig(t, nil)
-	b := newBrowser(rig, homeV4).open(rig.link(func(c *claim) { c.TTL = 0 }))
+	b := newVisitor(rig, homeV4).open(rig.link(func(c *claim) { c.TTL = 0 }))
 	if text := b.text(); !strings.Contains(text, "the time that is usual here") || strings.Contains(text, "Reason") {
 		t.Errorf("the page of a claim that says neither for how long nor why:\n%s", text)
 	}
@@ -43,7 +43,7 @@ func TestClaimPageWithoutTTLAndReason(t *testing.T) {
 func TestPressStarts(t *testing.T) {
 	rig := newPageRig(t, nil)
 	link := rig.link(func(c *claim) { c.Name = "db" })
-	b := newBrowser(rig, homeV6).open(link).press()
+	b := newVisitor(rig, homeV6).open(link).press()
 	if b.status != http.StatusSeeOther || !strings.HasPrefix(b.head.Get("Location"), "/slack/view/") {
 		t.Fatalf("status %d, to %q", b.status, b.head.Get("Location"))
 	}
@@ -69,7 +69,7 @@ func TestCookieAttributes(t *testing.T) {
 		true:  "; Path=/; Max-Age=600; HttpOnly; SameSite=Strict",
 	} {
 		rig := newPageRig(t, func(o *Options) { o.Plain = plain })
-		cookie := newBrowser(rig, homeV4).open(rig.link(nil)).head.Get("Set-Cookie")
+		cookie := newVisitor(rig, homeV4).open(rig.link(nil)).head.Get("Set-Cookie")
 		if !strings.HasSuffix(cookie, want) || strings.HasPrefix(cookie, "__Host-") == plain {
 			t.Errorf("plain %v: cookie …%s", plain, cookie[strings.Index(cookie, ";"):])
 		}
@@ -80,7 +80,7 @@ func TestCookieAttributes(t *testing.T) {
 func TestTwoTabsBothWork(t *testing.T) {
 	rig := newPageRig(t, nil)
 	one, two := rig.link(nil), rig.link(func(c *claim) { c.Name = "two" })
-	b := newBrowser(rig, homeV4)
+	b := newVisitor(rig, homeV4)
 	first := b.open(one).form()
 	b.open(one)
 	b.open(two)
@@ -95,7 +95,7 @@ func TestTwoTabsBothWork(t *testing.T) {
 func TestAddressThatChangedIsShownAgain(t *testing.T) {
 	rig := newPageRig(t, nil)
 	link := rig.link(nil)
-	b := newBrowser(rig, homeV4).open(link)
+	b := newVisitor(rig, homeV4).open(link)
 	b.from = homeV6
 	if b.press(); b.status != http.StatusConflict || !strings.Contains(b.text(), "Your address has changed") || !strings.Contains(b.text(), "2001:db8:7::42 IPv6") {
 		t.Fatalf("pressed from elsewhere: status %d: %s", b.status, b.text())
@@ -114,7 +114,7 @@ func TestAddressThatChangedIsShownAgain(t *testing.T) {
 // The port is not the address: every connection has its own.
 func TestOtherPortIsTheSameAddress(t *testing.T) {
 	rig := newPageRig(t, nil)
-	b := newBrowser(rig, homeV4).open(rig.link(nil))
+	b := newVisitor(rig, homeV4).open(rig.link(nil))
 	b.from = "203.0.113.7:1024"
 	if b.press(); b.status != http.StatusSeeOther {
 		t.Errorf("status %d", b.status)
@@ -125,7 +125,7 @@ func TestHandOverThatFailsLeavesTheClaim(t *testing.T) {
 	rig := newPageRig(t, nil)
 	rig.handOver = errPage
 	link := rig.link(nil)
-	b := newBrowser(rig, homeV4).open(link)
+	b := newVisitor(rig, homeV4).open(link)
 	for range 2 {
 		if b.press(); b.status != http.StatusServiceUnavailable || !strings.Contains(b.text(), "The service did not take this up") {
 			t.Fatalf("status %d: %s", b.status, b.text())
@@ -155,7 +155,7 @@ func TestUseThatWasWrittenCounts(t *testing.T) {
 	for _, answered := range []error{errPage, errConflictItself} {
 		rig := newPageRig(t, nil)
 		link := rig.link(nil)
-		b := newBrowser(rig, homeV4).open(link)
+		b := newVisitor(rig, homeV4).open(link)
 		rig.table.fail = func(key string) (error, error) {
 			if strings.HasPrefix(key, "claim#") {
 				return nil, answered
@@ -171,7 +171,7 @@ func TestUseThatWasWrittenCounts(t *testing.T) {
 func TestTableThatIsDownIsSaid(t *testing.T) {
 	rig := newPageRig(t, nil)
 	link := rig.link(nil)
-	b := newBrowser(rig, homeV4).open(link)
+	b := newVisitor(rig, homeV4).open(link)
 	rig.table.fail = func(string) (error, error) { return errPage, nil }
 	if b.press(); b.status != http.StatusServiceUnavailable || !strings.Contains(b.text(), "does not answer") || len(rig.jobs) > 0 {
 		t.Errorf("press while nothing can be written: status %d, %d jobs: %s", b.status, len(rig.jobs), b.text())

@@ -155,15 +155,15 @@ func (rig *pageRig) mustBeUnused(path string) {
 	if c := rig.claimOf(path); !c.UsedAt.IsZero() || len(rig.jobs) > 0 {
 		rig.t.Fatalf("the claim was used (%v), and %d jobs were handed over", c.UsedAt, len(rig.jobs))
 	}
-	if got := newBrowser(rig, homeV4).open(path).press(); got.status != http.StatusSeeOther {
+	if got := newVisitor(rig, homeV4).open(path).press(); got.status != http.StatusSeeOther {
 		rig.t.Fatalf("the link does not work any more: status %d", got.status)
 	}
 }
 
 func lastOf(path string) string { return path[strings.LastIndex(path, "/")+1:] }
 
-// browser is a person's: it keeps cookies, and sends a form as the page has it.
-type browser struct {
+// visitor is a person's: it keeps cookies, and sends a form as the page has it.
+type visitor struct {
 	rig     *pageRig
 	from    string
 	header  http.Header
@@ -175,11 +175,11 @@ type browser struct {
 	body   string
 }
 
-func newBrowser(rig *pageRig, from string) *browser {
-	return &browser{rig: rig, from: from, header: http.Header{}, cookies: map[string]string{}}
+func newVisitor(rig *pageRig, from string) *visitor {
+	return &visitor{rig: rig, from: from, header: http.Header{}, cookies: map[string]string{}}
 }
 
-func (b *browser) do(method, path, body string) *browser {
+func (b *visitor) do(method, path, body string) *visitor {
 	b.rig.t.Helper()
 	r := httptest.NewRequest(method, "https://"+pageHost+path, strings.NewReader(body))
 	r.RemoteAddr = b.from
@@ -202,7 +202,7 @@ func (b *browser) do(method, path, body string) *browser {
 	return b
 }
 
-func (b *browser) keep(cookie *http.Cookie) {
+func (b *visitor) keep(cookie *http.Cookie) {
 	if cookie.MaxAge < 0 {
 		delete(b.cookies, cookie.Name)
 		return
@@ -210,7 +210,7 @@ func (b *browser) keep(cookie *http.Cookie) {
 	b.cookies[cookie.Name] = b.rig.secret(cookie.Value)
 }
 
-func (b *browser) open(path string) *browser {
+func (b *visitor) open(path string) *visitor {
 	b.rig.t.Helper()
 	if b.do("GET", path, ""); b.status != http.StatusOK {
 		b.rig.t.Fatalf("opened a link, got status %d: %s", b.status, b.text())
@@ -221,7 +221,7 @@ func (b *browser) open(path string) *browser {
 var hiddenField = regexp.MustCompile(`<input type="hidden" name="([a-z]+)" value="([^"]*)">`)
 
 // form is the form of the page that is open.
-func (b *browser) form() url.Values {
+func (b *visitor) form() url.Values {
 	values := url.Values{}
 	for _, field := range hiddenField.FindAllStringSubmatch(b.body, -1) {
 		values.Set(field[1], html.UnescapeString(field[2]))
@@ -229,12 +229,12 @@ func (b *browser) form() url.Values {
 	return values
 }
 
-func (b *browser) press() *browser { return b.do("POST", b.path, b.form().Encode()) }
+func (b *visitor) press() *visitor { return b.do("POST", b.path, b.form().Encode()) }
 
 var markup = regexp.MustCompile(`(?s)<(style|script)>.*?</(style|script)>|<[^>]*>`)
 
 // text is what a person reads, in one line.
-func (b *browser) text() string {
+func (b *visitor) text() string {
 	return strings.Join(strings.Fields(html.UnescapeString(markup.ReplaceAllString(b.body, " "))), " ")
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
@@ -69,7 +70,7 @@ func (a *App) followStart(v *visit, seen view) (viewPage, error) {
 		return page.refused("There is no such bastion any more."), nil
 	case err != nil:
 		v.cause = err
-		return page.waiting("", "The service does not answer just now; this page keeps trying."), nil
+		return page.troubled(), nil
 	}
 	if end := endOfView(b, a.Now()); !end.IsZero() {
 		until := seen.until(end)
@@ -91,7 +92,7 @@ func (a *App) untilTaken(v *visit, seen view, page viewPage) viewPage {
 	if v.Method == http.MethodGet && a.Now().Sub(seen.Handed) >= handAgain {
 		v.cause = a.handOverAgain(v.Context(), hashOf(v.token), seen.Claim)
 	}
-	return page.waiting("", "")
+	return page.waiting("")
 }
 
 func (a *App) handOverAgain(ctx context.Context, viewHash, claimHash string) error {
@@ -123,7 +124,7 @@ func endOfView(b Bastion, now time.Time) time.Time {
 func (p viewPage) of(b Bastion, now time.Time) viewPage {
 	switch b.State {
 	case string(bastion.Starting):
-		return p.waiting(b.Stage, "")
+		return p.waiting(b.Stage)
 	case string(bastion.Ready):
 		return p.ready(b, now)
 	case string(bastion.Failed):
@@ -168,32 +169,38 @@ var (
 	}
 )
 
-// waiting is the page of a start that is at a stage, or in trouble there.
-func (p viewPage) waiting(stage, trouble string) viewPage {
+// waiting is the page of a start that is at a stage.
+func (p viewPage) waiting(stage string) viewPage {
 	p.Follow = true
 	p.Title, p.Heading = "Starting…", "Starting your bastion"
+	p.Status = "It is at: " + oneLine(stage) + "."
 	stages := stagesOfStart
 	if stage == "address" || stage == "lease" {
 		stages = stagesOfMove
 	}
-	p.Status = "It is at: " + oneLine(stage) + "."
-	mark := "done"
+	at := slices.IndexFunc(stages, func(s step) bool { return s.Mark == stage })
+	if at < 0 { // a stage that is not known here
+		return p
+	}
+	p.Title = fmt.Sprintf("Starting… (%d of %d)", at+1, len(stages))
+	p.Status = fmt.Sprintf("Step %d of %d: %s.", at+1, len(stages), stages[at].Text)
 	for i, s := range stages {
-		if s.Mark == stage {
+		mark := "done"
+		switch {
+		case i == at:
 			mark = "now"
-			p.Title = fmt.Sprintf("Starting… (%d of %d)", i+1, len(stages))
-			p.Status = fmt.Sprintf("Step %d of %d: %s.", i+1, len(stages), s.Text)
-		}
-		p.Steps = append(p.Steps, step{s.Text, mark})
-		if mark == "now" {
+		case i > at:
 			mark = "next"
 		}
+		p.Steps = append(p.Steps, step{s.Text, mark})
 	}
-	if trouble != "" {
-		p.Status = trouble
-	}
-	if mark == "done" || trouble != "" { // where it stands is not known
-		p.Steps = nil
-	}
+	return p
+}
+
+// troubled is the page of a start of which nothing can be learnt just now.
+func (p viewPage) troubled() viewPage {
+	p.Follow = true
+	p.Title, p.Heading = "Starting…", "Starting your bastion"
+	p.Status = "The service does not answer just now; this page keeps trying."
 	return p
 }

@@ -64,7 +64,7 @@ func startedRig(t testing.TB) (rig *pageRig, path string) {
 func pressedRig(t testing.TB) (rig *pageRig, path string) {
 	t.Helper()
 	rig = newPageRig(t, nil)
-	b := newBrowser(rig, homeV4).open(rig.link(nil)).press()
+	b := newVisitor(rig, homeV4).open(rig.link(nil)).press()
 	if b.status != http.StatusSeeOther {
 		t.Fatalf("pressed: status %d", b.status)
 	}
@@ -73,7 +73,7 @@ func pressedRig(t testing.TB) (rig *pageRig, path string) {
 
 // follows reports whether the page looks again by itself, with JavaScript and
 // without; it is an error if the two disagree.
-func follows(t *testing.T, b *browser) bool {
+func follows(t *testing.T, b *visitor) bool {
 	t.Helper()
 	script, refresh := strings.Contains(b.body, "<main id=\"main\" data-follow>"), strings.Contains(b.body, `<noscript><meta http-equiv="refresh"`)
 	if script != refresh {
@@ -97,7 +97,7 @@ func TestViewShowsTheStagesInOrder(t *testing.T) {
 		found := readyBastion()
 		found.State, found.Stage, found.SSHConfig = "starting", stage, ""
 		rig.answers(found)
-		b := newBrowser(rig, homeV4).open(view)
+		b := newVisitor(rig, homeV4).open(view)
 		text := b.text()
 		if !strings.Contains(text, want) || !follows(t, b) || strings.Count(b.body, `aria-current="step"`) != 1 {
 			t.Errorf("stage %q:\n%s", stage, text)
@@ -115,7 +115,7 @@ func TestViewOfAStageThatIsNotKnown(t *testing.T) {
 	found := readyBastion()
 	found.State, found.Stage = "starting", "something new"
 	rig.answers(found)
-	b := newBrowser(rig, homeV4).open(view)
+	b := newVisitor(rig, homeV4).open(view)
 	if !follows(t, b) || !strings.Contains(b.text(), "It is at: something new.") || strings.Contains(b.body, "<ol") {
 		t.Errorf("the page:\n%s", b.text())
 	}
@@ -124,7 +124,7 @@ func TestViewOfAStageThatIsNotKnown(t *testing.T) {
 func TestViewOfReady(t *testing.T) {
 	rig, view := startedRig(t)
 	rig.answers(readyBastion())
-	b := newBrowser(rig, homeV4).open(view)
+	b := newVisitor(rig, homeV4).open(view)
 	for _, words := range []string{
 		"Bastion default is ready", "Host bastion-default", "ssh -F bastion-default.conf -J bastion-default TARGET",
 		"Save this as bastion-default.conf", pageConsole, "Open until 1 Mar 2026, 14:00 UTC", "203.0.113.7 (IPv4), " + pagePrint,
@@ -158,7 +158,7 @@ func TestViewOfWhatIsOver(t *testing.T) {
 	} {
 		rig, view := startedRig(t)
 		rig.answers(b)
-		page := newBrowser(rig, homeV4).open(view)
+		page := newVisitor(rig, homeV4).open(view)
 		if !strings.Contains(page.text(), words) || follows(t, page) || strings.Contains(page.body, "<pre") {
 			t.Errorf("%s: want %q:\n%s", b.State, words, page.text())
 		}
@@ -173,7 +173,7 @@ func TestViewOfAProblem(t *testing.T) {
 	if err := rig.foundProblem(t.Context(), hashOf(lastOf(view)), "You hold as many bastions as you may."); err != nil {
 		t.Fatal(err)
 	}
-	b := newBrowser(rig, homeV4).open(view)
+	b := newVisitor(rig, homeV4).open(view)
 	if !strings.Contains(b.text(), "You hold as many bastions as you may.") || follows(t, b) || len(rig.calls) > 0 {
 		t.Errorf("%d calls, and the page:\n%s", len(rig.calls), b.text())
 	}
@@ -220,7 +220,7 @@ func TestFunctionThatIsDownIsWaitedFor(t *testing.T) {
 		"out of its mind": func(Call) (Reply, error) { return Reply{Status: 200, Body: []byte("<html>")}, nil },
 	} {
 		rig.reply = reply
-		b := newBrowser(rig, homeV4).open(view)
+		b := newVisitor(rig, homeV4).open(view)
 		if !follows(t, b) || !strings.Contains(b.text(), "does not answer just now") || strings.Contains(b.body, "secret") {
 			t.Errorf("%s:\n%s", name, b.text())
 		}
@@ -235,11 +235,11 @@ func TestViewOfABastionThatIsNotTheirs(t *testing.T) {
 	theirs := readyBastion()
 	theirs.Owner = "slack:T0AB:U0OTHER"
 	rig.answers(theirs)
-	gone := newBrowser(rig, homeV4).open(view)
+	gone := newVisitor(rig, homeV4).open(view)
 	rig.reply = func(Call) (Reply, error) {
 		return Reply{Status: 404, Body: []byte(`{"code":"not_found","detail":"x"}`)}, nil
 	}
-	unknown := newBrowser(rig, homeV4).open(view)
+	unknown := newVisitor(rig, homeV4).open(view)
 	if gone.body != unknown.body || follows(t, gone) || strings.Contains(gone.body, "198.51.100.20") {
 		t.Errorf("another's bastion:\n%s\nand an unknown one:\n%s", gone.text(), unknown.text())
 	}
@@ -249,7 +249,7 @@ func TestViewOfABastionThatIsNotTheirs(t *testing.T) {
 // again, not more than once in ten seconds however many look, and not for ever.
 func TestLostJobIsHandedOverAgain(t *testing.T) {
 	rig, view := pressedRig(t)
-	look := func() { newBrowser(rig, homeV4).open(view); newBrowser(rig, homeV6).open(view) }
+	look := func() { newVisitor(rig, homeV4).open(view); newVisitor(rig, homeV6).open(view) }
 	look()
 	rig.sleep(handAgain - time.Second)
 	look()
@@ -257,7 +257,7 @@ func TestLostJobIsHandedOverAgain(t *testing.T) {
 		t.Fatalf("%d jobs before ten seconds went by", len(rig.jobs))
 	}
 	rig.sleep(time.Second)
-	newBrowser(rig, homeV4).do("HEAD", view, "")
+	newVisitor(rig, homeV4).do("HEAD", view, "")
 	if len(rig.jobs) != 1 {
 		t.Fatal("HEAD handed the job over")
 	}
@@ -270,7 +270,7 @@ func TestLostJobIsHandedOverAgain(t *testing.T) {
 	look()
 	rig.handOver = nil
 	rig.sleep(handGiveUp)
-	b := newBrowser(rig, homeV4).open(view)
+	b := newVisitor(rig, homeV4).open(view)
 	if len(rig.jobs) != 2 || follows(t, b) || !strings.Contains(b.text(), "/bastion status") {
 		t.Errorf("%d jobs; after five minutes the page says:\n%s", len(rig.jobs), b.text())
 	}
@@ -280,7 +280,7 @@ func TestJobThatWasDoneIsNotHandedOverAgain(t *testing.T) {
 	rig, view := startedRig(t)
 	rig.answers(readyBastion())
 	rig.sleep(time.Minute)
-	newBrowser(rig, homeV4).open(view)
+	newVisitor(rig, homeV4).open(view)
 	if len(rig.jobs) != 1 {
 		t.Errorf("%d jobs", len(rig.jobs))
 	}
@@ -291,10 +291,10 @@ func TestViewActsOnNothing(t *testing.T) {
 	rig.answers(readyBastion())
 	before := rig.table.writes
 	for _, method := range []string{"POST", "PUT", "PATCH", "DELETE", "OPTIONS"} {
-		if b := newBrowser(rig, homeV4).do(method, view, "a=b"); b.status != http.StatusMethodNotAllowed || b.head.Get("Allow") != "GET, HEAD" {
+		if b := newVisitor(rig, homeV4).do(method, view, "a=b"); b.status != http.StatusMethodNotAllowed || b.head.Get("Allow") != "GET, HEAD" {
 			t.Errorf("%s: status %d, Allow %q", method, b.status, b.head.Get("Allow"))
 		}
-		b := newBrowser(rig, homeV4).do(method, "/slack/claim/"+lastOf(view), "a=b")
+		b := newVisitor(rig, homeV4).do(method, "/slack/claim/"+lastOf(view), "a=b")
 		if want := map[bool]int{true: 404, false: 405}[method == "POST"]; b.status != want {
 			t.Errorf("%s as a claim: status %d, want %d", method, b.status, want)
 		}
@@ -323,7 +323,7 @@ func TestViewEnds(t *testing.T) {
 	} {
 		rig, view := startedRig(t)
 		rig.answers(test.b)
-		b := newBrowser(rig, homeV4).open(view)
+		b := newVisitor(rig, homeV4).open(view)
 		rig.sleep(test.last - time.Second)
 		b.open(view)
 		rig.sleep(time.Second)
@@ -343,7 +343,7 @@ func TestViewThatIsOpenedTooLate(t *testing.T) {
 	rig, view := startedRig(t)
 	rig.answers(readyBastion())
 	rig.sleep(20 * time.Minute)
-	if b := newBrowser(rig, homeV4).do("GET", view, ""); b.status != http.StatusNotFound {
+	if b := newVisitor(rig, homeV4).do("GET", view, ""); b.status != http.StatusNotFound {
 		t.Errorf("status %d", b.status)
 	}
 }
@@ -354,7 +354,7 @@ func TestProblemEndsTheViewAfterTenMinutes(t *testing.T) {
 	if err := rig.foundProblem(t.Context(), hashOf(lastOf(view)), "busy"); err != nil {
 		t.Fatal(err)
 	}
-	b := newBrowser(rig, homeV4)
+	b := newVisitor(rig, homeV4)
 	rig.sleep(10*time.Minute - time.Second)
 	b.open(view)
 	rig.sleep(time.Second)

@@ -2,30 +2,31 @@
 (() => {
   const each = (root, selector, f) => root.querySelectorAll(selector).forEach(f);
 
-  // Times are in UTC; beside it goes the reader's own.
-  const localTime = (time) => {
-    const at = new Date(time.dateTime);
-    if (time.dataset.local || isNaN(at) || at.getTimezoneOffset() === 0) return;
-    time.dataset.local = "shown";
-    const sameDay = at.toDateString() === new Date().toDateString();
-    const day = sameDay ? {} : { weekday: "short" };
-    time.append(" (" + at.toLocaleString([], { ...day, hour: "2-digit", minute: "2-digit" }) + " your time)");
+  // Times are in UTC; below goes the reader's own.
+  const localTime = (at) => {
+    if (at.getTimezoneOffset() === 0) return [];
+    const day = at.toDateString() === new Date().toDateString() ? {} : { weekday: "short" };
+    return [at.toLocaleString([], { ...day, hour: "numeric", minute: "2-digit" }) + " your time"];
   };
 
   // The server says how many seconds are left; only how much time has passed since
   // is taken from this machine's clock, which may be wrong.
   const words = (s) => {
     const h = Math.floor(s / 3600), m = Math.floor(s / 60) % 60;
-    if (h > 0) return h + " h " + m + " min";
+    if (h > 0) return h + " h" + (m > 0 ? " " + m + " min" : "");
     if (m > 0) return m + " min " + (s % 60) + " s";
     return s + " s";
   };
-  const leftAt = new WeakMap();
-  const countDown = (span) => {
-    if (!leftAt.has(span)) leftAt.set(span, Date.now() + span.dataset.left * 1000);
-    const left = Math.max(0, Math.ceil((leftAt.get(span) - Date.now()) / 1000));
-    span.textContent = ", " + (left > 0 ? words(left) + " left" : span.dataset.over);
-    span.hidden = false;
+  const ends = new WeakMap();
+  const timeLeft = (more) => {
+    if (!more.dataset.over) return [];
+    if (!ends.has(more)) ends.set(more, Date.now() + more.dataset.left * 1000);
+    const left = Math.max(0, Math.ceil((ends.get(more) - Date.now()) / 1000));
+    return [left > 0 ? words(left) + " left" : more.dataset.over];
+  };
+  const tell = (more) => {
+    more.textContent = [...localTime(new Date(more.dataset.time)), ...timeLeft(more)].join(", ");
+    more.hidden = more.textContent === "";
   };
 
   const copy = async (button) => {
@@ -47,8 +48,7 @@
   };
 
   const adorn = () => {
-    each(document, "time", localTime);
-    each(document, "[data-left]", countDown);
+    each(document, ".more", tell);
     each(document, "[data-copy][hidden]", (button) => {
       button.hidden = false;
       button.addEventListener("click", () => copy(button));
@@ -84,6 +84,6 @@
   };
 
   adorn();
-  setInterval(() => each(document, "[data-left]", countDown), 1000);
+  setInterval(() => each(document, ".more", tell), 1000);
   if (document.querySelector("[data-follow]")) setTimeout(follow, 2000);
 })();

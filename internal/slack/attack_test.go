@@ -1,0 +1,149 @@
+package slack
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+)
+
+// hostile is what somebody may write where they have a say.
+var hostile = []string{
+	"<!channel>", "<!here|here>", "<@U0BOB>", "<#C0OPS>", "<!subteam^S0X>", "<!date^1^{date}|x>",
+	"<http://evil.test|click here>", "http://evil.test/", "https://evil.test/?a=b&c=d", "mailto:eve@evil.test",
+	"*bold*", "_italic_", "~struck~", "`code`", "```\ncode\n```", "> quote", "# heading", "- list",
+	":rotating_light:", "@channel", "#general", "&lt;!channel&gt;", "&amp;lt;!channel&amp;gt;",
+	"one\ntwo\r\nthree\u2028four", "\u202eesrever", "\u2066\u200b\ufeff", "\x00\x07\x1b[31m", "\xff\xfe",
+	strings.Repeat("x", 5000), strings.Repeat("<!channel>", 400), strings.Repeat("𝕏", 3001), "",
+}
+
+// Whatever somebody writes, every letter with it is one that Slack takes, in which
+// it is text.
+func TestHostileTextIsOnlyText(t *testing.T) {
+	for _, text := range hostile {
+		b := aBastion("web")
+		b.Name, b.Reason, b.Source, b.Host, b.Keys, b.Stage = text, text, text, text, []string{text, text}, text
+		b.SSHConfig = "Host x\n" + text
+		closed, failed := closedBastion(), failedBastion()
+		closed.Name, closed.Reason, failed.Name = text, text, text
+		failed.Failure.Code, failed.Failure.Message = text, text
+		receipt := aReceipt()
+		receipt.Destinations = []string{text, text, text, text, text, text, text, text, text, text, text}
+		job := Job{Do: DoDown, Name: text, At: start, TTL: time.Hour}
+		odd := *b
+		odd.State = text
+		for name, l := range map[string]*letter{
+			"used":      usedLetter(*b, b.sourceAddr()),
+			"state":     stateLetter(*b),
+			"odd state": stateLetter(odd),
+			"status":    statusLetter(slices.Repeat([]Bastion{*b}, 20)),
+			"which":     whichLetter(whichError{open: slices.Repeat([]Bastion{*b}, 20), name: text}, job),
+			"extended":  extendedLetter(*b, job),
+			"closing":   closingLetter(*b),
+			"warning":   warningLetter(*b, start),
+			"failed":    failedLetter(Notice{Bastion: *failed, Receipt: receipt}),
+			"receipt":   receiptLetter(Notice{Bastion: *closed, Receipt: receipt}),
+			"refusal":   refusalLetter(&bastion.Error{Code: bastion.Code(text), Message: text}),
+			"no start":  notStartedLetter(text, &bastion.Error{Code: bastion.Code(text)}),
+			"wrong":     wrongLetter(&Wrong{Message: text, Try: text}),
+			"working":   workingLetter(job),
+			"link":      linkLetter(claim{Name: text, Reason: text, Key: text, TTL: time.Hour, Expires: start}, "https://bastions.example/slack/claim/x"),
+		} {
+			for kind, m := range map[string]any{"webhook": l.webhook(true), "direct": l.direct("U0ANN")} {
+				body, err := json.Marshal(m)
+				if err != nil {
+					t.Fatal(err)
+				}
+				checkLetter(t, fmt.Sprintf("%s as %s with %.30q", name, kind, text), body)
+			}
+		}
+	}
+}
+
+// The same through the door: whatever is typed behind each verb.
+func TestHostileCommandsAreAnsweredWithText(t *testing.T) {
+	d := withKey(t)
+	for _, text := range hostile {
+		for _, verb := range []string{"", "up because ", "up name ", "up for ", "down ", "extend 30m ", "extend ", "key ", "status ", "help "} {
+			d.clock = d.clock.Add(time.Minute)
+			checkLetter(t, fmt.Sprintf("%s%.30q", verb, text), d.types(verb+text))
+		}
+	}
+	for _, job := range d.work.jobs {
+		if err := d.Do(t.Context(), job); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, s := range d.slack.posts {
+		checkLetter(t, "a result", s.body)
+	}
+	if len(d.slack.posts) == 0 {
+		t.Error("no command was right")
+	}
+}
+
+// What was typed reaches the claim as it was meant, and the letter shows it.
+func TestMarkupStaysWhatItIs(t *testing.T) {
+	d := withKey(t)
+	wantRead(t, readable(d.types("up because &lt;!channel&gt; *b* <https://evil.test|here> :x:")), "Because: <!channel> *b* here :x:")
+}
+
+func TestHostileResponseURLs(t *testing.T) {
+	right := []string{
+		"https://hooks.slack.com/commands/T0ANN/1234567890/AbCdEf0123456789",
+		"https://hooks.slack.com/actions/T0ANN/1234567890/AbCdEf0123456789",
+		"https://hooks.slack.com/app/T0ANN/123/xyz_response-url",
+		"https://hooks.slack.com/commands/1234/5678",
+	}
+	for _, url := range right {
+		if !isResponseURL(url) {
+			t.Errorf("Slack's own %s is refused", url)
+		}
+	}
+	for _, url := range []string{
+		"", "hooks.slack.com/commands/1/2", "//hooks.slack.com/commands/1/2", "/commands/1/2",
+		"http://hooks.slack.com/commands/1/2", "HTTPS://hooks.slack.com/commands/1/2", "ftp://hooks.slack.com/commands/1/2",
+		"file:///etc/passwd", "gopher://hooks.slack.com/commands/1/2", "javascript:alert(1)",
+		"https://169.254.169.254/latest/meta-data/", "http://169.254.169.254/", "https://169.254.170.2/commands/1/2",
+		"https://2852039166/commands/1/2", "https://0xA9FEA9FE/commands/1/2", "https://0251.0376.0251.0376/commands/1/2", "https://[::ffff:169.254.169.254]/commands/1/2",
+		"https://localhost/commands/1/2", "https://127.0.0.1/commands/1/2", "https://[::1]/commands/1/2",
+		"https://hooks.slack.com.evil.test/commands/1/2", "https://evil.test/hooks.slack.com/commands/1/2", "https://evil-hooks.slack.com/commands/1/2",
+		"https://hooks.slack.co/commands/1/2", "https://slack.com/commands/1/2", "https://hooks-slack.com/commands/1/2", "https://hooksXslack.com/commands/1/2",
+		"https://hooks.slack.com@evil.test/commands/1/2", "https://user@hooks.slack.com/commands/1/2", "https://user:pw@hooks.slack.com/commands/1/2", "https://@hooks.slack.com/commands/1/2",
+		"https://hooks.slack.com:443/commands/1/2", "https://hooks.slack.com:8443/commands/1/2", "https://hooks.slack.com:/commands/1/2",
+		`https://hooks.slack.com\@evil.test/commands/1/2`, `https://evil.test\.hooks.slack.com/commands/1/2`, `https:\\hooks.slack.com\commands\1\2`, `https:/\hooks.slack.com/commands/1/2`,
+		"https://xn--hooks-slack.com/commands/1/2", "https://hооks.slack.com/commands/1/2", "https://hooks。slack。com/commands/1/2", "https://hooks.ѕlack.com/commands/1/2",
+		"https://hooks.slack.com./commands/1/2", "https://HOOKS.SLACK.COM/commands/1/2", "https://Hooks.slack.com/commands/1/2",
+		"https://hooks.slack.com/commands/1/2?to=evil", "https://hooks.slack.com/commands/1/2#x", "https://hooks.slack.com/commands/../1/2", "https://hooks.slack.com/commands//2",
+		"https://hooks.slack.com/commands/1/2/", "https://hooks.slack.com/commands/%2e%2e/2", "https://hooks.slack.com/commands/1/2 ", " https://hooks.slack.com/commands/1/2",
+		"https://hooks.slack.com/commands/1/2\n", "https://hooks.slack.com/commands/1/2\r\nHost: evil.test", "https://hooks.slack.com/commands/1/2\x00", "https://hooks.slack.com\t/commands/1/2",
+		"https://hooks.slack.com/services/T0/B0/x", "https://hooks.slack.com/", "https://hooks.slack.com", "https://hooks.slack.com/commands", "https://hooks.slack.com/commands/",
+		"https://hooks.slack.com/commands/1/" + strings.Repeat("x", 600),
+	} {
+		if isResponseURL(url) {
+			t.Errorf("%q is taken", url)
+		}
+		// When it comes in:
+		d := newDesk(t)
+		form := command("status")
+		form.Set("response_url", url)
+		if w := d.serve(d.signedRequest(commandRoute, form)); w.Code != http.StatusBadRequest || len(d.work.jobs) != 0 {
+			t.Errorf("a command with %q is answered %d, and there are %d jobs", url, w.Code, len(d.work.jobs))
+		}
+		// And again before it is used:
+		if err := d.Do(t.Context(), Job{Do: DoStatus, Owner: ann, ResponseURL: url, At: start}); err != nil {
+			t.Errorf("a job with %q: %v; it will never go through", url, err)
+		}
+		if len(d.slack.posts) != 0 {
+			t.Errorf("posted to %q", d.slack.posts[0].url)
+		}
+		if url != "" && len(url) > 20 && strings.Contains(d.log.String(), url) {
+			t.Errorf("%q is in the log", url)
+		}
+	}
+}

@@ -1,0 +1,257 @@
+package slack
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/publickey"
+)
+
+func TestCommands(t *testing.T) {
+	const h, m = time.Hour, time.Minute
+	for _, test := range []struct {
+		text string
+		want Command
+	}{
+		{"", Command{Verb: VerbHelp}},
+		{"   ", Command{Verb: VerbHelp}},
+		{"help", Command{Verb: VerbHelp}},
+		{"HELP", Command{Verb: VerbHelp}},
+		{"status", Command{Verb: VerbStatus}},
+		{"  Status  ", Command{Verb: VerbStatus}},
+
+		{"up", Command{Verb: VerbUp}},
+		{"UP", Command{Verb: VerbUp}},
+		{"up for 2h", Command{Verb: VerbUp, TTL: 2 * h}},
+		{"up for 2 hours", Command{Verb: VerbUp, TTL: 2 * h}},
+		{"up for 1 hour", Command{Verb: VerbUp, TTL: h}},
+		{"up for 90m", Command{Verb: VerbUp, TTL: 90 * m}},
+		{"up for 1h30m", Command{Verb: VerbUp, TTL: 90 * m}},
+		{"up for 1h 30m", Command{Verb: VerbUp, TTL: 90 * m}},
+		{"up for 1 hour 30 minutes", Command{Verb: VerbUp, TTL: 90 * m}},
+		{"up for 1.5 hours", Command{Verb: VerbUp, TTL: 90 * m}},
+		{"up For 2H", Command{Verb: VerbUp, TTL: 2 * h}},
+		{"up 2h", Command{Verb: VerbUp, TTL: 2 * h}},
+		{"up for \"2 hours\"", Command{Verb: VerbUp, TTL: 2 * h}},
+		{"up for 1 day", Command{Verb: VerbUp, TTL: 24 * h}},
+		{"up for 2 hrs", Command{Verb: VerbUp, TTL: 2 * h}},
+		{"up for 10 mins", Command{Verb: VerbUp, TTL: 10 * m}},
+		{"up for 90 seconds", Command{Verb: VerbUp, TTL: 90 * time.Second}},
+		{"up name web", Command{Verb: VerbUp, Name: "web"}},
+		{"up name WEB", Command{Verb: VerbUp, Name: "web"}},
+		{"up name \"web\"", Command{Verb: VerbUp, Name: "web"}},
+		{"up called web for 2h", Command{Verb: VerbUp, Name: "web", TTL: 2 * h}},
+		{"up for 2h name web because deploy", Command{Verb: VerbUp, TTL: 2 * h, Name: "web", Reason: "deploy"}},
+		{"up name web for 2h because deploy", Command{Verb: VerbUp, TTL: 2 * h, Name: "web", Reason: "deploy"}},
+		{"up because \"the deploy\" name web for 2h", Command{Verb: VerbUp, TTL: 2 * h, Name: "web", Reason: "the deploy"}},
+		{"up because “the deploy” for 2h", Command{Verb: VerbUp, TTL: 2 * h, Reason: "the deploy"}},
+		{"up because ‘the deploy’ for 2h", Command{Verb: VerbUp, TTL: 2 * h, Reason: "the deploy"}},
+		{"up because 'the deploy' for 2h", Command{Verb: VerbUp, TTL: 2 * h, Reason: "the deploy"}},
+		{"up because it's time for tea", Command{Verb: VerbUp, Reason: "it's time for tea"}},
+		{"up because \"never closed", Command{Verb: VerbUp, Reason: "\"never closed"}},
+		{"up because a &lt;b&gt; &amp;amp; c", Command{Verb: VerbUp, Reason: "a <b> &amp; c"}},
+		{"up because <https://example.com/a?b=1&amp;c=2>", Command{Verb: VerbUp, Reason: "https://example.com/a?b=1&c=2"}},
+		{"up because <http://example.com|example.com> asks", Command{Verb: VerbUp, Reason: "example.com asks"}},
+		{"up because <@U012|bob> in <#C012|ops> and <!here>", Command{Verb: VerbUp, Reason: "@bob in #ops and @here"}},
+		{"up because one\ntwo\u202ethree", Command{Verb: VerbUp, Reason: "one two three"}},
+		{"up because für Größe 日本", Command{Verb: VerbUp, Reason: "für Größe 日本"}},
+		{"up\u00a0for\u00a02h", Command{Verb: VerbUp, TTL: 2 * h}},
+		{"up because " + strings.Repeat("é", 200), Command{Verb: VerbUp, Reason: strings.Repeat("é", 200)}},
+		{"up name " + strings.Repeat("a", 32), Command{Verb: VerbUp, Name: strings.Repeat("a", 32)}},
+
+		{"down", Command{Verb: VerbDown}},
+		{"down web", Command{Verb: VerbDown, Name: "web"}},
+		{"down name web", Command{Verb: VerbDown, Name: "web"}},
+		{"Down Web", Command{Verb: VerbDown, Name: "web"}},
+		{"down name", Command{Verb: VerbDown, Name: "name"}},
+
+		{"extend 30m", Command{Verb: VerbExtend, TTL: 30 * m}},
+		{"extend for 30m", Command{Verb: VerbExtend, TTL: 30 * m}},
+		{"extend by 30 minutes", Command{Verb: VerbExtend, TTL: 30 * m}},
+		{"extend 30m web", Command{Verb: VerbExtend, TTL: 30 * m, Name: "web"}},
+		{"extend web 30m", Command{Verb: VerbExtend, TTL: 30 * m, Name: "web"}},
+		{"extend web for 1 hour", Command{Verb: VerbExtend, TTL: h, Name: "web"}},
+		{"extend 30m name web", Command{Verb: VerbExtend, TTL: 30 * m, Name: "web"}},
+		{"extend 30m name 2h", Command{Verb: VerbExtend, TTL: 30 * m, Name: "2h"}},
+
+		{"key " + annsKey, Command{Verb: VerbKey, Key: annsKey}},
+		{"KEY " + annsKey + " ann@example.com", Command{Verb: VerbKey, Key: annsKey}},
+		{"key " + annsKey + " <mailto:ann@example.com|ann@example.com>", Command{Verb: VerbKey, Key: annsKey}},
+		{"key \"" + annsKey + "\"", Command{Verb: VerbKey, Key: annsKey}},
+	} {
+		got, err := ParseCommand(test.text)
+		if err != nil || got != test.want {
+			t.Errorf("%q is\n%+v, %v, want\n%+v", test.text, got, err, test.want)
+		}
+	}
+}
+
+func TestWrongCommandsGetTheNearestRightOne(t *testing.T) {
+	for _, test := range []struct{ text, message, try string }{
+		{"pu", "“pu”", "up"},
+		{"u", "“u”", "up"},
+		{"upp for 2h", "“upp”", "up for 2h"},
+		{"statsu", "“statsu”", "status"},
+		{"stauts", "“stauts”", "status"},
+		{"dwon web", "“dwon”", "down web"},
+		{"extned 30m web", "“extned”", "extend 30m web"},
+		{"exten", "“exten”", "extend 30m"},
+		{"kye " + annsKey, "“kye”", "key ssh-ed25519 AAAA…"},
+		{"hlep", "“hlep”", "help"},
+		{"start for 2h", "“start”", "up for 2h"},
+		{"close web", "“close”", "down web"},
+		{"list", "“list”", "status"},
+		{"renew 1h", "“renew”", "extend 1h"},
+		{"?", "“?”", "help"},
+		{"frobnicate", "“frobnicate”", "help"},
+		{"frobnicate the thing", "“frobnicate”", "help"},
+		{"<@U0BOB|bob>", "“@bob”", "help"},
+		{strings.Repeat("up", 5000), "“upup", "help"},
+		{annsKey, "public key", "key ssh-ed25519 AAAA…"},
+
+		{"up web", "“web”", "up name web"},
+		{"up fro 2h", "“fro”", "up for 2h"},
+		{"up nmae web for 2h", "“nmae”", "up for 2h name web"},
+		{"up becuase deploy", "“becuase”", "up because deploy"},
+		{"up for 2h now!", "“now!”", "up for 2h"},
+		{"up for", "nothing follows \"for\"", "up for 2h"},
+		{"up for ever", "“ever”", "up for 2h"},
+		{"up for 30", "“30”", "up for 30m"},
+		{"up for 0s", "“0s”", "up for 2h"},
+		{"up for -2h", "“-2h”", "up for 2h"},
+		{"up for 0.5s", "“0.5s”", "up for 2h"},
+		{"up for 999999999d", "“999999999d”", "up for 2h"},
+		{"up for 2 fortnights", "“2”", "up for 2m"},
+		{"up for 2h for 3h", "twice", "up for 2h"},
+		{"up 2h 3h because x", "twice", "up for"},
+		{"up name", "nothing follows \"name\"", "up name web"},
+		{"up name my_web", "“my_web”", "up name my-web"},
+		{"up name -", "“-”", "up name web"},
+		{"up name " + strings.Repeat("a", 33), "1 to 32", "up name " + strings.Repeat("a", 32)},
+		{"up name <!channel>", "“@channel”", "up name channel"},
+		{"up name a name b", "two names", "up name a"},
+		{"up because", "nothing follows \"because\"", "up because …"},
+		{"up because \"a\" because \"b\"", "two reasons", "up because a"},
+		{"up because " + strings.Repeat("x", 201), "201 characters", "up because " + strings.Repeat("x", 59) + "…"},
+		{"down web db", "two names", "down web"},
+		{"down we/b", "“we/b”", "down we-b"},
+		{"extend", "for how long", "extend 30m"},
+		{"extend web", "for how long", "extend 30m web"},
+		{"extend 30", "“30”", "extend 30m"},
+		{"extend 30m 40m", "“40m”", "extend 30m"},
+		{"extend for ever", "“ever”", "extend 2h"},
+		{"status web", "“web”", "status"},
+		{"help me", "“me”", "help"},
+		{"key", "missing", "key ssh-ed25519 AAAA…"},
+	} {
+		_, err := ParseCommand(test.text)
+		var wrong *Wrong
+		if !errors.As(err, &wrong) {
+			t.Errorf("%.60q: %v, want that it is wrong", test.text, err)
+			continue
+		}
+		if !strings.Contains(wrong.Message, test.message) || !strings.HasPrefix(wrong.Try, test.try) {
+			t.Errorf("%.60q: %q, try %q; want %q in it, and try %q", test.text, wrong.Message, wrong.Try, test.message, test.try)
+		}
+		if test.try != examples[VerbKey] && !strings.Contains(wrong.Try, "…") {
+			if _, err := ParseCommand(wrong.Try); err != nil {
+				t.Errorf("%.60q: what is to be tried is wrong itself: %q: %v", test.text, wrong.Try, err)
+			}
+		}
+	}
+}
+
+func TestPrivateKeysAreRefusedUnderEveryVerb(t *testing.T) {
+	for _, private := range []string{
+		"-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAABG5vbmU\n-----END OPENSSH PRIVATE KEY-----",
+		"-----BEGIN RSA PRIVATE KEY----- MIIE",
+		"b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQ",
+		"PuTTY-User-Key-File-3: ssh-ed25519",
+	} {
+		for _, verb := range []string{"", "key ", "up because ", "up name ", "down ", "extend 30m ", "status ", "help ", "frobnicate "} {
+			_, err := ParseCommand(verb + private)
+			var refused *bastion.Error
+			if !errors.As(err, &refused) || refused.Code != publickey.CodePrivate {
+				t.Errorf("%s%.30s…: %v, want private_key", verb, private, err)
+			}
+			d := newDesk(t)
+			answer := d.types(verb + private)
+			wantRead(t, readable(answer), "That was a private key: replace it", "ssh-keygen -t ed25519")
+			for _, holder := range []string{string(answer), d.log.String()} {
+				if strings.Contains(holder, "b3BlbnNzaC1rZXktdjEA") || strings.Contains(holder, "MIIE") {
+					t.Errorf("the key stands in %s", holder)
+				}
+			}
+			if d.table.writes != 0 {
+				t.Errorf("%d writes", d.table.writes)
+			}
+		}
+	}
+}
+
+func TestWrongKeysAreRefused(t *testing.T) {
+	for _, test := range []struct {
+		text string
+		code bastion.Code
+	}{
+		{"key ssh-ed25519", publickey.CodeInvalid},
+		{"key rubbish", publickey.CodeInvalid},
+		{"key " + annsKey + " " + strings.TrimPrefix(annsKey, "ssh-ed25519 "), publickey.CodeTwo},
+		{"key restrict " + annsKey, publickey.CodeOptions},
+		{"key ssh-dss AAAA", publickey.CodeType},
+		{"key ssh-ed25519-cert-v01@openssh.com AAAA", publickey.CodeCertificate},
+	} {
+		_, err := ParseCommand(test.text)
+		var refused *bastion.Error
+		if !errors.As(err, &refused) || refused.Code != test.code {
+			t.Errorf("%s: %v, want %s", test.text, err, test.code)
+		}
+	}
+}
+
+func TestLengthsOfTimeInWords(t *testing.T) {
+	for _, test := range []struct {
+		d            time.Duration
+		words, typed string
+	}{
+		{time.Second, "1 second", "1s"},
+		{90 * time.Second, "1 minute 30 seconds", "1m30s"},
+		{30 * time.Minute, "30 minutes", "30m"},
+		{time.Hour, "1 hour", "1h"},
+		{90 * time.Minute, "1 hour 30 minutes", "1h30m"},
+		{25*time.Hour + time.Second, "25 hours 1 second", "25h0m1s"},
+		{0, "no time", "0s"},
+	} {
+		if got := inWords(test.d); got != test.words {
+			t.Errorf("%v is %q, want %q", test.d, got, test.words)
+		}
+		if got := short(test.d); got != test.typed {
+			t.Errorf("%v is typed %q, want %q", test.d, got, test.typed)
+		}
+	}
+}
+
+// Whatever is typed, an answer is found, and what it says to try is right.
+func FuzzParseCommand(f *testing.F) {
+	for _, text := range []string{"up for 2h name web because “x”", "extend 30m", "<@U1|x>", "up for 1 1 1", "'", "\"", "down \xff", "key " + annsKey} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		c, err := ParseCommand(text)
+		var wrong *Wrong
+		var refused *bastion.Error
+		switch {
+		case err == nil && c.Verb == "":
+			t.Error("right, but no command")
+		case err == nil && c.Name != "" && !validName.MatchString(c.Name):
+			t.Errorf("the name %q", c.Name)
+		case err != nil && !errors.As(err, &wrong) && !errors.As(err, &refused):
+			t.Errorf("an unknown error: %v", err)
+		case wrong != nil && (wrong.Message == "" || wrong.Try == ""):
+			t.Errorf("nothing to go by: %+v", wrong)
+		}
+	})
+}

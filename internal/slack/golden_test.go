@@ -1,0 +1,307 @@
+package slack
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"flag"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// golden compares a letter with its file, and holds it to Slack's limits.
+func golden(t *testing.T, name string, body []byte) {
+	t.Helper()
+	checkLetter(t, name, body)
+	var pretty bytes.Buffer
+	if err := json.Indent(&pretty, body, "", "  "); err != nil {
+		t.Fatalf("%s: %v: %s", name, err, body)
+	}
+	pretty.WriteByte('\n')
+	path := filepath.Join("testdata", name+".json")
+	if *update {
+		if err := os.WriteFile(path, pretty.Bytes(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(pretty.Bytes(), want) {
+		t.Errorf("%s is\n%s\nwant\n%s", name, pretty.Bytes(), want)
+	}
+}
+
+// withKey is a desk at which ann's key is remembered.
+func withKey(t *testing.T) *desk {
+	d := newDesk(t)
+	d.types("key " + annsKey)
+	return d
+}
+
+const annsConfig = "Host bastion-web\n  HostName 198.51.100.9\n  Port 2222\n  User bastion\n  KnownHostsCommand /bin/echo [198.51.100.9]:2222 ssh-ed25519 AAAA\n  UserKnownHostsFile /dev/null\n  GlobalKnownHostsFile /dev/null\n  StrictHostKeyChecking yes\n"
+
+// aBastion is one of ann's that is ready.
+func aBastion(name string) *Bastion {
+	return &Bastion{
+		ID: "aaaaaaaaaaaaaaa2", Name: name, Owner: ann, State: "ready", Reason: "the deploy",
+		Source: annsHome + "/32", Keys: []string{bastion.Key(annsKey).Fingerprint()},
+		Host: "198.51.100.9", Port: 2222, SSHConfig: strings.ReplaceAll(annsConfig, "bastion-web", "bastion-"+name),
+		CreatedAt: start, ReadyAt: start.Add(time.Minute), Deadline: start.Add(2 * time.Hour), LatestDeadline: start.Add(8 * time.Hour),
+	}
+}
+
+// What is answered at once.
+func TestGoldenAnswers(t *testing.T) {
+	for _, test := range []struct {
+		name, text string
+		prepare    func(*desk)
+	}{
+		{"help", "help", nil},
+		{"up", "up for 2h name web because “the deploy”", func(d *desk) { d.types("key " + annsKey) }},
+		{"up_default", "up", func(d *desk) { d.types("key " + annsKey) }},
+		{"up_no_key", "up", nil},
+		{"up_wrong", "up web", nil},
+		{"down", "down", nil},
+		{"down_name", "down web", nil},
+		{"down_wrong", "dwon web", nil},
+		{"status", "status", nil},
+		{"status_wrong", "statsu", nil},
+		{"extend", "extend 30m", nil},
+		{"extend_name", "extend 30m web", nil},
+		{"extend_wrong", "extend", nil},
+		{"key", "key " + annsKey, nil},
+		{"key_wrong", "key ssh-dss AAAA", nil},
+		{"key_missing", "key", nil},
+		{"key_private", "key -----BEGIN OPENSSH PRIVATE KEY-----", nil},
+		{"unknown", "frobnicate", nil},
+		{"stranger", "up", func(d *desk) { d.Teams = []string{"T0BOB"} }},
+		{"other_user", "up", func(d *desk) { d.Users = []string{"U0BOB"} }},
+		{"other_channel", "up", func(d *desk) { d.Channels = []string{"C0DEV"} }},
+		{"too_many", "status", func(d *desk) {
+			for range maxCommands {
+				d.types("help")
+			}
+		}},
+		{"not_handed_over", "status", func(d *desk) { d.work.down = errors.New("throttled") }},
+		{"table_down", "up", func(d *desk) { d.faults.at = 1 }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			d := newDesk(t)
+			if test.prepare != nil {
+				test.prepare(d)
+			}
+			golden(t, "answer_"+test.name, d.types(test.text))
+		})
+	}
+}
+
+// What takes the place of the first answer, or is said beside a button.
+func TestGoldenResults(t *testing.T) {
+	second := aBastion("db")
+	second.ID = "bbbbbbbbbbbbbbb2"
+	starting := aBastion("web")
+	starting.State, starting.Stage, starting.Host, starting.Port, starting.SSHConfig = "starting", "capacity", "", 0, ""
+	closing := aBastion("web")
+	closing.State = "closing"
+	command := func(text string) func(*desk) { return func(d *desk) { d.types(text) } }
+	press := func(action string) func(*desk) { return func(d *desk) { d.push(action, "aaaaaaaaaaaaaaa2") } }
+	capped := bastion.Errorf(bastion.CodeTTLBeyondCap, "This bastion may live until 17:30 at the latest.")
+	for _, test := range []struct {
+		name     string
+		bastions []*Bastion
+		ask      func(*desk)
+		prepare  func(*desk)
+	}{
+		{"status", []*Bastion{aBastion("web")}, command("status"), nil},
+		{"status_none", nil, command("status"), nil},
+		{"status_two", []*Bastion{aBastion("web"), second}, command("status"), nil},
+		{"status_starting", []*Bastion{starting}, command("status"), nil},
+		{"status_down", nil, command("status"), func(d *desk) { d.service.down = errors.New("down") }},
+		{"down", []*Bastion{aBastion("web")}, command("down"), nil},
+		{"down_closing", []*Bastion{closing}, command("down"), nil},
+		{"down_none", nil, command("down"), nil},
+		{"down_which", []*Bastion{aBastion("web"), second}, command("down"), nil},
+		{"down_no_such", []*Bastion{aBastion("web")}, command("down db"), nil},
+		{"down_down", nil, command("down"), func(d *desk) { d.service.down = errors.New("down") }},
+		{"extend", []*Bastion{aBastion("web")}, command("extend 3h"), nil},
+		{"extend_no_more", []*Bastion{aBastion("web")}, command("extend 30m"), nil},
+		{"extend_which", []*Bastion{aBastion("web"), second}, command("extend 30m"), nil},
+		{"extend_refused", []*Bastion{aBastion("web")}, command("extend 30m web"), func(d *desk) { d.service.problem = capped }},
+		{"button_extend", []*Bastion{aBastion("web")}, press("extend"), nil},
+		{"button_close", []*Bastion{aBastion("web")}, press("close"), nil},
+		{"button_gone", nil, press("close"), nil},
+		{"button_down", nil, press("extend"), func(d *desk) { d.service.down = errors.New("down") }},
+		{"button_not_handed_over", nil, press("extend"), func(d *desk) { d.work.down = errors.New("throttled") }},
+		{"button_stranger", nil, press("extend"), func(d *desk) { d.Teams = nil }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			d := newDesk(t)
+			d.service.bastions = test.bastions
+			d.clock = start.Add(time.Minute)
+			if test.prepare != nil {
+				test.prepare(d)
+			}
+			test.ask(d)
+			for _, job := range d.work.jobs {
+				if err := d.Do(t.Context(), job); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if len(d.slack.posts) != 1 {
+				t.Fatalf("%d posts to Slack, want 1", len(d.slack.posts))
+			}
+			golden(t, "result_"+test.name, d.slack.posts[0].body)
+		})
+	}
+}
+
+// noticeOf is a notice about a bastion of ann's.
+func noticeOf(version int64, b *Bastion) Notice { return Notice{Bastion: *b, Version: version} }
+
+// aReceipt is of a bastion that ran for an hour and a half.
+func aReceipt() *Receipt {
+	return &Receipt{
+		StartedAt: start.Add(time.Minute), EndedAt: start.Add(91 * time.Minute),
+		Connections: 2, Forwards: 3, Refusals: 1, BytesIn: 12_345, BytesOut: 6_789_012_345,
+		Destinations: []string{"db.internal:5432", "10.0.0.7:22"}, Unnamed: 0,
+	}
+}
+
+func closedBastion() *Bastion {
+	b := aBastion("web")
+	b.State, b.Host, b.SSHConfig = "closed", "", ""
+	b.Ended = &struct {
+		Reason string    `json:"reason"`
+		At     time.Time `json:"at"`
+	}{"idle", start.Add(91 * time.Minute)}
+	return b
+}
+
+func failedBastion() *Bastion {
+	b := aBastion("web")
+	b.State, b.Host, b.SSHConfig = "failed", "", ""
+	b.Failure = &struct {
+		Code    string `json:"code"`
+		Message string `json:"message"`
+	}{"capacity_unavailable", bastion.CapacityFailure.Message}
+	return b
+}
+
+func TestGoldenNotices(t *testing.T) {
+	starting := aBastion("web")
+	starting.State, starting.Stage, starting.Host, starting.Port, starting.SSHConfig = "starting", "image", "", 0, ""
+	closed, failed := noticeOf(9, closedBastion()), noticeOf(9, failedBastion())
+	closed.Receipt = aReceipt()
+	warning := noticeOf(9, aBastion("web"))
+	warning.Warning = true
+	for _, test := range []struct {
+		name   string
+		notice Notice
+	}{
+		{"stage", noticeOf(9, starting)},
+		{"ready", noticeOf(9, aBastion("web"))},
+		{"failed", failed},
+		{"closed", closed},
+		{"never_ran", noticeOf(9, closedBastion())},
+		{"warning", warning},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			d := newDesk(t)
+			d.talkAt(&test.notice.Bastion, hookA, start)
+			d.clock = start.Add(10 * time.Minute)
+			if test.notice.Warning {
+				d.clock = test.notice.Bastion.Deadline.Add(-10 * time.Minute)
+			}
+			if err := d.Tell(t.Context(), test.notice); err != nil {
+				t.Fatal(err)
+			}
+			golden(t, "notice_"+test.name, d.slack.posts[len(d.slack.posts)-1].body)
+		})
+	}
+}
+
+// talkAt begins the conversation about a bastion.
+func (d *desk) talkAt(b *Bastion, url string, since time.Time) {
+	d.t.Helper()
+	if err := d.moveTalk(d.t.Context(), *b, asked{url, since}); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+// used is a claim of ann's that was used a moment ago, and the job that follows.
+func (d *desk) used(c claim) Job {
+	d.t.Helper()
+	const link, page = "the-claims-hash", "the-views-hash"
+	c.Owner, c.Key, c.ResponseURL, c.View = ann, annsKey, hookA, page
+	c.UsedAt, c.Expires = d.clock, d.clock.Add(claimLife-time.Minute)
+	if err := c.Source.UnmarshalText([]byte(annsHome)); err != nil {
+		d.t.Fatal(err)
+	}
+	if err := d.write(d.t.Context(), claimKey(link), 0, c, d.clock.Add(time.Hour)); err != nil {
+		d.t.Fatal(err)
+	}
+	v := view{Owner: ann, Claim: link, Source: c.Source, Started: d.clock, Expires: d.clock.Add(time.Hour)}
+	if err := d.write(d.t.Context(), viewKey(page), 0, v, v.Expires); err != nil {
+		d.t.Fatal(err)
+	}
+	return Job{Do: DoStart, Owner: ann, ResponseURL: hookA, Claim: link, Name: c.Name}
+}
+
+func TestGoldenStarts(t *testing.T) {
+	quota := bastion.Errorf(bastion.CodeQuotaOwner, "You have 3 bastions open, which is as many as one owner may. Close one first.")
+	for _, test := range []struct {
+		name    string
+		prepare func(*desk)
+	}{
+		{"used", func(*desk) {}},
+		{"used_ready", func(d *desk) { d.service.bastions = []*Bastion{aBastion("web")} }},
+		{"refused", func(d *desk) { d.service.problem = quota }},
+		{"down", func(d *desk) { d.service.down = errors.New("down") }},
+		{"too_late", func(d *desk) { d.clock = d.clock.Add(handGiveUp + time.Second) }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			d := newDesk(t)
+			job := d.used(claim{Name: "web", TTL: 2 * time.Hour, Reason: "the deploy"})
+			test.prepare(d)
+			if err := d.Do(t.Context(), job); err != nil {
+				t.Fatal(err)
+			}
+			if len(d.slack.posts) != 1 || d.slack.posts[0].url != hookA {
+				t.Fatalf("posts: %+v", d.slack.posts)
+			}
+			golden(t, "start_"+test.name, d.slack.posts[0].body)
+		})
+	}
+}
+
+// What the other functions are asked for when a link is used.
+func TestStartAsksForWhatTheClaimPromised(t *testing.T) {
+	d := newDesk(t)
+	job := d.used(claim{Name: "web", TTL: 2 * time.Hour, Reason: "the <b> deploy"})
+	if err := d.Do(t.Context(), job); err != nil {
+		t.Fatal(err)
+	}
+	call := d.service.calls[0]
+	want := `{"name":"web","public_key":"` + annsKey + `","reason":"the \u003cb\u003e deploy","ttl":"2h0m0s"}`
+	if call.Owner != ann || call.Source.String() != annsHome || call.Method != http.MethodPost || call.Path != "/bastions" || string(call.Body) != want {
+		t.Errorf("asked for %+v with %s", call, call.Body)
+	}
+	var v view
+	if _, err := d.fetch(t.Context(), viewKey("the-views-hash"), &v); err != nil || v.ID != d.service.bastions[0].ID {
+		t.Errorf("the page knows the bastion %q: %v", v.ID, err)
+	}
+}
+
+// sourceAddr is an address, whatever the bastion's source is.
+func (Bastion) sourceAddr() netip.Addr { return netip.MustParseAddr(annsHome) }
