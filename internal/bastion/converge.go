@@ -91,7 +91,7 @@ func (c *converge) permitted(plan *Plan, rec Record) []Action {
 		switch {
 		case a.Do&c.may == 0:
 			plan.Next.DueAt = c.dueNow(rec)
-		case a.Do == Notify && c.mute, c.done[a]:
+		case a.Do == Notify && c.mute, c.done[a]: // not again in this call
 		case a.Do == Notify:
 			plan.Next.telling(a.Notice, rec.Version+1, c.now())
 			fallthrough
