@@ -24,6 +24,10 @@ type Options struct {
 	Allow       []string      // CIDRs of real destinations, beyond the private host
 	Log         *slog.Logger
 
+	// SlackSigningSecret has Slack's routes served beside the API, to requests that
+	// are signed with it. Nothing is sent to Slack. Empty: there are none.
+	SlackSigningSecret string
+
 	task func(*sshd.Config) // for tests: changes what a task's server is given
 }
 
