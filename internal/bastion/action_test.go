@@ -15,7 +15,7 @@ var functions = []struct {
 	may  Do
 }{
 	{"create", MayCreate}, {"describe", MayDescribe}, {"extend", MayExtend}, {"destroy", MayDestroy},
-	{"reaper", MayReap}, {"observer", MayObserve},
+	{"reaper", MayReap}, {"observer", MayObserve}, {"slack", 0},
 }
 
 // actionTable is the table of functions and steps as SECURITY.md shows it.
@@ -25,7 +25,7 @@ func actionTable() string {
 		head, rule = head+" "+f.name+" |", rule+" --- |"
 	}
 	lines := []string{head, rule}
-	for step := CreateGroup; step <= DeleteGroup; step <<= 1 {
+	for step := CreateGroup; step <= Notify; step <<= 1 {
 		name, _, _ := strings.Cut(Action{Do: step}.String(), "(")
 		line := "| " + name + " |"
 		for _, f := range functions {
