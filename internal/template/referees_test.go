@@ -62,7 +62,7 @@ const maxZip = 8 << 20
 func TestSamBuildsEveryFunction(t *testing.T) {
 	folder := t.TempDir()
 	run(t, sam, "build", "--build-dir", folder)
-	for name := range deploy(t).of("AWS::Lambda::Function") {
+	for name := range deploy(t, withSlack...).of("AWS::Lambda::Function") {
 		size, err := zipped(filepath.Join(folder, name, "bootstrap"))
 		if err != nil {
 			t.Error(err)

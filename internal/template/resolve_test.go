@@ -31,7 +31,13 @@ var attributes = map[string]string{
 	"AWS::Partition": "aws", "AWS::URLSuffix": "amazonaws.com",
 	"Cluster": "cluster1", "Cluster.Arn": "arn:aws:ecs:eu-west-1:111122223333:cluster/cluster1",
 	"MemberGroup.GroupId": "sg-0123456789abcdef0", "TaskRole.RoleId": "AROAEXAMPLEEXAMPLE123",
-	"TaskDefinition": "arn:aws:ecs:eu-west-1:111122223333:task-definition/way-in:7",
+	"TaskDefinition":  "arn:aws:ecs:eu-west-1:111122223333:task-definition/way-in:7",
+	"CreateSlackDoor": alias("Create", "slack"), "DescribeSlackDoor": alias("Describe", "slack"),
+	"ExtendSlackDoor": alias("Extend", "slack"), "DestroySlackDoor": alias("Destroy", "slack"), "SlackWork": alias("Slack", "work"),
+}
+
+func alias(function, name string) string {
+	return "arn:aws:lambda:eu-west-1:111122223333:function:way-in-" + function + "Function-1:" + name
 }
 
 // required are the parameters that have no default.

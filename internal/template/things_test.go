@@ -17,8 +17,12 @@ import (
 
 // The tables are what the adapters' own tests run on, kept and backed up.
 func TestTables(t *testing.T) {
-	s := deploy(t)
-	for name, schema := range map[string]any{"RecordsTable": awscloud.RecordsSchema(), "LeasesTable": awscloud.LeasesSchema()} {
+	s := deploy(t, withSlack...)
+	schemas := map[string]any{"RecordsTable": awscloud.RecordsSchema(), "LeasesTable": awscloud.LeasesSchema(), "SlackTable": awscloud.ItemsSchema()}
+	if n := len(s.of("AWS::DynamoDB::Table")); n != len(schemas) {
+		t.Errorf("%d tables", n)
+	}
+	for name, schema := range schemas {
 		if r := s.resources[name]; r["DeletionPolicy"] != "Retain" || r["UpdateReplacePolicy"] != "Retain" {
 			t.Errorf("%s is not kept", name)
 		}
@@ -159,7 +163,9 @@ func TestTheEnvironmentIsAConfiguration(t *testing.T) {
 		{"JwtIssuer", "https://issuer.example/", "JwtAudience", "a", "Admins", "jwt:https://issuer.example/#alice"},
 		{"Admins", "arn:aws:iam::111122223333:role/aws-reserved/sso.amazonaws.com/Operator,iam:111122223333:AIDAEXAMPLEEXAMPLE111", "TrustedSessionRoles", "AWSReservedSSO_*,Login"},
 		{"Admins", "", "TrustedSessionRoles", "", "AllowedSources", "2001:db8::/32,203.0.113.0/24"},
-		{"IdleTime", "0s"},
+		{"IdleTime", "0s", "WarningTime", "0s"},
+		withSlack,
+		slices.Concat(withSlack, []string{"SlackBotTokenParameter", "/bastion/slack/bot-token", "SlackChannels", "C0123ABCD,G0123ABCD", "SlackUsers", "U0123ABCD,W0123ABCD"}),
 	} {
 		s := deploy(t, parameters...)
 		for name, function := range s.of("AWS::Lambda::Function") {
@@ -167,7 +173,11 @@ func TestTheEnvironmentIsAConfiguration(t *testing.T) {
 			for variable, value := range at(function, "Properties", "Environment", "Variables").(object) {
 				environ = append(environ, variable+"="+fmt.Sprint(value))
 			}
-			if _, err := config.Load(environ); err != nil {
+			_, err := config.Load(environ)
+			if name == "SlackFunction" {
+				_, err = config.LoadSlack(append(environ, "AWS_LAMBDA_FUNCTION_NAME=way-in-SlackFunction-1"))
+			}
+			if err != nil {
 				t.Errorf("%v: %s: %v", parameters, name, err)
 			}
 		}
@@ -178,9 +188,15 @@ func TestTheEnvironmentIsAConfiguration(t *testing.T) {
 // late. Names that follow from the stack's may have its 128 characters, and there
 // may be sixteen subnets.
 func TestTheLongestEnvironmentFits(t *testing.T) {
-	s := deploy(t)
-	function := s.properties(t, "CreateFunction")
-	size := 5*128 + 14*25
+	longest(t, "ReaperFunction", 5*128+14*25, "AllowedDestinations", "AllowedDestinationsIpv6", "AllowedSources", "TrustedSessionRoles", "Admins", "JwtIssuer")
+	longest(t, "SlackFunction", 5*128, "SlackTeams", "SlackSigningSecretParameter", "SlackBotTokenParameter", "SlackChannels", "SlackUsers")
+}
+
+// longest adds to a function's environment the names that follow from the stack's
+// and the longest values of parameters.
+func longest(t *testing.T, name string, size int, parameters ...string) {
+	t.Helper()
+	function := deploy(t, withSlack...).properties(t, name)
 	for variable, value := range at(function, "Environment", "Variables").(object) {
 		size += len(variable) + len(fmt.Sprint(value))
 	}
@@ -192,7 +208,7 @@ func TestTheLongestEnvironmentFits(t *testing.T) {
 	if err := json.Unmarshal(source, &template); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"AllowedDestinations", "AllowedDestinationsIpv6", "AllowedSources", "TrustedSessionRoles", "Admins", "JwtIssuer"} {
+	for _, name := range parameters {
 		parameter := template.Parameters[name]
 		longest, ok := parameter["MaxLength"].(float64)
 		if !ok {
@@ -200,9 +216,9 @@ func TestTheLongestEnvironmentFits(t *testing.T) {
 		}
 		size += int(longest) - len(fmt.Sprint(parameter["Default"]))
 	}
-	t.Logf("at most %d bytes", size)
+	t.Logf("%s: at most %d bytes", name, size)
 	if size > 4096 {
-		t.Errorf("functions may have %d bytes of variables", size)
+		t.Errorf("%s may have %d bytes of variables", name, size)
 	}
 }
 

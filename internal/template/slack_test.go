@@ -1,0 +1,172 @@
+//go:build conformance
+
+package template
+
+import (
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// withSlack are the parameters of a stack that people of Slack may use.
+var withSlack = []string{"SlackTeams", "T0123ABCD", "SlackSigningSecretParameter", "/bastion/slack/signing-secret"}
+
+// slackRoutes are all that have no authorizer.
+var slackRoutes = []string{
+	"GET /slack/claim/{token}", "GET /slack/view/{token}", "POST /slack/claim/{token}", "POST /slack/command", "POST /slack/interaction",
+}
+
+func TestOnlySlacksRoutesHaveNoAuthorizer(t *testing.T) {
+	for _, test := range []struct {
+		parameters    []string
+		authorization string
+	}{
+		{withSlack, "AWS_IAM"},
+		{slices.Concat(withSlack, []string{"JwtIssuer", "https://issuer.example/", "JwtAudience", "a"}), "JWT"},
+	} {
+		s := deploy(t, test.parameters...)
+		var open []string
+		for name, route := range s.of("AWS::ApiGatewayV2::Route") {
+			p := route["Properties"].(object)
+			key := p["RouteKey"].(string)
+			switch p["AuthorizationType"] {
+			case "NONE":
+				open = append(open, key)
+				if p["Target"] != "integrations/SlackIntegration" {
+					t.Errorf("%s leads to %v", name, p["Target"])
+				}
+			case test.authorization:
+				if routes[key] == "" {
+					t.Errorf("%s is the route %s", name, key)
+				}
+			default:
+				t.Errorf("%s is authorized by %v", name, p["AuthorizationType"])
+			}
+		}
+		slices.Sort(open)
+		if !slices.Equal(open, slackRoutes) {
+			t.Errorf("%v: without an authorizer are %q", test.parameters, open)
+		}
+	}
+}
+
+// API Gateway comes to the Slack function by its own name and by its routes alone.
+func TestWhoMayInvokeTheSlackFunction(t *testing.T) {
+	const api = "arn:aws:execute-api:eu-west-1:111122223333:Api/*/"
+	var got []string
+	for _, permission := range deploy(t, withSlack...).of("AWS::Lambda::Permission") {
+		p := permission["Properties"].(object)
+		if function := p["FunctionName"].(string); strings.Contains(function, "Slack") {
+			got = append(got, function+" "+p["Principal"].(string)+" "+p["SourceArn"].(string))
+		}
+	}
+	slices.Sort(got)
+	want := []string{
+		"SlackFunction.Arn apigateway.amazonaws.com " + api + "GET/slack/claim/*",
+		"SlackFunction.Arn apigateway.amazonaws.com " + api + "GET/slack/view/*",
+		"SlackFunction.Arn apigateway.amazonaws.com " + api + "POST/slack/claim/*",
+		"SlackFunction.Arn apigateway.amazonaws.com " + api + "POST/slack/command",
+		"SlackFunction.Arn apigateway.amazonaws.com " + api + "POST/slack/interaction",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got  %s\nwant %s", strings.Join(got, "\n     "), strings.Join(want, "\n     "))
+	}
+}
+
+// Doors are aliases of what runs now: a deploy changes them with the function.
+func TestDoors(t *testing.T) {
+	got := map[string]string{}
+	for name, alias := range deploy(t, withSlack...).of("AWS::Lambda::Alias") {
+		p := alias["Properties"].(object)
+		got[name] = strings.Join([]string{p["FunctionName"].(string), p["Name"].(string), p["FunctionVersion"].(string)}, " ")
+	}
+	want := map[string]string{
+		"CreateSlackDoor": "CreateFunction slack $LATEST", "DescribeSlackDoor": "DescribeFunction slack $LATEST",
+		"ExtendSlackDoor": "ExtendFunction slack $LATEST", "DestroySlackDoor": "DestroyFunction slack $LATEST",
+		"SlackWork": "SlackFunction work $LATEST",
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("got  %v\nwant %v", got, want)
+	}
+}
+
+// Who has which door: the Slack function those of people of Slack and its own, the
+// reaper and the observer that one too, nobody the functions' own names but the
+// schedules the reaper's.
+func TestWhoHasWhichDoor(t *testing.T) {
+	s := deploy(t, withSlack...)
+	got := map[string][]string{}
+	add := func(role string, document any) {
+		for _, one := range at(document, "Statement").([]any) {
+			if slices.Contains(texts(at(one, "Action")), "lambda:InvokeFunction") {
+				got[role] = append(got[role], texts(at(one, "Resource"))...)
+			}
+		}
+	}
+	for role := range s.of("AWS::IAM::Role") {
+		policies, _ := s.properties(t, role)["Policies"].([]any)
+		for _, policy := range policies {
+			add(role, at(policy, "PolicyDocument"))
+		}
+	}
+	for name := range s.of("AWS::IAM::RolePolicy") {
+		p := s.properties(t, name)
+		add(p["RoleName"].(string), p["PolicyDocument"])
+	}
+	for name := range s.of("AWS::IAM::ManagedPolicy") {
+		add(name, s.properties(t, name)["PolicyDocument"])
+	}
+	want := map[string][]string{
+		"SlackRole": {
+			alias("Create", "slack"), alias("Describe", "slack"), alias("Extend", "slack"), alias("Destroy", "slack"), alias("Slack", "work"),
+		},
+		"ReaperRole": {alias("Slack", "work")}, "ObserverRole": {alias("Slack", "work")}, "ScheduleRole": {"ReaperFunction.Arn"},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %v\nwant %v", got, want)
+	}
+}
+
+func TestWhatTheSlackFunctionIsGiven(t *testing.T) {
+	s := deploy(t, withSlack...)
+	p := s.properties(t, "SlackWorkInvokeConfig")
+	if p["FunctionName"] != "SlackFunction" || p["Qualifier"] != "work" || p["MaximumRetryAttempts"] != 2.0 || p["MaximumEventAgeInSeconds"] != 1800.0 ||
+		at(p, "DestinationConfig", "OnFailure", "Destination") != deadLetters {
+		t.Errorf("work that fails: %v", p)
+	}
+	if p := s.properties(t, "SlackFunction"); p["Role"] != "SlackRole.Arn" || at(p, "LoggingConfig", "LogGroup") != "SlackLogGroup" {
+		t.Errorf("the function is %v", p)
+	}
+	for _, name := range []string{"ReaperFunction", "ObserverFunction"} {
+		for parameters, want := range map[*[]string]string{&withSlack: alias("Slack", "work"), {}: ""} {
+			if got := at(deploy(t, *parameters...).properties(t, name), "Environment", "Variables", "BASTION_SLACK"); got != want {
+				t.Errorf("%v: %s tells %v", *parameters, name, got)
+			}
+		}
+	}
+}
+
+// Without the parameters there is nothing of Slack at all.
+func TestWithoutSlackThereIsNothingOfIt(t *testing.T) {
+	for name := range deploy(t).resources {
+		if strings.Contains(name, "Slack") {
+			t.Errorf("there is %s", name)
+		}
+	}
+}
+
+// A token is in the path of two routes, and whoever reads a log must not get it.
+func TestTheAccessLogHasNoPath(t *testing.T) {
+	s := deploy(t, withSlack...)
+	format := at(s.properties(t, "Stage"), "AccessLogSettings", "Format").(string)
+	for part := range strings.SplitSeq(format, "$") {
+		if strings.HasPrefix(part, "context.path") || strings.Contains(part, "uery") || strings.HasPrefix(part, "context.protocol") {
+			t.Errorf("the log has %s", part)
+		}
+	}
+	if !strings.Contains(format, "$context.routeKey") {
+		t.Errorf("the log has no route: %s", format)
+	}
+}
