@@ -75,10 +75,25 @@ func TestRepeatsAndOldNoticesAreHarmless(t *testing.T) {
 	}
 	d.tell(closed)
 	d.tell(closed)
-	d.tell(Notice{Bastion: *closedBastion(), Version: 10})
+	d.tell(Notice{Bastion: *closedBastion(), Version: 10, Receipt: aReceipt()})
 	if n := len(d.slack.posts); n != 3 {
 		t.Errorf("%d posts, want 3: an end is told once", n)
 	}
+}
+
+// A repeat does not cover what was answered since.
+func TestRepeatDoesNotCoverAnAnswer(t *testing.T) {
+	d := newDesk(t)
+	d.service.bastions = []*Bastion{aBastion("web")}
+	d.talkAt(aBastion("web"), hookB, start)
+	ready := noticeOf(7, aBastion("web"))
+	d.tell(ready)
+	d.clock = d.clock.Add(time.Minute)
+	if err := d.Do(t.Context(), Job{Do: DoDown, Owner: ann, ResponseURL: hookA, At: d.clock}); err != nil {
+		t.Fatal(err)
+	}
+	d.tell(ready)
+	wantRead(t, d.slack.last(hookA), "Bastion web is closing")
 }
 
 // A notice of which the telling was lost comes again, and is told then.
