@@ -277,6 +277,18 @@ func TestWarningsUnderFaults(t *testing.T) {
 	}
 }
 
+// What can wait is not worth a direct message, and what is over no warning.
+func TestDirectMessagesAreFew(t *testing.T) {
+	d := newDesk(t)
+	d.tell(noticeOf(1, stageOf("image")))
+	late := warningOf(2, start.Add(-time.Second))
+	late.Bastion.State, late.Bastion.Stage = "starting", "lease"
+	d.tell(late)
+	if n := len(d.slack.posts); n != 0 {
+		t.Errorf("%d posts: %s", n, d.slack.last(postMessage))
+	}
+}
+
 func TestNoticesForNobodyAreDropped(t *testing.T) {
 	d := newDesk(t)
 	for _, owner := range []string{"iam:1:x", "", "slack:T0ANN"} {
