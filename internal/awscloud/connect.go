@@ -25,6 +25,8 @@ type Ports struct {
 	Groups *Groups
 	Tasks  *Tasks
 	Leases *Leases
+
+	Functions *Functions // through which owners are told things
 }
 
 // Connect makes the ports, with the credentials and the region of the
@@ -43,6 +45,29 @@ func Connect(ctx context.Context, stack Stack, tables Tables) (Ports, error) {
 		Groups: NewGroups(ec2, stack),
 		Tasks:  NewTasks(NewECS(cfg), ec2, stack, time.Now),
 		Leases: NewLeases(dynamo, tables.Leases, tables.RoleID, rand.Reader),
+
+		Functions: NewFunctions(NewLambda(cfg)),
+	}, nil
+}
+
+// SlackPorts are all that the Slack function may touch.
+type SlackPorts struct {
+	Items     *Items
+	Secrets   *Secrets
+	Functions *Functions
+}
+
+// ConnectSlack makes the ports of the Slack function: a table of [ItemsSchema], and
+// secrets of these names. It calls nobody.
+func ConnectSlack(ctx context.Context, table string, secrets ...string) (SlackPorts, error) {
+	cfg, err := config.LoadDefaultConfig(ctx)
+	if err != nil {
+		return SlackPorts{}, fmt.Errorf("read the AWS configuration: %w", foreign(err))
+	}
+	return SlackPorts{
+		Items:     NewItems(NewDynamoDB(cfg), table, time.Now, rand.Reader),
+		Secrets:   NewSecrets(NewSSM(cfg), time.Now, secrets...),
+		Functions: NewFunctions(NewLambda(cfg)),
 	}, nil
 }
 

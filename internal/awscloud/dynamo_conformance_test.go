@@ -5,6 +5,7 @@ package awscloud
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
@@ -64,5 +65,8 @@ func TestOnDynamoDBLocal(t *testing.T) {
 	})
 	t.Run("Leases in small pages", func(t *testing.T) {
 		cloudtest.Leases(t, func(t *testing.T) cloudtest.LeasesHarness { return suite(t, smallPages{r.client(t, nil)}) })
+	})
+	t.Run("Items", func(t *testing.T) {
+		cloudtest.Items(t, func(t *testing.T, now func() time.Time) cloudtest.Table { return r.items(t, r.client(t, nil), now) })
 	})
 }

@@ -143,6 +143,7 @@ func TestBrokenItems(t *testing.T) {
 		"group":      &types.AttributeValueMemberM{Value: item{"ingress": text("everywhere")}},
 		"attempt":    &types.AttributeValueMemberM{Value: item{"endpoints": &types.AttributeValueMemberL{Value: []types.AttributeValue{text("x")}}}},
 		"failures":   text("many"),
+		"told":       &types.AttributeValueMemberM{Value: item{"deadline": text("soon")}},
 	} {
 		_, err := decodeRecord(item{attRecord: &types.AttributeValueMemberM{Value: item{"id": text("id"), attribute: broken}}})
 		if err == nil {

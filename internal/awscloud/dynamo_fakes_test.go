@@ -118,6 +118,9 @@ func TestARepeatKnowsItsOwnEffect(t *testing.T) {
 			is(t, "create", s.Create(t.Context(), prev, bastion.Quota{PerOwner: 1, Total: 1}), c.creation)
 			l := NewLeases(api, "leases", "AROA", rand.Reader)
 			is(t, "lease", l.Write(t.Context(), "task", bastion.Lease{Generation: 1}), c.lease)
+			i := NewItems(api, "items", time.Now, rand.Reader)
+			is(t, "first value", i.Write(t.Context(), "a", 0, nil, time.Time{}), c.record)
+			is(t, "next value", i.Write(t.Context(), "a", 1, nil, time.Time{}), c.record)
 		})
 	}
 }

@@ -82,6 +82,12 @@ func (r dynamo) leases(t *testing.T, api LeasesAPI) (*Leases, func() (string, *T
 	}
 }
 
+// items is a new table of values.
+func (r dynamo) items(t *testing.T, api ItemsAPI, now func() time.Time) *Items {
+	t.Helper()
+	return NewItems(api, r.table(t, ItemsSchema()), now, rand.Reader)
+}
+
 var (
 	_ RecordsAPI   = (*dynamodb.Client)(nil)
 	_ LeasesAPI    = (*dynamodb.Client)(nil)

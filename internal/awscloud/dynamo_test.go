@@ -208,6 +208,7 @@ func TestErrorsAreTranslated(t *testing.T) {
 		api := failing{cause}
 		s, l := NewStore(api, "records", time.Hour, rand.Reader), NewLeases(api, "leases", "AROA", rand.Reader)
 		own := NewTaskLease(api, "leases", "AROA", "task")
+		i := NewItems(api, "items", time.Now, rand.Reader)
 		for name, call := range map[string]func() error{
 			"Create":        func() error { return s.Create(ctx, prev, bastion.Quota{PerOwner: 1, Total: 1}) },
 			"Fetch":         func() error { _, err := s.Fetch(ctx, "id"); return err },
@@ -228,6 +229,9 @@ func TestErrorsAreTranslated(t *testing.T) {
 			"lease List":    func() error { _, err := l.List(ctx); return err },
 			"Read":          func() error { _, err := own.Read(ctx); return err },
 			"Report":        func() error { return own.Report(ctx, bastion.Report{}) },
+			"item Fetch":    func() error { _, _, err := i.Fetch(ctx, "a"); return err },
+			"item Write":    func() error { return i.Write(ctx, "a", 0, nil, time.Time{}) },
+			"item Delete":   func() error { return i.Delete(ctx, "a") },
 		} {
 			foreignTypes(t, name, call(), cause)
 		}

@@ -29,6 +29,10 @@ type recordItem struct {
 	Failures       int         `dynamodbav:"failures,omitempty"`
 	NextAttemptAt  string      `dynamodbav:"next_attempt_at,omitempty"`
 	Receipt        receiptItem `dynamodbav:"receipt"`
+	Notify         bool        `dynamodbav:"notify,omitempty"`
+	Told           *noticeItem `dynamodbav:"told,omitempty"`
+	ToldVersion    int64       `dynamodbav:"told_version,omitempty"`
+	UntoldSince    string      `dynamodbav:"untold_since,omitempty"`
 	DueAt          string      `dynamodbav:"due_at,omitempty"`
 }
 
@@ -40,6 +44,8 @@ type intentItem struct {
 	Deadline   string     `dynamodbav:"deadline,omitempty"`
 	Reason     string     `dynamodbav:"reason,omitempty"`
 	Answer     answerItem `dynamodbav:"answer"`
+
+	DeadlineSetAt string `dynamodbav:"deadline_set_at,omitempty"`
 }
 
 type endItem struct {
@@ -77,6 +83,36 @@ type attemptItem struct {
 	Failure    failureItem `dynamodbav:"failure"`
 }
 
+// noticeItem is only of records whose owner is told something.
+type noticeItem struct {
+	State    string `dynamodbav:"state,omitempty"`
+	Stage    string `dynamodbav:"stage,omitempty"`
+	Attempt  int    `dynamodbav:"attempt,omitempty"`
+	Source   string `dynamodbav:"source,omitempty"`
+	Deadline string `dynamodbav:"deadline,omitempty"`
+	Warning  bool   `dynamodbav:"warning,omitempty"`
+}
+
+func toNoticeItem(n bastion.Notice) *noticeItem {
+	if n == (bastion.Notice{}) {
+		return nil
+	}
+	return &noticeItem{
+		State: string(n.State), Stage: n.Stage, Attempt: n.Attempt,
+		Source: toPrefix(n.Source), Deadline: toStamp(n.Deadline), Warning: n.Warning,
+	}
+}
+
+func (it *noticeItem) notice(d *decoder) bastion.Notice {
+	if it == nil {
+		return bastion.Notice{}
+	}
+	return bastion.Notice{
+		State: bastion.State(it.State), Stage: it.Stage, Attempt: it.Attempt,
+		Source: d.prefix("told.source", it.Source), Deadline: d.time("told.deadline", it.Deadline), Warning: it.Warning,
+	}
+}
+
 func toRecordItem(r bastion.Record) recordItem {
 	return recordItem{
 		ID: r.ID, Owner: r.Owner, Name: r.Name,
@@ -84,7 +120,7 @@ func toRecordItem(r bastion.Record) recordItem {
 		Intent: intentItem{
 			Generation: r.Intent.Generation, Open: r.Intent.Open, Source: toPrefix(r.Intent.Source),
 			Keys: converted[string](r.Intent.Keys), Deadline: toStamp(r.Intent.Deadline), Reason: r.Intent.Reason,
-			Answer: toAnswerItem(r.Intent.Answer),
+			Answer: toAnswerItem(r.Intent.Answer), DeadlineSetAt: toStamp(r.Intent.DeadlineSetAt),
 		},
 		UnsettledUntil: toStamp(r.UnsettledUntil),
 		End:            endItem{Reason: string(r.End.Reason), At: toStamp(r.End.At), Failure: toFailureItem(r.End.Failure)},
@@ -93,7 +129,8 @@ func toRecordItem(r bastion.Record) recordItem {
 		Attempt:        toAttemptItem(r.Attempt),
 		Failures:       r.Failures, NextAttemptAt: toStamp(r.NextAttemptAt),
 		Receipt: toReceiptItem(r.Receipt),
-		DueAt:   toStamp(r.DueAt),
+		Notify:  r.Notify, Told: toNoticeItem(r.Told), ToldVersion: r.ToldVersion, UntoldSince: toStamp(r.UntoldSince),
+		DueAt: toStamp(r.DueAt),
 	}
 }
 
@@ -121,7 +158,7 @@ func (it recordItem) record(d *decoder) bastion.Record {
 		Intent: bastion.Intent{
 			Generation: it.Intent.Generation, Open: it.Intent.Open, Source: d.prefix("intent.source", it.Intent.Source),
 			Keys: converted[bastion.Key](it.Intent.Keys), Deadline: d.time("intent.deadline", it.Intent.Deadline), Reason: it.Intent.Reason,
-			Answer: it.Intent.Answer.answer(),
+			Answer: it.Intent.Answer.answer(), DeadlineSetAt: d.time("intent.deadline_set_at", it.Intent.DeadlineSetAt),
 		},
 		UnsettledUntil: d.time("unsettled_until", it.UnsettledUntil),
 		End: bastion.End{
@@ -134,7 +171,8 @@ func (it recordItem) record(d *decoder) bastion.Record {
 		Attempt:  it.Attempt.attempt(d),
 		Failures: it.Failures, NextAttemptAt: d.time("next_attempt_at", it.NextAttemptAt),
 		Receipt: it.Receipt.receipt(d),
-		DueAt:   d.time("due_at", it.DueAt),
+		Notify:  it.Notify, Told: it.Told.notice(d), ToldVersion: it.ToldVersion, UntoldSince: d.time("untold_since", it.UntoldSince),
+		DueAt: d.time("due_at", it.DueAt),
 	}
 }
 

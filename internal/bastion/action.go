@@ -20,6 +20,7 @@ const (
 	StopTask
 	EndLease
 	DeleteGroup
+	Notify
 )
 
 // What each function may do. A step outside its set is not tried: the record
@@ -30,7 +31,7 @@ const (
 	MayExtend   = WriteLease
 	MayDestroy  = RevokeIngress | WriteLease | StopTask | EndLease
 	MayDescribe = Do(0)
-	MayReap     = MayCreate | MayDestroy | DeleteGroup
+	MayReap     = MayCreate | MayDestroy | DeleteGroup | Notify
 	MayObserve  = MayReap
 )
 
@@ -43,6 +44,7 @@ type Action struct {
 	Attempt    int          // of RunTask
 	TaskID     string       // of WriteLease, StopTask and EndLease
 	Generation int64        // of WriteLease
+	Notice     Notice       // of Notify
 }
 
 // String is for logs and tests: the step, and what tells it from others of its
@@ -67,6 +69,8 @@ func (a Action) String() string {
 		return "EndLease"
 	case DeleteGroup:
 		return "DeleteGroup"
+	case Notify:
+		return fmt.Sprintf("Notify(%s)", a.Notice)
 	}
 	return fmt.Sprintf("Do(%d)", a.Do)
 }

@@ -13,6 +13,7 @@ type Config struct {
 	DefaultTTL time.Duration // for a request that names none
 	MaxTTL     time.Duration // longest lifetime, counted from creation
 	Idle       time.Duration // end after this long without use; 0 for never
+	Warn       time.Duration // tell owners who are told things this long before the deadline; 0 for never
 
 	Allowed        []netip.Prefix // destinations that bastions may connect to
 	SourceOverride []netip.Prefix // sources that a caller may name; empty for none
@@ -65,6 +66,8 @@ func (c Config) Validate() error {
 	refuse(c.DefaultTTL <= 0, "the default ttl must be more than zero, not %s", c.DefaultTTL)
 	refuse(c.MaxTTL <= 0, "the longest lifetime must be more than zero, not %s", c.MaxTTL)
 	refuse(c.Idle < 0, "the idle time must be zero (never) or more, not %s", c.Idle)
+	refuse(c.Warn < 0, "the time to warn ahead of a deadline must be zero (never) or more, not %s", c.Warn)
+	refuse(c.Warn > 0 && c.Warn >= c.MaxTTL, "the time to warn ahead of a deadline (%s) must be shorter than the longest lifetime (%s), else nobody is ever warned", c.Warn, c.MaxTTL)
 	refuse(!c.IPv4 && !c.IPv6, "bastions must have an address in at least one family")
 	refuse(c.RequireSource && len(c.SourceOverride) == 0, "bastions without a public address need the prefixes that callers may name as source")
 	refuse(c.Quota.PerOwner < 1, "an owner must be allowed at least one bastion, not %d", c.Quota.PerOwner)

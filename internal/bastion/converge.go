@@ -43,7 +43,7 @@ func (s *Service) Converge(ctx context.Context, id string, may Do) (Record, erro
 		if err != nil {
 			return rec, errors.Join(c.failed, err)
 		}
-		rec = saved
+		rec, c.told = saved, 0
 		if len(todo) == 0 {
 			return rec, c.failed
 		}
@@ -78,6 +78,9 @@ type converge struct {
 	deleted string
 	started *Task
 	refused *Refusal
+
+	told int64 // the version in which the owner was told, and the record does not say so yet
+	mute bool  // that failed, so it is left to a later call
 }
 
 // permitted picks the actions to take now. When one is left for somebody else,
@@ -88,7 +91,11 @@ func (c *converge) permitted(plan *Plan, rec Record) []Action {
 		switch {
 		case a.Do&c.may == 0:
 			plan.Next.DueAt = c.dueNow(rec)
-		case !c.done[a]:
+		case a.Do == Notify && c.mute, c.done[a]: // not again in this call
+		case a.Do == Notify:
+			plan.Next.telling(a.Notice, rec.Version+1, c.now())
+			fallthrough
+		default:
 			c.done[a] = true
 			todo = append(todo, a)
 		}
@@ -130,7 +137,7 @@ func (s *Service) logChange(rec, next Record) {
 
 // observe reads the cloud, and adds what this converge knows better.
 func (c *converge) observe(ctx context.Context, rec Record) (Observed, error) {
-	seen := Observed{Refused: c.refused, GroupGone: c.deleted != ""}
+	seen := Observed{Refused: c.refused, GroupGone: c.deleted != "", Told: c.told}
 	group, err := c.Groups.Describe(ctx, rec.ID, rec.Group.ID)
 	switch {
 	case err == nil && group.ID != c.deleted:
@@ -214,6 +221,8 @@ func (c *converge) try(ctx context.Context, rec Record, a Action) error {
 		}
 	case DeleteGroup:
 		return c.deleteGroup(ctx, a)
+	case Notify:
+		c.tell(ctx, rec, a.Notice)
 	}
 	return nil
 }

@@ -23,6 +23,7 @@ type CreateRequest struct {
 	Reason string         // at most 200 characters
 	Source netip.Prefix   // zero: the caller's address
 	Wait   time.Duration  // hold the answer until ready, or for this long
+	Notify bool           // its owner is told what becomes of it
 }
 
 // maxReason is how many characters a reason may have.
@@ -159,6 +160,7 @@ func (s *Service) renew(next *Record, req CreateRequest) {
 	if req.Reason != "" {
 		next.Intent.Reason = req.Reason // nothing in the cloud follows from it
 	}
+	next.Notify = next.Notify || req.Notify
 	ttl := s.Config.DefaultTTL
 	if req.TTL != nil {
 		ttl = *req.TTL
@@ -167,7 +169,7 @@ func (s *Service) renew(next *Record, req CreateRequest) {
 	// passed, so what it may have at most is what it gets.
 	deadline := earlier(wholeSecond(now.Add(ttl)), next.LatestDeadline)
 	if deadline.After(next.Intent.Deadline) {
-		next.Intent.Deadline, changed = deadline, true
+		next.Intent.Deadline, next.Intent.DeadlineSetAt, changed = deadline, now, true
 	}
 	// Asking counts as use: without a newer lease the task would not hear of it.
 	latest := next.UnsettledUntil.Add(-s.Config.Timing.Settle)
@@ -197,8 +199,9 @@ func (s *Service) intendNew(ctx context.Context, req CreateRequest) (Record, err
 		LatestDeadline: wholeSecond(now.Add(s.Config.MaxTTL)),
 		Intent: Intent{
 			Open: true, Source: req.Source, Keys: []Key{key}, Reason: req.Reason,
-			Deadline: wholeSecond(now.Add(ttl)),
+			Deadline: wholeSecond(now.Add(ttl)), DeadlineSetAt: now,
 		},
+		Notify:  req.Notify,
 		Version: 1,
 	}
 	rec.changed(now, s.Config.Timing)

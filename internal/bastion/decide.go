@@ -12,6 +12,7 @@ type Observed struct {
 	Tasks     []Task     // the bastion's tasks, of whatever attempt
 	Lease     *LeaseItem // of the current attempt's task; nil: none
 	Refused   *Refusal   // RunTask refused an attempt in this converge
+	Told      int64      // the version in which this converge told the owner; 0: in none
 }
 
 // Refusal is RunTask's definite no to one attempt.
@@ -35,6 +36,7 @@ func Decide(cfg Config, rec Record, seen Observed, now time.Time) Plan {
 	d.absorbGroup()
 	d.absorbAttempt()
 	d.absorbReport()
+	d.absorbTold()
 	if d.next.Intent.Open && !now.Before(d.next.Intent.Deadline) {
 		d.next.close(End{Reason: EndDeadline, At: now}, cfg.Timing)
 	}
@@ -46,6 +48,7 @@ func Decide(cfg Config, rec Record, seen Observed, now time.Time) Plan {
 	}
 	d.settle()
 	d.schedule()
+	d.tell()
 	return Plan{Next: d.next, Actions: d.actions}
 }
 
@@ -196,7 +199,8 @@ func (d *decision) settle() {
 // that is still to come stays, which saves a write.
 func (d *decision) schedule() {
 	r, due := &d.next, d.due()
-	if due.IsZero() || !r.DueAt.After(d.now) || due.Before(r.DueAt) {
+	written := d.seen.Told > 0 // the record is written anyway
+	if due.IsZero() || !r.DueAt.After(d.now) || due.Before(r.DueAt) || written {
 		r.DueAt = due
 	}
 }
@@ -221,6 +225,9 @@ func (d *decision) due() time.Time {
 	}
 	if r.UnsettledUntil.After(d.now) {
 		due = earlier(due, r.UnsettledUntil)
+	}
+	if at := r.warnAt(d.cfg.Warn); at.After(d.now) {
+		due = earlier(due, at)
 	}
 	if !due.After(d.now) {
 		due = soon

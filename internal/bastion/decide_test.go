@@ -15,7 +15,7 @@ var (
 	srcB   = netip.MustParsePrefix("192.0.2.2/32")
 	where  = netip.MustParseAddrPort("198.51.100.9:2222")
 	tabled = Config{
-		DefaultTTL: time.Hour, MaxTTL: 8 * time.Hour,
+		DefaultTTL: time.Hour, MaxTTL: 8 * time.Hour, Warn: 10 * time.Minute,
 		Subnets: []string{"subnet-a", "subnet-b"}, TaskDefinition: "bastion:7", MaxAttempts: 5,
 		Timing: Timing{
 			Settle: 4 * time.Minute, Young: 2 * time.Minute, Backoff: 10 * time.Second,
@@ -185,6 +185,98 @@ func TestDecide(t *testing.T) {
 		{"closed and settled: never again",
 			with(made(), ready, ended, closed, final), Observed{Lease: tombstone()}, 6 * time.Minute,
 			"", "closed/closed", 0},
+
+		// From here on the owner is told, and "told" is told of what is the case.
+		{"just made: its owner is told what it waits for",
+			with(made(), notify), Observed{}, 0,
+			"CreateGroup Notify(starting/security group, attempt 0)", "starting/security group", 15 * time.Second},
+		{"told already: not again",
+			with(made(), notify, told), Observed{}, 0,
+			"CreateGroup", "starting/security group", 15 * time.Second},
+		{"it waits for something else now",
+			with(made(), hasGroup, running, notify, told), Observed{Group: group("A"), Tasks: tasks(TaskPending), Lease: leased(1)}, 9 * time.Second,
+			"Notify(starting/image, attempt 1)", "starting/image", 24 * time.Second},
+		{"ready",
+			with(made(), ready, settled, notify), inUse(1), 10 * time.Minute,
+			"Notify(ready, attempt 1)", "ready/", 10*time.Minute + 15*time.Second},
+		{"ready, settled and told: nothing to do",
+			with(made(), ready, settled, notify, told), inUse(1), 10 * time.Minute,
+			"", "ready/", 15 * time.Minute},
+		{"a change of intent that shows nowhere: nothing to tell",
+			with(made(), ready, settled, notify, told, generation(2)), inUse(2), 10 * time.Minute,
+			"", "ready/", 15 * time.Minute},
+		{"from elsewhere, and ready again",
+			with(made(), ready, notify, told, moved, settled), Observed{Group: group("B"), Tasks: tasks(TaskRunning), Lease: reported(2)}, 10 * time.Minute,
+			"Notify(ready, attempt 1)", "ready/", 10*time.Minute + 15*time.Second},
+		{"another deadline",
+			with(made(), ready, settled, notify, told, until(2*time.Hour, 9*time.Minute)), inUse(1), 10 * time.Minute,
+			"Notify(ready, attempt 1)", "ready/", 10*time.Minute + 15*time.Second},
+		{"another task",
+			with(made(), ready, settled, notify, told, attempt(2)), Observed{Group: group("A"), Tasks: []Task{task(2, TaskRunning)}, Lease: of(2, reported(1))}, 10 * time.Minute,
+			"Notify(ready, attempt 2)", "ready/", 10*time.Minute + 15*time.Second},
+		{"told, if that worked, which nobody knows: again",
+			with(made(), ready, settled, notify, told, untold(10*time.Minute)), inUse(1), 10 * time.Minute,
+			"Notify(ready, attempt 1)", "ready/", 10*time.Minute + 15*time.Second},
+		{"untold for a minute: again after another",
+			with(made(), ready, settled, notify, untold(9*time.Minute)), inUse(1), 10 * time.Minute,
+			"Notify(ready, attempt 1)", "ready/", 11 * time.Minute},
+		{"untold for long: when a ready one is looked at anyway",
+			with(made(), ready, settled, notify, untold(time.Minute)), inUse(1), 20 * time.Minute,
+			"Notify(ready, attempt 1)", "ready/", 25 * time.Minute},
+		{"untold for long, and its deadline is nearer than the next try",
+			with(made(), ready, settled, notify, untold(time.Minute), until(time.Hour, time.Hour)), inUse(1), 58 * time.Minute,
+			"Notify(ready, attempt 1)", "ready/", time.Hour},
+		{"the warning comes before the next look",
+			with(made(), ready, settled, notify, told), inUse(1), 48 * time.Minute,
+			"", "ready/", 50 * time.Minute},
+		{"the deadline is near: a warning",
+			with(made(), ready, settled, notify, told), inUse(1), 50 * time.Minute,
+			"Notify(ready, warning, attempt 1)", "ready/", 50*time.Minute + 15*time.Second},
+		{"nobody asked to be warned",
+			with(made(), ready, settled), inUse(1), 50 * time.Minute,
+			"", "ready/", 55 * time.Minute},
+		{"warned: once is enough",
+			with(made(), ready, settled, notify, warned), inUse(1), 51 * time.Minute,
+			"", "ready/", 56 * time.Minute},
+		{"extended after the warning: told of the new deadline",
+			with(made(), ready, settled, notify, warned, until(2*time.Hour, 55*time.Minute)), inUse(1), 55 * time.Minute,
+			"Notify(ready, attempt 1)", "ready/", 55*time.Minute + 15*time.Second},
+		{"and warned again before that one",
+			with(made(), ready, settled, notify, until(2*time.Hour, 55*time.Minute), told), inUse(1), 110 * time.Minute,
+			"Notify(ready, warning, attempt 1)", "ready/", 110*time.Minute + 15*time.Second},
+		{"whoever asks for ten minutes need not be warned ten minutes before",
+			with(made(), ready, settled, notify, until(10*time.Minute+300*time.Millisecond, 0), told), inUse(1), time.Minute,
+			"", "ready/", 6 * time.Minute},
+		{"a little more time, asked for after the warning: no second one",
+			with(made(), ready, settled, notify, until(63*time.Minute, 55*time.Minute), told), inUse(1), 56 * time.Minute,
+			"", "ready/", 61 * time.Minute},
+		{"not ready when the deadline comes near: no warning",
+			with(made(), ready, settled, notify, generation(2), told), Observed{Group: group("A"), Tasks: tasks(TaskRunning), Lease: leasedReported(2, 1)}, 51 * time.Minute,
+			"", "starting/lease", 51*time.Minute + 15*time.Second},
+		{"ready only when the deadline is near: both in one",
+			with(made(), hasGroup, running, settled, notify, told), inUse(1), 51 * time.Minute,
+			"Notify(ready, warning, attempt 1)", "ready/", 51*time.Minute + 15*time.Second},
+		{"its time is up: it is closed first, and then its owner is told",
+			with(made(), ready, settled, notify, warned), inUse(1), time.Hour,
+			"RevokeIngress(A) WriteLease(2) StopTask Notify(closing, attempt 1)", "closing/deadline", time.Hour + 15*time.Second},
+		{"failed: told at once, before all is cleaned up",
+			with(made(), hasGroup, announced, failures(4), notify, told), Observed{Group: group("A"), Refused: &Refusal{1, CapacityFailure}}, time.Second,
+			"RevokeIngress(A) DeleteGroup Notify(failed, attempt 1)", "failed/failed (capacity_unavailable)", 16 * time.Second},
+		{"nothing is left: closed, and told so",
+			with(made(), ready, ended, closed, notify, told), Observed{GroupGone: true, Tasks: stopped(0), Lease: tombstone()}, time.Minute,
+			"Notify(closed, attempt 1)", "closed/closed", time.Minute + 15*time.Second},
+		{"closed, settled and told: never again",
+			with(made(), ready, ended, closed, final, notify, told), Observed{Lease: tombstone()}, 6 * time.Minute,
+			"", "closed/closed", 0},
+		{"closed and settled, untold for a minute: again after another",
+			with(made(), ready, ended, closed, final, notify, untold(5*time.Minute)), Observed{Lease: tombstone()}, 6 * time.Minute,
+			"Notify(closed, attempt 1)", "closed/closed", 7 * time.Minute},
+		{"closed, and untold for nearly an hour: again",
+			with(made(), ready, ended, closed, final, notify, untold(2*time.Minute)), Observed{Lease: tombstone()}, 61 * time.Minute,
+			"Notify(closed, attempt 1)", "closed/closed", 66 * time.Minute},
+		{"closed for an hour: they know by now, or never will",
+			with(made(), ready, ended, closed, final, notify, untold(2*time.Minute)), Observed{Lease: tombstone()}, 62 * time.Minute,
+			"", "closed/closed", 0},
 	} {
 		t.Run(row.what, func(t *testing.T) {
 			plan := Decide(tabled, row.rec, row.seen, t0.Add(row.at))
@@ -280,8 +372,8 @@ func TestDecideKeepsReceipts(t *testing.T) {
 }
 
 func TestValidateNamesEverything(t *testing.T) {
-	err := Config{DefaultTTL: -1, Quota: Quota{Total: -1}, Timing: Timing{Settle: time.Second, CallTimeout: time.Second}}.Validate()
-	for _, part := range []string{"default ttl", "longest lifetime", "family", "total quota", "at least one bastion", "subnet", "task definition", "attempt", "poll interval", "unsettled"} {
+	err := Config{DefaultTTL: -1, Warn: -1, Quota: Quota{Total: -1}, Timing: Timing{Settle: time.Second, CallTimeout: time.Second}}.Validate()
+	for _, part := range []string{"warn ahead", "default ttl", "longest lifetime", "family", "total quota", "at least one bastion", "subnet", "task definition", "attempt", "poll interval", "unsettled"} {
 		if err == nil || !strings.Contains(err.Error(), part) {
 			t.Errorf("%q is missing in: %v", part, err)
 		}
@@ -318,7 +410,7 @@ func TestExplain(t *testing.T) {
 func made() Record {
 	r := Record{
 		ID: "b", Owner: "local:alice", Name: "default", CreatedAt: t0, LatestDeadline: t0.Add(8 * time.Hour),
-		Intent:  Intent{Open: true, Source: srcA, Keys: []Key{"ssh-ed25519 AAAA"}, Deadline: t0.Add(time.Hour)},
+		Intent:  Intent{Open: true, Source: srcA, Keys: []Key{"ssh-ed25519 AAAA"}, Deadline: t0.Add(time.Hour), DeadlineSetAt: t0},
 		Version: 1,
 	}
 	r.changed(t0, tabled.Timing)
@@ -366,6 +458,17 @@ func closed(r *Record) {
 	r.DueAt = t0
 }
 func final(r *Record) { r.Group, r.FinishedAt = GroupFacts{}, t0.Add(2*time.Minute) }
+
+func notify(r *Record) { r.Notify = true }
+func told(r *Record)   { r.Told = r.notice(0, t0) }
+func warned(r *Record) { told(r); r.Told.Warning = true }
+
+func untold(since time.Duration) func(*Record) {
+	return func(r *Record) { r.UntoldSince = t0.Add(since) }
+}
+func until(deadline, asked time.Duration) func(*Record) {
+	return func(r *Record) { r.Intent.Deadline, r.Intent.DeadlineSetAt = t0.Add(deadline), t0.Add(asked) }
+}
 
 func failures(n int) func(*Record)     { return func(r *Record) { r.Failures = n } }
 func generation(n int64) func(*Record) { return func(r *Record) { r.Intent.Generation = n } }

@@ -34,7 +34,7 @@ func (r *Record) extend(ttl time.Duration, now time.Time) (bool, error) {
 	if err != nil || !deadline.After(r.Intent.Deadline) {
 		return false, err
 	}
-	r.Intent.Deadline = deadline
+	r.Intent.Deadline, r.Intent.DeadlineSetAt = deadline, now
 	return true, nil
 }
 

@@ -40,6 +40,15 @@ type Record struct {
 
 	Receipt Receipt // of all attempts that ended
 
+	// Notify: the owner is told what becomes of the bastion.
+	Notify bool
+	// Told is the notice that somebody last began to tell the owner, in the record's
+	// version ToldVersion. UntoldSince is since when nobody has been known to succeed
+	// in that; zero when the owner has been told.
+	Told        Notice
+	ToldVersion int64
+	UntoldSince time.Time
+
 	DueAt   time.Time // when it must next be looked at; zero for never
 	Version int64     // counts writes; the compare-and-swap token
 }
@@ -53,6 +62,8 @@ type Intent struct {
 	Deadline   time.Time // a whole second
 	Reason     string    // the owner's own words; may be empty
 	Answer     Answer    // to the latest request of the current task's console
+
+	DeadlineSetAt time.Time // when somebody last asked for time
 }
 
 // End says why and when a bastion was closed.

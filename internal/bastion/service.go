@@ -16,6 +16,8 @@ type Service struct {
 	Groups Groups
 	Tasks  Tasks
 	Leases Leases
+	// Notices may be nil: then nobody is told anything.
+	Notices Notices
 
 	Now  func() time.Time
 	Rand io.Reader // ids come from here

@@ -73,6 +73,14 @@ var operations = []operation{
 		w.service.Create(ctx, bastion.CreateRequest{Caller: alice(home), Key: keyA})
 		time.Sleep(time.Minute)
 	}, reapTwice},
+	{"reap what is to be warned of", false, func(w *world) {
+		time.Sleep(time.Until(w.ready().Intent.Deadline) - warn + time.Second)
+	}, reapTwice},
+	{"reap a closed one", false, func(w *world) {
+		w.ready()
+		w.service.CloseAll(context.Background(), alice(home), 0)
+		time.Sleep(30 * time.Second)
+	}, reapTwice},
 	{"sweep orphans", false, func(w *world) {
 		w.orphans()
 		w.service.Sweep(context.Background())
@@ -98,7 +106,7 @@ var operations = []operation{
 
 func createFrom(from netip.Addr, key bastion.Key) func(context.Context, *bastion.Service, *world) error {
 	return func(ctx context.Context, s *bastion.Service, _ *world) error {
-		_, _, err := s.Create(ctx, bastion.CreateRequest{Caller: alice(from), Key: key, Wait: 10 * time.Second})
+		_, _, err := s.Create(ctx, bastion.CreateRequest{Caller: alice(from), Key: key, Notify: true, Wait: 10 * time.Second})
 		return err
 	}
 }

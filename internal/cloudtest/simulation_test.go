@@ -107,7 +107,7 @@ func (w *world) person(day context.Context, s *bastion.Service, n int, chance fu
 				key = keyB
 			}
 			name := []string{"", "db", "web"}[pick(3)]
-			s.Create(ctx, bastion.CreateRequest{Caller: caller, Name: name, Key: key, TTL: &ttl, Wait: 20 * time.Second})
+			s.Create(ctx, bastion.CreateRequest{Caller: caller, Name: name, Key: key, TTL: &ttl, Notify: n%2 == 0, Wait: 20 * time.Second})
 		case 3:
 			if recs, err := s.List(ctx, caller, 0); err == nil && len(recs) > 0 {
 				s.Extend(ctx, caller, recs[0].ID, ttl, 10*time.Second)

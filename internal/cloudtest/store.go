@@ -89,7 +89,7 @@ func full(rec *bastion.Record) {
 	rec.LatestDeadline = at(1)
 	rec.Intent = bastion.Intent{
 		Generation: 1 << 60, Source: netip.MustParsePrefix("2001:db8::1/128"), Keys: []bastion.Key{"ssh-ed25519 AAAA", "ssh-rsa BBBB"},
-		Deadline: at(2), Reason: texts[2], Answer: bastion.Answer{Number: 3, Code: bastion.CodeTTLBeyondCap, Message: texts[3]},
+		Deadline: at(2), DeadlineSetAt: at(15), Reason: texts[2], Answer: bastion.Answer{Number: 3, Code: bastion.CodeTTLBeyondCap, Message: texts[3]},
 	}
 	rec.UnsettledUntil = at(3)
 	rec.End = bastion.End{Reason: bastion.EndFailed, At: at(4), Failure: failure}
@@ -103,6 +103,10 @@ func full(rec *bastion.Record) {
 	}
 	rec.Failures, rec.NextAttemptAt = 12, at(13)
 	rec.Receipt = fullReceipt()
+	rec.Notify, rec.ToldVersion, rec.UntoldSince = true, 1<<60+2, at(16)
+	rec.Told = bastion.Notice{
+		State: bastion.Starting, Stage: texts[1], Attempt: 17, Source: netip.MustParsePrefix("192.0.2.3/32"), Deadline: at(18), Warning: true,
+	}
 	rec.DueAt = at(14)
 }
 

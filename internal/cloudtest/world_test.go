@@ -27,6 +27,10 @@ var timing = bastion.Timing{
 	SweepGrace: 10 * time.Minute, Tombstone: 24 * time.Hour,
 }
 
+// warn is longer than a case takes, so that what is warned of in it is open still
+// at its end.
+const warn = 40 * time.Minute
+
 const (
 	keyA = bastion.Key("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA")
 	keyB = bastion.Key("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEB")
@@ -37,6 +41,7 @@ type world struct {
 	t       *testing.T
 	cloud   *localcloud.Cloud
 	agent   *localcloud.Agent // runs in its tasks
+	mail    mailbox           // of those who asked to be told
 	tasks   cloudtest.Hook    // what the tasks' own calls go through; nil for nothing
 	service *bastion.Service  // healthy
 }
@@ -80,17 +85,18 @@ func (h hookedLease) Report(ctx context.Context, report bastion.Report) error {
 }
 
 func (w *world) ports() cloudtest.Ports {
-	return cloudtest.Ports{Store: w.cloud.Store(), Groups: w.cloud.Groups(), Tasks: w.cloud.Tasks(), Leases: w.cloud.Leases()}
+	return cloudtest.Ports{Store: w.cloud.Store(), Groups: w.cloud.Groups(), Tasks: w.cloud.Tasks(), Leases: w.cloud.Leases(), Notices: &w.mail}
 }
 
 func (w *world) serviceOn(p cloudtest.Ports) *bastion.Service {
 	return &bastion.Service{
 		Config: bastion.Config{
 			DefaultTTL: 8 * time.Hour, MaxTTL: 12 * time.Hour, IPv4: true, IPv6: true,
+			Warn:  warn,
 			Quota: bastion.Quota{PerOwner: 2, Total: 10}, Subnets: []string{"a", "b"}, TaskDefinition: "bastion:1",
 			MaxAttempts: 5, Timing: timing,
 		},
-		Store: p.Store, Groups: p.Groups, Tasks: p.Tasks, Leases: p.Leases,
+		Store: p.Store, Groups: p.Groups, Tasks: p.Tasks, Leases: p.Leases, Notices: p.Notices,
 		Now: time.Now, Rand: rand.Reader, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	}
 }
@@ -109,11 +115,11 @@ func alice(from netip.Addr) bastion.Caller {
 	return bastion.Caller{Owner: "local:alice", Address: from}
 }
 
-// create makes alice's bastion and waits until it is ready.
+// create makes alice's bastion, of which she is told, and waits until it is ready.
 func (w *world) create(s *bastion.Service, from netip.Addr, key bastion.Key) (bastion.Record, error) {
 	ctx, cancel := invocation()
 	defer cancel()
-	rec, _, err := s.Create(ctx, bastion.CreateRequest{Caller: alice(from), Key: key, Wait: 25 * time.Second})
+	rec, _, err := s.Create(ctx, bastion.CreateRequest{Caller: alice(from), Key: key, Notify: true, Wait: 25 * time.Second})
 	return rec, err
 }
 
@@ -172,6 +178,9 @@ func (w *world) audit() []error {
 		group, grouped := groups[rec.ID]
 		delete(tasks, rec.ID)
 		delete(groups, rec.ID)
+		if err := w.mail.audit(rec, w.service.Config.Warn); err != nil {
+			complain("%w", err)
+		}
 		if !rec.Intent.Open {
 			if running || grouped || rec.FinishedAt.IsZero() || !rec.DueAt.IsZero() {
 				complain("closed %s is not over: task %t, group %t, finished %s, due %s", rec.ID, running, grouped, rec.FinishedAt, rec.DueAt)

@@ -10,10 +10,11 @@ import (
 
 // Ports are the ports of a service.
 type Ports struct {
-	Store  bastion.Store
-	Groups bastion.Groups
-	Tasks  bastion.Tasks
-	Leases bastion.Leases
+	Store   bastion.Store
+	Groups  bastion.Groups
+	Tasks   bastion.Tasks
+	Leases  bastion.Leases
+	Notices bastion.Notices
 }
 
 // Hook stands between a service and a port. call names what is called, such as
@@ -24,10 +25,11 @@ type Hook func(ctx context.Context, call string, do func() error) error
 // Wrap makes ports whose every call goes through the hook.
 func Wrap(p Ports, hook Hook) Ports {
 	return Ports{
-		Store:  hookedStore{p.Store, hook},
-		Groups: hookedGroups{p.Groups, hook},
-		Tasks:  hookedTasks{p.Tasks, hook},
-		Leases: hookedLeases{p.Leases, hook},
+		Store:   hookedStore{p.Store, hook},
+		Groups:  hookedGroups{p.Groups, hook},
+		Tasks:   hookedTasks{p.Tasks, hook},
+		Leases:  hookedLeases{p.Leases, hook},
+		Notices: hookedNotices{p.Notices, hook},
 	}
 }
 
@@ -166,4 +168,13 @@ func (l hookedLeases) End(ctx context.Context, taskID, bastionID string, until t
 
 func (l hookedLeases) List(ctx context.Context) ([]bastion.LeaseItem, error) {
 	return through(ctx, l.hook, "Leases.List", func() ([]bastion.LeaseItem, error) { return l.next.List(ctx) })
+}
+
+type hookedNotices struct {
+	next bastion.Notices
+	hook Hook
+}
+
+func (n hookedNotices) Tell(ctx context.Context, rec bastion.Record, notice bastion.Notice) error {
+	return n.hook(ctx, "Notices.Tell", func() error { return n.next.Tell(ctx, rec, notice) })
 }

@@ -14,6 +14,9 @@ type Config struct {
 	Bastion bastion.Config
 	Cloud   Cloud
 	Access  Access
+	// Slack is the ARN of the Slack function's alias that takes notices; empty where
+	// nobody is told anything: no Slack, or a function that does not tell.
+	Slack string
 	// Draining refuses new bastions, so that the stack can be taken away.
 	Draining bool
 }
@@ -50,12 +53,13 @@ type Access struct {
 // Load reads the environment, given as os.Environ answers it. Its error lists
 // all that is missing, malformed, contradictory or unknown.
 func Load(environ []string) (Config, error) {
-	r := newReader(environ)
+	r := newReader(prefix, environ)
 	cfg := Config{
 		Bastion: bastion.Config{
 			DefaultTTL:     r.duration("DEFAULT_TTL"),
 			MaxTTL:         r.duration("MAX_TTL"),
 			Idle:           r.duration("IDLE"),
+			Warn:           r.duration("WARN"),
 			Allowed:        r.prefixes("ALLOWED"),
 			SourceOverride: r.prefixes("SOURCES"),
 			Quota:          bastion.Quota{PerOwner: r.number("QUOTA_OWNER"), Total: r.number("QUOTA_TOTAL")},
@@ -82,6 +86,7 @@ func Load(environ []string) (Config, error) {
 			Admins:       r.list("ADMINS", admin),
 			JWTIssuer:    r.optional("JWT_ISSUER", issuer),
 		},
+		Slack:    r.optional("SLACK", slackAlias),
 		Draining: r.flag("DRAINING"),
 	}
 	cfg.Bastion.IPv4, cfg.Bastion.IPv6 = r.families("FAMILIES")
@@ -110,6 +115,7 @@ func (c Config) contradictions() (wrong []error) {
 	refuse(c.Cloud.Table == c.Cloud.LeaseTable, "%sTABLE and %[1]sLEASE_TABLE are both %s: tasks may write to the table of leases, and to no other", prefix, c.Cloud.Table)
 	refuse(c.Cloud.PublicAddress && !c.Bastion.IPv4, "%sPUBLIC_ADDRESS is true and %[1]sFAMILIES has no IPv4: public addresses are IPv4", prefix)
 	refuse(c.Bastion.Idle > 0 && c.Bastion.Idle < time.Minute, "%sIDLE is %s: a bastion would end before anybody can have connected; take a minute or more", prefix, c.Bastion.Idle)
+	refuse(c.Bastion.Warn > 0 && c.Bastion.Warn < time.Minute, "%sWARN is %s: the reaper, which warns, comes once a minute, so the warning could come after the end; take a minute or more", prefix, c.Bastion.Warn)
 	for _, p := range c.Bastion.SourceOverride {
 		refuse(p.Bits() == 0, "%sSOURCES holds %s: then anybody may open a bastion to any address; name the prefixes that people connect from", prefix, p)
 	}

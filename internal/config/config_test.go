@@ -13,7 +13,7 @@ import (
 // whole is an environment that is right.
 func whole() map[string]string {
 	return map[string]string{
-		"DEFAULT_TTL": "1h", "MAX_TTL": "8h", "IDLE": "15m",
+		"DEFAULT_TTL": "1h", "MAX_TTL": "8h", "IDLE": "15m", "WARN": "10m",
 		"ALLOWED": "10.0.0.0/8, fd00::/8", "SOURCES": "",
 		"QUOTA_OWNER": "3", "QUOTA_TOTAL": "50",
 		"SUBNETS":         "subnet-0123456789abcdef0,subnet-0123456789abcdef1",
@@ -25,6 +25,7 @@ func whole() map[string]string {
 		"SSH_PORT": "2222", "PUBLIC_ADDRESS": "true", "FAMILIES": "ipv4", "SPOT": "false",
 		"CONTAINER": "bastiond", "TASK_ROLE_ID": "AROAEXAMPLEEXAMPLE123",
 		"TRUSTED_ROLES": "AWSReservedSSO_*", "ADMINS": "", "JWT_ISSUER": "", "DRAINING": "false",
+		"SLACK": "arn:aws:lambda:eu-west-1:111122223333:function:way-in-slack:work",
 	}
 }
 
@@ -43,7 +44,7 @@ func TestAWholeEnvironment(t *testing.T) {
 	}
 	want := Config{
 		Bastion: bastion.Config{
-			DefaultTTL: time.Hour, MaxTTL: 8 * time.Hour, Idle: 15 * time.Minute,
+			DefaultTTL: time.Hour, MaxTTL: 8 * time.Hour, Idle: 15 * time.Minute, Warn: 10 * time.Minute,
 			Allowed:        []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")},
 			IPv4:           true,
 			Quota:          bastion.Quota{PerOwner: 3, Total: 50},
@@ -59,6 +60,7 @@ func TestAWholeEnvironment(t *testing.T) {
 			SSHPort: 2222, PublicAddress: true, Container: "bastiond", TaskRoleID: "AROAEXAMPLEEXAMPLE123",
 		},
 		Access: Access{TrustedRoles: []string{"AWSReservedSSO_*"}},
+		Slack:  "arn:aws:lambda:eu-west-1:111122223333:function:way-in-slack:work",
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
@@ -84,6 +86,12 @@ func TestWhatIsWrongIsNamed(t *testing.T) {
 		{"MAX_TTL", "-1h", "the longest lifetime must be more than zero"},
 		{"IDLE", "", `BASTION_IDLE is "": want a time`},
 		{"IDLE", "5s", "before anybody can have connected"},
+		{"WARN", "", `BASTION_WARN is "": want a time`},
+		{"WARN", "-10m", "must be zero (never) or more"},
+		{"WARN", "8h", "the time to warn ahead of a deadline (8h0m0s) must be shorter than the longest lifetime (8h0m0s)"},
+		{"WARN", "59s", "the warning could come after the end"},
+		{"SLACK", "arn:aws:lambda:eu-west-1:111122223333:function:way-in-slack", "the Slack function's alias \"work\", or nothing"},
+		{"SLACK", "way-in-slack:work", "the Slack function's alias"},
 		{"ALLOWED", "", "bastions could connect to nothing"},
 		{"ALLOWED", "10.0.0.0/8,10.1.0.0", `BASTION_ALLOWED is "10.1.0.0": want a CIDR`},
 		{"ALLOWED", "::ffff:10.0.0.0/104", "want a CIDR"},
@@ -126,6 +134,15 @@ func TestWhatIsWrongIsNamed(t *testing.T) {
 		if _, err := load(env); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s=%q:\n got %v\nwant %s", test.name, test.value, err, test.want)
 		}
+	}
+}
+
+// Who has no Slack says so, and who wants no warnings.
+func TestNobodyIsTold(t *testing.T) {
+	env := whole()
+	env["SLACK"], env["WARN"] = "", "0s"
+	if cfg, err := load(env); err != nil || cfg.Slack != "" || cfg.Bastion.Warn != 0 {
+		t.Errorf("%q, %s, %v", cfg.Slack, cfg.Bastion.Warn, err)
 	}
 }
 

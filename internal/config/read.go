@@ -11,8 +11,12 @@ import (
 	"time"
 )
 
-// prefix begins the names of all our variables.
-const prefix = "BASTION_"
+// prefix begins the names of all variables of the service's own functions, and
+// slackPrefix those of the Slack function.
+const (
+	prefix      = "BASTION_"
+	slackPrefix = "SLACK_"
+)
 
 // form is what a value must look like, and how to say so.
 type form struct {
@@ -34,8 +38,14 @@ var (
 	taskDefinitionARN = formOf(`arn:[\w-]+:ecs:[\w-]+:\d{12}:task-definition/[\w-]{1,255}:\d+`, "the ARN of a task definition with its revision")
 	stackID           = formOf(`arn:[\w-]+:cloudformation:[\w-]+:\d{12}:stack/[\w/-]+`, "the id of a CloudFormation stack")
 	containerName     = formOf(`[\w-]{1,255}`, "the name of a container")
+	parameterName     = formOf(`[\w./-]{1,900}`, "the name of a parameter of Parameter Store, as /bastion/slack-signing-secret")
+	slackDoor         = formOf(`arn:[\w-]+:lambda:[\w-]+:\d{12}:function:[\w-]{1,64}:slack`, "the ARN of a function's alias slack")
+	slackTeam         = formOf(`[TE][A-Z0-9]{2,31}`, "the id of a Slack workspace, as T0123ABCD")
+	slackChannel      = formOf(`[CDG][A-Z0-9]{2,31}`, "the id of a Slack channel, as C0123ABCD")
+	slackUser         = formOf(`[UW][A-Z0-9]{2,31}`, "the id of a Slack user, as U0123ABCD")
 	roleID            = formOf(`AROA[A-Z0-9]{12,124}`, "the unique id of an IAM role, as AROA…")
 	trustedRole       = formOf(`[\w+=.@-]{1,64}|[\w+=.@-]{1,63}\*`, "the name of an IAM role, perhaps with a * at its end (a * alone would trust every session name there is)")
+	slackAlias        = formOf(`arn:[\w-]+:lambda:[\w-]+:\d{12}:function:[\w-]{1,64}:work`, "the ARN of the Slack function's alias \"work\"")
 	issuer            = formOf(`https://[^\s#]{1,500}`, "the https URL of a token issuer")
 	admin             = formOf(`iam:\d{12}:(?:AIDA|AROA)[A-Z0-9]{12,124}|`+
 		`arn:[\w-]+:iam::\d{12}:(?:user|role)/[\w+=.@/-]{1,576}|`+
@@ -47,12 +57,13 @@ func isJWT(admin string) bool { return strings.HasPrefix(admin, "jwt:") }
 
 // reader takes the variables one by one, and keeps what is wrong with them.
 type reader struct {
+	prefix string
 	values map[string]string // by name without prefix; taken ones are gone
 	wrong  []error
 }
 
-func newReader(environ []string) *reader {
-	r := &reader{values: map[string]string{}}
+func newReader(prefix string, environ []string) *reader {
+	r := &reader{prefix: prefix, values: map[string]string{}}
 	for _, entry := range environ {
 		name, value, _ := strings.Cut(entry, "=")
 		if ours, ok := strings.CutPrefix(name, prefix); ok {
@@ -63,7 +74,7 @@ func newReader(environ []string) *reader {
 }
 
 func (r *reader) refuse(name, value, want string) {
-	r.wrong = append(r.wrong, fmt.Errorf("%s%s is %q: want %s", prefix, name, value, want))
+	r.wrong = append(r.wrong, fmt.Errorf("%s%s is %q: want %s", r.prefix, name, value, want))
 }
 
 // take answers a value that must be there; one that may be empty must be set
@@ -71,7 +82,7 @@ func (r *reader) refuse(name, value, want string) {
 func (r *reader) take(name string) (string, bool) {
 	value, ok := r.values[name]
 	if !ok {
-		r.wrong = append(r.wrong, fmt.Errorf("%s%s is missing", prefix, name))
+		r.wrong = append(r.wrong, fmt.Errorf("%s%s is missing", r.prefix, name))
 	}
 	delete(r.values, name)
 	return strings.TrimSpace(value), ok
@@ -105,7 +116,7 @@ func (r *reader) list(name string, f form) (items []string) {
 		case !f.MatchString(item):
 			r.refuse(name, item, f.want)
 		case slices.Contains(items, item):
-			r.wrong = append(r.wrong, fmt.Errorf("%s%s names %s twice", prefix, name, item))
+			r.wrong = append(r.wrong, fmt.Errorf("%s%s names %s twice", r.prefix, name, item))
 		}
 		items = append(items, item)
 	}
@@ -184,6 +195,6 @@ func (r *reader) families(name string) (v4, v6 bool) {
 // unknown refuses what nobody took.
 func (r *reader) unknown() {
 	for _, name := range slices.Sorted(maps.Keys(r.values)) {
-		r.wrong = append(r.wrong, fmt.Errorf("%s%s is not a setting: remove it, or mend its name", prefix, name))
+		r.wrong = append(r.wrong, fmt.Errorf("%s%s is not a setting: remove it, or mend its name", r.prefix, name))
 	}
 }

@@ -60,7 +60,7 @@ type listDocument struct {
 func (a *api) json(ans answer) []byte {
 	documents := make([]document, 0, len(ans.records))
 	for _, rec := range ans.records {
-		documents = append(documents, a.document(rec))
+		documents = append(documents, documentOf(rec, a.Targets))
 	}
 	if ans.list {
 		return marshal(listDocument{documents})
@@ -68,7 +68,10 @@ func (a *api) json(ans answer) []byte {
 	return marshal(documents[0])
 }
 
-func (a *api) document(rec bastion.Record) document {
+// Document is a bastion as JSON, as the API answers it to its owner.
+func Document(rec bastion.Record) []byte { return marshal(documentOf(rec, nil)) }
+
+func documentOf(rec bastion.Record, targets []Target) document {
 	d := document{
 		ID: rec.ID, Name: rec.Name, Owner: rec.Owner,
 		State: rec.State(), Stage: rec.Stage(), Reason: rec.Intent.Reason,
@@ -92,7 +95,7 @@ func (a *api) document(rec bastion.Record) document {
 	d.Host, d.Port, d.User = at.endpoint.Addr().String(), at.endpoint.Port(), sshUser
 	if at.hostKey != "" {
 		d.HostKey, d.KnownHosts = string(at.hostKey), at.knownHosts()
-		d.SSHConfig, d.SSH = sshConfig([]access{at}, a.Targets), at.consoleCommand()
+		d.SSHConfig, d.SSH = sshConfig([]access{at}, targets), at.consoleCommand()
 	}
 	return d
 }

@@ -44,36 +44,47 @@ func requestContext(r *http.Request) *events.APIGatewayV2HTTPRequestContext {
 	return r.Context().Value(contextKey{}).(*events.APIGatewayV2HTTPRequestContext)
 }
 
-// Handle answers one event. An error means that it came through no door that the
-// function has: it is for the one who invoked the function, who is no client of
-// the API.
-//
-// A client of the API writes headers, path, query and body, each in its place of
-// the event, and can never reach version or requestContext. Whoever may invoke
-// the function directly writes all of it, and is an admin by that right (see the
-// README); what is refused here are mistakes.
+// Handle answers one event; see [ServeEvent].
 func (g *Gateway) Handle(ctx context.Context, event events.APIGatewayV2HTTPRequest) (events.APIGatewayV2HTTPResponse, error) {
+	return ServeEvent(ctx, g.handler, event)
+}
+
+// ServeEvent has a handler of net/http answer an event of API Gateway, payload
+// format 2.0. An error means that it came through no door that the function has:
+// it is for the one who invoked the function, who is no client of the API.
+//
+// A client of the API writes headers, cookies, path, query and body, each in its
+// place of the event, and can never reach version or requestContext. Whoever may
+// invoke the function directly writes all of it, and is an admin by that right
+// (see the README); what is refused here are mistakes. The handler gets RemoteAddr
+// and Host from requestContext: no header moves them.
+func ServeEvent(ctx context.Context, handler http.Handler, event events.APIGatewayV2HTTPRequest) (events.APIGatewayV2HTTPResponse, error) {
 	rc := &event.RequestContext
 	if event.Version != "2.0" || rc.APIID == "" || rc.RequestID == "" || rc.HTTP.Method == "" {
 		return events.APIGatewayV2HTTPResponse{}, fmt.Errorf("this is no event of an HTTP API with payload format 2.0 (version %q, API %q, method %q): the function answers no other", event.Version, rc.APIID, rc.HTTP.Method)
 	}
-	if deadline, limited := ctx.Deadline(); limited {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadline(ctx, deadline.Add(-answerTime))
-		defer cancel()
-	}
-	request, err := newRequest(context.WithValue(ctx, contextKey{}, rc), event)
+	ctx, cancel := withAnswerTime(context.WithValue(ctx, contextKey{}, rc))
+	defer cancel()
+	request, err := newRequest(ctx, event)
 	if err != nil {
 		return events.APIGatewayV2HTTPResponse{}, err
 	}
 	w := &response{header: http.Header{}}
-	g.handler.ServeHTTP(w, request)
+	handler.ServeHTTP(w, request)
 	return w.event(), nil
+}
+
+// withAnswerTime ends ctx while there is still time to write an answer.
+func withAnswerTime(ctx context.Context) (context.Context, context.CancelFunc) {
+	if deadline, limited := ctx.Deadline(); limited {
+		return context.WithDeadline(ctx, deadline.Add(-answerTime))
+	}
+	return context.WithCancel(ctx)
 }
 
 // newRequest is the event as net/http has it. The path comes decoded from API
 // Gateway, so it is taken as it is. Several headers of one name come as one, with
-// commas; cookies come apart from them and are of no use here.
+// commas; cookies come apart from them.
 func newRequest(ctx context.Context, event events.APIGatewayV2HTTPRequest) (*http.Request, error) {
 	rc := event.RequestContext
 	body := []byte(event.Body)
@@ -92,6 +103,9 @@ func newRequest(ctx context.Context, event events.APIGatewayV2HTTPRequest) (*htt
 	request.RemoteAddr = net.JoinHostPort(rc.HTTP.SourceIP, "0")
 	for name, value := range event.Headers {
 		request.Header.Set(name, value)
+	}
+	if len(event.Cookies) > 0 {
+		request.Header.Set("Cookie", strings.Join(event.Cookies, "; "))
 	}
 	return request, nil
 }
@@ -117,11 +131,16 @@ func (r *response) Write(p []byte) (int, error) {
 }
 
 // event is what API Gateway makes an HTTP response of. Its format has one value
-// for each header, so several are joined as RFC 9110 allows; there are no cookies.
+// for each header, so several are joined as RFC 9110 allows. Cookies, which must not
+// be joined, have a place of their own.
 func (r *response) event() events.APIGatewayV2HTTPResponse {
 	r.WriteHeader(http.StatusOK)
 	out := events.APIGatewayV2HTTPResponse{StatusCode: r.status, Headers: map[string]string{}}
 	for name, values := range r.header {
+		if name == "Set-Cookie" {
+			out.Cookies = values
+			continue
+		}
 		out.Headers[name] = strings.Join(values, ", ")
 	}
 	if utf8.Valid(r.body.Bytes()) {

@@ -49,7 +49,6 @@ func TestAnEventIsARequest(t *testing.T) {
 	event.IsBase64Encoded = true
 	event.Headers["prefer"] = "respond-async, wait=7"
 	event.Headers["accept"] = "application/json"
-	event.Cookies = []string{"session=1"}
 	answer := r.handle(t, byIAM, event)
 
 	want := bastion.CreateRequest{
@@ -72,6 +71,54 @@ func TestAnEventIsARequest(t *testing.T) {
 	}
 	if len(answer.Cookies) != 0 || len(answer.MultiValueHeaders) != 0 {
 		t.Errorf("the format has no such: %+v", answer)
+	}
+}
+
+// Cookies have places of their own in the format, which headers do not reach.
+func TestCookiesGoBothWays(t *testing.T) {
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var got []string
+		for _, c := range r.Cookies() {
+			got = append(got, c.Name+" is "+c.Value)
+		}
+		http.SetCookie(w, &http.Cookie{Name: "__Host-a", Value: "1", Path: "/", Secure: true, SameSite: http.SameSiteStrictMode})
+		http.SetCookie(w, &http.Cookie{Name: "b", Value: "2"})
+		_, _ = w.Write([]byte(strings.Join(got, ", ")))
+	})
+	for name, test := range map[string]struct {
+		cookies []string
+		want    string
+	}{
+		"none":  {nil, ""},
+		"one":   {[]string{"__Host-a=1"}, "__Host-a is 1"},
+		"three": {[]string{"a=1", "b=2", "a=3"}, "a is 1, b is 2, a is 3"},
+	} {
+		event := requestOf("GET", "/", "")
+		event.Cookies = test.cookies
+		got, err := httpapi.ServeEvent(t.Context(), handler, event)
+		if err != nil || got.Body != test.want {
+			t.Errorf("%s: %q, %v; want %q", name, got.Body, err, test.want)
+		}
+		want := []string{"__Host-a=1; Path=/; Secure; SameSite=Strict", "b=2"}
+		if _, joined := got.Headers["Set-Cookie"]; joined || !reflect.DeepEqual(got.Cookies, want) {
+			t.Errorf("%s: the answer sets %q, and has the headers %v", name, got.Cookies, got.Headers)
+		}
+	}
+}
+
+// Host and RemoteAddr are what API Gateway saw, whatever a client writes.
+func TestHostAndAddressAreTheContexts(t *testing.T) {
+	event := requestOf("GET", "/", "")
+	for _, header := range []string{"host", "x-forwarded-for", "x-forwarded-host", "forwarded"} {
+		event.Headers[header] = "198.51.100.1"
+	}
+	var host, address string
+	handler := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { host, address = r.Host, r.RemoteAddr })
+	for source, want := range map[string]string{"203.0.113.7": "203.0.113.7:0", "2001:db8::7": "[2001:db8::7]:0"} {
+		event.RequestContext.HTTP.SourceIP = source
+		if _, err := httpapi.ServeEvent(t.Context(), handler, event); err != nil || host != event.RequestContext.DomainName || address != want {
+			t.Errorf("%s: from %q, to %q, %v", source, address, host, err)
+		}
 	}
 }
 

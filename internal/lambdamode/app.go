@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"os"
 	"strings"
 	"time"
@@ -14,7 +15,6 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/awscloud"
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 	"github.com/bastion-on-demand/bastion/internal/config"
-	"github.com/bastion-on-demand/bastion/internal/httpapi"
 )
 
 // history is how long the record of a finished bastion stays, with its receipt.
@@ -26,6 +26,7 @@ type App struct {
 	Service *bastion.Service
 
 	taskID  func(leaseKey string) string
+	work    work // of the Slack function
 	metrics *metrics
 	log     *slog.Logger
 }
@@ -68,6 +69,7 @@ func wire(ctx context.Context, environ []string, log *slog.Logger) (*App, error)
 			Log:    log,
 		},
 		taskID:  ports.Leases.TaskID,
+		work:    ports.Functions,
 		metrics: meters,
 		log:     log,
 	}, nil
@@ -95,13 +97,12 @@ func stackName(id string) string {
 	return name
 }
 
-// Gateway serves a part of the API; see httpapi.OnlyCreate and its like.
-func (a *App) Gateway(part httpapi.Service) *httpapi.Gateway {
-	return httpapi.NewGateway(httpapi.Options{Service: part, Log: a.log}, httpapi.Owners{
-		TrustedRoles: a.Config.Access.TrustedRoles,
-		Admins:       a.Config.Access.Admins,
-		JWTIssuer:    a.Config.Access.JWTIssuer,
-	})
+// requestID is Lambda's name of an invocation.
+func requestID(r *http.Request) string {
+	if lc, ok := lambdacontext.FromContext(r.Context()); ok {
+		return lc.AwsRequestID
+	}
+	return ""
 }
 
 // endTime is what a function keeps of its time, to say how it went before Lambda

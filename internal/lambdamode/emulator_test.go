@@ -92,6 +92,59 @@ func TestAnEventThroughACompiledFunction(t *testing.T) {
 	}
 }
 
+// Which door a call came through is what Lambda says of it: the emulator makes the
+// ARN of the name, so a qualifier in the name is one in the ARN.
+func TestDoorsUnderTheEmulator(t *testing.T) {
+	bootstrap := compile(t, "../../functions/describe")
+	const event = `{"version":"2.0","rawPath":"/","requestContext":{"apiId":"abc123","requestId":"request-1","http":{"method":"GET","path":"/","sourceIp":"203.0.113.7"}}}`
+	const call = `{"slack":{"owner":"OWNER","source":"203.0.113.7","method":"GET","path":"/"}}`
+	for name, tests := range map[string]map[string]string{ // what it answers to what
+		"describe": {
+			event: `"statusCode":401`,
+			strings.Replace(call, "OWNER", "slack:T0123ABCD:U0123ABCD", 1): "came through API Gateway's door",
+		},
+		"describe:slack": {
+			event: "no call of the Slack function",
+			strings.Replace(call, "OWNER", "slack:T0123ABCD:U0123ABCD", 1):              `"status":404`,
+			strings.Replace(call, "OWNER", "iam:111122223333:AIDAEXAMPLEEXAMPLE123", 1): "speaks for owners of Slack",
+		},
+		"describe:work": {event: "no door", strings.Replace(call, "OWNER", "slack:T0123ABCD:U0123ABCD", 1): "no door"},
+	} {
+		e := emulate(t, bootstrap, environment("AWS_LAMBDA_FUNCTION_NAME="+name))
+		for payload, want := range tests {
+			if got, _ := invoke(t, e, payload); !strings.Contains(got, want) {
+				t.Errorf("%s, of %s: answered %s", name, payload, got)
+			}
+		}
+	}
+}
+
+func TestTheSlackFunctionUnderTheEmulator(t *testing.T) {
+	bootstrap := compile(t, "../../functions/slack")
+	const event = `{"version":"2.0","rawPath":"/slack","requestContext":{"apiId":"abc123","requestId":"request-1","http":{"method":"GET","path":"/slack","sourceIp":"203.0.113.7"}}}`
+	const job = `{"job":{"do":"status","owner":"iam:111122223333:AIDAEXAMPLEEXAMPLE123"}}`
+	for name, tests := range map[string]map[string]string{ // what it answers to what
+		"slack":       {event: `"statusCode":404`, job: "came through API Gateway's door", `{}`: "no event of an HTTP API"},
+		"slack:work":  {event: "neither a job nor a notice", job: "null"},
+		"slack:slack": {event: "no door", job: "no door"},
+	} {
+		e := emulate(t, bootstrap, slackEnvironment("AWS_LAMBDA_FUNCTION_NAME="+name))
+		for payload, want := range tests {
+			if got, _ := invoke(t, e, payload); !strings.Contains(got, want) {
+				t.Errorf("%s, of %s: answered %s", name, payload, got)
+			}
+		}
+		if name == "slack:work" && !e.Log.Says("a job of nobody of Slack's") {
+			t.Errorf("the log does not say what became of the job:\n%s", e.Log)
+		}
+	}
+	wrong := emulate(t, bootstrap, slackEnvironment("SLACK_TEAMS=general", "SLACK_COLOUR=blue"))
+	_, _ = invoke(t, wrong, `{}`)
+	if !wrong.Log.Says("SLACK_TEAMS", "SLACK_COLOUR") {
+		t.Errorf("the log does not list what is wrong:\n%s", wrong.Log)
+	}
+}
+
 // maxInit is how much longer the start of a function may take than that of an
 // empty one.
 const maxInit = 60 * time.Millisecond

@@ -37,6 +37,7 @@ type Observer struct {
 
 // Observer makes the function.
 func (a *App) Observer() *Observer {
+	a.tell()
 	return &Observer{service: a.Service, store: a.Service.Store, cluster: a.Config.Cloud.ClusterARN, taskID: a.taskID, log: a.log}
 }
 

@@ -39,6 +39,7 @@ type Reaper struct {
 
 // Reaper makes the function.
 func (a *App) Reaper() *Reaper {
+	a.tell()
 	return &Reaper{service: a.Service, store: a.Service.Store, metrics: a.metrics, now: time.Now, log: a.log}
 }
 

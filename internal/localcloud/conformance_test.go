@@ -105,3 +105,7 @@ func TestLeasesConform(t *testing.T) {
 		}
 	})
 }
+
+func TestItemsConform(t *testing.T) {
+	cloudtest.Items(t, func(_ *testing.T, now func() time.Time) cloudtest.Table { return NewItems(now) })
+}

@@ -68,5 +68,6 @@ func Command() *cobra.Command {
 	flags.DurationVar(&o.Idle, "idle", o.Idle, "end a bastion after this long without an authenticated connection; 0 for never")
 	flags.DurationVar(&o.ReapEvery, "reap-every", o.ReapEvery, "how often the reaper runs; the sweep for orphans runs a tenth as often")
 	flags.StringArrayVar(&o.Allow, "allow", nil, "`CIDR` of further destinations, real ones; may be given again; may name loopback,\nand then every owner can reach what listens on this machine alone")
+	flags.StringVar(&o.SlackSigningSecret, "slack-signing-secret", "", "for trying only: serve Slack's routes too, to requests signed with this `secret`, as\nscripts/slack signs them; what Slack would be sent is logged and goes nowhere")
 	return command
 }

@@ -60,15 +60,19 @@ func ownHost(r *http.Request) bool {
 }
 
 // crossOrigin reports whether a browser says that another page than one of ours
-// sent the request. We serve no pages, so any origin at all is another's, also
-// for the GETs that http.CrossOriginProtection lets pass.
+// sent the request: any at all, but for the pages of Slack's routes. That also holds
+// for the GETs that http.CrossOriginProtection lets pass. Our pages send no referrer,
+// which makes a browser send Origin: null with their forms; what it says of the site
+// then tells them from others'.
 func crossOrigin(r *http.Request) bool {
-	site := r.Header.Get("Sec-Fetch-Site")
-	if site != "" && site != "same-origin" && site != "none" {
-		return true
-	}
 	origin := r.Header.Get("Origin")
-	return origin != "" && origin != "http://"+r.Host
+	switch site := r.Header.Get("Sec-Fetch-Site"); site {
+	case "same-origin":
+		return origin != "" && origin != "null" && origin != "http://"+r.Host
+	case "", "none":
+		return origin != "" && origin != "http://"+r.Host
+	}
+	return true
 }
 
 // refuse answers with a problem document (RFC 9457) and logs a line, as the API

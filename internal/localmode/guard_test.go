@@ -28,6 +28,7 @@ func TestGuardLetsOnlyLocalToolsThrough(t *testing.T) {
 		{"IPv6 loopback", "GET", "[::1]:8080", nil, ""},
 		{"typed into a browser", "GET", "localhost:8080", http.Header{"Sec-Fetch-Site": {"none"}}, ""},
 		{"own origin", "POST", "localhost:8080", http.Header{"Sec-Fetch-Site": {"same-origin"}, "Origin": {"http://localhost:8080"}}, ""},
+		{"a form of a page without referrer", "POST", "localhost:8080", http.Header{"Sec-Fetch-Site": {"same-origin"}, "Origin": {"null"}}, ""},
 
 		{"rebound name", "POST", "evil.example:8080", nil, codeHostForeign},
 		{"name that begins well", "POST", "localhost.evil.example:8080", nil, codeHostForeign},
@@ -40,6 +41,8 @@ func TestGuardLetsOnlyLocalToolsThrough(t *testing.T) {
 		{"cross-site GET", "GET", "127.0.0.1:8080", http.Header{"Sec-Fetch-Site": {"cross-site"}}, codeCrossOrigin},
 		{"old browser", "POST", "127.0.0.1:8080", http.Header{"Origin": {"https://evil.example"}}, codeCrossOrigin},
 		{"another local page", "POST", "127.0.0.1:8080", http.Header{"Origin": {"http://127.0.0.1:3000"}}, codeCrossOrigin},
+		{"own site, another origin", "POST", "127.0.0.1:8080", http.Header{"Sec-Fetch-Site": {"same-origin"}, "Origin": {"https://evil.example"}}, codeCrossOrigin},
+		{"typed, opaque origin", "POST", "127.0.0.1:8080", http.Header{"Sec-Fetch-Site": {"none"}, "Origin": {"null"}}, codeCrossOrigin},
 		{"opaque origin", "POST", "127.0.0.1:8080", http.Header{"Origin": {"null"}}, codeCrossOrigin},
 	} {
 		reached := false

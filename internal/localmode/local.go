@@ -28,6 +28,7 @@ type Local struct {
 
 	host     *privateHost
 	observer *observer
+	slack    *slackSide // nil without it
 	server   *http.Server
 	cancel   context.CancelFunc
 	running  sync.WaitGroup
@@ -82,12 +83,13 @@ func Start(o Options) (*Local, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &Local{URL: "http://" + listener.Addr().String(), host: host, cancel: cancel}
 	l.wire(ctx, s, network, own)
-	l.serve(ctx, s, listener)
+	l.serve(ctx, s, listener, l.routes(ctx, s))
+	l.schedule(ctx, s, "reap", s.ReapEvery, l.Service.Reap)
+	l.schedule(ctx, s, "sweep", 10*s.ReapEvery, l.Service.Sweep)
 	return l, nil
 }
 
-// wire puts the domain on a cloud of its own, with the schedules and events that
-// bring it forward.
+// wire puts the domain on a cloud of its own, with the events that bring it forward.
 func (l *Local) wire(ctx context.Context, s settings, n *network, own []netip.Addr) {
 	l.observer = newObserver(ctx, s.Log)
 	event := func(bastionID, _ string) { l.observer.notify(bastionID) }
@@ -111,8 +113,6 @@ func (l *Local) wire(ctx context.Context, s settings, n *network, own []netip.Ad
 		Log:    s.Log,
 	}
 	l.observer.observe = l.Service.Observe
-	l.schedule(ctx, s, "reap", s.ReapEvery, l.Service.Reap)
-	l.schedule(ctx, s, "sweep", 10*s.ReapEvery, l.Service.Sweep)
 }
 
 func (l *Local) schedule(ctx context.Context, s settings, name string, interval time.Duration, run func(context.Context) (int, error)) {
@@ -125,18 +125,29 @@ func (l *Local) schedule(ctx context.Context, s settings, name string, interval 
 	})
 }
 
-// serve answers the API on the listener.
-func (l *Local) serve(ctx context.Context, s settings, listener net.Listener) {
-	api := httpapi.New(httpapi.Options{
+// routes are the API's, and Slack's if there is a secret to know Slack by.
+func (l *Local) routes(ctx context.Context, s settings) http.Handler {
+	options := httpapi.Options{
 		Service:   l.Service,
 		Identify:  identify,
 		Challenge: `Basic realm="names, not identities"`,
 		Log:       s.Log,
 		Now:       time.Now,
 		Targets:   []httpapi.Target{{Name: privateName, User: "guest", HostKey: l.host.hostKey}},
-	})
+	}
+	api := httpapi.New(options)
+	if s.SlackSigningSecret == "" {
+		return api
+	}
+	l.slack = newSlackSide(ctx, s.SlackSigningSecret, options, s.Log)
+	l.Service.Notices = l.slack // before anything runs that would tell
+	return l.slack.beside(api)
+}
+
+// serve answers on the listener.
+func (l *Local) serve(ctx context.Context, s settings, listener net.Listener, routes http.Handler) {
 	l.server = &http.Server{
-		Handler:           guard(api, s.Log),
+		Handler:           guard(routes, s.Log),
 		ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout:       time.Minute, // longer than a request waits: net/http counts the handler's time too
 		// Requests that wait end when local mode does.
@@ -158,6 +169,9 @@ func (l *Local) Close() {
 		}
 		l.Cloud.Close()
 		l.observer.wait()
+		if l.slack != nil {
+			l.slack.errands.wait()
+		}
 		l.running.Wait()
 		l.host.Close()
 	})

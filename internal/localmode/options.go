@@ -24,6 +24,10 @@ type Options struct {
 	Allow       []string      // CIDRs of real destinations, beyond the private host
 	Log         *slog.Logger
 
+	// SlackSigningSecret has Slack's routes served beside the API, to requests that
+	// are signed with it. Nothing is sent to Slack. Empty: there are none.
+	SlackSigningSecret string
+
 	task func(*sshd.Config) // for tests: changes what a task's server is given
 }
 
@@ -128,6 +132,7 @@ func (s settings) config() bastion.Config {
 		DefaultTTL:     s.DefaultTTL,
 		MaxTTL:         s.MaxTTL,
 		Idle:           s.Idle,
+		Warn:           min(10*time.Minute, s.MaxTTL/2),
 		Allowed:        append(append([]netip.Prefix(nil), privateRanges...), s.allow...),
 		IPv4:           s.listen.Addr().Is4(),
 		IPv6:           s.listen.Addr().Is6(),

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/netip"
 	"time"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
@@ -66,7 +65,7 @@ func (a *App) create(ctx context.Context, c claim) (Bastion, error) {
 
 func (a *App) describe(ctx context.Context, owner, id string) (Bastion, error) {
 	var b Bastion
-	err := a.ask(ctx, Call{Owner: owner, Source: netip.Addr{}, Method: http.MethodGet, Path: "/bastions/" + id}, nil, &b)
+	err := a.ask(ctx, Call{Owner: owner, Method: http.MethodGet, Path: "/bastions/" + id}, nil, &b)
 	return b, err
 }
 

@@ -77,7 +77,11 @@ func aboutBastion(l *letter, b Bastion, closeLabel string) *letter {
 
 // facts are lines about a bastion.
 func facts(b Bastion) []string {
-	lines := []string{"Lets in: " + strings.TrimSuffix(strings.TrimSuffix(b.Source, "/32"), "/128") + " with the key " + strings.Join(b.Keys, ", ")}
+	letsIn := "Lets in: " + addressOnly(b.Source) + " with the key " + strings.Join(b.Keys, ", ")
+	if b.isOpen() {
+		letsIn += " - if that is not you, close it at once"
+	}
+	lines := []string{letsIn}
 	if b.Host != "" {
 		lines = append(lines, "Address: "+net.JoinHostPort(b.Host, strconv.Itoa(b.Port)))
 	}
@@ -85,6 +89,11 @@ func facts(b Bastion) []string {
 		lines = append(lines, "Because: "+b.Reason)
 	}
 	return lines
+}
+
+// addressOnly is a source, which is a prefix of full length, as people know it.
+func addressOnly(source string) string {
+	return strings.TrimSuffix(strings.TrimSuffix(source, "/32"), "/128")
 }
 
 // connecting adds the configuration for ssh, and what to do with it.

@@ -30,9 +30,9 @@ import (
 
 const storySecret = "8f742231b10e8888abcd99yyyzzz85a5"
 
-// story is the app in front of a local mode that runs as people run it: its
+// pageStory is the app in front of a local mode that runs as people run it: its
 // functions are the API of local mode, asked for an owner of local mode's.
-type story struct {
+type pageStory struct {
 	*App
 	t      testing.TB
 	dir    string
@@ -43,8 +43,8 @@ type story struct {
 	jobs   sync.WaitGroup
 }
 
-func newStory(t *testing.T) *story {
-	s := &story{t: t, dir: t.TempDir(), client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}}
+func newStory(t *testing.T) *pageStory {
+	s := &pageStory{t: t, dir: t.TempDir(), client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}}
 	s.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "key")
 	s.startLocalMode()
 	s.App = New(Options{
@@ -66,7 +66,7 @@ func newStory(t *testing.T) *story {
 }
 
 // startLocalMode builds and starts it, with starts that take long enough to watch.
-func (s *story) startLocalMode() {
+func (s *pageStory) startLocalMode() {
 	program := filepath.Join(s.dir, "bastion")
 	s.run("go", "build", "-o", program, "github.com/bastion-on-demand/bastion/cmd/bastion")
 	local := exec.Command(program, "local", "--listen", "127.0.0.1:0", "--launch-delay", "4s")
@@ -91,7 +91,7 @@ func (s *story) startLocalMode() {
 }
 
 // run runs a program in the story's folder and answers what it prints.
-func (s *story) run(name string, args ...string) string {
+func (s *pageStory) run(name string, args ...string) string {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), 3*time.Minute)
 	defer cancel()
@@ -106,7 +106,7 @@ func (s *story) run(name string, args ...string) string {
 	return string(out)
 }
 
-func (s *story) HandOver(_ context.Context, job Job) error {
+func (s *pageStory) HandOver(_ context.Context, job Job) error {
 	s.jobs.Go(func() {
 		if err := s.Do(context.Background(), job); err != nil {
 			s.t.Errorf("job %s: %v", job.Do, err)
@@ -115,7 +115,7 @@ func (s *story) HandOver(_ context.Context, job Job) error {
 	return nil
 }
 
-func (s *story) Call(ctx context.Context, call Call) (Reply, error) {
+func (s *pageStory) Call(ctx context.Context, call Call) (Reply, error) {
 	r, err := http.NewRequestWithContext(ctx, call.Method, s.api+call.Path, bytes.NewReader(call.Body))
 	if err != nil {
 		return Reply{}, err
@@ -131,12 +131,12 @@ func (s *story) Call(ctx context.Context, call Call) (Reply, error) {
 }
 
 // RoundTrip is Slack, which takes everything.
-func (s *story) RoundTrip(r *http.Request) (*http.Response, error) {
+func (s *pageStory) RoundTrip(r *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(strings.NewReader("ok")), Request: r}, nil
 }
 
 // command is what somebody types in Slack, and its answer.
-func (s *story) command(text string) string {
+func (s *pageStory) command(text string) string {
 	s.t.Helper()
 	body := url.Values{
 		"team_id": {"T0AB"}, "user_id": {"U0CD"}, "channel_id": {"C0EF"}, "command": {"/bastion"}, "text": {text},
@@ -167,7 +167,7 @@ func (s *story) command(text string) string {
 var claimLink = regexp.MustCompile(`http://127\.0\.0\.1:\d+/slack/claim/[A-Za-z0-9_-]{43}`)
 
 // askedFor is the link that up answers with, for somebody whose key is known.
-func (s *story) askedFor() string {
+func (s *pageStory) askedFor() string {
 	s.t.Helper()
 	key, err := os.ReadFile(filepath.Join(s.dir, "key.pub"))
 	if err != nil {
@@ -241,7 +241,7 @@ func TestStoryInABrowser(t *testing.T) {
 }
 
 // connect does what the page says, word for word.
-func (s *story) connect(config, connect, console string) {
+func (s *pageStory) connect(config, connect, console string) {
 	s.t.Helper()
 	config += "  IdentityFile " + filepath.Join(s.dir, "key") + "\n"
 	if err := os.WriteFile(filepath.Join(s.dir, "bastion-default.conf"), []byte(config), 0o600); err != nil {

@@ -50,7 +50,7 @@ func receiptLines(r Receipt, b Bastion) []string {
 	ran := max(0, r.EndedAt.Sub(r.StartedAt))
 	lines := []string{
 		"Ran: " + inWords(ran),
-		"From: " + strings.TrimSuffix(strings.TrimSuffix(b.Source, "/32"), "/128"),
+		"From: " + addressOnly(b.Source),
 		fmt.Sprintf("Used: %s, %s through it, %s refused", counted(int64(r.Connections), "login"), counted(int64(r.Forwards), "connection"), counted(int64(r.Refusals), "request")),
 		"Reached: " + reached(r),
 		fmt.Sprintf("Bytes: %s from you, %s to you", size(r.BytesIn), size(r.BytesOut)),

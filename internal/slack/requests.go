@@ -112,7 +112,7 @@ func (x *exchange) noteAndRefuse(err error) (refused bool) {
 	case known != nil:
 		x.code = known.Code
 	case errors.As(err, new(*Wrong)):
-		x.code = "command_invalid"
+		x.code = codeCommand
 	default:
 		x.code, x.cause = codeUnavailable, err
 	}

@@ -14,7 +14,7 @@ import (
 // slackID is what Slack's ids of workspaces, users and channels look like.
 var slackID = regexp.MustCompile(`^[A-Z0-9]{2,32}$`)
 
-// ownerOf is whose bastions a person of Slack's are.
+// ownerPattern is what the owners are that this package may speak for.
 var ownerPattern = regexp.MustCompile(`^slack:([A-Z0-9]{2,32}):([A-Z0-9]{2,32})$`)
 
 // caller is who pressed or typed something, and where, as the signed request says.
@@ -60,6 +60,7 @@ const (
 	codeUser     bastion.Code = "user_not_allowed"
 	codeTooMany  bastion.Code = "too_many_commands"
 	codeReplayed bastion.Code = "replayed"
+	codeCommand  bastion.Code = "command_invalid" // in the log
 )
 
 // letIn reports why a caller is not let in, if they are not. A button works

@@ -1,0 +1,145 @@
+package awscloud
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+)
+
+// The attributes of an item of a table of values; see also nonceAttribute.
+const (
+	keyItem  = "key"
+	attValue = "value"
+)
+
+// ItemsSchema is a table of values, but for its name.
+func ItemsSchema() dynamodb.CreateTableInput {
+	return dynamodb.CreateTableInput{
+		BillingMode:          types.BillingModePayPerRequest,
+		AttributeDefinitions: texts(keyItem),
+		KeySchema:            keys(keyItem),
+	}
+}
+
+// ItemsAPI is what [Items] calls.
+type ItemsAPI interface {
+	GetItem(context.Context, *dynamodb.GetItemInput, ...func(*dynamodb.Options)) (*dynamodb.GetItemOutput, error)
+	UpdateItem(context.Context, *dynamodb.UpdateItemInput, ...func(*dynamodb.Options)) (*dynamodb.UpdateItemOutput, error)
+	DeleteItem(context.Context, *dynamodb.DeleteItemInput, ...func(*dynamodb.Options)) (*dynamodb.DeleteItemOutput, error)
+}
+
+// Items is a table of values under keys, written by compare-and-swap, which may
+// expire. DynamoDB's TTL takes what has expired away within days; until then it is
+// looked over here, in reads and in conditions alike.
+type Items struct {
+	api   ItemsAPI
+	table string
+	now   func() time.Time
+	rand  io.Reader
+}
+
+// NewItems makes the values of a table of [ItemsSchema]. The names of writes come
+// from rand, which must be safe for concurrent use.
+func NewItems(api ItemsAPI, table string, now func() time.Time, rand io.Reader) *Items {
+	return &Items{api: api, table: table, now: now, rand: rand}
+}
+
+func (i *Items) key(key string) item { return item{keyItem: text(key)} }
+
+// Fetch answers the value and its version, strongly consistent.
+// bastion.ErrNotFound: there is none, or it has expired.
+func (i *Items) Fetch(ctx context.Context, key string) (value []byte, version int64, err error) {
+	out, err := i.api.GetItem(ctx, &dynamodb.GetItemInput{TableName: &i.table, Key: i.key(key), ConsistentRead: aws.Bool(true)})
+	if err != nil {
+		return nil, 0, fmt.Errorf("fetch an item of %s: %w", i.table, foreign(err))
+	}
+	expires, err := toNumber(out.Item[attExpiresAt])
+	if err == nil {
+		version, err = toNumber(out.Item[attVersion])
+	}
+	switch {
+	case err != nil:
+		return nil, 0, fmt.Errorf("decode an item of %s: %w", i.table, err)
+	case version == 0 || expires != 0 && expires <= i.now().Unix():
+		return nil, 0, fmt.Errorf("fetch an item of %s: %w", i.table, bastion.ErrNotFound)
+	}
+	stored, ok := out.Item[attValue].(*types.AttributeValueMemberB)
+	if !ok {
+		return nil, 0, fmt.Errorf("decode an item of %s: its value is a %T", i.table, out.Item[attValue])
+	}
+	return stored.Value, version, nil
+}
+
+// Write writes the value on condition that the present version is still prev, 0 for
+// none or an expired one; it then is prev+1. The value expires at the end of the
+// second of expires; a zero time is never. bastion.ErrConflict: another version is
+// there, and nothing was written.
+func (i *Items) Write(ctx context.Context, key string, prev int64, value []byte, expires time.Time) error {
+	nonce, err := newNonce(i.rand)
+	if err != nil {
+		return err
+	}
+	_, err = i.api.UpdateItem(ctx, i.update(key, prev, value, expires, nonce))
+	stored, refused := conditionFailed(err)
+	switch {
+	case err == nil:
+		return nil
+	case !refused:
+		return fmt.Errorf("write an item of %s: %w", i.table, foreign(err))
+	case tookEffect(stored, prev+1, nonce):
+		return nil // the answer to the first try was lost
+	}
+	return fmt.Errorf("write an item of %s: %w", i.table, bastion.ErrConflict)
+}
+
+func (i *Items) update(key string, prev int64, value []byte, expires time.Time, nonce string) *dynamodb.UpdateItemInput {
+	e := edit{names: map[string]string{"#expires_at": attExpiresAt}, values: values{":now": number(i.now().Unix())}}
+	e.set(attValue, &types.AttributeValueMemberB{Value: append([]byte{}, value...)}) // nil would not be sent
+	e.set(attVersion, number(prev+1))
+	e.set(nonceAttribute(prev+1), text(nonce))
+	condition := "attribute_not_exists(#version) OR #expires_at <= :now"
+	if prev != 0 {
+		condition = "#version = :prev AND (attribute_not_exists(#expires_at) OR #expires_at > :now)"
+		e.values[":prev"] = number(prev)
+	}
+	if expires.IsZero() {
+		e.remove(attExpiresAt)
+	} else {
+		e.set(attExpiresAt, number(toTTL(expires.Add(time.Second-1)))) // not before its time
+	}
+	return &dynamodb.UpdateItemInput{
+		TableName: &i.table, Key: i.key(key),
+		UpdateExpression: aws.String(e.expression()), ConditionExpression: &condition,
+		ExpressionAttributeNames: e.names, ExpressionAttributeValues: e.values,
+		ReturnValuesOnConditionCheckFailure: types.ReturnValuesOnConditionCheckFailureAllOld,
+	}
+}
+
+// Delete removes the value; one that is not there is fine.
+func (i *Items) Delete(ctx context.Context, key string) error {
+	if _, err := i.api.DeleteItem(ctx, &dynamodb.DeleteItemInput{TableName: &i.table, Key: i.key(key)}); err != nil {
+		return fmt.Errorf("delete an item of %s: %w", i.table, foreign(err))
+	}
+	return nil
+}
+
+// toNumber reads a number; one that is missing is 0.
+func toNumber(v types.AttributeValue) (int64, error) {
+	if v == nil {
+		return 0, nil
+	}
+	n, ok := v.(*types.AttributeValueMemberN)
+	if !ok {
+		return 0, errors.New("an attribute is no number")
+	}
+	return strconv.ParseInt(n.Value, 10, 64)
+}

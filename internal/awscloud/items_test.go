@@ -1,0 +1,41 @@
+package awscloud
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+)
+
+// lagging answers an item to consistent reads only, as a table may that was just
+// written to.
+type lagging struct {
+	failing
+	item item
+}
+
+func (l lagging) GetItem(_ context.Context, in *dynamodb.GetItemInput, _ ...func(*dynamodb.Options)) (*dynamodb.GetItemOutput, error) {
+	if !aws.ToBool(in.ConsistentRead) {
+		return &dynamodb.GetItemOutput{}, nil
+	}
+	return &dynamodb.GetItemOutput{Item: l.item}, nil
+}
+
+// An emulator's reads are always consistent, so this is what holds ours to it.
+func TestItemsAreReadConsistently(t *testing.T) {
+	table := lagging{item: item{attVersion: number(0)}}
+	i := NewItems(table, "items", time.Now, rand.Reader)
+	if _, _, err := i.Fetch(t.Context(), "a"); !errors.Is(err, bastion.ErrNotFound) {
+		t.Errorf("an item of no version: %v", err)
+	}
+	table.item[attVersion] = number(1)
+	if _, _, err := i.Fetch(t.Context(), "a"); err == nil || errors.Is(err, bastion.ErrNotFound) {
+		t.Errorf("an item without a value: %v", err)
+	}
+}

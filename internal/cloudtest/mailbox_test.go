@@ -1,0 +1,74 @@
+package cloudtest_test
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+)
+
+// mailbox is where a world's owners are told things. Of two letters about a bastion
+// it believes the one of the later version, as every receiver has to.
+type mailbox struct {
+	mu      sync.Mutex
+	letters []letter
+	latest  map[string]letter // by bastion
+}
+
+type letter struct {
+	id      string
+	version int64
+	notice  bastion.Notice
+}
+
+func (m *mailbox) Tell(ctx context.Context, rec bastion.Record, notice bastion.Notice) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.latest == nil {
+		m.latest = map[string]letter{}
+	}
+	l := letter{rec.ID, rec.Version, notice}
+	m.letters = append(m.letters, l)
+	if l.version > m.latest[l.id].version {
+		m.latest[l.id] = l
+	}
+	return nil
+}
+
+// all are the notices so far, in the order in which they came.
+func (m *mailbox) all() []bastion.Notice {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var all []bastion.Notice
+	for _, l := range m.letters {
+		all = append(all, l.notice)
+	}
+	return all
+}
+
+// audit compares what the owner of a bastion that has come to rest believes with
+// what is the case.
+func (m *mailbox) audit(rec bastion.Record, warn time.Duration) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	heard, told := m.latest[rec.ID]
+	if !rec.Notify {
+		if told || rec.Told != (bastion.Notice{}) || !rec.UntoldSince.IsZero() {
+			return fmt.Errorf("nobody asked to be told of %s: %+v", rec.ID, heard)
+		}
+		return nil
+	}
+	want := bastion.Notice{
+		State: rec.State(), Stage: rec.Stage(), Attempt: rec.Attempt.Number, Source: rec.Intent.Source, Deadline: rec.Intent.Deadline,
+		Warning: rec.State() == bastion.Ready && time.Until(rec.Intent.Deadline) <= warn,
+	}
+	if heard.notice != want || rec.Told != want || !rec.UntoldSince.IsZero() {
+		return fmt.Errorf("of %s its owner believes: %s; the record says that they were told: %s (untold since %s); it is: %s", rec.ID, heard.notice, rec.Told, rec.UntoldSince, want)
+	}
+	return nil
+}

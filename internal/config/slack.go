@@ -1,0 +1,83 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Slack is all that the Slack function is told.
+type Slack struct {
+	Table string // what it remembers
+
+	// The names of parameters of Parameter Store, never the secrets themselves.
+	SigningSecret string
+	BotToken      string // empty: nobody is sent direct messages
+
+	Teams    []string // workspaces whose people are let in
+	Channels []string // if not empty, the channels in which commands are taken
+	Users    []string // if not empty, the people who are let in
+
+	// The ARNs of the aliases by which it calls the other functions.
+	Create, Describe, Extend, Destroy string
+
+	// Work is its own alias, by which it hands work over to itself: as
+	// NAME:ALIAS, which Lambda takes for an ARN.
+	Work string
+}
+
+// SecretNames are the names of the parameters that there are.
+func (s Slack) SecretNames() []string {
+	if s.BotToken == "" {
+		return []string{s.SigningSecret}
+	}
+	return []string{s.SigningSecret, s.BotToken}
+}
+
+// functionName is where Lambda tells a function its name.
+const functionName = "AWS_LAMBDA_FUNCTION_NAME"
+
+// workAlias is the alias by which the Slack function is given work.
+const workAlias = "work"
+
+// LoadSlack reads the environment of the Slack function, given as os.Environ
+// answers it. Its error lists all that is missing, malformed or unknown.
+func LoadSlack(environ []string) (Slack, error) {
+	r := newReader(slackPrefix, environ)
+	s := Slack{
+		Table:         r.text("TABLE", tableName),
+		SigningSecret: r.text("SIGNING_SECRET_PARAMETER", parameterName),
+		BotToken:      r.optional("BOT_TOKEN_PARAMETER", parameterName),
+		Teams:         r.list("TEAMS", slackTeam),
+		Channels:      r.list("CHANNELS", slackChannel),
+		Users:         r.list("USERS", slackUser),
+		Create:        r.text("CREATE", slackDoor),
+		Describe:      r.text("DESCRIBE", slackDoor),
+		Extend:        r.text("EXTEND", slackDoor),
+		Destroy:       r.text("DESTROY", slackDoor),
+		Work:          r.ownAlias(environ),
+	}
+	r.unknown()
+	if len(r.wrong) == 0 && len(s.Teams) == 0 {
+		r.wrong = append(r.wrong, fmt.Errorf("%sTEAMS is empty: nobody would be let in; name your workspace, as T0123ABCD", slackPrefix))
+	}
+	if len(r.wrong) == 0 && s.SigningSecret == s.BotToken {
+		r.wrong = append(r.wrong, fmt.Errorf("%sSIGNING_SECRET_PARAMETER and %[1]sBOT_TOKEN_PARAMETER are both %s: they are two secrets", slackPrefix, s.BotToken))
+	}
+	if err := errors.Join(r.wrong...); err != nil {
+		return Slack{}, fmt.Errorf("the configuration of the Slack function is wrong:\n%w", err)
+	}
+	return s, nil
+}
+
+// ownAlias makes the name that the function hands work over to.
+func (r *reader) ownAlias(environ []string) string {
+	for _, entry := range environ {
+		if name, value, _ := strings.Cut(entry, "="); name == functionName && value != "" {
+			own, _, _ := strings.Cut(value, ":") // the emulator's name may have an alias in it
+			return own + ":" + workAlias
+		}
+	}
+	r.wrong = append(r.wrong, fmt.Errorf("%s is missing: Lambda sets it", functionName))
+	return ""
+}

@@ -1,0 +1,136 @@
+package config
+
+import (
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func wholeSlack() map[string]string {
+	alias := func(name string) string {
+		return "arn:aws:lambda:eu-west-1:111122223333:function:way-in-" + name + ":slack"
+	}
+	return map[string]string{
+		"TABLE":                    "way-in-Slack-1",
+		"SIGNING_SECRET_PARAMETER": "/way-in/signing-secret", "BOT_TOKEN_PARAMETER": "/way-in/bot-token",
+		"TEAMS": "T0123ABCD, E0123ABCD", "CHANNELS": "C0123ABCD,G0123ABCD,D0123ABCD", "USERS": "U0123ABCD,W0123ABCD",
+		"CREATE": alias("create"), "DESCRIBE": alias("describe"), "EXTEND": alias("extend"), "DESTROY": alias("destroy"),
+	}
+}
+
+func loadSlack(env map[string]string, more ...string) (Slack, error) {
+	environ := append(more, "PATH=/usr/bin", "AWS_REGION=eu-west-1", "AWS_LAMBDA_FUNCTION_NAME=way-in-slack")
+	for name, value := range env {
+		environ = append(environ, slackPrefix+name+"="+value)
+	}
+	return LoadSlack(environ)
+}
+
+func TestAWholeEnvironmentOfSlack(t *testing.T) {
+	got, err := loadSlack(wholeSlack(), "BASTION_TABLE=none of its business")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Slack{
+		Table: "way-in-Slack-1", SigningSecret: "/way-in/signing-secret", BotToken: "/way-in/bot-token",
+		Teams: []string{"T0123ABCD", "E0123ABCD"}, Channels: []string{"C0123ABCD", "G0123ABCD", "D0123ABCD"}, Users: []string{"U0123ABCD", "W0123ABCD"},
+		Create:   "arn:aws:lambda:eu-west-1:111122223333:function:way-in-create:slack",
+		Describe: "arn:aws:lambda:eu-west-1:111122223333:function:way-in-describe:slack",
+		Extend:   "arn:aws:lambda:eu-west-1:111122223333:function:way-in-extend:slack",
+		Destroy:  "arn:aws:lambda:eu-west-1:111122223333:function:way-in-destroy:slack",
+		Work:     "way-in-slack:work",
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+	if names := got.SecretNames(); !slices.Equal(names, []string{"/way-in/signing-secret", "/way-in/bot-token"}) {
+		t.Errorf("its secrets are %q", names)
+	}
+	least := wholeSlack()
+	least["BOT_TOKEN_PARAMETER"], least["CHANNELS"], least["USERS"] = "", "", ""
+	if got, err := loadSlack(least); err != nil || got.BotToken != "" || got.Channels != nil || got.Users != nil || len(got.SecretNames()) != 1 {
+		t.Errorf("the least there can be: %+v, %v", got, err)
+	}
+}
+
+func TestEveryVariableOfSlackIsMissed(t *testing.T) {
+	for name := range wholeSlack() {
+		env := wholeSlack()
+		delete(env, name)
+		if _, err := loadSlack(env); err == nil || !strings.Contains(err.Error(), slackPrefix+name+" is missing") {
+			t.Errorf("without %s: %v", name, err)
+		}
+	}
+	if _, err := LoadSlack(nil); err == nil || !strings.Contains(err.Error(), "AWS_LAMBDA_FUNCTION_NAME is missing") {
+		t.Errorf("without a name: %v", err)
+	}
+}
+
+func TestWhatIsWrongOfSlackIsNamed(t *testing.T) {
+	const alias = "the ARN of a function's alias slack"
+	for _, test := range []struct{ name, value, want string }{
+		{"TABLE", "", "the name of a DynamoDB table"},
+		{"SIGNING_SECRET_PARAMETER", "", "the name of a parameter"},
+		{"SIGNING_SECRET_PARAMETER", "/way-in/signing secret", "the name of a parameter"},
+		{"SIGNING_SECRET_PARAMETER", "/way-in/bot-token", "they are two secrets"},
+		{"BOT_TOKEN_PARAMETER", "xoxb 1", "the name of a parameter of Parameter Store, as /bastion/slack-signing-secret, or nothing"},
+		{"TEAMS", "", "nobody would be let in"},
+		{"TEAMS", "T0123ABCD,", `SLACK_TEAMS is "": want the id of a Slack workspace`},
+		{"TEAMS", "U0123ABCD", "the id of a Slack workspace"},
+		{"TEAMS", "T0", "the id of a Slack workspace"},
+		{"TEAMS", "T" + strings.Repeat("0", 32), "the id of a Slack workspace"}, // no owner of it would fit
+		{"TEAMS", "t0123abcd", "the id of a Slack workspace"},
+		{"TEAMS", "T0123:ABCD", "the id of a Slack workspace"},
+		{"TEAMS", "T0123ABCD,T0123ABCD", "names T0123ABCD twice"},
+		{"CHANNELS", "#general", "the id of a Slack channel"},
+		{"CHANNELS", "T0123ABCD", "the id of a Slack channel"},
+		{"USERS", "@alice", "the id of a Slack user"},
+		{"USERS", "B0123ABCD", "the id of a Slack user"},
+		{"CREATE", "", alias},
+		{"DESCRIBE", "arn:aws:lambda:eu-west-1:111122223333:function:way-in-describe", alias},
+		{"EXTEND", "arn:aws:lambda:eu-west-1:111122223333:function:way-in-extend:work", alias},
+		{"DESTROY", "arn:aws:lambda:eu-west-1:111122223333:function:way-in-destroy:slack:slack", alias},
+		{"TEAM", "T0123ABCD", "SLACK_TEAM is not a setting"},
+		{"SIGNING_SECRET", "8f742231b10e", "SLACK_SIGNING_SECRET is not a setting"},
+	} {
+		env := wholeSlack()
+		env[test.name] = test.value
+		if _, err := loadSlack(env); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s=%q:\n got %v\nwant %s", test.name, test.value, err, test.want)
+		}
+	}
+}
+
+// The value of a variable that there is not may be a secret that somebody put
+// there.
+func TestNoValueOfAnUnknownVariableIsSaid(t *testing.T) {
+	env := wholeSlack()
+	env["SIGNING_SECRET"] = "8f742231b10e"
+	if _, err := loadSlack(env); err == nil || strings.Contains(err.Error(), "8f742231b10e") {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestOneErrorListsAllOfSlack(t *testing.T) {
+	env := wholeSlack()
+	delete(env, "TABLE")
+	env["TEAMS"], env["CREATE"], env["COLOUR"] = "general", "create", "blue"
+	_, err := loadSlack(env)
+	if err == nil {
+		t.Fatal("no error")
+	}
+	for _, want := range []string{"SLACK_TABLE is missing", "SLACK_TEAMS", "SLACK_CREATE", "SLACK_COLOUR"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%v\ndoes not name %s", err, want)
+		}
+	}
+}
+
+// The emulator has a function's alias in its name.
+func TestTheOwnAliasIsOne(t *testing.T) {
+	got, err := loadSlack(wholeSlack(), "AWS_LAMBDA_FUNCTION_NAME=slack:work")
+	if err != nil || got.Work != "slack:work" {
+		t.Errorf("%q, %v", got.Work, err)
+	}
+}

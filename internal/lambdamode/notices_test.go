@@ -1,0 +1,172 @@
+package lambdamode
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/slack"
+)
+
+const slackWork = "arn:aws:lambda:eu-west-1:111122223333:function:way-in-slack:work"
+
+// handed notes what was handed over.
+type handed struct {
+	to, payload string
+	err         error
+}
+
+func (h *handed) HandOver(_ context.Context, function string, payload []byte) error {
+	h.to, h.payload = function, string(payload)
+	return h.err
+}
+
+// used is a bastion of one of Slack's people that is ready.
+func used() bastion.Record {
+	rec := bastion.Record{
+		ID: "2kq7vmx2p4hzr6ta", Owner: "slack:T0123ABCD:U0123ABCD", Name: "default", CreatedAt: noon, LatestDeadline: noon.Add(8 * time.Hour),
+		Intent: bastion.Intent{
+			Generation: 1, Open: true, Source: netip.MustParsePrefix("203.0.113.7/32"), Deadline: noon.Add(time.Hour), Reason: "a <b> & c",
+			Keys: []bastion.Key{"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"},
+		},
+		Attempt: bastion.Attempt{
+			Number: 1, ReadyAt: noon.Add(time.Minute), Endpoints: []netip.AddrPort{netip.MustParseAddrPort("198.51.100.24:2222")}, Generation: 1,
+			HostKey: "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEB",
+		},
+		Notify: true, Version: 12,
+	}
+	rec.Group.Ingress = rec.Intent.Source
+	return rec
+}
+
+// over is that one when it has ended.
+func over(destinations int) bastion.Record {
+	rec := used()
+	rec.Intent.Open, rec.FinishedAt = false, noon.Add(time.Hour)
+	rec.End = bastion.End{Reason: bastion.EndIdle, At: noon.Add(30 * time.Minute)}
+	rec.Receipt = bastion.Receipt{
+		StartedAt: noon.Add(time.Minute), EndedAt: noon.Add(31 * time.Minute), Connections: 1, Forwards: 2, Refusals: 3, BytesIn: 4, BytesOut: 5, Unnamed: 6,
+	}
+	for i := range destinations {
+		rec.Receipt.Destinations = append(rec.Receipt.Destinations, bastion.Destination{Name: fmt.Sprint("host-", i, ":22"), Forwards: 2})
+	}
+	return rec
+}
+
+func noticed(t *testing.T, rec bastion.Record, notice bastion.Notice) slack.Notice {
+	t.Helper()
+	h := &handed{}
+	if err := (notices{h, slackWork}).Tell(t.Context(), rec, notice); err != nil {
+		t.Fatal(err)
+	}
+	var event map[string]slack.Notice
+	if err := json.Unmarshal([]byte(h.payload), &event); err != nil || len(event) != 1 || h.to != slackWork {
+		t.Fatalf("%s is given %s, %v", h.to, h.payload, err)
+	}
+	return event["notice"]
+}
+
+func TestANoticeSaysWhatTheAPIWould(t *testing.T) {
+	got := noticed(t, used(), bastion.Notice{State: bastion.Ready, Warning: true})
+	if got.Version != 12 || !got.Warning || got.Receipt != nil {
+		t.Errorf("%+v", got)
+	}
+	config := got.Bastion.SSHConfig
+	if !strings.Contains(config, "HostName 198.51.100.24") || !strings.Contains(got.Bastion.SSH, "bastion@198.51.100.24") {
+		t.Errorf("the configuration is %q, the command %q", config, got.Bastion.SSH)
+	}
+	got.Bastion.SSHConfig, got.Bastion.SSH = "", ""
+	want := slack.Bastion{
+		ID: "2kq7vmx2p4hzr6ta", Name: "default", Owner: "slack:T0123ABCD:U0123ABCD", State: "ready", Reason: "a <b> & c",
+		Source: "203.0.113.7/32", Keys: []string{used().Intent.Keys[0].Fingerprint()}, Host: "198.51.100.24", Port: 2222,
+		CreatedAt: noon, ReadyAt: noon.Add(time.Minute), Deadline: noon.Add(time.Hour), LatestDeadline: noon.Add(8 * time.Hour),
+	}
+	if !reflect.DeepEqual(got.Bastion, want) {
+		t.Errorf("got  %+v\nwant %+v", got.Bastion, want)
+	}
+	failed := over(0)
+	failed.End = bastion.End{Reason: bastion.EndFailed, At: noon, Failure: bastion.CapacityFailure}
+	got = noticed(t, failed, bastion.Notice{State: bastion.Failed})
+	if got.Bastion.Failure == nil || got.Bastion.Failure.Code != string(bastion.FailureCapacity) || got.Warning || got.Receipt == nil {
+		t.Errorf("failed: %+v", got)
+	}
+}
+
+func TestANoticeOfAnEndHasTheReceipt(t *testing.T) {
+	for destinations, unnamed := range map[int]int{0: 6, 3: 6, slack.MaxNamed: 6, slack.MaxNamed + 2: 10} {
+		rec := over(destinations)
+		got := noticed(t, rec, bastion.Notice{State: bastion.Closed}).Receipt
+		want := &slack.Receipt{
+			StartedAt: noon.Add(time.Minute), EndedAt: noon.Add(31 * time.Minute), Connections: 1, Forwards: 2, Refusals: 3, BytesIn: 4, BytesOut: 5, Unnamed: unnamed,
+		}
+		for _, d := range rec.Receipt.Destinations[:min(destinations, slack.MaxNamed)] {
+			want.Destinations = append(want.Destinations, d.Name)
+		}
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("%d destinations:\n got %+v\nwant %+v", destinations, got, want)
+		}
+	}
+	if got := noticed(t, over(1), bastion.Notice{State: bastion.Closing}); got.Receipt != nil {
+		t.Errorf("a receipt of what has not ended: %+v", got.Receipt)
+	}
+	never := over(0)
+	never.Receipt = bastion.Receipt{}
+	if got := noticed(t, never, bastion.Notice{State: bastion.Closed}); got.Receipt != nil {
+		t.Errorf("a receipt of what was never up: %+v", got.Receipt)
+	}
+}
+
+// An event may have 256 KB. What people and tasks can write into a record must not
+// make a notice that Lambda never takes.
+func TestTheLargestNoticeFits(t *testing.T) {
+	rec := over(bastion.MaxDestinations)
+	for i := range rec.Receipt.Destinations {
+		rec.Receipt.Destinations[i].Name = strings.Repeat("\u0001", 300)
+	}
+	rec.Intent.Reason = strings.Repeat("<", 200)
+	rec.Intent.Keys = slices.Repeat(rec.Intent.Keys, 10)
+	payload, err := noticeOf(rec, bastion.Notice{State: bastion.Closed})
+	if err != nil || len(payload) > 64<<10 {
+		t.Errorf("%d bytes, %v", len(payload), err)
+	}
+}
+
+func TestANoticeThatIsNotTakenIsAnError(t *testing.T) {
+	broken := errors.New("broken")
+	if err := (notices{&handed{err: broken}, slackWork}).Tell(t.Context(), used(), bastion.Notice{}); !errors.Is(err, broken) {
+		t.Errorf("answered %v", err)
+	}
+}
+
+// Only the functions that have the right to tell do, and only where there is Slack.
+func TestWhoTells(t *testing.T) {
+	for name, start := range map[string]func(*App){
+		"reaper":   func(a *App) { a.Reaper() },
+		"observer": func(a *App) { a.Observer() },
+		"":         func(*App) {},
+	} {
+		for _, function := range []string{"", slackWork} {
+			app, err := wire(t.Context(), environment("BASTION_SLACK="+function), slog.New(slog.DiscardHandler))
+			if err != nil {
+				t.Fatal(err)
+			}
+			start(app)
+			told, tells := app.Service.Notices.(notices)
+			if want := name != "" && function != ""; tells != want || tells && (told.function != slackWork || told.work == nil) {
+				t.Errorf("%q with %q: %+v", name, function, app.Service.Notices)
+			}
+			if !tells && app.Service.Notices != nil {
+				t.Errorf("%q with %q: %+v", name, function, app.Service.Notices)
+			}
+		}
+	}
+}

@@ -1,0 +1,240 @@
+package lambdamode
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-lambda-go/events"
+
+	"github.com/bastion-on-demand/bastion/internal/slack"
+)
+
+const slackARN = "arn:aws:lambda:eu-west-1:111122223333:function:way-in-slack"
+
+// slackEnvironment is one that is right, as template.yaml writes it.
+func slackEnvironment(changes ...string) []string {
+	alias := strings.TrimSuffix(slackARN, "-slack")
+	return append([]string{
+		"AWS_REGION=eu-west-1", "AWS_LAMBDA_FUNCTION_NAME=way-in-slack",
+		"SLACK_TABLE=slack", "SLACK_SIGNING_SECRET_PARAMETER=/way-in/signing-secret", "SLACK_BOT_TOKEN_PARAMETER=/way-in/bot-token",
+		"SLACK_TEAMS=T0123ABCD", "SLACK_CHANNELS=", "SLACK_USERS=",
+		"SLACK_CREATE=" + alias + "-create:slack", "SLACK_DESCRIBE=" + alias + "-describe:slack",
+		"SLACK_EXTEND=" + alias + "-extend:slack", "SLACK_DESTROY=" + alias + "-destroy:slack",
+	}, changes...)
+}
+
+func TestTheSlackFunctionIsWired(t *testing.T) {
+	s, err := wireSlack(t.Context(), slackEnvironment(), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	options := s.app.(*slack.App).Options
+	for i, v := 0, reflect.ValueOf(options); i < v.NumField(); i++ {
+		name := v.Type().Field(i).Name
+		if empty := v.Field(i).IsZero(); empty != (name == "Channels" || name == "Users" || name == "Plain") {
+			t.Errorf("%s is %v", name, v.Field(i))
+		}
+	}
+	if got := options.Work.(jobs).function; got != "way-in-slack:work" {
+		t.Errorf("its work goes to %s", got)
+	}
+	for method, name := range map[string]string{"POST": "create", "GET": "describe", "PATCH": "extend", "DELETE": "destroy"} {
+		if got := options.Functions.(functions).byMethod[method]; !strings.HasSuffix(got, ":way-in-"+name+":slack") {
+			t.Errorf("%s goes to %s", method, got)
+		}
+	}
+	if _, err := wireSlack(t.Context(), slackEnvironment("SLACK_TEAMS="), slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "SLACK_TEAMS") {
+		t.Errorf("without teams: %v", err)
+	}
+}
+
+// worker notes what it is given.
+type worker struct {
+	jobs    []slack.Job
+	notices []slack.Notice
+	limited bool // to a time before Lambda's
+	err     error
+}
+
+func (w *worker) note(ctx context.Context) error {
+	at, ok := ctx.Deadline()
+	w.limited = ok && time.Until(at) < 26*time.Second
+	return w.err
+}
+
+func (w *worker) Do(ctx context.Context, job slack.Job) error {
+	w.jobs = append(w.jobs, job)
+	return w.note(ctx)
+}
+
+func (w *worker) Tell(ctx context.Context, notice slack.Notice) error {
+	w.notices = append(w.notices, notice)
+	return w.note(ctx)
+}
+
+func TestTheSlackFunctionHasTwoDoors(t *testing.T) {
+	const job = `{"job":{"do":"status","owner":"slack:T0123ABCD:U0123ABCD"}}`
+	const notice = `{"notice":{"version":7,"bastion":{"id":"3kq7vmx2p4hzr6ta"},"new":"of a later version"}}`
+	client := eventWith(t, "")
+	in := func(payload string) string { return strings.Replace(client, "{", payload[:len(payload)-1]+",", 1) }
+	for name, test := range map[string]struct {
+		arn, payload string
+		reaches      string // empty: nothing
+	}{
+		"a request":                       {slackARN, client, "routes"},
+		"a job":                           {slackARN + ":work", job, "job"},
+		"a notice":                        {slackARN + ":work", notice, "notice"},
+		"a job, through API Gateway's":    {slackARN, job, ""},
+		"a job in an event":               {slackARN, in(job), ""},
+		"a notice in an event":            {slackARN, in(notice), ""},
+		"a call in an event":              {slackARN, in(slackCallOf(someone)), ""},
+		"a request, through work's":       {slackARN + ":work", client, ""},
+		"a call, through work's":          {slackARN + ":work", slackCallOf(someone), ""},
+		"both":                            {slackARN + ":work", job[:len(job)-1] + "," + notice[1:], ""},
+		"neither":                         {slackARN + ":work", `{}`, ""},
+		"null":                            {slackARN + ":work", `{"job":null}`, ""},
+		"a job that is none":              {slackARN + ":work", `{"job":"status"}`, ""},
+		"the API's functions' alias":      {slackARN + ":slack", job, ""},
+		"$LATEST":                         {slackARN + ":$LATEST", client, ""},
+		"a version":                       {slackARN + ":1", job, ""},
+		"no ARN":                          {"", client, ""},
+		"a job, for a function of no ARN": {"", job, ""},
+	} {
+		w, reached := &worker{}, ""
+		s := &Slack{app: w, routes: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { reached = "routes" })}
+		answer, err := s.Handle(invokedBy(t, test.arn), json.RawMessage(test.payload))
+		switch {
+		case len(w.jobs) == 1 && w.jobs[0] == slack.Job{Do: slack.DoStatus, Owner: someone}:
+			reached += "job"
+		case len(w.notices) == 1 && w.notices[0].Version == 7 && w.notices[0].Bastion.ID == "3kq7vmx2p4hzr6ta":
+			reached += "notice"
+		case len(w.jobs)+len(w.notices) > 0:
+			reached += "something"
+		}
+		if reached != test.reaches || (err == nil) != (test.reaches != "") {
+			t.Errorf("%s: reaches %q, and is answered %v, %v", name, reached, answer, err)
+		}
+		if (reached == "job" || reached == "notice") && !w.limited {
+			t.Errorf("%s may go on until Lambda ends it", name)
+		}
+	}
+}
+
+// An error is Lambda's sign to send the event again.
+func TestWorkThatFailsComesAgain(t *testing.T) {
+	s := &Slack{app: &worker{err: errors.New("broken")}}
+	for _, payload := range []string{`{"job":{"do":"status"}}`, `{"notice":{}}`} {
+		if _, err := s.Handle(invokedBy(t, slackARN+":work"), json.RawMessage(payload)); err == nil || err.Error() != "broken" {
+			t.Errorf("%s: %v", payload, err)
+		}
+	}
+}
+
+// lambdas is Lambda, with functions that serve one door: the Slack function's.
+type lambdas struct {
+	functions map[string]*Doors
+	t         *testing.T
+}
+
+func (l lambdas) Invoke(_ context.Context, function string, payload []byte) ([]byte, error) {
+	answer, err := l.functions[function].Handle(invokedBy(l.t, function), payload)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(answer)
+}
+
+// What the Slack function writes is what the others read, and the other way round.
+func TestACallFromFunctionToFunction(t *testing.T) {
+	const item = "/bastions/3kq7vmx2p4hzr6ta"
+	create, describe, extend, destroy := &domain{}, &domain{}, &domain{}, &domain{}
+	app := App{log: slog.New(slog.DiscardHandler)}
+	f := functions{
+		lambdas{map[string]*Doors{
+			functionARN + "1:slack": app.Doors(create), functionARN + "2:slack": app.Doors(describe),
+			functionARN + "3:slack": app.Doors(extend), functionARN + "4:slack": app.Doors(destroy),
+		}, t},
+		map[string]string{"POST": functionARN + "1:slack", "GET": functionARN + "2:slack", "PATCH": functionARN + "3:slack", "DELETE": functionARN + "4:slack"},
+	}
+	for _, test := range []struct {
+		call   slack.Call
+		to     *domain
+		name   string
+		status int
+	}{
+		{slack.Call{Method: "POST", Path: "/bastions", Source: netip.MustParseAddr("2001:db8::7"), Body: []byte(`{"name":"db","reason":"a \"<b>\""}`)}, create, "Create", 201},
+		{slack.Call{Method: "GET", Path: "/bastions"}, describe, "List", 200},
+		{slack.Call{Method: "GET", Path: item}, describe, "Get", 200},
+		{slack.Call{Method: "PATCH", Path: item, Body: []byte(`{"ttl":"30m"}`)}, extend, "Extend", 200},
+		{slack.Call{Method: "DELETE", Path: item}, destroy, "Close", 202},
+		{slack.Call{Method: "PATCH", Path: item}, extend, "", 422},
+	} {
+		*test.to = domain{}
+		test.call.Owner = someone
+		reply, err := f.Call(t.Context(), test.call)
+		if err != nil || reply.Status != test.status || !json.Valid(reply.Body) || strings.Join(test.to.calls, " ") != test.name {
+			t.Errorf("%s %s: answered %d %s, %v; asked for %v", test.call.Method, test.call.Path, reply.Status, reply.Body, err, test.to.calls)
+		}
+	}
+	if create.create.Reason != `a "<b>"` || create.create.Caller.Address != netip.MustParseAddr("2001:db8::7") || !create.create.Notify {
+		t.Errorf("create was asked for %+v", create.create)
+	}
+	for name, call := range map[string]slack.Call{
+		"another method":         {Owner: someone, Method: "PUT", Path: "/bastions"},
+		"another's owner":        {Owner: "iam:111122223333:AIDAEXAMPLEEXAMPLE123", Method: "GET", Path: "/bastions"},
+		"a start from somewhere": {Owner: someone, Method: "POST", Path: "/bastions"},
+	} {
+		if reply, err := f.Call(t.Context(), call); err == nil {
+			t.Errorf("%s: answered %+v", name, reply)
+		}
+	}
+}
+
+// saying answers every invocation alike.
+type saying string
+
+func (s saying) Invoke(context.Context, string, []byte) ([]byte, error) { return []byte(s), nil }
+
+func TestAnAnswerThatIsNone(t *testing.T) {
+	f := functions{saying(`"text"`), map[string]string{"GET": "describe"}}
+	if reply, err := f.Call(t.Context(), slack.Call{Method: "GET"}); err == nil {
+		t.Errorf("answered %+v", reply)
+	}
+}
+
+// A job comes back out of the event as it was handed over.
+func TestAJobGoesThroughAnEvent(t *testing.T) {
+	h, w := &handed{}, &worker{}
+	job := slack.Job{Do: slack.DoExtend, Owner: someone, ResponseURL: "https://hooks.slack.com/actions/T0/1/a", Name: "db",
+		ID: "3kq7vmx2p4hzr6ta", Claim: "hash", TTL: 30*time.Minute + time.Nanosecond, At: noon}
+	if err := (jobs{h, "slack:work"}).HandOver(t.Context(), job); err != nil || h.to != "slack:work" {
+		t.Fatalf("handed to %s, %v", h.to, err)
+	}
+	if _, err := (&Slack{app: w}).Handle(invokedBy(t, slackARN+":work"), json.RawMessage(h.payload)); err != nil || len(w.jobs) != 1 || w.jobs[0] != job {
+		t.Errorf("%+v came out of %s, %v", w.jobs, h.payload, err)
+	}
+	h.err = errors.New("broken")
+	if err := (jobs{h, "slack:work"}).HandOver(t.Context(), job); err == nil {
+		t.Error("a job that was not taken was handed over")
+	}
+}
+
+// A request for nothing goes through all of the wiring and calls nobody.
+func TestARequestThroughTheWiring(t *testing.T) {
+	s, err := wireSlack(t.Context(), slackEnvironment(), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer, err := s.Handle(invokedBy(t, slackARN), json.RawMessage(eventWith(t, "")))
+	if got := answer.(events.APIGatewayV2HTTPResponse); err != nil || got.StatusCode != 404 {
+		t.Errorf("answered %+v, %v", got, err)
+	}
+}

@@ -1,0 +1,89 @@
+package localcloud
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+)
+
+// Items is a table of values under keys, in memory, written by compare-and-swap.
+type Items struct {
+	now func() time.Time
+
+	mu    sync.Mutex
+	items map[string]storedItem
+}
+
+type storedItem struct {
+	value   []byte
+	version int64
+	expires time.Time // zero for never
+}
+
+// NewItems makes an empty table.
+func NewItems(now func() time.Time) *Items {
+	return &Items{now: now, items: map[string]storedItem{}}
+}
+
+// find is what is under a key, of version 0 if nothing is. i.mu is held.
+func (i *Items) find(key string) storedItem {
+	found := i.items[key]
+	if !found.expires.IsZero() && !i.now().Before(found.expires) {
+		delete(i.items, key)
+		return storedItem{}
+	}
+	return found
+}
+
+// Fetch answers the value and its version. bastion.ErrNotFound: there is none, or
+// it has expired.
+func (i *Items) Fetch(ctx context.Context, key string) (value []byte, version int64, err error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return nil, 0, fmt.Errorf("fetch an item: %w", err)
+	}
+	found := i.find(key)
+	if found.version == 0 {
+		return nil, 0, fmt.Errorf("fetch an item: %w", bastion.ErrNotFound)
+	}
+	return slices.Clone(found.value), found.version, nil
+}
+
+// Write writes the value on condition that the present version is still prev, 0 for
+// none. bastion.ErrConflict: another version is there.
+func (i *Items) Write(ctx context.Context, key string, prev int64, value []byte, expires time.Time) error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("write an item: %w", err)
+	}
+	i.sweep()
+	if i.find(key).version != prev {
+		return fmt.Errorf("write an item: %w", bastion.ErrConflict)
+	}
+	i.items[key] = storedItem{value: slices.Clone(value), version: prev + 1, expires: expires}
+	return nil
+}
+
+// sweep takes away what has expired, as DynamoDB's TTL does. i.mu is held.
+func (i *Items) sweep() {
+	for key := range i.items {
+		i.find(key)
+	}
+}
+
+// Delete removes the value; one that is not there is fine.
+func (i *Items) Delete(ctx context.Context, key string) error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("delete an item: %w", err)
+	}
+	delete(i.items, key)
+	return nil
+}

@@ -1,0 +1,156 @@
+package localmode
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/httpapi"
+	"github.com/bastion-on-demand/bastion/internal/localcloud"
+	"github.com/bastion-on-demand/bastion/internal/slack"
+)
+
+// slackTeam is the workspace whose people are let in; scripts/slack is one of them.
+const slackTeam = "T0LOCAL"
+
+// slackSide is what local mode has of Slack: all of the Slack function's code, with
+// nothing sent to anybody.
+type slackSide struct {
+	app     *slack.App
+	errands *errands
+}
+
+// newSlackSide makes the app on the API, as the Slack function reaches it.
+func newSlackSide(ctx context.Context, secret string, api httpapi.Options, log *slog.Logger) *slackSide {
+	s := &slackSide{errands: &errands{ctx: ctx, log: log}}
+	s.app = slack.New(slack.Options{
+		Table:     localcloud.NewItems(time.Now),
+		Functions: slackFunctions{httpapi.NewSlackDoor(api)},
+		Work:      s,
+		Secrets: func(context.Context) (slack.Agreed, error) {
+			return slack.Agreed{SigningSecret: secret, BotToken: "local"}, nil
+		},
+		Outside: logged{log},
+		Teams:   []string{slackTeam},
+		Plain:   true,
+		Now:     time.Now,
+		Rand:    rand.Reader,
+		Log:     log,
+	})
+	return s
+}
+
+// beside serves Slack's routes beside the API's.
+func (s *slackSide) beside(api http.Handler) http.Handler {
+	routes := s.app.Handler()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/slack/") {
+			routes.ServeHTTP(w, r)
+			return
+		}
+		api.ServeHTTP(w, r)
+	})
+}
+
+// HandOver is of slack.Work.
+func (s *slackSide) HandOver(_ context.Context, job slack.Job) error {
+	return s.errands.run("job", func(ctx context.Context) error { return s.app.Do(ctx, job) })
+}
+
+// Tell is of bastion.Notices.
+func (s *slackSide) Tell(_ context.Context, rec bastion.Record, notice bastion.Notice) error {
+	n, err := slack.NoticeOf(rec, notice, httpapi.Document(rec))
+	if err != nil {
+		return err
+	}
+	return s.errands.run("notice", func(ctx context.Context) error { return s.app.Tell(ctx, n) })
+}
+
+// slackFunctions are the API's functions, in this process.
+type slackFunctions struct{ door *httpapi.SlackDoor }
+
+// Call is of slack.Functions.
+func (f slackFunctions) Call(ctx context.Context, call slack.Call) (slack.Reply, error) {
+	answer, err := f.door.Handle(ctx, httpapi.SlackCall{
+		Owner: call.Owner, Source: call.Source, Method: call.Method, Path: call.Path, Body: string(call.Body),
+	})
+	return slack.Reply{Status: answer.Status, Body: []byte(answer.Body)}, err
+}
+
+// errands run apart from who wants them, as Lambda's events do: one that fails is
+// tried twice more.
+type errands struct {
+	ctx context.Context
+	log *slog.Logger
+
+	mu      sync.Mutex // held to begin one, so that none begins once wait waits
+	running sync.WaitGroup
+}
+
+const (
+	errandTries = 3
+	errandPause = time.Second
+)
+
+// run does not wait. An error means that local mode is ending.
+func (e *errands) run(name string, do func(context.Context) error) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := e.ctx.Err(); err != nil {
+		return fmt.Errorf("local mode is ending: %w", err)
+	}
+	e.running.Go(func() {
+		for range errandTries {
+			err := do(e.ctx)
+			if err == nil || e.ctx.Err() != nil {
+				return
+			}
+			e.log.Warn(name, "error", err.Error())
+			select {
+			case <-time.After(errandPause):
+			case <-e.ctx.Done():
+			}
+		}
+	})
+	return nil
+}
+
+// wait returns when no errand runs any more. The context must have ended.
+func (e *errands) wait() {
+	e.mu.Lock() // whoever has found the context alive has begun by then
+	e.mu.Unlock()
+	e.running.Wait()
+}
+
+// logged is Slack as local mode has it: what it would be sent is in the log.
+type logged struct{ log *slog.Logger }
+
+// RoundTrip is of http.RoundTripper. It answers as Slack does.
+func (l logged) RoundTrip(r *http.Request) (*http.Response, error) {
+	message, err := io.ReadAll(r.Body)
+	_ = r.Body.Close()
+	if err != nil {
+		return nil, fmt.Errorf("read the message: %w", err)
+	}
+	if !json.Valid(message) {
+		return nil, fmt.Errorf("the message is no JSON: %q", message)
+	}
+	l.log.Info("to Slack", "url", r.URL.String(), "message", json.RawMessage(message))
+	answer := "ok"
+	if strings.HasPrefix(r.URL.Path, "/api/") {
+		answer = `{"ok":true,"channel":"D0LOCAL","ts":"1.0"}`
+	}
+	return &http.Response{
+		Status: "200 OK", StatusCode: http.StatusOK, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header: http.Header{}, Body: io.NopCloser(bytes.NewBufferString(answer)), ContentLength: int64(len(answer)), Request: r,
+	}, nil
+}

@@ -1,0 +1,248 @@
+package slack
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+)
+
+// try does something that a fault may let the caller die in.
+func try(do func() error) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			if v != (died{}) {
+				panic(v)
+			}
+			err = errors.New("it died")
+		}
+	}()
+	return do()
+}
+
+// story is a job, and what must be true when it is done.
+type story struct {
+	name  string
+	setUp func(*desk) Job
+	read  string // what stands at the job's URL in the end
+	check func(*desk) error
+}
+
+var stories = []story{
+	{
+		"start", func(d *desk) Job { return d.used(claim{Name: "web"}) },
+		"Your link was used from " + annsHome,
+		func(d *desk) error {
+			if n := len(d.service.bastions); n != 1 {
+				return fmt.Errorf("%d bastions", n)
+			}
+			var v view
+			_, err := d.fetch(d.t.Context(), viewKey("the-views-hash"), &v)
+			if v.ID != d.service.bastions[0].ID {
+				return fmt.Errorf("the page follows %q: %v", v.ID, err)
+			}
+			return nil
+		},
+	},
+	{
+		"down", func(d *desk) Job {
+			d.service.bastions = []*Bastion{aBastion("web")}
+			return Job{Do: DoDown, Owner: ann, ResponseURL: hookA, At: d.clock}
+		},
+		"Bastion web is closing",
+		func(d *desk) error { return d.wantState("closing") },
+	},
+	{
+		"down by button", func(d *desk) Job {
+			d.service.bastions = []*Bastion{aBastion("web")}
+			return Job{Do: DoDown, Owner: ann, ResponseURL: hookB, ID: "aaaaaaaaaaaaaaa2", At: d.clock}
+		},
+		"Bastion web is closing",
+		func(d *desk) error { return d.wantState("closing") },
+	},
+	{
+		"extend", func(d *desk) Job {
+			d.service.bastions = []*Bastion{aBastion("web")}
+			return Job{Do: DoExtend, Owner: ann, ResponseURL: hookA, TTL: 3 * time.Hour, At: d.clock}
+		},
+		"Bastion web stays",
+		func(d *desk) error {
+			if b := d.service.bastions[0]; !b.Deadline.Equal(start.Add(3 * time.Hour)) {
+				return fmt.Errorf("the deadline is %s", b.Deadline)
+			}
+			return nil
+		},
+	},
+	{
+		"status", func(d *desk) Job {
+			d.service.bastions = []*Bastion{aBastion("web")}
+			return Job{Do: DoStatus, Owner: ann, ResponseURL: hookA, At: d.clock}
+		},
+		"Bastion web is ready",
+		func(d *desk) error { return d.wantState("ready") },
+	},
+}
+
+func (d *desk) wantState(state string) error {
+	if b := d.service.bastions[0]; b.State != state {
+		return fmt.Errorf("the bastion is %s, want %s", b.State, state)
+	}
+	return nil
+}
+
+// Each call of a port in turn goes wrong before or after its effect, by an error or
+// by the death of the function; then the job comes again, as Lambda lets it. In the
+// end there is one bastion in the right state, and the person has read so.
+func TestJobsSurviveTheLossOfAnyCall(t *testing.T) {
+	for _, story := range stories {
+		for _, after := range []bool{false, true} {
+			for _, death := range []bool{false, true} {
+				hits := map[string]int{}
+				for at := 1; ; at++ {
+					d := newDesk(t)
+					job := story.setUp(d)
+					d.faults.calls, d.faults.at, d.faults.after, d.faults.death = 0, at, after, death
+					err := try(func() error { return d.Do(t.Context(), job) })
+					if d.faults.hit == "" {
+						break // it has fewer calls than that
+					}
+					hits[d.faults.hit]++
+					name := fmt.Sprintf("%s, fault in call %d (%s), after %t, death %t", story.name, at, d.faults.hit, after, death)
+					told := err == nil // then it does not come again
+					for range 2 {
+						d.clock = d.clock.Add(time.Second)
+						if err := d.Do(t.Context(), job); err != nil {
+							t.Errorf("%s: again: %v", name, err)
+						}
+					}
+					if told && d.faults.hit == "functions" && story.name == "start" {
+						wantRead(t, d.slack.last(job.ResponseURL), "The bastion was not started", "does not answer", "It is not known whether")
+						continue // the person was told, and asks again
+					}
+					wantRead(t, d.slack.last(job.ResponseURL), story.read)
+					if err := story.check(d); err != nil {
+						t.Errorf("%s: %v", name, err)
+					}
+					if n := len(d.slack.at(job.ResponseURL)); n > maxUses {
+						t.Errorf("%s: the response_url was used %d times", name, n)
+					}
+					if t.Failed() {
+						t.Fatal(name)
+					}
+				}
+				if hits["functions"] == 0 || hits["slack"] != 1 {
+					t.Errorf("%s: faults hit %v", story.name, hits)
+				}
+			}
+		}
+	}
+}
+
+// While the other functions are down, the person is told so, and not left waiting.
+func TestFunctionsThatAreDownAreToldOf(t *testing.T) {
+	for _, story := range stories {
+		d := newDesk(t)
+		job := story.setUp(d)
+		d.service.down = errors.New("throttled")
+		if err := d.Do(t.Context(), job); err != nil {
+			t.Errorf("%s: %v", story.name, err)
+		}
+		wantRead(t, d.slack.last(job.ResponseURL), "does not answer", "tell your operator")
+		if story.name != "start" {
+			continue
+		}
+		var v view
+		if _, err := d.fetch(t.Context(), viewKey("the-views-hash"), &v); err != nil || !strings.Contains(v.Problem, "does not answer") {
+			t.Errorf("the page says %q: %v", v.Problem, err)
+		}
+	}
+}
+
+// A job that comes late undoes nothing that was asked for after it.
+func TestLateJobsLeaveWhatIsNewer(t *testing.T) {
+	d := newDesk(t)
+	d.service.bastions = []*Bastion{aBastion("web")}
+	d.clock = start.Add(time.Minute)
+	down := Job{Do: DoDown, Owner: ann, ResponseURL: hookA, Name: "web", At: d.clock}
+	if err := d.Do(t.Context(), down); err != nil {
+		t.Fatal(err)
+	}
+	newer := aBastion("web")
+	newer.ID, newer.CreatedAt = "bbbbbbbbbbbbbbb2", d.clock.Add(time.Second)
+	d.service.bastions[0].State = "closed"
+	d.service.bastions = append(d.service.bastions, newer)
+	d.clock = d.clock.Add(2 * time.Minute)
+	if err := d.Do(t.Context(), down); err != nil {
+		t.Fatal(err)
+	}
+	if newer.State != "ready" {
+		t.Errorf("the newer bastion is %s", newer.State)
+	}
+
+	extend := Job{Do: DoExtend, Owner: ann, ResponseURL: hookA, ID: newer.ID, TTL: 5 * time.Hour, At: d.clock}
+	d.clock = d.clock.Add(10 * time.Minute)
+	if err := d.Do(t.Context(), extend); err != nil {
+		t.Fatal(err)
+	}
+	if want := extend.At.Add(5 * time.Hour); !newer.Deadline.Equal(want) {
+		t.Errorf("the deadline is %s, want five hours from when it was asked, %s", newer.Deadline, want)
+	}
+}
+
+// A start that comes again after its bastion was closed does not make another.
+func TestStartIsNotRepeatedAfterAClose(t *testing.T) {
+	d := newDesk(t)
+	job := d.used(claim{Name: "web"})
+	for range 2 {
+		if err := d.Do(t.Context(), job); err != nil {
+			t.Fatal(err)
+		}
+		d.service.bastions[0].State = "closed"
+	}
+	if len(d.service.bastions) != 1 {
+		t.Errorf("%d bastions, want 1", len(d.service.bastions))
+	}
+}
+
+// A notice that is faster than the job which started the bastion is not covered by
+// what the job knows.
+func TestStartDoesNotCoverNewerNews(t *testing.T) {
+	d := newDesk(t)
+	job := d.used(claim{Name: "web"})
+	d.faults.at, d.faults.death, d.faults.after = 0, true, true
+	// The first try dies behind the creation.
+	for at := 1; len(d.service.bastions) == 0; at++ {
+		d.faults.calls, d.faults.at = 0, at
+		_ = try(func() error { return d.Do(t.Context(), job) })
+	}
+	d.faults.at = 0
+	b := d.service.bastions[0]
+	b.State, b.Stage, b.Host, b.Port, b.SSHConfig = "ready", "", "198.51.100.9", 2222, annsConfig
+	if err := d.Tell(t.Context(), noticeOf(5, b)); err != nil {
+		t.Fatal(err)
+	}
+	wantRead(t, d.slack.last(hookA), "Bastion web is ready")
+	if err := d.Do(t.Context(), job); err != nil {
+		t.Fatal(err)
+	}
+	wantRead(t, d.slack.last(hookA), "Your link was used", "Bastion web is ready", "KnownHostsCommand")
+}
+
+func TestJobsOfNobodyAreDropped(t *testing.T) {
+	for _, owner := range []string{"", "iam:123:AROA", "slack:T0ANN", "slack:T0ANN:U0ANN:x", "slack:t0ann:u0ann", "slack:T0ANN:U0ANN\n"} {
+		d := newDesk(t)
+		if err := d.Do(t.Context(), Job{Do: DoDown, Owner: owner, ResponseURL: hookA, At: start}); err != nil {
+			t.Error(err)
+		}
+		if len(d.service.calls)+len(d.slack.posts) != 0 {
+			t.Errorf("%q: %d calls, %d posts", owner, len(d.service.calls), len(d.slack.posts))
+		}
+	}
+	d := newDesk(t)
+	stolen := d.used(claim{Name: "web"})
+	stolen.Owner = "slack:T0ANN:U0EVE"
+	if err := d.Do(t.Context(), stolen); err != nil || len(d.service.calls) != 0 {
+		t.Errorf("somebody else's claim: %v, %d calls", err, len(d.service.calls))
+	}
+}
