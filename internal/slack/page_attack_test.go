@@ -119,8 +119,12 @@ func TestPressWithoutProof(t *testing.T) {
 		"another cookie":         func(b *visitor, _ url.Values) { b.cookies[only(b)] = foreign },
 		"an empty cookie":        func(b *visitor, f url.Values) { b.cookies[only(b)] = ""; f.Set("proof", "") },
 		"both made up and short": func(b *visitor, f url.Values) { b.cookies[only(b)] = "x"; f.Set("proof", "x") },
-		"two cookies": func(b *visitor, f url.Values) {
+		"another cookie first": func(b *visitor, _ url.Values) {
 			b.header.Set("Cookie", only(b)+"="+foreign)
+		},
+		"another cookie last": func(b *visitor, _ url.Values) {
+			b.header.Set("Cookie", only(b)+"="+b.cookies[only(b)]+"; "+only(b)+"="+foreign)
+			clear(b.cookies)
 		},
 		"a cookie of another name": func(b *visitor, f url.Values) {
 			b.cookies["bastion-claim"] = b.cookies[only(b)]
