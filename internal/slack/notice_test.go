@@ -75,10 +75,25 @@ func TestRepeatsAndOldNoticesAreHarmless(t *testing.T) {
 	}
 	d.tell(closed)
 	d.tell(closed)
-	d.tell(Notice{Bastion: *closedBastion(), Version: 10})
+	d.tell(Notice{Bastion: *closedBastion(), Version: 10, Receipt: aReceipt()})
 	if n := len(d.slack.posts); n != 3 {
 		t.Errorf("%d posts, want 3: an end is told once", n)
 	}
+}
+
+// A repeat does not cover what was answered since.
+func TestRepeatDoesNotCoverAnAnswer(t *testing.T) {
+	d := newDesk(t)
+	d.service.bastions = []*Bastion{aBastion("web")}
+	d.talkAt(aBastion("web"), hookB, start)
+	ready := noticeOf(7, aBastion("web"))
+	d.tell(ready)
+	d.clock = d.clock.Add(time.Minute)
+	if err := d.Do(t.Context(), Job{Do: DoDown, Owner: ann, ResponseURL: hookA, At: d.clock}); err != nil {
+		t.Fatal(err)
+	}
+	d.tell(ready)
+	wantRead(t, d.slack.last(hookA), "Bastion web is closing")
 }
 
 // A notice of which the telling was lost comes again, and is told then.
@@ -259,6 +274,18 @@ func TestWarningsUnderFaults(t *testing.T) {
 	d.tell(warning)
 	if n := warnings(d); n != 2 { // one that Slack refused, and one that it took
 		t.Errorf("%d tries, want 2", n)
+	}
+}
+
+// What can wait is not worth a direct message, and what is over no warning.
+func TestDirectMessagesAreFew(t *testing.T) {
+	d := newDesk(t)
+	d.tell(noticeOf(1, stageOf("image")))
+	late := warningOf(2, start.Add(-time.Second))
+	late.Bastion.State, late.Bastion.Stage = "starting", "lease"
+	d.tell(late)
+	if n := len(d.slack.posts); n != 0 {
+		t.Errorf("%d posts: %s", n, d.slack.last(postMessage))
 	}
 }
 

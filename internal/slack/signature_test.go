@@ -224,6 +224,19 @@ func TestReplayIsRefused(t *testing.T) {
 	}
 }
 
+// Whoever repeats somebody's request does not use up what they may ask for.
+func TestReplaysAreNotCounted(t *testing.T) {
+	d := newDesk(t)
+	form := command("status")
+	for range 2 * maxCommands {
+		d.serve(d.signedRequest(commandRoute, form))
+	}
+	d.types("status")
+	if len(d.work.jobs) != 2 {
+		t.Errorf("%d jobs, want the first and the last", len(d.work.jobs))
+	}
+}
+
 // A signature is remembered for longer than it could pass, however far ahead of
 // ours Slack's clock is.
 func TestReplayIsRememberedBeyondTheWindow(t *testing.T) {
