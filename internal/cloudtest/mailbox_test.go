@@ -63,9 +63,10 @@ func (m *mailbox) audit(rec bastion.Record, warn time.Duration) error {
 		}
 		return nil
 	}
+	asked := rec.Intent.Deadline.Sub(rec.Intent.DeadlineSetAt) // for so long
 	want := bastion.Notice{
 		State: rec.State(), Stage: rec.Stage(), Attempt: rec.Attempt.Number, Source: rec.Intent.Source, Deadline: rec.Intent.Deadline,
-		Warning: rec.State() == bastion.Ready && time.Until(rec.Intent.Deadline) <= warn,
+		Warning: rec.State() == bastion.Ready && time.Until(rec.Intent.Deadline) <= warn && asked > warn+time.Second,
 	}
 	if heard.notice != want || rec.Told != want || !rec.UntoldSince.IsZero() {
 		return fmt.Errorf("of %s its owner believes: %s; the record says that they were told: %s (untold since %s); it is: %s", rec.ID, heard.notice, rec.Told, rec.UntoldSince, want)

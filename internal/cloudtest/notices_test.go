@@ -16,6 +16,7 @@ import (
 // looks, and a warning for each deadline.
 func TestALifeIsTold(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
+		w.service.Config.Warn = 40 * time.Minute
 		rec := w.ready()
 		w.reap(time.Until(rec.Intent.Deadline) - 30*time.Minute)
 		extend := func(ttl time.Duration) {
@@ -94,6 +95,7 @@ func TestToldFromTheSecondRequestOn(t *testing.T) {
 func TestRepeatedRequestsAreNoNews(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		w.service.Config.Idle = 9 * time.Hour // asking counts as use
+		w.service.Config.Warn = 0
 		before := w.ready()
 		told := len(w.mail.all())
 		short := time.Minute // so that the deadline stays

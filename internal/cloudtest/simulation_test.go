@@ -49,6 +49,7 @@ func badDay(t *testing.T, seed uint64) {
 	}
 	shaky.Config.Quota = bastion.Quota{PerOwner: 3, Total: 40}
 	shaky.Config.Idle = time.Hour
+	shaky.Config.Warn, w.service.Config.Warn = 20*time.Minute, 20*time.Minute
 
 	day, end := context.WithTimeout(context.Background(), 24*time.Hour)
 	defer end()

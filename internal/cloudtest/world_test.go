@@ -27,9 +27,9 @@ var timing = bastion.Timing{
 	SweepGrace: 10 * time.Minute, Tombstone: 24 * time.Hour,
 }
 
-// warn is longer than a case takes, so that what is warned of in it is open still
-// at its end.
-const warn = 40 * time.Minute
+// warn is nearly as long as bastions live by default: they are warned of when they
+// have been ready for a while, which takes no long simulation, and go on living.
+const warn = 7*time.Hour + 30*time.Minute
 
 const (
 	keyA = bastion.Key("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA")
