@@ -68,8 +68,10 @@ func (a *api) json(ans answer) []byte {
 	return marshal(documents[0])
 }
 
-// Document is a bastion as JSON, as the API answers it to its owner.
-func Document(rec bastion.Record) []byte { return marshal(documentOf(rec, nil)) }
+// Document is a bastion as JSON, as the API of these targets answers it to its owner.
+func Document(rec bastion.Record, targets ...Target) []byte {
+	return marshal(documentOf(rec, targets))
+}
 
 func documentOf(rec bastion.Record, targets []Target) document {
 	d := document{

@@ -26,12 +26,13 @@ const slackTeam = "T0LOCAL"
 // nothing sent to anybody.
 type slackSide struct {
 	app     *slack.App
+	targets []httpapi.Target
 	errands *errands
 }
 
 // newSlackSide makes the app on the API, as the Slack function reaches it.
 func newSlackSide(ctx context.Context, secret string, api httpapi.Options, log *slog.Logger) *slackSide {
-	s := &slackSide{errands: &errands{ctx: ctx, log: log}}
+	s := &slackSide{targets: api.Targets, errands: &errands{ctx: ctx, log: log}}
 	s.app = slack.New(slack.Options{
 		Table:     localcloud.NewItems(time.Now),
 		Functions: slackFunctions{httpapi.NewSlackDoor(api)},
@@ -68,7 +69,7 @@ func (s *slackSide) HandOver(_ context.Context, job slack.Job) error {
 
 // Tell is of bastion.Notices.
 func (s *slackSide) Tell(_ context.Context, rec bastion.Record, notice bastion.Notice) error {
-	n, err := slack.NoticeOf(rec, notice, httpapi.Document(rec))
+	n, err := slack.NoticeOf(rec, notice, httpapi.Document(rec, s.targets...))
 	if err != nil {
 		return err
 	}
