@@ -4,16 +4,12 @@ package slack
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"crypto/hmac"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"io"
-	"log/slog"
 	"net/http"
-	"net/http/httptest"
 	"net/url"
 	"os"
 	"os/exec"
@@ -21,7 +17,6 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -30,64 +25,43 @@ import (
 
 const storySecret = "8f742231b10e8888abcd99yyyzzz85a5"
 
-// pageStory is the app in front of a local mode that runs as people run it: its
-// functions are the API of local mode, asked for an owner of local mode's.
+// pageStory is a local mode that runs as people run it, and somebody of its Slack.
 type pageStory struct {
-	*App
 	t      testing.TB
 	dir    string
-	api    string // URL of local mode
-	url    string // of the app
+	url    string
 	client *http.Client
 	log    pageLog
-	jobs   sync.WaitGroup
 }
 
+// newStory builds and starts it, with starts that take long enough to watch.
 func newStory(t *testing.T) *pageStory {
 	s := &pageStory{t: t, dir: t.TempDir(), client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}}
 	s.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "key")
-	s.startLocalMode()
-	s.App = New(Options{
-		Table: &pageTable{clock: time.Now, values: map[string]pageValue{}}, Functions: s, Work: s, Outside: s,
-		Secrets: func(context.Context) (Agreed, error) { return Agreed{SigningSecret: storySecret}, nil },
-		Teams:   []string{"T0AB"}, Plain: true, Now: time.Now, Rand: rand.Reader,
-		Log: slog.New(slog.NewJSONHandler(&s.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
-	})
-	server := httptest.NewServer(s.Handler())
-	s.url = server.URL
-	t.Cleanup(func() {
-		server.Close()
-		s.jobs.Wait()
-		if t.Failed() {
-			t.Logf("the app's log:\n%s", &s.log)
-		}
-	})
-	return s
-}
-
-// startLocalMode builds and starts it, with starts that take long enough to watch.
-func (s *pageStory) startLocalMode() {
 	program := filepath.Join(s.dir, "bastion")
 	s.run("go", "build", "-o", program, "github.com/bastion-on-demand/bastion/cmd/bastion")
-	local := exec.Command(program, "local", "--listen", "127.0.0.1:0", "--launch-delay", "4s")
-	var said bytes.Buffer
-	local.Stderr = &said
+	local := exec.Command(program, "local", "--listen", "127.0.0.1:0", "--launch-delay", "4s", "--slack-signing-secret", storySecret)
+	local.Stderr = &s.log
 	out, err := local.StdoutPipe()
 	if err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
 	if err := local.Start(); err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
-	s.t.Cleanup(func() {
+	t.Cleanup(func() {
 		_ = local.Process.Signal(os.Interrupt)
 		_ = local.Wait() // it was interrupted
+		if t.Failed() {
+			t.Logf("local mode said:\n%s", &s.log)
+		}
 	})
 	first, err := bufio.NewReader(out).ReadString('\n')
 	if err != nil {
-		s.t.Fatalf("local mode printed no URL: %v\n%s", err, &said)
+		t.Fatalf("local mode printed no URL: %v", err)
 	}
-	s.api = strings.TrimSpace(first)
+	s.url = strings.TrimSpace(first)
+	return s
 }
 
 // run runs a program in the story's folder and answers what it prints.
@@ -106,41 +80,12 @@ func (s *pageStory) run(name string, args ...string) string {
 	return string(out)
 }
 
-func (s *pageStory) HandOver(_ context.Context, job Job) error {
-	s.jobs.Go(func() {
-		if err := s.Do(context.Background(), job); err != nil {
-			s.t.Errorf("job %s: %v", job.Do, err)
-		}
-	})
-	return nil
-}
-
-func (s *pageStory) Call(ctx context.Context, call Call) (Reply, error) {
-	r, err := http.NewRequestWithContext(ctx, call.Method, s.api+call.Path, bytes.NewReader(call.Body))
-	if err != nil {
-		return Reply{}, err
-	}
-	r.SetBasicAuth("slack", "")
-	answer, err := s.client.Do(r)
-	if err != nil {
-		return Reply{}, err
-	}
-	defer answer.Body.Close()
-	body, err := io.ReadAll(answer.Body)
-	return Reply{answer.StatusCode, bytes.ReplaceAll(body, []byte("local:slack"), []byte(pageOwner))}, err
-}
-
-// RoundTrip is Slack, which takes everything.
-func (s *pageStory) RoundTrip(r *http.Request) (*http.Response, error) {
-	return &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(strings.NewReader("ok")), Request: r}, nil
-}
-
 // command is what somebody types in Slack, and its answer.
 func (s *pageStory) command(text string) string {
 	s.t.Helper()
 	body := url.Values{
-		"team_id": {"T0AB"}, "user_id": {"U0CD"}, "channel_id": {"C0EF"}, "command": {"/bastion"}, "text": {text},
-		"response_url": {"https://hooks.slack.com/commands/T0AB/1/x"},
+		"team_id": {"T0LOCAL"}, "user_id": {"U0CD"}, "channel_id": {"C0EF"}, "command": {"/bastion"}, "text": {text},
+		"response_url": {"https://hooks.slack.com/commands/T0LOCAL/1/x"},
 	}.Encode()
 	r, err := http.NewRequestWithContext(s.t.Context(), "POST", s.url+commandRoute, strings.NewReader(body))
 	if err != nil {

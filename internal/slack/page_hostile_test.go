@@ -1,0 +1,184 @@
+package slack
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+)
+
+func TestHostileTextStaysText(t *testing.T) {
+	const hostile = `</style><script>alert(1)</script><img src=x onerror=alert(1)>"'><a href="javascript:alert(1)">&lt;b&gt;` + "\u202egnp.exe\x00\r\nSet-Cookie: a=b"
+	rig := newPageRig(t, nil)
+	b := newVisitor(rig, homeV4).open(rig.link(func(c *claim) {
+		c.Name, c.Reason, c.Owner, c.Key = hostile, hostile, "slack:"+hostile+":"+hostile, hostile+" AAAA"
+	}))
+	pages := map[string]string{"claim": b.body}
+
+	problem := newPageRig(t, nil)
+	b = newVisitor(problem, homeV4).open(problem.link(nil)).press()
+	view := b.head.Get("Location")
+	if err := problem.foundProblem(t.Context(), hashOf(lastOf(view)), hostile); err != nil {
+		t.Fatal(err)
+	}
+	pages["problem"] = b.open(view).body
+
+	for _, state := range []string{"starting", "ready", "failed", "closed", hostile} {
+		rig, view := startedRig(t)
+		found := readyBastion()
+		found.State, found.Stage, found.Name, found.Reason, found.SSHConfig, found.SSH = state, hostile, hostile, hostile, hostile, hostile
+		found.Keys = []string{hostile}
+		setFailure(&found, hostile, hostile)
+		setEnded(&found, hostile, rig.now)
+		rig.answers(found)
+		pages[state] = newVisitor(rig, homeV4).open(view).body
+	}
+	for name, page := range pages {
+		for _, bad := range []string{"<script>alert", "<img", "onerror=alert(1)>", "<a ", "\u202e", "\x00"} {
+			if strings.Contains(page, bad) {
+				t.Errorf("%.10s: the page holds %q", name, bad)
+			}
+		}
+		if n := strings.Count(page, "<script>"); n != 1 {
+			t.Errorf("%.10s: %d scripts", name, n)
+		}
+	}
+}
+
+// What people paste into a file that ssh obeys, and into a shell, is shown only if
+// it can do nothing else than it says.
+func TestHostileConfigurationIsNotShown(t *testing.T) {
+	good := readyBastion()
+	for name, spoil := range map[string]func(*Bastion){
+		"a ProxyCommand behind the host key": func(b *Bastion) {
+			b.SSHConfig = strings.Replace(b.SSHConfig, "\n  UserKnown", "\n  ProxyCommand sh -c id\n  UserKnown", 1)
+		},
+		"a carriage return":     func(b *Bastion) { b.SSHConfig += "  User x\rProxyCommand id\n" },
+		"Match exec":            func(b *Bastion) { b.SSHConfig += "Match exec id\n" },
+		"an Include":            func(b *Bastion) { b.SSHConfig += "Include /tmp/x\n" },
+		"another command":       func(b *Bastion) { b.SSHConfig += "  KnownHostsCommand /bin/sh x\n" },
+		"a shell in the echo":   func(b *Bastion) { b.SSHConfig += "  KnownHostsCommand /bin/echo $(id)\n" },
+		"a token of ssh's":      func(b *Bastion) { b.SSHConfig += "  User %h\n" },
+		"nothing":               func(b *Bastion) { b.SSHConfig = "" },
+		"a name that is a flag": func(b *Bastion) { b.Name = "x; id" },
+	} {
+		rig, view := startedRig(t)
+		found := good
+		spoil(&found)
+		rig.answers(found)
+		b := newVisitor(rig, homeV4).open(view)
+		if strings.Contains(b.body, "<pre") || !strings.Contains(b.text(), "Do not use this bastion") {
+			t.Errorf("%s: the page shows it:\n%s", name, b.text())
+		}
+	}
+	for _, command := range []string{"ssh x; id", "ssh x && id", "ssh $(id)", "ssh `id`", "ssh x\nid", "sh -c id", "ssh x | sh", `ssh "x"`, "ssh x > f", ""} {
+		rig, view := startedRig(t)
+		found := good
+		found.SSH = command
+		rig.answers(found)
+		if b := newVisitor(rig, homeV4).open(view); strings.Contains(b.body, `id="console"`) || !strings.Contains(b.body, `id="config"`) {
+			t.Errorf("%q: shown as a command, or the configuration is missing", command)
+		}
+	}
+}
+
+func TestPagesTellNobodyAndStandAlone(t *testing.T) {
+	rig, view := startedRig(t)
+	rig.answers(readyBastion())
+	link := rig.link(nil)
+	used := rig.link(nil)
+	newVisitor(rig, homeV4).open(used).press()
+	for _, visit := range []struct{ method, path string }{
+		{"GET", link}, {"HEAD", link}, {"POST", link}, {"PUT", link}, {"GET", used}, {"GET", view}, {"POST", view}, {"GET", "/slack/view/x"},
+	} {
+		b := newVisitor(rig, homeV4).do(visit.method, visit.path, "")
+		for name, want := range map[string]string{
+			"X-Frame-Options": "DENY", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store",
+			"X-Content-Type-Options": "nosniff", "X-Robots-Tag": "noindex, nofollow",
+			"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Resource-Policy": "same-origin",
+			"Content-Type": "text/html; charset=utf-8",
+		} {
+			if got := b.head.Get(name); got != want {
+				t.Errorf("%s, status %d: %s: %q, want %q", visit.method, b.status, name, got, want)
+			}
+		}
+		policy := b.head.Get("Content-Security-Policy")
+		for _, part := range []string{"default-src 'none'", "form-action 'self'", "frame-ancestors 'none'", "base-uri 'none'"} {
+			if !strings.Contains(policy, part) {
+				t.Errorf("%s: the policy lacks %s: %s", visit.method, part, policy)
+			}
+		}
+		if strings.Contains(policy, "unsafe") || strings.Contains(policy, "http") || strings.Contains(policy, "*") {
+			t.Errorf("the policy is not strict: %s", policy)
+		}
+		if b.head.Get("Permissions-Policy") == "" {
+			t.Error("no Permissions-Policy")
+		}
+		for _, part := range []string{lastOf(visit.path), " style=", " onclick=", "src=", `href="http`, "url(", "@import"} {
+			if len(part) > 2 && strings.Contains(b.body, part) {
+				t.Errorf("%s, status %d: the page holds %q", visit.method, b.status, part)
+			}
+		}
+	}
+}
+
+// The policy lets run what is on the page, and nothing else.
+func TestPolicyHasTheHashesOfWhatIsOnThePage(t *testing.T) {
+	rig := newPageRig(t, nil)
+	b := newVisitor(rig, homeV4).open(rig.link(nil))
+	for _, tag := range []string{"style", "script"} {
+		_, rest, _ := strings.Cut(b.body, "<"+tag+">")
+		text, _, found := strings.Cut(rest, "</"+tag+">")
+		if want := tag + "-src " + hashSource(text); !found || !strings.Contains(b.head.Get("Content-Security-Policy"), want) {
+			t.Errorf("the %s of the page is not that of the policy", tag)
+		}
+	}
+}
+
+// Every request has its one line, with the pattern of the path.
+func TestOneLogLineEach(t *testing.T) {
+	rig := newPageRig(t, nil)
+	link := rig.link(nil)
+	b := newVisitor(rig, homeV4)
+	b.header.Set("Referer", "https://"+pageHost+link)
+	b.open(link).do("POST", link, "proof=x").open(link).press()
+	view := b.head.Get("Location")
+	b.do("GET", link+"?q="+lastOf(link), "").do("PUT", link, "").open(view)
+	lines := strings.Split(strings.TrimSpace(rig.log.String()), "\n")
+	want := []string{"GET 200", "POST 403", "GET 200", "POST 303", "GET 404", "PUT 405", "GET 200"}
+	if len(lines) != len(want) {
+		t.Fatalf("%d lines, want %d:\n%s", len(lines), len(want), rig.log)
+	}
+	for i, line := range lines {
+		route := claimRoute
+		if i == len(lines)-1 {
+			route = viewRoute
+		}
+		method, status, _ := strings.Cut(want[i], " ")
+		for _, part := range []string{`"method":"` + method + `"`, `"status":` + status, `"route":"` + route + `"`, `"source":"203.0.113.7"`, `"duration":`} {
+			if !strings.Contains(line, part) {
+				t.Errorf("line %d lacks %s: %s", i, part, line)
+			}
+		}
+	}
+}
+
+// A handler that panics has an answer and a line like others: around a Lambda
+// function there is nobody to catch it.
+func TestPanicIsAnAnswer(t *testing.T) {
+	rig := newPageRig(t, nil)
+	rig.Work = nil
+	b := newVisitor(rig, homeV4).open(rig.link(nil))
+	if b.press(); b.status != http.StatusInternalServerError || !strings.Contains(rig.log.String(), "panic") {
+		t.Errorf("status %d, log:\n%s", b.status, rig.log)
+	}
+}
+
+func TestAddressThatIsNoneIsAFault(t *testing.T) {
+	rig := newPageRig(t, nil)
+	for _, from := range []string{"", "pipe", "203.0.113.7", "example.test:80"} {
+		b := newVisitor(rig, from)
+		if b.do("GET", rig.link(nil), ""); b.status != http.StatusInternalServerError {
+			t.Errorf("from %q: status %d", from, b.status)
+		}
+	}
+}
