@@ -103,19 +103,27 @@ func (d *decision) absorbStopped(task Task) {
 	case ending.Reason != "" && ending.Generation == d.next.Intent.Generation:
 		d.endAttempt(Failure{})
 		d.next.close(End{Reason: ending.Reason, At: d.now}, d.cfg.Timing)
-	case ending.Reason != "":
-		// The owner asked for more after it had decided to end: start another.
-		d.endAttempt(Failure{})
-		d.next.NextAttemptAt = d.now
+	case ending.Reason != "": // the owner asked for more after it had decided to end
+		d.endAttempt(d.startAnother())
 	case task.ExitCode != nil && *task.ExitCode == ExitOnPurpose && d.report().Generation == d.next.Intent.Generation:
 		d.endAttempt(Failure{})
 		d.next.close(End{Reason: EndTask, At: d.now}, d.cfg.Timing)
-	case task.ExitCode != nil && *task.ExitCode == ExitOnPurpose: // under an older intent
-		d.endAttempt(Failure{})
-		d.next.NextAttemptAt = d.now
+	case task.ExitCode != nil && *task.ExitCode == ExitOnPurpose: // under an older intent, or none
+		d.endAttempt(d.startAnother())
 	default:
 		d.endAttempt(explain(task))
 	}
+}
+
+// startAnother is how an end on purpose counts that was not the present intent's.
+// After a bastion that was ready for a while, another comes at once; what ends again
+// and again before that, such as an image that is not bastiond's, must not be started
+// for ever.
+func (d *decision) startAnother() Failure {
+	if !d.next.Intent.Open {
+		return Failure{}
+	}
+	return endedEarly
 }
 
 // endAttempt writes down the attempt's end and its receipt. A failure counts

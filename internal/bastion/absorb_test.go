@@ -20,7 +20,11 @@ func TestDecideCountsFailures(t *testing.T) {
 	}{
 		{"killed before it was stable", with(made(), ready, failures(2)), killed(reported(1)), 59 * time.Second, 3},
 		{"killed when it was stable: the count begins anew", with(made(), ready, failures(2)), killed(reported(1)), time.Minute, 1},
-		{"ended on purpose, under an older intent", with(made(), ready, generation(3), failures(2)), Observed{Group: group("A"), Tasks: stopped(0), Lease: reported(1)}, 10 * time.Minute, 2},
+		{"ended on purpose under an older intent, when it was stable: as often as that happens", with(made(), ready, generation(3), failures(2)), Observed{Group: group("A"), Tasks: stopped(0), Lease: reported(1)}, 10 * time.Minute, 1},
+		{"ended on purpose under an older intent, before it was stable", with(made(), ready, generation(3), failures(2)), Observed{Group: group("A"), Tasks: stopped(0), Lease: reported(1)}, 59 * time.Second, 3},
+		{"says that it ended, under an older intent, before it was stable", with(made(), ready, generation(3), failures(2)), Observed{Group: group("A"), Tasks: stopped(0), Lease: ending(1, EndIdle)}, 59 * time.Second, 3},
+		{"exit code 0 without a word: no image of ours does that", with(made(), hasGroup, running, failures(2)), Observed{Group: group("A"), Tasks: stopped(0), Lease: leased(1)}, 10 * time.Minute, 3},
+		{"ended on purpose while it was closing", with(made(), ready, closed, failures(2)), Observed{Group: group("A"), Tasks: stopped(0), Lease: reported(1)}, 59 * time.Second, 2},
 		{"killed while it was closing", with(made(), ready, closed, failures(2)), killed(reported(1)), 10 * time.Minute, 2},
 	} {
 		next := Decide(tabled, row.rec, row.seen, t0.Add(row.at)).Next
