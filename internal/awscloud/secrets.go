@@ -85,7 +85,7 @@ func (s *Secrets) ask(ctx context.Context) (map[string]string, error) {
 	}
 	missing := slices.DeleteFunc(slices.Clone(s.names), func(name string) bool { return values[name] != "" })
 	if len(missing) > 0 {
-		return nil, fmt.Errorf("Parameter Store has no value for %s: make each a SecureString parameter of this region", strings.Join(missing, ", "))
+		return nil, fmt.Errorf("no value in Parameter Store for %s: make each a SecureString parameter of this region", strings.Join(missing, ", "))
 	}
 	return values, nil
 }

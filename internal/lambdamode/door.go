@@ -98,7 +98,7 @@ func invokedAs(ctx context.Context) (qualifier string, err error) {
 	case len(parts) == 8 && parts[7] != "":
 		return parts[7], nil
 	}
-	return "", fmt.Errorf("Lambda says that %q was invoked, which is no function's ARN", lc.InvokedFunctionArn)
+	return "", fmt.Errorf("what Lambda says was invoked is no function's ARN: %q", lc.InvokedFunctionArn)
 }
 
 // readEvent reads an event of API Gateway. What our own functions write has no

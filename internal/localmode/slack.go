@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -93,7 +94,8 @@ type errands struct {
 	ctx context.Context
 	log *slog.Logger
 
-	mu      sync.Mutex // held to begin one, so that none begins once wait waits
+	mu      sync.Mutex
+	ending  bool // none begins any more; guarded by mu
 	running sync.WaitGroup
 }
 
@@ -106,8 +108,8 @@ const (
 func (e *errands) run(name string, do func(context.Context) error) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if err := e.ctx.Err(); err != nil {
-		return fmt.Errorf("local mode is ending: %w", err)
+	if e.ending {
+		return errors.New("local mode is ending")
 	}
 	e.running.Go(func() {
 		for range errandTries {
@@ -125,9 +127,11 @@ func (e *errands) run(name string, do func(context.Context) error) error {
 	return nil
 }
 
-// wait returns when no errand runs any more. The context must have ended.
-func (e *errands) wait() {
-	e.mu.Lock() // whoever has found the context alive has begun by then
+// end lets no errand begin any more, and returns when none runs. The context must
+// have ended, which ends those that do.
+func (e *errands) end() {
+	e.mu.Lock()
+	e.ending = true
 	e.mu.Unlock()
 	e.running.Wait()
 }
