@@ -48,14 +48,30 @@ func pageToken(route, path string) (string, bool) {
 	return token, ok && token != "" && !strings.Contains(token, "/")
 }
 
-// exchange is a request's answer, and what the log says of the request.
-type exchange struct {
-	http.ResponseWriter
+// line is what the log says of a request: neither path, query nor body, which may
+// hold a token.
+type line struct {
+	route  string // the path's pattern; empty for an unknown path
 	status int
-	route  string
+	source netip.Addr
 	owner  string       // once it is known
 	code   bastion.Code // of what was refused
 	cause  error        // for the log only; it holds nothing of the request
+}
+
+// exchange is a request's answer, and its line in the log.
+type exchange struct {
+	http.ResponseWriter
+	line
+}
+
+// headers are those of every answer: nothing keeps or frames it, and nobody is told
+// its address, which may be a secret.
+var headers = map[string]string{
+	"Cache-Control":          "no-store",
+	"X-Content-Type-Options": "nosniff",
+	"Referrer-Policy":        "no-referrer",
+	"X-Frame-Options":        "DENY", // for browsers that do not know frame-ancestors
 }
 
 // WriteHeader notes the status.
@@ -79,6 +95,9 @@ func (x *exchange) Write(p []byte) (int, error) {
 func (a *App) Handler() http.Handler { return http.HandlerFunc(a.serveHTTP) }
 
 func (a *App) serveHTTP(w http.ResponseWriter, r *http.Request) {
+	for name, value := range headers {
+		w.Header().Set(name, value)
+	}
 	if token, ok := pageToken(claimRoute, r.URL.Path); ok {
 		r.SetPathValue("token", token)
 		a.serveClaim(w, r)
@@ -91,14 +110,10 @@ func (a *App) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	start := a.Now()
 	x := &exchange{ResponseWriter: w}
-	header := w.Header()
-	header.Set("Cache-Control", "no-store")
-	header.Set("X-Content-Type-Options", "nosniff")
-	header.Set("Referrer-Policy", "no-referrer")
-	header.Set("X-Frame-Options", "DENY")
-	header.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+	x.source, x.cause = addressOf(r.RemoteAddr)
+	w.Header().Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
 	a.route(x, r)
-	a.log(x, r, a.Now().Sub(start))
+	a.log(r, x.line, start)
 }
 
 // route lets the right endpoint answer. A panic is answered like other faults of
@@ -142,30 +157,27 @@ func (x *exchange) refuse(status int, code bastion.Code, sentence string) {
 	_, _ = x.Write(body) // if the connection is gone, nobody is left to be told
 }
 
-// log writes the one line that each request gets: the pattern of the path and not
-// the path, which may hold a token; no query, no body.
-func (a *App) log(x *exchange, r *http.Request, took time.Duration) {
+// log writes the one line that each request gets.
+func (a *App) log(r *http.Request, l line, start time.Time) {
 	level, attrs := slog.LevelInfo, []slog.Attr{
 		slog.String("method", r.Method),
-		slog.String("route", x.route),
-		slog.Int("status", x.status),
-		slog.Float64("duration", took.Round(time.Millisecond).Seconds()),
-		slog.String("owner", x.owner),
+		slog.String("route", l.route),
+		slog.Int("status", l.status),
+		slog.Float64("duration", a.Now().Sub(start).Round(time.Millisecond).Seconds()),
+		slog.String("owner", l.owner),
+		slog.Any("source", l.source),
 	}
-	if at, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
-		attrs = append(attrs, slog.Any("source", at.Addr().Unmap()))
+	if l.code != "" {
+		attrs = append(attrs, slog.String("code", string(l.code)))
 	}
-	if x.code != "" {
-		attrs = append(attrs, slog.String("code", string(x.code)))
-	}
-	if x.cause != nil {
-		attrs = append(attrs, slog.String("cause", x.cause.Error()))
+	if l.cause != nil {
+		attrs = append(attrs, slog.String("cause", l.cause.Error()))
 	}
 	switch {
-	case x.status == http.StatusInternalServerError:
+	case l.status == http.StatusInternalServerError:
 		level = slog.LevelError
-	case x.status > http.StatusInternalServerError:
-		level = slog.LevelWarn
+	case l.status > http.StatusInternalServerError, l.status < http.StatusBadRequest && l.cause != nil:
+		level = slog.LevelWarn // also what looks answered, and is not
 	}
 	a.Log.LogAttrs(r.Context(), level, "request", attrs...)
 }

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"html/template"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -80,29 +79,22 @@ type more struct {
 	Over string
 }
 
-// browserHeaders are those of every page. The address of a page is a secret: no
-// one is told it as a referrer, and nothing keeps the page.
-var browserHeaders = map[string]string{
+// pageHeaders are those of every page, beside those of every answer.
+var pageHeaders = map[string]string{
 	"Content-Type":                 "text/html; charset=utf-8",
 	"Content-Security-Policy":      contentPolicy,
-	"X-Frame-Options":              "DENY", // for browsers that do not know frame-ancestors
-	"Referrer-Policy":              "no-referrer",
-	"Cache-Control":                "no-store",
-	"X-Content-Type-Options":       "nosniff",
 	"X-Robots-Tag":                 "noindex, nofollow",
 	"Cross-Origin-Opener-Policy":   "same-origin",
 	"Cross-Origin-Resource-Policy": "same-origin",
 	"Permissions-Policy":           "camera=(), geolocation=(), microphone=(), payment=(), usb=(), clipboard-read=(), clipboard-write=(self)",
 }
 
-// visit is one request for a page, and what the log says of it.
+// visit is one request for a page, and its line in the log.
 type visit struct {
 	*http.Request
+	line
 	header http.Header // of the answer
-	token  string      // of the path; no log holds it
-	source netip.Addr  // where the person is
-	owner  string      // empty for an unknown token
-	cause  error       // what the person does not read
+	token  string      // of the path
 }
 
 // pageAnswer is what a visit is answered with: a page, or where to go instead.
@@ -116,8 +108,8 @@ type pageAnswer struct {
 // servePage answers a visit to a page of one route.
 func (a *App) servePage(w http.ResponseWriter, r *http.Request, route string, methods []string, answerTo func(*visit) pageAnswer) {
 	start := a.Now()
-	v := &visit{Request: r, header: w.Header(), token: r.PathValue("token")}
-	for name, value := range browserHeaders {
+	v := &visit{Request: r, line: line{route: route}, header: w.Header(), token: r.PathValue("token")}
+	for name, value := range pageHeaders {
 		v.header.Set(name, value)
 	}
 	ans := a.visited(v, methods, answerTo)
@@ -126,7 +118,8 @@ func (a *App) servePage(w http.ResponseWriter, r *http.Request, route string, me
 	if r.Method != http.MethodHead {
 		_, _ = w.Write(body) // if the connection is gone, nobody is left to be told
 	}
-	a.logVisit(v, route, ans.status, a.Now().Sub(start))
+	v.status = ans.status
+	a.log(r, v.line, start)
 }
 
 // visited finds the answer. A panic is one of our faults like others: no server of
@@ -159,29 +152,6 @@ func (v *visit) render(ans pageAnswer) []byte {
 		panic(err) // templates and their data are both ours, and a buffer takes all
 	}
 	return page.Bytes()
-}
-
-// logVisit writes the one line that each visit gets: the route and never the path,
-// for that holds the token.
-func (a *App) logVisit(v *visit, route string, status int, took time.Duration) {
-	level, attrs := slog.LevelInfo, []slog.Attr{
-		slog.String("method", v.Method),
-		slog.String("route", route),
-		slog.Int("status", status),
-		slog.Float64("duration", took.Round(time.Millisecond).Seconds()),
-		slog.String("owner", v.owner),
-		slog.Any("source", v.source),
-	}
-	if v.cause != nil {
-		attrs = append(attrs, slog.String("cause", v.cause.Error()))
-	}
-	switch {
-	case status == http.StatusInternalServerError:
-		level = slog.LevelError
-	case status > http.StatusInternalServerError || v.cause != nil:
-		level = slog.LevelWarn
-	}
-	a.Log.LogAttrs(v.Context(), level, "page", attrs...)
 }
 
 // addressOf is the address that a request's connection came from, as whoever
