@@ -87,7 +87,7 @@ func (a *App) showClaim(v *visit, status int, c claim, why *alert) pageAnswer {
 	now := a.Now()
 	page := claimPage{
 		Alert: why, Address: v.source, Family: family(v.source), Proof: proof,
-		User: oneLine(user), Team: oneLine(team), Name: oneLine(c.Name),
+		User: user, Team: team, Name: oneLine(c.Name),
 		KeyType: oneLine(keyType), Fingerprint: bastion.Key(c.Key).Fingerprint(),
 		Reason: oneLine(c.Reason),
 		Until:  now.Add(c.TTL), Expires: c.Expires, Left: c.Expires.Sub(now),

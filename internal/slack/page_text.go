@@ -2,7 +2,6 @@ package slack
 
 import (
 	"net/netip"
-	"strings"
 	"time"
 )
 
@@ -15,10 +14,4 @@ func family(address netip.Addr) string {
 		return "IPv4"
 	}
 	return "IPv6"
-}
-
-// teamAndUser are the parts of an owner of Slack's, as slack:T0123:U0123.
-func teamAndUser(owner string) (team, user string) {
-	team, user, _ = strings.Cut(strings.TrimPrefix(owner, "slack:"), ":")
-	return team, user
 }

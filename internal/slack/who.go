@@ -27,12 +27,17 @@ type caller struct {
 
 func (c caller) owner() string { return "slack:" + c.team + ":" + c.user }
 
-// userOf is the user of an owner, or empty for somebody who is not Slack's.
-func userOf(owner string) string {
+// teamAndUser are the parts of an owner, both empty for somebody who is not Slack's.
+func teamAndUser(owner string) (team, user string) {
 	if parts := ownerPattern.FindStringSubmatch(owner); parts != nil {
-		return parts[2]
+		return parts[1], parts[2]
 	}
-	return ""
+	return "", ""
+}
+
+func userOf(owner string) string {
+	_, user := teamAndUser(owner)
+	return user
 }
 
 // errStrange: the signed request is not as Slack makes them.
