@@ -54,8 +54,8 @@ func TestExitCodesAndWhatIsSaid(t *testing.T) {
 		{"local --launch-delay soon", 2, "", []string{"invalid argument"}},
 		{"local extra", 2, "", []string{"unknown command"}},
 		{"locale", 2, "", []string{"unknown command"}},
-		{"slack manifest --url https://host.example", 0, "url: https://host.example/slack/command", nil},
-		{"slack manifest --url http://host.example", 2, "", []string{`"http://host.example" is not where the service is`, "SlackUrl"}},
+		{"slack manifest --url https://host.example/bastions", 0, "url: https://host.example/slack/command", nil},
+		{"slack manifest --url http://host.example", 2, "", []string{`"http://host.example" is not where the service is`, "output Url"}},
 		{"slack manifest", 2, "", []string{`required flag(s) "url" not set`}},
 		{"local --lisen x", 2, "", []string{"unknown flag"}},
 	} {

@@ -21,9 +21,9 @@ func manifestCommand() *cobra.Command {
 		Use:   "manifest --url URL",
 		Short: "Print the manifest that the Slack app is made from",
 		Long: `Print, as YAML, the manifest that Slack makes the app from (api.slack.com/apps,
-"Create New App", "From a manifest"). The URL is the stack's output SlackUrl.
+"Create New App", "From a manifest"). The URL is the stack's output Url.
 SLACK.md leads through it.`,
-		Example: `  bastion slack manifest --url https://….execute-api.eu-west-1.amazonaws.com > slack/manifest.yaml`,
+		Example: `  bastion slack manifest --url https://….execute-api.eu-west-1.amazonaws.com/bastions > slack/manifest.yaml`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			manifest, err := slack.Manifest(url)
@@ -38,7 +38,7 @@ SLACK.md leads through it.`,
 			return err
 		},
 	}
-	command.Flags().StringVar(&url, "url", "", "where the service is, as https://`HOST`")
+	command.Flags().StringVar(&url, "url", "", "where the service is, as `https://HOST/bastions`")
 	_ = command.MarkFlagRequired("url") // there is a flag of that name
 	return command
 }

@@ -37,8 +37,8 @@ func (s Slack) SecretNames() []string {
 // functionName is where Lambda tells a function its name.
 const functionName = "AWS_LAMBDA_FUNCTION_NAME"
 
-// workAlias is the alias by which the Slack function is given work.
-const workAlias = "work"
+// WorkAlias is the alias of template.yaml by which the Slack function is given work.
+const WorkAlias = "work"
 
 // LoadSlack reads the environment of the Slack function, given as os.Environ
 // answers it. Its error lists all that is missing, malformed or unknown.
@@ -75,7 +75,7 @@ func (r *reader) ownAlias(environ []string) string {
 	for _, entry := range environ {
 		if name, value, _ := strings.Cut(entry, "="); name == functionName && value != "" {
 			own, _, _ := strings.Cut(value, ":") // the emulator's name may have an alias in it
-			return own + ":" + workAlias
+			return own + ":" + WorkAlias
 		}
 	}
 	r.wrong = append(r.wrong, fmt.Errorf("%s is missing: Lambda sets it", functionName))

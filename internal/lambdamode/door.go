@@ -11,6 +11,7 @@ import (
 	"github.com/aws/aws-lambda-go/events"
 	"github.com/aws/aws-lambda-go/lambdacontext"
 
+	"github.com/bastion-on-demand/bastion/internal/config"
 	"github.com/bastion-on-demand/bastion/internal/httpapi"
 )
 
@@ -42,7 +43,7 @@ type Doors struct {
 // of the Slack function.
 const (
 	doorSlack = "slack"
-	doorWork  = "work"
+	doorWork  = config.WorkAlias
 )
 
 // Doors makes a function that serves a part of the API; see httpapi.OnlyCreate and

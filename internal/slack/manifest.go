@@ -3,20 +3,24 @@ package slack
 import (
 	"fmt"
 	"net/url"
+	"slices"
 
 	"github.com/slack-go/slack"
 )
 
+// servicePaths are the paths that where the service is may be told with.
+var servicePaths = []string{"/bastions", "/", ""}
+
 // Manifest is the app that Slack's "create from a manifest" makes of us, for the
-// service at a URL like https://HOST. It is all that Slack has to know: where the
+// service whose API is at a URL like https://HOST/bastions. It is all that Slack has to know: where the
 // command and the buttons go, and that it may write to people (for warnings and
 // receipts; without a bot token nothing is written).
 //
 // What a manifest holds: https://docs.slack.dev/reference/app-manifest
 func Manifest(service string) (slack.Manifest, error) {
 	at, err := url.Parse(service)
-	if err != nil || at.Scheme != "https" || at.Host == "" || at.User != nil || at.Path != "" && at.Path != "/" || at.RawQuery != "" || at.Fragment != "" {
-		return slack.Manifest{}, fmt.Errorf("%q is not where the service is: give the stack's output SlackUrl, as https://HOST", service)
+	if err != nil || at.Scheme != "https" || at.Host == "" || at.User != nil || !slices.Contains(servicePaths, at.Path) || at.RawQuery != "" || at.Fragment != "" {
+		return slack.Manifest{}, fmt.Errorf("%q is not where the service is: give the stack's output Url, as https://HOST/bastions", service)
 	}
 	base := "https://" + at.Host
 	return slack.Manifest{

@@ -1,14 +1,20 @@
 package slack
 
 import (
+	"reflect"
 	"slices"
 	"testing"
 )
 
 func TestManifest(t *testing.T) {
-	m, err := Manifest("https://host.example/")
+	m, err := Manifest("https://host.example/bastions")
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, same := range []string{"https://host.example", "https://host.example/"} {
+		if other, err := Manifest(same); err != nil || !reflect.DeepEqual(other, m) {
+			t.Errorf("of %s: %v, %+v", same, err, other)
+		}
 	}
 	command := m.Features.SlashCommands[0]
 	if command.Command != "/bastion" || command.Url != "https://host.example/slack/command" || command.ShouldEscape {
@@ -25,7 +31,7 @@ func TestManifest(t *testing.T) {
 	if len(m.Display.Name) > 35 || len(m.Display.Description) > 140 || len(command.Description) > 2000 || len(command.UsageHint) > 1000 {
 		t.Error("a text is longer than Slack takes")
 	}
-	for _, wrong := range []string{"", "host.example", "http://host.example", "https://", "https://a:b@host.example", "https://host.example/bastions", "https://host.example?x", "https://host.example#x", "https://%zz"} {
+	for _, wrong := range []string{"", "host.example", "http://host.example", "https://", "https://a:b@host.example", "https://host.example/slack", "https://host.example?x", "https://host.example#x", "https://%zz"} {
 		if _, err := Manifest(wrong); err == nil {
 			t.Errorf("%q was taken", wrong)
 		}
