@@ -17,7 +17,7 @@ func TestTableHoldsNoToken(t *testing.T) {
 	claim := rig.link(nil)
 	b := newVisitor(rig, homeV4).open(claim).press()
 	view := b.head.Get("Location")
-	for key, value := range rig.table.values {
+	for key, value := range rig.table.items {
 		for _, token := range []string{lastOf(claim), lastOf(view)} {
 			if strings.Contains(key, token) || strings.Contains(string(value.value), token) {
 				t.Errorf("a token is in the table, under %s", key)

@@ -47,6 +47,10 @@ type memoryItem struct {
 	expires time.Time
 }
 
+func newMemory(faults *faults, now func() time.Time) *memory {
+	return &memory{faults: faults, now: now, items: map[string]memoryItem{}}
+}
+
 func (m *memory) live(key string) (memoryItem, bool) {
 	i, ok := m.items[key]
 	return i, ok && (i.expires.IsZero() || m.now().Before(i.expires))
@@ -87,6 +91,7 @@ func (m *memory) Delete(_ context.Context, key string) error {
 	return m.faults.around("delete", func() error {
 		m.mu.Lock()
 		defer m.mu.Unlock()
+		m.writes++
 		delete(m.items, key)
 		return nil
 	})
@@ -323,7 +328,7 @@ func newDesk(t *testing.T) *desk {
 	t.Helper()
 	d := &desk{t: t, faults: &faults{}, clock: start, log: &bytes.Buffer{}, work: &workshop{}}
 	now := func() time.Time { return d.clock }
-	d.table = &memory{faults: d.faults, now: now, items: map[string]memoryItem{}}
+	d.table = newMemory(d.faults, now)
 	d.service = &service{faults: d.faults, now: now}
 	d.slack = &fakeSlack{faults: d.faults}
 	d.agreed = Agreed{SigningSecret: secret, BotToken: botToken}

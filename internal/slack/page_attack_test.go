@@ -95,7 +95,7 @@ func TestOfTwoPressesAtOnceOneStarts(t *testing.T) {
 			t.Fatalf("of %d presses %d started and %d found nothing; %d jobs", many, started, lost, len(rig.jobs))
 		}
 		views := 0
-		for key := range rig.table.values {
+		for key := range rig.table.items {
 			if strings.HasPrefix(key, "view#") {
 				views++
 			}
@@ -249,9 +249,9 @@ func TestExpiredClaimThatIsStillThere(t *testing.T) {
 	b := newVisitor(rig, homeV4).open(link).press()
 	view := b.head.Get("Location")
 	other := rig.link(nil)
-	for key, value := range rig.table.values {
+	for key, value := range rig.table.items {
 		value.expires = time.Time{}
-		rig.table.values[key] = value
+		rig.table.items[key] = value
 	}
 	rig.sleep(viewLife)
 	for _, path := range []string{other, view} {

@@ -135,7 +135,7 @@ func TestHandOverThatFailsLeavesTheClaim(t *testing.T) {
 			t.Fatal("the claim counts as used")
 		}
 	}
-	for key := range rig.table.values {
+	for key := range rig.table.items {
 		if strings.HasPrefix(key, "view#") {
 			t.Error("a view is left")
 		}

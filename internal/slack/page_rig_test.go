@@ -50,7 +50,7 @@ type pageRig struct {
 func newPageRig(t testing.TB, edit func(*Options)) *pageRig {
 	t.Helper()
 	rig := &pageRig{t: t, log: &pageLog{}, now: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)}
-	rig.table = &pageTable{clock: rig.clock, values: map[string]pageValue{}}
+	rig.table = &pageTable{memory: newMemory(&faults{}, rig.clock)}
 	options := Options{
 		Table: rig.table, Functions: rig, Work: rig, Now: rig.clock, Rand: rand.Reader,
 		Log: slog.New(slog.NewJSONHandler(rig.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
@@ -238,45 +238,22 @@ func (b *visitor) text() string {
 	return strings.Join(strings.Fields(html.UnescapeString(markup.ReplaceAllString(b.body, " "))), " ")
 }
 
-// pageTable is a Table in memory whose writes can fail.
+// pageTable is a memory whose writes can fail, by their key, and whose reads can be
+// down.
 type pageTable struct {
-	clock func() time.Time
-
-	mu     sync.Mutex
-	values map[string]pageValue
-	writes int
-	// fail may make a write fail, before it takes effect or after.
-	fail func(key string) (before, after error)
-	down error // of every fetch
+	*memory
+	fail func(key string) (before, after error) // the effect
+	down error                                  // of every fetch
 }
 
-type pageValue struct {
-	version int64
-	value   []byte
-	expires time.Time
-}
-
-func (t *pageTable) there(key string) (pageValue, bool) {
-	v, ok := t.values[key]
-	return v, ok && (v.expires.IsZero() || t.clock().Before(v.expires))
-}
-
-func (t *pageTable) Fetch(_ context.Context, key string) ([]byte, int64, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	v, ok := t.there(key)
-	switch {
-	case t.down != nil:
+func (t *pageTable) Fetch(ctx context.Context, key string) ([]byte, int64, error) {
+	if t.down != nil {
 		return nil, 0, t.down
-	case !ok:
-		return nil, 0, bastion.ErrNotFound
 	}
-	return bytes.Clone(v.value), v.version, nil
+	return t.memory.Fetch(ctx, key)
 }
 
-func (t *pageTable) Write(_ context.Context, key string, prev int64, value []byte, expires time.Time) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+func (t *pageTable) Write(ctx context.Context, key string, prev int64, value []byte, expires time.Time) error {
 	var before, after error
 	if t.fail != nil {
 		before, after = t.fail(key)
@@ -284,24 +261,10 @@ func (t *pageTable) Write(_ context.Context, key string, prev int64, value []byt
 	if before != nil {
 		return before
 	}
-	present, ok := t.there(key)
-	if !ok {
-		present.version = 0
+	if err := t.memory.Write(ctx, key, prev, value, expires); err != nil {
+		return err
 	}
-	if present.version != prev {
-		return bastion.ErrConflict
-	}
-	t.writes++
-	t.values[key] = pageValue{prev + 1, bytes.Clone(value), expires}
 	return after
-}
-
-func (t *pageTable) Delete(_ context.Context, key string) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.writes++
-	delete(t.values, key)
-	return nil
 }
 
 // pageLog keeps what is logged.

@@ -207,8 +207,8 @@ func TestFoundForNoView(t *testing.T) {
 	if err := rig.foundProblem(t.Context(), hashOf("x"), "busy"); err != nil {
 		t.Error(err)
 	}
-	if len(rig.table.values) > 0 {
-		t.Errorf("the table holds %v", rig.table.values)
+	if len(rig.table.items) > 0 {
+		t.Errorf("the table holds %v", rig.table.items)
 	}
 }
 
