@@ -1,0 +1,291 @@
+package slack
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+)
+
+// memory is a Table.
+type memory struct {
+	faults *faults
+	now    func() time.Time
+	mu     sync.Mutex
+	items  map[string]memoryItem
+	writes int
+}
+
+type memoryItem struct {
+	value   []byte
+	version int64
+	expires time.Time
+}
+
+func newMemory(faults *faults, now func() time.Time) *memory {
+	return &memory{faults: faults, now: now, items: map[string]memoryItem{}}
+}
+
+func (m *memory) live(key string) (memoryItem, bool) {
+	i, ok := m.items[key]
+	return i, ok && (i.expires.IsZero() || m.now().Before(i.expires))
+}
+
+func (m *memory) Fetch(_ context.Context, key string) (value []byte, version int64, err error) {
+	err = m.faults.around("fetch", func() error {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		i, ok := m.live(key)
+		if !ok {
+			return bastion.ErrNotFound
+		}
+		value, version = bytes.Clone(i.value), i.version
+		return nil
+	})
+	return value, version, err
+}
+
+func (m *memory) Write(_ context.Context, key string, prev int64, value []byte, expires time.Time) error {
+	return m.faults.around("write", func() error {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		i, ok := m.live(key)
+		if !ok {
+			i.version = 0
+		}
+		if i.version != prev {
+			return bastion.ErrConflict
+		}
+		m.writes++
+		m.items[key] = memoryItem{bytes.Clone(value), prev + 1, expires}
+		return nil
+	})
+}
+
+func (m *memory) Delete(_ context.Context, key string) error {
+	return m.faults.around("delete", func() error {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.writes++
+		delete(m.items, key)
+		return nil
+	})
+}
+
+// faults lets one call of a port go wrong: the at-th, before or after its effect,
+// with an error or with the death of whoever called.
+type faults struct {
+	mu    sync.Mutex
+	at    int // 0: none
+	after bool
+	death bool
+	calls int
+	hit   string
+}
+
+var errFault = errors.New("a fault of this test")
+
+// died is what a fault panics with.
+type died struct{}
+
+func (f *faults) around(port string, effect func() error) error {
+	f.mu.Lock()
+	f.calls++
+	mine := f.calls == f.at
+	if mine {
+		f.hit = port
+	}
+	f.mu.Unlock()
+	if mine && !f.after {
+		return f.fail()
+	}
+	err := effect()
+	if mine {
+		return f.fail()
+	}
+	return err
+}
+
+func (f *faults) fail() error {
+	if f.death {
+		panic(died{})
+	}
+	return errFault
+}
+
+// service is the other functions.
+type service struct {
+	faults   *faults
+	now      func() time.Time
+	down     error // no answer
+	problem  *bastion.Error
+	bastions []*Bastion
+	calls    []Call
+	created  int
+}
+
+func (s *service) Call(_ context.Context, call Call) (reply Reply, err error) {
+	err = s.faults.around("functions", func() error {
+		s.calls = append(s.calls, call)
+		if s.down != nil {
+			return s.down
+		}
+		reply = s.serve(call)
+		return nil
+	})
+	return reply, err
+}
+
+func (s *service) serve(call Call) Reply {
+	if s.problem != nil {
+		return problemReply(409, s.problem.Code, s.problem.Message)
+	}
+	var body struct {
+		Name, TTL, Reason string
+	}
+	_ = json.Unmarshal(call.Body, &body)
+	if call.Method == http.MethodPost {
+		return s.create(call, body.Name, body.TTL, body.Reason)
+	}
+	if call.Path == "/bastions" {
+		var mine []*Bastion
+		for _, b := range s.bastions {
+			if b.Owner == call.Owner && b.State != "closed" {
+				mine = append(mine, b)
+			}
+		}
+		return jsonReply(200, map[string]any{"bastions": mine})
+	}
+	for _, b := range s.bastions {
+		if b.Owner != call.Owner || "/bastions/"+b.ID != call.Path {
+			continue
+		}
+		switch call.Method {
+		case http.MethodDelete:
+			b.State, b.Stage = "closing", ""
+		case http.MethodPatch:
+			ttl, err := time.ParseDuration(body.TTL)
+			if err != nil {
+				return problemReply(400, bastion.CodeTTLInvalid, "no ttl: "+body.TTL)
+			}
+			if deadline := s.now().Add(ttl); deadline.After(b.Deadline) {
+				b.Deadline = deadline
+			}
+		}
+		return jsonReply(200, b)
+	}
+	return problemReply(404, bastion.CodeNotFound, "There is no bastion of this id.")
+}
+
+func (s *service) create(call Call, name, ttl, reason string) Reply {
+	for _, b := range s.bastions {
+		if b.Owner == call.Owner && b.Name == name && b.isOpen() {
+			return jsonReply(200, b)
+		}
+	}
+	length, err := time.ParseDuration(ttl)
+	if err != nil {
+		length = time.Hour
+	}
+	s.created++
+	b := &Bastion{
+		ID: fmt.Sprintf("aaaaaaaaaaaaaa%c2", 'a'+s.created), Name: name, Owner: call.Owner, State: "starting", Stage: "capacity",
+		Reason: reason, Source: call.Source.String() + "/32", Keys: []string{bastion.Key(annsKey).Fingerprint()},
+		CreatedAt: s.now(), Deadline: s.now().Add(length), LatestDeadline: s.now().Add(8 * time.Hour),
+	}
+	s.bastions = append(s.bastions, b)
+	return jsonReply(201, b)
+}
+
+func jsonReply(status int, v any) Reply {
+	body, err := json.Marshal(v)
+	if err != nil {
+		panic(err)
+	}
+	return Reply{status, body}
+}
+
+func problemReply(status int, code bastion.Code, detail string) Reply {
+	return jsonReply(status, map[string]any{"code": code, "detail": detail, "status": status})
+}
+
+// workshop is a Work that only notes.
+type workshop struct {
+	down error
+	jobs []Job
+}
+
+func (w *workshop) HandOver(_ context.Context, job Job) error {
+	if w.down != nil {
+		return w.down
+	}
+	w.jobs = append(w.jobs, job)
+	return nil
+}
+
+// fakeSlack takes what is sent to Slack.
+type fakeSlack struct {
+	faults *faults
+	posts  []sent
+	status int    // 0: 200
+	answer string // empty: ok
+	err    error
+}
+
+type sent struct {
+	url, token string
+	body       []byte
+}
+
+func (f *fakeSlack) RoundTrip(r *http.Request) (*http.Response, error) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, err
+	}
+	err = f.faults.around("slack", func() error {
+		if f.err != nil {
+			return f.err
+		}
+		f.posts = append(f.posts, sent{r.URL.String(), r.Header.Get("Authorization"), body})
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	status, answer := f.status, f.answer
+	if status == 0 {
+		status = 200
+	}
+	if answer == "" {
+		answer = `{"ok":true}`
+	}
+	return &http.Response{StatusCode: status, Body: io.NopCloser(strings.NewReader(answer)), Request: r, Header: http.Header{}}, nil
+}
+
+// at are the bodies that were posted to a URL.
+func (f *fakeSlack) at(url string) [][]byte {
+	var bodies [][]byte
+	for _, s := range f.posts {
+		if s.url == url {
+			bodies = append(bodies, s.body)
+		}
+	}
+	return bodies
+}
+
+// last is what stands at a URL, as somebody reads it.
+func (f *fakeSlack) last(url string) string {
+	bodies := f.at(url)
+	if len(bodies) == 0 {
+		return ""
+	}
+	return readable(bodies[len(bodies)-1])
+}
