@@ -170,7 +170,7 @@ func (l *Local) Close() {
 		l.Cloud.Close()
 		l.observer.wait()
 		if l.slack != nil {
-			l.slack.errands.end()
+			l.slack.work.end()
 		}
 		l.running.Wait()
 		l.host.Close()

@@ -28,12 +28,12 @@ const slackTeam = "T0LOCAL"
 type slackSide struct {
 	app     *slack.App
 	targets []httpapi.Target
-	errands *errands
+	work    *work
 }
 
 // newSlackSide makes the app on the API, as the Slack function reaches it.
 func newSlackSide(ctx context.Context, secret string, api httpapi.Options, log *slog.Logger) *slackSide {
-	s := &slackSide{targets: api.Targets, errands: &errands{ctx: ctx, log: log}}
+	s := &slackSide{targets: api.Targets, work: &work{ctx: ctx, log: log}}
 	s.app = slack.New(slack.Options{
 		Table:     localcloud.NewItems(time.Now),
 		Functions: slackFunctions{httpapi.NewSlackDoor(api)},
@@ -65,7 +65,7 @@ func (s *slackSide) beside(api http.Handler) http.Handler {
 
 // HandOver is of slack.Work.
 func (s *slackSide) HandOver(_ context.Context, job slack.Job) error {
-	return s.errands.run("job", func(ctx context.Context) error { return s.app.Do(ctx, job) })
+	return s.work.run("job", func(ctx context.Context) error { return s.app.Do(ctx, job) })
 }
 
 // Tell is of bastion.Notices.
@@ -74,7 +74,7 @@ func (s *slackSide) Tell(_ context.Context, rec bastion.Record, notice bastion.N
 	if err != nil {
 		return err
 	}
-	return s.errands.run("notice", func(ctx context.Context) error { return s.app.Tell(ctx, n) })
+	return s.work.run("notice", func(ctx context.Context) error { return s.app.Tell(ctx, n) })
 }
 
 // slackFunctions are the API's functions, in this process.
@@ -88,52 +88,52 @@ func (f slackFunctions) Call(ctx context.Context, call slack.Call) (slack.Reply,
 	return slack.Reply{Status: answer.Status, Body: []byte(answer.Body)}, err
 }
 
-// errands run apart from who wants them, as Lambda's events do: one that fails is
-// tried twice more.
-type errands struct {
+// work is done apart from who hands it over, as Lambda does it with events: a job or
+// notice that fails is tried twice more.
+type work struct {
 	ctx context.Context
 	log *slog.Logger
 
 	mu      sync.Mutex
-	ending  bool // none begins any more; guarded by mu
+	ending  bool // nothing begins any more; guarded by mu
 	running sync.WaitGroup
 }
 
 const (
-	errandTries = 3
-	errandPause = time.Second
+	workTries = 3
+	workPause = time.Second
 )
 
 // run does not wait. An error means that local mode is ending.
-func (e *errands) run(name string, do func(context.Context) error) error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.ending {
+func (w *work) run(name string, do func(context.Context) error) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.ending {
 		return errors.New("local mode is ending")
 	}
-	e.running.Go(func() {
-		for range errandTries {
-			err := do(e.ctx)
-			if err == nil || e.ctx.Err() != nil {
+	w.running.Go(func() {
+		for range workTries {
+			err := do(w.ctx)
+			if err == nil || w.ctx.Err() != nil {
 				return
 			}
-			e.log.Warn(name, "error", err.Error())
+			w.log.Warn(name, "error", err.Error())
 			select {
-			case <-time.After(errandPause):
-			case <-e.ctx.Done():
+			case <-time.After(workPause):
+			case <-w.ctx.Done():
 			}
 		}
 	})
 	return nil
 }
 
-// end lets no errand begin any more, and returns when none runs. The context must
+// end lets nothing begin any more, and returns when nothing runs. The context must
 // have ended, which ends those that do.
-func (e *errands) end() {
-	e.mu.Lock()
-	e.ending = true
-	e.mu.Unlock()
-	e.running.Wait()
+func (w *work) end() {
+	w.mu.Lock()
+	w.ending = true
+	w.mu.Unlock()
+	w.running.Wait()
 }
 
 // logged is Slack as local mode has it: what it would be sent is in the log.
