@@ -77,7 +77,12 @@ func (a *App) doStart(ctx context.Context, job Job) error {
 			return again(err)
 		}
 	}
-	return a.say(ctx, b, aboutAnswer, 0, usedLetter(b, c.Source))
+	l := usedLetter(b, c.Source)
+	err = a.say(ctx, b, aboutAnswer, 0, l)
+	if errors.Is(err, errNoURL) || errors.Is(err, errGone) {
+		return a.tellDirectly(ctx, b, l) // it may be somebody else who has used the link
+	}
+	return err
 }
 
 // askedAt remembers where a person asked to start a bastion.
