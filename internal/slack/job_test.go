@@ -245,7 +245,7 @@ func TestOwnerIsToldOfALinkThoughNoURLIsLeft(t *testing.T) {
 			d.service.bastions = []*Bastion{b}
 			d.talkAt(b, hookB, d.clock.Add(time.Minute))
 			for range maxUses - aboutAnswer.leaves() {
-				if _, err := d.takeURL(d.t.Context(), *b, aboutAnswer, 0); err != nil {
+				if _, _, err := d.takeURL(d.t.Context(), *b, aboutAnswer, 0); err != nil {
 					d.t.Fatal(err)
 				}
 			}
