@@ -95,13 +95,22 @@ func (a *App) claimURL(r *http.Request, token string) string {
 }
 
 // openClaim is what the token of an open link stands for, and the version that it
-// has. bastion.ErrNotFound: unknown, void, used or too old; nothing tells which.
+// has. bastion.ErrNotFound: unknown, void, used, too old, or for a key that its
+// person has replaced since, perhaps because somebody else has it; nothing tells
+// which.
 func (a *App) openClaim(ctx context.Context, token string) (c claim, version int64, err error) {
 	version, err = a.fetch(ctx, claimKey(hashOf(token)), &c)
 	if err != nil {
 		return claim{}, 0, err
 	}
 	if !c.open(a.Now()) {
+		return claim{}, 0, bastion.ErrNotFound
+	}
+	var p person
+	if _, err := a.fetch(ctx, personKey(c.Owner), &p); err != nil {
+		return claim{}, 0, err
+	}
+	if p.Key != c.Key {
 		return claim{}, 0, bastion.ErrNotFound
 	}
 	return c, version, nil

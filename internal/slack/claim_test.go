@@ -57,6 +57,7 @@ func TestSixthLinkMakesTheOldestVoid(t *testing.T) {
 
 func TestManyLinksAtOnceLeaveFive(t *testing.T) {
 	rig := newPageRig(t, nil)
+	rig.link(nil) // so that the key is remembered
 	const many = 12
 	links := make([]string, many)
 	var all sync.WaitGroup
@@ -93,6 +94,32 @@ func TestUsedClaimIsNotMadeVoid(t *testing.T) {
 	c, err := rig.usedClaim(t.Context(), rig.jobs[0].Claim)
 	if err != nil || c.Source != pageAddress || c.View == "" {
 		t.Errorf("the claim of the job: %+v, %v", c, err)
+	}
+}
+
+// Whoever replaces a key may do so because somebody else has it: a link that was
+// given out for the old one must not let that one in. One that was used already has
+// its job.
+func TestLinksForAReplacedKeyAreVoid(t *testing.T) {
+	rig := newPageRig(t, nil)
+	used, open, shown := rig.link(nil), rig.link(nil), rig.link(nil)
+	newVisitor(rig, homeV4).open(used).press()
+	b := newVisitor(rig, homeV4).open(shown)
+	other := rig.link(func(c *claim) { c.Owner = "slack:T0AB:U0OTHER" })
+	if _, err := rig.remember(t.Context(), pageOwner, "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIF1CE6FEP1wUcyLQj7Z9YTUPW2E6wgbUKtPwy9Rujd3G"); err != nil {
+		t.Fatal(err)
+	}
+	if got := newVisitor(rig, homeV4).do("GET", open, "").status; got != 404 {
+		t.Errorf("a link for the old key: status %d, want 404", got)
+	}
+	if b.press(); b.status != 404 || len(rig.jobs) != 1 {
+		t.Errorf("the button of one that was open already: status %d and %d jobs, want 404 and the one of before", b.status, len(rig.jobs))
+	}
+	if got := newVisitor(rig, homeV4).do("GET", other, "").status; got != 200 {
+		t.Errorf("somebody else's link: status %d", got)
+	}
+	if _, err := rig.usedClaim(t.Context(), rig.jobs[0].Claim); err != nil {
+		t.Errorf("the claim that was used before: %v", err)
 	}
 }
 
@@ -141,6 +168,9 @@ func TestIssueFailsWithTheTable(t *testing.T) {
 // A write whose answer got lost is repeated, and is the same link.
 func TestIssueThatHitsItselfListsOneLink(t *testing.T) {
 	rig := newPageRig(t, nil)
+	if _, err := rig.remember(t.Context(), pageOwner, pageKey); err != nil {
+		t.Fatal(err)
+	}
 	var first sync.Once
 	rig.table.fail = func(k string) (before, after error) {
 		if strings.HasPrefix(k, "person#") {

@@ -77,7 +77,12 @@ func (a *App) doStart(ctx context.Context, job Job) error {
 			return again(err)
 		}
 	}
-	return a.say(ctx, b, aboutAnswer, 0, usedLetter(b, c.Source))
+	l := usedLetter(b, c.Source)
+	err = a.say(ctx, b, aboutAnswer, 0, l)
+	if errors.Is(err, errNoURL) || errors.Is(err, errGone) {
+		return a.tellDirectly(ctx, b, l) // it may be somebody else who has used the link
+	}
+	return err
 }
 
 // askedAt remembers where a person asked to start a bastion.
@@ -237,19 +242,37 @@ func (a *App) postOnce(ctx context.Context, at asked, l *letter) error {
 
 // say posts a letter in the conversation about a bastion.
 func (a *App) say(ctx context.Context, b Bastion, k kind, version int64, l *letter) error {
-	to, err := a.takeURL(ctx, b, k, version)
+	to, use, err := a.takeURL(ctx, b, k, version)
 	if err != nil {
 		return err
 	}
 	if err := a.post(ctx, to, l, true); err != nil {
 		return err
 	}
+	covered := false
 	_, err = edit(ctx, a, talkKey(b.ID), func(t *talk) (time.Time, error) {
-		if t.ResponseURL != to {
+		covered = t.ResponseURL == to && t.Landed > use
+		if t.ResponseURL != to || covered {
 			return time.Time{}, errKeep
 		}
-		t.Said = digest(l)
+		t.Said, t.Landed = digest(l), use
 		return talkExpires(b, a.Now()), nil
 	})
-	return err
+	if err != nil || !covered {
+		return err
+	}
+	return a.sayNow(ctx, b)
+}
+
+// sayNow says how a bastion is, because a letter that was long on its way to Slack
+// has covered a newer one.
+func (a *App) sayNow(ctx context.Context, b Bastion) error {
+	b, err := a.describe(ctx, b.Owner, b.ID)
+	if err == nil && !ended(b) { // an end comes so much later that no letter covers it
+		err = a.say(ctx, b, aboutReady, 0, stateLetter(b))
+	}
+	if err != nil {
+		a.Log.WarnContext(ctx, "an old letter stands over a newer one", "id", b.ID, "cause", err)
+	}
+	return nil
 }

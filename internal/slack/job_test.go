@@ -3,6 +3,7 @@ package slack
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -227,6 +228,37 @@ func TestStartDoesNotCoverNewerNews(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantRead(t, d.slack.last(hookA), "Your link was used", "Bastion web is ready", "KnownHostsCommand")
+}
+
+// That a link was used is told in any case: it may have been somebody else.
+func TestOwnerIsToldOfALinkThoughNoURLIsLeft(t *testing.T) {
+	for name, prepare := range map[string]func(*desk){
+		"Slack refuses the URL": func(d *desk) {
+			slack := d.slack
+			d.Outside = roundTripper(func(r *http.Request) (*http.Response, error) {
+				slack.status = map[bool]int{true: 200, false: 404}[r.URL.String() == postMessage]
+				return slack.RoundTrip(r)
+			})
+		},
+		"used up by what was asked for since": func(d *desk) {
+			b := aBastion("web")
+			d.service.bastions = []*Bastion{b}
+			d.talkAt(b, hookB, d.clock.Add(time.Minute))
+			for range maxUses - aboutAnswer.leaves() {
+				if _, _, err := d.takeURL(d.t.Context(), *b, aboutAnswer, 0); err != nil {
+					d.t.Fatal(err)
+				}
+			}
+		},
+	} {
+		d := newDesk(t)
+		job := d.used(claim{Name: "web"})
+		prepare(d)
+		if err := d.Do(t.Context(), job); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		wantRead(t, d.slack.last(postMessage), "Your link was used from "+annsHome, "Close: this was not me")
+	}
 }
 
 func TestJobsOfNobodyAreDropped(t *testing.T) {

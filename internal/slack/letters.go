@@ -66,7 +66,7 @@ func privateKeyLetter() *letter {
 // keyLetter says which key is remembered now.
 func keyLetter(key bastion.Key) *letter {
 	return newLetter("Your key is remembered.", "Your key is remembered").
-		say("Bastions that you ask for from now on let in %s and no other key. One that is open keeps its own.", key.Fingerprint()).
+		say("Bastions that you ask for from now on let in %s and no other key. Links for another key are void now; a bastion that is open keeps its own.", key.Fingerprint()).
 		say("Next: %s up", slash)
 }
 

@@ -140,6 +140,7 @@ type talk struct {
 	Since       time.Time `json:"since,omitzero"`   // when Slack gave the URL
 	Uses        int       `json:"uses,omitempty"`   // of the URL
 	Stages      int       `json:"stages,omitempty"` // of the uses, those for a stage
+	Landed      int       `json:"landed,omitempty"` // the latest of the uses that Slack has taken
 
 	Telling int64     `json:"telling,omitempty"` // version of the latest notice that telling of has begun
 	Version int64     `json:"version,omitempty"` // of the latest notice that was told of

@@ -120,7 +120,7 @@ func (a *App) tellDirectly(ctx context.Context, b Bastion, l *letter) error {
 		a.Log.InfoContext(ctx, "nobody could be told", "id", b.ID, "owner", b.Owner, "state", b.State)
 		return nil
 	}
-	err = a.direct(ctx, agreed.BotToken, userOf(b.Owner), l)
+	err = a.direct(ctx, agreed.BotToken, b.Owner, l)
 	if errors.Is(err, errGone) {
 		a.Log.WarnContext(ctx, "nobody could be told", "id", b.ID, "owner", b.Owner, "state", b.State, "cause", err)
 		return nil
@@ -148,7 +148,7 @@ func (a *App) warn(ctx context.Context, b Bastion) error {
 	if err != nil || !first {
 		return err
 	}
-	err = a.direct(ctx, agreed.BotToken, userOf(b.Owner), warningLetter(b, a.Now()))
+	err = a.direct(ctx, agreed.BotToken, b.Owner, warningLetter(b, a.Now()))
 	switch {
 	case err == nil:
 		return nil

@@ -96,6 +96,40 @@ func TestRepeatDoesNotCoverAnAnswer(t *testing.T) {
 	wantRead(t, d.slack.last(hookA), "Bastion web is closing")
 }
 
+// Letters are on their way to Slack at the same time, from two functions. One that
+// takes long lands on one that was written after it, and nothing that comes later
+// would put that right.
+func TestLetterThatTookLongDoesNotStandOverANewerOne(t *testing.T) {
+	for name, slow := range map[string]func(*desk) error{
+		"a start": func(d *desk) error { return d.Do(d.t.Context(), d.used(claim{Name: "web"})) },
+		"a stage": func(d *desk) error {
+			d.service.bastions = []*Bastion{stageOf("image")}
+			d.talkAt(d.service.bastions[0], hookA, start)
+			return d.Tell(d.t.Context(), noticeOf(3, stageOf("image")))
+		},
+		"more time": func(d *desk) error {
+			d.service.bastions = []*Bastion{stageOf("lease")}
+			return d.Do(d.t.Context(), Job{Do: DoExtend, Owner: ann, ResponseURL: hookA, TTL: time.Hour, At: d.clock})
+		},
+	} {
+		d, slack := newDesk(t), http.RoundTripper(nil)
+		slack, d.Outside = d.slack, roundTripper(func(r *http.Request) (*http.Response, error) {
+			d.Outside = slack // what follows is fast
+			b := d.service.bastions[0]
+			b.State, b.Stage = "ready", ""
+			d.tell(noticeOf(7, b))
+			return slack.RoundTrip(r)
+		})
+		if err := slow(d); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		wantRead(t, d.slack.last(hookA), "Bastion web is ready")
+		if n := len(d.slack.at(hookA)); n != 3 {
+			t.Errorf("%s: %d posts, want the newer, the older, and the newer again", name, n)
+		}
+	}
+}
+
 // A notice of which the telling was lost comes again, and is told then.
 func TestNoticesSurviveTheLossOfAnyCall(t *testing.T) {
 	ends := Notice{Bastion: *closedBastion(), Version: 9, Receipt: aReceipt()}

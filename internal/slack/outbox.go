@@ -18,6 +18,7 @@ import (
 // Where Slack is spoken to, and within what bounds.
 const (
 	postMessage = "https://slack.com/api/chat.postMessage"
+	authTest    = "https://slack.com/api/auth.test"
 
 	maxResponseURL = 500
 	postFor        = 5 * time.Second
@@ -48,26 +49,58 @@ func (a *App) post(ctx context.Context, to string, l *letter, replace bool) erro
 	if !isResponseURL(to) {
 		return fmt.Errorf("%w: that is no response_url of Slack's", errGone)
 	}
-	return a.send(ctx, to, "", l.webhook(replace))
+	_, err := a.send(ctx, to, "", l.webhook(replace))
+	return err
 }
 
-// direct sends a letter to a user as the app.
-func (a *App) direct(ctx context.Context, token, user string, l *letter) error {
-	return a.send(ctx, postMessage, token, l.direct(user))
+// direct sends a letter to an owner as the app.
+func (a *App) direct(ctx context.Context, token, owner string, l *letter) error {
+	if len(a.Teams) > 1 {
+		if err := a.botOf(ctx, token, owner); err != nil {
+			return err
+		}
+	}
+	_, err := a.send(ctx, postMessage, token, l.direct(userOf(owner)))
+	return err
 }
 
-// send makes one request of Slack. Neither the address, which is a secret, nor the
-// token gets into an error.
-func (a *App) send(ctx context.Context, to, token string, body any) error {
+// botOf reports by an error if a token does not reach an owner's workspace. Ids of
+// users are told apart by their workspaces: the bot of another would write to
+// whoever has the id there. A token of a whole organisation reaches all of its
+// workspaces. See https://docs.slack.dev/reference/methods/auth.test/.
+func (a *App) botOf(ctx context.Context, token, owner string) error {
+	text, err := a.send(ctx, authTest, token, struct{}{})
+	switch {
+	case errors.Is(err, errGone):
+		return err
+	case err != nil: // nothing has been sent to anybody
+		return fmt.Errorf("%w: whose the bot is: %w", errLater, err)
+	}
+	var bot struct {
+		Team         string `json:"team_id"`
+		Organisation bool   `json:"is_enterprise_install"`
+	}
+	if err := json.Unmarshal(text, &bot); err != nil {
+		return fmt.Errorf("%w: whose the bot is: %w", errLater, err)
+	}
+	if team, _ := teamAndUser(owner); team != bot.Team && !bot.Organisation {
+		return fmt.Errorf("%w: the bot is of another workspace", errGone)
+	}
+	return nil
+}
+
+// send makes one request of Slack, and answers what Slack does. Neither the address,
+// which is a secret, nor the token gets into an error.
+func (a *App) send(ctx context.Context, to, token string, body any) ([]byte, error) {
 	content, err := json.Marshal(body)
 	if err != nil {
-		return fmt.Errorf("%w: %w", errGone, err)
+		return nil, fmt.Errorf("%w: %w", errGone, err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, postFor)
 	defer cancel()
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, to, bytes.NewReader(content))
 	if err != nil {
-		return fmt.Errorf("%w: the address cannot be read", errGone)
+		return nil, fmt.Errorf("%w: the address cannot be read", errGone)
 	}
 	r.Header.Set("Content-Type", "application/json; charset=utf-8")
 	if token != "" {
@@ -76,14 +109,14 @@ func (a *App) send(ctx context.Context, to, token string, body any) error {
 	// The transport itself, and not a client: it follows no redirect.
 	answer, err := a.Outside.RoundTrip(r)
 	if err != nil {
-		return unreached(err)
+		return nil, unreached(err)
 	}
 	defer func() { _ = answer.Body.Close() }()
 	text, err := io.ReadAll(io.LimitReader(answer.Body, maxAnswer))
 	if err != nil && answer.StatusCode == http.StatusOK {
-		return fmt.Errorf("read Slack's answer: %w", withoutURL(err))
+		return nil, fmt.Errorf("read Slack's answer: %w", withoutURL(err))
 	}
-	return judge(answer.StatusCode, text)
+	return text, judge(answer.StatusCode, text)
 }
 
 // unreached tells whether a request that got no answer can have been taken.

@@ -52,14 +52,14 @@ func TestErrorsHoldNoSecret(t *testing.T) {
 		&url.Error{Op: "Post", URL: postMessage, Err: &net.OpError{Op: "dial", Err: errors.New("refused")}},
 	} {
 		d.slack.err = cause
-		for _, err := range []error{d.post(t.Context(), hookA, helpLetter(), true), d.direct(t.Context(), botToken, "U0ANN", helpLetter())} {
+		for _, err := range []error{d.post(t.Context(), hookA, helpLetter(), true), d.direct(t.Context(), botToken, ann, helpLetter())} {
 			if strings.Contains(err.Error(), "slack.com") || strings.Contains(err.Error(), botToken) {
 				t.Errorf("the error tells: %v", err)
 			}
 		}
 	}
 	d.slack.err, d.slack.answer = nil, `{"ok":false,"error":"`+botToken+`"}`
-	if err := d.direct(t.Context(), botToken, "U0ANN", helpLetter()); err == nil || strings.Contains(err.Error(), botToken) {
+	if err := d.direct(t.Context(), botToken, ann, helpLetter()); err == nil || strings.Contains(err.Error(), botToken) {
 		t.Errorf("the error tells: %v", err)
 	}
 }
@@ -69,12 +69,44 @@ func TestTheTokenGoesToSlacksAPIOnly(t *testing.T) {
 	if err := d.post(t.Context(), hookA, helpLetter(), true); err != nil {
 		t.Fatal(err)
 	}
-	if err := d.direct(t.Context(), botToken, "U0ANN", helpLetter()); err != nil {
+	if err := d.direct(t.Context(), botToken, ann, helpLetter()); err != nil {
 		t.Fatal(err)
 	}
 	for i, want := range []sent{{url: hookA}, {url: "https://slack.com/api/chat.postMessage", token: "Bearer " + botToken}} {
 		if got := d.slack.posts[i]; got.url != want.url || got.token != want.token {
 			t.Errorf("to %s with %q, want %s with %q", got.url, got.token, want.url, want.token)
+		}
+	}
+}
+
+// There is one bot token, and it may be of one of several workspaces: the ids of
+// users in another are not for it.
+func TestDirectMessagesStayInTheBotsWorkspace(t *testing.T) {
+	later := &net.OpError{Op: "read", Err: errors.New("connection reset")}
+	for _, test := range []struct {
+		name, answer string
+		err          error
+		teams        []string
+		want         error
+		asked, told  int
+	}{
+		{"the only workspace", "", nil, []string{"T0ANN"}, nil, 0, 1},
+		{"the bot's", `{"ok":true,"team_id":"T0ANN"}`, nil, []string{"T0OTHER", "T0ANN"}, nil, 1, 1},
+		{"another", `{"ok":true,"team_id":"T0OTHER"}`, nil, []string{"T0OTHER", "T0ANN"}, errGone, 1, 0},
+		{"an organisation's", `{"ok":true,"team_id":"E0ORG","is_enterprise_install":true}`, nil, []string{"T0OTHER", "T0ANN"}, nil, 1, 1},
+		{"nothing said of it", `{"ok":true}`, nil, []string{"T0OTHER", "T0ANN"}, errGone, 1, 0},
+		{"no JSON", `ok`, nil, []string{"T0OTHER", "T0ANN"}, errLater, 1, 0},
+		{"revoked", `{"ok":false,"error":"invalid_auth"}`, nil, []string{"T0OTHER", "T0ANN"}, errGone, 1, 0},
+		{"no answer", "", later, []string{"T0OTHER", "T0ANN"}, errLater, 0, 0},
+	} {
+		d := newDesk(t)
+		d.Teams = test.teams
+		d.slack.answer, d.slack.err = test.answer, test.err
+		if err := d.direct(t.Context(), botToken, ann, helpLetter()); !errors.Is(err, test.want) {
+			t.Errorf("%s: %v, want %v", test.name, err, test.want)
+		}
+		if asked, told := len(d.slack.at(authTest)), len(d.slack.at(postMessage)); asked != test.asked || told != test.told {
+			t.Errorf("%s: asked %d times and told %d, want %d and %d", test.name, asked, told, test.asked, test.told)
 		}
 	}
 }

@@ -194,7 +194,7 @@ func messageAnswer(status int, page messagePage) pageAnswer {
 
 var (
 	noSuchLink = messagePage{"This link leads nowhere", "This link leads nowhere", []string{
-		"It was used already, it is older than ten minutes, a newer one took its place, or it was cut off when it was copied.",
+		"It was used already, it is older than ten minutes, a newer one took its place, your key was replaced since, or it was cut off when it was copied.",
 		"If you pressed its button a moment ago, ask for /bastion status in Slack. Otherwise ask for a new link there: /bastion up.",
 	}}
 	noAnswer = messagePage{"The service does not answer", "The service does not answer", []string{

@@ -69,6 +69,11 @@ var states = []state{
 	{"starting", "Starting… (4 of 6)", func(s *stage) { s.followed(bastionAt("starting", "image")) }},
 	{"moving", "Starting… (2 of 3)", func(s *stage) { s.followed(bastionAt("starting", "address")) }},
 	{"ready", "Ready: bastion default", func(s *stage) { s.followed(readyBastion()) }},
+	{"moved-away", "Bastion moved", func(s *stage) {
+		b := readyBastion()
+		b.Source = "198.51.100.99/32"
+		s.followed(b)
+	}},
 	{"failed", "Bastion not started", func(s *stage) {
 		b := bastionAt("failed", "")
 		setFailure(&b, "capacity_unavailable", "AWS Fargate has no capacity for the bastion in the configured subnets right now. Try again in a few minutes; if it goes on, ask your operator for subnets in another Availability Zone.")

@@ -121,12 +121,15 @@ func (rig *pageRig) noSecretLogged() {
 	}
 }
 
-// link issues a claim and answers its path.
+// link remembers a claim's key for its owner, issues it and answers its path.
 func (rig *pageRig) link(edit func(*claim)) (path string) {
 	rig.t.Helper()
 	c := claim{Owner: pageOwner, Name: "default", Key: pageKey, TTL: 2 * time.Hour, ResponseURL: "https://hooks.slack.com/commands/x"}
 	if edit != nil {
 		edit(&c)
+	}
+	if _, err := rig.remember(rig.t.Context(), c.Owner, bastion.Key(c.Key)); err != nil {
+		rig.t.Fatal(err)
 	}
 	token, err := rig.issue(rig.t.Context(), c)
 	if err != nil {

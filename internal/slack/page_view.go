@@ -79,6 +79,9 @@ func (a *App) followStart(v *visit, seen view) (viewPage, error) {
 		}
 		v.cause = a.endView(v.Context(), hashOf(v.token), until)
 	}
+	if b.isOpen() && !letsIn(b, seen.Source) {
+		return page.movedAway(b), nil
+	}
 	return page.of(b, a.Now()), nil
 }
 
@@ -168,6 +171,22 @@ var (
 		{"Telling the running bastion", "lease"},
 	}
 )
+
+// letsIn reports whether an address is the one that a bastion is for.
+func letsIn(b Bastion, address netip.Addr) bool {
+	source, err := netip.ParsePrefix(b.Source)
+	return err == nil && source.IsSingleIP() && source.Addr() == address
+}
+
+// movedAway is the page of a bastion that has been asked for from another address
+// since: what is on a page that was opened at this one is true no more. Where it
+// went is said in Slack, and not to whoever holds an old page's address.
+func (p viewPage) movedAway(b Bastion) viewPage {
+	p.Title, p.Heading = "Bastion moved", "The bastion lets in another address now"
+	p.Status = "It does not let in " + p.Address.String() + " any more: since this page was opened, bastion " + oneLine(b.Name) + " was asked for from elsewhere. If that was not you, close it in Slack at once: /bastion down."
+	p.Over = true
+	return p
+}
 
 // waiting is the page of a start that is at a stage.
 func (p viewPage) waiting(stage string) viewPage {

@@ -168,6 +168,26 @@ func TestViewOfWhatIsOver(t *testing.T) {
 	}
 }
 
+// Asked for from another address, the bastion goes there: a page at the first must
+// not go on saying that it lets that one in.
+func TestViewOfABastionThatMovedAway(t *testing.T) {
+	for _, state := range []string{"starting", "ready"} {
+		rig, view := startedRig(t)
+		moved := readyBastion()
+		moved.State, moved.Source = state, "198.51.100.99/32"
+		rig.answers(moved)
+		b := newVisitor(rig, homeV4).open(view)
+		for _, words := range []string{"The bastion lets in another address now", "It does not let in 203.0.113.7 any more", "/bastion down", "/bastion up"} {
+			if !strings.Contains(b.text(), words) {
+				t.Errorf("%s: the page does not say %q:\n%s", state, words, b.text())
+			}
+		}
+		if follows(t, b) || strings.Contains(b.body, "<pre") || strings.Contains(b.text(), "198.51.100.99") {
+			t.Errorf("%s: the page:\n%s", state, b.text())
+		}
+	}
+}
+
 func TestViewOfAProblem(t *testing.T) {
 	rig, view := pressedRig(t)
 	if err := rig.foundProblem(t.Context(), hashOf(lastOf(view)), "You hold as many bastions as you may."); err != nil {

@@ -59,9 +59,10 @@ func talkExpires(b Bastion, now time.Time) time.Time {
 	return now.Add(after)
 }
 
-// takeURL reserves a use of the conversation's URL. It is counted before it is
-// made: what is in doubt counts. version is that of the notice which is told, or 0.
-func (a *App) takeURL(ctx context.Context, b Bastion, k kind, version int64) (string, error) {
+// takeURL reserves a use of the conversation's URL, and answers the URL and which of
+// its uses it is. It is counted before it is made: what is in doubt counts. version
+// is that of the notice which is told, or 0.
+func (a *App) takeURL(ctx context.Context, b Bastion, k kind, version int64) (to string, use int, err error) {
 	now := a.Now()
 	t, err := edit(ctx, a, talkKey(b.ID), func(t *talk) (time.Time, error) {
 		switch {
@@ -80,9 +81,9 @@ func (a *App) takeURL(ctx context.Context, b Bastion, k kind, version int64) (st
 		return talkExpires(b, now), nil
 	})
 	if err != nil {
-		return "", err
+		return "", 0, err
 	}
-	return t.ResponseURL, nil
+	return t.ResponseURL, t.Uses, nil
 }
 
 // moveTalk goes on with a conversation where its person has last asked. One that
@@ -92,7 +93,7 @@ func (a *App) moveTalk(ctx context.Context, b Bastion, to asked) error {
 		if t.ResponseURL == to.ResponseURL || to.Since.Before(t.Since) {
 			return time.Time{}, errKeep
 		}
-		t.ResponseURL, t.Since, t.Uses, t.Stages, t.Said = to.ResponseURL, to.Since, 0, 0, ""
+		t.ResponseURL, t.Since, t.Uses, t.Stages, t.Landed, t.Said = to.ResponseURL, to.Since, 0, 0, 0, ""
 		return talkExpires(b, a.Now()), nil
 	})
 	return err

@@ -22,7 +22,7 @@ func TestNothingOldIsPostedBesideSomethingNew(t *testing.T) {
 	d := newDesk(t)
 	b := aBastion("web")
 	d.talkAt(b, hookA, start)
-	if _, err := d.takeURL(t.Context(), *b, aboutReady, 9); err != nil {
+	if _, _, err := d.takeURL(t.Context(), *b, aboutReady, 9); err != nil {
 		t.Fatal(err)
 	}
 	d.tell(noticeOf(7, stageOf("image")))
@@ -37,7 +37,7 @@ func TestTalkDoesNotMoveBack(t *testing.T) {
 	b := aBastion("web")
 	d.talkAt(b, hookB, start.Add(time.Minute))
 	d.talkAt(b, hookA, start)
-	if to, err := d.takeURL(t.Context(), *b, aboutReady, 1); err != nil || to != hookB {
+	if to, _, err := d.takeURL(t.Context(), *b, aboutReady, 1); err != nil || to != hookB {
 		t.Errorf("it goes on at %s: %v", to, err)
 	}
 }
