@@ -3,6 +3,7 @@
 package slack
 
 import (
+	"context"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/bastion-on-demand/bastion/internal/browser"
 )
@@ -188,6 +190,39 @@ func hears(t *testing.T, page []browser.Node) {
 	}
 	if count["main"] != 1 || count["banner"] != 1 || count["RootWebArea"] != 1 || count["heading"] == 0 {
 		t.Errorf("landmarks: %v", count)
+	}
+}
+
+// held is a Work that takes jobs when it is let.
+type held struct {
+	Work
+	entered, let chan struct{}
+}
+
+func (h held) HandOver(ctx context.Context, job Job) error {
+	h.entered <- struct{}{}
+	<-h.let
+	return h.Work.HandOver(ctx, job)
+}
+
+// A browser drops what it was doing for the second of two clicks: its answer, that
+// the link was used, must not take the place of the first one's.
+func TestDoubleClickIsOnePress(t *testing.T) {
+	s := newStage(t, browser.Start(t), looks["light"])
+	work := held{s.Work, make(chan struct{}, 2), make(chan struct{})}
+	s.Work = work
+	s.open(nil)
+	browser.Eval[bool](s.Tab, `setTimeout(() => document.querySelector("form button").click(), 100), document.querySelector("form button").click() ?? true`)
+	<-work.entered
+	time.AfterFunc(time.Second, func() { close(work.let) }) // well after the second
+	s.Await("main:not(:has(form))")
+	if title := s.Title(); title != "Starting… (1 of 6)" {
+		t.Errorf("after two clicks the title is %q", title)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.jobs) != 1 {
+		t.Errorf("%d jobs, want 1", len(s.jobs))
 	}
 }
 

@@ -83,6 +83,14 @@
     setTimeout(follow, 2000);
   };
 
+  // The second of two clicks would take the place of the first, and only be told
+  // that the link was used. Later on it may be meant.
+  let pressed = -Infinity;
+  addEventListener("submit", (event) => {
+    if (event.timeStamp - pressed < 3000) event.preventDefault();
+    else pressed = event.timeStamp;
+  });
+
   adorn();
   setInterval(() => each(document, ".more", tell), 1000);
   if (document.querySelector("[data-follow]")) setTimeout(follow, 2000);
