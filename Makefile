@@ -37,8 +37,10 @@ screenshots: ## take a picture of every state of Slack's pages, in every look, i
 	rm -rf .screenshots && mkdir .screenshots
 	SCREENSHOTS=$(CURDIR)/.screenshots go test -tags conformance -count=1 -timeout 10m -run TestEveryStateInABrowser ./internal/slack
 
-bench: ## print how long a bastion takes to be ready, at launch delays of 0, 2 and 20 s
+bench: ## print how long a bastion takes to be ready, and the first answer to a command in Slack
 	go test -run '^$$' -bench BenchmarkReady -benchtime 1x ./internal/localmode
+	scripts/referees
+	go test -tags conformance -run '^$$' -bench BenchmarkFirstAnswer -benchtime 300x -timeout 20m ./internal/system
 
 lint: $(STATICCHECK) ## check the format, run vet and staticcheck
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "not as gofmt has it: $$unformatted"; exit 1; }

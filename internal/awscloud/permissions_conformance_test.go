@@ -35,7 +35,7 @@ func (a allowed) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	calls, err := a.in.Calls(r.Header, body, a.userID)
+	calls, err := a.in.Calls(r, body, a.userID)
 	if err == nil {
 		err = a.judge(calls)
 	}

@@ -15,9 +15,11 @@ import (
 func TestEveryCallOfTheAdaptersHasItsPermissions(t *testing.T) {
 	could := map[string]bool{}
 	for service, interfaces := range map[string][]reflect.Type{
-		"dynamodb": {reflect.TypeFor[RecordsAPI](), reflect.TypeFor[LeasesAPI](), reflect.TypeFor[TaskLeaseAPI]()},
+		"dynamodb": {reflect.TypeFor[RecordsAPI](), reflect.TypeFor[LeasesAPI](), reflect.TypeFor[TaskLeaseAPI](), reflect.TypeFor[ItemsAPI]()},
 		"ec2":      {reflect.TypeFor[EC2Groups](), reflect.TypeFor[EC2Interfaces]()},
 		"ecs":      {reflect.TypeFor[ECSTasks]()},
+		"lambda":   {reflect.TypeFor[LambdaAPI]()},
+		"ssm":      {reflect.TypeFor[SecretsAPI]()},
 	} {
 		for _, api := range interfaces {
 			for method := range api.Methods() {

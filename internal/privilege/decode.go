@@ -17,6 +17,11 @@ type Deployment struct {
 	Cluster string            // its ARN
 	VPC     string            // its id
 	Tables  map[string]string // by name, what template.yaml calls them
+
+	// Of a stack with Slack: what template.yaml calls a function, as NAME, or an
+	// alias of one, as NAME:ALIAS; and parameters of Parameter Store, by name.
+	Functions  map[string]string
+	Parameters map[string]string
 }
 
 const stackTag = "bastion:stack"
@@ -32,18 +37,22 @@ func serviceOf(header http.Header) string {
 	return "an unsigned service"
 }
 
-// Calls reads which calls a request makes, from its header and body. userID is
-// what ${aws:userid} is for a task; empty for a function, which has no item of its
-// own. An error says in words what no role allows.
-func (d Deployment) Calls(header http.Header, body []byte, userID string) ([]Call, error) {
-	_, operation, _ := strings.Cut(header.Get("X-Amz-Target"), ".")
-	switch service := serviceOf(header); service {
+// Calls reads which calls a request makes, from its URL and header and from its
+// body, which is given apart. userID is what ${aws:userid} is for a task; empty for a
+// function, which has no item of its own. An error says in words what no role allows.
+func (d Deployment) Calls(r *http.Request, body []byte, userID string) ([]Call, error) {
+	_, operation, _ := strings.Cut(r.Header.Get("X-Amz-Target"), ".")
+	switch service := serviceOf(r.Header); service {
 	case "dynamodb":
 		return d.dynamodb(operation, body, userID)
 	case "ecs":
 		return d.ecs(operation, body)
 	case "ec2":
 		return d.ec2(body)
+	case "lambda":
+		return d.lambda(r)
+	case "ssm":
+		return d.ssm(operation, body)
 	default:
 		return nil, fmt.Errorf("calls %s, which nothing here should", service)
 	}

@@ -4,7 +4,9 @@
 //   - table.go says which permissions each API call needs, with its source;
 //   - platform.go lists the permissions that only AWS itself uses for us;
 //   - granted.go reads from the template what a role grants;
-//   - record.go stands between a function and AWS and notes its calls.
+//   - decode.go reads from a request which calls it makes;
+//   - record.go stands between a function and AWS, notes its calls, and refuses as
+//     IAM does what its role does not grant.
 //
 // A role must grant what the calls of its holder need and what the platform
 // needs, and nothing else. The test of that is in package system, where every
@@ -13,5 +15,6 @@
 // Resources and conditions are written as template.yaml writes them, without what
 // all of them begin with: "task/${Cluster}/*" for
 // arn:${AWS::Partition}:ecs:${AWS::Region}:${AWS::AccountId}:task/${Cluster}/*, and
-// a resource of the template by its name there, "RecordsTable" for its ARN.
+// a resource of the template by its name there, "RecordsTable" for its ARN. What is
+// an ARN by its Ref, as an alias is, keeps the brackets: "${SlackWork}".
 package privilege

@@ -9,8 +9,9 @@ import (
 )
 
 // Granted reads from a template (JSON, after the SAM transform) what each role
-// grants, its own policies and those that it shares. What it does not understand
-// is an error: nothing is granted unseen.
+// grants at the most, whatever the stack's parameters are: its own policies, those
+// that it shares and those that name it. What it does not understand is an error:
+// nothing is granted unseen.
 func Granted(template []byte) (map[string][]Permission, error) {
 	var t struct {
 		Resources map[string]struct {
@@ -18,10 +19,14 @@ func Granted(template []byte) (map[string][]Permission, error) {
 			Properties json.RawMessage
 		}
 	}
-	if err := json.Unmarshal(template, &t); err != nil {
+	template, err := whole(template)
+	if err == nil {
+		err = json.Unmarshal(template, &t)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("read the template: %w", err)
 	}
-	shared := map[string]document{}
+	shared, beside := map[string]document{}, map[string][]document{}
 	roles := map[string]role{}
 	for name, resource := range t.Resources {
 		var err error
@@ -34,7 +39,14 @@ func Granted(template []byte) (map[string][]Permission, error) {
 			var r role
 			err = json.Unmarshal(resource.Properties, &r)
 			roles[name] = r
-		case "AWS::IAM::Policy", "AWS::IAM::RolePolicy":
+		case "AWS::IAM::RolePolicy":
+			var policy struct {
+				RoleName       struct{ Ref string }
+				PolicyDocument document
+			}
+			err = json.Unmarshal(resource.Properties, &policy)
+			beside[policy.RoleName.Ref] = append(beside[policy.RoleName.Ref], policy.PolicyDocument)
+		case "AWS::IAM::Policy", "AWS::IAM::UserPolicy", "AWS::IAM::GroupPolicy":
 			err = fmt.Errorf("a %s grants beside the roles", resource.Type)
 		}
 		if err != nil {
@@ -43,13 +55,45 @@ func Granted(template []byte) (map[string][]Permission, error) {
 	}
 	granted := map[string][]Permission{}
 	for name, r := range roles {
-		all, err := r.permissions(shared)
+		all, err := r.permissions(shared, beside[name])
 		if err != nil {
 			return nil, fmt.Errorf("read %s: %w", name, err)
 		}
 		granted[name] = all
+		delete(beside, name)
+	}
+	for name := range beside {
+		return nil, fmt.Errorf("a policy is for the role %q, which is none of the template's", name)
 	}
 	return granted, nil
+}
+
+// whole is a template in which all is there that a condition may leave out.
+func whole(template []byte) ([]byte, error) {
+	var t any
+	if err := json.Unmarshal(template, &t); err != nil {
+		return nil, err
+	}
+	return json.Marshal(withOptions(t))
+}
+
+// withOptions puts what is there under a condition, and otherwise nothing, in the
+// place of the condition.
+func withOptions(v any) any {
+	switch v := v.(type) {
+	case []any:
+		for i := range v {
+			v[i] = withOptions(v[i])
+		}
+	case map[string]any:
+		if choice, _ := v["Fn::If"].([]any); len(choice) == 3 && fmt.Sprint(choice[2]) == "map[Ref:AWS::NoValue]" {
+			return withOptions(choice[1])
+		}
+		for key := range v {
+			v[key] = withOptions(v[key])
+		}
+	}
+	return v
 }
 
 type role struct {
@@ -80,8 +124,8 @@ func (s *statement) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
-func (r role) permissions(shared map[string]document) ([]Permission, error) {
-	var documents []document
+func (r role) permissions(shared map[string]document, beside []document) ([]Permission, error) {
+	documents := slices.Clone(beside)
 	for _, policy := range r.Policies {
 		documents = append(documents, policy.PolicyDocument)
 	}

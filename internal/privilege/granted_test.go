@@ -18,8 +18,12 @@ const small = `{"Resources": {
 		"Policies": [{"PolicyName": "own", "PolicyDocument": {"Version": "2012-10-17", "Statement": [
 			{"Sid": "Read", "Effect": "Allow", "Action": ["dynamodb:Query", "dynamodb:Scan"],
 			 "Resource": [{"Fn::GetAtt": ["T", "Arn"]}, {"Fn::Sub": "${T.Arn}/index/i"}, "*"]},
+			{"Fn::If": ["A", {"Sid": "Call", "Effect": "Allow", "Action": "lambda:InvokeFunction", "Resource": [{"Ref": "Door"}, {"Fn::If": ["B", "b", {"Ref": "AWS::NoValue"}]}]}, {"Ref": "AWS::NoValue"}]},
 			{"Sid": "Stream", "Effect": "Allow", "Action": "dynamodb:GetRecords", "Resource": {"Fn::GetAtt": ["T", "StreamArn"]},
 			 "Condition": {"StringLike": {"k": ["a", "b"]}}}]}}]}},
+	"Beside": {"Type": "AWS::IAM::RolePolicy", "Properties": {"RoleName": {"Ref": "Other"}, "PolicyName": "more", "PolicyDocument": {"Version": "2012-10-17", "Statement": [
+		{"Sid": "More", "Effect": "Allow", "Action": "lambda:InvokeFunction", "Resource": {"Ref": "Work"}}]}}},
+	"Other": {"Type": "AWS::IAM::Role", "Properties": {}},
 	"None": {"Type": "AWS::IAM::Role", "Properties": {}}}}`
 
 func TestGranted(t *testing.T) {
@@ -27,11 +31,12 @@ func TestGranted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := map[string][]Permission{"None": nil, "R": {
+	want := map[string][]Permission{"None": nil, "Other": {{"lambda:InvokeFunction", "${Work}", ""}}, "R": {
 		{"dynamodb:GetRecords", "T.StreamArn", "StringLike k a, b"},
 		{"dynamodb:Query", "*", ""}, {"dynamodb:Query", "T", ""}, {"dynamodb:Query", "T/index/i", ""},
 		{"dynamodb:Scan", "*", ""}, {"dynamodb:Scan", "T", ""}, {"dynamodb:Scan", "T/index/i", ""},
 		{"ecs:StopTask", "task/${Cluster}/*", "ArnEquals ecs:cluster Cluster and StringEquals aws:ResourceTag/t ${AWS::StackId}"},
+		{"lambda:InvokeFunction", "${Door}", ""}, {"lambda:InvokeFunction", "b", ""},
 	}}
 	if !maps.EqualFunc(got, want, slices.Equal) {
 		t.Errorf("granted is %v", got)
@@ -47,6 +52,10 @@ func TestGrantsThatAreNotUnderstoodAreErrors(t *testing.T) {
 		{`{"Ref": "AWS::StackId"}`, `{"Fn::If": ["A", "b", "c"]}`},
 		{`{"Fn::Sub": "${T.Arn}/index/i"}`, `{"Fn::ImportValue": "x"}`},
 		{`"AWS::DynamoDB::Table"`, `"AWS::IAM::Policy"`},
+		{`"AWS::DynamoDB::Table"`, `"AWS::IAM::UserPolicy"`},
+		{`{"Ref": "Other"}`, `{"Ref": "Elsewhere"}`},
+		{`{"Ref": "Other"}`, `"a-role"`},
+		{`["B", "b", {"Ref": "AWS::NoValue"}]`, `["B", "b", "c"]`},
 		{`"Resources"`, `Resources`},
 	} {
 		template := strings.Replace(small, change[0], change[1], 1)

@@ -23,8 +23,8 @@ type use struct {
 
 // platform is every use there is.
 var platform = []use{
-	writesLog("Create"), writesLog("Describe"), writesLog("Extend"), writesLog("Destroy"), writesLog("Reaper"), writesLog("Observer"),
-	sendsFailures("Reaper"), sendsFailures("Observer"),
+	writesLog("Create"), writesLog("Describe"), writesLog("Extend"), writesLog("Destroy"), writesLog("Reaper"), writesLog("Observer"), writesLog("Slack"),
+	sendsFailures("Reaper"), sendsFailures("Observer"), sendsFailures("Slack"),
 	{"ObserverRole", []Permission{
 		p("dynamodb:DescribeStream", "LeasesTable.StreamArn"), p("dynamodb:GetRecords", "LeasesTable.StreamArn"),
 		p("dynamodb:GetShardIterator", "LeasesTable.StreamArn"), p("dynamodb:ListStreams", "*"),

@@ -10,7 +10,7 @@ import (
 // Call is one API call as it was made, or one part of a transaction.
 type Call struct {
 	API string // as the table has it: "ecs:RunTask tagged"
-	On  string // the table or index of DynamoDB's; else empty
+	On  string // the table, index, function, alias or parameter; else empty
 }
 
 // Permission is what one statement of a policy allows: an action on a resource,
@@ -36,7 +36,7 @@ func Expand(calls []Call) ([]Permission, error) {
 			return nil, fmt.Errorf("%s on %q: the table of package privilege has no row for this call", call.API, call.On)
 		}
 		for _, p := range table[i].Needs {
-			if p.On == itsTable {
+			if p.On == itsTarget {
 				p.On = call.On
 			}
 			needed = append(needed, p)

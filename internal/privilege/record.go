@@ -2,7 +2,9 @@ package privilege
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"net/http"
 	"net/http/httputil"
@@ -16,19 +18,26 @@ import (
 // URL of its handler as AWS_ENDPOINT_URL, and then calls no service past it.
 type Recorder struct {
 	Deployment Deployment
-	behind     map[string]string
-	transport  *http.Transport
+	// Granted is what each role grants. It is not to change while calls are made. A
+	// call that needs more is noted, and refused as IAM does.
+	Granted map[string][]Permission
+
+	behind    map[string]string
+	transport *http.Transport
 
 	mu    sync.Mutex
 	calls map[string]map[Call]int // by role
 	wrong []string
 }
 
+// RoleHeader is where what is behind a recorder may read which role calls.
+const RoleHeader = "X-Recorded-Role"
+
 // NewRecorder makes a recorder. behind has the URL of each service that may be
 // called, by the name that requests are signed for: "dynamodb", "ecs", "ec2".
-func NewRecorder(d Deployment, behind map[string]string) *Recorder {
+func NewRecorder(d Deployment, granted map[string][]Permission, behind map[string]string) *Recorder {
 	return &Recorder{
-		Deployment: d, behind: behind, calls: map[string]map[Call]int{},
+		Deployment: d, Granted: granted, behind: behind, calls: map[string]map[Call]int{},
 		transport: &http.Transport{MaxIdleConnsPerHost: 32},
 	}
 }
@@ -47,24 +56,52 @@ func (r *Recorder) serve(w http.ResponseWriter, request *http.Request, role, use
 		return // whoever called has gone
 	}
 	service := serviceOf(request.Header)
-	calls, err := r.Deployment.Calls(request.Header, body, userID)
+	calls, err := r.Deployment.Calls(request, body, userID)
 	to, parsing := url.Parse(r.behind[service])
 	if err == nil && (parsing != nil || to.Host == "") {
 		err = fmt.Errorf("calls %s, which nothing is behind", service)
 	}
 	r.note(role, calls, err)
+	if err == nil {
+		err = r.judge(role, calls)
+	}
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusForbidden)
+		deny(w, role+" "+err.Error())
 		return
 	}
 	request.Body = io.NopCloser(bytes.NewReader(body))
 	proxy := httputil.ReverseProxy{
 		Transport: r.transport,
-		Rewrite:   func(out *httputil.ProxyRequest) { out.SetURL(to) },
+		Rewrite: func(out *httputil.ProxyRequest) {
+			out.SetURL(to)
+			out.Out.Header.Set(RoleHeader, role)
+		},
 		// Whoever called has gone, or the service has: the caller knows either.
 		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) },
 	}
 	proxy.ServeHTTP(w, request)
+}
+
+// judge is an error if the role does not grant what the calls need.
+func (r *Recorder) judge(role string, calls []Call) error {
+	needed, err := Expand(calls)
+	if err != nil {
+		return err
+	}
+	if tooFew, _ := Compare(r.Granted[role], needed); len(tooFew) > 0 {
+		return fmt.Errorf("is not authorized to perform: %v", tooFew)
+	}
+	return nil
+}
+
+// deny answers as AWS does for what IAM does not allow.
+func deny(w http.ResponseWriter, why string) {
+	body, _ := json.Marshal(map[string]string{"__type": "AccessDeniedException", "message": why}) // strings
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("X-Amzn-Errortype", "AccessDeniedException")
+	w.Header().Set("X-Amz-Crc32", fmt.Sprint(crc32.ChecksumIEEE(body))) // which DynamoDB's clients look at
+	w.WriteHeader(http.StatusForbidden)
+	_, _ = w.Write(body)
 }
 
 func (r *Recorder) note(role string, calls []Call, err error) {

@@ -11,7 +11,9 @@ import (
 
 var deployed = Deployment{
 	StackID: "stack-1", Cluster: "cluster-1", VPC: "vpc-1",
-	Tables: map[string]string{"records-1": "RecordsTable", "leases-1": "LeasesTable"},
+	Tables:     map[string]string{"records-1": "RecordsTable", "leases-1": "LeasesTable"},
+	Functions:  map[string]string{"create": "CreateFunction", "create:slack": "${CreateSlackDoor}"},
+	Parameters: map[string]string{"/secret": "parameter${Secret}", "/token": "parameter${Token}"},
 }
 
 // The rows read: a request to this service, of this operation and body, by a task
@@ -40,8 +42,28 @@ func TestCallsOfRequests(t *testing.T) {
 		{"ec2", "", "Action=CreateSecurityGroup&VpcId=vpc-2", "", "not the stack's"},
 		{"ec2", "", "%", "", "no form"},
 		{"sts", "", "Action=GetCallerIdentity", "", "calls sts"},
+		{"lambda", "create", "{}", "", "lambda:Invoke CreateFunction"},
+		{"lambda", "create:slack", "{}", "", "lambda:Invoke ${CreateSlackDoor}"},
+		{"lambda", "create?Qualifier=slack", "{}", "", "lambda:Invoke ${CreateSlackDoor}"},
+		{"lambda", "arn:aws:lambda:eu-west-1:123456789012:function:create:slack", "{}", "", "lambda:Invoke ${CreateSlackDoor}"},
+		{"lambda", "create?Qualifier=$LATEST", "{}", "", "none of the stack's"},
+		{"lambda", "create:slack?Qualifier=slack", "{}", "", "none of the stack's"},
+		{"lambda", "create/../create", "{}", "", "no Invoke"},
+		{"lambda", "another", "{}", "", "none of the stack's"},
+		{"ssm", "GetParameters", `{"Names":["/secret","/token"]}`, "", "ssm:GetParameters parameter${Secret}, ssm:GetParameters parameter${Token}"},
+		{"ssm", "GetParameters", `{"Names":["/secret","/another"]}`, "", "none of the stack's"},
+		{"ssm", "GetParametersByPath", `{"Path":"/"}`, "", "no list of names"},
 	} {
-		calls, err := deployed.Calls(signed(row.service, row.operation), []byte(row.body), row.userID)
+		target := "/"
+		if row.service == "lambda" {
+			target = "/2015-03-31/functions/" + row.operation + "/invocations"
+			if name, query, found := strings.Cut(row.operation, "?"); found {
+				target = "/2015-03-31/functions/" + name + "/invocations?" + query
+			}
+		}
+		request := httptest.NewRequest(http.MethodPost, target, nil)
+		request.Header = signed(row.service, row.operation)
+		calls, err := deployed.Calls(request, []byte(row.body), row.userID)
 		var made []string
 		for _, call := range calls {
 			made = append(made, call.API+" "+call.On)
@@ -71,7 +93,8 @@ func TestRecorder(t *testing.T) {
 		_, _ = io.WriteString(w, r.URL.Path+" "+string(body))
 	}))
 	defer behind.Close()
-	r := NewRecorder(deployed, map[string]string{"dynamodb": behind.URL})
+	granted := []Permission{p("dynamodb:GetItem", "RecordsTable")}
+	r := NewRecorder(deployed, map[string][]Permission{"CreateRole": granted}, map[string]string{"dynamodb": behind.URL})
 	defer r.Close()
 	send := func(role, service, body string) (int, string) {
 		request := httptest.NewRequest(http.MethodPost, "/", strings.NewReader(body))
@@ -102,5 +125,12 @@ func TestRecorder(t *testing.T) {
 	}
 	if wrong := r.Wrong(); len(wrong) != 3 {
 		t.Errorf("wrong are %q", wrong)
+	}
+	// What the role does not grant is noted, as what is needed, and does not go through.
+	if status, said := send("DescribeRole", "dynamodb", ours); status != http.StatusForbidden || !strings.Contains(said, "not authorized to perform: [dynamodb:GetItem on RecordsTable]") {
+		t.Errorf("another role's call was answered %d %s", status, said)
+	}
+	if made, times := r.Calls("DescribeRole"); !slices.Equal(made, []Call{{"dynamodb:GetItem", "RecordsTable"}}) || times != 1 {
+		t.Errorf("of another role are recorded %v, %d times", made, times)
 	}
 }

@@ -16,6 +16,13 @@ const (
 	aboutEC2Tags  = "https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/supported-iam-actions-tagging.html"
 	aboutECSTags  = "https://docs.aws.amazon.com/AmazonECS/latest/developerguide/supported-iam-actions-tagging.html"
 	aboutPassRole = "https://docs.aws.amazon.com/AmazonECS/latest/developerguide/task-iam-roles.html"
+
+	aboutLambda = reference + "list_awslambda.html"
+	// That an alias is a resource of its own, and what a name without one is.
+	aboutAliases = "https://docs.aws.amazon.com/lambda/latest/dg/lambda-api-permissions-ref.html"
+	aboutSSM     = reference + "list_awssystemsmanager.html"
+	// That SecureStrings under the account's own key need no permission of KMS.
+	aboutSecureStrings = "https://docs.aws.amazon.com/kms/latest/developerguide/services-parameter-store.html"
 )
 
 // The conditions that bind a role to this stack.
@@ -27,8 +34,8 @@ const (
 	ownFields  = "ForAllValues:StringEquals dynamodb:Attributes task, report, in_hand, by"
 )
 
-// itsTable stands for what the call itself was made on.
-const itsTable = ""
+// itsTarget stands for what the call itself was made on.
+const itsTarget = ""
 
 // row says what one call needs.
 type row struct {
@@ -49,20 +56,20 @@ const describes = "EC2 takes no narrower resource for what describes."
 var table = []row{
 	// DynamoDB. An index is a resource of its own. A transaction has no permission
 	// of its own: each part needs its own, and a condition on a part none.
-	{"dynamodb:GetItem", []Permission{p("dynamodb:GetItem", itsTable)}, []string{aboutDynamoDB}, ""},
-	{"dynamodb:PutItem", []Permission{p("dynamodb:PutItem", itsTable)}, []string{aboutDynamoDB}, ""},
-	{"dynamodb:UpdateItem", []Permission{p("dynamodb:UpdateItem", itsTable)}, []string{aboutDynamoDB}, ""},
-	{"dynamodb:DeleteItem", []Permission{p("dynamodb:DeleteItem", itsTable)}, []string{aboutDynamoDB}, ""},
-	{"dynamodb:BatchGetItem", []Permission{p("dynamodb:BatchGetItem", itsTable)}, []string{aboutDynamoDB}, ""},
-	{"dynamodb:Query", []Permission{p("dynamodb:Query", itsTable)}, []string{aboutDynamoDB}, ""},
-	{"dynamodb:Scan", []Permission{p("dynamodb:Scan", itsTable)}, []string{aboutDynamoDB}, ""},
-	{"dynamodb:TransactWriteItems Put", []Permission{p("dynamodb:PutItem", itsTable)}, []string{aboutTransactions}, ""},
-	{"dynamodb:TransactWriteItems Update", []Permission{p("dynamodb:UpdateItem", itsTable)}, []string{aboutTransactions}, ""},
-	{"dynamodb:TransactWriteItems Delete", []Permission{p("dynamodb:DeleteItem", itsTable)}, []string{aboutTransactions}, ""},
+	{"dynamodb:GetItem", []Permission{p("dynamodb:GetItem", itsTarget)}, []string{aboutDynamoDB}, ""},
+	{"dynamodb:PutItem", []Permission{p("dynamodb:PutItem", itsTarget)}, []string{aboutDynamoDB}, ""},
+	{"dynamodb:UpdateItem", []Permission{p("dynamodb:UpdateItem", itsTarget)}, []string{aboutDynamoDB}, ""},
+	{"dynamodb:DeleteItem", []Permission{p("dynamodb:DeleteItem", itsTarget)}, []string{aboutDynamoDB}, ""},
+	{"dynamodb:BatchGetItem", []Permission{p("dynamodb:BatchGetItem", itsTarget)}, []string{aboutDynamoDB}, ""},
+	{"dynamodb:Query", []Permission{p("dynamodb:Query", itsTarget)}, []string{aboutDynamoDB}, ""},
+	{"dynamodb:Scan", []Permission{p("dynamodb:Scan", itsTarget)}, []string{aboutDynamoDB}, ""},
+	{"dynamodb:TransactWriteItems Put", []Permission{p("dynamodb:PutItem", itsTarget)}, []string{aboutTransactions}, ""},
+	{"dynamodb:TransactWriteItems Update", []Permission{p("dynamodb:UpdateItem", itsTarget)}, []string{aboutTransactions}, ""},
+	{"dynamodb:TransactWriteItems Delete", []Permission{p("dynamodb:DeleteItem", itsTarget)}, []string{aboutTransactions}, ""},
 	// Of a task on the item whose key it is itself. That it names no attribute but
 	// these is held by package awscloud's tests.
-	{"dynamodb:GetItem own", []Permission{p("dynamodb:GetItem", itsTable, ownItem)}, []string{aboutDynamoDB}, ""},
-	{"dynamodb:UpdateItem own", []Permission{p("dynamodb:UpdateItem", itsTable, ownFields, ownItem)}, []string{aboutDynamoDB}, ""},
+	{"dynamodb:GetItem own", []Permission{p("dynamodb:GetItem", itsTarget, ownItem)}, []string{aboutDynamoDB}, ""},
+	{"dynamodb:UpdateItem own", []Permission{p("dynamodb:UpdateItem", itsTarget, ownFields, ownItem)}, []string{aboutDynamoDB}, ""},
 
 	// ECS. With tags in the request, RunTask also tags; and it hands two roles on.
 	{"ecs:RunTask tagged", []Permission{
@@ -94,4 +101,8 @@ var table = []row{
 	{"ec2:DescribeSecurityGroups", []Permission{p("ec2:DescribeSecurityGroups", "*")}, []string{aboutEC2}, describes},
 	{"ec2:DescribeSecurityGroupRules", []Permission{p("ec2:DescribeSecurityGroupRules", "*")}, []string{aboutEC2}, describes},
 	{"ec2:DescribeNetworkInterfaces", []Permission{p("ec2:DescribeNetworkInterfaces", "*")}, []string{aboutEC2}, describes},
+
+	// Slack. An alias needs a permission of its own, which is none for the function.
+	{"lambda:Invoke", []Permission{p("lambda:InvokeFunction", itsTarget)}, []string{aboutLambda, aboutAliases}, ""},
+	{"ssm:GetParameters", []Permission{p("ssm:GetParameters", itsTarget)}, []string{aboutSSM, aboutSecureStrings}, ""},
 }

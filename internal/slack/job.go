@@ -1,6 +1,7 @@
 package slack
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -58,7 +59,7 @@ func (a *App) doStart(ctx context.Context, job Job) error {
 	if err := a.askedAt(ctx, c.Owner, c.Name, place); err != nil {
 		return err
 	}
-	b, err := a.started(ctx, c)
+	b, err := a.started(ctx, c, place)
 	if err != nil {
 		return a.notStarted(ctx, c, place, err)
 	}
@@ -87,11 +88,11 @@ func (a *App) doStart(ctx context.Context, job Job) error {
 
 // askedAt remembers where a person asked to start a bastion.
 func (a *App) askedAt(ctx context.Context, owner, name string, place asked) error {
-	_, err := edit(ctx, a, askedKey(owner, name), func(p *asked) (time.Time, error) {
+	_, err := edit(ctx, a, askedKey(owner, name), func(p *askedFor) (time.Time, error) {
 		if !place.Since.After(p.Since) {
 			return time.Time{}, errKeep
 		}
-		*p = place
+		*p = askedFor{asked: place}
 		return place.Since.Add(urlLife), nil
 	})
 	return err
@@ -106,14 +107,21 @@ func (e *toldError) Error() string { return "it was told already" }
 const codeTooLate bastion.Code = "too_late"
 
 // started is the bastion of a claim, asked for if it has not been yet.
-func (a *App) started(ctx context.Context, c claim) (Bastion, error) {
+func (a *App) started(ctx context.Context, c claim, place asked) (Bastion, error) {
 	var v view
 	if _, err := a.fetch(ctx, viewKey(c.View), &v); err != nil {
 		return Bastion{}, err
 	}
+	var p askedFor
+	if _, err := a.fetch(ctx, askedKey(c.Owner, c.Name), &p); err != nil {
+		return Bastion{}, err
+	}
+	if !p.Since.Equal(place.Since) { // of another link
+		p.ID = ""
+	}
 	switch {
-	case v.ID != "":
-		b, err := a.describe(ctx, c.Owner, v.ID)
+	case v.ID != "" || p.ID != "":
+		b, err := a.describe(ctx, c.Owner, cmp.Or(v.ID, p.ID))
 		return b, again(err)
 	case v.Problem != "":
 		return Bastion{}, &toldError{v.Problem}

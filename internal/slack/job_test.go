@@ -278,3 +278,32 @@ func TestJobsOfNobodyAreDropped(t *testing.T) {
 		t.Errorf("somebody else's claim: %v, %d calls", err, len(d.service.calls))
 	}
 }
+
+// A job that made a bastion and died before it could write that down must not make
+// another when it comes again, if the first has been closed meanwhile: a notice told
+// of it.
+func TestAClosedBastionDoesNotComeBack(t *testing.T) {
+	for calls := 1; ; calls++ {
+		d := newDesk(t)
+		job := d.used(claim{Name: "web"})
+		d.faults.calls, d.faults.at, d.faults.after, d.faults.death = 0, calls, true, true
+		_ = try(func() error { return d.Do(t.Context(), job) })
+		if d.faults.hit == "" {
+			return // it has fewer calls than that
+		}
+		if len(d.service.bastions) == 0 {
+			continue // it died before it made one
+		}
+		b := d.service.bastions[0]
+		b.State = "closed"
+		if err := d.Tell(t.Context(), Notice{Bastion: *b, Version: 9, Receipt: &Receipt{}}); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Do(t.Context(), job); err != nil {
+			t.Errorf("death after call %d: again: %v", calls, err)
+		}
+		if n := len(d.service.bastions); n != 1 {
+			t.Errorf("death after call %d: %d bastions", calls, n)
+		}
+	}
+}

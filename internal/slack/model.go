@@ -134,6 +134,14 @@ type asked struct {
 	Since       time.Time `json:"since"` // when Slack gave the URL
 }
 
+// askedFor is what is remembered of that.
+type askedFor struct {
+	asked
+	// ID is of the bastion that was made since, if a notice told of it before the job
+	// could: a job that comes again must not make another.
+	ID string `json:"id,omitempty"`
+}
+
 // talk is the conversation about one bastion: where to speak, and what was said.
 type talk struct {
 	ResponseURL string    `json:"response_url,omitempty"`

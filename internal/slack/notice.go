@@ -73,8 +73,27 @@ func (a *App) talkAbout(ctx context.Context, b Bastion) (talk, error) {
 	if err := a.moveTalk(ctx, b, place); err != nil {
 		return talk{}, err
 	}
+	if err := a.heardOf(ctx, b, place); err != nil {
+		return talk{}, err
+	}
 	t.ResponseURL = place.ResponseURL
 	return t, nil
+}
+
+// heardOf remembers that a bastion has come of what was asked for, should the job
+// that made it have died before it could.
+func (a *App) heardOf(ctx context.Context, b Bastion, place asked) error {
+	if b.CreatedAt.Before(place.Since) {
+		return nil // it was there before, and the job is still to move it
+	}
+	_, err := edit(ctx, a, askedKey(b.Owner, b.Name), func(p *askedFor) (time.Time, error) {
+		if !p.Since.Equal(place.Since) || p.ID != "" {
+			return time.Time{}, errKeep
+		}
+		p.ID = b.ID
+		return place.Since.Add(urlLife), nil
+	})
+	return err
 }
 
 // tellState posts what the state calls for, unless it stands there already.

@@ -99,20 +99,23 @@ func (s *story) observerAlone(t *testing.T) { s.wholeLife(t, "observer") }
 func (s *story) reaperAlone(t *testing.T)   { s.wholeLife(t, "reaper") }
 
 func (s *story) wholeLife(t *testing.T, function string) {
-	id := s.intend(t, "of-the-"+function)
+	id := s.intend(t, ids[function], "slack:"+team+":U"+strings.ToUpper(function))
 	eventually(t, function+" makes it ready", func() bool { return s.look(t, function, id).State() == bastion.Ready })
 	s.change(t, id, func(rec *bastion.Record) { rec.Intent.Deadline = rec.CreatedAt })
 	eventually(t, function+" brings it to its end", func() bool { return !s.look(t, function, id).FinishedAt.IsZero() })
 }
 
+// ids are of the bastions that two functions make by themselves.
+var ids = map[string]string{"observer": "oooooooooooooooo", "reaper": "rrrrrrrrrrrrrrrr"}
+
 // intend writes an intent and does nothing about it, as a function would leave it
-// that died after its first write.
-func (s *story) intend(t *testing.T, id string) string {
+// that died after its first write. Its owner is of Slack and to be told of it.
+func (s *story) intend(t *testing.T, id, owner string) string {
 	t.Helper()
 	now := time.Now().UTC().Truncate(time.Second)
 	kind, blob, _ := strings.Cut(s.alice.readKey(t), " ")
 	rec := bastion.Record{
-		ID: id, Owner: "iam:" + account + ":" + id, Name: "default", CreatedAt: now, LatestDeadline: now.Add(time.Hour), Version: 1,
+		ID: id, Owner: owner, Notify: true, Name: "default", CreatedAt: now, LatestDeadline: now.Add(time.Hour), Version: 1,
 		Intent: bastion.Intent{
 			Generation: 1, Open: true, Source: netip.MustParsePrefix("127.0.0.6/32"), Deadline: now.Add(time.Hour),
 			Keys: []bastion.Key{bastion.Key(kind + " " + strings.Fields(blob)[0])},

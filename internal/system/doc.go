@@ -2,15 +2,26 @@
 // story. It runs in `make conformance`.
 //
 // Real are: the functions' bootstraps, each under Lambda's Runtime Interface
-// Emulator; DynamoDB Local, with the stream of the leases' table; moto, as EC2 and
-// ECS; bastiond, a process for each task; curl and ssh.
+// Emulator, once more for each alias by which functions call each other; DynamoDB
+// Local, with the stream of the leases' table; moto, as EC2, ECS and Parameter Store;
+// bastiond, a process for each task; curl and ssh.
 //
 // The test itself is what AWS has between them: an API Gateway (events of payload
 // format 2.0, the IAM caller taken from the user name of HTTP basic
-// authentication, the routes of template.yaml), EventBridge (states of tasks, the
+// authentication, the routes of template.yaml), Lambda's Invoke (answered at once for
+// an event, which is tried three times), EventBridge (states of tasks, the
 // schedules, faster than by the minute), the mapping from the stream to the
 // observer, and Fargate (environment, metadata and credentials of a task, SIGTERM
 // and SIGKILL).
+//
+// # Slack
+//
+// The test is Slack, too: it signs commands and presses of buttons, and takes
+// messages. The Slack function comes to https://hooks.slack.com and https://slack.com
+// by a proxy and with a certificate that its environment names, as net/http reads
+// it; nothing in the product knows of that. Of each kind of event that functions
+// hand over, the first is lost after Lambda has taken it, once before it is done and
+// once after, and some are not taken at all: nobody in Slack is to notice.
 //
 // # Who answers a call of EC2 or ECS
 //
@@ -48,7 +59,9 @@
 // that moto alone needs in package awscloud.
 //
 // Between all of these and what they call stands a recorder of package privilege,
-// which knows each function and task by the URL that it was given for all of AWS.
+// which knows each function and task by the URL that it was given for all of AWS,
+// and lets through what its role in template.yaml grants. In one chapter the test
+// itself has the Slack function's role, and tries what it is good for beside that.
 // When the story is told and no event is delivered any more, each function has to
 // take by itself every step that it may; then each role of template.yaml must
 // grant what was called, and nothing else.

@@ -52,11 +52,14 @@ func (b *eventBridge) bury(format string, args ...any) {
 // tries is how often Lambda tries an asynchronous event.
 const tries = 3
 
+// invokes invokes a function by its name, which may have an alias.
+type invokes func(ctx context.Context, name string, event []byte) (answer []byte, err error)
+
 // send brings an event to a function, as Lambda does for those who do not wait.
-func (b *eventBridge) send(ctx context.Context, to functions, name string, event []byte) {
+func (b *eventBridge) send(ctx context.Context, to invokes, name string, event []byte) {
 	var why string
 	for range tries {
-		answer, err := to[name].Invoke(context.WithoutCancel(ctx), event) // which Lambda ends, too
+		answer, err := to(context.WithoutCancel(ctx), name, event) // which Lambda ends, too
 		if ctx.Err() != nil {
 			return
 		}
@@ -95,7 +98,7 @@ func (b *eventBridge) taskChanged(ctx context.Context, to functions, t *task, cl
 	select {
 	case <-ctx.Done():
 	case <-time.After(latency):
-		b.send(ctx, to, "observer", event)
+		b.send(ctx, to.invoke, "observer", event)
 	}
 }
 
@@ -111,7 +114,7 @@ func (b *eventBridge) schedule(ctx context.Context, to functions, do string, eve
 		}
 		b.schedules.RLock()
 		b.number(do)
-		b.send(ctx, to, "reaper", []byte(`{"do":"`+do+`"}`))
+		b.send(ctx, to.invoke, "reaper", []byte(`{"do":"`+do+`"}`))
 		b.schedules.RUnlock()
 	}
 }

@@ -3,32 +3,45 @@
 package system
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
-	"github.com/bastion-on-demand/bastion/internal/privilege"
 	"github.com/bastion-on-demand/bastion/internal/referee"
 )
 
-// functionNames are all functions, each with its time-out in seconds.
-var functionNames = map[string]int{"create": 28, "describe": 28, "extend": 28, "destroy": 28, "reaper": 55, "observer": 55}
+// functionNames are all functions, and the aliases by which they call each other,
+// each with its time-out in seconds.
+var functionNames = map[string]int{
+	"create": 28, "describe": 28, "extend": 28, "destroy": 28, "reaper": 55, "observer": 55, "slack": 55,
+	"create:slack": 28, "describe:slack": 28, "extend:slack": 28, "destroy:slack": 28, slackWork: 55,
+}
 
-// functions are all functions, each under an emulator of its own.
+// functions are functions and aliases, each under an emulator of its own, which
+// says that it was invoked by that name.
 type functions map[string]*referee.Lambda
 
-// compile builds our programs for this machine, all at once, into a folder.
-func compile(t *testing.T) string {
+// bare is a function's name without an alias.
+func bare(name string) string {
+	name, _, _ = strings.Cut(name, ":")
+	return name
+}
+
+// invoke is of invokes.
+func (f functions) invoke(ctx context.Context, name string, event []byte) ([]byte, error) {
+	return f[name].Invoke(ctx, event)
+}
+
+// compile builds programs of ours for this machine, all at once, into a folder.
+func compile(t testing.TB, packages ...string) string {
 	t.Helper()
 	folder := t.TempDir()
-	packages := []string{"./cmd/bastiond"}
-	for name := range functionNames {
-		packages = append(packages, "./functions/"+name)
-	}
 	build := exec.Command("go", append([]string{"build", "-trimpath", "-tags", "lambda.norpc", "-o", folder}, packages...)...)
 	build.Dir = filepath.Join("..", "..")
 	build.Env = append(os.Environ(), "GOOS=linux", "CGO_ENABLED=0")
@@ -38,18 +51,25 @@ func compile(t *testing.T) string {
 	return folder
 }
 
-// emulate starts every function with the same settings, as template.yaml does.
-// What it calls of AWS goes through the recorder, as its own role.
-func emulate(t *testing.T, programs string, settings []string, r *privilege.Recorder) functions {
+// compileAll builds bastiond and every function.
+func compileAll(t testing.TB) string {
 	t.Helper()
-	all := functions{}
-	for name, timeout := range functionNames {
-		all[name] = referee.Emulate(t, filepath.Join(programs, name), append([]string{
-			"AWS_LAMBDA_FUNCTION_NAME=" + name, fmt.Sprint("AWS_LAMBDA_FUNCTION_TIMEOUT=", timeout),
-			"AWS_ENDPOINT_URL=" + serve(t, r.As(roleOf(name), "")),
-		}, slices.Concat(credentials(), settings)...))
+	packages := []string{"./cmd/bastiond"}
+	for name := range functionNames {
+		if name == bare(name) {
+			packages = append(packages, "./functions/"+name)
+		}
 	}
-	return all
+	return compile(t, packages...)
+}
+
+// emulate starts a function with its settings. What it calls of AWS it calls at the
+// URL.
+func emulate(t testing.TB, programs, name, aws string, settings []string) *referee.Lambda {
+	t.Helper()
+	return referee.Emulate(t, filepath.Join(programs, bare(name)), append([]string{
+		"AWS_LAMBDA_FUNCTION_NAME=" + name, fmt.Sprint("AWS_LAMBDA_FUNCTION_TIMEOUT=", functionNames[name]), "AWS_ENDPOINT_URL=" + aws,
+	}, slices.Concat(credentials(), settings)...))
 }
 
 // failure is what a function's answer says of its failure; empty if it did not

@@ -24,7 +24,17 @@ var routes = map[string]string{
 	"DELETE /bastions":      "destroy",
 	"DELETE /bastions/{id}": "destroy",
 	"$default":              "describe",
+
+	"POST /slack/command":       "slack",
+	"POST /slack/interaction":   "slack",
+	"GET /slack/claim/{token}":  "slack",
+	"POST /slack/claim/{token}": "slack",
+	"GET /slack/view/{token}":   "slack",
 }
+
+// open reports whether a route is open to everybody: Slack signs what it sends, and
+// the pages have tokens.
+func open(route string) bool { return routes[route] == "slack" }
 
 // gateway is an HTTP API in front of the functions.
 type gateway struct{ functions functions }
@@ -32,7 +42,7 @@ type gateway struct{ functions functions }
 // ServeHTTP makes an event of the request and a response of the answer.
 func (g gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	user, _, signed := r.BasicAuth()
-	if !signed {
+	if route, _ := routeOf(r); !signed && !open(route) {
 		answer(w, http.StatusForbidden, "Forbidden")
 		return
 	}
@@ -45,6 +55,7 @@ func (g gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var response struct {
 		StatusCode      int               `json:"statusCode"`
 		Headers         map[string]string `json:"headers"`
+		Cookies         []string          `json:"cookies"`
 		Body            string            `json:"body"`
 		IsBase64Encoded bool              `json:"isBase64Encoded"`
 	}
@@ -59,6 +70,9 @@ func (g gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	for name, value := range response.Headers {
 		w.Header().Set(name, value)
 	}
+	for _, cookie := range response.Cookies {
+		w.Header().Add("Set-Cookie", cookie)
+	}
 	w.WriteHeader(response.StatusCode)
 	_, _ = w.Write(body)
 }
@@ -70,19 +84,23 @@ func answer(w http.ResponseWriter, status int, message string) {
 	_ = json.NewEncoder(w).Encode(map[string]string{"message": message})
 }
 
-// routeOf finds the route of a request, and the id in its path.
-func routeOf(r *http.Request) (route, id string) {
+// routeOf finds the route of a request, and what stands in the path in the place of
+// its variable.
+func routeOf(r *http.Request) (route string, variable map[string]string) {
 	route = r.Method + " " + r.URL.Path
-	if after, found := strings.CutPrefix(r.URL.Path, "/bastions/"); found && after != "" && !strings.Contains(after, "/") {
-		route, id = r.Method+" /bastions/{id}", after
+	cut := strings.LastIndexByte(r.URL.Path, '/') + 1
+	for _, name := range []string{"id", "token"} {
+		if general := r.Method + " " + r.URL.Path[:cut] + "{" + name + "}"; cut < len(r.URL.Path) && routes[general] != "" {
+			route, variable = general, map[string]string{name: r.URL.Path[cut:]}
+		}
 	}
 	if routes[route] == "" {
-		return "$default", ""
+		return "$default", nil
 	}
-	return route, id
+	return route, variable
 }
 
-// eventOf is the request as a function gets it ("Working with AWS Lambda proxy
+// eventOf is the request, of a user or of anybody, as a function gets it ("Working with AWS Lambda proxy
 // integrations for HTTP APIs" in the API Gateway developer guide, format 2.0).
 func eventOf(r *http.Request, user string) (event []byte, route string, err error) {
 	body, err := io.ReadAll(r.Body)
@@ -95,31 +113,41 @@ func eventOf(r *http.Request, user string) (event []byte, route string, err erro
 	}
 	headers := map[string]string{"host": r.Host}
 	for name, values := range r.Header {
-		if name != "Authorization" {
+		if name != "Authorization" && name != "Cookie" {
 			headers[strings.ToLower(name)] = strings.Join(values, ",")
 		}
 	}
-	route, id := routeOf(r)
+	route, variable := routeOf(r)
 	now := time.Now()
+	requestContext := map[string]any{
+		"accountId": account, "apiId": "a1b2c3d4e5", "domainName": r.Host, "domainPrefix": "a1b2c3d4e5",
+		"http": map[string]any{
+			"method": r.Method, "path": r.URL.Path, "protocol": r.Proto, "sourceIp": peer, "userAgent": r.UserAgent(),
+		},
+		"requestId": fmt.Sprintf("request-%d", now.UnixNano()), "routeKey": route, "stage": "$default",
+		"time": now.UTC().Format("02/Jan/2006:15:04:05 -0700"), "timeEpoch": now.UnixMilli(),
+	}
+	if !open(route) {
+		requestContext["authorizer"] = map[string]any{"iam": identity(user)}
+	}
 	e := map[string]any{
 		"version": "2.0", "routeKey": route, "rawPath": r.URL.Path, "rawQueryString": r.URL.RawQuery, "headers": headers,
-		"requestContext": map[string]any{
-			"accountId": account, "apiId": "a1b2c3d4e5", "domainName": r.Host, "domainPrefix": "a1b2c3d4e5",
-			"authorizer": map[string]any{"iam": identity(user)},
-			"http": map[string]any{
-				"method": r.Method, "path": r.URL.Path, "protocol": r.Proto, "sourceIp": peer, "userAgent": r.UserAgent(),
-			},
-			"requestId": fmt.Sprintf("request-%d", now.UnixNano()), "routeKey": route, "stage": "$default",
-			"time": now.UTC().Format("02/Jan/2006:15:04:05 -0700"), "timeEpoch": now.UnixMilli(),
-		},
+		"requestContext": requestContext,
 		// Whatever is not said to be text comes encoded.
 		"body": base64.StdEncoding.EncodeToString(body), "isBase64Encoded": true,
 	}
 	if kind := r.Header.Get("Content-Type"); kind == "application/json" || strings.HasPrefix(kind, "text/") {
 		e["body"], e["isBase64Encoded"] = string(body), false
 	}
-	if id != "" {
-		e["pathParameters"] = map[string]string{"id": id}
+	var cookies []string
+	for _, cookie := range r.Cookies() {
+		cookies = append(cookies, cookie.Name+"="+cookie.Value)
+	}
+	if cookies != nil {
+		e["cookies"] = cookies
+	}
+	if variable != nil {
+		e["pathParameters"] = variable
 	}
 	event, err = json.Marshal(e)
 	return event, route, err

@@ -71,8 +71,8 @@ func (s *story) nothingLeft(t *testing.T) {
 		t.Errorf("Fargate could not: %s", strings.Join(complaints, "\n"))
 	}
 	s.nothingInMoto(t)
-	if running, ended := s.fargate.counts(); running != 0 || ended != len(s.fargate.tasks()) || ended != 4 {
-		t.Errorf("%d processes run and %d have ended, of %d tasks; want 4", running, ended, len(s.fargate.tasks()))
+	if running, ended := s.fargate.counts(); running != 0 || ended != len(s.fargate.tasks()) || ended != 5 {
+		t.Errorf("%d processes run and %d have ended, of %d tasks; want 5", running, ended, len(s.fargate.tasks()))
 	}
 	leases, err := s.ports.Leases.List(t.Context())
 	if err != nil || len(leases) != 0 {

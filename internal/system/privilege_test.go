@@ -3,6 +3,7 @@
 package system
 
 import (
+	"encoding/json"
 	"maps"
 	"net/http"
 	"slices"
@@ -16,21 +17,62 @@ import (
 // taskRole is the role of tasks in template.yaml.
 const taskRole = "TaskRole"
 
-// roleOf is the role of a function in template.yaml.
+// roleOf is the role of a function in template.yaml, by whatever alias.
 func roleOf(function string) string {
+	function = bare(function)
 	return strings.ToUpper(function[:1]) + function[1:] + "Role"
 }
 
 // recording puts a recorder in front of everything that functions and tasks call.
 // behind has the URL of each service.
-func recording(t *testing.T, cluster, vpc string, behind map[string]string) *privilege.Recorder {
+func recording(t testing.TB, place place, behind map[string]string) *privilege.Recorder {
 	t.Helper()
+	template, err := referee.Transformed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	granted, err := privilege.Granted(template)
+	if err != nil {
+		t.Fatal(err)
+	}
 	r := privilege.NewRecorder(privilege.Deployment{
-		StackID: stackID, Cluster: cluster, VPC: vpc,
-		Tables: map[string]string{recordTable: "RecordsTable", leaseTable: "LeasesTable"},
-	}, behind)
+		StackID: stackID, Cluster: place.cluster, VPC: place.vpc,
+		Tables:     map[string]string{recordTable: "RecordsTable", leaseTable: "LeasesTable", slackTable: "SlackTable"},
+		Functions:  functionsIn(t, template),
+		Parameters: map[string]string{secretName: "parameter${SlackSigningSecretParameter}", tokenName: "parameter${SlackBotTokenParameter}"},
+	}, granted, behind)
 	t.Cleanup(r.Close)
 	return r
+}
+
+// functionsIn are the functions and aliases of a template as they are named here,
+// and what package privilege calls them.
+func functionsIn(t testing.TB, template []byte) map[string]string {
+	t.Helper()
+	var all struct {
+		Resources map[string]struct {
+			Type       string
+			Properties struct{ Name, FunctionName any }
+		}
+	}
+	if err := json.Unmarshal(template, &all); err != nil {
+		t.Fatal(err)
+	}
+	named := map[string]string{}
+	name := func(resource string) string { return strings.ToLower(strings.TrimSuffix(resource, "Function")) }
+	for resource, r := range all.Resources {
+		switch r.Type {
+		case "AWS::Lambda::Function":
+			named[name(resource)] = resource
+		case "AWS::Lambda::Alias":
+			of := r.Properties.FunctionName.(map[string]any)["Ref"].(string)
+			named[name(of)+":"+r.Properties.Name.(string)] = "${" + resource + "}"
+		}
+	}
+	if !slices.Equal(slices.Sorted(maps.Keys(named)), slices.Sorted(maps.Keys(functionNames))) {
+		t.Fatalf("the template has the functions and aliases %v", named)
+	}
+	return named
 }
 
 // serveTasks is what tasks call instead of AWS, each at a path that is its id.
@@ -46,14 +88,7 @@ func serveTasks(t *testing.T, r *privilege.Recorder) string {
 // leastPrivilege wants each role to grant what its holder's calls have needed and
 // what the platform needs of it, not one permission less and not one more.
 func (s *story) leastPrivilege(t *testing.T) {
-	template, err := referee.Transformed()
-	if err != nil {
-		t.Fatal(err)
-	}
-	granted, err := privilege.Granted(template)
-	if err != nil {
-		t.Fatal(err)
-	}
+	granted := s.recorder.Granted
 	for _, wrong := range s.recorder.Wrong() {
 		t.Error(wrong)
 	}

@@ -50,30 +50,56 @@ type world struct {
 	fargate   *fargate
 	front     *front // to moto, which has all groups, tasks and interfaces
 	bridge    *eventBridge
-	ports     awscloud.Ports // to look at what is left
+	lambda    *invoker
+	slack     *fakeSlack
+	behind    map[string]string // the URL of each service
+	ports     awscloud.Ports    // to look at what is left
 	recorder  *privilege.Recorder
 
 	ctx   context.Context // of events and schedules
-	pause func()          // ends these
+	end   func()          // of ctx
+	pause func()          // ends these, and waits for the last
 }
 
 // begin builds and starts everything.
 func begin(t *testing.T) *world {
 	t.Helper()
-	w := &world{bridge: &eventBridge{count: map[string]int{}}}
-	programs, dynamo := compile(t), referee.DynamoDB(t)
+	w := &world{bridge: &eventBridge{count: map[string]int{}}, functions: functions{}}
+	programs, dynamo := compileAll(t), referee.DynamoDB(t)
 	w.fargate = newFargate(t, filepath.Join(programs, "bastiond"), w.taskChanged)
 	w.front = newFront(w.fargate)
 	ec2, ecs := serve(t, http.HandlerFunc(w.front.serveEC2)), serve(t, http.HandlerFunc(w.front.serveECS))
 	w.connect(t, append(credentials(),
 		"AWS_ENDPOINT_URL_DYNAMODB="+dynamo, "AWS_ENDPOINT_URL_ECS="+ecs, "AWS_ENDPOINT_URL_EC2="+ec2))
-	place := w.fargate.place
-	w.recorder = recording(t, place.cluster, place.vpc, map[string]string{"dynamodb": dynamo, "ecs": ecs, "ec2": ec2})
+	w.ctx, w.end = context.WithCancel(context.Background())
+	w.lambda = &invoker{ctx: w.ctx, to: w.invoke, bridge: w.bridge, lossy: true}
+	w.behind = map[string]string{"dynamodb": dynamo, "ecs": ecs, "ec2": ec2, "lambda": serve(t, w.lambda), "ssm": w.fargate.moto.url}
+	w.recorder = recording(t, w.fargate.place, w.behind)
 	w.fargate.aws = serveTasks(t, w.recorder)
-	w.functions = emulate(t, programs, settings(place, w.fargate.port), w.recorder)
-	w.url = serve(t, gateway{w.functions})
+	w.fargate.moto.keepSecrets(t)
+	w.slack = newSlack(t)
+	for name := range functionNames {
+		w.functions[name] = emulate(t, programs, name, serve(t, w.recorder.As(roleOf(name), "")), w.settings(name))
+	}
+	w.url, w.slack.app = serve(t, gateway{w.functions}), w.slack.serveTLS(t, gateway{w.functions})
 	w.deliver(t, &stream{url: dynamo, client: client(), bridge: w.bridge})
 	return w
+}
+
+// invoke is of invokes.
+func (w *world) invoke(ctx context.Context, name string, event []byte) ([]byte, error) {
+	return w.functions.invoke(ctx, name, event)
+}
+
+// settings is the environment that template.yaml gives to a function.
+func (w *world) settings(name string) []string {
+	switch bare(name) {
+	case "slack":
+		return slackSettings(w.slack)
+	case "reaper", "observer":
+		return append(settings(w.fargate.place, w.fargate.port), "BASTION_SLACK="+functionARN(slackWork))
+	}
+	return append(settings(w.fargate.place, w.fargate.port), "BASTION_SLACK=")
 }
 
 // client keeps no connection, so that none is left when the test is over.
@@ -89,7 +115,8 @@ func credentials() []string {
 // operator is a user who is an admin.
 const operator = "operator"
 
-// settings is the environment that template.yaml gives to each function.
+// settings is the environment that template.yaml gives to each function but Slack's.
+// BASTION_SLACK is not the same for all.
 func settings(p place, port uint16) []string {
 	return []string{
 		"BASTION_STACK_ID=" + stackID, "BASTION_TABLE=" + recordTable, "BASTION_LEASE_TABLE=" + leaseTable,
@@ -100,12 +127,12 @@ func settings(p place, port uint16) []string {
 		"BASTION_PUBLIC_ADDRESS=true", "BASTION_FAMILIES=ipv4", "BASTION_SPOT=false",
 		"BASTION_ALLOWED=" + privateNetwork, "BASTION_SOURCES=", "BASTION_DEFAULT_TTL=1h", "BASTION_MAX_TTL=8h", "BASTION_IDLE=15m",
 		"BASTION_QUOTA_OWNER=1", "BASTION_QUOTA_TOTAL=5", "BASTION_TRUSTED_ROLES=AWSReservedSSO_*", "BASTION_ADMINS=arn:aws:iam::" + account + ":user/" + operator,
-		"BASTION_JWT_ISSUER=", "BASTION_DRAINING=false", "BASTION_WARN=10m", "BASTION_SLACK=",
+		"BASTION_JWT_ISSUER=", "BASTION_DRAINING=false", "BASTION_WARN=" + warn,
 	}
 }
 
 // serve serves on loopback until the test is over, and answers the URL.
-func serve(t *testing.T, handler http.Handler) string {
+func serve(t testing.TB, handler http.Handler) string {
 	t.Helper()
 	server := httptest.NewServer(handler)
 	t.Cleanup(server.Close)
@@ -123,6 +150,7 @@ func (w *world) connect(t *testing.T, environ []string) {
 	if err := tables.Create(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	createSlackTable(t)
 	var err error
 	w.ports, err = awscloud.Connect(t.Context(), w.fargate.stack(), tables, awscloud.Reach{Pace: awscloud.NewPacer()})
 	if err != nil {
@@ -137,19 +165,20 @@ func (w *world) deliver(t *testing.T, leases *stream) {
 	if err := leases.find(t.Context(), leaseTable); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx := w.ctx
 	var running sync.WaitGroup
 	running.Go(func() { leases.pump(ctx, w.functions) })
 	running.Go(func() { w.bridge.schedule(ctx, w.functions, "reap", time.Second) })
 	running.Go(func() { w.bridge.schedule(ctx, w.functions, "sweep", 5*time.Second) })
-	w.ctx = ctx
 	w.pause = sync.OnceFunc(func() {
-		cancel()
+		w.end()
 		running.Wait()
+		w.lambda.background.Wait()
 	})
 	t.Cleanup(func() {
 		w.pause()
 		w.fargate.close()
+		w.lambda.background.Wait() // of what was left after the pause
 		if t.Failed() {
 			t.Logf("bastiond said:\n%s", w.fargate.log)
 			t.Logf("dead letters:\n%s", strings.Join(w.bridge.deadLetters(), "\n"))

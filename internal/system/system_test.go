@@ -26,7 +26,8 @@ type story struct {
 	id     string // of the bastion that alice has
 	old    *tunnel
 	robot  *person
-	doomed string // the robot's bastion, which will expire
+	doomed string  // the robot's bastion, which will expire
+	carol  *member // who asks through Slack
 }
 
 // TestTheWholeSystem is one story, in which each chapter goes on from the one
@@ -52,7 +53,16 @@ func TestTheWholeSystem(t *testing.T) {
 		{"ask for one that will expire, and freeze it", s.freeze},
 		{"close, and request at once", s.closeAndRequest},
 		{"the expired one is reaped", s.reaped},
+		{"the Slack function, taken over, speaks for people of Slack alone", s.takenOver},
 		{"close by console", s.closeByConsole},
+		{"Slack: a key, and a link", s.slackAsks},
+		{"Slack: the link is opened, and its button pressed", s.slackStarts},
+		{"Slack: the page says when it is ready", s.slackConnects},
+		{"Slack: the message says so, too", s.slackIsTold},
+		{"Slack: the button extends", s.slackExtends},
+		{"Slack: the warning", s.slackWarns},
+		{"Slack: status, down and the receipt", s.slackCloses},
+		{"Slack: once, and in no log", s.slackHeld},
 		{"nothing is left", s.nothingLeft},
 		{"no more events", s.quiet},
 		{"create makes, moves and starts again", s.createAlone},

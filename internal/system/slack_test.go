@@ -1,0 +1,294 @@
+//go:build conformance
+
+package system
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// What was agreed with Slack, and by which names Parameter Store has it.
+const (
+	signingSecret = "8f742231b10e8888abcd99yyyzzz85a5"
+	botToken      = "xoxb-17653672481-19874698323"
+	secretName    = "/way-in/slack/signing-secret"
+	tokenName     = "/way-in/slack/bot-token"
+)
+
+// Slack's ids of a workspace and a channel.
+const (
+	team    = "T0123ABCD"
+	channel = "C0123ABCD"
+)
+
+// What Slack takes at a response_url; see
+// https://docs.slack.dev/interactivity/handling-user-interaction/#message_responses.
+const (
+	maxUses = 5
+	urlLife = 30 * time.Minute
+)
+
+// fakeSlack is Slack: it sends commands and presses of buttons, signed, and takes
+// messages at https://hooks.slack.com and https://slack.com. The function comes to
+// these through a proxy, which its environment names, with a certificate that its
+// environment trusts.
+type fakeSlack struct {
+	app         string // the URL that requests go to
+	proxy       string // the URL of the proxy
+	trusted     string // the file of the certificate
+	certificate tls.Certificate
+	client      *http.Client // of app
+	at          string       // the address of the hosts' server
+	tunnels     sync.WaitGroup
+
+	mu       sync.Mutex
+	serial   int
+	given    map[string]time.Time // response_urls, and when
+	uses     map[string]int       // of these
+	messages []message
+	refused  []string // what was not taken, and why
+}
+
+// message is what somebody reads in Slack.
+type message struct {
+	url      string // the response_url; of a direct message, empty
+	Channel  string // of a direct message: the user
+	Replaces bool   `json:"replace_original"`
+	Private  string `json:"response_type"`
+	text     string // all text in it, a line for each
+	buttons  []pressable
+}
+
+type pressable struct {
+	ID    string `json:"action_id"`
+	Value string `json:"value"`
+	URL   string `json:"url"`
+}
+
+func newSlack(t testing.TB) *fakeSlack {
+	t.Helper()
+	s := &fakeSlack{given: map[string]time.Time{}, uses: map[string]int{}}
+	s.certificate, s.trusted = certify(t, "hooks.slack.com", "slack.com")
+	pool := x509.NewCertPool()
+	pool.AddCert(s.certificate.Leaf)
+	s.client = &http.Client{Timeout: time.Minute, Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: pool}}}
+	s.at = strings.TrimPrefix(s.serveTLS(t, http.HandlerFunc(s.take)), "https://")
+	s.proxy = serve(t, http.HandlerFunc(s.tunnel))
+	return s
+}
+
+// take takes a message, or says why not.
+func (s *fakeSlack) take(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	var m message
+	var content any
+	if err != nil || json.Unmarshal(body, &m) != nil || json.Unmarshal(body, &content) != nil || r.Method != http.MethodPost {
+		s.refuse(w, http.StatusBadRequest, r.URL.Path, "invalid_payload")
+		return
+	}
+	m.read(content)
+	direct := r.Host == "slack.com" && r.URL.Path == "/api/chat.postMessage"
+	if !direct {
+		m.url = "https://" + r.Host + r.URL.Path
+	}
+	s.mu.Lock()
+	since, known := s.given[m.url]
+	s.uses[m.url]++
+	used := s.uses[m.url]
+	s.mu.Unlock()
+	switch {
+	case direct && r.Header.Get("Authorization") != "Bearer "+botToken:
+		s.refuse(w, http.StatusOK, r.URL.Path, "invalid_auth") // the API says no with a 200
+		return
+	case !direct && (!known || r.Header.Get("Authorization") != ""):
+		s.refuse(w, http.StatusNotFound, m.url, "no_such_url")
+		return
+	case !direct && time.Since(since) > urlLife:
+		s.refuse(w, http.StatusNotFound, m.url, "expired_url")
+		return
+	case !direct && used > maxUses:
+		s.refuse(w, http.StatusNotFound, m.url, "used_url")
+		return
+	}
+	s.mu.Lock()
+	s.messages = append(s.messages, m)
+	s.mu.Unlock()
+	_, _ = io.WriteString(w, `{"ok":true}`)
+}
+
+func (s *fakeSlack) refuse(w http.ResponseWriter, status int, what, why string) {
+	s.mu.Lock()
+	s.refused = append(s.refused, what+": "+why)
+	s.mu.Unlock()
+	w.WriteHeader(status)
+	_, _ = fmt.Fprintf(w, `{"ok":false,"error":%q}`, why)
+}
+
+// read finds the text and the buttons in a message's blocks.
+func (m *message) read(content any) {
+	switch content := content.(type) {
+	case []any:
+		for _, part := range content {
+			m.read(part)
+		}
+	case map[string]any:
+		if content["type"] == "button" {
+			text, _ := json.Marshal(content)
+			var b pressable
+			_ = json.Unmarshal(text, &b) // it was read as JSON
+			m.buttons = append(m.buttons, b)
+			return
+		}
+		if text, is := content["text"].(string); is {
+			m.text += text + "\n"
+		}
+		for _, key := range []string{"blocks", "elements", "text"} {
+			m.read(content[key])
+		}
+	}
+}
+
+// button finds a button by what it does.
+func (m message) button(t testing.TB, id string) pressable {
+	t.Helper()
+	at := slices.IndexFunc(m.buttons, func(b pressable) bool { return b.ID == id })
+	if at < 0 {
+		t.Fatalf("no button %q is in the message:\n%s", id, m.text)
+	}
+	return m.buttons[at]
+}
+
+// responseURL makes a new one.
+func (s *fakeSlack) responseURL(kind string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.serial++
+	made := fmt.Sprintf("https://hooks.slack.com/%s/%s/%d/%x", kind, team, s.serial, sha256.Sum256([]byte{byte(s.serial), byte(s.serial >> 8)}))
+	s.given[made] = time.Now()
+	return made
+}
+
+// command sends what a user types behind /bastion. It answers what they read at
+// once, and where that may be replaced.
+func (s *fakeSlack) command(t testing.TB, user, text string) (answer message, at string) {
+	t.Helper()
+	at = s.responseURL("commands")
+	body := s.send(t, "/slack/command", commandOf(user, text, at))
+	var content any
+	if json.Unmarshal(body, &answer) != nil || json.Unmarshal(body, &content) != nil || answer.Private != "ephemeral" {
+		t.Fatalf("/bastion %s was answered %s", text, body)
+	}
+	answer.read(content)
+	return answer, at
+}
+
+func commandOf(user, text, responseURL string) url.Values {
+	return url.Values{
+		"team_id": {team}, "user_id": {user}, "channel_id": {channel}, "command": {"/bastion"}, "text": {text}, "response_url": {responseURL},
+	}
+}
+
+// press presses a button of a message, and answers where that is answered.
+func (s *fakeSlack) press(t testing.TB, user string, b pressable) (at string) {
+	t.Helper()
+	at = s.responseURL("actions")
+	payload, err := json.Marshal(map[string]any{
+		"type": "block_actions", "team": map[string]string{"id": team}, "user": map[string]string{"id": user},
+		"response_url": at, "actions": []pressable{b},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if body := s.send(t, "/slack/interaction", url.Values{"payload": {string(payload)}}); len(body) > 0 {
+		t.Fatalf("the button was answered %s", body)
+	}
+	return at
+}
+
+// send sends a form, signed, and answers the body.
+func (s *fakeSlack) send(t testing.TB, path string, form url.Values) []byte {
+	t.Helper()
+	body := form.Encode()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.app+path, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	sign(r.Header, body)
+	answer, err := s.client.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	if err != nil || answer.StatusCode != http.StatusOK {
+		t.Fatalf("%s answered %s %s, %v", path, answer.Status, text, err)
+	}
+	return text
+}
+
+// sign signs a body as Slack does, in the headers.
+func sign(header http.Header, body string) {
+	now := fmt.Sprint(time.Now().Unix())
+	mac := hmac.New(sha256.New, []byte(signingSecret))
+	mac.Write([]byte("v0:" + now + ":" + body))
+	header.Set("X-Slack-Request-Timestamp", now)
+	header.Set("X-Slack-Signature", "v0="+hex.EncodeToString(mac.Sum(nil)))
+}
+
+// directly are the direct messages to a user that say something.
+func (s *fakeSlack) directly(user, words string) (found []message) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, m := range s.messages {
+		if m.url == "" && m.Channel == user && strings.Contains(m.text, words) {
+			found = append(found, m)
+		}
+	}
+	return found
+}
+
+// shows waits until a message at a response_url has said something. Each stands in
+// the place of the one before, be it for a moment only.
+func (s *fakeSlack) shows(t testing.TB, at, words string) message {
+	t.Helper()
+	look := time.NewTicker(100 * time.Millisecond)
+	defer look.Stop()
+	for giveUp := time.Now().Add(time.Minute); ; <-look.C {
+		shown := s.shown(at, words)
+		if shown.url != "" {
+			if !shown.Replaces || shown.Private != "ephemeral" {
+				t.Fatalf("it does not replace the message, or is not for the person alone: %+v", shown)
+			}
+			return shown
+		}
+		if time.Now().After(giveUp) {
+			t.Fatalf("not in a minute: a message that says %q. It says:\n%s", words, s.shown(at, "").text)
+		}
+	}
+}
+
+// shown is the last message at a response_url that says something.
+func (s *fakeSlack) shown(at, words string) (last message) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, m := range s.messages {
+		if m.url == at && strings.Contains(m.text, words) {
+			last = m
+		}
+	}
+	return last
+}

@@ -1,0 +1,269 @@
+//go:build conformance
+
+package system
+
+import (
+	"fmt"
+	"html"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+)
+
+// member is a person in Slack, at their machine.
+type member struct {
+	person
+	id string // of the user
+
+	link     string    // to the page of their claim
+	view     string    // to the page that follows the start
+	at       string    // the response_url of the command that asked
+	bastion  string    // the id
+	deadline time.Time // of it
+	tunnel   *tunnel
+}
+
+func (m *member) owner() string { return "slack:" + team + ":" + m.id }
+
+// browse opens a page, with the cookies of the pages before.
+func (m *member) browse(t *testing.T, args ...string) (status int, page, location string) {
+	t.Helper()
+	jar := filepath.Join(filepath.Dir(m.key), "cookies")
+	args = append([]string{
+		"--silent", "--show-error", "--max-time", "60", "--interface", m.from, "--cacert", m.w.slack.trusted,
+		"--cookie", jar, "--cookie-jar", jar, "--write-out", "\n%{http_code} %{redirect_url}",
+	}, args...)
+	out, err := exec.Command("curl", args...).Output()
+	if err != nil {
+		t.Fatalf("curl %v: %v\n%s", args, err, out)
+	}
+	cut := strings.LastIndexByte(string(out), '\n')
+	_, _ = fmt.Sscan(string(out[cut+1:]), &status, &location) // there need be no location
+	return status, string(out[:cut]), location
+}
+
+// pressStart opens the link and presses the button, if there is one.
+func (m *member) pressStart(t *testing.T) (status int, page string) {
+	t.Helper()
+	status, page, _ = m.browse(t, m.link)
+	if status != http.StatusOK {
+		return status, page
+	}
+	if seen := inPage(t, page, `id="address">([^<]*)<`); seen != m.from {
+		t.Fatalf("the page shows the address %s", seen)
+	}
+	status, page, m.view = m.browse(t, "--data-urlencode", "proof="+inPage(t, page, `name="proof" value="([^"]*)"`),
+		"--data-urlencode", "address="+inPage(t, page, `name="address" value="([^"]*)"`), m.link)
+	return status, page
+}
+
+// inPage finds what a page has at a place, as a person reads it.
+func inPage(t *testing.T, page, pattern string) string {
+	t.Helper()
+	match := regexp.MustCompile(`(?s)` + pattern).FindStringSubmatch(page)
+	if match == nil {
+		t.Fatalf("there is no %s in the page\n%s", pattern, page)
+	}
+	return html.UnescapeString(match[1])
+}
+
+// slackAsks tells a key and asks, and gets a link.
+func (s *story) slackAsks(t *testing.T) {
+	s.carol = &member{person: person{w: s.world, from: "127.0.0.7"}, id: "UCAROL"}
+	s.carol.newKey(t)
+	if said, _ := s.slack.command(t, s.carol.id, "up for 30m"); !strings.Contains(said.text, "First tell me your public key") {
+		t.Fatalf("without a key, up was answered\n%s", said.text)
+	}
+	if said, _ := s.slack.command(t, s.carol.id, "key "+s.carol.readKey(t)); !strings.Contains(said.text, "Your key is remembered") {
+		t.Fatalf("key was answered\n%s", said.text)
+	}
+	var said message
+	said, s.carol.at = s.slack.command(t, s.carol.id, "up for 30m because deploy")
+	s.carol.link = said.button(t, "open").URL
+	s.say(t, "  the key is remembered, and up is answered with a link")
+}
+
+// slackStarts opens the link, and presses the button. The first press is not taken
+// up, because Lambda fails.
+func (s *story) slackStarts(t *testing.T) {
+	s.lambda.refuseNext("job start", "")
+	if status, page := s.carol.pressStart(t); status != http.StatusServiceUnavailable || !strings.Contains(page, "Nothing has been started") {
+		t.Fatalf("while Lambda fails, the button answered %d\n%s", status, page)
+	}
+	s.say(t, "  Lambda fails: the page says that nothing has been started")
+	s.lambda.refuseNext("notice ready", roleOf("reaper"))
+	if status, page := s.carol.pressStart(t); status != http.StatusSeeOther || !strings.Contains(s.carol.view, "/slack/view/") {
+		t.Fatalf("pressed again, the button answered %d %s\n%s", status, s.carol.view, page)
+	}
+	if status, page := s.carol.pressStart(t); status != http.StatusNotFound {
+		t.Fatalf("pressed once too often, the button answered %d\n%s", status, page)
+	}
+	s.slack.shows(t, s.carol.at, s.carol.from)
+	s.say(t, "  pressed again, it is taken up; the message in Slack says for which address")
+}
+
+// slackConnects follows the page until the bastion is ready, and connects with what
+// it shows.
+func (s *story) slackConnects(t *testing.T) {
+	var page string
+	eventually(t, "the page has the configuration", func() bool {
+		_, page, _ = s.carol.browse(t, s.carol.view)
+		if status := inPage(t, page, `id="status"[^>]*>([^<]*)<`); !strings.Contains(page, `id="config"`) {
+			s.say(t, "  the page: %s", status)
+			return false
+		}
+		return true
+	})
+	s.carol.alias, s.carol.conf = "bastion-default", filepath.Join(t.TempDir(), "bastion-default.conf")
+	config := inPage(t, page, `<pre id="config"[^>]*>(.*?)</pre>`)
+	if err := os.WriteFile(s.carol.conf, []byte(strings.TrimRight(config, "\n")+"\n  IdentityFile "+s.carol.key+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.carol.connects(t, s.carol.owner())
+	s.carol.tunnel = s.carol.open(t, s.target)
+	s.carol.tunnel.echoes(t, "hello from Slack")
+	stranger := s.carol.person
+	stranger.from = "127.0.0.8"
+	stranger.isKeptOut(t)
+	s.say(t, "  ready; ssh connects with what the page shows, and from elsewhere does not")
+}
+
+// slackIsTold waits until the message says so, too. Lambda does not take the notice
+// at first, and the reaper makes up for it.
+func (s *story) slackIsTold(t *testing.T) {
+	ready := s.slack.shows(t, s.carol.at, "Bastion default is ready")
+	refused, lost := s.lambda.was()
+	if !slices.Equal(refused, []string{"job start", "notice ready"}) {
+		t.Errorf("refused were %q", refused)
+	}
+	for _, kind := range []string{"job start", "notice ready"} {
+		if !slices.Contains(lost, kind) {
+			t.Errorf("no event was lost that is a %s, but %q", kind, lost)
+		}
+	}
+	s.carol.bastion = ready.button(t, "extend").Value
+	s.say(t, "  the message in Slack says ready; refused by Lambda were %q, lost at their first try %q", refused, lost)
+}
+
+// slackExtends presses the button, an hour from when it is pressed.
+func (s *story) slackExtends(t *testing.T) {
+	before := s.carolsBastion(t)
+	at := s.slack.press(t, s.carol.id, s.slack.shown(s.carol.at, "").button(t, "extend"))
+	s.slack.shows(t, at, "Bastion default stays")
+	after := s.carolsBastion(t)
+	s.carol.deadline = after.Deadline
+	if moved := after.Deadline.Sub(before.Deadline); moved < 25*time.Minute || after.ID != before.ID || time.Until(after.Deadline) > time.Hour+time.Second {
+		t.Fatalf("the deadline has moved by %s: %s", moved, after.Body)
+	}
+	s.slack.shows(t, at, "Bastion default is ready") // again, with the new deadline
+	s.carol.tunnel.echoes(t, "what was open stays open")
+	s.say(t, "  until %s instead of %s; what was open stays open", after.Deadline.Format(time.TimeOnly), before.Deadline.Format(time.TimeOnly))
+}
+
+// carolsBastion is as an admin sees it.
+func (s *story) carolsBastion(t *testing.T) answered {
+	t.Helper()
+	admin := &person{w: s.world, user: operator, from: "127.0.0.5"}
+	seen := admin.expect(t, 200, "ready", "--header", wait, "/bastions/"+s.carol.bastion)
+	if seen.Owner != s.carol.owner() || seen.Source != s.carol.from+"/32" {
+		t.Fatalf("it is %s", seen.Body)
+	}
+	return seen
+}
+
+// slackWarns waits for the warning of the new deadline.
+func (s *story) slackWarns(t *testing.T) {
+	var warnings []message
+	eventually(t, "the warning comes", func() bool {
+		warnings = s.slack.directly(s.carol.id, "closes in")
+		return len(warnings) > 0
+	})
+	before, err := time.ParseDuration(warn)
+	if err != nil || time.Until(s.carol.deadline) > before {
+		t.Errorf("the warning came %s before the deadline, %v", time.Until(s.carol.deadline), err)
+	}
+	for _, id := range []string{"extend", "close"} {
+		if warnings[0].button(t, id).Value != s.carol.bastion {
+			t.Errorf("the warning's buttons are %+v", warnings[0].buttons)
+		}
+	}
+	s.toldAgain(t)
+	s.say(t, "  by direct message: %s", strings.SplitN(warnings[0].text, "\n", 2)[0])
+}
+
+// toldAgain lets it be forgotten what the owner was told, as if whoever told them had
+// died. They are told again, and yet not warned again; see slackHeld.
+func (s *story) toldAgain(t *testing.T) {
+	t.Helper()
+	told := s.bridge.delivered("warning")
+	eventually(t, "it is forgotten", func() bool {
+		rec, err := s.ports.Store.Fetch(t.Context(), s.carol.bastion)
+		next := rec
+		next.Told, next.DueAt, next.Version = bastion.Notice{}, time.Now().UTC(), rec.Version+1
+		return err == nil && s.ports.Store.Replace(t.Context(), rec, next) == nil
+	})
+	eventually(t, "another notice holds the warning", func() bool { return s.bridge.delivered("warning") > told })
+}
+
+// slackCloses asks what there is, closes it, and reads the receipt.
+func (s *story) slackCloses(t *testing.T) {
+	said, at := s.slack.command(t, s.carol.id, "status")
+	if !strings.Contains(said.text, "which bastions you have") {
+		t.Fatalf("status was answered\n%s", said.text)
+	}
+	s.slack.shows(t, at, "Bastion default is ready")
+	said, at = s.slack.command(t, s.carol.id, "down")
+	if !strings.Contains(said.text, "to be closed") {
+		t.Fatalf("down was answered\n%s", said.text)
+	}
+	s.slack.shows(t, at, "is clos")
+	s.carol.tunnel.cut(t)
+	s.carol.isKeptOut(t)
+	receipt := s.slack.shows(t, at, "Bastion default is closed: it was asked to")
+	for _, want := range []string{"Reached: " + s.target, "From: " + s.carol.from, "Because: deploy", "Cost: about $"} {
+		if !strings.Contains(receipt.text, want) {
+			t.Errorf("the receipt does not say %q:\n%s", want, receipt.text)
+		}
+	}
+	for line := range strings.Lines(receipt.text) {
+		s.say(t, "  the receipt: %s", strings.TrimSpace(line))
+	}
+	if _, page, _ := s.carol.browse(t, s.carol.view); !strings.Contains(page, "The bastion is closed") {
+		t.Errorf("the page says\n%s", page)
+	}
+}
+
+// slackHeld looks back at what Slack was sent, and at what the logs hold.
+func (s *story) slackHeld(t *testing.T) {
+	if warnings := s.slack.directly(s.carol.id, "closes in"); len(warnings) != 1 {
+		t.Errorf("one deadline has been warned of %d times", len(warnings))
+	}
+	s.slack.mu.Lock()
+	defer s.slack.mu.Unlock()
+	if len(s.slack.refused) > 0 {
+		t.Errorf("Slack did not take %q", s.slack.refused)
+	}
+	secrets := []string{signingSecret, botToken, s.carol.link[strings.LastIndexByte(s.carol.link, '/')+1:], s.carol.view[strings.LastIndexByte(s.carol.view, '/')+1:]}
+	for at, used := range s.slack.uses {
+		if at != "" {
+			secrets = append(secrets, strings.TrimPrefix(at, "https://hooks.slack.com"))
+			s.say(t, "  used %d times: %s", used, strings.Join(strings.Split(at, "/")[2:4], "/"))
+		}
+	}
+	for name, function := range s.functions {
+		log := function.Log.String()
+		for _, secret := range secrets {
+			if strings.Contains(log, secret) {
+				t.Errorf("the log of %s holds %q", name, secret)
+			}
+		}
+	}
+}
