@@ -162,7 +162,7 @@ var taskCases = []taskCase{
 			t.Errorf("running, it is %+v", found)
 		}
 		noError(t, h.Tasks.Stop(t.Context(), task.ID, "the suite says so"))
-		if found := fetched(bastion.TaskStopped); found.StopCode != "UserInitiated" {
+		if found := fetched(bastion.TaskStopped); found.ID != task.ID || found.Attempt != 3 {
 			t.Errorf("stopped, it is %+v", found)
 		}
 	}},
