@@ -50,8 +50,9 @@ type Access struct {
 	JWTIssuer string
 }
 
-// Load reads the environment, given as os.Environ answers it. Its error lists
-// all that is missing, malformed, contradictory or unknown.
+// Load reads the environment, given as os.Environ answers it. Its error lists all
+// that is missing, malformed or unknown, and all that is contradictory once every
+// value could be read.
 func Load(environ []string) (Config, error) {
 	r := newReader(prefix, environ)
 	cfg := Config{
@@ -91,10 +92,10 @@ func Load(environ []string) (Config, error) {
 	}
 	cfg.Bastion.IPv4, cfg.Bastion.IPv6 = r.families("FAMILIES")
 	cfg.Bastion.RequireSource = !cfg.Cloud.PublicAddress
-	r.unknown()
 	if len(r.wrong) == 0 { // else it would complain of values that were never read
 		r.wrong = append(r.wrong, cfg.contradictions()...)
 	}
+	r.unknown()
 	if err := errors.Join(r.wrong...); err != nil {
 		return Config{}, fmt.Errorf("the configuration of this function is wrong:\n%w", err)
 	}

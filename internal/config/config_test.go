@@ -175,10 +175,10 @@ func TestOneErrorListsAll(t *testing.T) {
 		}
 	}
 	env = whole()
-	env["ALLOWED"], env["QUOTA_TOTAL"] = "", "1"
+	env["ALLOWED"], env["QUOTA_TOTAL"], env["COLOUR"] = "", "1", "blue"
 	_, err = load(env)
-	if err == nil || strings.Count(err.Error(), "\n") != 2 {
-		t.Errorf("two contradictions: %v", err)
+	if err == nil || strings.Count(err.Error(), "\n") != 3 || !strings.Contains(err.Error(), "BASTION_COLOUR") {
+		t.Errorf("two contradictions and what is unknown: %v", err)
 	}
 }
 

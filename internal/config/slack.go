@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 )
 
 // Slack is all that the Slack function is told.
@@ -17,6 +18,9 @@ type Slack struct {
 	Teams    []string // workspaces whose people are let in
 	Channels []string // if not empty, the channels in which commands are taken
 	Users    []string // if not empty, the people who are let in
+
+	// As those of bastion.Config.
+	DefaultTTL, MaxTTL time.Duration
 
 	// The ARNs of the aliases by which it calls the other functions.
 	Create, Describe, Extend, Destroy string
@@ -51,6 +55,8 @@ func LoadSlack(environ []string) (Slack, error) {
 		Teams:         r.list("TEAMS", slackTeam),
 		Channels:      r.list("CHANNELS", slackChannel),
 		Users:         r.list("USERS", slackUser),
+		DefaultTTL:    r.duration("DEFAULT_TTL"),
+		MaxTTL:        r.duration("MAX_TTL"),
 		Create:        r.text("CREATE", slackDoor),
 		Describe:      r.text("DESCRIBE", slackDoor),
 		Extend:        r.text("EXTEND", slackDoor),
@@ -60,6 +66,9 @@ func LoadSlack(environ []string) (Slack, error) {
 	r.unknown()
 	if len(r.wrong) == 0 && len(s.Teams) == 0 {
 		r.wrong = append(r.wrong, fmt.Errorf("%sTEAMS is empty: nobody would be let in; name your workspace, as T0123ABCD", slackPrefix))
+	}
+	if len(r.wrong) == 0 && (s.DefaultTTL <= 0 || s.MaxTTL <= 0) {
+		r.wrong = append(r.wrong, fmt.Errorf("%[1]sDEFAULT_TTL (%[2]s) and %[1]sMAX_TTL (%[3]s) must be more than zero", slackPrefix, s.DefaultTTL, s.MaxTTL))
 	}
 	if len(r.wrong) == 0 && s.SigningSecret == s.BotToken {
 		r.wrong = append(r.wrong, fmt.Errorf("%sSIGNING_SECRET_PARAMETER and %[1]sBOT_TOKEN_PARAMETER are both %s: they are two secrets", slackPrefix, s.BotToken))

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 func wholeSlack() map[string]string {
@@ -15,6 +16,7 @@ func wholeSlack() map[string]string {
 		"TABLE":                    "way-in-Slack-1",
 		"SIGNING_SECRET_PARAMETER": "/way-in/signing-secret", "BOT_TOKEN_PARAMETER": "/way-in/bot-token",
 		"TEAMS": "T0123ABCD, E0123ABCD", "CHANNELS": "C0123ABCD,G0123ABCD,D0123ABCD", "USERS": "U0123ABCD,W0123ABCD",
+		"DEFAULT_TTL": "1h", "MAX_TTL": "8h",
 		"CREATE": alias("create"), "DESCRIBE": alias("describe"), "EXTEND": alias("extend"), "DESTROY": alias("destroy"),
 	}
 }
@@ -35,6 +37,7 @@ func TestAWholeEnvironmentOfSlack(t *testing.T) {
 	want := Slack{
 		Table: "way-in-Slack-1", SigningSecret: "/way-in/signing-secret", BotToken: "/way-in/bot-token",
 		Teams: []string{"T0123ABCD", "E0123ABCD"}, Channels: []string{"C0123ABCD", "G0123ABCD", "D0123ABCD"}, Users: []string{"U0123ABCD", "W0123ABCD"},
+		DefaultTTL: time.Hour, MaxTTL: 8 * time.Hour,
 		Create:   "arn:aws:lambda:eu-west-1:111122223333:function:way-in-create:slack",
 		Describe: "arn:aws:lambda:eu-west-1:111122223333:function:way-in-describe:slack",
 		Extend:   "arn:aws:lambda:eu-west-1:111122223333:function:way-in-extend:slack",
@@ -76,6 +79,8 @@ func TestWhatIsWrongOfSlackIsNamed(t *testing.T) {
 		{"SIGNING_SECRET_PARAMETER", "/way-in/bot-token", "they are two secrets"},
 		{"BOT_TOKEN_PARAMETER", "xoxb 1", "the name of a parameter of Parameter Store, as /bastion/slack-signing-secret, or nothing"},
 		{"TEAMS", "", "nobody would be let in"},
+		{"MAX_TTL", "0s", "SLACK_MAX_TTL (0s) must be more than zero"},
+		{"DEFAULT_TTL", "soon", `SLACK_DEFAULT_TTL is "soon": want a time`},
 		{"TEAMS", "T0123ABCD,", `SLACK_TEAMS is "": want the id of a Slack workspace`},
 		{"TEAMS", "U0123ABCD", "the id of a Slack workspace"},
 		{"TEAMS", "T0", "the id of a Slack workspace"},

@@ -63,7 +63,9 @@ func TestFunctionsUnderTheEmulator(t *testing.T) {
 				t.Errorf("answered %s", got)
 			}
 			wrong := emulate(t, bootstrap, environment("BASTION_SSH_PORT=22", "BASTION_COLOUR=blue"))
-			_, _ = invoke(t, wrong, `{}`)
+			if got, _ := invoke(t, wrong, `{}`); strings.Contains(got, want) {
+				t.Errorf("told something wrong, it goes on: %s", got)
+			}
 			if !wrong.Log.Says("BASTION_SSH_PORT", "BASTION_COLOUR") {
 				t.Errorf("the log does not list what is wrong:\n%s", wrong.Log)
 			}

@@ -69,9 +69,12 @@ func wireSlack(ctx context.Context, environ []string, log *slog.Logger) (*Slack,
 		Teams:    cfg.Teams,
 		Channels: cfg.Channels,
 		Users:    cfg.Users,
-		Now:      time.Now,
-		Rand:     rand.Reader,
-		Log:      log,
+
+		DefaultTTL: cfg.DefaultTTL, MaxTTL: cfg.MaxTTL,
+
+		Now:  time.Now,
+		Rand: rand.Reader,
+		Log:  log,
 	})
 	return &Slack{app: app, routes: app.Handler()}, nil
 }

@@ -25,7 +25,7 @@ func slackEnvironment(changes ...string) []string {
 	return append([]string{
 		"AWS_REGION=eu-west-1", "AWS_LAMBDA_FUNCTION_NAME=way-in-slack",
 		"SLACK_TABLE=slack", "SLACK_SIGNING_SECRET_PARAMETER=/way-in/signing-secret", "SLACK_BOT_TOKEN_PARAMETER=/way-in/bot-token",
-		"SLACK_TEAMS=T0123ABCD", "SLACK_CHANNELS=", "SLACK_USERS=",
+		"SLACK_TEAMS=T0123ABCD", "SLACK_CHANNELS=", "SLACK_USERS=", "SLACK_DEFAULT_TTL=1h", "SLACK_MAX_TTL=8h",
 		"SLACK_CREATE=" + alias + "-create:slack", "SLACK_DESCRIBE=" + alias + "-describe:slack",
 		"SLACK_EXTEND=" + alias + "-extend:slack", "SLACK_DESTROY=" + alias + "-destroy:slack",
 	}, changes...)

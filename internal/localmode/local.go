@@ -139,7 +139,7 @@ func (l *Local) routes(ctx context.Context, s settings) http.Handler {
 	if s.SlackSigningSecret == "" {
 		return api
 	}
-	l.slack = newSlackSide(ctx, s.SlackSigningSecret, options, s.Log)
+	l.slack = newSlackSide(ctx, s, options)
 	l.Service.Notices = l.slack // before anything runs that would tell
 	return l.slack.beside(api)
 }

@@ -32,21 +32,24 @@ type slackSide struct {
 }
 
 // newSlackSide makes the app on the API, as the Slack function reaches it.
-func newSlackSide(ctx context.Context, secret string, api httpapi.Options, log *slog.Logger) *slackSide {
-	s := &slackSide{targets: api.Targets, work: &work{ctx: ctx, log: log}}
+func newSlackSide(ctx context.Context, cfg settings, api httpapi.Options) *slackSide {
+	s := &slackSide{targets: api.Targets, work: &work{ctx: ctx, log: cfg.Log}}
 	s.app = slack.New(slack.Options{
 		Table:     localcloud.NewItems(time.Now),
 		Functions: slackFunctions{httpapi.NewSlackDoor(api)},
 		Work:      s,
 		Secrets: func(context.Context) (slack.Agreed, error) {
-			return slack.Agreed{SigningSecret: secret, BotToken: "local"}, nil
+			return slack.Agreed{SigningSecret: cfg.SlackSigningSecret, BotToken: "local"}, nil
 		},
-		Outside: logged{log},
+		Outside: logged{cfg.Log},
 		Teams:   []string{slackTeam},
 		Plain:   true,
-		Now:     time.Now,
-		Rand:    rand.Reader,
-		Log:     log,
+
+		DefaultTTL: cfg.DefaultTTL, MaxTTL: cfg.MaxTTL,
+
+		Now:  time.Now,
+		Rand: rand.Reader,
+		Log:  cfg.Log,
 	})
 	return s
 }

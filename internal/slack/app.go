@@ -21,6 +21,11 @@ type Options struct {
 	Channels []string // if not empty, the channels in which commands are taken
 	Users    []string // if not empty, the people who are let in
 
+	// DefaultTTL is how long a bastion lives whose command does not say it, up to
+	// MaxTTL, which is the longest for any: the service's own settings, so that a link
+	// says what will be and none is given for what will be refused.
+	DefaultTTL, MaxTTL time.Duration
+
 	// Plain is for local mode alone: pages are served over http, so the cookie
 	// cannot have the __Host- prefix.
 	Plain bool

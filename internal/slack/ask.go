@@ -51,10 +51,7 @@ func (a *App) ask(ctx context.Context, call Call, body, into any) error {
 
 // create asks for the bastion of a claim, for the address that used it.
 func (a *App) create(ctx context.Context, c claim) (Bastion, error) {
-	body := map[string]string{"public_key": c.Key, "name": c.Name}
-	if c.TTL > 0 {
-		body["ttl"] = c.TTL.String()
-	}
+	body := map[string]string{"public_key": c.Key, "name": c.Name, "ttl": c.TTL.String()}
 	if c.Reason != "" {
 		body["reason"] = c.Reason
 	}

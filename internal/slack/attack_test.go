@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -49,7 +50,7 @@ func TestHostileTextIsOnlyText(t *testing.T) {
 			"failed":    failedLetter(Notice{Bastion: *failed, Receipt: receipt}),
 			"receipt":   receiptLetter(Notice{Bastion: *closed, Receipt: receipt}),
 			"refusal":   refusalLetter(&bastion.Error{Code: bastion.Code(text), Message: text}),
-			"no start":  notStartedLetter(text, &bastion.Error{Code: bastion.Code(text)}),
+			"no start":  notStartedLetter(text, &bastion.Error{Code: bastion.Code(text)}, netip.Addr{}),
 			"wrong":     wrongLetter(&Wrong{Message: text, Try: text}),
 			"working":   workingLetter(job),
 			"link":      linkLetter(claim{Name: text, Reason: text, Key: text, TTL: time.Hour, Expires: start}, "https://bastions.example/slack/claim/x"),

@@ -56,7 +56,10 @@ func newDesk(t *testing.T) *desk {
 		Table: d.table, Functions: d.service, Work: d.work, Outside: d.slack,
 		Secrets: func(context.Context) (Agreed, error) { return d.agreed, nil },
 		Teams:   []string{"T0ANN"},
-		Now:     now, Rand: d, Log: slog.New(slog.NewJSONHandler(d.log, nil)),
+
+		DefaultTTL: time.Hour, MaxTTL: 8 * time.Hour,
+
+		Now: now, Rand: d, Log: slog.New(slog.NewJSONHandler(d.log, nil)),
 	})
 	return d
 }

@@ -72,6 +72,8 @@ func TestGoldenAnswers(t *testing.T) {
 		{"up_default", "up", func(d *desk) { d.types("key " + annsKey) }},
 		{"up_no_key", "up", nil},
 		{"up_wrong", "up web", nil},
+		{"up_too_long", "up for 9h name web because “the deploy”", nil},
+		{"extend_too_long", "extend 8h1s", nil},
 		{"down", "down", nil},
 		{"down_name", "down web", nil},
 		{"down_wrong", "dwon web", nil},

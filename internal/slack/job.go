@@ -160,7 +160,7 @@ func (a *App) notStarted(ctx context.Context, c claim, place asked, cause error)
 	if err := a.foundProblem(ctx, c.View, sentence); err != nil {
 		return err
 	}
-	return a.postOnce(ctx, place, notStartedLetter(sentence, refusal))
+	return a.postOnce(ctx, place, notStartedLetter(sentence, refusal, c.Source))
 }
 
 // doDown closes a bastion.

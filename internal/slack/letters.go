@@ -83,10 +83,7 @@ func noKeyLetter() *letter {
 // linkLetter holds the link of a claim.
 func linkLetter(c claim, url string) *letter {
 	open := button(actionOpen, "", "Open the link").WithURL(url).WithStyle(slackgo.StylePrimary)
-	lines := []string{"Name: " + c.Name, "For: as long as your operator's default"}
-	if c.TTL > 0 {
-		lines[1] = "For: " + inWords(c.TTL)
-	}
+	lines := []string{"Name: " + c.Name, "For: " + inWords(c.TTL)}
 	if c.Reason != "" {
 		lines = append(lines, "Because: "+c.Reason)
 	}
@@ -106,11 +103,11 @@ func workingLetter(job Job) *letter {
 	}
 	switch job.Do {
 	case DoDown:
-		return newLetter("Closing.", fmt.Sprintf("I am asking for %s to be closed", which)).say("The answer takes the place of this message.")
+		return newLetter("Closing.", fmt.Sprintf("I am asking for %s to be closed", which)).say("The answer follows here.")
 	case DoExtend:
-		return newLetter("Extending.", fmt.Sprintf("I am asking for %s to stay for %s from now", which, inWords(job.TTL))).say("The answer takes the place of this message.")
+		return newLetter("Extending.", fmt.Sprintf("I am asking for %s to stay for %s from now", which, inWords(job.TTL))).say("The answer follows here.")
 	}
-	return newLetter("Looking.", "I am asking which bastions you have").say("The answer takes the place of this message.")
+	return newLetter("Looking.", "I am asking which bastions you have").say("The answer follows here.")
 }
 
 // downLetter is for when the service's own functions do not answer.

@@ -17,8 +17,10 @@ import (
 const downSentence = "The bastion service does not answer. It is not known whether the start was begun: ask for " + slash + " status in a minute, and if there is nothing, for a new link. If it goes on, tell your operator."
 
 // notStartedLetter says why a link that was used comes to nothing.
-func notStartedLetter(sentence string, refusal *bastion.Error) *letter {
-	l := newLetter("The bastion was not started.", "The bastion was not started").say("%s", sentence)
+// Whoever did not use it learns that somebody else did.
+func notStartedLetter(sentence string, refusal *bastion.Error, from netip.Addr) *letter {
+	l := newLetter("The bastion was not started.", "The bastion was not started").say("%s", sentence).
+		say("Your link was used from %s. If that was not you, tell your operator, and see to it that nothing is open: %s down", from, slash)
 	if refusal != nil {
 		l.say("Code: %s", refusal.Code)
 	}

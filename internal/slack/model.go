@@ -90,7 +90,7 @@ type claim struct {
 	Owner       string        `json:"owner"`
 	Name        string        `json:"name"`
 	Key         string        `json:"key"` // as authorized_keys has it
-	TTL         time.Duration `json:"ttl,omitempty"`
+	TTL         time.Duration `json:"ttl"`
 	Reason      string        `json:"reason,omitempty"`
 	ResponseURL string        `json:"response_url,omitempty"`
 	Expires     time.Time     `json:"expires"`

@@ -26,7 +26,7 @@ type claimPage struct {
 	User, Team, Name     string
 	KeyType, Fingerprint string
 	Reason               string
-	TTL                  string // empty if the service decides
+	TTL                  string
 	Until, Expires       time.Time
 	Left                 time.Duration // until Expires
 }
@@ -89,11 +89,8 @@ func (a *App) showClaim(v *visit, status int, c claim, why *alert) pageAnswer {
 		Alert: why, Address: v.source, Family: family(v.source), Proof: proof,
 		User: user, Team: team, Name: oneLine(c.Name),
 		KeyType: oneLine(keyType), Fingerprint: bastion.Key(c.Key).Fingerprint(),
-		Reason: oneLine(c.Reason),
-		Until:  now.Add(c.TTL), Expires: c.Expires, Left: c.Expires.Sub(now),
-	}
-	if c.TTL > 0 {
-		page.TTL = inWords(c.TTL)
+		Reason: oneLine(c.Reason), TTL: inWords(c.TTL),
+		Until: now.Add(c.TTL), Expires: c.Expires, Left: c.Expires.Sub(now),
 	}
 	return pageAnswer{status: status, page: "claim", data: page}
 }

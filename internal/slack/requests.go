@@ -131,6 +131,9 @@ func (a *App) command(ctx context.Context, r *http.Request, c caller, s signed, 
 	if err != nil {
 		return nil, err
 	}
+	if err := a.withinCap(cmd); err != nil {
+		return nil, err
+	}
 	switch cmd.Verb {
 	case VerbHelp:
 		return helpLetter(), nil
@@ -149,6 +152,16 @@ func (a *App) command(ctx context.Context, r *http.Request, c caller, s signed, 
 		job.Do = DoStatus
 	}
 	return workingLetter(job), a.handOver(ctx, job)
+}
+
+// withinCap refuses a time that no bastion can have.
+func (a *App) withinCap(cmd Command) error {
+	if cmd.TTL <= a.MaxTTL {
+		return nil
+	}
+	message := fmt.Sprintf("No bastion lives longer than %s here.", inWords(a.MaxTTL))
+	cmd.TTL = a.MaxTTL
+	return &Wrong{Message: message, Try: cmd.String()}
 }
 
 // handOver gives a job to somebody who has the time for it.
@@ -185,11 +198,14 @@ func (a *App) offer(ctx context.Context, r *http.Request, c caller, cmd Command)
 	if p.Key == "" {
 		return noKeyLetter(), nil
 	}
-	name := cmd.Name
+	name, ttl := cmd.Name, cmd.TTL
 	if name == "" {
 		name = "default"
 	}
-	offered := claim{Owner: c.owner(), Name: name, Key: p.Key, TTL: cmd.TTL, Reason: cmd.Reason, ResponseURL: c.responseURL}
+	if ttl == 0 {
+		ttl = min(a.DefaultTTL, a.MaxTTL)
+	}
+	offered := claim{Owner: c.owner(), Name: name, Key: p.Key, TTL: ttl, Reason: cmd.Reason, ResponseURL: c.responseURL}
 	token, err := a.issue(ctx, offered)
 	if err != nil {
 		return nil, err

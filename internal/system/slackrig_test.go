@@ -30,7 +30,7 @@ func functionARN(name string) string {
 func slackSettings(s *fakeSlack) []string {
 	return []string{
 		"SLACK_TABLE=" + slackTable, "SLACK_SIGNING_SECRET_PARAMETER=" + secretName, "SLACK_BOT_TOKEN_PARAMETER=" + tokenName,
-		"SLACK_TEAMS=" + team, "SLACK_CHANNELS=" + channel, "SLACK_USERS=",
+		"SLACK_TEAMS=" + team, "SLACK_CHANNELS=" + channel, "SLACK_USERS=", "SLACK_DEFAULT_TTL=1h", "SLACK_MAX_TTL=8h",
 		"SLACK_CREATE=" + functionARN("create:slack"), "SLACK_DESCRIBE=" + functionARN("describe:slack"),
 		"SLACK_EXTEND=" + functionARN("extend:slack"), "SLACK_DESTROY=" + functionARN("destroy:slack"),
 		// net/http proxies nothing that is on loopback, where all else is.
