@@ -53,7 +53,7 @@ func TestHostileTextIsOnlyText(t *testing.T) {
 			"no start":  notStartedLetter(text, &bastion.Error{Code: bastion.Code(text)}, netip.Addr{}),
 			"wrong":     wrongLetter(&Wrong{Message: text, Try: text}),
 			"working":   workingLetter(job),
-			"link":      linkLetter(claim{Name: text, Reason: text, Key: text, TTL: time.Hour, Expires: start}, "https://bastions.example/slack/claim/x"),
+			"link":      linkLetter(claim{Name: text, Reason: text, Key: text, TTL: time.Hour, Expires: start}, "", "https://bastions.example/slack/claim/x"),
 		} {
 			for kind, m := range map[string]any{"webhook": l.webhook(true), "direct": l.direct("U0ANN")} {
 				body, err := json.Marshal(m)

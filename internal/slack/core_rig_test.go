@@ -130,7 +130,13 @@ func (d *desk) types(text string) []byte {
 // push lets ann press a button.
 func (d *desk) push(action, value string) {
 	d.t.Helper()
+	d.pushAs("U0ANN", action, value)
+}
+
+func (d *desk) pushAs(user, action, value string) {
+	d.t.Helper()
 	form := pressed(action, value)
+	form.Set("payload", strings.Replace(form.Get("payload"), "U0ANN", user, 1))
 	form.Set("payload", strings.Replace(form.Get("payload"), "{", `{"trigger_id":"`+d.trigger()+`",`, 1))
 	w := d.serve(d.signedRequest(interactionRoute, form))
 	if w.Code != http.StatusOK || w.Body.Len() != 0 {

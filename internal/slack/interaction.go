@@ -49,7 +49,8 @@ func (a *App) serveInteraction(x *exchange, r *http.Request) {
 		return
 	}
 	job, err := a.jobOf(pressed)
-	if errors.Is(err, errNoButton) {
+	link, isLink := pressed.link()
+	if errors.Is(err, errNoButton) && !isLink {
 		x.WriteHeader(http.StatusOK)
 		return
 	}
@@ -63,10 +64,15 @@ func (a *App) serveInteraction(x *exchange, r *http.Request) {
 	job.Owner, job.ResponseURL = c.owner(), c.responseURL
 	ctx, cancel := context.WithTimeout(r.Context(), answerFor)
 	defer cancel()
-	if err := a.press(ctx, c, s, job); err != nil {
-		if x.noteAndRefuse(err) {
-			return
-		}
+	if isLink {
+		err = a.noteOpened(ctx, c, s, link)
+	} else {
+		err = a.press(ctx, c, s, job)
+	}
+	if err != nil && x.noteAndRefuse(err) {
+		return
+	}
+	if err != nil && !isLink { // a link has been opened by the browser all the same
 		a.complain(ctx, x, c.responseURL, letterOf(err))
 	}
 	x.WriteHeader(http.StatusOK)
@@ -87,6 +93,37 @@ func (a *App) jobOf(pressed interaction) (Job, error) {
 		return Job{}, errNoButton
 	}
 	return job, nil
+}
+
+// link is the claim of the link that was pressed, if it was one.
+func (i interaction) link() (hash string, ok bool) {
+	if i.Type != "block_actions" || len(i.Actions) != 1 || i.Actions[0].ID != actionOpen {
+		return "", false
+	}
+	return i.Actions[0].Value, validHash.MatchString(i.Actions[0].Value)
+}
+
+// validHash is what hashOf answers.
+var validHash = regexp.MustCompile(`^[0-9a-f]{64}$`)
+
+// noteOpened remembers where to speak of a start in place of its link. The claim
+// itself is not touched, so that nothing comes between it and the page's button.
+func (a *App) noteOpened(ctx context.Context, c caller, s signed, hash string) error {
+	if err := a.letIn(c, false); err != nil {
+		return err
+	}
+	if err := a.admit(ctx, c.owner(), s); err != nil {
+		return err
+	}
+	var link claim
+	if _, err := a.fetch(ctx, claimKey(hash), &link); err != nil || link.Owner != c.owner() || !link.open(a.Now()) {
+		return err
+	}
+	_, err := edit(ctx, a, openedKey(hash), func(o *opened) (time.Time, error) {
+		o.ResponseURL = c.responseURL
+		return link.Expires.Add(handGiveUp), nil
+	})
+	return err
 }
 
 // press does what a command does, for a button.

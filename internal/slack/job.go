@@ -54,6 +54,11 @@ func (a *App) doStart(ctx context.Context, job Job) error {
 	if err != nil {
 		return err
 	}
+	var o opened
+	if _, err := a.fetch(ctx, openedKey(job.Claim), &o); err != nil {
+		return err
+	}
+	c.ResponseURL = cmp.Or(o.ResponseURL, c.ResponseURL)
 	// Before anything can be heard of the bastion, it is known where to speak.
 	place := asked{ResponseURL: c.ResponseURL, Since: c.Expires.Add(-claimLife)}
 	if err := a.askedAt(ctx, c.Owner, c.Name, place); err != nil {

@@ -81,8 +81,8 @@ func noKeyLetter() *letter {
 }
 
 // linkLetter holds the link of a claim.
-func linkLetter(c claim, url string) *letter {
-	open := button(actionOpen, "", "Open the link").WithURL(url).WithStyle(slackgo.StylePrimary)
+func linkLetter(c claim, hash, url string) *letter {
+	open := button(actionOpen, hash, "Open the link").WithURL(url).WithStyle(slackgo.StylePrimary)
 	lines := []string{"Name: " + c.Name, "For: " + inWords(c.TTL)}
 	if c.Reason != "" {
 		lines = append(lines, "Because: "+c.Reason)

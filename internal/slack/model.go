@@ -127,6 +127,13 @@ type openLink struct {
 	Expires time.Time `json:"expires"`
 }
 
+// opened is where Slack takes what is said in place of a link that its person has
+// pressed in Slack. A command's own response_url need not replace anything: Slack
+// documents that for buttons only.
+type opened struct {
+	ResponseURL string `json:"response_url"`
+}
+
 // asked is where a person last asked to start their bastion of one name. What is
 // heard of a bastion before the job that started it could say where, is said there.
 type asked struct {
@@ -162,6 +169,7 @@ func personKey(owner string) string      { return "person#" + owner }
 func claimKey(hash string) string        { return "claim#" + hash }
 func viewKey(hash string) string         { return "view#" + hash }
 func seenKey(signature string) string    { return "seen#" + hashOf(signature) }
+func openedKey(claim string) string      { return "opened#" + claim }
 func askedKey(owner, name string) string { return "asked#" + owner + "#" + name }
 func talkKey(id string) string           { return "talk#" + id }
 

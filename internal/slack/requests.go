@@ -211,7 +211,7 @@ func (a *App) offer(ctx context.Context, r *http.Request, c caller, cmd Command)
 		return nil, err
 	}
 	offered.Expires = a.Now().Add(claimLife)
-	return linkLetter(offered, a.claimURL(r, token)), nil
+	return linkLetter(offered, hashOf(token), a.claimURL(r, token)), nil
 }
 
 // answer writes a letter as the answer to Slack's own request.

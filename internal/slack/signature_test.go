@@ -206,21 +206,25 @@ func TestNothingHappensWithoutASignature(t *testing.T) {
 }
 
 func TestReplayIsRefused(t *testing.T) {
+	replay(t, commandRoute, command("status"))
+	replay(t, interactionRoute, pressed(actionClose, "aaaaaaaaaaaaaaa2"))
+}
+
+func replay(t *testing.T, route string, form url.Values) {
 	d := newDesk(t)
-	form := command("status")
-	first := d.serve(d.signedRequest(commandRoute, form))
-	again := d.signedRequest(commandRoute, form)
+	first := d.serve(d.signedRequest(route, form))
+	again := d.signedRequest(route, form)
 	for _, later := range []time.Duration{0, time.Minute, window - time.Minute} {
 		d.clock = d.clock.Add(later)
 		r := again.Clone(t.Context())
 		r.Body = httptest.NewRequest(http.MethodPost, "/", strings.NewReader(form.Encode())).Body
 		w := d.serve(r)
 		if w.Code != 401 || !strings.Contains(w.Body.String(), `"code":"replayed"`) {
-			t.Errorf("the same request once more, %s later: %d %s", d.clock.Sub(start), w.Code, w.Body)
+			t.Errorf("%s: the same request once more, %s later: %d %s", route, d.clock.Sub(start), w.Code, w.Body)
 		}
 	}
 	if first.Code != 200 || len(d.work.jobs) != 1 {
-		t.Errorf("the first was answered %d, and there are %d jobs, want 1", first.Code, len(d.work.jobs))
+		t.Errorf("%s: the first was answered %d, and there are %d jobs, want 1", route, first.Code, len(d.work.jobs))
 	}
 }
 

@@ -1,0 +1,68 @@
+package slack
+
+import (
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+)
+
+// What nobody has signed is looked at by nobody, not even for a private key in it.
+func TestAnUnsignedPrivateKeyIsOneOfMany(t *testing.T) {
+	for _, route := range []string{commandRoute, interactionRoute} {
+		d := newDesk(t)
+		form := url.Values{"text": {"key -----BEGIN OPENSSH PRIVATE KEY-----"}, "payload": {"-----BEGIN OPENSSH PRIVATE KEY-----"}}
+		r := d.signedRequest(route, form)
+		r.Header.Set(signatureHeader, "v0="+strings.Repeat("0", 64))
+		if w := d.serve(r); w.Code != 401 || !strings.Contains(w.Body.String(), string(codeSignature)) {
+			t.Errorf("%s: %d %s", route, w.Code, w.Body)
+		}
+	}
+}
+
+// A link that was pressed in Slack is replaced where it stands; whoever else presses
+// it, or later, changes nothing.
+func TestWhatFollowsALinkStandsInItsPlace(t *testing.T) {
+	for name, test := range map[string]struct {
+		press func(d *desk, hash string)
+		where string
+	}{
+		"not pressed":      {func(*desk, string) {}, hookA},
+		"pressed":          {func(d *desk, hash string) { d.push(actionOpen, hash) }, hookB},
+		"another link":     {func(d *desk, _ string) { d.push(actionOpen, hashOf("another")) }, hookA},
+		"by somebody else": {func(d *desk, hash string) { d.pushAs("U0BOB", actionOpen, hash) }, hookA},
+		"when nobody is let in": {func(d *desk, hash string) {
+			d.Teams = nil
+			d.push(actionOpen, hash)
+		}, hookA},
+		"once it is used": {func(d *desk, hash string) {
+			if _, err := edit(d.t.Context(), d.App, claimKey(hash), d.use); err != nil {
+				d.t.Fatal(err)
+			}
+			d.push(actionOpen, hash)
+		}, hookA},
+	} {
+		d := withKey(t)
+		token, err := d.issue(t.Context(), claim{Owner: ann, Name: "web", Key: annsKey, TTL: d.DefaultTTL, ResponseURL: hookA})
+		if err != nil {
+			t.Fatal(err)
+		}
+		hash := hashOf(token)
+		test.press(d, hash)
+		if _, err := edit(t.Context(), d.App, claimKey(hash), d.use); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Do(t.Context(), Job{Do: DoStart, Owner: ann, ResponseURL: hookA, Claim: hash}); err != nil {
+			t.Fatal(err)
+		}
+		if got := d.slack.last(test.where); !strings.Contains(got, "Your link was used from "+annsHome) {
+			t.Errorf("%s: there stands %q", name, got)
+		}
+	}
+}
+
+// use makes a claim one that was used from ann's home just now.
+func (d *desk) use(c *claim) (time.Time, error) {
+	c.UsedAt, c.View = d.clock, "the-views-hash"
+	return d.clock.Add(time.Hour), c.Source.UnmarshalText([]byte(annsHome))
+}
