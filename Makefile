@@ -29,8 +29,7 @@ test: ## run all tests, with the race detector
 
 conformance: ## install the referees and run everything that they judge
 	scripts/referees
-	@# With -v, because the suites log which cases an emulator cannot show.
-	@set -o pipefail; go test -tags conformance -count=1 -timeout 15m -v ./internal/awscloud/... ./internal/deploy ./internal/image ./internal/lambdamode ./internal/slack ./internal/system ./internal/template | grep --line-buffered -Ev '^ *(===|--- PASS)'
+	scripts/conformance
 
 screenshots: ## take a picture of every state of Slack's pages, in every look, into .screenshots
 	scripts/referees chromium
