@@ -57,8 +57,8 @@ func TestEveryRouteIsAuthenticated(t *testing.T) {
 }
 
 func TestIntegrationsSpeakPayload2(t *testing.T) {
-	integrations := deploy(t).of("AWS::ApiGatewayV2::Integration")
-	if len(integrations) != 4 {
+	integrations := deploy(t, withSlack...).of("AWS::ApiGatewayV2::Integration")
+	if len(integrations) != 5 {
 		t.Errorf("%d integrations", len(integrations))
 	}
 	for name, integration := range integrations {

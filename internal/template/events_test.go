@@ -4,6 +4,10 @@ package template
 
 import (
 	"encoding/json"
+	"fmt"
+	"maps"
+	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -14,8 +18,11 @@ const deadLetters = "DeadLetters.Arn"
 
 func TestSchedules(t *testing.T) {
 	s := deploy(t)
-	for name, want := range map[string]struct{ rate, do string }{
-		"ReapSchedule": {"rate(1 minute)", "reap"}, "SweepSchedule": {"rate(10 minutes)", "sweep"},
+	for name, want := range map[string]struct {
+		rate, do string
+		age      float64
+	}{
+		"ReapSchedule": {"rate(1 minute)", "reap", 60}, "SweepSchedule": {"rate(10 minutes)", "sweep", 300},
 	} {
 		p := s.properties(t, name)
 		var input struct{ Do string }
@@ -28,7 +35,8 @@ func TestSchedules(t *testing.T) {
 		if at(p, "Target", "Arn") != "ReaperFunction.Arn" || at(p, "Target", "RoleArn") != "ScheduleRole.Arn" {
 			t.Errorf("%s runs %v", name, p["Target"])
 		}
-		if at(p, "Target", "DeadLetterConfig", "Arn") != deadLetters || at(p, "Target", "RetryPolicy", "MaximumRetryAttempts") != 2.0 {
+		if at(p, "Target", "DeadLetterConfig", "Arn") != deadLetters || at(p, "Target", "RetryPolicy", "MaximumRetryAttempts") != 2.0 ||
+			at(p, "Target", "RetryPolicy", "MaximumEventAgeInSeconds") != want.age {
 			t.Errorf("%s: what is not delivered: %v", name, p["Target"])
 		}
 	}
@@ -107,18 +115,38 @@ func TestFunctionsEndInTime(t *testing.T) {
 	}
 }
 
+// An alarm's members, one a line of the table: what it looks at, how, and when it
+// rings. Ten alarms are free.
 func TestAlarms(t *testing.T) {
-	alarms := deploy(t, "AlarmTopicArn", "arn:aws:sns:eu-west-1:111122223333:pager").of("AWS::CloudWatch::Alarm")
-	if len(alarms) != 5 { // ten are free
-		t.Errorf("%d alarms", len(alarms))
+	const topic = "arn:aws:sns:eu-west-1:111122223333:pager"
+	want := map[string]string{
+		"OverdueAlarm":       "BastionOnDemand OldestOverdue Stack=way-in: Maximum GreaterThanThreshold 300, 60 s, <nil> of 1, notBreaching",
+		"StartsFailAlarm":    "BastionOnDemand Failures Stack=way-in: Sum GreaterThanThreshold 2, 900 s, <nil> of 1, notBreaching",
+		"ReaperFailsAlarm":   "AWS/Lambda Errors FunctionName=ReaperFunction: Sum GreaterThanThreshold 0, 60 s, 3 of 5, notBreaching",
+		"ReaperMissingAlarm": "AWS/Lambda Invocations FunctionName=ReaperFunction: Sum LessThanThreshold 1, 300 s, <nil> of 1, breaching",
+		"DeadLettersAlarm":   "AWS/SQS ApproximateNumberOfMessagesVisible QueueName=DeadLetters.QueueName: Maximum GreaterThanThreshold 0, 300 s, <nil> of 1, notBreaching",
 	}
-	for name, alarm := range alarms {
+	got := map[string]string{}
+	for name, alarm := range deploy(t, "AlarmTopicArn", topic).of("AWS::CloudWatch::Alarm") {
 		p := alarm["Properties"].(object)
-		if join(p["AlarmActions"].([]any), "") != "arn:aws:sns:eu-west-1:111122223333:pager" || p["TreatMissingData"] == nil {
-			t.Errorf("%s: %v", name, p)
+		if !reflect.DeepEqual(p["AlarmActions"], []any{topic}) {
+			t.Errorf("%s tells %v", name, p["AlarmActions"])
 		}
+		got[name] = fmt.Sprintf("%v %v %s: %v %v %v, %v s, %v of %v, %v", p["Namespace"], p["MetricName"], dimensions(p),
+			p["Statistic"], p["ComparisonOperator"], p["Threshold"], p["Period"], p["DatapointsToAlarm"], p["EvaluationPeriods"], p["TreatMissingData"])
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("got  %q\nwant %q", got, want)
 	}
 	if actions := deploy(t).properties(t, "OverdueAlarm")["AlarmActions"]; actions != nil {
 		t.Errorf("without a topic: %v", actions)
 	}
+}
+
+func dimensions(alarm object) string {
+	var all []string
+	for _, one := range alarm["Dimensions"].([]any) {
+		all = append(all, fmt.Sprint(at(one, "Name"), "=", at(one, "Value")))
+	}
+	return strings.Join(all, " ")
 }

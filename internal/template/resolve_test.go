@@ -47,19 +47,23 @@ var required = map[string]any{
 	"SubnetIds": []any{"subnet-0123456789abcdef0", "subnet-0123456789abcdef1"},
 }
 
-// deploy works the template out. given are pairs of a parameter and its value.
-func deploy(t *testing.T, given ...string) stack {
+// source is what of the template stacks follow from.
+type source struct {
+	Parameters map[string]object
+	Rules      map[string]object
+	Conditions map[string]any
+	Resources  map[string]object
+}
+
+// open reads the template, for parameters. given are pairs of one and its value.
+func open(t *testing.T, given ...string) (source, resolver) {
 	t.Helper()
-	source, err := referee.Transformed()
+	transformed, err := referee.Transformed()
 	if err != nil {
 		t.Fatal(err)
 	}
-	var template struct {
-		Parameters map[string]object
-		Conditions map[string]any
-		Resources  map[string]object
-	}
-	if err := json.Unmarshal(source, &template); err != nil {
+	var template source
+	if err := json.Unmarshal(transformed, &template); err != nil {
 		t.Fatal(err)
 	}
 	r := resolver{t: t, parameters: maps.Clone(required), conditions: template.Conditions}
@@ -78,6 +82,13 @@ func deploy(t *testing.T, given ...string) stack {
 		}
 		r.parameters[given[i]] = given[i+1]
 	}
+	return template, r
+}
+
+// deploy works the template out. given are pairs of a parameter and its value.
+func deploy(t *testing.T, given ...string) stack {
+	t.Helper()
+	template, r := open(t, given...)
 	s := stack{resources: map[string]object{}}
 	for name, resource := range template.Resources {
 		if condition, ok := resource["Condition"].(string); ok && !r.holds(condition) {

@@ -39,6 +39,11 @@ func statements(t *testing.T, s stack, role string) []statement {
 	for _, name := range managed {
 		documents = append(documents, s.properties(t, name.(string))["PolicyDocument"])
 	}
+	for _, policy := range s.of("AWS::IAM::RolePolicy") {
+		if at(policy, "Properties", "RoleName") == role {
+			documents = append(documents, at(policy, "Properties", "PolicyDocument"))
+		}
+	}
 	var all []statement
 	for _, document := range documents {
 		for _, one := range at(document, "Statement").([]any) {
@@ -64,7 +69,7 @@ func texts(v any) []string {
 }
 
 func TestEachFunctionHasItsOwnRole(t *testing.T) {
-	s := deploy(t)
+	s := deploy(t, withSlack...)
 	roles := map[string]string{}
 	for name, function := range s.of("AWS::Lambda::Function") {
 		role := at(function, "Properties", "Role").(string)
@@ -73,10 +78,10 @@ func TestEachFunctionHasItsOwnRole(t *testing.T) {
 		}
 		roles[role] = name
 	}
-	if len(roles) != 6 {
+	if len(roles) != 7 {
 		t.Errorf("%d roles of functions", len(roles))
 	}
-	if n := len(s.of("AWS::IAM::Role")); n != 9 { // and the task's two, and the schedules'
+	if n := len(s.of("AWS::IAM::Role")); n != 10 { // and the task's two, and the schedules'
 		t.Errorf("%d roles", n)
 	}
 }
@@ -85,6 +90,7 @@ func TestEachFunctionHasItsOwnRole(t *testing.T) {
 var functions = map[string]bastion.Do{
 	"CreateRole": bastion.MayCreate, "DescribeRole": bastion.MayDescribe, "ExtendRole": bastion.MayExtend,
 	"DestroyRole": bastion.MayDestroy, "ReaperRole": bastion.MayReap, "ObserverRole": bastion.MayObserve,
+	"SlackRole": bastion.Notify, // no step of it: it hands itself its jobs by the same door
 }
 
 // needs is what each step of the domain takes of IAM, beside reading: the call
@@ -99,12 +105,13 @@ var needs = map[bastion.Do][]string{
 	bastion.StopTask:         {"ecs:StopTask"},
 	bastion.EndLease:         {"dynamodb:PutItem LeasesTable.Arn"},
 	bastion.DeleteGroup:      {"ec2:DeleteSecurityGroup"},
+	bastion.Notify:           {"lambda:InvokeFunction " + alias("Slack", "work")},
 }
 
 // A role allows the steps that the domain's table of actions gives its function,
 // and no other.
 func TestRolesFollowFromTheTableOfActions(t *testing.T) {
-	s := deploy(t)
+	s := deploy(t, withSlack...)
 	if all := s.of("AWS::Lambda::Function"); len(all) != len(functions) {
 		t.Errorf("the template has %d functions, and %d are said to do something", len(all), len(functions))
 	}
@@ -136,7 +143,7 @@ var onEverything = regexp.MustCompile(`(?m)Resource:.*(?:'\*'|"\*"|\s\*\s)(.*)$`
 // beside it in template.yaml, and in the tables of package privilege.
 func TestOnEverythingOnlyWithAReason(t *testing.T) {
 	broad := privilege.Broad()
-	s := deploy(t)
+	s := deploy(t, withSlack...)
 	used, statementsFound := map[string]bool{}, map[string]bool{}
 	for role := range s.of("AWS::IAM::Role") {
 		for _, st := range statements(t, s, role) {
@@ -184,7 +191,7 @@ func TestWhatIsMadeAtRunTimeIsTagged(t *testing.T) {
 		"ec2:AuthorizeSecurityGroupIngress": changing, "ec2:RevokeSecurityGroupIngress": changing,
 		"ec2:RevokeSecurityGroupEgress": changing, "ec2:DeleteSecurityGroup": changing, "ecs:StopTask": changing,
 	}
-	s := deploy(t)
+	s := deploy(t, withSlack...)
 	checked := 0
 	for role := range functions {
 		for _, st := range statements(t, s, role) {

@@ -12,7 +12,6 @@ import (
 
 	"github.com/bastion-on-demand/bastion/internal/awscloud"
 	"github.com/bastion-on-demand/bastion/internal/config"
-	"github.com/bastion-on-demand/bastion/internal/referee"
 )
 
 // The tables are what the adapters' own tests run on, kept and backed up.
@@ -90,11 +89,18 @@ func TestTheTaskDefinition(t *testing.T) {
 		t.Errorf("the roles are %v and %v", p["TaskRoleArn"], p["ExecutionRoleArn"])
 	}
 	if container["ReadonlyRootFilesystem"] != true || strings.HasPrefix(container["User"].(string), "0") || container["Privileged"] != nil ||
-		container["Image"] != required["ImageUri"] || container["StopTimeout"].(float64) > 120 {
+		container["Image"] != required["ImageUri"] || container["StopTimeout"] != 60.0 {
 		t.Errorf("the container is %v", container)
 	}
 	if drop := at(container, "LinuxParameters", "Capabilities", "Drop"); !reflect.DeepEqual(drop, []any{"ALL"}) {
 		t.Errorf("the container keeps capabilities: %v", drop)
+	}
+}
+
+// Which of the two a bastion runs on is said when it is made; the cluster has both.
+func TestTheClusterHasBothProviders(t *testing.T) {
+	if got := deploy(t).properties(t, "Cluster")["CapacityProviders"]; !reflect.DeepEqual(got, []any{"FARGATE", "FARGATE_SPOT"}) {
+		t.Errorf("the cluster has %v", got)
 	}
 }
 
@@ -200,14 +206,7 @@ func longest(t *testing.T, name string, size int, parameters ...string) {
 	for variable, value := range at(function, "Environment", "Variables").(object) {
 		size += len(variable) + len(fmt.Sprint(value))
 	}
-	source, err := referee.Transformed()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var template struct{ Parameters map[string]object }
-	if err := json.Unmarshal(source, &template); err != nil {
-		t.Fatal(err)
-	}
+	template, _ := open(t)
 	for _, name := range parameters {
 		parameter := template.Parameters[name]
 		longest, ok := parameter["MaxLength"].(float64)
@@ -223,15 +222,15 @@ func longest(t *testing.T, name string, size int, parameters ...string) {
 }
 
 // Two stacks fit into one account: nothing has a name of its own, but for those
-// that follow from the stack's.
+// that follow from the stack's. An alias has its name within its function.
 func TestNothingHasAFixedName(t *testing.T) {
 	names := []string{"TableName", "FunctionName", "RoleName", "ManagedPolicyName", "QueueName", "ClusterName", "LogGroupName", "GroupName", "AlarmName", "RepositoryName", "Name", "Family"}
-	s := deploy(t)
+	s := deploy(t, withSlack...)
 	for logical, resource := range s.resources {
 		for _, name := range names {
 			value, ok := at(resource, "Properties", name).(string)
 			_, isReference := s.resources[strings.TrimSuffix(value, ".Arn")]
-			if ok && !isReference && value != attributes["AWS::StackName"] {
+			if ok && !isReference && value != attributes["AWS::StackName"] && resource["Type"] != "AWS::Lambda::Alias" {
 				t.Errorf("%s has the %s %q", logical, name, value)
 			}
 		}

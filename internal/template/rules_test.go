@@ -1,0 +1,63 @@
+//go:build conformance
+
+package template
+
+import (
+	"slices"
+	"testing"
+)
+
+// notHere needs what CloudFormation knows of the account, and is left to it.
+const notHere = "SubnetsAreOfTheVpc"
+
+// refusing are the template's rules that do not let a stack with these parameters
+// be made.
+func refusing(t *testing.T, given ...string) []string {
+	t.Helper()
+	template, r := open(t, given...)
+	var all []string
+	for name, rule := range template.Rules {
+		if condition, ok := rule["RuleCondition"]; name == notHere || ok && !r.value(condition).(bool) {
+			continue
+		}
+		for _, assertion := range rule["Assertions"].([]any) {
+			if !r.value(at(assertion, "Assert")).(bool) {
+				all = append(all, name)
+			}
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
+func TestRulesRefuseWhatCannotWork(t *testing.T) {
+	for _, test := range []struct {
+		parameters []string
+		want       []string
+	}{
+		{nil, nil},
+		{[]string{"PublicAddress", "false"}, []string{"PrivateBastionsNeedSources"}},
+		{[]string{"PublicAddress", "false", "AllowedSources", "10.8.0.0/16"}, nil},
+		{[]string{"AddressFamilies", "ipv6"}, []string{"PublicAddressesAreIpv4"}},
+		{[]string{"AddressFamilies", "dualstack"}, nil},
+		{[]string{"AddressFamilies", "ipv6", "PublicAddress", "false", "AllowedSources", "fd00::/8"}, nil},
+		{[]string{"JwtIssuer", "https://issuer.example/"}, []string{"TokensNeedAnAudience"}},
+		{[]string{"JwtIssuer", "https://issuer.example/", "JwtAudience", "a"}, nil},
+		{[]string{"SlackTeams", "T0123ABCD"}, []string{"SlackNeedsASecret"}},
+		{[]string{"SlackSigningSecretParameter", "/bastion/slack/signing-secret"}, []string{"SlackNeedsATeam"}},
+		{withSlack, nil},
+	} {
+		if got := refusing(t, test.parameters...); !slices.Equal(got, test.want) {
+			t.Errorf("%v: refused by %q, want %q", test.parameters, got, test.want)
+		}
+	}
+}
+
+// The rule that is not worked out above is there, whatever the parameters.
+func TestSubnetsAreHeldToTheVpc(t *testing.T) {
+	template, _ := open(t)
+	rule := template.Rules[notHere]
+	if assertions, _ := rule["Assertions"].([]any); len(assertions) != 1 || rule["RuleCondition"] != nil {
+		t.Errorf("the rule is %v", rule)
+	}
+}
