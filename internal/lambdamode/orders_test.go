@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -32,31 +33,102 @@ type lived struct {
 // a bastion's life.
 type telling struct {
 	before, open, closing []int
+	stable                []int // the reaper looks seldom
 	closed                []int // its record is final, and nothing of it is left
 }
 
-// life makes a bastion and closes it, while the reaper runs and the events
-// chosen are delivered. It answers the record and all the events that there were.
-func life(t *testing.T, recorded []string, told telling) (lived, []string) {
-	var mu sync.Mutex
-	var seen []string
-	note := func(event string) {
-		mu.Lock()
-		defer mu.Unlock()
-		seen = append(seen, event)
+// delivery brings events to the observer, as EventBridge and Lambda do.
+type delivery struct {
+	t        *testing.T
+	observer *Observer
+	recorded []string
+	later    sync.WaitGroup
+	repeated atomic.Int64 // events that were not believed at once
+}
+
+// inOrder delivers events one after the other. One that is answered with an error
+// comes again after one minute and after two more.
+func (d *delivery) inOrder(order []int) {
+	for _, n := range order {
+		if d.once(n) {
+			continue
+		}
+		d.repeated.Add(1)
+		d.later.Go(func() {
+			for _, pause := range []time.Duration{time.Minute, 2 * time.Minute} {
+				time.Sleep(pause)
+				if d.once(n) {
+					return
+				}
+			}
+			d.t.Errorf("given up: %s", d.recorded[n])
+		})
 	}
-	number := 0
-	cloud := localcloud.New(localcloud.Config{
+}
+
+// once delivers an event. False: ECS does not show yet what it says.
+func (d *delivery) once(n int) bool {
+	answer, err := d.observer.Handle(d.t.Context(), json.RawMessage(d.recorded[n]))
+	ahead := err != nil && strings.Contains(err.Error(), "ECS does not show yet")
+	if err != nil && !ahead || answer != nil && len(answer.BatchItemFailures) > 0 {
+		d.t.Errorf("event %d: %v, %v", n, answer, err)
+	}
+	return !ahead
+}
+
+// changeOf is the event that a bastion's task has come to this status.
+func changeOf(id, task string, status bastion.TaskStatus) string {
+	return strings.Replace(in(id, status), "task/way-in/task1", "task/way-in/"+task, 1)
+}
+
+// heard are the events of a life so far, each once.
+type heard struct {
+	mu     sync.Mutex
+	events []string
+}
+
+func (h *heard) note(event string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !slices.Contains(h.events, event) {
+		h.events = append(h.events, event)
+	}
+}
+
+// change notes a task's present status, and on its way to the end also those that
+// it passes within the moment.
+func (h *heard) change(cloud *localcloud.Cloud, id, task string) {
+	for _, one := range cloud.Inventory().Tasks {
+		if one.ID != task {
+			continue
+		}
+		if one.Status == bastion.TaskStopped {
+			for _, passed := range []bastion.TaskStatus{bastion.TaskDeactivating, bastion.TaskStopping, bastion.TaskDeprovisioning} {
+				h.note(changeOf(id, task, passed))
+			}
+		}
+		h.note(changeOf(id, task, one.Status))
+	}
+}
+
+// report notes what a task wrote. Each has a number of its own.
+func (h *heard) report(id, task string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.events = append(h.events, `{"Records":[`+streamRecord(fmt.Sprint(len(h.events)), task, id)+`]}`)
+}
+
+// life makes a bastion and closes it, while the reaper runs and the events
+// chosen are delivered. It answers the record, all the events that there were, and
+// how many of those delivered were not believed at once.
+func life(t *testing.T, recorded []string, told telling) (lived, []string, int) {
+	var seen heard
+	var cloud *localcloud.Cloud
+	cloud = localcloud.New(localcloud.Config{
 		LaunchDelay: 4 * time.Second, Linger: 2 * time.Second, StopTimeout: 10 * time.Second,
-		Runner: &localcloud.Agent{Poll: 3 * time.Second, LeaseTimeout: 2 * time.Minute},
-		OnTask: func(id, _ string) { note(taskEventOf(ourCluster, "bastion/"+id)) },
-		OnReport: func(id, task string) {
-			mu.Lock()
-			number++
-			n := fmt.Sprint(number)
-			mu.Unlock()
-			note(`{"Records":[` + streamRecord(n, task, id) + `]}`)
-		},
+		Runner:   &localcloud.Agent{Poll: 3 * time.Second, LeaseTimeout: 2 * time.Minute},
+		OnTask:   func(id, task string) { seen.change(cloud, id, task) },
+		OnReport: seen.report,
 	})
 	defer cloud.Close()
 	service := &bastion.Service{
@@ -76,14 +148,7 @@ func life(t *testing.T, recorded []string, told telling) (lived, []string) {
 		service: service, store: service.Store, cluster: ourCluster, log: service.Log,
 		taskID: func(key string) string { return strings.TrimPrefix(key, "AROAEXAMPLE:") },
 	}
-	deliver := func(order []int) {
-		for _, n := range order {
-			answer, err := o.Handle(t.Context(), json.RawMessage(recorded[n]))
-			if err != nil || answer != nil && len(answer.BatchItemFailures) > 0 {
-				t.Errorf("event %d: %v, %v", n, answer, err)
-			}
-		}
-	}
+	events := &delivery{t: t, observer: o, recorded: recorded}
 	reap := func(minutes int) {
 		for range minutes {
 			time.Sleep(time.Minute)
@@ -92,31 +157,35 @@ func life(t *testing.T, recorded []string, told telling) (lived, []string) {
 			}
 		}
 	}
-	deliver(told.before)
+	events.inOrder(told.before)
 	caller := bastion.Caller{Owner: "local:alice", Address: netip.MustParseAddr("192.0.2.1")}
 	const key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
 	rec, _, err := service.Create(t.Context(), bastion.CreateRequest{Caller: caller, Key: key, Wait: 25 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
-	deliver(told.open)
-	reap(2)
+	events.inOrder(told.open)
+	reap(5)
+	events.inOrder(told.stable)
+	reap(1)
 	if rec, err = service.Close(t.Context(), caller, rec.ID, 0); err != nil {
 		t.Fatal(err)
 	}
-	deliver(told.closing)
+	events.inOrder(told.closing)
 	reap(15)
+	events.later.Wait()
 	final, err := service.Store.Fetch(t.Context(), rec.ID)
 	if err != nil || final.FinishedAt.IsZero() {
 		t.Fatalf("not closed: %+v, %v", final, err)
 	}
-	deliver(told.closed)
+	events.inOrder(told.closed)
+	events.later.Wait()
 	rec, err = service.Store.Fetch(t.Context(), rec.ID)
 	if err != nil || !reflect.DeepEqual(rec, final) {
 		t.Errorf("an event has changed a closed record\nfrom %+v\nto   %+v, %v", final, rec, err)
 	}
 	// Else the events were of nobody, and the test of nothing.
-	if all := strings.Join(recorded, " "); recorded != nil && (!strings.Contains(all, `"bastion/`+rec.ID+`"`) || !strings.Contains(all, "AROAEXAMPLE:"+rec.Attempt.TaskID+`"`)) {
+	if all := strings.Join(recorded, " "); recorded != nil && (!strings.Contains(all, `"bastion/`+rec.ID+`"`) || !strings.Contains(all, "AROAEXAMPLE:"+rec.Attempt.TaskID+`"`) || !strings.Contains(all, "task/way-in/"+rec.Attempt.TaskID+`"`)) {
 		t.Errorf("the events are not of %s and its task %s", rec.ID, rec.Attempt.TaskID)
 	}
 	inv := cloud.Inventory()
@@ -128,9 +197,9 @@ func life(t *testing.T, recorded []string, told telling) (lived, []string) {
 	if len(receipt.Destinations) > 0 || rec.Receipt.EndedAt.IsZero() {
 		t.Errorf("the receipt is %+v", rec.Receipt)
 	}
-	mu.Lock()
-	defer mu.Unlock()
-	return lived{rec.State(), rec.Attempt.Number, rec.End.Reason, receipt, !rec.FinishedAt.IsZero()}, seen
+	seen.mu.Lock()
+	defer seen.mu.Unlock()
+	return lived{rec.State(), rec.Attempt.Number, rec.End.Reason, receipt, !rec.FinishedAt.IsZero()}, seen.events, int(events.repeated.Load())
 }
 
 // permutations calls f with each order of 0 to n-1.
@@ -159,39 +228,55 @@ func twice(order []int) []int {
 	return all
 }
 
+// chosen are the events in which a task is in one of these statuses, and all reports.
+func chosen(recorded []string, statuses ...bastion.TaskStatus) []string {
+	return slices.DeleteFunc(slices.Clone(recorded), func(event string) bool {
+		return strings.Contains(event, "detail-type") && !slices.ContainsFunc(statuses, func(s bastion.TaskStatus) bool {
+			return strings.Contains(event, `"lastStatus":"`+string(s)+`"`)
+		})
+	})
+}
+
 // Events of tasks and of the leases' stream end in the same record as none at
-// all: at most three of each kind in every order, and all of them in seeded random
-// orders. Each comes several times, the last time when the record is closed.
+// all: a task's start, its run, its end and two reports in every order, and all of
+// them in seeded random orders. Each comes several times, the last time when the
+// record is closed, and again as long as it is ahead of what ECS shows.
 func TestEventsInAnyOrder(t *testing.T) {
 	var want lived
 	var recorded []string
-	synctest.Test(t, func(t *testing.T) { want, recorded = life(t, nil, telling{}) })
-	if want.state != bastion.Closed || want.attempt != 1 || !want.finished || len(recorded) < 6 {
-		t.Fatalf("without events: %+v, and %d were recorded", want, len(recorded))
+	synctest.Test(t, func(t *testing.T) { want, recorded, _ = life(t, nil, telling{}) })
+	if want.state != bastion.Closed || want.attempt != 1 || !want.finished || len(recorded) != 10 {
+		t.Fatalf("without events: %+v, and %d were recorded, not 8 of the task and 2 reports", want, len(recorded))
 	}
-	t.Logf("%d events recorded", len(recorded))
+	reduced := chosen(recorded, bastion.TaskPending, bastion.TaskRunning, bastion.TaskStopped)
+	if len(reduced) != 5 {
+		t.Fatalf("%d to permute: %s", len(reduced), reduced)
+	}
+	ahead := 0
 	check := func(name string, recorded []string, told telling) {
 		synctest.Test(t, func(t *testing.T) {
-			if got, _ := life(t, recorded, told); fmt.Sprint(got) != fmt.Sprint(want) {
+			got, _, repeated := life(t, recorded, told)
+			ahead += repeated
+			if fmt.Sprint(got) != fmt.Sprint(want) {
 				t.Errorf("%s: %+v, want %+v", name, got, want)
 			}
 		})
 	}
-	var reduced []string // of each kind three, or all
-	for _, kind := range []string{"Records", "detail-type"} {
-		of := slices.DeleteFunc(slices.Clone(recorded), func(e string) bool { return !strings.Contains(e, kind) })
-		reduced = append(reduced, of[:min(3, len(of))]...)
-	}
-	t.Logf("%d permuted", len(reduced))
 	permutations(len(reduced), func(order []int) {
-		check(fmt.Sprint(order), reduced, telling{order[:1], twice(order), order, twice(order)})
+		check(fmt.Sprint(order), reduced, telling{before: order[:1], open: twice(order), stable: order, closing: order, closed: twice(order)})
 	})
 	for seed := range uint64(200) {
 		random := rand.New(rand.NewPCG(seed, 1))
 		order := twice(random.Perm(len(recorded)))
 		random.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
-		third := len(order) / 3
-		closed := append(order[2*third:], twice(random.Perm(len(recorded)))...)
-		check(fmt.Sprint("seed ", seed), recorded, telling{order[:1], order[1:third], order[third : 2*third], closed})
+		part := len(order) / 4
+		closed := append(order[3*part:], twice(random.Perm(len(recorded)))...)
+		check(fmt.Sprint("seed ", seed), recorded, telling{
+			before: order[:1], open: order[1:part], stable: order[part : 2*part], closing: order[2*part : 3*part], closed: closed,
+		})
 	}
+	if ahead == 0 {
+		t.Error("no event was ahead of what ECS shows")
+	}
+	t.Logf("%d events, %d permuted; %d came again", len(recorded), len(reduced), ahead)
 }
