@@ -10,11 +10,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sys/unix"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
@@ -24,9 +26,6 @@ import (
 // asContainer makes the test binary enter a root folder and become the program
 // in it. Its value is the folder.
 const asContainer = "BE_THE_CONTAINER_IN"
-
-// nobody is the user of the image's configuration.
-const nobody = 65532
 
 // volume is where the container may write.
 const volume = "/lease"
@@ -45,18 +44,26 @@ func init() {
 // in the image's files and nothing else, as the image's user, without a single
 // capability. It takes a user namespace, so it needs no root itself, except where
 // the kernel keeps these from ordinary users (kernel.apparmor_restrict_unprivileged_userns).
-func container(t *testing.T, root string, args ...string) *exec.Cmd {
+func container(t *testing.T, image v1.Image, root string, args ...string) *exec.Cmd {
 	t.Helper()
+	config, err := image.ConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var uid, gid int
+	if _, err := fmt.Sscanf(config.Config.User, "%d:%d", &uid, &gid); err != nil || uid == 0 || gid == 0 {
+		t.Fatalf("the image's user is %q, %v", config.Config.User, err)
+	}
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), self, args...)
+	cmd := exec.CommandContext(t.Context(), self, slices.Concat(config.Config.Entrypoint, args)...)
 	cmd.Env = []string{asContainer + "=" + root}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
-		UidMappings: []syscall.SysProcIDMap{{ContainerID: nobody, HostID: os.Getuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{ContainerID: nobody, HostID: os.Getgid(), Size: 1}},
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: uid, HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: gid, HostID: os.Getgid(), Size: 1}},
 		// For enter, which gives them up.
 		AmbientCaps: []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_SYS_CHROOT},
 	}
@@ -88,7 +95,7 @@ func enter(root string, args []string) error {
 	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
 		return fmt.Errorf("give up the capabilities: %w", err)
 	}
-	return unix.Exec("/"+programPath, append([]string{"/" + programPath}, args...), nil)
+	return unix.Exec(args[0], args, nil)
 }
 
 // mountVolume binds the folder beside the root, if there is one.
@@ -104,7 +111,8 @@ func mountVolume(root string) error {
 }
 
 func TestHelpInTheContainer(t *testing.T) {
-	output, err := container(t, extract(t, built(t)), "--help").CombinedOutput()
+	image := here(t, built(t))
+	output, err := container(t, image, extract(t, image), "--help").CombinedOutput()
 	if err != nil || !strings.Contains(string(output), "Usage: bastiond") {
 		t.Errorf("%v\n%s", err, output)
 	}
@@ -113,7 +121,8 @@ func TestHelpInTheContainer(t *testing.T) {
 // The whole life of a bastion in its container: lease, listener, report, SIGTERM,
 // receipt.
 func TestBastiondLivesInTheContainer(t *testing.T) {
-	root := extract(t, built(t))
+	image := here(t, built(t))
+	root := extract(t, image)
 	lease := leasefile.Dir(root + ".volume")
 	for _, folder := range []string{string(lease), root + volume} {
 		if err := os.Mkdir(folder, 0o755); err != nil {
@@ -128,14 +137,14 @@ func TestBastiondLivesInTheContainer(t *testing.T) {
 		t.Fatal(err)
 	}
 	var said bytes.Buffer
-	cmd := container(t, root, "--lease", volume, "--listen", "127.0.0.1:0", "--poll", "10ms")
+	cmd := container(t, image, root, "--lease", volume, "--listen", "127.0.0.1:0", "--poll", "10ms")
 	cmd.Stdout, cmd.Stderr = &said, &said
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
 	ready(t, lease)
-	wantNobody(t, cmd.Process.Pid)
+	wantNobody(t, cmd)
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
@@ -166,9 +175,10 @@ func ready(t *testing.T, lease leasefile.Dir) {
 }
 
 // wantNobody asks the kernel who the process is, and what it may do.
-func wantNobody(t *testing.T, pid int) {
+func wantNobody(t *testing.T, cmd *exec.Cmd) {
 	t.Helper()
-	status, err := os.ReadFile(filepath.Join("/proc", fmt.Sprint(pid), "status"))
+	proc := filepath.Join("/proc", fmt.Sprint(cmd.Process.Pid))
+	status, err := os.ReadFile(filepath.Join(proc, "status"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -177,8 +187,8 @@ func wantNobody(t *testing.T, pid int) {
 			t.Errorf("%s is not empty:\n%s", capabilities, status)
 		}
 	}
-	uids, err := os.ReadFile(filepath.Join("/proc", fmt.Sprint(pid), "uid_map"))
-	if err != nil || strings.Fields(string(uids))[0] != fmt.Sprint(nobody) {
+	uids, err := os.ReadFile(filepath.Join(proc, "uid_map"))
+	if err != nil || strings.Fields(string(uids))[0] != fmt.Sprint(cmd.SysProcAttr.UidMappings[0].ContainerID) {
 		t.Errorf("user ids %s, %v", uids, err)
 	}
 }
