@@ -35,7 +35,7 @@ func TestAPersonIsToldThatTheFunctionsAreDown(t *testing.T) {
 	o.are(failing)
 	for _, command := range []string{"status", "extend 30m", "down"} {
 		said, at := o.slack.command(t, dave.id, command)
-		if !strings.Contains(said.text, "The answer takes the place of this message") {
+		if !strings.Contains(said.text, "The answer follows here") {
 			t.Errorf("%s was answered\n%s", command, said.text)
 		}
 		o.slack.shows(t, at, "The bastion service does not answer")
