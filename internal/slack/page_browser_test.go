@@ -52,7 +52,7 @@ var states = []state{
 	}},
 	{"claim-ipv6", "Start a bastion for 2001:db8:7:1f2e:a3b4:c5d6:e7f8:9a0b?", func(s *stage) {
 		s.from = "[2001:db8:7:1f2e:a3b4:c5d6:e7f8:9a0b]:50123"
-		s.open(func(c *claim) { c.Name = "a-name-of-two-and-thirty-letters"; c.TTL = 0 })
+		s.open(func(c *claim) { c.Name = "a-name-of-two-and-thirty-letters"; c.TTL = 26 * time.Hour })
 	}},
 	{"address-changed", "Your address has changed", func(s *stage) {
 		s.open(nil)
