@@ -99,6 +99,43 @@ var (
 	hidden    = regexp.MustCompile(`<input type="hidden" name="(\w+)" value="([^"]*)"`)
 )
 
+// up asks for a link, opens it and presses its button.
+func (r slackRig) up(command string) (link string) {
+	r.t.Helper()
+	_, text := r.command(slackSecret, command)
+	link = claimLink.FindString(text)
+	status, page := r.answer(r.browser.Get(link))
+	form := url.Values{}
+	for _, field := range hidden.FindAllStringSubmatch(page, -1) {
+		form.Set(field[1], field[2])
+	}
+	if status != http.StatusOK || len(form) == 0 || !strings.HasPrefix(link, r.URL) {
+		r.t.Fatalf("at %q: %d %s", link, status, page)
+	}
+	if status, page := r.answer(r.browser.PostForm(link, form)); status != http.StatusOK {
+		r.t.Fatalf("the button: %d %s", status, page) // and the page that it leads to
+	}
+	return link
+}
+
+// The quota is the service's own, and holds for people of Slack as for all.
+func TestNobodyOfSlackStartsMoreThanTheQuota(t *testing.T) {
+	r := startSlack(t)
+	r.command(slackSecret, "key "+newWallet(t).add("ed25519"))
+	most := r.Service.Config.Quota.PerOwner
+	for i := range most {
+		name := "b" + strconv.Itoa(i)
+		r.up("up name " + name)
+		r.sent("Bastion " + name + " is")
+	}
+	r.up("up name one-more")
+	r.sent("was not started", "You have "+strconv.Itoa(most)+" bastions open", "quota_owner")
+	all, err := r.Service.Store.ListByOwner(t.Context(), "slack:"+slackTeam+":U0LOCAL")
+	if err != nil || len(all) != most {
+		t.Errorf("%d bastions, want %d: %v", len(all), most, err)
+	}
+}
+
 // From the command to the receipt, as a person at this machine goes the way.
 func TestSlackBesideTheAPI(t *testing.T) {
 	r := startSlack(t)
@@ -108,19 +145,7 @@ func TestSlackBesideTheAPI(t *testing.T) {
 	if _, text := r.command(slackSecret, "key "+newWallet(t).add("ed25519")); !strings.Contains(text, "remembered") {
 		t.Fatalf("a key: %s", text)
 	}
-	_, text := r.command(slackSecret, "up for 2h name db")
-	link := claimLink.FindString(text)
-	status, page := r.answer(r.browser.Get(link))
-	form := url.Values{}
-	for _, field := range hidden.FindAllStringSubmatch(page, -1) {
-		form.Set(field[1], field[2])
-	}
-	if status != http.StatusOK || len(form) == 0 || !strings.HasPrefix(link, r.URL) {
-		t.Fatalf("at %q: %d %s", link, status, page)
-	}
-	if status, page := r.answer(r.browser.PostForm(link, form)); status != http.StatusOK {
-		t.Fatalf("the button: %d %s", status, page) // and the page that it leads to
-	}
+	link := r.up("up for 2h name db")
 	r.sent("is ready", "Host private.internal")
 	if _, text := r.command(slackSecret, "down"); !strings.Contains(text, "ephemeral") {
 		t.Fatalf("down: %s", text)
