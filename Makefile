@@ -23,9 +23,9 @@ demo: build ## play the whole story against a local mode of its own
 	@scripts/demo
 
 test: ## run all tests, with the race detector
-	go test -race -count=1 -timeout 5m $$(go list ./... | grep -v /internal/cloudtest)
+	go test -race -count=1 -timeout 5m $$(go list ./... | grep -v /internal/test/cloudtest)
 	@# The fault tests print how many cases they ran, which go test shows with -v only.
-	@set -o pipefail; go test -race -count=1 -timeout 5m -v ./internal/cloudtest | grep --line-buffered -Ev '^ *(===|--- PASS)'
+	@set -o pipefail; go test -race -count=1 -timeout 5m -v ./internal/test/cloudtest | grep --line-buffered -Ev '^ *(===|--- PASS)'
 
 conformance: ## install the referees and run everything that they judge
 	scripts/referees
@@ -39,7 +39,7 @@ screenshots: ## take a picture of every state of Slack's pages, in every look, i
 bench: ## print how long a bastion takes to be ready, and the first answer to a command in Slack
 	go test -run '^$$' -bench BenchmarkReady -benchtime 1x ./internal/localmode
 	scripts/referees
-	go test -tags conformance -run '^$$' -bench BenchmarkFirstAnswer -benchtime 300x -timeout 20m ./internal/system
+	go test -tags conformance -run '^$$' -bench BenchmarkFirstAnswer -benchtime 300x -timeout 20m ./internal/test/system
 
 lint: $(STATICCHECK) ## check the format, run vet and staticcheck
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "not as gofmt has it: $$unformatted"; exit 1; }

@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/bastion-on-demand/bastion/internal/leakcheck"
+	"github.com/bastion-on-demand/bastion/internal/test/leakcheck"
 )
 
 // asMain makes the test's own binary be the command.

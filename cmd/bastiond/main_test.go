@@ -20,7 +20,7 @@ import (
 
 	"github.com/bastion-on-demand/bastion/internal/awscloud"
 	"github.com/bastion-on-demand/bastion/internal/bastion"
-	"github.com/bastion-on-demand/bastion/internal/leakcheck"
+	"github.com/bastion-on-demand/bastion/internal/test/leakcheck"
 	"github.com/bastion-on-demand/bastion/internal/leasefile"
 )
 

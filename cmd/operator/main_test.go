@@ -18,7 +18,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/random"
 
 	"github.com/bastion-on-demand/bastion/internal/image"
-	"github.com/bastion-on-demand/bastion/internal/leakcheck"
+	"github.com/bastion-on-demand/bastion/internal/test/leakcheck"
 )
 
 // asMain makes the test's own binary be the command.

@@ -12,7 +12,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
-	"github.com/bastion-on-demand/bastion/internal/cloudtest"
+	"github.com/bastion-on-demand/bastion/internal/test/cloudtest"
 )
 
 // smallPages has every list come in pages of three.

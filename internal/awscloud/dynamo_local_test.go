@@ -15,7 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
-	"github.com/bastion-on-demand/bastion/internal/referee"
+	"github.com/bastion-on-demand/bastion/internal/test/emulator"
 )
 
 // dynamo is a DynamoDB Local of the test's own.
@@ -26,7 +26,7 @@ type dynamo struct {
 
 func startDynamoDB(t *testing.T) dynamo {
 	t.Helper()
-	return dynamo{url: referee.DynamoDB(t), cfg: aws.Config{
+	return dynamo{url: emulator.DynamoDB(t), cfg: aws.Config{
 		Region: "us-east-1",
 		Credentials: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
 			return aws.Credentials{AccessKeyID: "local", SecretAccessKey: "local"}, nil

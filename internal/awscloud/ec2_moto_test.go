@@ -18,9 +18,9 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
-	"github.com/bastion-on-demand/bastion/internal/cloudtest"
-	"github.com/bastion-on-demand/bastion/internal/privilege"
-	"github.com/bastion-on-demand/bastion/internal/referee"
+	"github.com/bastion-on-demand/bastion/internal/test/cloudtest"
+	"github.com/bastion-on-demand/bastion/internal/test/privilege"
+	"github.com/bastion-on-demand/bastion/internal/test/emulator"
 )
 
 // moto is a moto of the test's own, with what a stack has before its first
@@ -38,7 +38,7 @@ type moto struct {
 // startMoto reaches moto as the functions reach AWS: by the SDK's environment.
 func startMoto(t *testing.T) *moto {
 	t.Helper()
-	url := referee.Moto(t)
+	url := emulator.Moto(t)
 	for name, value := range map[string]string{
 		"AWS_ENDPOINT_URL_EC2": url, "AWS_ENDPOINT_URL_ECS": url,
 		"AWS_REGION": "eu-central-1", "AWS_ACCESS_KEY_ID": "AKIDTEST", "AWS_SECRET_ACCESS_KEY": "test",

@@ -14,9 +14,9 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ecs"
 
-	"github.com/bastion-on-demand/bastion/internal/awscloud/wiretest"
+	"github.com/bastion-on-demand/bastion/internal/test/awswire"
 	"github.com/bastion-on-demand/bastion/internal/bastion"
-	"github.com/bastion-on-demand/bastion/internal/cloudtest"
+	"github.com/bastion-on-demand/bastion/internal/test/cloudtest"
 	"github.com/bastion-on-demand/bastion/internal/localcloud"
 )
 
@@ -38,7 +38,7 @@ const testID = "abcdefghijklmnop"
 // wire is the adapters on the real SDK, on HTTP, on a local cloud.
 type wire struct {
 	cloud  *localcloud.Cloud
-	server *wiretest.Server
+	server *awswire.Server
 	ec2    *ec2.Client
 	ecs    *ecs.Client
 	groups *Groups
@@ -47,14 +47,14 @@ type wire struct {
 
 // newWire makes a cloud and adapters of testStack. The SDK does not repeat
 // itself, so that a test sees each call.
-func newWire(t *testing.T, cloud localcloud.Config, edit func(*wiretest.Config)) *wire {
+func newWire(t *testing.T, cloud localcloud.Config, edit func(*awswire.Config)) *wire {
 	w := &wire{cloud: localcloud.New(cloud)}
 	t.Cleanup(w.cloud.Close)
-	cfg := wiretest.Config{Cloud: w.cloud, Cluster: testStack.Cluster, Groups: []string{testStack.MemberGroup}, Port: testStack.Port}
+	cfg := awswire.Config{Cloud: w.cloud, Cluster: testStack.Cluster, Groups: []string{testStack.MemberGroup}, Port: testStack.Port}
 	if edit != nil {
 		edit(&cfg)
 	}
-	w.server = wiretest.New(cfg)
+	w.server = awswire.New(cfg)
 	listening := httptest.NewServer(w.server)
 	t.Cleanup(listening.Close)
 	transport := &http.Transport{}
@@ -123,7 +123,7 @@ var slowCloud = localcloud.Config{LaunchDelay: 20 * time.Millisecond, Linger: 20
 
 // slowWire has pages of two, and addresses that come late.
 func slowWire(t *testing.T) *wire {
-	return newWire(t, slowCloud, func(cfg *wiretest.Config) { cfg.PageSize, cfg.AddressAfter = 2, 3 })
+	return newWire(t, slowCloud, func(cfg *awswire.Config) { cfg.PageSize, cfg.AddressAfter = 2, 3 })
 }
 
 const wirePatience = 10 * time.Second

@@ -11,7 +11,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 
-	"github.com/bastion-on-demand/bastion/internal/awscloud/wiretest"
+	"github.com/bastion-on-demand/bastion/internal/test/awswire"
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 	"github.com/bastion-on-demand/bastion/internal/localcloud"
 )
@@ -122,7 +122,7 @@ func TestGroupsOfAnotherStackAreNotSeen(t *testing.T) {
 
 // TestManyGroupsAreReadInPages has more groups than one filter takes ids.
 func TestManyGroupsAreReadInPages(t *testing.T) {
-	w := newWire(t, localcloud.Config{}, func(cfg *wiretest.Config) { cfg.PageSize = 100 })
+	w := newWire(t, localcloud.Config{}, func(cfg *awswire.Config) { cfg.PageSize = 100 })
 	const n = 250
 	for i := range n {
 		group, err := w.groups.Create(t.Context(), fmt.Sprintf("bastion%09d", i))

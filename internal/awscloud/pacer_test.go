@@ -11,7 +11,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ecs"
 
-	"github.com/bastion-on-demand/bastion/internal/awscloud/wiretest"
+	"github.com/bastion-on-demand/bastion/internal/test/awswire"
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 	"github.com/bastion-on-demand/bastion/internal/localcloud"
 )
@@ -74,7 +74,7 @@ func TestNobodyWaitsInVain(t *testing.T) {
 func pacedWire(t *testing.T, p *Pacer) *wire {
 	w := &wire{cloud: localcloud.New(localcloud.Config{})}
 	t.Cleanup(w.cloud.Close)
-	w.server = wiretest.New(wiretest.Config{Cloud: w.cloud, Cluster: testStack.Cluster, Groups: []string{testStack.MemberGroup}, Port: testStack.Port})
+	w.server = awswire.New(awswire.Config{Cloud: w.cloud, Cluster: testStack.Cluster, Groups: []string{testStack.MemberGroup}, Port: testStack.Port})
 	client := &http.Client{Transport: w.server}
 	sdk := testSDK("http://wire.test")
 	w.ec2 = NewEC2(sdk, p, func(o *ec2.Options) { o.HTTPClient = client })

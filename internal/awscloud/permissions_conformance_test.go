@@ -15,9 +15,9 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
-	"github.com/bastion-on-demand/bastion/internal/cloudtest"
-	"github.com/bastion-on-demand/bastion/internal/privilege"
-	"github.com/bastion-on-demand/bastion/internal/referee"
+	"github.com/bastion-on-demand/bastion/internal/test/cloudtest"
+	"github.com/bastion-on-demand/bastion/internal/test/privilege"
+	"github.com/bastion-on-demand/bastion/internal/test/emulator"
 )
 
 // allowed fails the test on a call that no role allows to whom it stands for: in a
@@ -62,7 +62,7 @@ func (a allowed) judge(calls []privilege.Call) error {
 // granted is what the roles of template.yaml grant, by their names.
 func granted(t *testing.T) map[string][]privilege.Permission {
 	t.Helper()
-	template, err := referee.Transformed()
+	template, err := emulator.Transformed()
 	must(t, err)
 	all, err := privilege.Granted(template)
 	must(t, err)

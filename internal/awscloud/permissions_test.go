@@ -6,7 +6,7 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/bastion-on-demand/bastion/internal/privilege"
+	"github.com/bastion-on-demand/bastion/internal/test/privilege"
 )
 
 // An adapter calls what its interfaces name. So no call in any of their tests, nor

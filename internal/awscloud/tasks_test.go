@@ -12,7 +12,7 @@ import (
 	ec2types "github.com/aws/aws-sdk-go-v2/service/ec2/types"
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
 
-	"github.com/bastion-on-demand/bastion/internal/awscloud/wiretest"
+	"github.com/bastion-on-demand/bastion/internal/test/awswire"
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 	"github.com/bastion-on-demand/bastion/internal/localcloud"
 )
@@ -85,7 +85,7 @@ func TestReadsFailWithoutTypesOfTheSDK(t *testing.T) {
 // TestManyTasksAreReadInPages counts the calls: reads come in pages and look-ups
 // in batches, whose sizes are AWS's.
 func TestManyTasksAreReadInPages(t *testing.T) {
-	w := newWire(t, localcloud.Config{}, func(cfg *wiretest.Config) { cfg.PageSize = 50 })
+	w := newWire(t, localcloud.Config{}, func(cfg *awswire.Config) { cfg.PageSize = 50 })
 	group := w.launch(t, testID, 1)
 	const n = 230
 	for i := range n {

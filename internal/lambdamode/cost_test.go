@@ -18,9 +18,9 @@ import (
 	"time"
 
 	"github.com/bastion-on-demand/bastion/internal/awscloud"
-	"github.com/bastion-on-demand/bastion/internal/awscloud/wiretest"
+	"github.com/bastion-on-demand/bastion/internal/test/awswire"
 	"github.com/bastion-on-demand/bastion/internal/localcloud"
-	"github.com/bastion-on-demand/bastion/internal/referee"
+	"github.com/bastion-on-demand/bastion/internal/test/emulator"
 )
 
 // What a run of the reaper costs, of the store and of the cloud, follows from what
@@ -28,7 +28,7 @@ import (
 func TestARunCostsWhatIsDue(t *testing.T) {
 	for name, value := range map[string]string{
 		"AWS_REGION": "eu-west-1", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_CONFIG_FILE": "/dev/null",
-		"AWS_ENDPOINT_URL_DYNAMODB": referee.DynamoDB(t),
+		"AWS_ENDPOINT_URL_DYNAMODB": emulator.DynamoDB(t),
 	} {
 		t.Setenv(name, value)
 	}
@@ -85,7 +85,7 @@ func costOf(t *testing.T, live, due int) *meter {
 
 // meter stands between the SDK and the services, and counts.
 type meter struct {
-	wire    *wiretest.Server
+	wire    *awswire.Server
 	network *http.Transport
 	url     string
 
@@ -99,7 +99,7 @@ func newMeter(t *testing.T) *meter {
 	cloud := localcloud.New(localcloud.Config{})
 	t.Cleanup(cloud.Close)
 	settings := settingsOf(environment())
-	m := &meter{network: &http.Transport{MaxIdleConnsPerHost: 16}, store: map[string]int{}, wire: wiretest.New(wiretest.Config{
+	m := &meter{network: &http.Transport{MaxIdleConnsPerHost: 16}, store: map[string]int{}, wire: awswire.New(awswire.Config{
 		Cloud: cloud, Cluster: settings["BASTION_CLUSTER"], Groups: []string{settings["BASTION_MEMBER_GROUP"]}, Port: 2222,
 	})}
 	t.Cleanup(m.network.CloseIdleConnections)

@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/bastion-on-demand/bastion/internal/referee"
+	"github.com/bastion-on-demand/bastion/internal/test/emulator"
 )
 
 // functionNames are all functions, each with what it answers to {}, which is no
@@ -38,13 +38,13 @@ func compile(t *testing.T, source string) string {
 }
 
 // emulate starts a function as Lambda does.
-func emulate(t *testing.T, bootstrap string, environ []string) *referee.Lambda {
+func emulate(t *testing.T, bootstrap string, environ []string) *emulator.Lambda {
 	t.Helper()
-	return referee.Emulate(t, bootstrap, append(environ, "AWS_ACCESS_KEY_ID=a", "AWS_SECRET_ACCESS_KEY=b"))
+	return emulator.Emulate(t, bootstrap, append(environ, "AWS_ACCESS_KEY_ID=a", "AWS_SECRET_ACCESS_KEY=b"))
 }
 
 // invoke sends an event, and answers what comes back and how long it took.
-func invoke(t *testing.T, l *referee.Lambda, event string) (string, time.Duration) {
+func invoke(t *testing.T, l *emulator.Lambda, event string) (string, time.Duration) {
 	t.Helper()
 	began := time.Now()
 	answer, err := l.Invoke(t.Context(), []byte(event))

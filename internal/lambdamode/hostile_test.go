@@ -15,7 +15,7 @@ import (
 
 	"github.com/bastion-on-demand/bastion/internal/awscloud"
 	"github.com/bastion-on-demand/bastion/internal/bastion"
-	"github.com/bastion-on-demand/bastion/internal/referee"
+	"github.com/bastion-on-demand/bastion/internal/test/emulator"
 )
 
 // A task that was taken over writes what it likes where its role lets it, and in
@@ -24,7 +24,7 @@ import (
 // events of it come, the other bastion's record and lease stay as they are, the
 // answers of both are what ssh may be given, and its own bastion comes to an end.
 func TestATaskReachesNothingButItsOwn(t *testing.T) {
-	url := referee.DynamoDB(t)
+	url := emulator.DynamoDB(t)
 	for name, value := range map[string]string{
 		"AWS_ENDPOINT_URL_DYNAMODB": url, "AWS_REGION": "eu-west-1", "AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local",
 	} {

@@ -16,7 +16,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/bastion-on-demand/bastion/internal/awscloud"
-	"github.com/bastion-on-demand/bastion/internal/awscloud/wiretest"
+	"github.com/bastion-on-demand/bastion/internal/test/awswire"
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 	"github.com/bastion-on-demand/bastion/internal/localcloud"
 )
@@ -27,7 +27,7 @@ import (
 type region struct {
 	t      *testing.T
 	cloud  *localcloud.Cloud
-	wire   *wiretest.Server
+	wire   *awswire.Server
 	busy   atomic.Bool   // before, there are no rates and no events, and nothing takes time
 	events chan *process // observers that are idle
 	stream chan string   // lease keys' tasks and bastions, as "TASK BASTION"
@@ -70,7 +70,7 @@ func newRegion(t *testing.T, agent *localcloud.Agent) *region {
 	})
 	t.Cleanup(r.cloud.Close)
 	settings := settingsOf(environment())
-	r.wire = wiretest.New(wiretest.Config{
+	r.wire = awswire.New(awswire.Config{
 		Cloud: r.cloud, Cluster: settings["BASTION_CLUSTER"], Groups: []string{settings["BASTION_MEMBER_GROUP"]}, Port: 2222, Admit: r.admit,
 	})
 	for name, value := range map[string]string{"AWS_REGION": "eu-west-1", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_CONFIG_FILE": "/dev/null"} {

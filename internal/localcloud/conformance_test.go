@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
-	"github.com/bastion-on-demand/bastion/internal/cloudtest"
+	"github.com/bastion-on-demand/bastion/internal/test/cloudtest"
 )
 
 // The suites run on a cloud that is slow and stale, and through a hook, so that

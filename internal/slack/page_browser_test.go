@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/bastion-on-demand/bastion/internal/browser"
+	"github.com/bastion-on-demand/bastion/internal/test/browser"
 )
 
 // The looks that every state is seen in.

@@ -20,7 +20,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/bastion-on-demand/bastion/internal/browser"
+	"github.com/bastion-on-demand/bastion/internal/test/browser"
 )
 
 const storySecret = "8f742231b10e8888abcd99yyyzzz85a5"

@@ -3,7 +3,7 @@ package sshd
 import (
 	"testing"
 
-	"github.com/bastion-on-demand/bastion/internal/leakcheck"
+	"github.com/bastion-on-demand/bastion/internal/test/leakcheck"
 )
 
 func TestMain(m *testing.M) { leakcheck.Main(m) }

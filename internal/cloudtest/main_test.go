@@ -1,9 +1,0 @@
-package cloudtest_test
-
-import (
-	"testing"
-
-	"github.com/bastion-on-demand/bastion/internal/leakcheck"
-)
-
-func TestMain(m *testing.M) { leakcheck.Main(m) }

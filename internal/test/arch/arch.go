@@ -1,0 +1,173 @@
+// Package arch holds the rules of the architecture: which package may import
+// which, how long a main may be, and which packages may import the AWS SDK. Its
+// test reads the real packages and lists every violation.
+package arch
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"sort"
+	"strings"
+)
+
+// Module is the path that all packages of ours begin with.
+const Module = "github.com/bastion-on-demand/bastion"
+
+// maxMainLines is how long the file with func main may be: mains wire. Reading
+// flags may take another file.
+const maxMainLines = 40
+
+// Package is what the rules look at.
+type Package struct {
+	Path        string   // below Module, as "internal/bastion"
+	MainLines   int      // of the file with func main; 0 if there is none
+	Imports     []string // of the files that are not tests
+	TestImports []string
+	HasTests    bool
+	LeakChecked bool // has a TestMain that runs leakcheck.Main
+}
+
+// imports says which packages of this module each package may import; a pattern is
+// as path.Match has it. Every package must be in the table, and every entry must
+// name at least one package.
+var imports = map[string][]string{
+	// The domain imports the standard library only.
+	"internal/bastion": {},
+
+	// Helpers import at most the domain.
+	"internal/publickey": {"internal/bastion"},
+	"internal/leasefile": {"internal/bastion"},
+	"internal/config":    {"internal/bastion"},
+
+	// Adapters import the domain and helpers, and never each other.
+	"internal/awscloud":   {"internal/bastion"},
+	"internal/localcloud": {"internal/bastion"},
+	"internal/sshd":       {"internal/bastion", "internal/publickey"},
+	"internal/httpapi":    {"internal/bastion", "internal/publickey"},
+	"internal/slack":      {"internal/bastion", "internal/publickey"},
+
+	// The operator's tools do not import the service.
+	"internal/image":  {},
+	"internal/deploy": {"internal/image"},
+
+	// Code that only tests use. No other package imports it, except in its tests.
+	"internal/test/arch":      {},
+	"internal/test/browser":   {},
+	"internal/test/emulator":  {},
+	"internal/test/leakcheck": {},
+	"internal/test/privilege": {},
+	"internal/test/template":  {},
+	"internal/test/cloudtest": {"internal/bastion"},
+	"internal/test/awswire":   {"internal/bastion", "internal/localcloud"},
+	"internal/test/system":    {"internal/*", "internal/test/*"},
+
+	// Wiring may import every package of the product.
+	"internal/localmode":  {"internal/*"},
+	"internal/lambdamode": {"internal/*"},
+	"cmd/*":               {"internal/*"},
+	"functions/*":         {"internal/*"},
+}
+
+// mayImportLocalmode are the only packages that may: it pulls everything in.
+const mayImportLocalmode = "cmd/bastion"
+
+// sdk is the prefix of AWS's SDK, and awscloud the only package of the service
+// that may name it.
+const (
+	sdk      = "github.com/aws/aws-sdk-go"
+	awscloud = "internal/awscloud"
+)
+
+// operators are the tools of whoever deploys. They may name the SDK as well: they
+// are no part of the service, and call AWS for what its domain knows nothing of.
+var operators = []string{"internal/image", "internal/deploy"}
+
+// Violations lists what breaks the rules, as sentences, in a stable order.
+func Violations(packages []Package) []string {
+	var found []string
+	report := func(p Package, format string, args ...any) {
+		found = append(found, p.Path+" "+fmt.Sprintf(format, args...))
+	}
+	for _, p := range packages {
+		allowed, known := importsOf(p.Path)
+		if !known {
+			report(p, "is not in the table of imports: add what it may import")
+			continue
+		}
+		for _, imported := range p.Imports {
+			ours, isOurs := strings.CutPrefix(imported, Module+"/")
+			switch {
+			case isOurs && !matchesAny(allowed, ours):
+				report(p, "imports %s", ours)
+			case p.Path == "internal/bastion" && !standard(imported):
+				report(p, "imports %s: the domain has the standard library only", imported)
+			}
+		}
+		for _, imported := range append(slices.Clone(p.Imports), p.TestImports...) {
+			checkEverywhere(p, imported, report)
+		}
+		if p.MainLines > maxMainLines {
+			report(p, "has a main of %d lines; %d is the limit", p.MainLines, maxMainLines)
+		}
+		if p.HasTests && !p.LeakChecked {
+			report(p, "has tests but no TestMain that runs leakcheck.Main")
+		}
+	}
+	sort.Strings(found)
+	return slices.Compact(found)
+}
+
+// Unused lists the patterns of the table of imports that match no package, in a
+// stable order.
+func Unused(packages []Package) []string {
+	var found []string
+	for pattern := range imports {
+		if !slices.ContainsFunc(packages, func(p Package) bool { return matches(pattern, p.Path) }) {
+			found = append(found, pattern)
+		}
+	}
+	sort.Strings(found)
+	return found
+}
+
+// checkEverywhere applies the rules that hold for tests too.
+func checkEverywhere(p Package, imported string, report func(Package, string, ...any)) {
+	ours, isOurs := strings.CutPrefix(imported, Module+"/")
+	switch {
+	case isOurs && (strings.HasPrefix(ours, "cmd/") || strings.HasPrefix(ours, "functions/")):
+		report(p, "imports %s: nothing imports a main", ours)
+	case isOurs && ours == "internal/localmode" && p.Path != mayImportLocalmode && p.Path != ours:
+		report(p, "imports internal/localmode: only %s may", mayImportLocalmode)
+	case strings.HasPrefix(imported, sdk) && p.Path != awscloud && !slices.Contains(operators, p.Path):
+		report(p, "imports %s: only %s may", imported, awscloud)
+	}
+}
+
+func importsOf(pkg string) ([]string, bool) {
+	if allowed, ok := imports[pkg]; ok {
+		return allowed, true
+	}
+	for pattern, allowed := range imports {
+		if matches(pattern, pkg) {
+			return allowed, true
+		}
+	}
+	return nil, false
+}
+
+func matchesAny(patterns []string, pkg string) bool {
+	return slices.ContainsFunc(patterns, func(pattern string) bool { return matches(pattern, pkg) })
+}
+
+func matches(pattern, pkg string) bool {
+	ok, err := path.Match(pattern, pkg)
+	return ok && err == nil
+}
+
+// standard reports whether an import path is the standard library's: those have
+// no dot in their first element.
+func standard(imported string) bool {
+	first, _, _ := strings.Cut(imported, "/")
+	return !strings.Contains(first, ".")
+}

@@ -1,0 +1,447 @@
+package cloudtest_test
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/test/cloudtest"
+)
+
+// simulate runs a test in simulated time, on a cloud whose reads lag a little.
+func simulate(t *testing.T, run func(*testing.T, *world)) {
+	synctest.Test(t, func(t *testing.T) { run(t, newWorld(t, time.Second)) })
+}
+
+func wantCode(t *testing.T, err error, want bastion.Code) {
+	t.Helper()
+	var refusal *bastion.Error
+	if !errors.As(err, &refusal) || refusal.Code != want || refusal.Message == "" {
+		t.Errorf("error: %v, want code %s", err, want)
+	}
+}
+
+func TestTwentyFirstCallsMakeOneBastion(t *testing.T) {
+	simulate(t, func(t *testing.T, w *world) {
+		var made atomic.Int64
+		var wg sync.WaitGroup
+		ids := make([]string, 20)
+		for i := range ids {
+			wg.Go(func() {
+				ctx, cancel := invocation()
+				defer cancel()
+				rec, created, err := w.service.Create(ctx, bastion.CreateRequest{Caller: alice(home), Key: keyA, Wait: 25 * time.Second})
+				if err != nil || rec.State() != bastion.Ready {
+					t.Errorf("caller %d: %s, %v", i, rec.State(), err)
+				}
+				ids[i] = rec.ID
+				if created {
+					made.Add(1)
+				}
+			})
+		}
+		wg.Wait()
+		for _, id := range ids {
+			if id != ids[0] {
+				t.Errorf("two bastions: %s and %s", ids[0], id)
+			}
+		}
+		if inv := w.cloud.Inventory(); made.Load() != 1 || len(inv.Tasks) != 1 || len(inv.Groups) != 1 {
+			t.Errorf("%d made, %d tasks, %d groups", made.Load(), len(inv.Tasks), len(inv.Groups))
+		}
+		w.rest("twenty at once")
+	})
+}
+
+func TestCreateRefuses(t *testing.T) {
+	long := 13 * time.Hour
+	zero, short := time.Duration(0), 999*time.Millisecond
+	private := netip.MustParsePrefix("10.1.2.3/32")
+	for _, row := range []struct {
+		what string
+		edit func(*bastion.CreateRequest, *bastion.Config)
+		code bastion.Code
+	}{
+		{"no key", func(r *bastion.CreateRequest, _ *bastion.Config) { r.Key = "" }, bastion.CodeKeyRequired},
+		{"a name with a newline", func(r *bastion.CreateRequest, _ *bastion.Config) { r.Name = "a\nb" }, bastion.CodeNameInvalid},
+		{"a reason with a newline", func(r *bastion.CreateRequest, _ *bastion.Config) { r.Reason = "a\nb" }, bastion.CodeReasonInvalid},
+		{"no time", func(r *bastion.CreateRequest, _ *bastion.Config) { r.TTL = &zero }, bastion.CodeTTLInvalid},
+		{"less than a second", func(r *bastion.CreateRequest, _ *bastion.Config) { r.TTL = &short }, bastion.CodeTTLInvalid},
+		{"too much time", func(r *bastion.CreateRequest, _ *bastion.Config) { r.TTL = &long }, bastion.CodeTTLBeyondCap},
+		{"a range", func(r *bastion.CreateRequest, _ *bastion.Config) { r.Source = netip.MustParsePrefix("0.0.0.0/0") }, bastion.CodeSourceInvalid},
+		{"a mapped address", func(r *bastion.CreateRequest, _ *bastion.Config) {
+			r.Source = netip.MustParsePrefix("::ffff:10.1.2.3/128")
+		}, bastion.CodeSourceInvalid},
+		{"a source that may not be named", func(r *bastion.CreateRequest, _ *bastion.Config) { r.Source = private }, bastion.CodeSourceNotAllowed},
+		{"a source outside what may be named", func(r *bastion.CreateRequest, c *bastion.Config) {
+			r.Source = private
+			c.SourceOverride = []netip.Prefix{netip.MustParsePrefix("10.9.0.0/16")}
+		}, bastion.CodeSourceNotAllowed},
+		{"no source where one is needed", func(_ *bastion.CreateRequest, c *bastion.Config) { c.RequireSource = true }, bastion.CodeSourceRequired},
+		{"no address at all", func(r *bastion.CreateRequest, _ *bastion.Config) { r.Caller.Address = netip.Addr{} }, bastion.CodeSourceInvalid},
+		{"the wrong family", func(_ *bastion.CreateRequest, c *bastion.Config) { c.IPv4 = false }, bastion.CodeSourceFamily},
+		{"the total quota", func(_ *bastion.CreateRequest, c *bastion.Config) { c.Quota.Total = 0 }, bastion.CodeQuotaTotal},
+		{"the owner's quota", func(_ *bastion.CreateRequest, c *bastion.Config) { c.Quota.PerOwner = 0 }, bastion.CodeQuotaOwner},
+		{"malformed comes before missing", func(r *bastion.CreateRequest, _ *bastion.Config) { r.Key, r.Name = "", "-" }, bastion.CodeNameInvalid},
+	} {
+		t.Run(row.what, func(t *testing.T) {
+			simulate(t, func(t *testing.T, w *world) {
+				req := bastion.CreateRequest{Caller: alice(home), Key: keyA}
+				row.edit(&req, &w.service.Config)
+				_, _, err := w.service.Create(context.Background(), req)
+				wantCode(t, err, row.code)
+				if inv := w.cloud.Inventory(); len(inv.Records)+len(inv.Groups)+len(inv.Tasks) > 0 {
+					t.Errorf("something was made: %+v", inv)
+				}
+				if _, err := w.service.Store.RememberedKey(context.Background(), alice(home).Owner); !errors.Is(err, bastion.ErrNotFound) {
+					t.Errorf("the key of a refused request is remembered (%v)", err)
+				}
+			})
+		})
+	}
+}
+
+func TestTheKeyIsRemembered(t *testing.T) {
+	simulate(t, func(t *testing.T, w *world) {
+		first := w.ready()
+		if _, err := w.service.Close(context.Background(), alice(home), first.ID, time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		again, err := w.create(w.service, home, "")
+		if err != nil || again.ID == first.ID || again.Intent.Keys[0] != keyA {
+			t.Errorf("again: %s with %v, %v", again.ID, again.Intent.Keys, err)
+		}
+	})
+}
+
+func TestDeadlinesOnlyMoveLater(t *testing.T) {
+	simulate(t, func(t *testing.T, w *world) {
+		rec := w.ready()
+		extend := func(ttl time.Duration) (bastion.Record, error) {
+			return w.service.Extend(context.Background(), alice(home), rec.ID, ttl, 10*time.Second)
+		}
+		if same, err := extend(time.Minute); err != nil || !same.Intent.Deadline.Equal(rec.Intent.Deadline) || same.Intent.Generation != rec.Intent.Generation {
+			t.Errorf("less than it has: %+v, %v", same.Intent, err)
+		}
+		later, err := extend(9 * time.Hour)
+		if err != nil || later.State() != bastion.Ready || later.Intent.Deadline.Before(time.Now().Add(9*time.Hour-time.Minute)) {
+			t.Errorf("more: %s until %s, %v", later.State(), later.Intent.Deadline, err)
+		}
+		_, err = extend(12 * time.Hour)
+		wantCode(t, err, bastion.CodeTTLBeyondCap)
+		_, err = extend(-time.Second)
+		wantCode(t, err, bastion.CodeTTLInvalid)
+
+		short := time.Minute
+		ctx, cancel := invocation()
+		defer cancel()
+		again, _, err := w.service.Create(ctx, bastion.CreateRequest{Caller: alice(home), TTL: &short, Wait: 5 * time.Second})
+		if err != nil || !again.Intent.Deadline.Equal(later.Intent.Deadline) {
+			t.Errorf("POST with less: until %s, %v", again.Intent.Deadline, err)
+		}
+		w.rest("extended")
+	})
+}
+
+// The request that made a bastion, said again later and from elsewhere, is no
+// error, though its ttl now reaches beyond the cap.
+func TestARepeatWithAllTheTimeThereIs(t *testing.T) {
+	simulate(t, func(t *testing.T, w *world) {
+		most := w.service.Config.MaxTTL
+		ask := func(from netip.Addr) (bastion.Record, error) {
+			ctx, cancel := invocation()
+			defer cancel()
+			rec, _, err := w.service.Create(ctx, bastion.CreateRequest{Caller: alice(from), Key: keyA, TTL: &most, Wait: 25 * time.Second})
+			return rec, err
+		}
+		first, err := ask(home)
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour)
+		again, err := ask(travel)
+		if err != nil || again.ID != first.ID || again.Intent.Source.Addr() != travel || !again.Intent.Deadline.Equal(first.LatestDeadline) {
+			t.Errorf("%+v, %v", again.Intent, err)
+		}
+	})
+}
+
+func TestOthersFindNothing(t *testing.T) {
+	simulate(t, func(t *testing.T, w *world) {
+		rec := w.ready()
+		ctx := context.Background()
+		mallory := bastion.Caller{Owner: "local:mallory", Address: home}
+		_, err := w.service.Get(ctx, mallory, rec.ID, 0)
+		wantCode(t, err, bastion.CodeNotFound)
+		_, err = w.service.Extend(ctx, mallory, rec.ID, time.Hour, 0)
+		wantCode(t, err, bastion.CodeNotFound)
+		_, err = w.service.Close(ctx, mallory, rec.ID, 0)
+		wantCode(t, err, bastion.CodeNotFound)
+		if recs, err := w.service.List(ctx, mallory, 0); err != nil || len(recs) != 0 {
+			t.Errorf("list: %v, %v", recs, err)
+		}
+		if recs, err := w.service.CloseAll(ctx, mallory, 0); err != nil || len(recs) != 0 {
+			t.Errorf("close all: %v, %v", recs, err)
+		}
+		root := bastion.Caller{Owner: "local:root", Admin: true}
+		if recs, err := w.service.CloseAll(ctx, root, 0); err != nil || len(recs) != 0 {
+			t.Errorf("an admin's close all closed others': %v, %v", recs, err)
+		}
+		if recs, err := w.service.List(ctx, root, 0); err != nil || len(recs) != 1 {
+			t.Errorf("an admin's list: %v, %v", recs, err)
+		}
+		_, err = w.service.Extend(ctx, root, rec.ID, 10*time.Hour, 0) // more time is for its owner to ask for
+		wantCode(t, err, bastion.CodeNotFound)
+		w.rest("looked for")
+		if closed, err := w.service.Close(ctx, root, rec.ID, time.Minute); err != nil || closed.Intent.Open {
+			t.Errorf("an admin's close: %v", err)
+		}
+	})
+}
+
+func TestCapacityRefusedFiveTimesFails(t *testing.T) {
+	simulate(t, func(t *testing.T, w *world) {
+		w.cloud.RefuseCapacity(5)
+		rec, err := w.create(w.service, home, keyA)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.reap(10 * time.Minute)
+		rec, err = w.service.Get(context.Background(), alice(home), rec.ID, 0)
+		if err != nil || rec.State() != bastion.Failed || rec.End.Failure.Code != bastion.FailureCapacity || rec.Attempt.Number != 5 {
+			t.Errorf("%s, %+v after %d attempts, %v", rec.State(), rec.End, rec.Attempt.Number, err)
+		}
+		w.rest("failed")
+		if inv := w.cloud.Inventory(); len(inv.Groups)+len(inv.Tasks) > 0 {
+			t.Errorf("left behind: %+v", inv)
+		}
+		if next, err := w.create(w.service, home, keyA); err != nil || next.ID == rec.ID || next.State() != bastion.Ready {
+			t.Errorf("asked again: %s, %v", next.State(), err)
+		}
+	})
+}
+
+func TestKilledTaskComesBack(t *testing.T) {
+	simulate(t, func(t *testing.T, w *world) {
+		before := w.ready()
+		w.kill()
+		w.reap(7 * time.Minute)
+		after := w.only()
+		if after.ID != before.ID || after.State() != bastion.Ready || after.Attempt.Number != 2 || after.Attempt.HostKey == before.Attempt.HostKey {
+			t.Errorf("before: %+v\nafter: %s %+v", before.Attempt, after.State(), after.Attempt)
+		}
+		w.rest("killed")
+	})
+}
+
+// With its own timer broken a task outlives its deadline; the reaper ends it.
+func TestTheReaperEndsWhatDoesNotEndItself(t *testing.T) {
+	simulate(t, func(t *testing.T, w *world) {
+		w.agent.BrokenTimer = true
+		rec := w.ready()
+		time.Sleep(time.Until(rec.Intent.Deadline))
+		w.reap(2 * time.Minute)
+		if live := w.cloud.Inventory().Live(); len(live) > 0 {
+			t.Errorf("two minutes after the deadline: %+v", live)
+		}
+		w.rest("expired")
+		if rec, _ = w.service.Store.Fetch(context.Background(), rec.ID); rec.End.Reason != bastion.EndDeadline {
+			t.Errorf("ended: %s", rec.End)
+		}
+	})
+}
+
+// With the reaper stopped, the task ends itself at its deadline.
+func TestATaskEndsItself(t *testing.T) {
+	simulate(t, func(t *testing.T, w *world) {
+		rec := w.ready()
+		time.Sleep(time.Until(rec.Intent.Deadline) + 5*time.Second)
+		if live := w.cloud.Inventory().Live(); len(live) > 0 {
+			t.Errorf("after the deadline: %+v", live)
+		}
+		w.rest("expired")
+	})
+}
+
+func TestIdleEndsOnlyWhatNobodyUses(t *testing.T) {
+	simulate(t, func(t *testing.T, w *world) {
+		w.service.Config.Idle = 30 * time.Minute
+		rec := w.ready()
+		w.agent.Use(rec.Attempt.TaskID, 1)
+		w.reap(2 * time.Hour)
+		if w.only().State() != bastion.Ready {
+			t.Fatal("ended though it was used")
+		}
+		w.agent.Use(rec.Attempt.TaskID, 0)
+		w.reap(20 * time.Minute)
+		if w.only().State() != bastion.Ready {
+			t.Fatal("ended before its idle time")
+		}
+		w.reap(15 * time.Minute)
+		w.rest("idle")
+		if rec, _ = w.service.Store.Fetch(context.Background(), rec.ID); rec.End.Reason != bastion.EndIdle {
+			t.Errorf("ended: %q, %s", rec.End.Reason, rec.State())
+		}
+	})
+}
+
+// The task decides to end, and in the same moment its owner asks for more. The
+// request is written before the ending is seen: another task follows.
+func TestAskingForMoreAtTheVeryEnd(t *testing.T) {
+	simulate(t, func(t *testing.T, w *world) {
+		w.service.Config.Idle = 30 * time.Minute
+		rec := w.ready()
+		time.Sleep(time.Until(rec.Attempt.ReadyAt.Add(30*time.Minute - 5*time.Second)))
+		pause := cloudtest.PauseBefore() // holds the converge that would write the lease
+		service := w.serviceOn(cloudtest.Wrap(w.ports(), cloudtest.At("Leases.Write", 1, pause.Hook)))
+		service.Config.Idle = 30 * time.Minute
+		ended := make(chan bastion.Record)
+		go func() {
+			ctx, cancel := invocation()
+			defer cancel()
+			rec, err := service.Extend(ctx, alice(home), rec.ID, 10*time.Hour, 20*time.Second)
+			if err != nil {
+				t.Error(err)
+			}
+			ended <- rec
+		}()
+		<-pause.Reached()
+		time.Sleep(10 * time.Second) // the task writes its ending meanwhile
+		pause.Release()
+		<-ended
+		w.rest("asked at the very end")
+		if after := w.only(); after.ID != rec.ID || after.Attempt.Number != 2 || after.State() != bastion.Ready {
+			t.Errorf("%s %s, attempt %d", after.ID, after.State(), after.Attempt.Number)
+		}
+	})
+}
+
+// The other side: the lease is written first, so the task goes on.
+func TestANewLeaseKeepsATaskFromEnding(t *testing.T) {
+	simulate(t, func(t *testing.T, w *world) {
+		rec := w.ready()
+		ctx := context.Background()
+		time.Sleep(time.Until(rec.Intent.Deadline) - 2*time.Second) // between two looks of the task
+		if _, err := w.service.Extend(ctx, alice(home), rec.ID, 3*time.Hour, 0); err != nil {
+			t.Fatal(err)
+		}
+		w.rest("extended in time")
+		if after := w.only(); after.Attempt.Number != 1 || after.State() != bastion.Ready {
+			t.Errorf("attempt %d, %s", after.Attempt.Number, after.State())
+		}
+	})
+}
+
+func TestConsoleRequests(t *testing.T) {
+	simulate(t, func(t *testing.T, w *world) {
+		rec := w.ready()
+		ask := func(verb bastion.Verb, ttl time.Duration) bastion.Answer {
+			w.agent.Ask(rec.Attempt.TaskID, bastion.Request{Verb: verb, TTL: ttl})
+			time.Sleep(10 * time.Second)
+			if err := w.service.Observe(context.Background(), rec.ID); err != nil {
+				t.Error(err)
+			}
+			item, err := w.cloud.Leases().Fetch(context.Background(), rec.Attempt.TaskID)
+			if err != nil {
+				t.Error(err)
+			}
+			return item.Lease.Answer
+		}
+		if a := ask(bastion.VerbExtend, 10*time.Hour); a.Number != 1 || a.Code != "" {
+			t.Errorf("extend: %+v", a)
+		}
+		if a := ask(bastion.VerbExtend, 100*time.Hour); a.Number != 2 || a.Code != bastion.CodeTTLBeyondCap {
+			t.Errorf("extend beyond the cap: %+v", a)
+		}
+		w.rest("extended by console")
+		ask(bastion.VerbClose, 0)
+		w.rest("closed by console")
+		if rec, _ = w.service.Store.Fetch(context.Background(), rec.ID); rec.End.Reason != bastion.EndConsole {
+			t.Errorf("ended: %s", rec.End)
+		}
+	})
+}
+
+// A sweep in every second of a bastion's life ends nothing that lives.
+func TestTheSweepSparesTheLiving(t *testing.T) {
+	simulate(t, func(t *testing.T, w *world) {
+		w.service.Config.Timing.SweepGrace = 2 * time.Second
+		ctx, stop := context.WithCancel(context.Background())
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				if _, err := w.service.Sweep(context.Background()); err != nil {
+					t.Error(err)
+				}
+				time.Sleep(time.Second)
+			}
+		})
+		rec := w.ready()
+		w.reap(time.Hour)
+		stop()
+		wg.Wait()
+		if after := w.only(); after.Attempt.Number != 1 || after.State() != bastion.Ready {
+			t.Errorf("after an hour of sweeps: %s, attempt %d of %s", after.State(), after.Attempt.Number, rec.ID)
+		}
+	})
+}
+
+// What a function may not do it leaves to the reaper, which is to come at once.
+func TestAStepOutsideTheSetMakesItDue(t *testing.T) {
+	simulate(t, func(t *testing.T, w *world) {
+		rec := w.ready()
+		if !rec.DueAt.After(time.Now()) {
+			t.Fatalf("due already at %s", rec.DueAt)
+		}
+		w.kill()
+		time.Sleep(5 * time.Second) // until it shows
+		after, err := w.service.Converge(context.Background(), rec.ID, bastion.MayExtend)
+		if err != nil || after.DueAt.After(time.Now()) || len(w.cloud.Inventory().Live()) > 0 {
+			t.Errorf("due %s, it is %s, %v", after.DueAt, time.Now(), err)
+		}
+		w.rest("left to the reaper")
+	})
+}
+
+// A group that a late call made for a bastion that is long over is an orphan.
+func TestTheSweepEndsWhatAFinishedBastionLeft(t *testing.T) {
+	simulate(t, func(t *testing.T, w *world) {
+		rec := w.ready()
+		ctx := context.Background()
+		if _, err := w.service.Close(ctx, alice(home), rec.ID, time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		w.rest("closed")
+		if _, err := w.cloud.Groups().Create(ctx, rec.ID); err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			time.Sleep(11 * time.Minute)
+			if _, err := w.service.Sweep(ctx); err != nil {
+				t.Error(err)
+			}
+		}
+		w.rest("swept")
+	})
+}
+
+func TestAnExpiredOneFreesItsName(t *testing.T) {
+	simulate(t, func(t *testing.T, w *world) {
+		w.agent.BrokenTimer = true
+		first := w.ready()
+		time.Sleep(time.Until(first.Intent.Deadline) + time.Second)
+		_, err := w.service.Extend(context.Background(), alice(home), first.ID, time.Hour, 0)
+		wantCode(t, err, bastion.CodeNotOpen)
+		second, err := w.create(w.service, home, "")
+		if err != nil || second.ID == first.ID || second.State() != bastion.Ready {
+			t.Errorf("%s, %v", second.State(), err)
+		}
+		w.rest("expired and asked for again")
+	})
+}

@@ -1,0 +1,241 @@
+package cloudtest_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/test/cloudtest"
+)
+
+// fill makes n closed records without anything in the cloud, due a second apart.
+func (w *world) fill(n int) (ids []string) {
+	w.t.Helper()
+	now := time.Now().UTC()
+	for i := range n {
+		rec := bastion.Record{
+			ID: fmt.Sprintf("due%013d", i), Owner: fmt.Sprint("local:", i), Name: "default", Version: 1, CreatedAt: now,
+			Intent: bastion.Intent{Generation: 1, Open: true, Deadline: now}, DueAt: now.Add(time.Duration(i-n) * time.Second),
+		}
+		if err := w.service.Store.Create(context.Background(), rec, bastion.Quota{PerOwner: 1, Total: n}); err != nil {
+			w.t.Fatal(err)
+		}
+		ids = append(ids, rec.ID)
+	}
+	return ids
+}
+
+// observed counts how often each bastion was looked at.
+type observed struct {
+	mu    sync.Mutex
+	times map[string]int
+	order []string
+}
+
+// groups is a port that counts, and answers what the test wants.
+type groups struct {
+	bastion.Groups
+	seen   *observed
+	answer func(ctx context.Context, id string) error
+}
+
+func (g groups) Describe(ctx context.Context, id, groupID string) (bastion.Group, error) {
+	g.seen.mu.Lock()
+	if g.seen.times[id]++; g.seen.times[id] == 1 {
+		g.seen.order = append(g.seen.order, id)
+	}
+	g.seen.mu.Unlock()
+	if err := g.answer(ctx, id); err != nil {
+		return bastion.Group{}, err
+	}
+	return g.Groups.Describe(ctx, id, groupID)
+}
+
+func (w *world) watched(answer func(ctx context.Context, id string) error) (*bastion.Service, *observed) {
+	seen := &observed{times: map[string]int{}}
+	p := w.ports()
+	p.Groups = groups{p.Groups, seen, answer}
+	return w.serviceOn(p), seen
+}
+
+// More are due than are asked for at once, and every third fails, some of them
+// so that they stay due: each is taken once, and none keeps another from its turn.
+func TestARunTakesEachOnce(t *testing.T) {
+	simulate(t, func(t *testing.T, w *world) {
+		ids := w.fill(650)
+		broken := func(id string) bool { return id[len(id)-1]%3 == 0 }
+		service, seen := w.watched(func(_ context.Context, id string) error {
+			if broken(id) {
+				return cloudtest.ErrInjected
+			}
+			return nil
+		})
+		service.Store = stuck{service.Store, broken}
+		ctx, cancel := invocation()
+		defer cancel()
+		taken, err := service.Reap(ctx)
+		if taken != len(ids) || !errors.Is(err, cloudtest.ErrInjected) {
+			t.Errorf("%d of %d taken: %v", taken, len(ids), err)
+		}
+		for _, id := range ids {
+			if n := seen.times[id]; n == 0 || broken(id) && n > 1 {
+				t.Errorf("%s was looked at %d times", id, n)
+			}
+		}
+	})
+}
+
+// stuck is a store in which some records cannot be written, so that they stay due.
+type stuck struct {
+	bastion.Store
+	broken func(id string) bool
+}
+
+func (s stuck) Replace(ctx context.Context, prev, next bastion.Record) error {
+	if s.broken(prev.ID) {
+		return cloudtest.ErrInjected
+	}
+	return s.Store.Replace(ctx, prev, next)
+}
+
+// A call that would have to wait for longer than there is time ends the converge,
+// and not the run: it is no error, and the record keeps its place.
+func TestNoTimeIsNoError(t *testing.T) {
+	simulate(t, func(t *testing.T, w *world) {
+		ids := w.fill(20)
+		service, seen := w.watched(func(_ context.Context, id string) error {
+			if id == ids[3] {
+				return fmt.Errorf("DescribeSecurityGroups: %w", bastion.ErrNoTime)
+			}
+			return nil
+		})
+		ctx, cancel := invocation()
+		defer cancel()
+		if taken, err := service.Reap(ctx); taken != 20 || err != nil {
+			t.Errorf("%d taken, %v", taken, err)
+		}
+		if rec, err := service.Store.Fetch(ctx, ids[3]); err != nil || rec.Version != 1 || seen.times[ids[3]] != 1 {
+			t.Errorf("the one without time has version %d and was looked at %d times: %v", rec.Version, seen.times[ids[3]], err)
+		}
+	})
+}
+
+// Steps come in an order: what there is no time for is not overtaken by the next.
+func TestNoTimeEndsAConverge(t *testing.T) {
+	simulate(t, func(t *testing.T, w *world) {
+		rec := w.ready()
+		var recorder cloudtest.Recorder
+		service := w.serviceOn(cloudtest.Wrap(w.ports(), cloudtest.Chain(recorder.Hook, func(_ context.Context, call string, do func() error) error {
+			if call == "Groups.Revoke" {
+				return bastion.ErrNoTime
+			}
+			return do()
+		})))
+		time.Sleep(time.Until(rec.Intent.Deadline))
+		if _, err := service.Converge(context.Background(), rec.ID, bastion.MayReap); !errors.Is(err, bastion.ErrNoTime) {
+			t.Error(err)
+		}
+		made := recorder.Calls()
+		if made[len(made)-1] != "Groups.Revoke" || slices.Contains(made, "Tasks.Stop") {
+			t.Errorf("it went on: %s", strings.Join(made, " "))
+		}
+		w.rest("no time for the first step")
+	})
+}
+
+// An observer whose turn does not come leaves the bastion to the reaper, at once.
+func TestWhatCannotBeObservedIsDue(t *testing.T) {
+	simulate(t, func(t *testing.T, w *world) {
+		rec := w.ready()
+		service, _ := w.watched(func(context.Context, string) error { return bastion.ErrNoTime })
+		if err := service.Observe(context.Background(), rec.ID); err != nil {
+			t.Error(err)
+		}
+		if due, err := service.Store.Due(context.Background(), time.Now(), 10); err != nil || !slices.Equal(due, []string{rec.ID}) {
+			t.Errorf("due are %q, %v", due, err)
+		}
+		if err := service.Observe(context.Background(), "unknown"); err != nil {
+			t.Error(err)
+		}
+		w.rest("not observed")
+	})
+}
+
+// A run that is slow begins nothing when its time is nearly over, and what its end
+// cuts off is no failure.
+func TestARunEndsBeforeItsTime(t *testing.T) {
+	for _, slow := range []time.Duration{4 * time.Second, 6 * time.Second, 16 * time.Second} {
+		simulate(t, func(t *testing.T, w *world) {
+			ids := w.fill(100)
+			service, seen := w.watched(func(ctx context.Context, _ string) error {
+				select {
+				case <-time.After(slow):
+					return nil
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+			})
+			ctx, cancel := invocation()
+			defer cancel()
+			taken, err := service.Reap(ctx)
+			if err != nil || taken == 0 || taken == len(ids) {
+				t.Errorf("at %s a call, %d of %d taken: %v", slow, taken, len(ids), err)
+			}
+			if slices.Sort(seen.order); !slices.Equal(seen.order, ids[:taken]) {
+				t.Errorf("at %s a call, not the most overdue were taken: %q", slow, seen.order)
+			}
+		})
+	}
+}
+
+// Of a first attempt there is one task: it is not searched for.
+func TestAFirstAttemptIsNotSearchedFor(t *testing.T) {
+	simulate(t, func(t *testing.T, w *world) {
+		rec := w.ready()
+		var recorder cloudtest.Recorder
+		service := w.serviceOn(cloudtest.Wrap(w.ports(), recorder.Hook))
+		converge := func() string {
+			if _, err := service.Converge(context.Background(), rec.ID, bastion.MayReap); err != nil {
+				t.Error(err)
+			}
+			return strings.Join(recorder.Calls(), " ")
+		}
+		if made := converge(); !strings.Contains(made, "Tasks.Fetch") || strings.Contains(made, "Tasks.Describe") {
+			t.Errorf("the first attempt took %s", made)
+		}
+		w.kill()
+		w.reap(10 * time.Minute) // which starts another
+		if made := converge(); !strings.Contains(made, "Tasks.Describe") {
+			t.Errorf("the second took %s", made)
+		}
+	})
+}
+
+// A sweep that finds more than it has time for goes on with the next one.
+func TestASweepEndsBeforeItsTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 0)
+		w.orphans()
+		if n, err := w.service.Sweep(context.Background()); n != 3 || err != nil {
+			t.Fatal(n, err)
+		}
+		time.Sleep(11 * time.Minute)
+		late, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		n, err := w.service.Sweep(late)
+		synctest.Wait()
+		inv := w.cloud.Inventory()
+		if n != 3 || err != nil || len(inv.Live()) != 1 || len(inv.Groups) != 1 {
+			t.Errorf("%d orphans, %d tasks, %d groups: %v", n, len(inv.Live()), len(inv.Groups), err)
+		}
+		w.sweepAgain()
+		w.rest("swept late")
+	})
+}

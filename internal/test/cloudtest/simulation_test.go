@@ -1,0 +1,150 @@
+package cloudtest_test
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/test/cloudtest"
+)
+
+// A day in which people come and go, tasks die, capacity runs out and one call
+// in twenty goes wrong in some way. When all have closed theirs nothing is left; in
+// each of its minutes, nothing outlives its deadline by more than the reaper
+// needs.
+func TestABadDay(t *testing.T) {
+	for seed := range uint64(4) {
+		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) { badDay(t, seed) })
+		})
+	}
+}
+
+func badDay(t *testing.T, seed uint64) {
+	w := newWorld(t, 2*time.Second)
+	var mu sync.Mutex
+	random := rand.New(rand.NewPCG(seed, 1))
+	chance := func(n int) bool { mu.Lock(); defer mu.Unlock(); return random.IntN(n) == 0 }
+	pick := func(n int) int { mu.Lock(); defer mu.Unlock(); return random.IntN(n) }
+
+	faults := cloudtest.Faults()
+	shaky := w.serviceOn(cloudtest.Wrap(w.ports(), func(ctx context.Context, call string, do func() error) error {
+		if chance(20) {
+			return faults[pick(len(faults))].Hook(ctx, call, do)
+		}
+		return do()
+	}))
+	w.tasks = func(ctx context.Context, call string, do func() error) error {
+		if chance(20) {
+			return faults[pick(2)].Hook(ctx, call, do) // it fails, before its effect or after
+		}
+		return do()
+	}
+	shaky.Config.Quota = bastion.Quota{PerOwner: 3, Total: 40}
+	shaky.Config.Idle = time.Hour
+	shaky.Config.Warn, w.service.Config.Warn = 20*time.Minute, 20*time.Minute
+
+	day, end := context.WithTimeout(context.Background(), 24*time.Hour)
+	defer end()
+	var people sync.WaitGroup
+	for n := range 10 {
+		people.Go(func() { w.person(day, shaky, n, chance, pick) })
+	}
+	for day.Err() == nil {
+		time.Sleep(time.Minute)
+		ctx, cancel := invocation()
+		shaky.Reap(ctx)
+		if chance(10) {
+			shaky.Sweep(ctx)
+		}
+		cancel()
+		if live := w.cloud.Inventory().Live(); len(live) > 0 && chance(60) {
+			w.cloud.Kill(live[pick(len(live))].ID)
+		}
+		if chance(120) {
+			w.cloud.RefuseCapacity(pick(8))
+		}
+		w.wantNoOverdue(seed)
+	}
+	people.Wait()
+	w.cloud.RefuseCapacity(0)
+	for n := range 10 { // so that no deadline falls into the last minute
+		if _, err := w.service.CloseAll(context.Background(), bastion.Caller{Owner: fmt.Sprintf("local:person%d", n)}, 0); err != nil {
+			t.Error(err)
+		}
+	}
+	w.reap(time.Hour)
+	for range 3 { // what only a sweep can find
+		w.service.Sweep(context.Background())
+		w.reap(15 * time.Minute)
+	}
+	for _, wrong := range w.audit() {
+		t.Errorf("seed %d: %v", seed, wrong)
+	}
+	if all := len(w.cloud.Inventory().Records); all < 20 {
+		t.Errorf("seed %d: only %d bastions in a day", seed, all)
+	}
+}
+
+// person asks, extends, moves, changes keys and closes, at random.
+func (w *world) person(day context.Context, s *bastion.Service, n int, chance func(int) bool, pick func(int) int) {
+	caller := bastion.Caller{Owner: fmt.Sprintf("local:person%d", n)}
+	for day.Err() == nil {
+		time.Sleep(time.Duration(1+pick(7200)) * time.Second)
+		caller.Address = netip.AddrFrom4([4]byte{192, 0, 2, byte(pick(5))})
+		ctx, cancel := invocation()
+		ttl := time.Duration(1+pick(180)) * time.Minute
+		switch pick(6) {
+		case 0, 1, 2:
+			key := keyA
+			if chance(3) {
+				key = keyB
+			}
+			name := []string{"", "db", "web"}[pick(3)]
+			s.Create(ctx, bastion.CreateRequest{Caller: caller, Name: name, Key: key, TTL: &ttl, Notify: n%2 == 0, Wait: 20 * time.Second})
+		case 3:
+			if recs, err := s.List(ctx, caller, 0); err == nil && len(recs) > 0 {
+				s.Extend(ctx, caller, recs[0].ID, ttl, 10*time.Second)
+			}
+		case 4:
+			if recs, err := s.List(ctx, caller, 0); err == nil && len(recs) > 0 {
+				w.agent.Use(recs[0].Attempt.TaskID, pick(3))
+			}
+		case 5:
+			s.CloseAll(ctx, caller, 10*time.Second)
+		}
+		cancel()
+	}
+}
+
+// overdueFor is how long the shaky reaper may need: some passes can fail.
+const overdueFor = 10 * time.Minute
+
+func (w *world) wantNoOverdue(seed uint64) {
+	w.t.Helper()
+	inv := w.cloud.Inventory()
+	records := map[string]bastion.Record{}
+	names := map[string]string{}
+	for _, rec := range inv.Records {
+		records[rec.ID] = rec
+		if other, double := names[rec.Owner+"/"+rec.Name]; double && rec.Intent.Open {
+			w.t.Errorf("seed %d: %s and %s are both %s's %s", seed, other, rec.ID, rec.Owner, rec.Name)
+		}
+		if rec.Intent.Open {
+			names[rec.Owner+"/"+rec.Name] = rec.ID
+		}
+	}
+	for _, task := range inv.Live() {
+		rec, known := records[task.BastionID]
+		if !known || time.Since(rec.Intent.Deadline) > overdueFor {
+			w.t.Errorf("seed %d: task of %s lives, whose deadline was %s", seed, task.BastionID, rec.Intent.Deadline)
+		}
+	}
+}

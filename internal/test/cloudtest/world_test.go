@@ -1,0 +1,218 @@
+package cloudtest_test
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/test/cloudtest"
+	"github.com/bastion-on-demand/bastion/internal/localcloud"
+)
+
+// functionTimeout is how long an invocation lives; timing as a deployment has it,
+// with odd figures, so that no two timers are due at the same moment and a case
+// runs the same way every time.
+const functionTimeout = 30 * time.Second
+
+var timing = bastion.Timing{
+	CallTimeout: 25 * time.Second, Settle: 4 * time.Minute, Young: 2 * time.Minute,
+	Backoff: 10 * time.Second, Stable: time.Minute,
+	Poll: 1300 * time.Millisecond, Watch: 15 * time.Second, Check: 5 * time.Minute,
+	SweepGrace: 10 * time.Minute, Tombstone: 24 * time.Hour,
+}
+
+// warn is nearly as long as bastions live by default: they are warned of when they
+// have been ready for a while, which takes no long simulation, and go on living.
+const warn = 7*time.Hour + 30*time.Minute
+
+const (
+	keyA = bastion.Key("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA")
+	keyB = bastion.Key("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEB")
+)
+
+// world is a control plane over a local cloud, in a bubble of simulated time.
+type world struct {
+	t       *testing.T
+	cloud   *localcloud.Cloud
+	agent   *localcloud.Agent // runs in its tasks
+	mail    mailbox           // of those who asked to be told
+	tasks   cloudtest.Hook    // what the tasks' own calls go through; nil for nothing
+	service *bastion.Service  // healthy
+}
+
+func newWorld(t *testing.T, staleness time.Duration) *world {
+	agent := &localcloud.Agent{Poll: 3070 * time.Millisecond, LeaseTimeout: 2 * time.Minute}
+	w := &world{t: t, agent: agent}
+	w.cloud = localcloud.New(localcloud.Config{
+		LaunchDelay: 4100 * time.Millisecond, Linger: 2 * time.Second, StopTimeout: 10 * time.Second,
+		Staleness: staleness,
+		Runner:    w,
+	})
+	t.Cleanup(w.cloud.Close)
+	w.service = w.serviceOn(w.ports())
+	return w
+}
+
+// Run runs a task, whose calls go through the world's hook.
+func (w *world) Run(ctx context.Context, task localcloud.Process) int {
+	if w.tasks != nil {
+		task.Lease = hookedLease{task.Lease, w.tasks}
+	}
+	return w.agent.Run(ctx, task)
+}
+
+type hookedLease struct {
+	bastion.TaskLease
+	hook cloudtest.Hook
+}
+
+func (h hookedLease) Read(ctx context.Context) (lease bastion.Lease, err error) {
+	err = h.hook(ctx, "TaskLease.Read", func() (err error) {
+		lease, err = h.TaskLease.Read(ctx)
+		return err
+	})
+	return lease, err
+}
+
+func (h hookedLease) Report(ctx context.Context, report bastion.Report) error {
+	return h.hook(ctx, "TaskLease.Report", func() error { return h.TaskLease.Report(ctx, report) })
+}
+
+func (w *world) ports() cloudtest.Ports {
+	return cloudtest.Ports{Store: w.cloud.Store(), Groups: w.cloud.Groups(), Tasks: w.cloud.Tasks(), Leases: w.cloud.Leases(), Notices: &w.mail}
+}
+
+func (w *world) serviceOn(p cloudtest.Ports) *bastion.Service {
+	return &bastion.Service{
+		Config: bastion.Config{
+			DefaultTTL: 8 * time.Hour, MaxTTL: 12 * time.Hour, IPv4: true, IPv6: true,
+			Warn:  warn,
+			Quota: bastion.Quota{PerOwner: 2, Total: 10}, Subnets: []string{"a", "b"}, TaskDefinition: "bastion:1",
+			MaxAttempts: 5, Timing: timing,
+		},
+		Store: p.Store, Groups: p.Groups, Tasks: p.Tasks, Leases: p.Leases, Notices: p.Notices,
+		Now: time.Now, Rand: rand.Reader, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+	}
+}
+
+// invocation is the context of one function's invocation.
+func invocation() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), functionTimeout)
+}
+
+var (
+	home   = netip.MustParseAddr("192.0.2.1")
+	travel = netip.MustParseAddr("192.0.2.2")
+)
+
+func alice(from netip.Addr) bastion.Caller {
+	return bastion.Caller{Owner: "local:alice", Address: from}
+}
+
+// create makes alice's bastion, of which she is told, and waits until it is ready.
+func (w *world) create(s *bastion.Service, from netip.Addr, key bastion.Key) (bastion.Record, error) {
+	ctx, cancel := invocation()
+	defer cancel()
+	rec, _, err := s.Create(ctx, bastion.CreateRequest{Caller: alice(from), Key: key, Notify: true, Wait: 25 * time.Second})
+	return rec, err
+}
+
+// ready is a setup: alice's bastion, ready and settled.
+func (w *world) ready() bastion.Record {
+	w.t.Helper()
+	rec, err := w.create(w.service, home, keyA)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.reap(10 * time.Minute)
+	if rec, err = w.service.Store.Fetch(context.Background(), rec.ID); err != nil || rec.State() != bastion.Ready {
+		w.t.Fatalf("set up: %s, %v", rec.State(), err)
+	}
+	return rec
+}
+
+// reap runs the reaper every minute for a while. There is no sweep: what it would
+// find, the reaper must not have left.
+func (w *world) reap(d time.Duration) {
+	w.t.Helper()
+	for range int(d / time.Minute) {
+		time.Sleep(time.Minute)
+		ctx, cancel := invocation()
+		if _, err := w.service.Reap(ctx); err != nil {
+			w.t.Errorf("reap: %v", err)
+		}
+		cancel()
+	}
+}
+
+// audit compares all that exists with what the records say, and names each
+// difference. It wants everything to have come to rest.
+func (w *world) audit() []error {
+	inv := w.cloud.Inventory()
+	var wrong []error
+	complain := func(format string, args ...any) { wrong = append(wrong, fmt.Errorf(format, args...)) }
+	names := map[string]bool{}
+	tasks, groups, leases := map[string]localcloud.TaskState{}, map[string]localcloud.GroupState{}, map[string]bastion.LeaseItem{}
+	for _, task := range inv.Live() {
+		if _, double := tasks[task.BastionID]; double {
+			complain("two tasks live for %s", task.BastionID)
+		}
+		tasks[task.BastionID] = task
+	}
+	for _, group := range inv.Groups {
+		groups[group.BastionID] = group
+	}
+	for _, item := range inv.Leases {
+		if !item.Ended {
+			leases[item.TaskID] = item
+		}
+	}
+	for _, rec := range inv.Records {
+		task, running := tasks[rec.ID]
+		group, grouped := groups[rec.ID]
+		delete(tasks, rec.ID)
+		delete(groups, rec.ID)
+		if err := w.mail.audit(rec, w.service.Config.Warn); err != nil {
+			complain("%w", err)
+		}
+		if !rec.Intent.Open {
+			if running || grouped || rec.FinishedAt.IsZero() || !rec.DueAt.IsZero() {
+				complain("closed %s is not over: task %t, group %t, finished %s, due %s", rec.ID, running, grouped, rec.FinishedAt, rec.DueAt)
+			}
+			continue
+		}
+		if names[rec.Owner+rec.Name] {
+			complain("two open bastions named %s", rec.Name)
+		}
+		names[rec.Owner+rec.Name] = true
+		item := leases[task.ID]
+		delete(leases, task.ID)
+		switch {
+		case rec.State() != bastion.Ready || !rec.UnsettledUntil.IsZero() || !rec.DueAt.After(time.Now()):
+			complain("open %s is %s/%s, unsettled until %s, due %s", rec.ID, rec.State(), rec.Stage(), rec.UnsettledUntil, rec.DueAt)
+		case !running || task.Attempt != rec.Attempt.Number || task.Status != bastion.TaskRunning:
+			complain("open %s has attempt %d, its task is %+v", rec.ID, rec.Attempt.Number, task)
+		case !grouped || len(group.Egress) > 0 || len(group.Ingress) != 1 || group.Ingress[0].Source != rec.Intent.Source:
+			complain("open %s admits %s, its group is %+v", rec.ID, rec.Intent.Source, group)
+		case item.Lease.Generation != rec.Intent.Generation || item.Report.Generation != rec.Intent.Generation || !item.Lease.Open ||
+			item.Lease.Keys[0] != rec.Intent.Keys[0] || !item.Lease.Deadline.Equal(rec.Intent.Deadline):
+			complain("open %s intends %+v, its lease is %+v", rec.ID, rec.Intent, item)
+		}
+	}
+	for id := range tasks {
+		complain("orphan task of %s", id)
+	}
+	for id := range groups {
+		complain("orphan group of %s", id)
+	}
+	for id, item := range leases {
+		complain("orphan lease of task %s, bastion %s", id, item.BastionID)
+	}
+	return wrong
+}

@@ -1,0 +1,116 @@
+//go:build conformance
+
+package system
+
+import (
+	"errors"
+	"net/http"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/bastion-on-demand/bastion/internal/awscloud"
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/test/cloudtest"
+)
+
+// With the front, moto shows all cases of the suites; without, it cannot show some.
+func TestTheFront(t *testing.T) {
+	program := filepath.Join(t.TempDir(), "program")
+	if err := os.WriteFile(program, []byte("#!/bin/sh\nexec sleep 1000\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	f := newFargate(t, program, func(*task, string) {})
+	t.Cleanup(f.close)
+	s := suites{f, throughFront(t, f), map[string]string{}}
+	t.Run("Groups", func(t *testing.T) { cloudtest.Groups(t, s.groups) })
+	t.Run("Tasks", func(t *testing.T) { cloudtest.Tasks(t, s.tasks) })
+	t.Run("what was just made does not show", s.doesNotShow)
+}
+
+// throughFront makes the ports through a front of their own.
+func throughFront(t *testing.T, f *fargate) awscloud.Ports {
+	t.Helper()
+	front := newFront(f)
+	for name, value := range map[string]string{
+		"AWS_ENDPOINT_URL_EC2": serve(t, http.HandlerFunc(front.serveEC2)), "AWS_ENDPOINT_URL_ECS": serve(t, http.HandlerFunc(front.serveECS)),
+		"AWS_REGION": region, "AWS_ACCESS_KEY_ID": accessKey, "AWS_SECRET_ACCESS_KEY": accessKey,
+	} {
+		t.Setenv(name, value)
+	}
+	ports, err := awscloud.Connect(t.Context(), f.stack(), awscloud.Tables{}, awscloud.Reach{Pace: awscloud.NewPacer()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ports
+}
+
+// suites runs package cloudtest's suites.
+type suites struct {
+	fargate *fargate
+	ports   awscloud.Ports
+	made    map[string]string // groups, by bastion
+}
+
+const patience = 20 * time.Second // a loaded machine
+
+func (s suites) groups(*testing.T) cloudtest.GroupsHarness {
+	return cloudtest.GroupsHarness{Groups: s.ports.Groups, Patience: patience,
+		Occupy: func(t *testing.T, bastionID, groupID string) func() {
+			s.made[bastionID] = groupID
+			task, err := s.ports.Tasks.Run(t.Context(), s.launch(t, bastionID, 1))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return func() { s.fargate.find(taskARN(s.fargate.place.cluster, task.ID)).terminate("the suite says so") }
+		}}
+}
+
+func (s suites) tasks(*testing.T) cloudtest.TasksHarness {
+	return cloudtest.TasksHarness{Tasks: s.ports.Tasks, Patience: patience, Launch: s.launch}
+}
+
+func (s suites) launch(t *testing.T, bastionID string, attempt int) bastion.Launch {
+	t.Helper()
+	if s.made[bastionID] == "" {
+		group, err := s.ports.Groups.Create(t.Context(), bastionID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.made[bastionID] = group.ID
+		<-time.After(s.fargate.staleness) // until RunTask finds it
+	}
+	return bastion.Launch{BastionID: bastionID, Attempt: attempt, GroupID: s.made[bastionID],
+		Subnet: s.fargate.place.subnets[0], TaskDefinition: s.fargate.place.definition, AnnouncedAt: time.Now()}
+}
+
+// doesNotShow looks through a front that shows what was made an hour later.
+func (s suites) doesNotShow(t *testing.T) {
+	f := s.fargate
+	late := &fargate{program: f.program, port: f.port, place: f.place, moto: f.moto, changed: f.changed, log: f.log, staleness: time.Hour}
+	late.all = f.tasks() // whose addresses are taken
+	t.Cleanup(late.close)
+	ports, shows := throughFront(t, late), s.launch(t, "bbbbbbbbbbbbbbbb", 1)
+	task, err := ports.Tasks.Run(t.Context(), shows)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if seen, err := ports.Tasks.Describe(t.Context(), shows.BastionID, task.ID); err != nil || len(seen) != 0 {
+		t.Errorf("a task just made: %+v, %v", seen, err)
+	}
+	group, err := ports.Groups.Create(t.Context(), "cccccccccccccccc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	young := shows
+	young.Attempt, young.GroupID = 2, group.ID
+	_, ran := ports.Tasks.Run(t.Context(), young)
+	_, described := ports.Groups.Describe(t.Context(), "cccccccccccccccc", "")
+	_, again := ports.Groups.Create(t.Context(), "cccccccccccccccc")
+	for what, err := range map[string]error{"RunTask": ran, "describe": described, "create again": again, "delete": ports.Groups.Delete(t.Context(), group.ID)} {
+		if !errors.Is(err, bastion.ErrNotFound) {
+			t.Errorf("%s with a group just made: %v", what, err)
+		}
+	}
+}

@@ -1,0 +1,261 @@
+//go:build conformance
+
+package system
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/bastion-on-demand/bastion/internal/awscloud"
+	"github.com/bastion-on-demand/bastion/internal/test/emulator"
+)
+
+// stopTimeout is the time from SIGTERM to SIGKILL. template.yaml says a minute.
+const stopTimeout = 5 * time.Second
+
+// fargate runs bastiond as a process for each task.
+type fargate struct {
+	program  string
+	aws      string // the URL that a task calls, without its id
+	metadata string // the URL that the environment of a task begins with
+	port     uint16 // where tasks listen
+	place    place
+	moto     *moto
+	changed  func(t *task, status string) // hears of every change of a task
+	log      *emulator.Output
+
+	// staleness is how old what ECS shows is, and for how long EC2 does not show
+	// a group that it has made.
+	staleness time.Duration
+
+	background sync.WaitGroup // of lives and of what hears of changes
+	mu         sync.Mutex
+	closed     bool
+	all        []*task
+	complaints []string // of what should not be
+}
+
+// newFargate starts a moto, and makes in it what a stack has.
+func newFargate(t *testing.T, program string, changed func(*task, string)) *fargate {
+	t.Helper()
+	f := &fargate{
+		program: program, port: uint16(emulator.FreePort(t)), changed: changed, log: &emulator.Output{},
+		staleness: 200 * time.Millisecond, moto: &moto{url: emulator.Moto(t), client: client()},
+	}
+	f.place = f.moto.deploy(t)
+	f.metadata = serve(t, f)
+	return f
+}
+
+// stack is where the bastions are made, in package awscloud's words.
+func (f *fargate) stack() awscloud.Stack {
+	return awscloud.Stack{
+		ID: stackID, VPC: f.place.vpc, MemberGroup: f.place.memberGroup, Cluster: f.place.cluster,
+		Container: "bastiond", Port: f.port, Public: true, IPv4: true,
+	}
+}
+
+// run runs the process of a task, and answers how the task ended.
+func (f *fargate) run(t *task) state {
+	// One machine has one 0.0.0.0, so each bastiond has an address of its own.
+	inside := netip.AddrPortFrom(insideOf(t.address), f.port)
+	listener, err := net.Listen("tcp", netip.AddrPortFrom(t.address, f.port).String())
+	if err != nil {
+		return f.failed(t, err)
+	}
+	alive, died := context.WithCancel(context.Background())
+	var proxy sync.WaitGroup
+	proxy.Go(func() { f.forwardAll(alive, listener, t, inside) })
+	defer proxy.Wait()
+	defer listener.Close()
+	defer died()
+	command := exec.CommandContext(t.ctx, f.program)
+	command.Env = append(f.environment(t.id, inside), t.environ...)
+	command.Stdout, command.Stderr = f.log, f.log
+	command.Cancel = func() error {
+		f.stopping(t)
+		return command.Process.Signal(syscall.SIGTERM)
+	}
+	command.WaitDelay = stopTimeout
+	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // it never outlives the test
+	if err := command.Start(); err != nil {
+		return f.failed(t, err)
+	}
+	t.runs(command.Process)
+	_ = command.Wait() // its status says it all
+	t.runs(nil)
+	return t.ended(command.ProcessState.Sys().(syscall.WaitStatus))
+}
+
+// failed is the end of a task whose process could not begin: for one that was
+// stopped just then, that is as it should be.
+func (f *fargate) failed(t *task, err error) state {
+	if t.ctx.Err() != nil {
+		return t.stopped()
+	}
+	f.complain(t, err)
+	return state{stopCode: "TaskFailedToStart", reason: "Task failed to start"}
+}
+
+// ended is the end of a task whose process ended.
+func (t *task) ended(status syscall.WaitStatus) state {
+	end := state{stopCode: "EssentialContainerExited", reason: "Essential container in task exited"}
+	if t.ctx.Err() != nil {
+		end = t.stopped()
+	}
+	exit := status.ExitStatus()
+	if status.Signaled() {
+		exit = 128 + int(status.Signal())
+	}
+	end.exit = &exit
+	return end
+}
+
+// environment is what template.yaml's task definition says, then what Fargate
+// adds, then what differs here.
+func (f *fargate) environment(taskID string, inside netip.AddrPort) []string {
+	return []string{
+		"BASTIOND_LEASE_TABLE=" + leaseTable,
+		"BASTIOND_TASK_ROLE_ID=" + taskRoleID,
+
+		"ECS_CONTAINER_METADATA_URI_V4=" + f.metadata + "/v4/" + taskID,
+		"AWS_EXECUTION_ENV=AWS_ECS_FARGATE",
+		"AWS_REGION=" + region, "AWS_DEFAULT_REGION=" + region,
+		"AWS_CONTAINER_CREDENTIALS_FULL_URI=" + f.metadata + "/credentials",
+
+		"BASTIOND_LISTEN=" + inside.String(),
+		"BASTIOND_ALLOW_LOOPBACK=" + privateNetwork,
+		"AWS_ENDPOINT_URL=" + f.aws + "/" + taskID,
+	}
+}
+
+// runs notes the task's process; nil when it has ended.
+func (t *task) runs(process *os.Process) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.process = process
+}
+
+// signal sends a signal to the task's process.
+func (t *task) signal(signal os.Signal) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.process == nil {
+		return fmt.Errorf("task %s has no process", t.id)
+	}
+	return t.process.Signal(signal)
+}
+
+// counts are how many processes run, and how many have ended.
+func (f *fargate) counts() (running, ended int) {
+	for _, t := range f.tasks() {
+		if t.now().exit != nil {
+			ended++
+		}
+		t.mu.Lock()
+		if t.process != nil {
+			running++
+		}
+		t.mu.Unlock()
+	}
+	return running, ended
+}
+
+// ServeHTTP is the endpoint of metadata and credentials.
+func (f *fargate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	if r.URL.Path == "/credentials" {
+		_ = json.NewEncoder(w).Encode(map[string]any{
+			"RoleArn": "arn:aws:iam::" + account + ":role/task", "AccessKeyId": accessKey, "SecretAccessKey": accessKey,
+			"Token": "session", "Expiration": time.Now().Add(6 * time.Hour).UTC().Format(time.RFC3339),
+		})
+		return
+	}
+	id, isTask := strings.CutSuffix(strings.TrimPrefix(r.URL.Path, "/v4/"), "/task")
+	if !isTask {
+		http.NotFound(w, r)
+		return
+	}
+	_ = json.NewEncoder(w).Encode(map[string]any{
+		"Cluster": f.place.cluster, "TaskARN": taskARN(f.place.cluster, id), "Family": "way-in", "Revision": "1",
+		"Containers": []any{map[string]any{
+			"Name": "bastiond", "Networks": []any{map[string]any{"NetworkMode": "awsvpc", "IPv4Addresses": []string{"10.0.0.7"}}},
+		}},
+	})
+}
+
+// insideOf is where the process of a task listens that is reached at an address.
+func insideOf(outside netip.Addr) netip.Addr {
+	four := outside.As4()
+	four[1]++
+	return netip.AddrFrom4(four)
+}
+
+// forwardAll takes a task's connections to its process, until the listener is
+// closed: those that a group of the task's interface admits when they come. Others
+// are closed without a byte; what is open already is never looked at again.
+func (f *fargate) forwardAll(alive context.Context, l net.Listener, t *task, to netip.AddrPort) {
+	var all sync.WaitGroup
+	defer all.Wait()
+	for {
+		outer, err := l.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			continue
+		}
+		all.Go(func() {
+			defer outer.Close()
+			from := outer.RemoteAddr().(*net.TCPAddr).AddrPort().Addr()
+			admitted, err := f.moto.admits(alive, t.networkInterface, from, f.port)
+			if alive.Err() == nil {
+				f.complain(t, err)
+			}
+			if admitted {
+				forward(alive, outer, from, to)
+			}
+		})
+	}
+}
+
+// half is a connection whose way out can be closed by itself.
+type half interface {
+	net.Conn
+	CloseWrite() error
+}
+
+// forward connects a connection with a process, as long as that is alive. It
+// keeps the address that it came from.
+func forward(alive context.Context, outer net.Conn, from netip.Addr, to netip.AddrPort) {
+	dialer := net.Dialer{Timeout: 5 * time.Second, LocalAddr: &net.TCPAddr{IP: from.AsSlice()}}
+	inner, err := dialer.Dial("tcp", to.String())
+	if err != nil {
+		return // it does not listen yet, or no longer
+	}
+	defer inner.Close()
+	defer context.AfterFunc(alive, func() { outer.Close() })()
+	var both sync.WaitGroup
+	both.Go(func() { pipe(inner.(half), outer) })
+	both.Go(func() { pipe(outer.(half), inner) })
+	both.Wait()
+}
+
+func pipe(to half, from net.Conn) {
+	// Not through splice, whose pipes the standard library keeps.
+	_, _ = io.Copy(struct{ io.Writer }{to}, struct{ io.Reader }{from})
+	_ = to.CloseWrite()
+}

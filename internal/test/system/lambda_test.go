@@ -1,0 +1,160 @@
+//go:build conformance
+
+package system
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"slices"
+	"sync"
+
+	"github.com/bastion-on-demand/bastion/internal/test/privilege"
+)
+
+// invoker is Lambda as functions reach it to call each other. Who may call whom is
+// not for it to know: the recorder in front of it refuses what no role grants.
+type invoker struct {
+	ctx    context.Context // of what is done apart from its request
+	to     invokes
+	bridge *eventBridge
+	lossy  bool // the first event of each kind is lost at two tries
+
+	background sync.WaitGroup
+
+	mu      sync.Mutex
+	refuse  []refused // what is refused
+	refused []string  // the kinds that were
+	lost    []string  // the kinds of which one was lost, each once for a try
+}
+
+// refused is a kind of event that Lambda does not take for a while.
+type refused struct {
+	kind  string
+	until string // the role whose next one is taken; empty: any
+	begun bool
+}
+
+// ServeHTTP answers an Invoke, for a function that answers or one that does not;
+// see https://docs.aws.amazon.com/lambda/latest/api/API_Invoke.html.
+func (i *invoker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	payload, err := io.ReadAll(r.Body)
+	if err != nil {
+		return // whoever called has gone
+	}
+	name, kind := privilege.Invoked(r), kindOf(payload)
+	switch {
+	case i.refuses(kind, r.Header.Get(privilege.RoleHeader)):
+		serviceFails(w)
+	case r.Header.Get("X-Amz-Invocation-Type") == "Event":
+		i.bridge.number(kind)
+		i.background.Go(func() { i.bridge.send(i.ctx, i.losing(kind), name, payload) })
+		w.WriteHeader(http.StatusAccepted)
+	default:
+		answer, err := i.to(r.Context(), name, payload)
+		if err != nil {
+			serviceFails(w)
+			return
+		}
+		if failure(answer) != "" {
+			w.Header().Set("X-Amz-Function-Error", "Unhandled")
+		}
+		_, _ = w.Write(answer)
+	}
+}
+
+// serviceFails answers as Lambda does when it fails itself.
+func serviceFails(w http.ResponseWriter) {
+	w.Header().Set("X-Amzn-Errortype", "ServiceException")
+	w.WriteHeader(http.StatusInternalServerError)
+	_, _ = io.WriteString(w, `{"Type":"Server","Message":"the service fails"}`)
+}
+
+// kindOf says what an event of the Slack function's is about; of others, nothing.
+func kindOf(payload []byte) string {
+	var event struct {
+		Job    struct{ Do string }
+		Notice struct {
+			Bastion struct{ State string }
+			Warning bool
+		}
+	}
+	_ = json.Unmarshal(payload, &event) // it may be another
+	switch {
+	case event.Job.Do != "":
+		return "job " + event.Job.Do
+	case event.Notice.Warning:
+		return "warning"
+	case event.Notice.Bastion.State != "":
+		return "notice " + event.Notice.Bastion.State
+	}
+	return ""
+}
+
+// refuseNext has the next event of a kind refused, and all that follow until a role
+// hands one over.
+func (i *invoker) refuseNext(kind, until string) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.refuse = append(i.refuse, refused{kind: kind, until: until})
+}
+
+func (i *invoker) refuses(kind, role string) bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	at := slices.IndexFunc(i.refuse, func(r refused) bool { return r.kind == kind })
+	if at < 0 {
+		return false
+	}
+	if r := i.refuse[at]; r.begun && (r.until == "" || r.until == role) {
+		i.refuse = slices.Delete(i.refuse, at, at+1)
+		return false
+	}
+	i.refuse[at].begun = true
+	if !slices.Contains(i.refused, kind) {
+		i.refused = append(i.refused, kind)
+	}
+	return true
+}
+
+// was reports what has become of events: the kinds that were refused, and those of
+// which one was lost.
+func (i *invoker) was() (refused, lost []string) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return slices.Clone(i.refused), slices.Compact(slices.Sorted(slices.Values(i.lost)))
+}
+
+// losing loses the first event of each kind, as when the function's machine dies:
+// first before the function is called, and then when it has done its work. Lambda
+// tries again, on AWS after a minute.
+func (i *invoker) losing(kind string) invokes {
+	return func(ctx context.Context, name string, event []byte) ([]byte, error) {
+		const lost = `{"errorType":"Runtime.ExitError","errorMessage":"it was lost"}`
+		before := i.losses(kind)
+		if i.lossy && before == 0 {
+			return []byte(lost), nil
+		}
+		answer, err := i.to(ctx, name, event)
+		if i.lossy && before == 1 {
+			return []byte(lost), err
+		}
+		return answer, err
+	}
+}
+
+// losses counts a try, and answers how many of that kind were lost before.
+func (i *invoker) losses(kind string) (before int) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	for _, lost := range i.lost {
+		if lost == kind {
+			before++
+		}
+	}
+	if before < 2 {
+		i.lost = append(i.lost, kind)
+	}
+	return before
+}

@@ -1,0 +1,11 @@
+//go:build conformance
+
+package system
+
+import (
+	"testing"
+
+	"github.com/bastion-on-demand/bastion/internal/test/leakcheck"
+)
+
+func TestMain(m *testing.M) { leakcheck.Main(m) }

@@ -1,0 +1,140 @@
+//go:build conformance
+
+package system
+
+import (
+	"encoding/json"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/bastion-on-demand/bastion/internal/test/privilege"
+	"github.com/bastion-on-demand/bastion/internal/test/emulator"
+)
+
+// taskRole is the role of tasks in template.yaml.
+const taskRole = "TaskRole"
+
+// roleOf is the role of a function in template.yaml, by whatever alias.
+func roleOf(function string) string {
+	function = bare(function)
+	return strings.ToUpper(function[:1]) + function[1:] + "Role"
+}
+
+// recording puts a recorder in front of everything that functions and tasks call.
+// behind has the URL of each service.
+func recording(t testing.TB, place place, behind map[string]string) *privilege.Recorder {
+	t.Helper()
+	template, err := emulator.Transformed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	granted, err := privilege.Granted(template)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := privilege.NewRecorder(privilege.Deployment{
+		StackID: stackID, Cluster: place.cluster, VPC: place.vpc,
+		Tables:     map[string]string{recordTable: "RecordsTable", leaseTable: "LeasesTable", slackTable: "SlackTable"},
+		Functions:  functionsIn(t, template),
+		Parameters: map[string]string{secretName: "parameter${SlackSigningSecretParameter}", tokenName: "parameter${SlackBotTokenParameter}"},
+	}, granted, behind)
+	t.Cleanup(r.Close)
+	return r
+}
+
+// functionsIn are the functions and aliases of a template as they are named here,
+// and what package privilege calls them.
+func functionsIn(t testing.TB, template []byte) map[string]string {
+	t.Helper()
+	var all struct {
+		Resources map[string]struct {
+			Type       string
+			Properties struct{ Name, FunctionName any }
+		}
+	}
+	if err := json.Unmarshal(template, &all); err != nil {
+		t.Fatal(err)
+	}
+	named := map[string]string{}
+	name := func(resource string) string { return strings.ToLower(strings.TrimSuffix(resource, "Function")) }
+	for resource, r := range all.Resources {
+		switch r.Type {
+		case "AWS::Lambda::Function":
+			named[name(resource)] = resource
+		case "AWS::Lambda::Alias":
+			of := r.Properties.FunctionName.(map[string]any)["Ref"].(string)
+			named[name(of)+":"+r.Properties.Name.(string)] = "${" + resource + "}"
+		}
+	}
+	if !slices.Equal(slices.Sorted(maps.Keys(named)), slices.Sorted(maps.Keys(functionNames))) {
+		t.Fatalf("the template has the functions and aliases %v", named)
+	}
+	return named
+}
+
+// serveTasks is what tasks call instead of AWS, each at a path that is its id.
+func serveTasks(t *testing.T, r *privilege.Recorder) string {
+	t.Helper()
+	return serve(t, http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
+		id := strings.Trim(request.URL.Path, "/")
+		request.URL.Path = "/"
+		r.As(taskRole, taskRoleID+":"+id).ServeHTTP(w, request)
+	}))
+}
+
+// leastPrivilege wants each role to grant what its holder's calls have needed and
+// what the platform needs of it, not one permission less and not one more.
+func (s *story) leastPrivilege(t *testing.T) {
+	granted := s.recorder.Granted
+	for _, wrong := range s.recorder.Wrong() {
+		t.Error(wrong)
+	}
+	for name := range functionNames {
+		if len(granted[roleOf(name)]) == 0 {
+			t.Errorf("the template has no role %s", roleOf(name))
+		}
+	}
+	for _, role := range slices.Sorted(maps.Keys(granted)) {
+		made, times := s.recorder.Calls(role)
+		expanded, err := privilege.Expand(made)
+		if err != nil {
+			t.Errorf("%s makes a call that is not known: %v", role, err)
+			continue
+		}
+		needed := append(expanded, privilege.Platform(role)...)
+		s.say(t, "  %s: %d permissions, by %d calls of %d kinds, and the platform", role, len(granted[role]), times, len(made))
+		tooFew, tooMany := privilege.Compare(granted[role], needed)
+		for _, p := range tooFew {
+			t.Errorf("%s does not grant %s, which is needed", role, p)
+		}
+		for _, p := range tooMany {
+			t.Errorf("%s grants %s, which nobody has used; if it is needed, let a chapter of the story need it", role, p)
+		}
+		if len(tooFew)+len(tooMany) == 0 {
+			everyOneCounts(t, role, granted[role], needed)
+		}
+	}
+}
+
+// everyOneCounts takes each permission away from what a role grants, and gives it
+// another resource or another condition, and wants each of that to be noticed.
+func everyOneCounts(t *testing.T, role string, granted, needed []privilege.Permission) {
+	t.Helper()
+	for i, p := range granted {
+		narrow := slices.Delete(slices.Clone(granted), i, i+1)
+		few, many := privilege.Compare(narrow, needed)
+		if !slices.Equal(few, []privilege.Permission{p}) || len(many) > 0 {
+			t.Errorf("%s without %s: %v too few, %v too many", role, p, few, many)
+		}
+		elsewhere, anyhow := p, p
+		elsewhere.On += "-other"
+		anyhow.If += " and more"
+		few, many = privilege.Compare(append(slices.Clone(granted), elsewhere, anyhow), needed)
+		if len(few) > 0 || len(many) != 2 {
+			t.Errorf("%s with another %s: %v too few, %v too many", role, p, few, many)
+		}
+	}
+}

@@ -1,0 +1,267 @@
+//go:build conformance
+
+package template
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"reflect"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/bastion-on-demand/bastion/internal/test/emulator"
+)
+
+// object is a JSON object.
+type object = map[string]any
+
+// stack is the template as CloudFormation would work it out for some parameters:
+// every resource whose condition holds, with no intrinsic function left.
+type stack struct {
+	resources map[string]object
+}
+
+// Values that functions need in the form that AWS gives them. All others are the
+// resource's name, or Name.Attribute.
+var attributes = map[string]string{
+	"AWS::StackId":   "arn:aws:cloudformation:eu-west-1:111122223333:stack/way-in/5f1c",
+	"AWS::StackName": "way-in", "AWS::Region": "eu-west-1", "AWS::AccountId": "111122223333",
+	"AWS::Partition": "aws", "AWS::URLSuffix": "amazonaws.com",
+	"Cluster": "cluster1", "Cluster.Arn": "arn:aws:ecs:eu-west-1:111122223333:cluster/cluster1",
+	"MemberGroup.GroupId": "sg-0123456789abcdef0", "TaskRole.RoleId": "AROAEXAMPLEEXAMPLE123",
+	"TaskDefinition":  "arn:aws:ecs:eu-west-1:111122223333:task-definition/way-in:7",
+	"CreateSlackDoor": alias("Create", "slack"), "DescribeSlackDoor": alias("Describe", "slack"),
+	"ExtendSlackDoor": alias("Extend", "slack"), "DestroySlackDoor": alias("Destroy", "slack"), "SlackWork": alias("Slack", "work"),
+}
+
+func alias(function, name string) string {
+	return "arn:aws:lambda:eu-west-1:111122223333:function:way-in-" + function + "Function-1:" + name
+}
+
+// required are the parameters that have no default.
+var required = map[string]any{
+	"ImageUri":  "111122223333.dkr.ecr.eu-west-1.amazonaws.com/registry-1@sha256:" + strings.Repeat("0", 64),
+	"VpcId":     "vpc-0123456789abcdef0",
+	"SubnetIds": []any{"subnet-0123456789abcdef0", "subnet-0123456789abcdef1"},
+}
+
+// source is what of the template stacks follow from.
+type source struct {
+	Parameters map[string]object
+	Rules      map[string]object
+	Conditions map[string]any
+	Resources  map[string]object
+}
+
+// open reads the template, for parameters. given are pairs of one and its value.
+func open(t *testing.T, given ...string) (source, resolver) {
+	t.Helper()
+	transformed, err := emulator.Transformed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var template source
+	if err := json.Unmarshal(transformed, &template); err != nil {
+		t.Fatal(err)
+	}
+	r := resolver{t: t, parameters: maps.Clone(required), conditions: template.Conditions}
+	for name, parameter := range template.Parameters {
+		if value, ok := parameter["Default"]; ok {
+			r.parameters[name] = fmt.Sprint(value)
+		}
+	}
+	for i := 0; i < len(given); i += 2 {
+		parameter, ok := template.Parameters[given[i]]
+		if !ok {
+			t.Fatalf("there is no parameter %s", given[i])
+		}
+		if pattern, ok := parameter["AllowedPattern"].(string); ok && !regexp.MustCompile(pattern).MatchString(given[i+1]) {
+			t.Fatalf("the parameter %s does not allow %q", given[i], given[i+1])
+		}
+		r.parameters[given[i]] = given[i+1]
+	}
+	return template, r
+}
+
+// deploy works the template out. given are pairs of a parameter and its value.
+func deploy(t *testing.T, given ...string) stack {
+	t.Helper()
+	template, r := open(t, given...)
+	s := stack{resources: map[string]object{}}
+	for name, resource := range template.Resources {
+		if condition, ok := resource["Condition"].(string); ok && !r.holds(condition) {
+			continue
+		}
+		s.resources[name] = r.value(resource).(object)
+	}
+	return s
+}
+
+// of answers the resources of a type.
+func (s stack) of(kind string) map[string]object {
+	found := map[string]object{}
+	for name, resource := range s.resources {
+		if resource["Type"] == kind {
+			found[name] = resource
+		}
+	}
+	return found
+}
+
+// properties of a resource, which there must be.
+func (s stack) properties(t *testing.T, name string) object {
+	t.Helper()
+	properties, ok := s.resources[name]["Properties"].(object)
+	if !ok {
+		t.Fatalf("there is no resource %s", name)
+	}
+	return properties
+}
+
+// at follows a path of members through objects.
+func at(value any, path ...string) any {
+	for _, member := range path {
+		object, ok := value.(object)
+		if !ok {
+			return nil
+		}
+		value = object[member]
+	}
+	return value
+}
+
+// noValue is what AWS::NoValue leaves: nothing.
+type noValue struct{}
+
+type resolver struct {
+	t          *testing.T
+	parameters map[string]any
+	conditions map[string]any
+}
+
+func (r resolver) holds(condition string) bool {
+	expression, ok := r.conditions[condition]
+	if !ok {
+		r.t.Fatalf("there is no condition %s", condition)
+	}
+	return r.value(expression).(bool)
+}
+
+// value works out an expression. It knows the functions that the template uses,
+// and fails on any other.
+func (r resolver) value(v any) any {
+	switch v := v.(type) {
+	case []any:
+		var out []any
+		for _, one := range v {
+			if one = r.value(one); one != (noValue{}) {
+				out = append(out, one)
+			}
+		}
+		return out
+	case object:
+		if name, argument, ok := function(v); ok {
+			return r.call(name, argument)
+		}
+		out := object{}
+		for name, member := range v {
+			if member = r.value(member); member != (any)(noValue{}) {
+				out[name] = member
+			}
+		}
+		return out
+	}
+	return v
+}
+
+func function(v object) (name string, argument any, ok bool) {
+	if len(v) != 1 {
+		return "", nil, false
+	}
+	for name, argument = range v {
+		ok = name == "Ref" || strings.HasPrefix(name, "Fn::")
+	}
+	return name, argument, ok
+}
+
+func (r resolver) call(name string, argument any) any {
+	switch name {
+	case "Ref":
+		return r.name(argument.(string))
+	case "Fn::Sub":
+		return r.sub(argument)
+	case "Fn::If":
+		parts := argument.([]any)
+		if r.holds(parts[0].(string)) {
+			return r.value(parts[1])
+		}
+		return r.value(parts[2])
+	}
+	parts, ok := r.value(argument).([]any)
+	if !ok {
+		r.t.Fatalf("%s of %v", name, argument)
+	}
+	switch name {
+	case "Fn::GetAtt":
+		return r.name(fmt.Sprint(parts[0], ".", parts[1]))
+	case "Fn::Equals":
+		return reflect.DeepEqual(parts[0], parts[1])
+	case "Fn::Not":
+		return !parts[0].(bool)
+	case "Fn::Select":
+		return parts[1].([]any)[int(parts[0].(float64))]
+	case "Fn::Split":
+		var out []any
+		for _, one := range strings.Split(parts[1].(string), parts[0].(string)) {
+			out = append(out, one)
+		}
+		return out
+	case "Fn::Join":
+		return join(parts[1].([]any), parts[0].(string))
+	}
+	r.t.Fatalf("the tests do not know the function %s", name)
+	return nil
+}
+
+func join(all []any, separator string) string {
+	var texts []string
+	for _, one := range all {
+		texts = append(texts, one.(string))
+	}
+	return strings.Join(texts, separator)
+}
+
+func (r resolver) name(name string) any {
+	if name == "AWS::NoValue" {
+		return noValue{}
+	}
+	if value, ok := r.parameters[name]; ok {
+		return value
+	}
+	if value, ok := attributes[name]; ok {
+		return value
+	}
+	return name
+}
+
+var variable = regexp.MustCompile(`\$\{(!?)([^}]+)\}`)
+
+func (r resolver) sub(argument any) string {
+	text, ok := argument.(string)
+	own := object{}
+	if !ok {
+		text, own = argument.([]any)[0].(string), r.value(argument.([]any)[1]).(object)
+	}
+	return variable.ReplaceAllStringFunc(text, func(found string) string {
+		match := variable.FindStringSubmatch(found)
+		if match[1] != "" { // literally
+			return "${" + match[2] + "}"
+		}
+		if value, ok := own[match[2]]; ok {
+			return value.(string)
+		}
+		return fmt.Sprint(r.name(match[2]))
+	})
+}
