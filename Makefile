@@ -28,17 +28,17 @@ test: ## run all tests, with the race detector
 	@set -o pipefail; go test -race -count=1 -timeout 5m -v ./internal/test/cloudtest | grep --line-buffered -Ev '^ *(===|--- PASS)'
 
 conformance: ## install the referees and run everything that they judge
-	scripts/referees
+	scripts/emulators
 	scripts/conformance
 
 screenshots: ## take a picture of every state of Slack's pages, in every look, into .screenshots
-	scripts/referees chromium
+	scripts/emulators chromium
 	rm -rf .screenshots && mkdir .screenshots
 	SCREENSHOTS=$(CURDIR)/.screenshots go test -tags conformance -count=1 -timeout 10m -run TestEveryStateInABrowser ./internal/slack
 
 bench: ## print how long a bastion takes to be ready, and the first answer to a command in Slack
 	go test -run '^$$' -bench BenchmarkReady -benchtime 1x ./internal/localmode
-	scripts/referees
+	scripts/emulators
 	go test -tags conformance -run '^$$' -bench BenchmarkFirstAnswer -benchtime 300x -timeout 20m ./internal/test/system
 
 lint: $(STATICCHECK) ## check the format, run vet and staticcheck

@@ -20,8 +20,8 @@ import (
 
 	"github.com/bastion-on-demand/bastion/internal/awscloud"
 	"github.com/bastion-on-demand/bastion/internal/bastion"
-	"github.com/bastion-on-demand/bastion/internal/test/leakcheck"
 	"github.com/bastion-on-demand/bastion/internal/leasefile"
+	"github.com/bastion-on-demand/bastion/internal/test/leakcheck"
 )
 
 // asMain makes the test binary be bastiond itself.

@@ -10,5 +10,5 @@ import (
 
 func main() {
 	app := lambdamode.Start()
-	lambda.Start(app.Doors(httpapi.OnlyCreate(app.Service, app.Config.Draining)).Handle)
+	lambda.Start(app.EntryPoints(httpapi.OnlyCreate(app.Service, app.Config.Draining)).Handle)
 }

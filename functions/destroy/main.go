@@ -10,5 +10,5 @@ import (
 
 func main() {
 	app := lambdamode.Start()
-	lambda.Start(app.Doors(httpapi.OnlyDestroy(app.Service)).Handle)
+	lambda.Start(app.EntryPoints(httpapi.OnlyDestroy(app.Service)).Handle)
 }

@@ -10,5 +10,5 @@ import (
 
 func main() {
 	app := lambdamode.Start()
-	lambda.Start(app.Doors(httpapi.OnlyExtend(app.Service)).Handle)
+	lambda.Start(app.EntryPoints(httpapi.OnlyExtend(app.Service)).Handle)
 }

@@ -48,7 +48,7 @@ func Connect(ctx context.Context, stack Stack, tables Tables, reach Reach) (Port
 	}
 	cfg, err := config.LoadDefaultConfig(ctx)
 	if err != nil {
-		return Ports{}, fmt.Errorf("read the AWS configuration: %w", foreign(err))
+		return Ports{}, fmt.Errorf("read the AWS configuration: %w", opaque(err))
 	}
 	dynamo := NewDynamoDB(cfg, func(o *dynamodb.Options) { o.HTTPClient = reach.or(o.HTTPClient) })
 	ec2 := NewEC2(cfg, reach.Pace, func(o *ec2.Options) { o.HTTPClient = reach.or(o.HTTPClient) })
@@ -82,7 +82,7 @@ type SlackPorts struct {
 func ConnectSlack(ctx context.Context, table string, secrets ...string) (SlackPorts, error) {
 	cfg, err := config.LoadDefaultConfig(ctx)
 	if err != nil {
-		return SlackPorts{}, fmt.Errorf("read the AWS configuration: %w", foreign(err))
+		return SlackPorts{}, fmt.Errorf("read the AWS configuration: %w", opaque(err))
 	}
 	return SlackPorts{
 		Items:     NewItems(NewDynamoDB(cfg), table, time.Now, rand.Reader),

@@ -95,7 +95,7 @@ func conditionFailed(err error) (item map[string]types.AttributeValue, failed bo
 // foreign takes the driver's types out of an error that no caller can act on. That
 // there is no time stays recognisable: a call that is throttled, after all repeats,
 // did not have its turn.
-func foreign(err error) error {
+func opaque(err error) error {
 	for _, known := range []error{context.Canceled, context.DeadlineExceeded, bastion.ErrNoTime} {
 		if errors.Is(err, known) {
 			return fmt.Errorf("%v: %w", err, known)

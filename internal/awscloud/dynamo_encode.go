@@ -108,12 +108,12 @@ type answerItem struct {
 	Message string `dynamodbav:"message,omitempty"`
 }
 
-func toAnswerItem(a bastion.Answer) answerItem {
+func toAnswerItem(a bastion.ConsoleReply) answerItem {
 	return answerItem{Number: a.Number, Code: string(a.Code), Message: a.Message}
 }
 
-func (a answerItem) answer() bastion.Answer {
-	return bastion.Answer{Number: a.Number, Code: bastion.Code(a.Code), Message: a.Message}
+func (a answerItem) answer() bastion.ConsoleReply {
+	return bastion.ConsoleReply{Number: a.Number, Code: bastion.Code(a.Code), Message: a.Message}
 }
 
 type receiptItem struct {

@@ -95,7 +95,7 @@ type TableAPI interface {
 func (t Tables) Create(ctx context.Context) error {
 	cfg, err := config.LoadDefaultConfig(ctx)
 	if err != nil {
-		return fmt.Errorf("read the AWS configuration: %w", foreign(err))
+		return fmt.Errorf("read the AWS configuration: %w", opaque(err))
 	}
 	api := NewDynamoDB(cfg)
 	if err := CreateTable(ctx, api, t.Records, RecordsSchema()); err != nil {
@@ -108,14 +108,14 @@ func (t Tables) Create(ctx context.Context) error {
 func CreateTable(ctx context.Context, api TableAPI, name string, schema dynamodb.CreateTableInput) error {
 	schema.TableName = &name
 	if _, err := api.CreateTable(ctx, &schema); err != nil {
-		return fmt.Errorf("create table %s: %w", name, foreign(err))
+		return fmt.Errorf("create table %s: %w", name, opaque(err))
 	}
 	_, err := api.UpdateTimeToLive(ctx, &dynamodb.UpdateTimeToLiveInput{
 		TableName:               &name,
 		TimeToLiveSpecification: &types.TimeToLiveSpecification{AttributeName: aws.String(attExpiresAt), Enabled: aws.Bool(true)},
 	})
 	if err != nil {
-		return fmt.Errorf("set the TTL attribute of table %s: %w", name, foreign(err))
+		return fmt.Errorf("set the TTL attribute of table %s: %w", name, opaque(err))
 	}
 	return nil
 }

@@ -30,7 +30,7 @@ func (t *Tasks) endpoints(ctx context.Context, interfaces []string) (map[string]
 		for {
 			out, err := t.ec2.DescribeNetworkInterfaces(ctx, in)
 			if err != nil {
-				return nil, fmt.Errorf("DescribeNetworkInterfaces: %w", foreign(err))
+				return nil, fmt.Errorf("DescribeNetworkInterfaces: %w", opaque(err))
 			}
 			for _, i := range out.NetworkInterfaces {
 				found[aws.ToString(i.NetworkInterfaceId)] = t.stack.endpointsOf(i)

@@ -19,8 +19,8 @@ import (
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 	"github.com/bastion-on-demand/bastion/internal/test/cloudtest"
-	"github.com/bastion-on-demand/bastion/internal/test/privilege"
 	"github.com/bastion-on-demand/bastion/internal/test/emulator"
+	"github.com/bastion-on-demand/bastion/internal/test/privilege"
 )
 
 // moto is a moto of the test's own, with what a stack has before its first

@@ -14,10 +14,10 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ecs"
 
-	"github.com/bastion-on-demand/bastion/internal/test/awswire"
 	"github.com/bastion-on-demand/bastion/internal/bastion"
-	"github.com/bastion-on-demand/bastion/internal/test/cloudtest"
 	"github.com/bastion-on-demand/bastion/internal/localcloud"
+	"github.com/bastion-on-demand/bastion/internal/test/awswire"
+	"github.com/bastion-on-demand/bastion/internal/test/cloudtest"
 )
 
 // testStack is the stack of all tests here.

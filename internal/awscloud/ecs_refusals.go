@@ -54,15 +54,15 @@ var refusalCodes = map[string]bool{
 var passingWords = []string{"Rate exceeded", "Too many concurrent"}
 
 // refusedBy translates failures[] of a RunTask.
-func refusedBy(failure types.Failure) *bastion.Refused {
+func refusedBy(failure types.Failure) *bastion.RefusedError {
 	detail := aws.ToString(failure.Reason)
 	if failure.Detail != nil {
 		detail += ": " + *failure.Detail
 	}
 	if known, ok := refusalOf(detail); ok {
-		return &bastion.Refused{Failure: known, Detail: detail}
+		return &bastion.RefusedError{Failure: known, Detail: detail}
 	}
-	return &bastion.Refused{Failure: otherFailure, Detail: detail}
+	return &bastion.RefusedError{Failure: otherFailure, Detail: detail}
 }
 
 func refusalOf(words string) (bastion.Failure, bool) {
@@ -86,23 +86,23 @@ func (s Stack) runTaskError(launch bastion.Launch, err error) error {
 	what := fmt.Sprintf("RunTask for attempt %d of %s", launch.Attempt, launch.BastionID)
 	var api smithy.APIError
 	if !errors.As(err, &api) {
-		return fmt.Errorf("%s: %w", what, foreign(err))
+		return fmt.Errorf("%s: %w", what, opaque(err))
 	}
 	words := api.ErrorMessage()
 	if strings.Contains(words, "InvalidGroup.NotFound") && !strings.Contains(words, "'"+s.MemberGroup+"'") {
 		return fmt.Errorf("%s in the security group %s: %s: %w", what, launch.GroupID, words, bastion.ErrNotFound)
 	}
 	if known, ok := refusalOf(words); ok {
-		return &bastion.Refused{Failure: known, Detail: api.ErrorCode() + ": " + words}
+		return &bastion.RefusedError{Failure: known, Detail: api.ErrorCode() + ": " + words}
 	}
 	if refusalCodes[api.ErrorCode()] && !passes(words) {
-		return &bastion.Refused{Failure: configFailure, Detail: api.ErrorCode() + ": " + words}
+		return &bastion.RefusedError{Failure: configFailure, Detail: api.ErrorCode() + ": " + words}
 	}
 	var conflict *types.ConflictException
 	if errors.As(err, &conflict) {
-		return fmt.Errorf("%s: its clientToken was used with other parameters, for %q: %w", what, conflict.ResourceIds, foreign(err))
+		return fmt.Errorf("%s: its clientToken was used with other parameters, for %q: %w", what, conflict.ResourceIds, opaque(err))
 	}
-	return fmt.Errorf("%s: %w", what, foreign(err))
+	return fmt.Errorf("%s: %w", what, opaque(err))
 }
 
 func passes(words string) bool {

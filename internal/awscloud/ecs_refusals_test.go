@@ -63,7 +63,7 @@ func TestRunTaskErrors(t *testing.T) {
 // it is no refusal.
 func wantRefusal(t *testing.T, err error, code bastion.FailureCode) {
 	t.Helper()
-	var refused *bastion.Refused
+	var refused *bastion.RefusedError
 	switch errors.As(err, &refused); {
 	case refused == nil && code != "":
 		t.Errorf("%v does not refuse", err)

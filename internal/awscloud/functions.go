@@ -90,9 +90,9 @@ func unreached(err error) bool {
 func outcome(err error) error {
 	status := statusOf(err)
 	if unreached(err) || status >= 400 && status < 500 {
-		return foreign(err)
+		return opaque(err)
 	}
-	return fmt.Errorf("%w: %w", ErrOutcomeUnknown, foreign(err))
+	return fmt.Errorf("%w: %w", ErrOutcomeUnknown, opaque(err))
 }
 
 // Functions calls functions of Lambda's, by name or ARN, with or without an alias.
@@ -131,10 +131,10 @@ func failureOf(payload []byte) *FunctionFailed {
 	return &FunctionFailed{Kind: said.Type, Message: said.Message}
 }
 
-// HandOver leaves an event for a function and does not wait for what becomes of it:
+// InvokeAsync leaves an event for a function and does not wait for what becomes of it:
 // Lambda keeps it, and calls the function at least once. It takes two seconds at
 // most. ErrOutcomeUnknown: it may have been left; after any other error it was not.
-func (f *Functions) HandOver(ctx context.Context, function string, payload []byte) error {
+func (f *Functions) InvokeAsync(ctx context.Context, function string, payload []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, handOverTimeout)
 	defer cancel()
 	_, err := f.api.Invoke(ctx, &lambda.InvokeInput{

@@ -95,7 +95,7 @@ func TestWhatBecomesOfACall(t *testing.T) {
 		answers []http.HandlerFunc
 		want    string // of Invoke: an answer, or one of the above
 		calls   int
-		queued  string // of HandOver
+		queued  string // of InvokeAsync
 	}{
 		"answered":             {[]http.HandlerFunc{answers(200, `{"status":200}`)}, `{"status":200}`, 1, ""},
 		"throttled once":       {[]http.HandlerFunc{throttled, answers(200, `{}`)}, `{}`, 2, ""},
@@ -133,7 +133,7 @@ func TestWhatBecomesOfACall(t *testing.T) {
 			if want := "RequestResponse /2015-03-31/functions/" + testFunction + `/invocations {"n":1}`; len(calls) != c.calls || calls[0] != want {
 				t.Errorf("called %q, want %d times %s", calls, c.calls, want)
 			}
-			if err := f.HandOver(t.Context(), testFunction, []byte(`{"n":2}`)); meaning(err) != c.queued {
+			if err := f.InvokeAsync(t.Context(), testFunction, []byte(`{"n":2}`)); meaning(err) != c.queued {
 				t.Errorf("handed over: %v, want %q", err, c.queued)
 			}
 			if last, want := l.asked()[len(calls)], "Event /2015-03-31/functions/"+testFunction+`/invocations {"n":2}`; last != want {
@@ -182,7 +182,7 @@ func TestEveryCallIsBounded(t *testing.T) {
 	if _, err := f.Invoke(context.Background(), testFunction, nil); err != nil {
 		t.Error(err)
 	}
-	must(t, f.HandOver(context.Background(), testFunction, nil))
+	must(t, f.InvokeAsync(context.Background(), testFunction, nil))
 	for i, most := range []time.Duration{invokeTimeout, handOverTimeout} {
 		if left := d.left[i]; left <= 0 || left > most {
 			t.Errorf("call %d has %s, want at most %s", i, left, most)

@@ -44,7 +44,7 @@ func (g *Groups) Create(ctx context.Context, bastionID string) (bastion.Group, e
 		return g.Describe(ctx, bastionID, "")
 	}
 	if err != nil {
-		return bastion.Group{}, fmt.Errorf("CreateSecurityGroup for %s: %w", bastionID, foreign(err))
+		return bastion.Group{}, fmt.Errorf("CreateSecurityGroup for %s: %w", bastionID, opaque(err))
 	}
 	return bastion.Group{ID: aws.ToString(out.GroupId), BastionID: bastionID}, nil
 }
@@ -80,7 +80,7 @@ func (g *Groups) Authorize(ctx context.Context, groupID string, source netip.Pre
 	case hasCode(err, "InvalidGroup.NotFound"):
 		return fmt.Errorf("AuthorizeSecurityGroupIngress of %s: %w", groupID, bastion.ErrNotFound)
 	case err != nil:
-		return fmt.Errorf("AuthorizeSecurityGroupIngress of %s: %w", groupID, foreign(err))
+		return fmt.Errorf("AuthorizeSecurityGroupIngress of %s: %w", groupID, opaque(err))
 	}
 	return nil
 }
@@ -116,7 +116,7 @@ func (g *Groups) Revoke(ctx context.Context, groupID string, rule bastion.Rule) 
 	if err == nil || hasCode(err, "InvalidPermission.NotFound", "InvalidSecurityGroupRuleId.NotFound", "InvalidGroup.NotFound") {
 		return nil
 	}
-	return fmt.Errorf("revoke rule %s of %s: %w", rule.ID, groupID, foreign(err))
+	return fmt.Errorf("revoke rule %s of %s: %w", rule.ID, groupID, opaque(err))
 }
 
 // Delete deletes the group; see bastion.Groups.
@@ -128,7 +128,7 @@ func (g *Groups) Delete(ctx context.Context, groupID string) error {
 	case hasCode(err, "InvalidGroup.NotFound"):
 		return fmt.Errorf("DeleteSecurityGroup %s: %w", groupID, bastion.ErrNotFound)
 	case err != nil:
-		return fmt.Errorf("DeleteSecurityGroup %s: %w", groupID, foreign(err))
+		return fmt.Errorf("DeleteSecurityGroup %s: %w", groupID, opaque(err))
 	}
 	return nil
 }

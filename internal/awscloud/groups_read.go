@@ -50,7 +50,7 @@ func (g *Groups) find(ctx context.Context, by ...types.Filter) ([]bastion.Group,
 	for {
 		out, err := g.ec2.DescribeSecurityGroups(ctx, in)
 		if err != nil {
-			return nil, fmt.Errorf("DescribeSecurityGroups: %w", foreign(err))
+			return nil, fmt.Errorf("DescribeSecurityGroups: %w", opaque(err))
 		}
 		for _, found := range out.SecurityGroups {
 			groups = append(groups, groupOf(found))
@@ -93,7 +93,7 @@ func (g *Groups) addRules(ctx context.Context, groups []bastion.Group, ids []str
 	for {
 		out, err := g.ec2.DescribeSecurityGroupRules(ctx, in)
 		if err != nil {
-			return fmt.Errorf("DescribeSecurityGroupRules: %w", foreign(err))
+			return fmt.Errorf("DescribeSecurityGroupRules: %w", opaque(err))
 		}
 		for _, found := range out.SecurityGroupRules {
 			group := index[aws.ToString(found.GroupId)]

@@ -60,7 +60,7 @@ func (i *Items) key(key string) item { return item{keyItem: text(key)} }
 func (i *Items) Fetch(ctx context.Context, key string) (value []byte, version int64, err error) {
 	out, err := i.api.GetItem(ctx, &dynamodb.GetItemInput{TableName: &i.table, Key: i.key(key), ConsistentRead: aws.Bool(true)})
 	if err != nil {
-		return nil, 0, fmt.Errorf("fetch an item of %s: %w", i.table, foreign(err))
+		return nil, 0, fmt.Errorf("fetch an item of %s: %w", i.table, opaque(err))
 	}
 	expires, err := toNumber(out.Item[attExpiresAt])
 	if err == nil {
@@ -94,7 +94,7 @@ func (i *Items) Write(ctx context.Context, key string, prev int64, value []byte,
 	case err == nil:
 		return nil
 	case !refused:
-		return fmt.Errorf("write an item of %s: %w", i.table, foreign(err))
+		return fmt.Errorf("write an item of %s: %w", i.table, opaque(err))
 	case tookEffect(stored, prev+1, nonce):
 		return nil // the answer to the first try was lost
 	}
@@ -127,7 +127,7 @@ func (i *Items) update(key string, prev int64, value []byte, expires time.Time, 
 // Delete removes the value; one that is not there is fine.
 func (i *Items) Delete(ctx context.Context, key string) error {
 	if _, err := i.api.DeleteItem(ctx, &dynamodb.DeleteItemInput{TableName: &i.table, Key: i.key(key)}); err != nil {
-		return fmt.Errorf("delete an item of %s: %w", i.table, foreign(err))
+		return fmt.Errorf("delete an item of %s: %w", i.table, opaque(err))
 	}
 	return nil
 }

@@ -92,7 +92,7 @@ func (l *Leases) Fetch(ctx context.Context, taskID string) (bastion.LeaseItem, e
 	out, err := l.api.GetItem(ctx, &dynamodb.GetItemInput{TableName: &l.table, Key: l.key(taskID), ConsistentRead: aws.Bool(true)})
 	switch {
 	case err != nil:
-		return bastion.LeaseItem{}, fmt.Errorf("fetch the lease of task %s: %w", taskID, foreign(err))
+		return bastion.LeaseItem{}, fmt.Errorf("fetch the lease of task %s: %w", taskID, opaque(err))
 	case len(out.Item) == 0:
 		return bastion.LeaseItem{}, fmt.Errorf("fetch the lease of task %s: %w", taskID, bastion.ErrNotFound)
 	}
@@ -127,7 +127,7 @@ func (l *Leases) write(ctx context.Context, taskID string, lease bastion.Lease) 
 	case err == nil:
 		return nil
 	case !refused:
-		return foreign(err)
+		return opaque(err)
 	case toText(stored[attLeaseNonce]) == nonce:
 		return nil // the answer to the first try was lost
 	}
@@ -140,7 +140,7 @@ const onceReport = "#report = if_not_exists(#report, :report)"
 func (l *Leases) update(taskID string, lease bastion.Lease, nonce string) (*dynamodb.UpdateItemInput, error) {
 	encoded, err := attributevalue.Marshal(toLeaseItem(lease))
 	if err != nil {
-		return nil, fmt.Errorf("encode the lease: %w", foreign(err))
+		return nil, fmt.Errorf("encode the lease: %w", opaque(err))
 	}
 	e := edit{names: map[string]string{"#ended": attEnded, "#report": attReport}}
 	e.values = values{":report": &types.AttributeValueMemberM{}}
@@ -181,7 +181,7 @@ func (l *Leases) End(ctx context.Context, taskID, bastionID string, until time.T
 	tombstone[attExpiresAt] = number(toTTL(until))
 	tombstone[attBy] = text(byControl)
 	if _, err := l.api.PutItem(ctx, &dynamodb.PutItemInput{TableName: &l.table, Item: tombstone}); err != nil {
-		return fmt.Errorf("end the lease of task %s: %w", taskID, foreign(err))
+		return fmt.Errorf("end the lease of task %s: %w", taskID, opaque(err))
 	}
 	return nil
 }
@@ -197,7 +197,7 @@ func (l *Leases) List(ctx context.Context) ([]bastion.LeaseItem, error) {
 	for {
 		page, err := l.api.Scan(ctx, &input)
 		if err != nil {
-			return nil, fmt.Errorf("list leases: %w", foreign(err))
+			return nil, fmt.Errorf("list leases: %w", opaque(err))
 		}
 		for _, stored := range page.Items {
 			items = append(items, l.decode(stored))

@@ -152,7 +152,7 @@ func TestAHostileTask(t *testing.T) {
 			if must(t, err); fmt.Sprint(got.Report) != fmt.Sprint(bastion.Report{}) || got.Lease.Generation != 1 {
 				t.Errorf("the item reads as %+v", got)
 			}
-			shut := bastion.Lease{BastionID: "bastion", Generation: 2, Answer: bastion.Answer{Message: strings.Repeat("A", 1000)}}
+			shut := bastion.Lease{BastionID: "bastion", Generation: 2, ConsoleReply: bastion.ConsoleReply{Message: strings.Repeat("A", 1000)}}
 			must(t, leases.Write(t.Context(), taskID, shut))
 			items, err := leases.List(t.Context())
 			if must(t, err); !slices.ContainsFunc(items, func(i bastion.LeaseItem) bool { return i.TaskID == honest && i.Report.Connections == 1 }) {

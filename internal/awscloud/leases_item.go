@@ -31,8 +31,8 @@ func toLeaseItem(l bastion.Lease) leaseItem {
 	return leaseItem{
 		BastionID: l.BastionID, Owner: l.Owner, Name: l.Name, Generation: l.Generation,
 		Open: l.Open, EndReason: string(l.EndReason), Source: toPrefix(l.Source),
-		Keys: converted[string](l.Keys), Deadline: toStamp(l.Deadline), IdleNanos: int64(l.Idle),
-		Allowed: toTexts(l.Allowed), Answer: toAnswerItem(l.Answer),
+		Keys: converted[string](l.Keys), Deadline: toStamp(l.Deadline), IdleNanos: int64(l.IdleTimeout),
+		Allowed: toTexts(l.AllowedDestinations), Answer: toAnswerItem(l.ConsoleReply),
 	}
 }
 
@@ -40,8 +40,8 @@ func (it leaseItem) lease(d *decoder) bastion.Lease {
 	return bastion.Lease{
 		BastionID: it.BastionID, Owner: it.Owner, Name: it.Name, Generation: it.Generation,
 		Open: it.Open, EndReason: bastion.EndReason(it.EndReason), Source: d.prefix("lease.source", it.Source),
-		Keys: converted[bastion.Key](it.Keys), Deadline: d.time("lease.deadline", it.Deadline), Idle: time.Duration(it.IdleNanos),
-		Allowed: parsedAll[netip.Prefix](d, "lease.allowed", it.Allowed), Answer: it.Answer.answer(),
+		Keys: converted[bastion.Key](it.Keys), Deadline: d.time("lease.deadline", it.Deadline), IdleTimeout: time.Duration(it.IdleNanos),
+		AllowedDestinations: parsedAll[netip.Prefix](d, "lease.allowed", it.Allowed), ConsoleReply: it.Answer.answer(),
 	}
 }
 
@@ -71,7 +71,7 @@ type endingItem struct {
 func toReportItem(r bastion.Report) reportItem {
 	it := reportItem{
 		HostKey: string(r.HostKey), Generation: r.Generation, Connections: r.Connections, LastUse: toStamp(r.LastUse),
-		Request: requestItem{Number: r.Request.Number, Verb: string(r.Request.Verb), TTLNanos: int64(r.Request.TTL)},
+		Request: requestItem{Number: r.ConsoleRequest.Number, Verb: string(r.ConsoleRequest.Verb), TTLNanos: int64(r.ConsoleRequest.TTL)},
 		Receipt: toReceiptItem(r.Receipt),
 	}
 	if r.Ending.Reason != "" {
@@ -83,9 +83,9 @@ func toReportItem(r bastion.Report) reportItem {
 func (it reportItem) report(d *decoder) bastion.Report {
 	r := bastion.Report{
 		HostKey: bastion.Key(it.HostKey), Generation: it.Generation, Connections: it.Connections,
-		LastUse: d.time("report.last_use", it.LastUse),
-		Request: bastion.Request{Number: it.Request.Number, Verb: bastion.Verb(it.Request.Verb), TTL: time.Duration(it.Request.TTLNanos)},
-		Receipt: it.Receipt.receipt(d),
+		LastUse:        d.time("report.last_use", it.LastUse),
+		ConsoleRequest: bastion.ConsoleRequest{Number: it.Request.Number, Verb: bastion.Verb(it.Request.Verb), TTL: time.Duration(it.Request.TTLNanos)},
+		Receipt:        it.Receipt.receipt(d),
 	}
 	if it.Ending != nil {
 		r.Ending = bastion.Ending{Reason: bastion.EndReason(it.Ending.Reason), Generation: it.Ending.Generation}
@@ -110,7 +110,7 @@ func (l *Leases) decode(stored item) bastion.LeaseItem {
 func decodeLease(stored types.AttributeValue) (bastion.Lease, error) {
 	var encoded leaseItem
 	if err := attributevalue.Unmarshal(stored, &encoded); err != nil {
-		return bastion.Lease{}, foreign(err)
+		return bastion.Lease{}, opaque(err)
 	}
 	var d decoder
 	lease := encoded.lease(&d)
@@ -150,7 +150,7 @@ func plausible(r bastion.Report) bool {
 	if r.HostKey != "" && (len(r.HostKey) > maxHostKey || !hostKeyForm.MatchString(string(r.HostKey))) {
 		return false
 	}
-	if len(r.Request.Verb) > maxWord || len(r.Ending.Reason) > maxWord || len(r.Receipt.Destinations) > bastion.MaxDestinations {
+	if len(r.ConsoleRequest.Verb) > maxWord || len(r.Ending.Reason) > maxWord || len(r.Receipt.Destinations) > bastion.MaxDestinations {
 		return false
 	}
 	for _, d := range r.Receipt.Destinations {

@@ -91,7 +91,7 @@ func parseTaskMetadata(body io.Reader) (TaskMetadata, error) {
 func ConnectTaskLease(ctx context.Context, table, roleID, taskID string) (*TaskLease, error) {
 	cfg, err := config.LoadDefaultConfig(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("read the AWS configuration: %w", foreign(err))
+		return nil, fmt.Errorf("read the AWS configuration: %w", opaque(err))
 	}
 	return NewTaskLease(NewDynamoDB(cfg), table, roleID, taskID), nil
 }

@@ -16,8 +16,8 @@ import (
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 	"github.com/bastion-on-demand/bastion/internal/test/cloudtest"
-	"github.com/bastion-on-demand/bastion/internal/test/privilege"
 	"github.com/bastion-on-demand/bastion/internal/test/emulator"
+	"github.com/bastion-on-demand/bastion/internal/test/privilege"
 )
 
 // allowed fails the test on a call that no role allows to whom it stands for: in a

@@ -77,7 +77,7 @@ func (s *Secrets) Get(ctx context.Context) (map[string]string, error) {
 func (s *Secrets) ask(ctx context.Context) (map[string]string, error) {
 	out, err := s.api.GetParameters(ctx, &ssm.GetParametersInput{Names: s.names, WithDecryption: aws.Bool(true)})
 	if err != nil {
-		return nil, fmt.Errorf("read the parameters %s: %w", strings.Join(s.names, ", "), foreign(err))
+		return nil, fmt.Errorf("read the parameters %s: %w", strings.Join(s.names, ", "), opaque(err))
 	}
 	values := map[string]string{}
 	for _, p := range out.Parameters {

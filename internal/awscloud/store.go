@@ -92,7 +92,7 @@ func (s *Store) get(ctx context.Context, key item) (item, error) {
 	out, err := s.api.GetItem(ctx, &dynamodb.GetItemInput{TableName: &s.table, Key: key, ConsistentRead: aws.Bool(true)})
 	switch {
 	case err != nil:
-		return nil, foreign(err)
+		return nil, opaque(err)
 	case len(out.Item) == 0:
 		return nil, bastion.ErrNotFound
 	}
@@ -137,7 +137,7 @@ func (s *Store) RememberKey(ctx context.Context, owner string, key bastion.Key) 
 	remembered := at(ownerPartition(owner), sortKey)
 	remembered[attKey] = text(string(key))
 	if _, err := s.api.PutItem(ctx, &dynamodb.PutItemInput{TableName: &s.table, Item: remembered}); err != nil {
-		return fmt.Errorf("remember the key of %s: %w", owner, foreign(err))
+		return fmt.Errorf("remember the key of %s: %w", owner, opaque(err))
 	}
 	return nil
 }
@@ -166,7 +166,7 @@ func (s *Store) Mark(ctx context.Context, orphan string, seen time.Time) (time.T
 		ReturnValues: types.ReturnValueAllNew,
 	})
 	if err != nil {
-		return time.Time{}, fmt.Errorf("mark %s: %w", orphan, foreign(err))
+		return time.Time{}, fmt.Errorf("mark %s: %w", orphan, opaque(err))
 	}
 	var d decoder
 	first := d.time(attMarked, toText(out.Attributes[attMarked]))
@@ -180,7 +180,7 @@ func (s *Store) Mark(ctx context.Context, orphan string, seen time.Time) (time.T
 func (s *Store) Unmark(ctx context.Context, orphan string) error {
 	_, err := s.api.DeleteItem(ctx, &dynamodb.DeleteItemInput{TableName: &s.table, Key: at(partMarks, orphan)})
 	if err != nil {
-		return fmt.Errorf("unmark %s: %w", orphan, foreign(err))
+		return fmt.Errorf("unmark %s: %w", orphan, opaque(err))
 	}
 	return nil
 }
@@ -209,7 +209,7 @@ func (s *Store) query(ctx context.Context, input dynamodb.QueryInput, each func(
 	for {
 		page, err := s.api.Query(ctx, &input)
 		if err != nil {
-			return foreign(err)
+			return opaque(err)
 		}
 		for _, found := range page.Items {
 			if !each(found) {

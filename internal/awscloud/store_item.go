@@ -120,16 +120,16 @@ func toRecordItem(r bastion.Record) recordItem {
 		Intent: intentItem{
 			Generation: r.Intent.Generation, Open: r.Intent.Open, Source: toPrefix(r.Intent.Source),
 			Keys: converted[string](r.Intent.Keys), Deadline: toStamp(r.Intent.Deadline), Reason: r.Intent.Reason,
-			Answer: toAnswerItem(r.Intent.Answer), DeadlineSetAt: toStamp(r.Intent.DeadlineSetAt),
+			Answer: toAnswerItem(r.Intent.ConsoleReply), DeadlineSetAt: toStamp(r.Intent.DeadlineSetAt),
 		},
 		UnsettledUntil: toStamp(r.UnsettledUntil),
 		End:            endItem{Reason: string(r.End.Reason), At: toStamp(r.End.At), Failure: toFailureItem(r.End.Failure)},
 		FinishedAt:     toStamp(r.FinishedAt),
-		Group:          groupItem{ID: r.Group.ID, MadeAt: toStamp(r.Group.MadeAt), Ingress: toPrefix(r.Group.Ingress)},
+		Group:          groupItem{ID: r.Group.ID, MadeAt: toStamp(r.Group.FirstSeenAt), Ingress: toPrefix(r.Group.Ingress)},
 		Attempt:        toAttemptItem(r.Attempt),
 		Failures:       r.Failures, NextAttemptAt: toStamp(r.NextAttemptAt),
 		Receipt: toReceiptItem(r.Receipt),
-		Notify:  r.Notify, Told: toNoticeItem(r.Told), ToldVersion: r.ToldVersion, UntoldSince: toStamp(r.UntoldSince),
+		Notify:  r.Notify, Told: toNoticeItem(r.LastNotice), ToldVersion: r.LastNoticeVersion, UntoldSince: toStamp(r.NotifyPendingSince),
 		DueAt: toStamp(r.DueAt),
 	}
 }
@@ -158,20 +158,20 @@ func (it recordItem) record(d *decoder) bastion.Record {
 		Intent: bastion.Intent{
 			Generation: it.Intent.Generation, Open: it.Intent.Open, Source: d.prefix("intent.source", it.Intent.Source),
 			Keys: converted[bastion.Key](it.Intent.Keys), Deadline: d.time("intent.deadline", it.Intent.Deadline), Reason: it.Intent.Reason,
-			Answer: it.Intent.Answer.answer(), DeadlineSetAt: d.time("intent.deadline_set_at", it.Intent.DeadlineSetAt),
+			ConsoleReply: it.Intent.Answer.answer(), DeadlineSetAt: d.time("intent.deadline_set_at", it.Intent.DeadlineSetAt),
 		},
 		UnsettledUntil: d.time("unsettled_until", it.UnsettledUntil),
 		End: bastion.End{
 			Reason: bastion.EndReason(it.End.Reason), At: d.time("end.at", it.End.At), Failure: it.End.Failure.failure(),
 		},
 		FinishedAt: d.time("finished_at", it.FinishedAt),
-		Group: bastion.GroupFacts{
-			ID: it.Group.ID, MadeAt: d.time("group.made_at", it.Group.MadeAt), Ingress: d.prefix("group.ingress", it.Group.Ingress),
+		Group: bastion.GroupStatus{
+			ID: it.Group.ID, FirstSeenAt: d.time("group.made_at", it.Group.MadeAt), Ingress: d.prefix("group.ingress", it.Group.Ingress),
 		},
 		Attempt:  it.Attempt.attempt(d),
 		Failures: it.Failures, NextAttemptAt: d.time("next_attempt_at", it.NextAttemptAt),
 		Receipt: it.Receipt.receipt(d),
-		Notify:  it.Notify, Told: it.Told.notice(d), ToldVersion: it.ToldVersion, UntoldSince: d.time("untold_since", it.UntoldSince),
+		Notify:  it.Notify, LastNotice: it.Told.notice(d), LastNoticeVersion: it.ToldVersion, NotifyPendingSince: d.time("untold_since", it.UntoldSince),
 		DueAt: d.time("due_at", it.DueAt),
 	}
 }
@@ -195,7 +195,7 @@ func decodeRecord(stored item) (bastion.Record, error) {
 		Record  recordItem `dynamodbav:"record"`
 	}
 	if err := attributevalue.UnmarshalMap(stored, &whole); err != nil {
-		return bastion.Record{}, fmt.Errorf("decode the record %s: %w", toText(stored[keyPartition]), foreign(err))
+		return bastion.Record{}, fmt.Errorf("decode the record %s: %w", toText(stored[keyPartition]), opaque(err))
 	}
 	var d decoder
 	rec := whole.Record.record(&d)

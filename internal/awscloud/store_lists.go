@@ -102,7 +102,7 @@ func (s *Store) fetchBatch(ctx context.Context, ids []string) ([]item, error) {
 	for len(left) > 0 {
 		out, err := s.api.BatchGetItem(ctx, &dynamodb.BatchGetItemInput{RequestItems: left})
 		if err != nil {
-			return nil, foreign(err)
+			return nil, opaque(err)
 		}
 		found = append(found, out.Responses[s.table]...)
 		left = out.UnprocessedKeys

@@ -82,7 +82,7 @@ func (s *Store) create(ctx context.Context, rec bastion.Record, quota bastion.Qu
 	if verdict := createVerdict(reasons); verdict != nil {
 		return verdict
 	}
-	return foreign(err)
+	return opaque(err)
 }
 
 // createVerdict answers the first action's refusal. Behind an action that ended
@@ -211,7 +211,7 @@ func (s *Store) send(ctx context.Context, record *types.Update, more []types.Tra
 		}
 	}
 	if err != nil && !refused {
-		err = foreign(err)
+		err = opaque(err)
 	}
 	return stored, refused, err
 }
@@ -220,7 +220,7 @@ func (s *Store) send(ctx context.Context, record *types.Update, more []types.Tra
 func (s *Store) update(rec bastion.Record, nonce, condition string, conditionValues values) (*types.Update, error) {
 	record, err := attributevalue.Marshal(toRecordItem(rec))
 	if err != nil {
-		return nil, fmt.Errorf("encode the record: %w", foreign(err))
+		return nil, fmt.Errorf("encode the record: %w", opaque(err))
 	}
 	e := edit{names: map[string]string{}, values: values{}}
 	e.set(attRecord, record)

@@ -45,7 +45,7 @@ func (t *TaskLease) Read(ctx context.Context) (bastion.Lease, error) {
 		ExpressionAttributeNames: map[string]string{"#lease": attLease},
 	})
 	if err != nil {
-		return bastion.Lease{}, fmt.Errorf("read the lease %s: %w", t.key, foreign(err))
+		return bastion.Lease{}, fmt.Errorf("read the lease %s: %w", t.key, opaque(err))
 	}
 	stored, ok := out.Item[attLease]
 	if !ok {
@@ -63,7 +63,7 @@ func (t *TaskLease) Read(ctx context.Context) (bastion.Lease, error) {
 func (t *TaskLease) Report(ctx context.Context, report bastion.Report) error {
 	encoded, err := attributevalue.Marshal(toReportItem(report))
 	if err != nil {
-		return fmt.Errorf("encode the report to %s: %w", t.key, foreign(err))
+		return fmt.Errorf("encode the report to %s: %w", t.key, opaque(err))
 	}
 	e := edit{names: map[string]string{}, values: values{}}
 	e.set(attReport, encoded)
@@ -84,7 +84,7 @@ func (t *TaskLease) Report(ctx context.Context, report bastion.Report) error {
 	if _, refused := conditionFailed(err); refused {
 		err = t.refusal(ctx, ending)
 	} else if err != nil {
-		err = foreign(err)
+		err = opaque(err)
 	}
 	if err != nil {
 		return fmt.Errorf("report to %s: %w", t.key, err)

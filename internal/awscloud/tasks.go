@@ -75,7 +75,7 @@ func (t *Tasks) Stop(ctx context.Context, taskID, reason string) error {
 		Reason:  aws.String(reason),
 	})
 	if err != nil && !taskNotFound(err) {
-		return fmt.Errorf("StopTask %s: %w", taskID, foreign(err))
+		return fmt.Errorf("StopTask %s: %w", taskID, opaque(err))
 	}
 	return nil
 }

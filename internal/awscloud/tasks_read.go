@@ -74,7 +74,7 @@ func (t *Tasks) list(ctx context.Context, in *ecs.ListTasksInput) ([]string, err
 		for {
 			out, err := t.ecs.ListTasks(ctx, &query)
 			if err != nil {
-				return nil, fmt.Errorf("ListTasks: %w", foreign(err))
+				return nil, fmt.Errorf("ListTasks: %w", opaque(err))
 			}
 			arns = append(arns, out.TaskArns...)
 			if query.NextToken = out.NextToken; aws.ToString(out.NextToken) == "" {
@@ -100,7 +100,7 @@ func (t *Tasks) describe(ctx context.Context, arns []string, wanted func(types.T
 			err = otherThanMissing(out.Failures)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("DescribeTasks: %w", foreign(err))
+			return nil, fmt.Errorf("DescribeTasks: %w", opaque(err))
 		}
 		found = append(found, out.Tasks...)
 	}

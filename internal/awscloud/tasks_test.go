@@ -12,9 +12,9 @@ import (
 	ec2types "github.com/aws/aws-sdk-go-v2/service/ec2/types"
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
 
-	"github.com/bastion-on-demand/bastion/internal/test/awswire"
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 	"github.com/bastion-on-demand/bastion/internal/localcloud"
+	"github.com/bastion-on-demand/bastion/internal/test/awswire"
 )
 
 func TestAnOldAttemptIsNotSent(t *testing.T) {

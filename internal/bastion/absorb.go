@@ -13,14 +13,14 @@ func (d *decision) absorbGroup() {
 	facts, group := &d.next.Group, d.seen.Group
 	if group != nil {
 		if facts.ID != group.ID {
-			*facts = GroupFacts{ID: group.ID, MadeAt: d.now}
+			*facts = GroupStatus{ID: group.ID, FirstSeenAt: d.now}
 		}
 		facts.Ingress = group.admits()
 		return
 	}
 	facts.Ingress = netip.Prefix{}
-	if d.seen.GroupGone || d.now.Sub(facts.MadeAt) > d.cfg.Timing.Young {
-		*facts = GroupFacts{}
+	if d.seen.GroupGone || d.now.Sub(facts.FirstSeenAt) > d.cfg.Timing.ReadLag {
+		*facts = GroupStatus{}
 	}
 }
 
@@ -44,7 +44,7 @@ func (d *decision) absorbAttempt() {
 	}
 	if a.TaskID == "" && d.seen.Group != nil && a.GroupID != d.next.Group.ID {
 		// It was announced for a group that is gone, so it cannot start any more.
-		d.endAttempt(taskLost)
+		d.endAttempt(failureTaskLost)
 		return
 	}
 	task := currentTask(d.next, d.seen.Tasks)
@@ -80,18 +80,18 @@ func (d *decision) absorbAbsence() {
 	switch {
 	case a.TaskID != "":
 		// It was there once, so once it is old enough to be sure to show, it is gone.
-		if d.now.Sub(a.LaunchedAt) > d.cfg.Timing.Young {
-			d.endAttempt(taskLost)
+		if d.now.Sub(a.LaunchedAt) > d.cfg.Timing.ReadLag {
+			d.endAttempt(failureTaskLost)
 		}
 	case d.next.Intent.Open:
 		// RunTask is sent again, which finds the task, while ECS remembers the token.
 		if d.now.Sub(a.AnnouncedAt) > maxReplay {
-			d.endAttempt(taskLost)
+			d.endAttempt(failureTaskLost)
 		}
 	case !d.now.Before(d.next.UnsettledUntil):
 		// Nobody who read the open intent can still send RunTask, and what they
 		// sent would show by now.
-		d.endAttempt(taskLost)
+		d.endAttempt(failureTaskLost)
 	}
 }
 
@@ -105,10 +105,10 @@ func (d *decision) absorbStopped(task Task) {
 		d.next.close(End{Reason: ending.Reason, At: d.now}, d.cfg.Timing)
 	case ending.Reason != "": // the owner asked for more after it had decided to end
 		d.endAttempt(d.startAnother())
-	case task.ExitCode != nil && *task.ExitCode == ExitOnPurpose && d.report().Generation == d.next.Intent.Generation:
+	case task.ExitCode != nil && *task.ExitCode == ExitOK && d.report().Generation == d.next.Intent.Generation:
 		d.endAttempt(Failure{})
 		d.next.close(End{Reason: EndTask, At: d.now}, d.cfg.Timing)
-	case task.ExitCode != nil && *task.ExitCode == ExitOnPurpose: // under an older intent, or none
+	case task.ExitCode != nil && *task.ExitCode == ExitOK: // under an older intent, or none
 		d.endAttempt(d.startAnother())
 	default:
 		d.endAttempt(explain(task))
@@ -123,7 +123,7 @@ func (d *decision) startAnother() Failure {
 	if !d.next.Intent.Open {
 		return Failure{}
 	}
-	return endedEarly
+	return failureEndedEarly
 }
 
 // endAttempt writes down the attempt's end and its receipt. A failure counts
@@ -138,7 +138,7 @@ func (d *decision) endAttempt(failure Failure) {
 		return
 	}
 	ready := r.Attempt.ReadyAt
-	if !ready.IsZero() && d.now.Sub(ready) >= d.cfg.Timing.Stable {
+	if !ready.IsZero() && d.now.Sub(ready) >= d.cfg.Timing.StableAfter {
 		r.Failures = 0
 	}
 	r.Failures++
@@ -186,7 +186,7 @@ func (d *decision) absorbReport() {
 		return
 	}
 	expired := !d.now.Before(d.next.Intent.Deadline) // nothing more to ask for
-	if report.Request.Number > d.next.Intent.Answer.Number && !expired {
-		d.next.answer(report.Request, d.now, d.cfg.Timing)
+	if report.ConsoleRequest.Number > d.next.Intent.ConsoleReply.Number && !expired {
+		d.next.replyToConsole(report.ConsoleRequest, d.now, d.cfg.Timing)
 	}
 }

@@ -47,7 +47,7 @@ func TestBackoffDoubles(t *testing.T) {
 func TestDecideAnswersNobodyElse(t *testing.T) {
 	asking := func(verb Verb) *LeaseItem {
 		item := reported(1)
-		item.Report.Request = Request{Number: 1, Verb: verb, TTL: 2 * time.Hour}
+		item.Report.ConsoleRequest = ConsoleRequest{Number: 1, Verb: verb, TTL: 2 * time.Hour}
 		return item
 	}
 	for what, row := range map[string]struct {
@@ -58,7 +58,7 @@ func TestDecideAnswersNobodyElse(t *testing.T) {
 		"it is closing":      {with(made(), ready, closed), Observed{Group: group(), Tasks: tasks(TaskStopping), Lease: asking(VerbExtend)}},
 	} {
 		next := Decide(tabled, row.rec, row.seen, t0.Add(10*time.Minute)).Next
-		if next.Intent.Generation != row.rec.Intent.Generation || next.Intent.Answer != (Answer{}) || !next.Intent.Deadline.Equal(row.rec.Intent.Deadline) {
+		if next.Intent.Generation != row.rec.Intent.Generation || next.Intent.ConsoleReply != (ConsoleReply{}) || !next.Intent.Deadline.Equal(row.rec.Intent.Deadline) {
 			t.Errorf("%s: the intent is %+v", what, next.Intent)
 		}
 	}

@@ -7,11 +7,11 @@ import (
 
 // Do is a step that Decide can ask for. Values are bits, so that a set of them
 // says what a function may do.
-type Do uint
+type Step uint
 
 // The steps.
 const (
-	CreateGroup Do = 1 << iota
+	CreateGroup Step = 1 << iota
 	RevokeEgress
 	AuthorizeIngress
 	RevokeIngress
@@ -27,17 +27,17 @@ const (
 // becomes due at once, and the reaper or the observer takes it. The functions'
 // roles follow from this table.
 const (
-	MayCreate   = CreateGroup | RevokeEgress | AuthorizeIngress | RevokeIngress | RunTask | WriteLease | EndLease
-	MayExtend   = WriteLease
-	MayDestroy  = RevokeIngress | WriteLease | StopTask | EndLease
-	MayDescribe = Do(0)
-	MayReap     = MayCreate | MayDestroy | DeleteGroup | Notify
-	MayObserve  = MayReap
+	CreateSteps   = CreateGroup | RevokeEgress | AuthorizeIngress | RevokeIngress | RunTask | WriteLease | EndLease
+	ExtendSteps   = WriteLease
+	DestroySteps  = RevokeIngress | WriteLease | StopTask | EndLease
+	DescribeSteps = Step(0)
+	ReaperSteps   = CreateSteps | DestroySteps | DeleteGroup | Notify
+	ObserverSteps = ReaperSteps
 )
 
 // Action is one step with what it is done to. Equal actions have equal effects.
 type Action struct {
-	Do         Do
+	Step       Step
 	GroupID    string
 	Rule       Rule         // of RevokeEgress and RevokeIngress
 	Source     netip.Prefix // of AuthorizeIngress
@@ -50,7 +50,7 @@ type Action struct {
 // String is for logs and tests: the step, and what tells it from others of its
 // kind.
 func (a Action) String() string {
-	switch a.Do {
+	switch a.Step {
 	case CreateGroup:
 		return "CreateGroup"
 	case RevokeEgress:
@@ -72,5 +72,5 @@ func (a Action) String() string {
 	case Notify:
 		return fmt.Sprintf("Notify(%s)", a.Notice)
 	}
-	return fmt.Sprintf("Do(%d)", a.Do)
+	return fmt.Sprintf("Do(%d)", a.Step)
 }

@@ -12,10 +12,10 @@ import (
 // functions are all there are, in the order in which they are shown.
 var functions = []struct {
 	name string
-	may  Do
+	may  Step
 }{
-	{"create", MayCreate}, {"describe", MayDescribe}, {"extend", MayExtend}, {"destroy", MayDestroy},
-	{"reaper", MayReap}, {"observer", MayObserve}, {"slack", 0},
+	{"create", CreateSteps}, {"describe", DescribeSteps}, {"extend", ExtendSteps}, {"destroy", DestroySteps},
+	{"reaper", ReaperSteps}, {"observer", ObserverSteps}, {"slack", 0},
 }
 
 // actionTable is the table of functions and steps as SECURITY.md shows it.
@@ -26,7 +26,7 @@ func actionTable() string {
 	}
 	lines := []string{head, rule}
 	for step := CreateGroup; step <= Notify; step <<= 1 {
-		name, _, _ := strings.Cut(Action{Do: step}.String(), "(")
+		name, _, _ := strings.Cut(Action{Step: step}.String(), "(")
 		line := "| " + name + " |"
 		for _, f := range functions {
 			if f.may&step != 0 {

@@ -20,10 +20,10 @@ const maxRounds = 24
 //
 // ErrNoTime: it stopped where there was no time for the next call.
 // ErrNotFound: there is no such record.
-func (s *Service) Converge(ctx context.Context, id string, may Do) (Record, error) {
+func (s *Service) Converge(ctx context.Context, id string, may Step) (Record, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.Config.Timing.CallTimeout)
 	defer cancel()
-	c := converge{Service: s, may: may, done: map[Action]bool{}}
+	c := converge{Service: s, allowed: may, done: map[Action]bool{}}
 	var rec Record
 	for range maxRounds {
 		began := s.now()
@@ -47,7 +47,7 @@ func (s *Service) Converge(ctx context.Context, id string, may Do) (Record, erro
 		if err != nil {
 			return rec, errors.Join(c.failed, err)
 		}
-		rec, c.told = saved, 0
+		rec, c.notifiedVersion = saved, 0
 		if len(todo) == 0 {
 			return rec, c.failed
 		}
@@ -68,7 +68,7 @@ func (s *Service) postpone(ctx context.Context, rec Record, began time.Time) err
 		return nil
 	}
 	next := rec
-	next.DueAt = began.Add(s.Config.Timing.Watch)
+	next.DueAt = began.Add(s.Config.Timing.WatchInterval)
 	_, err := s.save(ctx, rec, next)
 	return err
 }
@@ -77,17 +77,17 @@ func (s *Service) postpone(ctx context.Context, rec Record, began time.Time) err
 // what it learned by doing it that a stale read may not show yet.
 type converge struct {
 	*Service
-	may    Do
-	done   map[Action]bool
-	failed error
+	allowed Step
+	done    map[Action]bool
+	failed  error
 
-	made    *Group
-	deleted string
-	started *Task
-	refused *Refusal
+	createdGroup *Group
+	deletedGroup string
+	startedTask  *Task
+	refused      *Refusal
 
-	told int64 // the version in which the owner was told, and the record does not say so yet
-	mute bool  // that failed, so it is left to a later call
+	notifiedVersion int64 // the version in which the owner was told, and the record does not say so yet
+	notifyFailed    bool  // that failed, so it is left to a later call
 }
 
 // permitted picks the actions to take now. When one is left for somebody else,
@@ -96,11 +96,11 @@ func (c *converge) permitted(plan *Plan, rec Record) []Action {
 	var todo []Action
 	for _, a := range plan.Actions {
 		switch {
-		case a.Do&c.may == 0:
+		case a.Step&c.allowed == 0:
 			plan.Next.DueAt = c.dueNow(rec)
-		case a.Do == Notify && c.mute, c.done[a]: // not again in this call
-		case a.Do == Notify:
-			plan.Next.telling(a.Notice, rec.Version+1, c.now())
+		case a.Step == Notify && c.notifyFailed, c.done[a]: // not again in this call
+		case a.Step == Notify:
+			plan.Next.markNotifying(a.Notice, rec.Version+1, c.now())
 			fallthrough
 		default:
 			todo = append(todo, a)
@@ -143,13 +143,13 @@ func (s *Service) logChange(rec, next Record) {
 
 // observe reads the cloud, and adds what this converge knows better.
 func (c *converge) observe(ctx context.Context, rec Record) (Observed, error) {
-	seen := Observed{Refused: c.refused, GroupGone: c.deleted != "", Told: c.told}
+	seen := Observed{Refused: c.refused, GroupGone: c.deletedGroup != "", NotifiedVersion: c.notifiedVersion}
 	group, err := c.Groups.Describe(ctx, rec.ID, rec.Group.ID)
 	switch {
-	case err == nil && group.ID != c.deleted:
+	case err == nil && group.ID != c.deletedGroup:
 		seen.Group = &group
 	case err == nil || errors.Is(err, ErrNotFound):
-		seen.Group = c.made
+		seen.Group = c.createdGroup
 	default:
 		return seen, fmt.Errorf("describe group of %s: %w", rec.ID, err)
 	}
@@ -175,15 +175,15 @@ func (c *converge) observe(ctx context.Context, rec Record) (Observed, error) {
 
 func (c *converge) observeTasks(ctx context.Context, rec Record) ([]Task, error) {
 	tasks, err := c.tasksOf(ctx, rec)
-	if err != nil || c.started == nil {
+	if err != nil || c.startedTask == nil {
 		return tasks, err
 	}
 	for _, t := range tasks {
-		if t.ID == c.started.ID {
+		if t.ID == c.startedTask.ID {
 			return tasks, nil
 		}
 	}
-	return append(tasks, *c.started), nil
+	return append(tasks, *c.startedTask), nil
 }
 
 // tasksOf reads the bastion's tasks. A first attempt has no more than one, however
@@ -212,7 +212,7 @@ func (c *converge) act(ctx context.Context, rec Record, a Action) {
 }
 
 func (c *converge) try(ctx context.Context, rec Record, a Action) error {
-	switch a.Do {
+	switch a.Step {
 	case CreateGroup:
 		return c.createGroup(ctx, rec)
 	case RevokeEgress, RevokeIngress:
@@ -236,13 +236,13 @@ func (c *converge) try(ctx context.Context, rec Record, a Action) error {
 			return fmt.Errorf("stop task %s: %w", a.TaskID, err)
 		}
 	case EndLease:
-		if err := c.Leases.End(ctx, a.TaskID, rec.ID, c.now().Add(c.Config.Timing.Tombstone)); err != nil {
+		if err := c.Leases.End(ctx, a.TaskID, rec.ID, c.now().Add(c.Config.Timing.TombstoneLife)); err != nil {
 			return fmt.Errorf("end lease of task %s: %w", a.TaskID, err)
 		}
 	case DeleteGroup:
 		return c.deleteGroup(ctx, a)
 	case Notify:
-		c.tell(ctx, rec, a.Notice)
+		c.notify(ctx, rec, a.Notice)
 	}
 	return nil
 }
@@ -255,7 +255,7 @@ func (c *converge) createGroup(ctx context.Context, rec Record) error {
 	if err != nil {
 		return fmt.Errorf("create group of %s: %w", rec.ID, err)
 	}
-	c.made = &group
+	c.createdGroup = &group
 	return nil
 }
 
@@ -267,7 +267,7 @@ func (c *converge) deleteGroup(ctx context.Context, a Action) error {
 	if err != nil {
 		return fmt.Errorf("delete group %s: %w", a.GroupID, err)
 	}
-	c.deleted, c.made = a.GroupID, nil
+	c.deletedGroup, c.createdGroup = a.GroupID, nil
 	return nil
 }
 
@@ -280,7 +280,7 @@ func (c *converge) runTask(ctx context.Context, rec Record, a Action) error {
 		TaskDefinition: rec.Attempt.TaskDefinition,
 		AnnouncedAt:    rec.Attempt.AnnouncedAt,
 	})
-	var refused *Refused
+	var refused *RefusedError
 	switch {
 	case errors.As(err, &refused):
 		c.refused = &Refusal{Attempt: a.Attempt, Failure: refused.Failure}
@@ -290,7 +290,7 @@ func (c *converge) runTask(ctx context.Context, rec Record, a Action) error {
 	case err != nil:
 		return fmt.Errorf("run task of %s, attempt %d: %w", rec.ID, a.Attempt, err)
 	default:
-		c.started = &task
+		c.startedTask = &task
 	}
 	return nil
 }
@@ -298,17 +298,17 @@ func (c *converge) runTask(ctx context.Context, rec Record, a Action) error {
 // lease is what the record's intent says to the task.
 func (s *Service) lease(rec Record) Lease {
 	return Lease{
-		BastionID:  rec.ID,
-		Owner:      rec.Owner,
-		Name:       rec.Name,
-		Generation: rec.Intent.Generation,
-		Open:       rec.Intent.Open,
-		EndReason:  rec.End.Reason,
-		Source:     rec.Intent.Source,
-		Keys:       rec.Intent.Keys,
-		Deadline:   rec.Intent.Deadline,
-		Idle:       s.Config.Idle,
-		Allowed:    s.Config.Allowed,
-		Answer:     rec.Intent.Answer,
+		BastionID:           rec.ID,
+		Owner:               rec.Owner,
+		Name:                rec.Name,
+		Generation:          rec.Intent.Generation,
+		Open:                rec.Intent.Open,
+		EndReason:           rec.End.Reason,
+		Source:              rec.Intent.Source,
+		Keys:                rec.Intent.Keys,
+		Deadline:            rec.Intent.Deadline,
+		IdleTimeout:         s.Config.IdleTimeout,
+		AllowedDestinations: s.Config.AllowedDestinations,
+		ConsoleReply:        rec.Intent.ConsoleReply,
 	}
 }

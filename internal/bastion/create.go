@@ -30,7 +30,7 @@ type CreateRequest struct {
 const maxReason = 200
 
 // validName fits ssh_config's Host, a file's name and a Slack message alike.
-var validName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$`)
+var namePattern = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$`)
 
 // Create answers the caller's bastion of that name: a new one, or the one that
 // is open, with its ingress moved to the caller's present source, a given key in
@@ -58,7 +58,7 @@ func (s *Service) Create(ctx context.Context, req CreateRequest) (rec Record, cr
 			s.Log.Warn("remember key", "owner", rec.Owner, "error", err)
 		}
 	}
-	return s.await(ctx, rec, MayCreate, req.Wait, readyOrOver), created, nil
+	return s.await(ctx, rec, CreateSteps, req.Wait, readyOrOver), created, nil
 }
 
 // check refuses a malformed request and fills in what follows from the caller.
@@ -66,7 +66,7 @@ func (s *Service) check(req *CreateRequest) error {
 	if req.Name == "" {
 		req.Name = "default"
 	}
-	if !validName.MatchString(req.Name) {
+	if !namePattern.MatchString(req.Name) {
 		return Errorf(CodeNameInvalid, "A name is 1 to 32 of a-z, 0-9 and -, and begins and ends with a letter or digit; %q is not.", req.Name)
 	}
 	req.Reason = strings.TrimSpace(req.Reason)
@@ -173,7 +173,7 @@ func (s *Service) renew(next *Record, req CreateRequest) {
 	}
 	// Asking counts as use: without a newer lease the task would not hear of it.
 	latest := next.UnsettledUntil.Add(-s.Config.Timing.Settle)
-	if changed || s.Config.Idle > 0 && now.Sub(latest) >= time.Second {
+	if changed || s.Config.IdleTimeout > 0 && now.Sub(latest) >= time.Second {
 		next.changed(now, s.Config.Timing)
 	}
 }

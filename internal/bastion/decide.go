@@ -7,12 +7,12 @@ import (
 
 // Observed is what one round of a converge saw.
 type Observed struct {
-	Group     *Group     // nil: none showed
-	GroupGone bool       // this converge deleted it: its absence is no stale read
-	Tasks     []Task     // the bastion's tasks, of whatever attempt
-	Lease     *LeaseItem // of the current attempt's task; nil: none
-	Refused   *Refusal   // RunTask refused an attempt in this converge
-	Told      int64      // the version in which this converge told the owner; 0: in none
+	Group           *Group     // nil: none showed
+	GroupGone       bool       // this converge deleted it: its absence is no stale read
+	Tasks           []Task     // the bastion's tasks, of whatever attempt
+	Lease           *LeaseItem // of the current attempt's task; nil: none
+	Refused         *Refusal   // RunTask refused an attempt in this converge
+	NotifiedVersion int64      // the version in which this converge told the owner; 0: in none
 }
 
 // Refusal is RunTask's definite no to one attempt.
@@ -36,7 +36,7 @@ func Decide(cfg Config, rec Record, seen Observed, now time.Time) Plan {
 	d.absorbGroup()
 	d.absorbAttempt()
 	d.absorbReport()
-	d.absorbTold()
+	d.absorbNotified()
 	if d.next.Intent.Open && !now.Before(d.next.Intent.Deadline) {
 		d.next.close(End{Reason: EndDeadline, At: now}, cfg.Timing)
 	}
@@ -48,7 +48,7 @@ func Decide(cfg Config, rec Record, seen Observed, now time.Time) Plan {
 	}
 	d.settle()
 	d.schedule()
-	d.tell()
+	d.notify()
 	return Plan{Next: d.next, Actions: d.actions}
 }
 
@@ -68,7 +68,7 @@ func (d *decision) stopStrays() {
 	for _, task := range d.seen.Tasks {
 		current := d.next.Attempt.running() && task.Attempt == d.next.Attempt.Number
 		if !current && task.stoppable() {
-			d.do(Action{Do: StopTask, TaskID: task.ID})
+			d.do(Action{Step: StopTask, TaskID: task.ID})
 		}
 	}
 }
@@ -94,7 +94,7 @@ func (d *decision) open() {
 	}
 	switch {
 	case a.TaskID == "":
-		d.do(Action{Do: RunTask, Attempt: a.Number})
+		d.do(Action{Step: RunTask, Attempt: a.Number})
 	case d.report().Ending.Reason == "":
 		d.writeLease()
 	}
@@ -106,12 +106,12 @@ func (d *decision) openGroup() {
 	group, source := d.seen.Group, d.next.Intent.Source
 	if group == nil {
 		if d.next.Group.ID == "" {
-			d.do(Action{Do: CreateGroup})
+			d.do(Action{Step: CreateGroup})
 		}
 		return
 	}
 	for _, rule := range group.Egress {
-		d.do(Action{Do: RevokeEgress, GroupID: group.ID, Rule: rule})
+		d.do(Action{Step: RevokeEgress, GroupID: group.ID, Rule: rule})
 	}
 	admitted := false
 	for _, rule := range group.Ingress {
@@ -119,10 +119,10 @@ func (d *decision) openGroup() {
 			admitted = true
 			continue
 		}
-		d.do(Action{Do: RevokeIngress, GroupID: group.ID, Rule: rule})
+		d.do(Action{Step: RevokeIngress, GroupID: group.ID, Rule: rule})
 	}
 	if !admitted {
-		d.do(Action{Do: AuthorizeIngress, GroupID: group.ID, Source: source})
+		d.do(Action{Step: AuthorizeIngress, GroupID: group.ID, Source: source})
 	}
 }
 
@@ -137,7 +137,7 @@ func (r *Record) announce(cfg Config, now time.Time) {
 		TaskDefinition: cfg.TaskDefinition,
 		AnnouncedAt:    now,
 	}
-	r.Intent.Answer = Answer{}
+	r.Intent.ConsoleReply = ConsoleReply{}
 }
 
 // writeLease tells the task the intent, unless it has been told.
@@ -146,7 +146,7 @@ func (d *decision) writeLease() {
 	if item != nil && (item.Ended || item.Lease.Generation >= want) {
 		return
 	}
-	d.do(Action{Do: WriteLease, TaskID: d.next.Attempt.TaskID, Generation: want})
+	d.do(Action{Step: WriteLease, TaskID: d.next.Attempt.TaskID, Generation: want})
 }
 
 // endLease ends the lease of an attempt that has ended, and reports whether
@@ -156,7 +156,7 @@ func (d *decision) endLease() bool {
 	if a.TaskID == "" || d.seen.Lease != nil && d.seen.Lease.Ended {
 		return false
 	}
-	d.do(Action{Do: EndLease, TaskID: a.TaskID})
+	d.do(Action{Step: EndLease, TaskID: a.TaskID})
 	return true
 }
 
@@ -166,13 +166,13 @@ func (d *decision) close() {
 	group, a := d.seen.Group, d.next.Attempt
 	if group != nil {
 		for _, rule := range group.Ingress {
-			d.do(Action{Do: RevokeIngress, GroupID: group.ID, Rule: rule})
+			d.do(Action{Step: RevokeIngress, GroupID: group.ID, Rule: rule})
 		}
 	}
 	if a.running() && a.TaskID != "" {
 		d.writeLease()
 		if task := currentTask(d.next, d.seen.Tasks); task != nil && task.stoppable() {
-			d.do(Action{Do: StopTask, TaskID: a.TaskID})
+			d.do(Action{Step: StopTask, TaskID: a.TaskID})
 		}
 	}
 	if a.running() || slices.ContainsFunc(d.seen.Tasks, func(t Task) bool { return t.Status != TaskStopped }) {
@@ -180,7 +180,7 @@ func (d *decision) close() {
 	}
 	leased := d.next.FinishedAt.IsZero() && d.endLease() // it had to end before anything was finished
 	if group != nil {
-		d.do(Action{Do: DeleteGroup, GroupID: group.ID})
+		d.do(Action{Step: DeleteGroup, GroupID: group.ID})
 	}
 	if !leased && d.next.Group.ID == "" && d.next.FinishedAt.IsZero() {
 		d.next.FinishedAt = d.now
@@ -199,7 +199,7 @@ func (d *decision) settle() {
 // that is still to come stays, which saves a write; never is zero, before all.
 func (d *decision) schedule() {
 	r, due := &d.next, d.due()
-	written := d.seen.Told > 0 // the record is written anyway
+	written := d.seen.NotifiedVersion > 0 // the record is written anyway
 	if !r.DueAt.After(d.now) || due.Before(r.DueAt) || written {
 		r.DueAt = due
 	}
@@ -207,7 +207,7 @@ func (d *decision) schedule() {
 
 func (d *decision) due() time.Time {
 	r, timing := d.next, d.cfg.Timing
-	soon := d.now.Add(timing.Watch)
+	soon := d.now.Add(timing.WatchInterval)
 	var due time.Time
 	switch {
 	case !r.FinishedAt.IsZero() && len(d.actions) == 0 && r.UnsettledUntil.IsZero():
@@ -215,7 +215,7 @@ func (d *decision) due() time.Time {
 	case !r.FinishedAt.IsZero() && len(d.actions) == 0:
 		due = r.UnsettledUntil
 	case r.agrees() && len(d.actions) == 0:
-		due = earlier(d.now.Add(timing.Check), r.Intent.Deadline)
+		due = earlier(d.now.Add(timing.CheckInterval), r.Intent.Deadline)
 	case r.Intent.Open && r.NextAttemptAt.After(d.now):
 		due = earlier(earlier(soon, r.NextAttemptAt), r.Intent.Deadline)
 	case r.Intent.Open:
@@ -226,7 +226,7 @@ func (d *decision) due() time.Time {
 	if r.UnsettledUntil.After(d.now) {
 		due = earlier(due, r.UnsettledUntil)
 	}
-	if at := r.warnAt(d.cfg.Warn); at.After(d.now) {
+	if at := r.warnAt(d.cfg.WarnBefore); at.After(d.now) {
 		due = earlier(due, at)
 	}
 	return due

@@ -15,11 +15,11 @@ var (
 	srcB   = netip.MustParsePrefix("192.0.2.2/32")
 	where  = netip.MustParseAddrPort("198.51.100.9:2222")
 	tabled = Config{
-		DefaultTTL: time.Hour, MaxTTL: 8 * time.Hour, Warn: 10 * time.Minute,
+		DefaultTTL: time.Hour, MaxTTL: 8 * time.Hour, WarnBefore: 10 * time.Minute,
 		Subnets: []string{"subnet-a", "subnet-b"}, TaskDefinition: "bastion:7", MaxAttempts: 5,
 		Timing: Timing{
-			Settle: 4 * time.Minute, Young: 2 * time.Minute, Backoff: 10 * time.Second,
-			Stable: time.Minute, Watch: 15 * time.Second, Check: 5 * time.Minute,
+			Settle: 4 * time.Minute, ReadLag: 2 * time.Minute, Backoff: 10 * time.Second,
+			StableAfter: time.Minute, WatchInterval: 15 * time.Second, CheckInterval: 5 * time.Minute,
 		},
 	}
 )
@@ -318,23 +318,23 @@ func TestDecide(t *testing.T) {
 func TestDecideAnswersTheConsole(t *testing.T) {
 	for _, row := range []struct {
 		what     string
-		ask      Request
+		ask      ConsoleRequest
 		code     Code
 		deadline time.Duration
 		open     bool
 	}{
-		{"more time", Request{1, VerbExtend, 2 * time.Hour}, "", 2*time.Hour + 10*time.Minute, true},
-		{"less than it has: nothing moves earlier", Request{1, VerbExtend, time.Minute}, "", time.Hour, true},
-		{"beyond the longest lifetime", Request{1, VerbExtend, 9 * time.Hour}, CodeTTLBeyondCap, time.Hour, true},
-		{"no time", Request{1, VerbExtend, 0}, CodeTTLInvalid, time.Hour, true},
-		{"close", Request{1, VerbClose, 0}, "", time.Hour, false},
-		{"nonsense", Request{1, "dance", 0}, CodeNotFound, time.Hour, true},
+		{"more time", ConsoleRequest{1, VerbExtend, 2 * time.Hour}, "", 2*time.Hour + 10*time.Minute, true},
+		{"less than it has: nothing moves earlier", ConsoleRequest{1, VerbExtend, time.Minute}, "", time.Hour, true},
+		{"beyond the longest lifetime", ConsoleRequest{1, VerbExtend, 9 * time.Hour}, CodeTTLBeyondCap, time.Hour, true},
+		{"no time", ConsoleRequest{1, VerbExtend, 0}, CodeTTLInvalid, time.Hour, true},
+		{"close", ConsoleRequest{1, VerbClose, 0}, "", time.Hour, false},
+		{"nonsense", ConsoleRequest{1, "dance", 0}, CodeNotFound, time.Hour, true},
 	} {
 		t.Run(row.what, func(t *testing.T) {
 			seen := inUse(1)
-			seen.Lease.Report.Request = row.ask
+			seen.Lease.Report.ConsoleRequest = row.ask
 			next := Decide(tabled, with(made(), ready, settled), seen, t0.Add(10*time.Minute)).Next
-			if a := next.Intent.Answer; a.Number != 1 || a.Code != row.code || a.Message == "" {
+			if a := next.Intent.ConsoleReply; a.Number != 1 || a.Code != row.code || a.Message == "" {
 				t.Errorf("answer: %+v, want code %q", a, row.code)
 			}
 			if got := next.Intent.Deadline.Sub(t0); got != row.deadline {
@@ -354,7 +354,7 @@ func TestDecideAnswersTheConsole(t *testing.T) {
 // Past its deadline a bastion is over, whatever somebody types in its console.
 func TestDecideGivesNoTimeAfterTheDeadline(t *testing.T) {
 	seen := inUse(1)
-	seen.Lease.Report.Request = Request{1, VerbExtend, 3 * time.Hour}
+	seen.Lease.Report.ConsoleRequest = ConsoleRequest{1, VerbExtend, 3 * time.Hour}
 	next := Decide(tabled, with(made(), ready, settled), seen, t0.Add(time.Hour+30*time.Second)).Next
 	if next.Intent.Open || next.End.Reason != EndDeadline {
 		t.Errorf("open %t until %s", next.Intent.Open, next.Intent.Deadline)
@@ -364,10 +364,10 @@ func TestDecideGivesNoTimeAfterTheDeadline(t *testing.T) {
 // Attempts take turns in the subnets, and a new task's console begins anew.
 func TestDecideAnnounces(t *testing.T) {
 	rec := with(made(), ready, settled, ended)
-	rec.Intent.Answer = Answer{Number: 3}
+	rec.Intent.ConsoleReply = ConsoleReply{Number: 3}
 	next := Decide(tabled, rec, Observed{Group: group("A"), Lease: tombstone()}, t0.Add(10*time.Minute)).Next
-	if a := next.Attempt; a.Number != 2 || a.Subnet != "subnet-b" || a.GroupID != "sg" || a.TaskDefinition != "bastion:7" || next.Intent.Answer.Number != 0 {
-		t.Errorf("%+v, answer %+v", a, next.Intent.Answer)
+	if a := next.Attempt; a.Number != 2 || a.Subnet != "subnet-b" || a.GroupID != "sg" || a.TaskDefinition != "bastion:7" || next.Intent.ConsoleReply.Number != 0 {
+		t.Errorf("%+v, answer %+v", a, next.Intent.ConsoleReply)
 	}
 }
 
@@ -390,7 +390,7 @@ func TestDecideKeepsReceipts(t *testing.T) {
 }
 
 func TestValidateNamesEverything(t *testing.T) {
-	err := Config{DefaultTTL: -1, Warn: -1, Quota: Quota{Total: -1}, Timing: Timing{Settle: time.Second, CallTimeout: time.Second}}.Validate()
+	err := Config{DefaultTTL: -1, WarnBefore: -1, Quota: Quota{Total: -1}, Timing: Timing{Settle: time.Second, CallTimeout: time.Second}}.Validate()
 	for _, part := range []string{"warn ahead", "default ttl", "longest lifetime", "family", "total quota", "at least one bastion", "subnet", "task definition", "attempt", "poll interval", "unsettled"} {
 		if err == nil || !strings.Contains(err.Error(), part) {
 			t.Errorf("%q is missing in: %v", part, err)
@@ -451,7 +451,7 @@ func fromIPv6(r *Record) {
 	r.Intent.Source = netip.MustParsePrefix("2001:db8::1/128")
 	r.Group.Ingress = r.Intent.Source
 }
-func hasGroup(r *Record) { r.Group = GroupFacts{ID: "sg", MadeAt: t0} }
+func hasGroup(r *Record) { r.Group = GroupStatus{ID: "sg", FirstSeenAt: t0} }
 func announced(r *Record) {
 	r.Attempt = Attempt{Number: 1, GroupID: "sg", Subnet: "subnet-a", TaskDefinition: "bastion:7", AnnouncedAt: t0}
 }
@@ -478,14 +478,14 @@ func closed(r *Record) {
 	r.close(End{Reason: EndClosed, At: t0.Add(time.Minute)}, tabled.Timing)
 	r.DueAt = t0
 }
-func final(r *Record) { r.Group, r.FinishedAt = GroupFacts{}, t0.Add(2*time.Minute) }
+func final(r *Record) { r.Group, r.FinishedAt = GroupStatus{}, t0.Add(2*time.Minute) }
 
 func notify(r *Record) { r.Notify = true }
-func told(r *Record)   { r.Told = r.notice(0, t0) }
-func warned(r *Record) { told(r); r.Told.Warning = true }
+func told(r *Record)   { r.LastNotice = r.notice(0, t0) }
+func warned(r *Record) { told(r); r.LastNotice.Warning = true }
 
 func untold(since time.Duration) func(*Record) {
-	return func(r *Record) { r.UntoldSince = t0.Add(since) }
+	return func(r *Record) { r.NotifyPendingSince = t0.Add(since) }
 }
 func until(deadline, asked time.Duration) func(*Record) {
 	return func(r *Record) { r.Intent.Deadline, r.Intent.DeadlineSetAt = t0.Add(deadline), t0.Add(asked) }

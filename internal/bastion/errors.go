@@ -73,9 +73,9 @@ var (
 
 // Refused is a definite answer of RunTask that no task was made: the attempt
 // it was sent for has ended.
-type Refused struct {
+type RefusedError struct {
 	Failure Failure // for the person
 	Detail  string  // the cloud's own words, for the log
 }
 
-func (e *Refused) Error() string { return string(e.Failure.Code) + ": " + e.Detail }
+func (e *RefusedError) Error() string { return string(e.Failure.Code) + ": " + e.Detail }

@@ -19,10 +19,10 @@ const (
 	FailureConfig   FailureCode = "misconfigured"        // ECS will not take what the operator configured
 )
 
-var endedEarly = Failure{FailureCrash,
+var failureEndedEarly = Failure{FailureCrash,
 	"The bastion's server ended by itself before anybody could use it. Ask your operator to check which image the task definition names, and the server's log."}
 
-var taskLost = Failure{FailureTaskLost, "The bastion's task disappeared. Ask for the bastion again."}
+var failureTaskLost = Failure{FailureTaskLost, "The bastion's task disappeared. Ask for the bastion again."}
 
 // CapacityFailure is what a person reads when Fargate has no room.
 var CapacityFailure = Failure{FailureCapacity,

@@ -11,7 +11,7 @@ import (
 func (r *Record) changed(now time.Time, timing Timing) {
 	r.Intent.Generation++
 	r.UnsettledUntil = now.Add(timing.Settle)
-	if soon := now.Add(timing.Watch); r.DueAt.IsZero() || soon.Before(r.DueAt) {
+	if soon := now.Add(timing.WatchInterval); r.DueAt.IsZero() || soon.Before(r.DueAt) {
 		r.DueAt = soon
 	}
 }
@@ -63,9 +63,9 @@ func checkTTL(ttl time.Duration) error {
 
 // answer grants or refuses what a console asked for. The answer travels in the
 // lease, so that it raises the generation even when nothing else changes.
-func (r *Record) answer(ask Request, now time.Time, timing Timing) {
-	r.Intent.Answer = Answer{Number: ask.Number}
-	answer := &r.Intent.Answer
+func (r *Record) replyToConsole(ask ConsoleRequest, now time.Time, timing Timing) {
+	r.Intent.ConsoleReply = ConsoleReply{Number: ask.Number}
+	answer := &r.Intent.ConsoleReply
 	switch ask.Verb {
 	case VerbClose:
 		answer.Message = "This bastion is being closed."

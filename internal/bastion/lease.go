@@ -10,34 +10,34 @@ import (
 // Lease is what the control plane tells one running task. A task obeys the
 // lease with the highest generation it has seen, and nothing else.
 type Lease struct {
-	BastionID  string
-	Owner      string
-	Name       string
-	Generation int64
-	Open       bool      // false: end now
-	EndReason  EndReason // why, when Open is false
-	Source     netip.Prefix
-	Keys       []Key
-	Deadline   time.Time
-	Idle       time.Duration  // end after this long without an authenticated connection; 0 for never
-	Allowed    []netip.Prefix // the destinations the operator allows
-	Answer     Answer         // to the task's latest Request
+	BastionID           string
+	Owner               string
+	Name                string
+	Generation          int64
+	Open                bool      // false: end now
+	EndReason           EndReason // why, when Open is false
+	Source              netip.Prefix
+	Keys                []Key
+	Deadline            time.Time
+	IdleTimeout         time.Duration  // end after this long without an authenticated connection; 0 for never
+	AllowedDestinations []netip.Prefix // the destinations the operator allows
+	ConsoleReply        ConsoleReply   // to the task's latest Request
 }
 
 // Report is what a task tells back. The task alone writes it.
 type Report struct {
-	HostKey     Key
-	Generation  int64     // of the lease in force
-	Connections int       // authenticated and open
-	LastUse     time.Time // when the last of them was open
-	Request     Request   // zero: none was made
-	Ending      Ending    // zero: not ending
-	Receipt     Receipt   // written once, at the end
+	HostKey        Key
+	Generation     int64          // of the lease in force
+	Connections    int            // authenticated and open
+	LastUse        time.Time      // when the last of them was open
+	ConsoleRequest ConsoleRequest // zero: none was made
+	Ending         Ending         // zero: not ending
+	Receipt        Receipt        // written once, at the end
 }
 
 // Request is what somebody typed in the status console. The control plane
 // answers it in the lease; the task never changes its own deadline.
-type Request struct {
+type ConsoleRequest struct {
 	Number int           // counts the task's requests from 1; 0 for none
 	Verb   Verb          // VerbExtend or VerbClose
 	TTL    time.Duration // of VerbExtend: at least this long from now
@@ -53,7 +53,7 @@ const (
 )
 
 // Answer is the control plane's answer to the Request of the same number.
-type Answer struct {
+type ConsoleReply struct {
 	Number  int
 	Code    Code   // empty when the request was granted
 	Message string // a sentence for the console
@@ -81,7 +81,7 @@ const MaxDestinations = 200
 
 // bastiond's exit codes. An ending that it reported is believed before them.
 const (
-	ExitOnPurpose  = 0   // the deadline, idle, or a lease that was closed
+	ExitOK         = 0   // the deadline, idle, or a lease that was closed
 	ExitFailure    = 1   // it could not do its work
 	ExitNoLease    = 10  // no lease came in time
 	ExitTerminated = 143 // told to stop from outside, by SIGTERM

@@ -39,10 +39,10 @@ const (
 	// tellTimeout bounds one try to tell an owner. To hand a notice over takes
 	// tens of milliseconds; whoever does not answer must not keep a converge from
 	// what else there is to do.
-	tellTimeout = 2 * time.Second
+	notifyTimeout = 2 * time.Second
 	// tellFor is for how long after a bastion's end its owner is told of it, if
 	// that fails again and again. Later they have long seen it for themselves.
-	tellFor = time.Hour
+	notifyFor = time.Hour
 )
 
 // notice is what the record calls for telling its owner.
@@ -73,22 +73,22 @@ func (r Record) warnAt(warn time.Duration) time.Time {
 // Each converge that may tells once. If that fails, the record is due again after
 // as long as it has been failing for: not sooner than a bastion that is on its
 // way, nor later than one that is ready would be looked at anyway.
-func (d *decision) tell() {
+func (d *decision) notify() {
 	r := &d.next
-	want := r.notice(d.cfg.Warn, d.now)
-	late := !r.FinishedAt.IsZero() && d.now.Sub(r.FinishedAt) >= tellFor
+	want := r.notice(d.cfg.WarnBefore, d.now)
+	late := !r.FinishedAt.IsZero() && d.now.Sub(r.FinishedAt) >= notifyFor
 	if late {
-		r.UntoldSince = time.Time{}
+		r.NotifyPendingSince = time.Time{}
 	}
-	if !r.Notify || late || want == r.Told && r.UntoldSince.IsZero() {
+	if !r.Notify || late || want == r.LastNotice && r.NotifyPendingSince.IsZero() {
 		return
 	}
-	d.do(Action{Do: Notify, Notice: want})
+	d.do(Action{Step: Notify, Notice: want})
 	timing, failing := d.cfg.Timing, time.Duration(0)
-	if !r.UntoldSince.IsZero() {
-		failing = d.now.Sub(r.UntoldSince)
+	if !r.NotifyPendingSince.IsZero() {
+		failing = d.now.Sub(r.NotifyPendingSince)
 	}
-	again := d.now.Add(min(max(failing, timing.Watch), timing.Check))
+	again := d.now.Add(min(max(failing, timing.WatchInterval), timing.CheckInterval))
 	if r.DueAt.IsZero() || again.Before(r.DueAt) {
 		r.DueAt = again
 	}
@@ -96,33 +96,33 @@ func (d *decision) tell() {
 
 // telling writes down that the owner is about to be told, before they are. Who then
 // dies leaves a record that knows that nobody knows.
-func (r *Record) telling(notice Notice, version int64, now time.Time) {
-	r.Told, r.ToldVersion = notice, version
-	if r.UntoldSince.IsZero() {
-		r.UntoldSince = now
+func (r *Record) markNotifying(notice Notice, version int64, now time.Time) {
+	r.LastNotice, r.LastNoticeVersion = notice, version
+	if r.NotifyPendingSince.IsZero() {
+		r.NotifyPendingSince = now
 	}
 }
 
 // absorbTold writes down that the owner has been told, unless somebody else has
 // begun to tell them something since.
-func (d *decision) absorbTold() {
-	if d.seen.Told > 0 && d.seen.Told == d.next.ToldVersion {
-		d.next.UntoldSince = time.Time{}
+func (d *decision) absorbNotified() {
+	if d.seen.NotifiedVersion > 0 && d.seen.NotifiedVersion == d.next.LastNoticeVersion {
+		d.next.NotifyPendingSince = time.Time{}
 	}
 }
 
 // tell tells the owner. That it failed is for the log: nothing else depends on it.
-func (c *converge) tell(ctx context.Context, rec Record, notice Notice) {
-	if c.Notices == nil {
-		c.told = rec.Version
+func (c *converge) notify(ctx context.Context, rec Record, notice Notice) {
+	if c.Notifier == nil {
+		c.notifiedVersion = rec.Version
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, tellTimeout)
+	ctx, cancel := context.WithTimeout(ctx, notifyTimeout)
 	defer cancel()
-	if err := c.Notices.Tell(ctx, rec, notice); err != nil {
-		c.mute = true
+	if err := c.Notifier.Notify(ctx, rec, notice); err != nil {
+		c.notifyFailed = true
 		c.Log.Warn("notice", "bastion", rec.ID, "owner", rec.Owner, "notice", notice.String(), "error", err)
 		return
 	}
-	c.told = rec.Version
+	c.notifiedVersion = rec.Version
 }

@@ -25,7 +25,7 @@ func TestDecideWritesDownWhatWasTold(t *testing.T) {
 	at := t0.Add(10 * time.Minute)
 	rec := with(made(), ready, settled, notify)
 	begun := rec
-	begun.telling(rec.notice(tabled.Warn, at), 7, at)
+	begun.markNotifying(rec.notice(tabled.WarnBefore, at), 7, at)
 	begun.DueAt = at.Add(15 * time.Second)
 	for _, row := range []struct {
 		what  string
@@ -39,26 +39,26 @@ func TestDecideWritesDownWhatWasTold(t *testing.T) {
 		{"told, and somebody else is telling since", 6, nil, "Notify(ready, attempt 1)"},
 	} {
 		seen := inUse(1)
-		seen.Told = row.told
+		seen.NotifiedVersion = row.told
 		plan := Decide(tabled, with(begun, row.edits...), seen, at.Add(time.Second))
 		if got := say(plan.Actions); !strings.HasSuffix(got, row.want) || row.want == "" && got != "" {
 			t.Errorf("%s: %s, want %s", row.what, got, row.want)
 		}
-		if next := plan.Next; row.want == "" && (!next.UntoldSince.IsZero() || !next.DueAt.Equal(at.Add(time.Second+5*time.Minute))) {
-			t.Errorf("%s: untold since %s, due %s", row.what, next.UntoldSince, next.DueAt)
+		if next := plan.Next; row.want == "" && (!next.NotifyPendingSince.IsZero() || !next.DueAt.Equal(at.Add(time.Second+5*time.Minute))) {
+			t.Errorf("%s: untold since %s, due %s", row.what, next.NotifyPendingSince, next.DueAt)
 		}
 	}
 	again := begun
-	again.telling(Notice{State: Closed}, 9, at.Add(time.Minute))
-	if again.Told.State != Closed || again.ToldVersion != 9 || !again.UntoldSince.Equal(at) {
-		t.Errorf("a try that failed is forgotten: %s in %d, untold since %s", again.Told, again.ToldVersion, again.UntoldSince)
+	again.markNotifying(Notice{State: Closed}, 9, at.Add(time.Minute))
+	if again.LastNotice.State != Closed || again.LastNoticeVersion != 9 || !again.NotifyPendingSince.Equal(at) {
+		t.Errorf("a try that failed is forgotten: %s in %d, untold since %s", again.LastNotice, again.LastNoticeVersion, again.NotifyPendingSince)
 	}
 }
 
 // With no time to warn ahead nobody is warned.
 func TestDecideWarnsOnlyWhereItIsAskedTo(t *testing.T) {
 	never := tabled
-	never.Warn = 0
+	never.WarnBefore = 0
 	plan := Decide(never, with(made(), ready, settled, notify, told), inUse(1), t0.Add(59*time.Minute))
 	if len(plan.Actions) > 0 || !plan.Next.DueAt.Equal(t0.Add(time.Hour)) {
 		t.Errorf("%s, due %s", say(plan.Actions), plan.Next.DueAt)

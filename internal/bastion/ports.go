@@ -172,12 +172,12 @@ type Leases interface {
 }
 
 // Notices reaches owners who want to be told what becomes of their bastions.
-type Notices interface {
+type Notifier interface {
 	// Tell hands a notice of the record over to whoever brings it to the owner, and
 	// does not wait for that. After an error it may have been handed over all the
 	// same. A notice may be told more than once, and after a later one: of two, the
 	// one with the lower rec.Version is the older. Two of one version are the same.
-	Tell(ctx context.Context, rec Record, notice Notice) error
+	Notify(ctx context.Context, rec Record, notice Notice) error
 }
 
 // TaskLease is a task's own side of its item in the table of leases. It reaches

@@ -58,7 +58,7 @@ func (s *Service) reapAll(ctx context.Context, ids []string, taken map[string]bo
 		taken[id] = true
 		wg.Go(func() {
 			defer func() { <-slots }()
-			_, errs[i] = s.Converge(ctx, id, MayReap)
+			_, errs[i] = s.Converge(ctx, id, ReaperSteps)
 			if errs[i] != nil && ctx.Err() != nil { // its end came first
 				errs[i] = ErrNoTime
 			}
@@ -82,7 +82,7 @@ func outOfTime(ctx context.Context) bool {
 // is no record of is fine: the sweep finds what it left. When many things happen
 // at once and its turn does not come, the record becomes due, for the reaper.
 func (s *Service) Observe(ctx context.Context, id string) error {
-	_, err := s.Converge(ctx, id, MayObserve)
+	_, err := s.Converge(ctx, id, ObserverSteps)
 	if errors.Is(err, ErrNoTime) {
 		_, err = s.change(ctx, Caller{Admin: true}, id, func(next *Record) error {
 			next.DueAt = s.dueNow(*next)

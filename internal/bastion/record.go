@@ -31,7 +31,7 @@ type Record struct {
 	// FinishedAt is when nothing of a closed bastion was left.
 	FinishedAt time.Time
 
-	Group   GroupFacts
+	Group   GroupStatus
 	Attempt Attempt // the latest; Number 0 before the first
 	// Failures counts the attempts in a row that ended without a bastion that
 	// stayed ready; NextAttemptAt is the backoff that follows from it.
@@ -45,9 +45,9 @@ type Record struct {
 	// Told is the notice that somebody last began to tell the owner, in the record's
 	// version ToldVersion. UntoldSince is since when nobody has been known to succeed
 	// in that; zero when the owner has been told.
-	Told        Notice
-	ToldVersion int64
-	UntoldSince time.Time
+	LastNotice         Notice
+	LastNoticeVersion  int64
+	NotifyPendingSince time.Time
 
 	DueAt   time.Time // when it must next be looked at; zero for never
 	Version int64     // counts writes; the compare-and-swap token
@@ -55,13 +55,13 @@ type Record struct {
 
 // Intent is what the record says should be. Each change raises Generation.
 type Intent struct {
-	Generation int64
-	Open       bool
-	Source     netip.Prefix // a /32 or a /128
-	Keys       []Key
-	Deadline   time.Time // a whole second
-	Reason     string    // the owner's own words; may be empty
-	Answer     Answer    // to the latest request of the current task's console
+	Generation   int64
+	Open         bool
+	Source       netip.Prefix // a /32 or a /128
+	Keys         []Key
+	Deadline     time.Time    // a whole second
+	Reason       string       // the owner's own words; may be empty
+	ConsoleReply ConsoleReply // to the latest request of the current task's console
 
 	DeadlineSetAt time.Time // when somebody last asked for time
 }
@@ -97,9 +97,9 @@ type Failure struct {
 type FailureCode string
 
 // GroupFacts is what a converge last saw of the bastion's security group.
-type GroupFacts struct {
-	ID     string
-	MadeAt time.Time // when it was first seen
+type GroupStatus struct {
+	ID          string
+	FirstSeenAt time.Time // when it was first seen
 	// Ingress is the source that the group admits; zero unless the group admits
 	// exactly one, and nothing out.
 	Ingress netip.Prefix

@@ -17,7 +17,7 @@ type Service struct {
 	Tasks  Tasks
 	Leases Leases
 	// Notices may be nil: then nobody is told anything.
-	Notices Notices
+	Notifier Notifier
 
 	Now  func() time.Time
 	Rand io.Reader // ids come from here
@@ -48,7 +48,7 @@ func (s *Service) Get(ctx context.Context, caller Caller, id string, wait time.D
 	if err != nil {
 		return Record{}, err
 	}
-	return s.await(ctx, rec, MayDescribe, wait, readyOrOver), nil
+	return s.await(ctx, rec, DescribeSteps, wait, readyOrOver), nil
 }
 
 // List answers the caller's bastions (an admin: everybody's) that are not
@@ -64,7 +64,7 @@ func (s *Service) List(ctx context.Context, caller Caller, wait time.Duration) (
 	if err != nil {
 		return nil, err
 	}
-	return s.awaitAll(ctx, recs, MayDescribe, wait, readyOrOver), nil
+	return s.awaitAll(ctx, recs, DescribeSteps, wait, readyOrOver), nil
 }
 
 // Extend moves the deadline to at least ttl from now; it never moves earlier.
@@ -85,7 +85,7 @@ func (s *Service) Extend(ctx context.Context, caller Caller, id string, ttl, wai
 	if err != nil {
 		return Record{}, err
 	}
-	return s.await(ctx, rec, MayExtend, wait, readyOrOver), nil
+	return s.await(ctx, rec, ExtendSteps, wait, readyOrOver), nil
 }
 
 // over is how a bastion that cannot be extended is described: its state, or
@@ -105,7 +105,7 @@ func (s *Service) Close(ctx context.Context, caller Caller, id string, wait time
 	if err != nil {
 		return Record{}, err
 	}
-	return s.await(ctx, rec, MayDestroy, wait, finished), nil
+	return s.await(ctx, rec, DestroySteps, wait, finished), nil
 }
 
 // CloseAll closes every bastion of the caller's own, and waits as Close does. It
@@ -124,7 +124,7 @@ func (s *Service) CloseAll(ctx context.Context, caller Caller, wait time.Duratio
 		}
 		recs[i] = closed
 	}
-	return s.awaitAll(ctx, recs, MayDestroy, wait, finished), failed
+	return s.awaitAll(ctx, recs, DestroySteps, wait, finished), failed
 }
 
 func (s *Service) intendClosed(ctx context.Context, caller Caller, id string) (Record, error) {
@@ -176,8 +176,8 @@ func readyOrOver(rec Record) bool {
 // await takes the steps that may allows and looks again and again until done,
 // or for at most so long. What goes wrong on the way is for the log: the intent
 // is written, and the reaper goes on from it.
-func (s *Service) await(ctx context.Context, rec Record, may Do, wait time.Duration, done func(Record) bool) Record {
-	if may == MayDescribe && wait <= 0 {
+func (s *Service) await(ctx context.Context, rec Record, may Step, wait time.Duration, done func(Record) bool) Record {
+	if may == DescribeSteps && wait <= 0 {
 		return rec // it was only just read
 	}
 	until := s.now().Add(wait)
@@ -192,21 +192,21 @@ func (s *Service) await(ctx context.Context, rec Record, may Do, wait time.Durat
 			rec = latest
 		}
 		left := until.Sub(s.now())
-		if done(rec) || left <= 0 || sleep(ctx, min(s.Config.Timing.Poll, left)) != nil {
+		if done(rec) || left <= 0 || sleep(ctx, min(s.Config.Timing.PollInterval, left)) != nil {
 			return rec
 		}
 	}
 }
 
-func (s *Service) look(ctx context.Context, id string, may Do) (Record, error) {
-	if may == MayDescribe {
+func (s *Service) look(ctx context.Context, id string, may Step) (Record, error) {
+	if may == DescribeSteps {
 		return s.Store.Fetch(ctx, id)
 	}
 	return s.Converge(ctx, id, may)
 }
 
 // awaitAll awaits several, all within the same time.
-func (s *Service) awaitAll(ctx context.Context, recs []Record, may Do, wait time.Duration, done func(Record) bool) []Record {
+func (s *Service) awaitAll(ctx context.Context, recs []Record, may Step, wait time.Duration, done func(Record) bool) []Record {
 	until := s.now().Add(wait)
 	for i, rec := range recs { // first a step for each, so that none waits for another's end
 		recs[i] = s.await(ctx, rec, may, 0, done)

@@ -102,14 +102,14 @@ func astray() Observed {
 // A lease says all that the record intends, and why when that is to end.
 func TestTheLeaseIsTheIntent(t *testing.T) {
 	cfg := tabled
-	cfg.Idle, cfg.Allowed = 15*time.Minute, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
+	cfg.IdleTimeout, cfg.AllowedDestinations = 15*time.Minute, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
 	service := &Service{Config: cfg}
 	rec := with(made(), ready)
-	rec.Intent.Answer = Answer{Number: 3, Message: "The deadline is near."}
+	rec.Intent.ConsoleReply = ConsoleReply{Number: 3, Message: "The deadline is near."}
 	want := Lease{
 		BastionID: "b", Owner: "local:alice", Name: "default", Generation: 1, Open: true,
 		Source: srcA, Keys: []Key{"ssh-ed25519 AAAA"}, Deadline: t0.Add(time.Hour),
-		Idle: cfg.Idle, Allowed: cfg.Allowed, Answer: rec.Intent.Answer,
+		IdleTimeout: cfg.IdleTimeout, AllowedDestinations: cfg.AllowedDestinations, ConsoleReply: rec.Intent.ConsoleReply,
 	}
 	if got := service.lease(rec); !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v\nwant %+v", got, want)

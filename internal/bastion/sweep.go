@@ -55,7 +55,7 @@ func (sw *sweep) find(ctx context.Context) error {
 		sw.judge(ctx, "lease "+item.TaskID, item.BastionID, func(rec Record) bool {
 			return rec.Attempt.TaskID == item.TaskID || rec.Attempt.TaskID == ""
 		}, func() error {
-			return sw.Leases.End(ctx, item.TaskID, item.BastionID, sw.now().Add(sw.Config.Timing.Tombstone))
+			return sw.Leases.End(ctx, item.TaskID, item.BastionID, sw.now().Add(sw.Config.Timing.TombstoneLife))
 		})
 	}
 	for _, group := range groups {

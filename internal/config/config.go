@@ -57,17 +57,17 @@ func Load(environ []string) (Config, error) {
 	r := newReader(prefix, environ)
 	cfg := Config{
 		Bastion: bastion.Config{
-			DefaultTTL:     r.duration("DEFAULT_TTL"),
-			MaxTTL:         r.duration("MAX_TTL"),
-			Idle:           r.duration("IDLE"),
-			Warn:           r.duration("WARN"),
-			Allowed:        r.prefixes("ALLOWED"),
-			SourceOverride: r.prefixes("SOURCES"),
-			Quota:          bastion.Quota{PerOwner: r.number("QUOTA_OWNER"), Total: r.number("QUOTA_TOTAL")},
-			Subnets:        r.list("SUBNETS", subnetID),
-			TaskDefinition: r.text("TASK_DEFINITION", taskDefinitionARN),
-			MaxAttempts:    maxAttempts,
-			Timing:         timing,
+			DefaultTTL:          r.duration("DEFAULT_TTL"),
+			MaxTTL:              r.duration("MAX_TTL"),
+			IdleTimeout:         r.duration("IDLE"),
+			WarnBefore:          r.duration("WARN"),
+			AllowedDestinations: r.prefixes("ALLOWED"),
+			SourceOverride:      r.prefixes("SOURCES"),
+			Quota:               bastion.Quota{PerOwner: r.number("QUOTA_OWNER"), Total: r.number("QUOTA_TOTAL")},
+			Subnets:             r.list("SUBNETS", subnetID),
+			TaskDefinition:      r.text("TASK_DEFINITION", taskDefinitionARN),
+			MaxAttempts:         maxAttempts,
+			Timing:              timing,
 		},
 		Cloud: Cloud{
 			StackID:       r.text("STACK_ID", stackID),
@@ -112,11 +112,11 @@ func (c Config) contradictions() (wrong []error) {
 			wrong = append(wrong, fmt.Errorf(format, args...))
 		}
 	}
-	refuse(len(c.Bastion.Allowed) == 0, "%sALLOWED is empty: bastions could connect to nothing", prefix)
+	refuse(len(c.Bastion.AllowedDestinations) == 0, "%sALLOWED is empty: bastions could connect to nothing", prefix)
 	refuse(c.Cloud.Table == c.Cloud.LeaseTable, "%sTABLE and %[1]sLEASE_TABLE are both %s: tasks may write to the table of leases, and to no other", prefix, c.Cloud.Table)
 	refuse(c.Cloud.PublicAddress && !c.Bastion.IPv4, "%sPUBLIC_ADDRESS is true and %[1]sFAMILIES has no IPv4: public addresses are IPv4", prefix)
-	refuse(c.Bastion.Idle > 0 && c.Bastion.Idle < time.Minute, "%sIDLE is %s: a bastion would end before anybody can have connected; take a minute or more", prefix, c.Bastion.Idle)
-	refuse(c.Bastion.Warn > 0 && c.Bastion.Warn < time.Minute, "%sWARN is %s: the reaper, which warns, comes once a minute, so the warning could come after the end; take a minute or more", prefix, c.Bastion.Warn)
+	refuse(c.Bastion.IdleTimeout > 0 && c.Bastion.IdleTimeout < time.Minute, "%sIDLE is %s: a bastion would end before anybody can have connected; take a minute or more", prefix, c.Bastion.IdleTimeout)
+	refuse(c.Bastion.WarnBefore > 0 && c.Bastion.WarnBefore < time.Minute, "%sWARN is %s: the reaper, which warns, comes once a minute, so the warning could come after the end; take a minute or more", prefix, c.Bastion.WarnBefore)
 	for _, p := range c.Bastion.SourceOverride {
 		refuse(p.Bits() == 0, "%sSOURCES holds %s: then anybody may open a bastion to any address; name the prefixes that people connect from", prefix, p)
 	}

@@ -44,13 +44,13 @@ func TestAWholeEnvironment(t *testing.T) {
 	}
 	want := Config{
 		Bastion: bastion.Config{
-			DefaultTTL: time.Hour, MaxTTL: 8 * time.Hour, Idle: 15 * time.Minute, Warn: 10 * time.Minute,
-			Allowed:        []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")},
-			IPv4:           true,
-			Quota:          bastion.Quota{PerOwner: 3, Total: 50},
-			Subnets:        []string{"subnet-0123456789abcdef0", "subnet-0123456789abcdef1"},
-			TaskDefinition: "arn:aws:ecs:eu-west-1:111122223333:task-definition/way-in:7",
-			MaxAttempts:    maxAttempts, Timing: timing,
+			DefaultTTL: time.Hour, MaxTTL: 8 * time.Hour, IdleTimeout: 15 * time.Minute, WarnBefore: 10 * time.Minute,
+			AllowedDestinations: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")},
+			IPv4:                true,
+			Quota:               bastion.Quota{PerOwner: 3, Total: 50},
+			Subnets:             []string{"subnet-0123456789abcdef0", "subnet-0123456789abcdef1"},
+			TaskDefinition:      "arn:aws:ecs:eu-west-1:111122223333:task-definition/way-in:7",
+			MaxAttempts:         maxAttempts, Timing: timing,
 		},
 		Cloud: Cloud{
 			StackID: "arn:aws:cloudformation:eu-west-1:111122223333:stack/way-in/5f1c",
@@ -141,8 +141,8 @@ func TestWhatIsWrongIsNamed(t *testing.T) {
 func TestNobodyIsTold(t *testing.T) {
 	env := whole()
 	env["SLACK"], env["WARN"] = "", "0s"
-	if cfg, err := load(env); err != nil || cfg.Slack != "" || cfg.Bastion.Warn != 0 {
-		t.Errorf("%q, %s, %v", cfg.Slack, cfg.Bastion.Warn, err)
+	if cfg, err := load(env); err != nil || cfg.Slack != "" || cfg.Bastion.WarnBefore != 0 {
+		t.Errorf("%q, %s, %v", cfg.Slack, cfg.Bastion.WarnBefore, err)
 	}
 }
 
@@ -188,10 +188,10 @@ func TestTimingHoldsTogether(t *testing.T) {
 	if timing.CallTimeout >= 28*time.Second {
 		t.Error("a converge may outlive the function that it runs in")
 	}
-	if timing.Settle <= LongestFunction+timing.Young {
+	if timing.Settle <= LongestFunction+timing.ReadLag {
 		t.Error("a record settles while a function may still run that read the old intent")
 	}
-	if timing.Tombstone <= timing.Settle {
+	if timing.TombstoneLife <= timing.Settle {
 		t.Error("a tombstone goes before the last function that could write over it")
 	}
 }

@@ -26,29 +26,29 @@ var timing = bastion.Timing{
 	// A function that read the old intent may run for LongestFunction, and what
 	// it did may be hidden from reads for Young; the rest is for clocks that
 	// differ.
-	Settle: LongestFunction + young + 30*time.Second,
-	Young:  young,
+	Settle:  LongestFunction + young + 30*time.Second,
+	ReadLag: young,
 	// After the second failure in a row, 10 s, then 20, 40, 80: capacity comes
 	// back in minutes, and RunTask may be called 20 times a second by all.
 	Backoff: 10 * time.Second,
 	// A task that was ready for a minute did start; what ends it later is no
 	// reason to give the bastion up.
-	Stable: time.Minute,
+	StableAfter: time.Minute,
 	// A waiting request sees a state at most a second late, and makes at most 25
 	// rounds of reads in the time that it can wait.
-	Poll: time.Second,
+	PollInterval: time.Second,
 	// The reaper comes every minute and takes what is due. Fifteen seconds make
 	// sure that a bastion on its way is due each time it comes.
-	Watch: 15 * time.Second,
+	WatchInterval: 15 * time.Second,
 	// Task events and the leases' stream bring nearly all news. Five minutes is
 	// how late a lost one is noticed, at a dozen cheap reads each time.
-	Check: 5 * time.Minute,
+	CheckInterval: 5 * time.Minute,
 	// An orphan is marked, and ended by the next sweep but one at the latest (one
 	// comes every ten minutes): far longer than any start takes to be on record.
 	SweepGrace: 10 * time.Minute,
 	// An ended lease refuses writes for longer than any function or task of that
 	// bastion can still be running.
-	Tombstone: 24 * time.Hour,
+	TombstoneLife: 24 * time.Hour,
 }
 
 // young is for how long EC2 and ECS may not show what was just made: usually

@@ -53,7 +53,7 @@ func (d *Deployment) deploySteps() []step {
 	return []step{
 		{"check that this machine, the account and the network are ready", d.describeChecks(), d.check},
 		{"deploy the registry, stack " + s.Registry(), []string{
-			"run scripts/referees sam, which installs the SAM CLI into .tools",
+			"run scripts/emulators sam, which installs the SAM CLI into .tools",
 			"run " + commandLine(samCLI, deployTemplate("registry.yaml", s.Registry(), d.region(), nil)),
 		}, func(ctx context.Context) error { return d.deployRegistry(ctx, b) }},
 		{"build the functions and the image", []string{
@@ -92,7 +92,7 @@ func (d *Deployment) region() string {
 }
 
 func (d *Deployment) deployRegistry(ctx context.Context, b *built) error {
-	if err := d.Runner.Run(ctx, "scripts/referees", "sam"); err != nil {
+	if err := d.Runner.Run(ctx, "scripts/emulators", "sam"); err != nil {
 		return err
 	}
 	name := d.Settings.Registry()

@@ -22,7 +22,7 @@ func bubble(t *testing.T, test func(t *testing.T)) {
 var effects = []string{"GetCallerIdentity", "run ", "sam ", "build ", "push ", "DescribeImages", "GET ", "DeleteStack", "UpdateStack"}
 
 var wholeDeployment = []string{
-	"GetCallerIdentity", "run scripts/referees sam", "sam deploy bastion-registry", "sam build", "build image", "push " + testRepo,
+	"GetCallerIdentity", "run scripts/emulators sam", "sam deploy bastion-registry", "sam build", "build image", "push " + testRepo,
 	"DescribeImages registry-abc", "sam deploy bastion", "GET " + testURL,
 }
 

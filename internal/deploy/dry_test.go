@@ -103,13 +103,13 @@ func (c *catch) RoundTrip(*http.Request) (*http.Response, error) {
 
 // The SAM CLI that is run is the one that is installed.
 func TestTheSAMCLIIsTheOneThatIsInstalled(t *testing.T) {
-	script, err := os.ReadFile("../../scripts/referees")
+	script, err := os.ReadFile("../../scripts/emulators")
 	if err != nil {
 		t.Fatal(err)
 	}
 	folder := strings.Split(samCLI, "/")[1]
 	if !strings.Contains(string(script), "sam() { in_venv "+folder+" ") {
-		t.Errorf("scripts/referees does not install %s", folder)
+		t.Errorf("scripts/emulators does not install %s", folder)
 	}
 }
 

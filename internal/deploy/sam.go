@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// samCLI is where scripts/referees puts the SAM CLI, pinned.
+// samCLI is where scripts/emulators puts the SAM CLI, pinned.
 const samCLI = ".tools/aws-sam-cli-1.170.0/bin/sam"
 
 // builtTemplate is what `sam build` writes.

@@ -175,7 +175,7 @@ func starting() bastion.Record {
 			Generation: 1, Open: true, Source: source, Keys: []bastion.Key{userKey},
 			Deadline: noon.Add(time.Hour), Reason: "look at the orders table",
 		},
-		Group:   bastion.GroupFacts{ID: "sg-1", Ingress: source},
+		Group:   bastion.GroupStatus{ID: "sg-1", Ingress: source},
 		Attempt: bastion.Attempt{Number: 1, TaskID: "task-1", Status: bastion.TaskPending},
 		Version: 3,
 	}

@@ -18,8 +18,8 @@ import (
 	"time"
 
 	"github.com/bastion-on-demand/bastion/internal/awscloud"
-	"github.com/bastion-on-demand/bastion/internal/test/awswire"
 	"github.com/bastion-on-demand/bastion/internal/localcloud"
+	"github.com/bastion-on-demand/bastion/internal/test/awswire"
 	"github.com/bastion-on-demand/bastion/internal/test/emulator"
 )
 

@@ -107,7 +107,7 @@ func (a *App) make(id string, deadline time.Time, shows time.Duration) error {
 	rec := bastion.Record{
 		ID: id, Owner: "iam:111122223333:" + id, Name: "default", CreatedAt: now, LatestDeadline: deadline, Version: 1, DueAt: deadline,
 		Intent: bastion.Intent{Generation: 1, Open: true, Source: source, Keys: []bastion.Key{key}, Deadline: deadline},
-		Group:  bastion.GroupFacts{ID: group.ID, MadeAt: now, Ingress: source},
+		Group:  bastion.GroupStatus{ID: group.ID, FirstSeenAt: now, Ingress: source},
 		Attempt: bastion.Attempt{
 			Number: 1, GroupID: group.ID, Subnet: launch.Subnet, TaskDefinition: launch.TaskDefinition, AnnouncedAt: now,
 			TaskID: task.ID, LaunchedAt: now, Status: bastion.TaskRunning, HostKey: key, Generation: 1, ReadyAt: now,

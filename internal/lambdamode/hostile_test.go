@@ -195,7 +195,7 @@ func (w *neighbours) end(t *testing.T, n neighbour) {
 			return
 		}
 		<-look.C
-		_, err := w.app.Service.Converge(t.Context(), n.id, bastion.MayReap)
+		_, err := w.app.Service.Converge(t.Context(), n.id, bastion.ReaperSteps)
 		w.hostileOnly(t, err)
 	}
 	t.Fatalf("it does not end: %+v", w.fetch(t, n))

@@ -80,7 +80,7 @@ func live(t *testing.T, url string) *neighbours {
 	w.cloud = localcloud.New(localcloud.Config{Now: w.now})
 	t.Cleanup(w.cloud.Close)
 	app.Service.Now, app.Service.Groups, app.Service.Tasks = w.now, w.cloud.Groups(), w.cloud.Tasks()
-	w.observer, w.gateway = app.Observer(), app.Doors(app.Service).client
+	w.observer, w.gateway = app.Observer(), app.EntryPoints(app.Service).client
 	w.honest = w.start(t, "AIDAHONESTHONEST0001", keyOfHonest)
 	w.hostile = w.start(t, "AIDAHOSTILEHOSTILE01", keyOfHostile)
 	w.pass(app.Config.Bastion.Timing.Settle)
@@ -106,7 +106,7 @@ func (w *neighbours) start(t *testing.T, user, hostKey string) neighbour {
 	defer look.Stop()
 	for rec.Attempt.Status != bastion.TaskRunning {
 		<-look.C
-		rec, err = w.app.Service.Converge(t.Context(), rec.ID, bastion.MayReap)
+		rec, err = w.app.Service.Converge(t.Context(), rec.ID, bastion.ReaperSteps)
 		must(t, err)
 	}
 	own, err := awscloud.ConnectTaskLease(t.Context(), w.leases, taskRole, rec.Attempt.TaskID)

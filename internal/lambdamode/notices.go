@@ -12,14 +12,14 @@ import (
 
 // work takes events for functions, and does not wait for what becomes of them.
 type work interface {
-	HandOver(ctx context.Context, function string, payload []byte) error
+	InvokeAsync(ctx context.Context, function string, payload []byte) error
 }
 
 // tell has the service tell owners what becomes of their bastions. It is for the
 // functions that may; without Slack there is nobody to tell.
-func (a *App) tell() {
+func (a *App) notifyOwners() {
 	if a.Config.Slack != "" {
-		a.Service.Notices = notices{a.work, a.Config.Slack}
+		a.Service.Notifier = notices{a.work, a.Config.Slack}
 	}
 }
 
@@ -30,12 +30,12 @@ type notices struct {
 }
 
 // Tell is of bastion.Notices.
-func (n notices) Tell(ctx context.Context, rec bastion.Record, notice bastion.Notice) error {
+func (n notices) Notify(ctx context.Context, rec bastion.Record, notice bastion.Notice) error {
 	payload, err := noticeOf(rec, notice)
 	if err != nil {
 		return err
 	}
-	return n.work.HandOver(ctx, n.function, payload)
+	return n.work.InvokeAsync(ctx, n.function, payload)
 }
 
 // noticeOf is the event for a notice: the bastion as the API answers it, and what

@@ -25,7 +25,7 @@ type handed struct {
 	err         error
 }
 
-func (h *handed) HandOver(_ context.Context, function string, payload []byte) error {
+func (h *handed) InvokeAsync(_ context.Context, function string, payload []byte) error {
 	h.to, h.payload = function, string(payload)
 	return h.err
 }
@@ -65,7 +65,7 @@ func over(destinations int) bastion.Record {
 func noticed(t *testing.T, rec bastion.Record, notice bastion.Notice) slack.Notice {
 	t.Helper()
 	h := &handed{}
-	if err := (notices{h, slackWork}).Tell(t.Context(), rec, notice); err != nil {
+	if err := (notices{h, slackWork}).Notify(t.Context(), rec, notice); err != nil {
 		t.Fatal(err)
 	}
 	var event map[string]slack.Notice
@@ -142,7 +142,7 @@ func TestTheLargestNoticeFits(t *testing.T) {
 
 func TestANoticeThatIsNotTakenIsAnError(t *testing.T) {
 	broken := errors.New("broken")
-	if err := (notices{&handed{err: broken}, slackWork}).Tell(t.Context(), used(), bastion.Notice{}); !errors.Is(err, broken) {
+	if err := (notices{&handed{err: broken}, slackWork}).Notify(t.Context(), used(), bastion.Notice{}); !errors.Is(err, broken) {
 		t.Errorf("answered %v", err)
 	}
 }
@@ -160,12 +160,12 @@ func TestWhoTells(t *testing.T) {
 				t.Fatal(err)
 			}
 			start(app)
-			told, tells := app.Service.Notices.(notices)
+			told, tells := app.Service.Notifier.(notices)
 			if want := name != "" && function != ""; tells != want || tells && (told.function != slackWork || told.work == nil) {
-				t.Errorf("%q with %q: %+v", name, function, app.Service.Notices)
+				t.Errorf("%q with %q: %+v", name, function, app.Service.Notifier)
 			}
-			if !tells && app.Service.Notices != nil {
-				t.Errorf("%q with %q: %+v", name, function, app.Service.Notices)
+			if !tells && app.Service.Notifier != nil {
+				t.Errorf("%q with %q: %+v", name, function, app.Service.Notifier)
 			}
 		}
 	}

@@ -43,7 +43,7 @@ type Observer struct {
 func (a *App) Observer() *Observer {
 	a.pace.Take(backgroundShare)
 	a.pace.Yield() // there are as many of it as there are events
-	a.tell()
+	a.notifyOwners()
 	return &Observer{service: a.Service, store: a.Service.Store, cluster: a.Config.Cloud.ClusterARN, taskID: a.taskID, log: a.log}
 }
 

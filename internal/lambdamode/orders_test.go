@@ -136,9 +136,9 @@ func life(t *testing.T, recorded []string, told telling) (lived, []string, int) 
 			DefaultTTL: 8 * time.Hour, MaxTTL: 12 * time.Hour, IPv4: true, MaxAttempts: 5,
 			Quota: bastion.Quota{PerOwner: 2, Total: 10}, Subnets: []string{"a"}, TaskDefinition: "bastion:1",
 			Timing: bastion.Timing{
-				CallTimeout: 25 * time.Second, Settle: 4 * time.Minute, Young: 2 * time.Minute, Backoff: 10 * time.Second,
-				Stable: time.Minute, Poll: time.Second, Watch: 15 * time.Second, Check: 5 * time.Minute,
-				SweepGrace: 10 * time.Minute, Tombstone: 24 * time.Hour,
+				CallTimeout: 25 * time.Second, Settle: 4 * time.Minute, ReadLag: 2 * time.Minute, Backoff: 10 * time.Second,
+				StableAfter: time.Minute, PollInterval: time.Second, WatchInterval: 15 * time.Second, CheckInterval: 5 * time.Minute,
+				SweepGrace: 10 * time.Minute, TombstoneLife: 24 * time.Hour,
 			},
 		},
 		Store: cloud.Store(), Groups: cloud.Groups(), Tasks: cloud.Tasks(), Leases: cloud.Leases(),

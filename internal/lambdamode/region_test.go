@@ -16,9 +16,9 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/bastion-on-demand/bastion/internal/awscloud"
-	"github.com/bastion-on-demand/bastion/internal/test/awswire"
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 	"github.com/bastion-on-demand/bastion/internal/localcloud"
+	"github.com/bastion-on-demand/bastion/internal/test/awswire"
 )
 
 // region is an account's region in simulated time: EC2 and ECS at the wire, with

@@ -28,8 +28,8 @@ import (
 //	              which Lambda sends again if they fail.
 type Slack struct {
 	app interface {
-		Do(context.Context, slack.Job) error
-		Tell(context.Context, slack.Notice) error
+		RunJob(context.Context, slack.Job) error
+		Notify(context.Context, slack.Notice) error
 	}
 	routes http.Handler
 }
@@ -63,12 +63,12 @@ func wireSlack(ctx context.Context, environ []string, log *slog.Logger) (*Slack,
 		Functions: functions{ports.Functions, map[string]string{
 			http.MethodPost: cfg.Create, http.MethodGet: cfg.Describe, http.MethodPatch: cfg.Extend, http.MethodDelete: cfg.Destroy,
 		}},
-		Work:     jobs{ports.Functions, cfg.Work},
-		Secrets:  agreed(ports.Secrets, cfg),
-		Outside:  outside,
-		Teams:    cfg.Teams,
-		Channels: cfg.Channels,
-		Users:    cfg.Users,
+		Queue:       jobs{ports.Functions, cfg.Work},
+		Credentials: agreed(ports.Secrets, cfg),
+		Transport:   outside,
+		Teams:       cfg.Teams,
+		Channels:    cfg.Channels,
+		Users:       cfg.Users,
 
 		DefaultTTL: cfg.DefaultTTL, MaxTTL: cfg.MaxTTL,
 
@@ -81,9 +81,9 @@ func wireSlack(ctx context.Context, environ []string, log *slog.Logger) (*Slack,
 
 // agreed reads the secrets that the configuration names.
 func agreed(secrets *awscloud.Secrets, cfg config.Slack) slack.Secrets {
-	return func(ctx context.Context) (slack.Agreed, error) {
+	return func(ctx context.Context) (slack.Credentials, error) {
 		values, err := secrets.Get(ctx)
-		return slack.Agreed{SigningSecret: values[cfg.SigningSecret], BotToken: values[cfg.BotToken]}, err
+		return slack.Credentials{SigningSecret: values[cfg.SigningSecret], BotToken: values[cfg.BotToken]}, err
 	}
 }
 
@@ -122,9 +122,9 @@ func (s *Slack) work(ctx context.Context, payload json.RawMessage) error {
 	}
 	switch {
 	case w.Job != nil && w.Notice == nil:
-		return s.app.Do(ctx, *w.Job)
+		return s.app.RunJob(ctx, *w.Job)
 	case w.Notice != nil && w.Job == nil:
-		return s.app.Tell(ctx, *w.Notice)
+		return s.app.Notify(ctx, *w.Notice)
 	}
 	return errors.New("this is neither a job nor a notice: the Slack function is given no other work")
 }
@@ -143,7 +143,7 @@ func (f functions) Call(ctx context.Context, call slack.Call) (slack.Reply, erro
 	if !ok {
 		return slack.Reply{}, fmt.Errorf("no function serves %s", call.Method)
 	}
-	payload, err := json.Marshal(slackPayload{&httpapi.SlackCall{
+	payload, err := json.Marshal(slackPayload{&httpapi.InternalCall{
 		Owner: call.Owner, Source: call.Source, Method: call.Method, Path: call.Path, Body: string(call.Body),
 	}})
 	if err != nil {
@@ -153,7 +153,7 @@ func (f functions) Call(ctx context.Context, call slack.Call) (slack.Reply, erro
 	if err != nil {
 		return slack.Reply{}, err
 	}
-	var answer httpapi.SlackAnswer
+	var answer httpapi.InternalReply
 	if err := json.Unmarshal(answered, &answer); err != nil {
 		return slack.Reply{}, fmt.Errorf("read what %s answered: %w", function, err)
 	}
@@ -166,11 +166,11 @@ type jobs struct {
 	function string
 }
 
-// HandOver is of slack.Work.
-func (j jobs) HandOver(ctx context.Context, job slack.Job) error {
+// Enqueue implements slack.Queue.
+func (j jobs) Enqueue(ctx context.Context, job slack.Job) error {
 	payload, err := json.Marshal(slackEvent{Job: &job})
 	if err != nil {
 		return fmt.Errorf("write the job: %w", err)
 	}
-	return j.work.HandOver(ctx, j.function, payload)
+	return j.work.InvokeAsync(ctx, j.function, payload)
 }

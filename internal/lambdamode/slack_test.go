@@ -43,7 +43,7 @@ func TestTheSlackFunctionIsWired(t *testing.T) {
 			t.Errorf("%s is %v", name, v.Field(i))
 		}
 	}
-	if got := options.Work.(jobs).function; got != "way-in-slack:work" {
+	if got := options.Queue.(jobs).function; got != "way-in-slack:work" {
 		t.Errorf("its work goes to %s", got)
 	}
 	for method, name := range map[string]string{"POST": "create", "GET": "describe", "PATCH": "extend", "DELETE": "destroy"} {
@@ -70,12 +70,12 @@ func (w *worker) note(ctx context.Context) error {
 	return w.err
 }
 
-func (w *worker) Do(ctx context.Context, job slack.Job) error {
+func (w *worker) RunJob(ctx context.Context, job slack.Job) error {
 	w.jobs = append(w.jobs, job)
 	return w.note(ctx)
 }
 
-func (w *worker) Tell(ctx context.Context, notice slack.Notice) error {
+func (w *worker) Notify(ctx context.Context, notice slack.Notice) error {
 	w.notices = append(w.notices, notice)
 	return w.note(ctx)
 }
@@ -112,7 +112,7 @@ func TestTheSlackFunctionHasTwoDoors(t *testing.T) {
 		s := &Slack{app: w, routes: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { reached = "routes" })}
 		answer, err := s.Handle(invokedBy(t, test.arn), json.RawMessage(test.payload))
 		switch {
-		case len(w.jobs) == 1 && w.jobs[0] == slack.Job{Do: slack.DoStatus, Owner: someone}:
+		case len(w.jobs) == 1 && w.jobs[0] == slack.Job{Action: slack.JobStatus, Owner: someone}:
 			reached += "job"
 		case len(w.notices) == 1 && w.notices[0].Version == 7 && w.notices[0].Bastion.ID == "3kq7vmx2p4hzr6ta":
 			reached += "notice"
@@ -140,7 +140,7 @@ func TestWorkThatFailsComesAgain(t *testing.T) {
 
 // lambdas is Lambda, with functions that serve one door: the Slack function's.
 type lambdas struct {
-	functions map[string]*Doors
+	functions map[string]*EntryPoints
 	t         *testing.T
 }
 
@@ -158,9 +158,9 @@ func TestACallFromFunctionToFunction(t *testing.T) {
 	create, describe, extend, destroy := &domain{}, &domain{}, &domain{}, &domain{}
 	app := App{log: slog.New(slog.DiscardHandler)}
 	f := functions{
-		lambdas{map[string]*Doors{
-			functionARN + "1:slack": app.Doors(create), functionARN + "2:slack": app.Doors(describe),
-			functionARN + "3:slack": app.Doors(extend), functionARN + "4:slack": app.Doors(destroy),
+		lambdas{map[string]*EntryPoints{
+			functionARN + "1:slack": app.EntryPoints(create), functionARN + "2:slack": app.EntryPoints(describe),
+			functionARN + "3:slack": app.EntryPoints(extend), functionARN + "4:slack": app.EntryPoints(destroy),
 		}, t},
 		map[string]string{"POST": functionARN + "1:slack", "GET": functionARN + "2:slack", "PATCH": functionARN + "3:slack", "DELETE": functionARN + "4:slack"},
 	}
@@ -213,16 +213,16 @@ func TestAnAnswerThatIsNone(t *testing.T) {
 // A job comes back out of the event as it was handed over.
 func TestAJobGoesThroughAnEvent(t *testing.T) {
 	h, w := &handed{}, &worker{}
-	job := slack.Job{Do: slack.DoExtend, Owner: someone, ResponseURL: "https://hooks.slack.com/actions/T0/1/a", Name: "db",
-		ID: "3kq7vmx2p4hzr6ta", Claim: "hash", TTL: 30*time.Minute + time.Nanosecond, At: noon}
-	if err := (jobs{h, "slack:work"}).HandOver(t.Context(), job); err != nil || h.to != "slack:work" {
+	job := slack.Job{Action: slack.JobExtend, Owner: someone, ResponseURL: "https://hooks.slack.com/actions/T0/1/a", Name: "db",
+		ID: "3kq7vmx2p4hzr6ta", StartLink: "hash", TTL: 30*time.Minute + time.Nanosecond, At: noon}
+	if err := (jobs{h, "slack:work"}).Enqueue(t.Context(), job); err != nil || h.to != "slack:work" {
 		t.Fatalf("handed to %s, %v", h.to, err)
 	}
 	if _, err := (&Slack{app: w}).Handle(invokedBy(t, slackARN+":work"), json.RawMessage(h.payload)); err != nil || len(w.jobs) != 1 || w.jobs[0] != job {
 		t.Errorf("%+v came out of %s, %v", w.jobs, h.payload, err)
 	}
 	h.err = errors.New("broken")
-	if err := (jobs{h, "slack:work"}).HandOver(t.Context(), job); err == nil {
+	if err := (jobs{h, "slack:work"}).Enqueue(t.Context(), job); err == nil {
 		t.Error("a job that was not taken was handed over")
 	}
 }

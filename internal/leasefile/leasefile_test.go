@@ -23,9 +23,9 @@ func TestLeaseComesBackAsItWasGranted(t *testing.T) {
 	want := bastion.Lease{
 		BastionID: "b", Owner: "local:alice", Name: "default", Generation: 3, Open: true,
 		Source: netip.MustParsePrefix("127.0.0.1/32"), Keys: []bastion.Key{"ssh-ed25519 AAAA"},
-		Deadline: time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC), Idle: time.Minute,
-		Allowed: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
-		Answer:  bastion.Answer{Number: 1, Message: "yes"},
+		Deadline: time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC), IdleTimeout: time.Minute,
+		AllowedDestinations: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
+		ConsoleReply:        bastion.ConsoleReply{Number: 1, Message: "yes"},
 	}
 	if err := d.Grant(want); err != nil {
 		t.Fatal(err)

@@ -66,10 +66,10 @@ func (a *Agent) Use(taskID string, n int) bool {
 
 // Ask posts a console's request. It reports whether the task took it; the number
 // is counted by the task.
-func (a *Agent) Ask(taskID string, request bastion.Request) bool {
+func (a *Agent) Ask(taskID string, request bastion.ConsoleRequest) bool {
 	return a.with(taskID, func(t *agentTask) {
-		request.Number = t.report.Request.Number + 1
-		t.report.Request = request
+		request.Number = t.report.ConsoleRequest.Number + 1
+		t.report.ConsoleRequest = request
 	})
 }
 
@@ -172,7 +172,7 @@ func (t *agentTask) run(ctx context.Context) int {
 			return exitCrash
 		}
 		if !t.read(ctx) {
-			return bastion.ExitOnPurpose
+			return bastion.ExitOK
 		}
 	}
 }
@@ -253,7 +253,7 @@ func (t *agentTask) pause() time.Duration {
 // idleAt is when the task will have been idle for long enough; zero for never.
 // t.mu is held.
 func (t *agentTask) idleAt() time.Time {
-	if t.inForce.Idle <= 0 || t.report.Connections > 0 {
+	if t.inForce.IdleTimeout <= 0 || t.report.Connections > 0 {
 		return time.Time{}
 	}
 	since := t.readyAt
@@ -263,7 +263,7 @@ func (t *agentTask) idleAt() time.Time {
 	if t.report.LastUse.After(since) {
 		since = t.report.LastUse
 	}
-	return since.Add(t.inForce.Idle)
+	return since.Add(t.inForce.IdleTimeout)
 }
 
 func (t *agentTask) crashes() bool {

@@ -32,12 +32,12 @@ func (t *agentTask) step(ctx context.Context) (code int, ended bool) {
 	t.mu.Unlock()
 	if !open {
 		t.finish()
-		return bastion.ExitOnPurpose, true
+		return bastion.ExitOK, true
 	}
 	if reason == "" || t.agent.BrokenTimer {
 		return 0, false
 	}
-	return bastion.ExitOnPurpose, t.decide(ctx, reason)
+	return bastion.ExitOK, t.decide(ctx, reason)
 }
 
 // reason says why the task should end itself now; empty if it should not. t.mu

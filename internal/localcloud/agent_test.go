@@ -105,7 +105,7 @@ func TestAgentEndsAtItsDeadline(t *testing.T) {
 
 func TestAgentEndsWhenIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		lease := bastion.Lease{Generation: 1, Open: true, Deadline: time.Now().Add(time.Hour), Idle: time.Minute}
+		lease := bastion.Lease{Generation: 1, Open: true, Deadline: time.Now().Add(time.Hour), IdleTimeout: time.Minute}
 		agent := &Agent{}
 		c, taskID := launched(t, Config{}, agent, lease)
 		time.Sleep(59 * time.Second)
@@ -192,7 +192,7 @@ func TestAgentExitCodes(t *testing.T) {
 
 func TestAgentWithABrokenTimerObeysOnly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		lease := bastion.Lease{Generation: 1, Open: true, Deadline: time.Now().Add(time.Second), Idle: time.Second}
+		lease := bastion.Lease{Generation: 1, Open: true, Deadline: time.Now().Add(time.Second), IdleTimeout: time.Second}
 		c, taskID := launched(t, Config{}, &Agent{BrokenTimer: true}, lease)
 		time.Sleep(time.Hour)
 		synctest.Wait()
@@ -214,23 +214,23 @@ func TestAgentAsks(t *testing.T) {
 		lease := bastion.Lease{Generation: 1, Open: true, Deadline: time.Now().Add(time.Hour)}
 		c, taskID := launched(t, Config{}, agent, lease)
 		for n, verb := range []bastion.Verb{bastion.VerbExtend, bastion.VerbClose} {
-			if !agent.Ask(taskID, bastion.Request{Verb: verb, TTL: time.Minute}) {
+			if !agent.Ask(taskID, bastion.ConsoleRequest{Verb: verb, TTL: time.Minute}) {
 				t.Fatal("the task took no request")
 			}
 			synctest.Wait()
-			want := bastion.Request{Number: n + 1, Verb: verb, TTL: time.Minute}
-			if got := item(t, c, taskID).Report.Request; got != want {
+			want := bastion.ConsoleRequest{Number: n + 1, Verb: verb, TTL: time.Minute}
+			if got := item(t, c, taskID).Report.ConsoleRequest; got != want {
 				t.Errorf("request %+v, want %+v", got, want)
 			}
 		}
-		lease.Generation, lease.Answer = 2, bastion.Answer{Number: 2, Message: "Yes."}
+		lease.Generation, lease.ConsoleReply = 2, bastion.ConsoleReply{Number: 2, Message: "Yes."}
 		if err := c.Leases().Write(t.Context(), taskID, lease); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Second)
 		synctest.Wait()
-		if got, ok := agent.Lease(taskID); !ok || got.Answer != lease.Answer {
-			t.Errorf("the console shows %+v", got.Answer)
+		if got, ok := agent.Lease(taskID); !ok || got.ConsoleReply != lease.ConsoleReply {
+			t.Errorf("the console shows %+v", got.ConsoleReply)
 		}
 	})
 }
@@ -252,7 +252,7 @@ func (b *brokenTable) Report(context.Context, bastion.Report) error {
 func TestAgentEndsAtItsDeadlineWithoutTheTable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
-		table := &brokenTable{lease: bastion.Lease{Generation: 1, Open: true, Deadline: began.Add(time.Minute), Idle: time.Second}}
+		table := &brokenTable{lease: bastion.Lease{Generation: 1, Open: true, Deadline: began.Add(time.Minute), IdleTimeout: time.Second}}
 		agent := &Agent{LeaseTimeout: 10 * time.Second}
 		exit := agent.Run(t.Context(), Process{TaskID: "task", BastionID: id, Lease: table})
 		took := time.Since(began)

@@ -42,7 +42,7 @@ func TestRefusedCapacity(t *testing.T) {
 		f.RefuseCapacity(2)
 		for _, attempt := range []int{1, 1, 2, 1, 2} {
 			_, err := f.Tasks().Run(t.Context(), f.launch(attempt))
-			var refused *bastion.Refused
+			var refused *bastion.RefusedError
 			if !errors.As(err, &refused) || refused.Failure.Code != bastion.FailureCapacity || refused.Failure.Message == "" {
 				t.Errorf("attempt %d: %v", attempt, err)
 			}
@@ -176,7 +176,7 @@ func TestCopiesShareNothing(t *testing.T) {
 		Receipt: bastion.Receipt{Destinations: destinations},
 	}
 	item := bastion.LeaseItem{
-		Lease:  bastion.Lease{Keys: keys, Allowed: prefixes},
+		Lease:  bastion.Lease{Keys: keys, AllowedDestinations: prefixes},
 		Report: bastion.Report{Receipt: bastion.Receipt{Destinations: destinations}},
 	}
 	task := bastion.Task{Endpoints: endpoints, ExitCode: &exit}

@@ -174,7 +174,7 @@ func copyItem(item bastion.LeaseItem) bastion.LeaseItem {
 
 func copyLease(lease bastion.Lease) bastion.Lease {
 	lease.Keys = slices.Clone(lease.Keys)
-	lease.Allowed = slices.Clone(lease.Allowed)
+	lease.AllowedDestinations = slices.Clone(lease.AllowedDestinations)
 	return lease
 }
 

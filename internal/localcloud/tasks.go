@@ -92,7 +92,7 @@ func (p tasksPort) Run(ctx context.Context, launch bastion.Launch) (bastion.Task
 	}
 	if c.refusals > 0 {
 		c.refusals--
-		refused := &bastion.Refused{Failure: bastion.CapacityFailure, Detail: "RESOURCE: Capacity is unavailable at this time."}
+		refused := &bastion.RefusedError{Failure: bastion.CapacityFailure, Detail: "RESOURCE: Capacity is unavailable at this time."}
 		c.launched[key] = &token{launch: launch, refused: refused, at: c.cfg.Now()}
 		return bastion.Task{}, refused
 	}
@@ -128,7 +128,7 @@ type token struct {
 	launch  bastion.Launch
 	at      time.Time
 	task    *task
-	refused *bastion.Refused
+	refused *bastion.RefusedError
 }
 
 // clientToken names an attempt.

@@ -81,7 +81,7 @@ func TestATaskEndsItselfAtItsDeadline(t *testing.T) {
 	session.cut()
 	r.eventually("the task has ended by itself", func() bool { return len(r.Cloud.Inventory().Live()) == 0 })
 	for _, task := range r.Cloud.Inventory().Tasks {
-		if task.ExitCode == nil || *task.ExitCode != bastion.ExitOnPurpose {
+		if task.ExitCode == nil || *task.ExitCode != bastion.ExitOK {
 			t.Errorf("the task stopped with %s %q, exit code %v", task.StopCode, task.StopReason, task.ExitCode)
 		}
 	}

@@ -105,14 +105,14 @@ func identify(r *http.Request) (bastion.Caller, error) {
 	if err != nil {
 		return bastion.Caller{}, fmt.Errorf("address of the caller %q: %w", r.RemoteAddr, err)
 	}
-	name, err := claimedName(r)
+	name, err := basicAuthName(r)
 	if err != nil {
 		return bastion.Caller{}, err
 	}
 	return bastion.Caller{Owner: "local:" + name, Address: peer.Addr().Unmap().WithZone("")}, nil
 }
 
-func claimedName(r *http.Request) (string, error) {
+func basicAuthName(r *http.Request) (string, error) {
 	if r.Header.Get("Authorization") == "" {
 		return "local", nil
 	}

@@ -140,7 +140,7 @@ func (l *Local) routes(ctx context.Context, s settings) http.Handler {
 		return api
 	}
 	l.slack = newSlackSide(ctx, s, options)
-	l.Service.Notices = l.slack // before anything runs that would tell
+	l.Service.Notifier = l.slack // before anything runs that would tell
 	return l.slack.beside(api)
 }
 

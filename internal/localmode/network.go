@@ -72,10 +72,12 @@ func (n *network) service(port uint16) *pipeListener {
 }
 
 // from is the network as one bastion sees it.
-func (n *network) from(bastionID string) view { return view{network: n, bastionID: bastionID} }
+func (n *network) from(bastionID string) bastionNetwork {
+	return bastionNetwork{network: n, bastionID: bastionID}
+}
 
 // view is a resolver and a dialer for one bastion's forwards.
-type view struct {
+type bastionNetwork struct {
 	network   *network
 	bastionID string
 }
@@ -83,7 +85,7 @@ type view struct {
 // LookupNetIP resolves a name as inside the private network. Other names than
 // the private host's reach the system's resolver only if the operator allowed
 // some real destination; otherwise a bastion has no business with them.
-func (v view) LookupNetIP(ctx context.Context, family, name string) ([]netip.Addr, error) {
+func (v bastionNetwork) LookupNetIP(ctx context.Context, family, name string) ([]netip.Addr, error) {
 	if strings.EqualFold(strings.TrimSuffix(name, "."), privateName) {
 		if family == "ip6" {
 			return nil, &net.DNSError{Err: "no address of this family", Name: name, IsNotFound: true}
@@ -98,7 +100,7 @@ func (v view) LookupNetIP(ctx context.Context, family, name string) ([]netip.Add
 
 // Dial connects to exactly the address given. Errors are those that a kernel has
 // for the same thing, so that clients are told the same.
-func (v view) Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
+func (v bastionNetwork) Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
 	to = netip.AddrPortFrom(to.Addr().Unmap(), to.Port())
 	if to.Addr() == v.network.address {
 		service := v.network.service(to.Port())

@@ -36,14 +36,14 @@ func newSlackSide(ctx context.Context, cfg settings, api httpapi.Options) *slack
 	s := &slackSide{targets: api.Targets, work: &work{ctx: ctx, log: cfg.Log}}
 	s.app = slack.New(slack.Options{
 		Table:     localcloud.NewItems(time.Now),
-		Functions: slackFunctions{httpapi.NewSlackDoor(api)},
-		Work:      s,
-		Secrets: func(context.Context) (slack.Agreed, error) {
-			return slack.Agreed{SigningSecret: cfg.SlackSigningSecret, BotToken: "local"}, nil
+		Functions: slackFunctions{httpapi.NewInternalAPI(api)},
+		Queue:     s,
+		Credentials: func(context.Context) (slack.Credentials, error) {
+			return slack.Credentials{SigningSecret: cfg.SlackSigningSecret, BotToken: "local"}, nil
 		},
-		Outside: logged{cfg.Log},
-		Teams:   []string{slackTeam},
-		Plain:   true,
+		Transport: logged{cfg.Log},
+		Teams:     []string{slackTeam},
+		Plain:     true,
 
 		DefaultTTL: cfg.DefaultTTL, MaxTTL: cfg.MaxTTL,
 
@@ -66,26 +66,26 @@ func (s *slackSide) beside(api http.Handler) http.Handler {
 	})
 }
 
-// HandOver is of slack.Work.
-func (s *slackSide) HandOver(_ context.Context, job slack.Job) error {
-	return s.work.run("job", func(ctx context.Context) error { return s.app.Do(ctx, job) })
+// Enqueue implements slack.Queue.
+func (s *slackSide) Enqueue(_ context.Context, job slack.Job) error {
+	return s.work.run("job", func(ctx context.Context) error { return s.app.RunJob(ctx, job) })
 }
 
 // Tell is of bastion.Notices.
-func (s *slackSide) Tell(_ context.Context, rec bastion.Record, notice bastion.Notice) error {
+func (s *slackSide) Notify(_ context.Context, rec bastion.Record, notice bastion.Notice) error {
 	n, err := slack.NoticeOf(rec, notice, httpapi.Document(rec, s.targets...))
 	if err != nil {
 		return err
 	}
-	return s.work.run("notice", func(ctx context.Context) error { return s.app.Tell(ctx, n) })
+	return s.work.run("notice", func(ctx context.Context) error { return s.app.Notify(ctx, n) })
 }
 
 // slackFunctions are the API's functions, in this process.
-type slackFunctions struct{ door *httpapi.SlackDoor }
+type slackFunctions struct{ door *httpapi.InternalAPI }
 
 // Call is of slack.Functions.
 func (f slackFunctions) Call(ctx context.Context, call slack.Call) (slack.Reply, error) {
-	answer, err := f.door.Handle(ctx, httpapi.SlackCall{
+	answer, err := f.door.Handle(ctx, httpapi.InternalCall{
 		Owner: call.Owner, Source: call.Source, Method: call.Method, Path: call.Path, Body: string(call.Body),
 	})
 	return slack.Reply{Status: answer.Status, Body: []byte(answer.Body)}, err

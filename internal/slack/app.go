@@ -10,12 +10,12 @@ import (
 // Options is what [New] is made from. All are required but those that say
 // otherwise.
 type Options struct {
-	Table     Table
-	Functions Functions
-	Work      Work
-	Secrets   Secrets
+	Table       Table
+	Functions   Functions
+	Queue       Queue
+	Credentials Secrets
 	// Outside reaches Slack. It is given https URLs of Slack's own hosts only.
-	Outside http.RoundTripper
+	Transport http.RoundTripper
 
 	Teams    []string // workspaces whose people are let in, as T0123ABCD
 	Channels []string // if not empty, the channels in which commands are taken

@@ -35,25 +35,25 @@ func TestHostileTextIsOnlyText(t *testing.T) {
 		failed.Failure.Code, failed.Failure.Message = text, text
 		receipt := aReceipt()
 		receipt.Destinations = []string{text, text, text, text, text, text, text, text, text, text, text}
-		job := Job{Do: DoDown, Name: text, At: start, TTL: time.Hour}
+		job := Job{Action: JobDown, Name: text, At: start, TTL: time.Hour}
 		odd := *b
 		odd.State = text
-		for name, l := range map[string]*letter{
-			"used":      usedLetter(*b, b.sourceAddr()),
-			"state":     stateLetter(*b),
-			"odd state": stateLetter(odd),
-			"status":    statusLetter(slices.Repeat([]Bastion{*b}, 20)),
-			"which":     whichLetter(whichError{open: slices.Repeat([]Bastion{*b}, 20), name: text}, job),
-			"extended":  extendedLetter(*b, job),
-			"closing":   closingLetter(*b),
-			"warning":   warningLetter(*b, start),
-			"failed":    failedLetter(Notice{Bastion: *failed, Receipt: receipt}),
-			"receipt":   receiptLetter(Notice{Bastion: *closed, Receipt: receipt}),
-			"refusal":   refusalLetter(&bastion.Error{Code: bastion.Code(text), Message: text}),
-			"no start":  notStartedLetter(text, &bastion.Error{Code: bastion.Code(text)}, netip.Addr{}),
-			"wrong":     wrongLetter(&Wrong{Message: text, Try: text}),
-			"working":   workingLetter(job),
-			"link":      linkLetter(claim{Name: text, Reason: text, Key: text, TTL: time.Hour, Expires: start}, "", "https://bastions.example/slack/claim/x"),
+		for name, l := range map[string]*message{
+			"used":      usedMessage(*b, b.sourceAddr()),
+			"state":     stateMessage(*b),
+			"odd state": stateMessage(odd),
+			"status":    statusMessage(slices.Repeat([]Bastion{*b}, 20)),
+			"which":     whichMessage(whichError{open: slices.Repeat([]Bastion{*b}, 20), name: text}, job),
+			"extended":  extendedMessage(*b, job),
+			"closing":   closingMessage(*b),
+			"warning":   warningMessage(*b, start),
+			"failed":    failedMessage(Notice{Bastion: *failed, Receipt: receipt}),
+			"receipt":   receiptMessage(Notice{Bastion: *closed, Receipt: receipt}),
+			"refusal":   refusalMessage(&bastion.Error{Code: bastion.Code(text), Message: text}),
+			"no start":  notStartedMessage(text, &bastion.Error{Code: bastion.Code(text)}, netip.Addr{}),
+			"wrong":     wrongMessage(&Wrong{Message: text, Try: text}),
+			"working":   workingMessage(job),
+			"link":      linkMessage(startLink{Name: text, Reason: text, Key: text, TTL: time.Hour, Expires: start}, "", "https://bastions.example/slack/claim/x"),
 		} {
 			for kind, m := range map[string]any{"webhook": l.webhook(true), "direct": l.direct("U0ANN")} {
 				body, err := json.Marshal(m)
@@ -76,7 +76,7 @@ func TestHostileCommandsAreAnsweredWithText(t *testing.T) {
 		}
 	}
 	for _, job := range d.work.jobs {
-		if err := d.Do(t.Context(), job); err != nil {
+		if err := d.RunJob(t.Context(), job); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -137,7 +137,7 @@ func TestHostileResponseURLs(t *testing.T) {
 			t.Errorf("a command with %q is answered %d, and there are %d jobs", url, w.Code, len(d.work.jobs))
 		}
 		// And again before it is used:
-		if err := d.Do(t.Context(), Job{Do: DoStatus, Owner: ann, ResponseURL: url, At: start}); err != nil {
+		if err := d.RunJob(t.Context(), Job{Action: JobStatus, Owner: ann, ResponseURL: url, At: start}); err != nil {
 			t.Errorf("a job with %q: %v; it will never go through", url, err)
 		}
 		if len(d.slack.posts) != 0 {

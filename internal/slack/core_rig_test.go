@@ -38,7 +38,7 @@ type desk struct {
 	slack   *fakeSlack
 	log     *bytes.Buffer
 	clock   time.Time
-	agreed  Agreed
+	agreed  Credentials
 	random  byte
 
 	triggers int
@@ -51,11 +51,11 @@ func newDesk(t *testing.T) *desk {
 	d.table = newMemory(d.faults, now)
 	d.service = &service{faults: d.faults, now: now}
 	d.slack = &fakeSlack{faults: d.faults}
-	d.agreed = Agreed{SigningSecret: secret, BotToken: botToken}
+	d.agreed = Credentials{SigningSecret: secret, BotToken: botToken}
 	d.App = New(Options{
-		Table: d.table, Functions: d.service, Work: d.work, Outside: d.slack,
-		Secrets: func(context.Context) (Agreed, error) { return d.agreed, nil },
-		Teams:   []string{"T0ANN"},
+		Table: d.table, Functions: d.service, Queue: d.work, Transport: d.slack,
+		Credentials: func(context.Context) (Credentials, error) { return d.agreed, nil },
+		Teams:       []string{"T0ANN"},
 
 		DefaultTTL: time.Hour, MaxTTL: 8 * time.Hour,
 

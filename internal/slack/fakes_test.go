@@ -223,7 +223,7 @@ type workshop struct {
 	jobs []Job
 }
 
-func (w *workshop) HandOver(_ context.Context, job Job) error {
+func (w *workshop) Enqueue(_ context.Context, job Job) error {
 	if w.down != nil {
 		return w.down
 	}

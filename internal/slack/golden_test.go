@@ -156,7 +156,7 @@ func TestGoldenResults(t *testing.T) {
 			}
 			test.ask(d)
 			for _, job := range d.work.jobs {
-				if err := d.Do(t.Context(), job); err != nil {
+				if err := d.RunJob(t.Context(), job); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -225,7 +225,7 @@ func TestGoldenNotices(t *testing.T) {
 			if test.notice.Warning {
 				d.clock = test.notice.Bastion.Deadline.Add(-10 * time.Minute)
 			}
-			if err := d.Tell(t.Context(), test.notice); err != nil {
+			if err := d.Notify(t.Context(), test.notice); err != nil {
 				t.Fatal(err)
 			}
 			golden(t, "notice_"+test.name, d.slack.posts[len(d.slack.posts)-1].body)
@@ -236,28 +236,28 @@ func TestGoldenNotices(t *testing.T) {
 // talkAt begins the conversation about a bastion.
 func (d *desk) talkAt(b *Bastion, url string, since time.Time) {
 	d.t.Helper()
-	if err := d.moveTalk(d.t.Context(), *b, asked{url, since}); err != nil {
+	if err := d.moveConversation(d.t.Context(), *b, replyTarget{url, since}); err != nil {
 		d.t.Fatal(err)
 	}
 }
 
 // used is a claim of ann's that was used a moment ago, and the job that follows.
-func (d *desk) used(c claim) Job {
+func (d *desk) used(c startLink) Job {
 	d.t.Helper()
 	const link, page = "the-claims-hash", "the-views-hash"
-	c.Owner, c.Key, c.ResponseURL, c.View = ann, annsKey, hookA, page
+	c.Owner, c.Key, c.ResponseURL, c.StatusPage = ann, annsKey, hookA, page
 	c.UsedAt, c.Expires = d.clock, d.clock.Add(claimLife-time.Minute)
 	if err := c.Source.UnmarshalText([]byte(annsHome)); err != nil {
 		d.t.Fatal(err)
 	}
-	if err := d.write(d.t.Context(), claimKey(link), 0, c, d.clock.Add(time.Hour)); err != nil {
+	if err := d.write(d.t.Context(), startLinkKey(link), 0, c, d.clock.Add(time.Hour)); err != nil {
 		d.t.Fatal(err)
 	}
-	v := view{Owner: ann, Claim: link, Source: c.Source, Started: d.clock, Expires: d.clock.Add(time.Hour)}
-	if err := d.write(d.t.Context(), viewKey(page), 0, v, v.Expires); err != nil {
+	v := statusPage{Owner: ann, StartLink: link, Source: c.Source, Started: d.clock, Expires: d.clock.Add(time.Hour)}
+	if err := d.write(d.t.Context(), statusPageKey(page), 0, v, v.Expires); err != nil {
 		d.t.Fatal(err)
 	}
-	return Job{Do: DoStart, Owner: ann, ResponseURL: hookA, Claim: link, Name: c.Name}
+	return Job{Action: JobStart, Owner: ann, ResponseURL: hookA, StartLink: link, Name: c.Name}
 }
 
 func TestGoldenStarts(t *testing.T) {
@@ -274,9 +274,9 @@ func TestGoldenStarts(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			d := newDesk(t)
-			job := d.used(claim{Name: "web", TTL: 2 * time.Hour, Reason: "the deploy"})
+			job := d.used(startLink{Name: "web", TTL: 2 * time.Hour, Reason: "the deploy"})
 			test.prepare(d)
-			if err := d.Do(t.Context(), job); err != nil {
+			if err := d.RunJob(t.Context(), job); err != nil {
 				t.Fatal(err)
 			}
 			if len(d.slack.posts) != 1 || d.slack.posts[0].url != hookA {
@@ -290,8 +290,8 @@ func TestGoldenStarts(t *testing.T) {
 // What the other functions are asked for when a link is used.
 func TestStartAsksForWhatTheClaimPromised(t *testing.T) {
 	d := newDesk(t)
-	job := d.used(claim{Name: "web", TTL: 2 * time.Hour, Reason: "the <b> deploy"})
-	if err := d.Do(t.Context(), job); err != nil {
+	job := d.used(startLink{Name: "web", TTL: 2 * time.Hour, Reason: "the <b> deploy"})
+	if err := d.RunJob(t.Context(), job); err != nil {
 		t.Fatal(err)
 	}
 	call := d.service.calls[0]
@@ -299,8 +299,8 @@ func TestStartAsksForWhatTheClaimPromised(t *testing.T) {
 	if call.Owner != ann || call.Source.String() != annsHome || call.Method != http.MethodPost || call.Path != "/bastions" || string(call.Body) != want {
 		t.Errorf("asked for %+v with %s", call, call.Body)
 	}
-	var v view
-	if _, err := d.fetch(t.Context(), viewKey("the-views-hash"), &v); err != nil || v.ID != d.service.bastions[0].ID {
+	var v statusPage
+	if _, err := d.fetch(t.Context(), statusPageKey("the-views-hash"), &v); err != nil || v.ID != d.service.bastions[0].ID {
 		t.Errorf("the page knows the bastion %q: %v", v.ID, err)
 	}
 }

@@ -100,12 +100,12 @@ func (a *App) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if token, ok := pageToken(claimRoute, r.URL.Path); ok {
 		r.SetPathValue("token", token)
-		a.serveClaim(w, r)
+		a.serveStartLink(w, r)
 		return
 	}
 	if token, ok := pageToken(viewRoute, r.URL.Path); ok {
 		r.SetPathValue("token", token)
-		a.serveView(w, r)
+		a.serveStatusPage(w, r)
 		return
 	}
 	start := a.Now()

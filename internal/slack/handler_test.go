@@ -126,7 +126,7 @@ func TestTheLogTellsNoSecrets(t *testing.T) {
 
 func TestPanicsAreContained(t *testing.T) {
 	d := newDesk(t)
-	d.Secrets = func(context.Context) (Agreed, error) { panic("a fault of ours") }
+	d.Credentials = func(context.Context) (Credentials, error) { panic("a fault of ours") }
 	w := d.serve(d.signedRequest(commandRoute, command("help")))
 	if w.Code != 500 || strings.Contains(w.Body.String(), "a fault of ours") || !strings.Contains(w.Body.String(), `"code":"internal"`) {
 		t.Errorf("%d %s", w.Code, w.Body)
@@ -136,7 +136,7 @@ func TestPanicsAreContained(t *testing.T) {
 
 func TestSecretsThatCannotBeRead(t *testing.T) {
 	d := newDesk(t)
-	d.Secrets = func(context.Context) (Agreed, error) { return Agreed{}, errors.New("throttled") }
+	d.Credentials = func(context.Context) (Credentials, error) { return Credentials{}, errors.New("throttled") }
 	if w := d.serve(d.signedRequest(commandRoute, command("help"))); w.Code != 503 {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
@@ -242,11 +242,11 @@ func TestJobsOfCommands(t *testing.T) {
 	d.push("close", "aaaaaaaaaaaaaaa2")
 	d.push("extend", "aaaaaaaaaaaaaaa2")
 	want := []Job{
-		{Do: DoDown, Owner: ann, ResponseURL: hookA, Name: "web", At: start},
-		{Do: DoExtend, Owner: ann, ResponseURL: hookA, Name: "db", TTL: 30 * 60e9, At: start},
-		{Do: DoStatus, Owner: ann, ResponseURL: hookA, At: start},
-		{Do: DoDown, Owner: ann, ResponseURL: hookB, ID: "aaaaaaaaaaaaaaa2", At: start},
-		{Do: DoExtend, Owner: ann, ResponseURL: hookB, ID: "aaaaaaaaaaaaaaa2", TTL: extendBy, At: start},
+		{Action: JobDown, Owner: ann, ResponseURL: hookA, Name: "web", At: start},
+		{Action: JobExtend, Owner: ann, ResponseURL: hookA, Name: "db", TTL: 30 * 60e9, At: start},
+		{Action: JobStatus, Owner: ann, ResponseURL: hookA, At: start},
+		{Action: JobDown, Owner: ann, ResponseURL: hookB, ID: "aaaaaaaaaaaaaaa2", At: start},
+		{Action: JobExtend, Owner: ann, ResponseURL: hookB, ID: "aaaaaaaaaaaaaaa2", TTL: extendBy, At: start},
 	}
 	for i, job := range d.work.jobs {
 		if job != want[i] {

@@ -73,7 +73,7 @@ func (a *App) serveInteraction(x *exchange, r *http.Request) {
 		return
 	}
 	if err != nil && !isLink { // a link has been opened by the browser all the same
-		a.complain(ctx, x, c.responseURL, letterOf(err))
+		a.complain(ctx, x, c.responseURL, messageOf(err))
 	}
 	x.WriteHeader(http.StatusOK)
 }
@@ -86,9 +86,9 @@ func (a *App) jobOf(pressed interaction) (Job, error) {
 	job := Job{ID: pressed.Actions[0].Value, At: a.Now()}
 	switch pressed.Actions[0].ID {
 	case actionExtend:
-		job.Do, job.TTL = DoExtend, extendBy
+		job.Action, job.TTL = JobExtend, extendBy
 	case actionClose:
-		job.Do = DoDown
+		job.Action = JobDown
 	default:
 		return Job{}, errNoButton
 	}
@@ -115,8 +115,8 @@ func (a *App) noteOpened(ctx context.Context, c caller, s signed, hash string) e
 	if err := a.admit(ctx, c.owner(), s); err != nil {
 		return err
 	}
-	var link claim
-	if _, err := a.fetch(ctx, claimKey(hash), &link); err != nil || link.Owner != c.owner() || !link.open(a.Now()) {
+	var link startLink
+	if _, err := a.fetch(ctx, startLinkKey(hash), &link); err != nil || link.Owner != c.owner() || !link.open(a.Now()) {
 		return err
 	}
 	_, err := edit(ctx, a, openedKey(hash), func(o *opened) (time.Time, error) {
@@ -134,7 +134,7 @@ func (a *App) press(ctx context.Context, c caller, s signed, job Job) error {
 	if err := a.admit(ctx, c.owner(), s); err != nil {
 		return err
 	}
-	return a.handOver(ctx, job)
+	return a.enqueue(ctx, job)
 }
 
 // complainFor is how long telling of a button that did nothing may take: little,
@@ -143,7 +143,7 @@ const complainFor = 700 * time.Millisecond
 
 // complain says beside the message why its button did nothing. The message stays,
 // so that the button can be pressed again.
-func (a *App) complain(ctx context.Context, x *exchange, to string, l *letter) {
+func (a *App) complain(ctx context.Context, x *exchange, to string, l *message) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), complainFor)
 	defer cancel()
 	if err := a.post(ctx, to, l, false); err != nil {

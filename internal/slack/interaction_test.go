@@ -36,23 +36,23 @@ func TestWhatFollowsALinkStandsInItsPlace(t *testing.T) {
 			d.push(actionOpen, hash)
 		}, hookA},
 		"once it is used": {func(d *desk, hash string) {
-			if _, err := edit(d.t.Context(), d.App, claimKey(hash), d.use); err != nil {
+			if _, err := edit(d.t.Context(), d.App, startLinkKey(hash), d.use); err != nil {
 				d.t.Fatal(err)
 			}
 			d.push(actionOpen, hash)
 		}, hookA},
 	} {
 		d := withKey(t)
-		token, err := d.issue(t.Context(), claim{Owner: ann, Name: "web", Key: annsKey, TTL: d.DefaultTTL, ResponseURL: hookA})
+		token, err := d.issue(t.Context(), startLink{Owner: ann, Name: "web", Key: annsKey, TTL: d.DefaultTTL, ResponseURL: hookA})
 		if err != nil {
 			t.Fatal(err)
 		}
 		hash := hashOf(token)
 		test.press(d, hash)
-		if _, err := edit(t.Context(), d.App, claimKey(hash), d.use); err != nil {
+		if _, err := edit(t.Context(), d.App, startLinkKey(hash), d.use); err != nil {
 			t.Fatal(err)
 		}
-		if err := d.Do(t.Context(), Job{Do: DoStart, Owner: ann, ResponseURL: hookA, Claim: hash}); err != nil {
+		if err := d.RunJob(t.Context(), Job{Action: JobStart, Owner: ann, ResponseURL: hookA, StartLink: hash}); err != nil {
 			t.Fatal(err)
 		}
 		if got := d.slack.last(test.where); !strings.Contains(got, "Your link was used from "+annsHome) {
@@ -62,7 +62,7 @@ func TestWhatFollowsALinkStandsInItsPlace(t *testing.T) {
 }
 
 // use makes a claim one that was used from ann's home just now.
-func (d *desk) use(c *claim) (time.Time, error) {
-	c.UsedAt, c.View = d.clock, "the-views-hash"
+func (d *desk) use(c *startLink) (time.Time, error) {
+	c.UsedAt, c.StatusPage = d.clock, "the-views-hash"
 	return d.clock.Add(time.Hour), c.Source.UnmarshalText([]byte(annsHome))
 }

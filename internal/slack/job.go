@@ -13,40 +13,40 @@ import (
 // Do does a job and tells its person what came of it. It may be called twice with
 // the same job, or die anywhere and be called again. An error means that the person
 // has not been told yet: the job is to come again.
-func (a *App) Do(ctx context.Context, job Job) error {
+func (a *App) RunJob(ctx context.Context, job Job) error {
 	if userOf(job.Owner) == "" {
-		a.Log.ErrorContext(ctx, "a job of nobody of Slack's", "job", job.Do)
+		a.Log.ErrorContext(ctx, "a job of nobody of Slack's", "job", job.Action)
 		return nil
 	}
 	var err error
-	switch job.Do {
-	case DoStart:
+	switch job.Action {
+	case JobStart:
 		err = a.doStart(ctx, job)
-	case DoDown:
+	case JobDown:
 		err = a.doDown(ctx, job)
-	case DoExtend:
+	case JobExtend:
 		err = a.doExtend(ctx, job)
-	case DoStatus:
+	case JobStatus:
 		err = a.doStatus(ctx, job)
 	default:
-		a.Log.ErrorContext(ctx, "an unknown job", "job", job.Do, "owner", job.Owner)
+		a.Log.ErrorContext(ctx, "an unknown job", "job", job.Action, "owner", job.Owner)
 		return nil
 	}
 	if errors.Is(err, errGone) || errors.Is(err, errNoURL) {
-		a.Log.WarnContext(ctx, "nobody could be told of a job", "job", job.Do, "owner", job.Owner, "cause", err)
+		a.Log.WarnContext(ctx, "nobody could be told of a job", "job", job.Action, "owner", job.Owner, "cause", err)
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("job %s: %w", job.Do, err)
+		return fmt.Errorf("job %s: %w", job.Action, err)
 	}
-	a.Log.InfoContext(ctx, "job", "job", job.Do, "owner", job.Owner)
+	a.Log.InfoContext(ctx, "job", "job", job.Action, "owner", job.Owner)
 	return nil
 }
 
 // doStart asks for what a claim promised. It looks first at what it has done
 // before: a bastion that it found is not started again, though it be closed by now.
 func (a *App) doStart(ctx context.Context, job Job) error {
-	c, err := a.usedClaim(ctx, job.Claim)
+	c, err := a.usedStartLink(ctx, job.StartLink)
 	if errors.Is(err, bastion.ErrNotFound) || err == nil && c.Owner != job.Owner {
 		a.Log.WarnContext(ctx, "a start without a used claim", "owner", job.Owner)
 		return nil
@@ -55,70 +55,70 @@ func (a *App) doStart(ctx context.Context, job Job) error {
 		return err
 	}
 	var o opened
-	if _, err := a.fetch(ctx, openedKey(job.Claim), &o); err != nil {
+	if _, err := a.fetch(ctx, openedKey(job.StartLink), &o); err != nil {
 		return err
 	}
 	c.ResponseURL = cmp.Or(o.ResponseURL, c.ResponseURL)
 	// Before anything can be heard of the bastion, it is known where to speak.
-	place := asked{ResponseURL: c.ResponseURL, Since: c.Expires.Add(-claimLife)}
-	if err := a.askedAt(ctx, c.Owner, c.Name, place); err != nil {
+	place := replyTarget{ResponseURL: c.ResponseURL, Since: c.Expires.Add(-claimLife)}
+	if err := a.saveReplyTarget(ctx, c.Owner, c.Name, place); err != nil {
 		return err
 	}
 	b, err := a.started(ctx, c, place)
 	if err != nil {
 		return a.notStarted(ctx, c, place, err)
 	}
-	if err := a.foundBastion(ctx, c.View, b.ID); err != nil {
+	if err := a.foundBastion(ctx, c.StatusPage, b.ID); err != nil {
 		return err
 	}
-	if err := a.moveTalk(ctx, b, place); err != nil {
+	if err := a.moveConversation(ctx, b, place); err != nil {
 		return err
 	}
-	var t talk
-	if _, err := a.fetch(ctx, talkKey(b.ID), &t); err != nil {
+	var t conversation
+	if _, err := a.fetch(ctx, conversationKey(b.ID), &t); err != nil {
 		return err
 	}
-	if t.Said != "" { // a notice was faster, and what create answered may be old
+	if t.LastDigest != "" { // a notice was faster, and what create answered may be old
 		if b, err = a.describe(ctx, c.Owner, b.ID); err != nil {
 			return again(err)
 		}
 	}
-	l := usedLetter(b, c.Source)
+	l := usedMessage(b, c.Source)
 	err = a.say(ctx, b, aboutAnswer, 0, l)
 	if errors.Is(err, errNoURL) || errors.Is(err, errGone) {
-		return a.tellDirectly(ctx, b, l) // it may be somebody else who has used the link
+		return a.postDirect(ctx, b, l) // it may be somebody else who has used the link
 	}
 	return err
 }
 
 // askedAt remembers where a person asked to start a bastion.
-func (a *App) askedAt(ctx context.Context, owner, name string, place asked) error {
-	_, err := edit(ctx, a, askedKey(owner, name), func(p *askedFor) (time.Time, error) {
+func (a *App) saveReplyTarget(ctx context.Context, owner, name string, place replyTarget) error {
+	_, err := edit(ctx, a, replyTargetKey(owner, name), func(p *askedFor) (time.Time, error) {
 		if !place.Since.After(p.Since) {
 			return time.Time{}, errKeep
 		}
-		*p = askedFor{asked: place}
+		*p = askedFor{replyTarget: place}
 		return place.Since.Add(urlLife), nil
 	})
 	return err
 }
 
 // toldError: a start came to nothing before, and the page says why.
-type toldError struct{ sentence string }
+type reportedError struct{ sentence string }
 
-func (e *toldError) Error() string { return "it was told already" }
+func (e *reportedError) Error() string { return "it was told already" }
 
 // codeTooLate is for a start that nobody can be waiting for any more.
 const codeTooLate bastion.Code = "too_late"
 
 // started is the bastion of a claim, asked for if it has not been yet.
-func (a *App) started(ctx context.Context, c claim, place asked) (Bastion, error) {
-	var v view
-	if _, err := a.fetch(ctx, viewKey(c.View), &v); err != nil {
+func (a *App) started(ctx context.Context, c startLink, place replyTarget) (Bastion, error) {
+	var v statusPage
+	if _, err := a.fetch(ctx, statusPageKey(c.StatusPage), &v); err != nil {
 		return Bastion{}, err
 	}
 	var p askedFor
-	if _, err := a.fetch(ctx, askedKey(c.Owner, c.Name), &p); err != nil {
+	if _, err := a.fetch(ctx, replyTargetKey(c.Owner, c.Name), &p); err != nil {
 		return Bastion{}, err
 	}
 	if !p.Since.Equal(place.Since) { // of another link
@@ -129,7 +129,7 @@ func (a *App) started(ctx context.Context, c claim, place asked) (Bastion, error
 		b, err := a.describe(ctx, c.Owner, cmp.Or(v.ID, p.ID))
 		return b, again(err)
 	case v.Problem != "":
-		return Bastion{}, &toldError{v.Problem}
+		return Bastion{}, &reportedError{v.Problem}
 	case a.Now().Sub(c.UsedAt) > handGiveUp:
 		return Bastion{}, bastion.Errorf(codeTooLate, "The start was held up for so long that it was not made. Ask for a new link: %s up", slash)
 	}
@@ -147,8 +147,8 @@ func again(err error) error {
 
 // notStarted tells the page and Slack why a start comes to nothing. An error that
 // is none of the functions' is answered as it is: the job comes again.
-func (a *App) notStarted(ctx context.Context, c claim, place asked, cause error) error {
-	var told *toldError
+func (a *App) notStarted(ctx context.Context, c startLink, place replyTarget, cause error) error {
+	var told *reportedError
 	var refusal *bastion.Error
 	var sentence string
 	switch {
@@ -162,17 +162,17 @@ func (a *App) notStarted(ctx context.Context, c claim, place asked, cause error)
 		return cause
 	}
 	a.Log.WarnContext(ctx, "a start came to nothing", "owner", c.Owner, "cause", cause)
-	if err := a.foundProblem(ctx, c.View, sentence); err != nil {
+	if err := a.foundProblem(ctx, c.StatusPage, sentence); err != nil {
 		return err
 	}
-	return a.postOnce(ctx, place, notStartedLetter(sentence, refusal, c.Source))
+	return a.postOnce(ctx, place, notStartedMessage(sentence, refusal, c.Source))
 }
 
 // doDown closes a bastion.
 func (a *App) doDown(ctx context.Context, job Job) error {
 	b, err := a.choose(ctx, job)
 	if err == nil && b.isOpen() {
-		if err := a.moveTalk(ctx, b, asked{job.ResponseURL, job.At}); err != nil {
+		if err := a.moveConversation(ctx, b, replyTarget{job.ResponseURL, job.At}); err != nil {
 			return err
 		}
 		b, err = a.close(ctx, job.Owner, b.ID)
@@ -180,14 +180,14 @@ func (a *App) doDown(ctx context.Context, job Job) error {
 	if err != nil {
 		return a.failed(ctx, job, err)
 	}
-	return a.answerWith(ctx, job, b, closingLetter(b))
+	return a.answerWith(ctx, job, b, closingMessage(b))
 }
 
 // doExtend moves a bastion's deadline to at least so long from when it was asked.
 func (a *App) doExtend(ctx context.Context, job Job) error {
 	b, err := a.choose(ctx, job)
 	if err == nil && b.isOpen() {
-		if err := a.moveTalk(ctx, b, asked{job.ResponseURL, job.At}); err != nil {
+		if err := a.moveConversation(ctx, b, replyTarget{job.ResponseURL, job.At}); err != nil {
 			return err
 		}
 	}
@@ -199,7 +199,7 @@ func (a *App) doExtend(ctx context.Context, job Job) error {
 	if err != nil {
 		return a.failed(ctx, job, err)
 	}
-	return a.answerWith(ctx, job, b, extendedLetter(b, job))
+	return a.answerWith(ctx, job, b, extendedMessage(b, job))
 }
 
 // doStatus says what there is. Nothing is remembered of it: what becomes of a
@@ -209,7 +209,7 @@ func (a *App) doStatus(ctx context.Context, job Job) error {
 	if err != nil {
 		return a.failed(ctx, job, err)
 	}
-	return a.postOnce(ctx, asked{job.ResponseURL, job.At}, statusLetter(all))
+	return a.postOnce(ctx, replyTarget{job.ResponseURL, job.At}, statusMessage(all))
 }
 
 // failed tells why a job came to nothing. An error that is none of the functions'
@@ -217,36 +217,36 @@ func (a *App) doStatus(ctx context.Context, job Job) error {
 func (a *App) failed(ctx context.Context, job Job, err error) error {
 	var which whichError
 	var refusal *bastion.Error
-	var l *letter
+	var l *message
 	switch {
 	case errors.As(err, &which):
-		l = whichLetter(which, job)
+		l = whichMessage(which, job)
 	case errors.As(err, &refusal):
-		l = refusalLetter(refusal)
+		l = refusalMessage(refusal)
 	case errors.Is(err, errDown):
-		l = downLetter()
+		l = downMessage()
 	default:
 		return err
 	}
-	a.Log.WarnContext(ctx, "a job came to nothing", "job", job.Do, "owner", job.Owner, "cause", err)
-	return a.postOnce(ctx, asked{job.ResponseURL, job.At}, l)
+	a.Log.WarnContext(ctx, "a job came to nothing", "job", job.Action, "owner", job.Owner, "cause", err)
+	return a.postOnce(ctx, replyTarget{job.ResponseURL, job.At}, l)
 }
 
 // answerWith answers a job about one bastion, in the conversation about it, or
 // beside it if that has gone on elsewhere.
-func (a *App) answerWith(ctx context.Context, job Job, b Bastion, l *letter) error {
-	var t talk
-	if _, err := a.fetch(ctx, talkKey(b.ID), &t); err != nil {
+func (a *App) answerWith(ctx context.Context, job Job, b Bastion, l *message) error {
+	var t conversation
+	if _, err := a.fetch(ctx, conversationKey(b.ID), &t); err != nil {
 		return err
 	}
 	if t.ResponseURL == job.ResponseURL {
 		return a.say(ctx, b, aboutAnswer, 0, l)
 	}
-	return a.postOnce(ctx, asked{job.ResponseURL, job.At}, l)
+	return a.postOnce(ctx, replyTarget{job.ResponseURL, job.At}, l)
 }
 
 // postOnce posts where somebody asked, apart from any conversation.
-func (a *App) postOnce(ctx context.Context, at asked, l *letter) error {
+func (a *App) postOnce(ctx context.Context, at replyTarget, l *message) error {
 	if a.Now().Sub(at.Since) > urlLife {
 		return errNoURL
 	}
@@ -254,7 +254,7 @@ func (a *App) postOnce(ctx context.Context, at asked, l *letter) error {
 }
 
 // say posts a letter in the conversation about a bastion.
-func (a *App) say(ctx context.Context, b Bastion, k kind, version int64, l *letter) error {
+func (a *App) say(ctx context.Context, b Bastion, k kind, version int64, l *message) error {
 	to, use, err := a.takeURL(ctx, b, k, version)
 	if err != nil {
 		return err
@@ -263,13 +263,13 @@ func (a *App) say(ctx context.Context, b Bastion, k kind, version int64, l *lett
 		return err
 	}
 	covered := false
-	_, err = edit(ctx, a, talkKey(b.ID), func(t *talk) (time.Time, error) {
-		covered = t.ResponseURL == to && t.Landed > use
+	_, err = edit(ctx, a, conversationKey(b.ID), func(t *conversation) (time.Time, error) {
+		covered = t.ResponseURL == to && t.LastDelivered > use
 		if t.ResponseURL != to || covered {
 			return time.Time{}, errKeep
 		}
-		t.Said, t.Landed = digest(l), use
-		return talkExpires(b, a.Now()), nil
+		t.LastDigest, t.LastDelivered = digest(l), use
+		return conversationExpires(b, a.Now()), nil
 	})
 	if err != nil || !covered {
 		return err
@@ -282,7 +282,7 @@ func (a *App) say(ctx context.Context, b Bastion, k kind, version int64, l *lett
 func (a *App) sayNow(ctx context.Context, b Bastion) error {
 	b, err := a.describe(ctx, b.Owner, b.ID)
 	if err == nil && !ended(b) { // an end comes so much later that no letter covers it
-		err = a.say(ctx, b, aboutReady, 0, stateLetter(b))
+		err = a.say(ctx, b, aboutReady, 0, stateMessage(b))
 	}
 	if err != nil {
 		a.Log.WarnContext(ctx, "an old letter stands over a newer one", "id", b.ID, "cause", err)

@@ -32,14 +32,14 @@ type story struct {
 
 var stories = []story{
 	{
-		"start", func(d *desk) Job { return d.used(claim{Name: "web"}) },
+		"start", func(d *desk) Job { return d.used(startLink{Name: "web"}) },
 		"Your link was used from " + annsHome,
 		func(d *desk) error {
 			if n := len(d.service.bastions); n != 1 {
 				return fmt.Errorf("%d bastions", n)
 			}
-			var v view
-			_, err := d.fetch(d.t.Context(), viewKey("the-views-hash"), &v)
+			var v statusPage
+			_, err := d.fetch(d.t.Context(), statusPageKey("the-views-hash"), &v)
 			if v.ID != d.service.bastions[0].ID {
 				return fmt.Errorf("the page follows %q: %v", v.ID, err)
 			}
@@ -49,7 +49,7 @@ var stories = []story{
 	{
 		"down", func(d *desk) Job {
 			d.service.bastions = []*Bastion{aBastion("web")}
-			return Job{Do: DoDown, Owner: ann, ResponseURL: hookA, At: d.clock}
+			return Job{Action: JobDown, Owner: ann, ResponseURL: hookA, At: d.clock}
 		},
 		"Bastion web is closing",
 		func(d *desk) error { return d.wantState("closing") },
@@ -57,7 +57,7 @@ var stories = []story{
 	{
 		"down by button", func(d *desk) Job {
 			d.service.bastions = []*Bastion{aBastion("web")}
-			return Job{Do: DoDown, Owner: ann, ResponseURL: hookB, ID: "aaaaaaaaaaaaaaa2", At: d.clock}
+			return Job{Action: JobDown, Owner: ann, ResponseURL: hookB, ID: "aaaaaaaaaaaaaaa2", At: d.clock}
 		},
 		"Bastion web is closing",
 		func(d *desk) error { return d.wantState("closing") },
@@ -65,7 +65,7 @@ var stories = []story{
 	{
 		"extend", func(d *desk) Job {
 			d.service.bastions = []*Bastion{aBastion("web")}
-			return Job{Do: DoExtend, Owner: ann, ResponseURL: hookA, TTL: 3 * time.Hour, At: d.clock}
+			return Job{Action: JobExtend, Owner: ann, ResponseURL: hookA, TTL: 3 * time.Hour, At: d.clock}
 		},
 		"Bastion web stays",
 		func(d *desk) error {
@@ -78,7 +78,7 @@ var stories = []story{
 	{
 		"status", func(d *desk) Job {
 			d.service.bastions = []*Bastion{aBastion("web")}
-			return Job{Do: DoStatus, Owner: ann, ResponseURL: hookA, At: d.clock}
+			return Job{Action: JobStatus, Owner: ann, ResponseURL: hookA, At: d.clock}
 		},
 		"Bastion web is ready",
 		func(d *desk) error { return d.wantState("ready") },
@@ -104,7 +104,7 @@ func TestJobsSurviveTheLossOfAnyCall(t *testing.T) {
 					d := newDesk(t)
 					job := story.setUp(d)
 					d.faults.calls, d.faults.at, d.faults.after, d.faults.death = 0, at, after, death
-					err := try(func() error { return d.Do(t.Context(), job) })
+					err := try(func() error { return d.RunJob(t.Context(), job) })
 					if d.faults.hit == "" {
 						break // it has fewer calls than that
 					}
@@ -113,7 +113,7 @@ func TestJobsSurviveTheLossOfAnyCall(t *testing.T) {
 					told := err == nil // then it does not come again
 					for range 2 {
 						d.clock = d.clock.Add(time.Second)
-						if err := d.Do(t.Context(), job); err != nil {
+						if err := d.RunJob(t.Context(), job); err != nil {
 							t.Errorf("%s: again: %v", name, err)
 						}
 					}
@@ -146,15 +146,15 @@ func TestFunctionsThatAreDownAreToldOf(t *testing.T) {
 		d := newDesk(t)
 		job := story.setUp(d)
 		d.service.down = errors.New("throttled")
-		if err := d.Do(t.Context(), job); err != nil {
+		if err := d.RunJob(t.Context(), job); err != nil {
 			t.Errorf("%s: %v", story.name, err)
 		}
 		wantRead(t, d.slack.last(job.ResponseURL), "does not answer", "tell your operator")
 		if story.name != "start" {
 			continue
 		}
-		var v view
-		if _, err := d.fetch(t.Context(), viewKey("the-views-hash"), &v); err != nil || !strings.Contains(v.Problem, "does not answer") {
+		var v statusPage
+		if _, err := d.fetch(t.Context(), statusPageKey("the-views-hash"), &v); err != nil || !strings.Contains(v.Problem, "does not answer") {
 			t.Errorf("the page says %q: %v", v.Problem, err)
 		}
 	}
@@ -165,8 +165,8 @@ func TestLateJobsLeaveWhatIsNewer(t *testing.T) {
 	d := newDesk(t)
 	d.service.bastions = []*Bastion{aBastion("web")}
 	d.clock = start.Add(time.Minute)
-	down := Job{Do: DoDown, Owner: ann, ResponseURL: hookA, Name: "web", At: d.clock}
-	if err := d.Do(t.Context(), down); err != nil {
+	down := Job{Action: JobDown, Owner: ann, ResponseURL: hookA, Name: "web", At: d.clock}
+	if err := d.RunJob(t.Context(), down); err != nil {
 		t.Fatal(err)
 	}
 	newer := aBastion("web")
@@ -174,16 +174,16 @@ func TestLateJobsLeaveWhatIsNewer(t *testing.T) {
 	d.service.bastions[0].State = "closed"
 	d.service.bastions = append(d.service.bastions, newer)
 	d.clock = d.clock.Add(2 * time.Minute)
-	if err := d.Do(t.Context(), down); err != nil {
+	if err := d.RunJob(t.Context(), down); err != nil {
 		t.Fatal(err)
 	}
 	if newer.State != "ready" {
 		t.Errorf("the newer bastion is %s", newer.State)
 	}
 
-	extend := Job{Do: DoExtend, Owner: ann, ResponseURL: hookA, ID: newer.ID, TTL: 5 * time.Hour, At: d.clock}
+	extend := Job{Action: JobExtend, Owner: ann, ResponseURL: hookA, ID: newer.ID, TTL: 5 * time.Hour, At: d.clock}
 	d.clock = d.clock.Add(10 * time.Minute)
-	if err := d.Do(t.Context(), extend); err != nil {
+	if err := d.RunJob(t.Context(), extend); err != nil {
 		t.Fatal(err)
 	}
 	if want := extend.At.Add(5 * time.Hour); !newer.Deadline.Equal(want) {
@@ -194,9 +194,9 @@ func TestLateJobsLeaveWhatIsNewer(t *testing.T) {
 // A start that comes again after its bastion was closed does not make another.
 func TestStartIsNotRepeatedAfterAClose(t *testing.T) {
 	d := newDesk(t)
-	job := d.used(claim{Name: "web"})
+	job := d.used(startLink{Name: "web"})
 	for range 2 {
-		if err := d.Do(t.Context(), job); err != nil {
+		if err := d.RunJob(t.Context(), job); err != nil {
 			t.Fatal(err)
 		}
 		d.service.bastions[0].State = "closed"
@@ -210,21 +210,21 @@ func TestStartIsNotRepeatedAfterAClose(t *testing.T) {
 // what the job knows.
 func TestStartDoesNotCoverNewerNews(t *testing.T) {
 	d := newDesk(t)
-	job := d.used(claim{Name: "web"})
+	job := d.used(startLink{Name: "web"})
 	d.faults.at, d.faults.death, d.faults.after = 0, true, true
 	// The first try dies behind the creation.
 	for at := 1; len(d.service.bastions) == 0; at++ {
 		d.faults.calls, d.faults.at = 0, at
-		_ = try(func() error { return d.Do(t.Context(), job) })
+		_ = try(func() error { return d.RunJob(t.Context(), job) })
 	}
 	d.faults.at = 0
 	b := d.service.bastions[0]
 	b.State, b.Stage, b.Host, b.Port, b.SSHConfig = "ready", "", "198.51.100.9", 2222, annsConfig
-	if err := d.Tell(t.Context(), noticeOf(5, b)); err != nil {
+	if err := d.Notify(t.Context(), noticeOf(5, b)); err != nil {
 		t.Fatal(err)
 	}
 	wantRead(t, d.slack.last(hookA), "Bastion web is ready")
-	if err := d.Do(t.Context(), job); err != nil {
+	if err := d.RunJob(t.Context(), job); err != nil {
 		t.Fatal(err)
 	}
 	wantRead(t, d.slack.last(hookA), "Your link was used", "Bastion web is ready", "KnownHostsCommand")
@@ -235,7 +235,7 @@ func TestOwnerIsToldOfALinkThoughNoURLIsLeft(t *testing.T) {
 	for name, prepare := range map[string]func(*desk){
 		"Slack refuses the URL": func(d *desk) {
 			slack := d.slack
-			d.Outside = roundTripper(func(r *http.Request) (*http.Response, error) {
+			d.Transport = roundTripper(func(r *http.Request) (*http.Response, error) {
 				slack.status = map[bool]int{true: 200, false: 404}[r.URL.String() == postMessage]
 				return slack.RoundTrip(r)
 			})
@@ -252,9 +252,9 @@ func TestOwnerIsToldOfALinkThoughNoURLIsLeft(t *testing.T) {
 		},
 	} {
 		d := newDesk(t)
-		job := d.used(claim{Name: "web"})
+		job := d.used(startLink{Name: "web"})
 		prepare(d)
-		if err := d.Do(t.Context(), job); err != nil {
+		if err := d.RunJob(t.Context(), job); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 		wantRead(t, d.slack.last(postMessage), "Your link was used from "+annsHome, "Close: this was not me")
@@ -264,7 +264,7 @@ func TestOwnerIsToldOfALinkThoughNoURLIsLeft(t *testing.T) {
 func TestJobsOfNobodyAreDropped(t *testing.T) {
 	for _, owner := range []string{"", "iam:123:AROA", "slack:T0ANN", "slack:T0ANN:U0ANN:x", "slack:t0ann:u0ann", "slack:T0ANN:U0ANN\n"} {
 		d := newDesk(t)
-		if err := d.Do(t.Context(), Job{Do: DoDown, Owner: owner, ResponseURL: hookA, At: start}); err != nil {
+		if err := d.RunJob(t.Context(), Job{Action: JobDown, Owner: owner, ResponseURL: hookA, At: start}); err != nil {
 			t.Error(err)
 		}
 		if len(d.service.calls)+len(d.slack.posts) != 0 {
@@ -272,9 +272,9 @@ func TestJobsOfNobodyAreDropped(t *testing.T) {
 		}
 	}
 	d := newDesk(t)
-	stolen := d.used(claim{Name: "web"})
+	stolen := d.used(startLink{Name: "web"})
 	stolen.Owner = "slack:T0ANN:U0EVE"
-	if err := d.Do(t.Context(), stolen); err != nil || len(d.service.calls) != 0 {
+	if err := d.RunJob(t.Context(), stolen); err != nil || len(d.service.calls) != 0 {
 		t.Errorf("somebody else's claim: %v, %d calls", err, len(d.service.calls))
 	}
 }
@@ -285,9 +285,9 @@ func TestJobsOfNobodyAreDropped(t *testing.T) {
 func TestAClosedBastionDoesNotComeBack(t *testing.T) {
 	for calls := 1; ; calls++ {
 		d := newDesk(t)
-		job := d.used(claim{Name: "web"})
+		job := d.used(startLink{Name: "web"})
 		d.faults.calls, d.faults.at, d.faults.after, d.faults.death = 0, calls, true, true
-		_ = try(func() error { return d.Do(t.Context(), job) })
+		_ = try(func() error { return d.RunJob(t.Context(), job) })
 		if d.faults.hit == "" {
 			return // it has fewer calls than that
 		}
@@ -296,10 +296,10 @@ func TestAClosedBastionDoesNotComeBack(t *testing.T) {
 		}
 		b := d.service.bastions[0]
 		b.State = "closed"
-		if err := d.Tell(t.Context(), Notice{Bastion: *b, Version: 9, Receipt: &Receipt{}}); err != nil {
+		if err := d.Notify(t.Context(), Notice{Bastion: *b, Version: 9, Receipt: &Receipt{}}); err != nil {
 			t.Fatal(err)
 		}
-		if err := d.Do(t.Context(), job); err != nil {
+		if err := d.RunJob(t.Context(), job); err != nil {
 			t.Errorf("death after call %d: again: %v", calls, err)
 		}
 		if n := len(d.service.bastions); n != 1 {

@@ -49,8 +49,8 @@ func TestOnePersonCannotFillTheTable(t *testing.T) {
 			t.Errorf("%s: up alone has started something", test.name)
 		}
 		var p person
-		if _, err := d.fetch(t.Context(), personKey(ann), &p); err != nil || len(p.Claims) > maxClaims {
-			t.Errorf("%s: %d open links, %v", test.name, len(p.Claims), err)
+		if _, err := d.fetch(t.Context(), personKey(ann), &p); err != nil || len(p.StartLinks) > maxClaims {
+			t.Errorf("%s: %d open links, %v", test.name, len(p.StartLinks), err)
 		}
 	}
 }
@@ -122,12 +122,12 @@ func TestTheLimitHoldsForManyAtOnce(t *testing.T) {
 func TestQuotaIsCreatesOwn(t *testing.T) {
 	d := newDesk(t)
 	d.service.problem = bastion.Errorf(bastion.CodeQuotaOwner, "You have 3 bastions open, which is as many as one owner may. Close one first.")
-	if err := d.Do(t.Context(), d.used(claim{Name: "fourth"})); err != nil {
+	if err := d.RunJob(t.Context(), d.used(startLink{Name: "fourth"})); err != nil {
 		t.Fatal(err)
 	}
 	wantRead(t, d.slack.last(hookA), "as many as one owner may. Close one first.", "quota_owner")
-	var v view
-	if _, err := d.fetch(t.Context(), viewKey("the-views-hash"), &v); err != nil || !strings.Contains(v.Problem, "Close one first") {
+	var v statusPage
+	if _, err := d.fetch(t.Context(), statusPageKey("the-views-hash"), &v); err != nil || !strings.Contains(v.Problem, "Close one first") {
 		t.Errorf("the page says %q: %v", v.Problem, err)
 	}
 }

@@ -10,28 +10,28 @@ import (
 // Job is one thing to do for a person of Slack. All of it was in a signed request
 // of Slack's, or is in the table.
 type Job struct {
-	Do          Do     `json:"do"`
-	Owner       string `json:"owner"`
-	ResponseURL string `json:"response_url,omitempty"` // where the answer goes
+	Action      JobAction `json:"do"`
+	Owner       string    `json:"owner"`
+	ResponseURL string    `json:"response_url,omitempty"` // where the answer goes
 
-	Claim string        `json:"claim,omitempty"` // of start: the claim's hash
-	Name  string        `json:"name,omitempty"`  // of down and extend: which one; empty for the only one
-	ID    string        `json:"id,omitempty"`    // of down and extend by button
-	TTL   time.Duration `json:"ttl,omitempty"`   // of extend: this long from At
+	StartLink string        `json:"claim,omitempty"` // of start: the claim's hash
+	Name      string        `json:"name,omitempty"`  // of down and extend: which one; empty for the only one
+	ID        string        `json:"id,omitempty"`    // of down and extend by button
+	TTL       time.Duration `json:"ttl,omitempty"`   // of extend: this long from At
 	// At is when it was asked for. What was asked for later is not undone by a job
 	// that comes late, or twice.
 	At time.Time `json:"at,omitzero"`
 }
 
 // Do says what a job does.
-type Do string
+type JobAction string
 
 // The jobs.
 const (
-	DoStart  Do = "start"  // what a claim asked for
-	DoDown   Do = "down"   // close
-	DoStatus Do = "status" // say what there is
-	DoExtend Do = "extend" // more time
+	JobStart  JobAction = "start"  // what a claim asked for
+	JobDown   JobAction = "down"   // close
+	JobStatus JobAction = "status" // say what there is
+	JobExtend JobAction = "extend" // more time
 )
 
 // Bastion is what the API answers of one, as far as it is of use here.
@@ -86,7 +86,7 @@ type Receipt struct {
 
 // claim is what a link stands for. It is stored under the hash of the link's
 // token: who reads the table cannot use it.
-type claim struct {
+type startLink struct {
 	Owner       string        `json:"owner"`
 	Name        string        `json:"name"`
 	Key         string        `json:"key"` // as authorized_keys has it
@@ -96,35 +96,35 @@ type claim struct {
 	Expires     time.Time     `json:"expires"`
 
 	// Of one that was used:
-	UsedAt time.Time  `json:"used_at,omitzero"`
-	Source netip.Addr `json:"source,omitzero"`
-	View   string     `json:"view,omitempty"` // the view's hash
+	UsedAt     time.Time  `json:"used_at,omitzero"`
+	Source     netip.Addr `json:"source,omitzero"`
+	StatusPage string     `json:"view,omitempty"` // the view's hash
 }
 
 // view is what the page that follows a start may see. Its token acts on nothing.
-type view struct {
-	Owner   string     `json:"owner"`
-	Claim   string     `json:"claim"` // the claim's hash
-	Source  netip.Addr `json:"source"`
-	ID      string     `json:"id,omitempty"`      // the bastion's, once it is known
-	Problem string     `json:"problem,omitempty"` // why there will be none
-	Started time.Time  `json:"started"`           // when the button was pressed
-	Handed  time.Time  `json:"handed"`            // when the job was last handed over
-	Expires time.Time  `json:"expires"`           // moves to ten minutes after ready
+type statusPage struct {
+	Owner     string     `json:"owner"`
+	StartLink string     `json:"claim"` // the claim's hash
+	Source    netip.Addr `json:"source"`
+	ID        string     `json:"id,omitempty"`      // the bastion's, once it is known
+	Problem   string     `json:"problem,omitempty"` // why there will be none
+	Started   time.Time  `json:"started"`           // when the button was pressed
+	Handed    time.Time  `json:"handed"`            // when the job was last handed over
+	Expires   time.Time  `json:"expires"`           // moves to ten minutes after ready
 }
 
 // person is what is remembered of one user.
 type person struct {
-	Key    string     `json:"key,omitempty"`
-	Claims []openLink `json:"claims,omitempty"` // the latest, oldest first
+	Key        string     `json:"key,omitempty"`
+	StartLinks []openLink `json:"claims,omitempty"` // the latest, oldest first
 	// The commands since Since, for the rate limit.
 	Since    time.Time `json:"since,omitzero"`
 	Commands int       `json:"commands,omitempty"`
 }
 
 type openLink struct {
-	Claim   string    `json:"claim"` // the hash
-	Expires time.Time `json:"expires"`
+	StartLink string    `json:"claim"` // the hash
+	Expires   time.Time `json:"expires"`
 }
 
 // opened is where Slack takes what is said in place of a link that its person has
@@ -136,42 +136,42 @@ type opened struct {
 
 // asked is where a person last asked to start their bastion of one name. What is
 // heard of a bastion before the job that started it could say where, is said there.
-type asked struct {
+type replyTarget struct {
 	ResponseURL string    `json:"response_url"`
 	Since       time.Time `json:"since"` // when Slack gave the URL
 }
 
 // askedFor is what is remembered of that.
 type askedFor struct {
-	asked
+	replyTarget
 	// ID is of the bastion that was made since, if a notice told of it before the job
 	// could: a job that comes again must not make another.
 	ID string `json:"id,omitempty"`
 }
 
 // talk is the conversation about one bastion: where to speak, and what was said.
-type talk struct {
-	ResponseURL string    `json:"response_url,omitempty"`
-	Since       time.Time `json:"since,omitzero"`   // when Slack gave the URL
-	Uses        int       `json:"uses,omitempty"`   // of the URL
-	Stages      int       `json:"stages,omitempty"` // of the uses, those for a stage
-	Landed      int       `json:"landed,omitempty"` // the latest of the uses that Slack has taken
+type conversation struct {
+	ResponseURL   string    `json:"response_url,omitempty"`
+	Since         time.Time `json:"since,omitzero"`   // when Slack gave the URL
+	Uses          int       `json:"uses,omitempty"`   // of the URL
+	Stages        int       `json:"stages,omitempty"` // of the uses, those for a stage
+	LastDelivered int       `json:"landed,omitempty"` // the latest of the uses that Slack has taken
 
-	Telling int64     `json:"telling,omitempty"` // version of the latest notice that telling of has begun
-	Version int64     `json:"version,omitempty"` // of the latest notice that was told of
-	Said    string    `json:"said,omitempty"`    // the hash of the letter that stands there
-	Warned  time.Time `json:"warned,omitzero"`   // the deadline that was warned of
-	Ended   bool      `json:"ended,omitempty"`   // its end was told
+	Delivering int64     `json:"telling,omitempty"` // version of the latest notice that telling of has begun
+	Version    int64     `json:"version,omitempty"` // of the latest notice that was told of
+	LastDigest string    `json:"said,omitempty"`    // the hash of the letter that stands there
+	Warned     time.Time `json:"warned,omitzero"`   // the deadline that was warned of
+	Ended      bool      `json:"ended,omitempty"`   // its end was told
 }
 
 // What is under which key of the table. Owners hold no '#'.
-func personKey(owner string) string      { return "person#" + owner }
-func claimKey(hash string) string        { return "claim#" + hash }
-func viewKey(hash string) string         { return "view#" + hash }
-func seenKey(signature string) string    { return "seen#" + hashOf(signature) }
-func openedKey(claim string) string      { return "opened#" + claim }
-func askedKey(owner, name string) string { return "asked#" + owner + "#" + name }
-func talkKey(id string) string           { return "talk#" + id }
+func personKey(owner string) string            { return "person#" + owner }
+func startLinkKey(hash string) string          { return "claim#" + hash }
+func statusPageKey(hash string) string         { return "view#" + hash }
+func seenKey(signature string) string          { return "seen#" + hashOf(signature) }
+func openedKey(claim string) string            { return "opened#" + claim }
+func replyTargetKey(owner, name string) string { return "asked#" + owner + "#" + name }
+func conversationKey(id string) string         { return "talk#" + id }
 
 // hashOf is what is stored of a secret instead of the secret.
 func hashOf(secret string) string {

@@ -17,20 +17,20 @@ import (
 // whoever dies before it is written down that a letter was posted posts it again.
 // The warning is sent at most once for one deadline: it is written down first, and
 // taken back only if Slack has definitely not taken it.
-func (a *App) Tell(ctx context.Context, n Notice) error {
+func (a *App) Notify(ctx context.Context, n Notice) error {
 	b := n.Bastion
 	if userOf(b.Owner) == "" || !validID.MatchString(b.ID) {
 		a.Log.ErrorContext(ctx, "a notice for nobody of Slack's", "id", b.ID)
 		return nil
 	}
-	t, err := a.talkAbout(ctx, b)
+	t, err := a.conversationAbout(ctx, b)
 	if err != nil {
 		return err
 	}
 	if n.Version <= t.Version || t.Ended {
 		return nil
 	}
-	if err := a.tellState(ctx, n, t); err != nil {
+	if err := a.postState(ctx, n, t); err != nil {
 		return fmt.Errorf("tell of bastion %s: %w", b.ID, err)
 	}
 	if n.Warning && b.isOpen() {
@@ -38,13 +38,13 @@ func (a *App) Tell(ctx context.Context, n Notice) error {
 			return fmt.Errorf("warn of the deadline of bastion %s: %w", b.ID, err)
 		}
 	}
-	_, err = edit(ctx, a, talkKey(b.ID), func(t *talk) (time.Time, error) {
+	_, err = edit(ctx, a, conversationKey(b.ID), func(t *conversation) (time.Time, error) {
 		if n.Version <= t.Version {
 			return time.Time{}, errKeep
 		}
 		t.Version = n.Version
 		t.Ended = t.Ended || ended(b)
-		return talkExpires(b, a.Now()), nil
+		return conversationExpires(b, a.Now()), nil
 	})
 	return err
 }
@@ -57,24 +57,24 @@ func ended(b Bastion) bool {
 
 // talkAbout is the conversation about a bastion. One that has just been started is
 // spoken of where it was asked for, if the job that started it could not say so yet.
-func (a *App) talkAbout(ctx context.Context, b Bastion) (talk, error) {
-	var t talk
-	if _, err := a.fetch(ctx, talkKey(b.ID), &t); err != nil || t.ResponseURL != "" {
+func (a *App) conversationAbout(ctx context.Context, b Bastion) (conversation, error) {
+	var t conversation
+	if _, err := a.fetch(ctx, conversationKey(b.ID), &t); err != nil || t.ResponseURL != "" {
 		return t, err
 	}
-	var place asked
-	if _, err := a.fetch(ctx, askedKey(b.Owner, b.Name), &place); err != nil {
-		return talk{}, err
+	var place replyTarget
+	if _, err := a.fetch(ctx, replyTargetKey(b.Owner, b.Name), &place); err != nil {
+		return conversation{}, err
 	}
 	// An older one of that name, which is only now gone, was asked for elsewhere.
 	if place.ResponseURL == "" || !b.isOpen() && b.CreatedAt.Before(place.Since) {
 		return t, nil
 	}
-	if err := a.moveTalk(ctx, b, place); err != nil {
-		return talk{}, err
+	if err := a.moveConversation(ctx, b, place); err != nil {
+		return conversation{}, err
 	}
 	if err := a.heardOf(ctx, b, place); err != nil {
-		return talk{}, err
+		return conversation{}, err
 	}
 	t.ResponseURL = place.ResponseURL
 	return t, nil
@@ -82,11 +82,11 @@ func (a *App) talkAbout(ctx context.Context, b Bastion) (talk, error) {
 
 // heardOf remembers that a bastion has come of what was asked for, should the job
 // that made it have died before it could.
-func (a *App) heardOf(ctx context.Context, b Bastion, place asked) error {
+func (a *App) heardOf(ctx context.Context, b Bastion, place replyTarget) error {
 	if b.CreatedAt.Before(place.Since) {
 		return nil // it was there before, and the job is still to move it
 	}
-	_, err := edit(ctx, a, askedKey(b.Owner, b.Name), func(p *askedFor) (time.Time, error) {
+	_, err := edit(ctx, a, replyTargetKey(b.Owner, b.Name), func(p *askedFor) (time.Time, error) {
 		if !p.Since.Equal(place.Since) || p.ID != "" {
 			return time.Time{}, errKeep
 		}
@@ -97,23 +97,23 @@ func (a *App) heardOf(ctx context.Context, b Bastion, place asked) error {
 }
 
 // tellState posts what the state calls for, unless it stands there already.
-func (a *App) tellState(ctx context.Context, n Notice, t talk) error {
+func (a *App) postState(ctx context.Context, n Notice, t conversation) error {
 	b := n.Bastion
-	var l *letter
+	var l *message
 	var k kind
 	switch bastion.State(b.State) {
 	case bastion.Starting:
-		l, k = stateLetter(b), aboutStage
+		l, k = stateMessage(b), aboutStage
 	case bastion.Ready:
-		l, k = stateLetter(b), aboutReady
+		l, k = stateMessage(b), aboutReady
 	case bastion.Failed:
-		l, k = failedLetter(n), aboutEnd
+		l, k = failedMessage(n), aboutEnd
 	case bastion.Closed:
-		l, k = receiptLetter(n), aboutEnd
+		l, k = receiptMessage(n), aboutEnd
 	default: // closing: whoever asked for it has been answered, and the end follows
 		return nil
 	}
-	if t.Said == digest(l) {
+	if t.LastDigest == digest(l) {
 		return nil
 	}
 	err := a.say(ctx, b, k, n.Version, l)
@@ -126,12 +126,12 @@ func (a *App) tellState(ctx context.Context, n Notice, t talk) error {
 	if k == aboutStage {
 		return nil // there will be more to say
 	}
-	return a.tellDirectly(ctx, b, l)
+	return a.postDirect(ctx, b, l)
 }
 
 // tellDirectly sends a letter for which there is no response_url any more.
-func (a *App) tellDirectly(ctx context.Context, b Bastion, l *letter) error {
-	agreed, err := a.Secrets(ctx)
+func (a *App) postDirect(ctx context.Context, b Bastion, l *message) error {
+	agreed, err := a.Credentials(ctx)
 	if err != nil {
 		return fmt.Errorf("what was agreed with Slack: %w", err)
 	}
@@ -149,7 +149,7 @@ func (a *App) tellDirectly(ctx context.Context, b Bastion, l *letter) error {
 
 // warn sends the warning that a deadline is near, at most once for that deadline.
 func (a *App) warn(ctx context.Context, b Bastion) error {
-	agreed, err := a.Secrets(ctx)
+	agreed, err := a.Credentials(ctx)
 	if err != nil {
 		return fmt.Errorf("what was agreed with Slack: %w", err)
 	}
@@ -157,17 +157,17 @@ func (a *App) warn(ctx context.Context, b Bastion) error {
 		return nil
 	}
 	first := false
-	_, err = edit(ctx, a, talkKey(b.ID), func(t *talk) (time.Time, error) {
+	_, err = edit(ctx, a, conversationKey(b.ID), func(t *conversation) (time.Time, error) {
 		if first = !t.Warned.Equal(b.Deadline); !first {
 			return time.Time{}, errKeep
 		}
 		t.Warned = b.Deadline
-		return talkExpires(b, a.Now()), nil
+		return conversationExpires(b, a.Now()), nil
 	})
 	if err != nil || !first {
 		return err
 	}
-	err = a.direct(ctx, agreed.BotToken, b.Owner, warningLetter(b, a.Now()))
+	err = a.direct(ctx, agreed.BotToken, b.Owner, warningMessage(b, a.Now()))
 	switch {
 	case err == nil:
 		return nil
@@ -181,12 +181,12 @@ func (a *App) warn(ctx context.Context, b Bastion) error {
 
 // unwarn takes back that a deadline was warned of.
 func (a *App) unwarn(ctx context.Context, b Bastion) error {
-	_, err := edit(ctx, a, talkKey(b.ID), func(t *talk) (time.Time, error) {
+	_, err := edit(ctx, a, conversationKey(b.ID), func(t *conversation) (time.Time, error) {
 		if !t.Warned.Equal(b.Deadline) {
 			return time.Time{}, errKeep
 		}
 		t.Warned = time.Time{}
-		return talkExpires(b, a.Now()), nil
+		return conversationExpires(b, a.Now()), nil
 	})
 	return err
 }

@@ -18,7 +18,7 @@ func stageOf(stage string) *Bastion {
 
 func (d *desk) tell(n Notice) {
 	d.t.Helper()
-	if err := d.Tell(d.t.Context(), n); err != nil {
+	if err := d.Notify(d.t.Context(), n); err != nil {
 		d.t.Fatal(err)
 	}
 }
@@ -27,7 +27,7 @@ func (d *desk) tell(n Notice) {
 // and the end, however much there is to say.
 func TestFiveUsesAreEnoughForALife(t *testing.T) {
 	d := newDesk(t)
-	if err := d.Do(t.Context(), d.used(claim{Name: "web"})); err != nil {
+	if err := d.RunJob(t.Context(), d.used(startLink{Name: "web"})); err != nil {
 		t.Fatal(err)
 	}
 	id, version := d.service.bastions[0].ID, int64(0)
@@ -89,7 +89,7 @@ func TestRepeatDoesNotCoverAnAnswer(t *testing.T) {
 	ready := noticeOf(7, aBastion("web"))
 	d.tell(ready)
 	d.clock = d.clock.Add(time.Minute)
-	if err := d.Do(t.Context(), Job{Do: DoDown, Owner: ann, ResponseURL: hookA, At: d.clock}); err != nil {
+	if err := d.RunJob(t.Context(), Job{Action: JobDown, Owner: ann, ResponseURL: hookA, At: d.clock}); err != nil {
 		t.Fatal(err)
 	}
 	d.tell(ready)
@@ -101,20 +101,20 @@ func TestRepeatDoesNotCoverAnAnswer(t *testing.T) {
 // would put that right.
 func TestLetterThatTookLongDoesNotStandOverANewerOne(t *testing.T) {
 	for name, slow := range map[string]func(*desk) error{
-		"a start": func(d *desk) error { return d.Do(d.t.Context(), d.used(claim{Name: "web"})) },
+		"a start": func(d *desk) error { return d.RunJob(d.t.Context(), d.used(startLink{Name: "web"})) },
 		"a stage": func(d *desk) error {
 			d.service.bastions = []*Bastion{stageOf("image")}
 			d.talkAt(d.service.bastions[0], hookA, start)
-			return d.Tell(d.t.Context(), noticeOf(3, stageOf("image")))
+			return d.Notify(d.t.Context(), noticeOf(3, stageOf("image")))
 		},
 		"more time": func(d *desk) error {
 			d.service.bastions = []*Bastion{stageOf("lease")}
-			return d.Do(d.t.Context(), Job{Do: DoExtend, Owner: ann, ResponseURL: hookA, TTL: time.Hour, At: d.clock})
+			return d.RunJob(d.t.Context(), Job{Action: JobExtend, Owner: ann, ResponseURL: hookA, TTL: time.Hour, At: d.clock})
 		},
 	} {
 		d, slack := newDesk(t), http.RoundTripper(nil)
-		slack, d.Outside = d.slack, roundTripper(func(r *http.Request) (*http.Response, error) {
-			d.Outside = slack // what follows is fast
+		slack, d.Transport = d.slack, roundTripper(func(r *http.Request) (*http.Response, error) {
+			d.Transport = slack // what follows is fast
 			b := d.service.bastions[0]
 			b.State, b.Stage = "ready", ""
 			d.tell(noticeOf(7, b))
@@ -148,7 +148,7 @@ func TestNoticesSurviveTheLossOfAnyCall(t *testing.T) {
 					d := newDesk(t)
 					d.talkAt(&test.notice.Bastion, hookA, start)
 					d.faults.calls, d.faults.at, d.faults.after, d.faults.death = 0, at, after, death
-					err := try(func() error { return d.Tell(t.Context(), test.notice) })
+					err := try(func() error { return d.Notify(t.Context(), test.notice) })
 					if d.faults.hit == "" {
 						break
 					}
@@ -177,7 +177,7 @@ func TestReceiptFindsItsWay(t *testing.T) {
 	}{
 		{"in time", func(*desk) {}, hookA},
 		{"after thirty minutes", func(d *desk) { d.clock = d.clock.Add(30 * time.Minute) }, postMessage},
-		{"no conversation", func(d *desk) { delete(d.table.items, talkKey(receipt.Bastion.ID)) }, postMessage},
+		{"no conversation", func(d *desk) { delete(d.table.items, conversationKey(receipt.Bastion.ID)) }, postMessage},
 		{"no bot", func(d *desk) { d.clock = d.clock.Add(30 * time.Minute); d.agreed.BotToken = "" }, ""},
 	} {
 		d := newDesk(t)
@@ -204,7 +204,7 @@ func TestURLThatSlackRefusesIsLeft(t *testing.T) {
 	d := newDesk(t)
 	d.talkAt(aBastion("web"), hookA, start)
 	slack := d.slack
-	d.Outside = roundTripper(func(r *http.Request) (*http.Response, error) {
+	d.Transport = roundTripper(func(r *http.Request) (*http.Response, error) {
 		slack.status = 404
 		if r.URL.String() == postMessage {
 			slack.status = 200
@@ -223,7 +223,7 @@ func TestTwoBastionsOfOneNameInTurn(t *testing.T) {
 	d := newDesk(t)
 	old := closedBastion()
 	old.ID, old.CreatedAt = "ooooooooooooooo2", start.Add(-time.Hour)
-	if err := d.Do(t.Context(), d.used(claim{Name: "web"})); err != nil {
+	if err := d.RunJob(t.Context(), d.used(startLink{Name: "web"})); err != nil {
 		t.Fatal(err)
 	}
 	d.tell(Notice{Bastion: *old, Version: 30, Receipt: aReceipt()})
@@ -279,7 +279,7 @@ func TestWarningsUnderFaults(t *testing.T) {
 				d := newDesk(t)
 				d.talkAt(&warning.Bastion, hookA, start)
 				d.faults.calls, d.faults.at, d.faults.after, d.faults.death = 0, at, after, death
-				err := try(func() error { return d.Tell(t.Context(), warning) })
+				err := try(func() error { return d.Notify(t.Context(), warning) })
 				if d.faults.hit == "" {
 					break
 				}
@@ -294,14 +294,14 @@ func TestWarningsUnderFaults(t *testing.T) {
 	}
 	d := newDesk(t)
 	d.talkAt(&warning.Bastion, hookA, start)
-	d.Outside = roundTripper(func(r *http.Request) (*http.Response, error) {
+	d.Transport = roundTripper(func(r *http.Request) (*http.Response, error) {
 		if r.URL.String() == postMessage && len(d.slack.at(postMessage)) == 0 {
 			d.slack.status = 503
 			defer func() { d.slack.status = 0 }()
 		}
 		return d.slack.RoundTrip(r)
 	})
-	if err := d.Tell(t.Context(), warning); !errors.Is(err, errLater) {
+	if err := d.Notify(t.Context(), warning); !errors.Is(err, errLater) {
 		t.Errorf("what was not taken: %v, want that it comes again", err)
 	}
 	d.tell(warning)

@@ -45,7 +45,7 @@ var (
 )
 
 // post sends a letter to a response_url. Nobody but the person reads it.
-func (a *App) post(ctx context.Context, to string, l *letter, replace bool) error {
+func (a *App) post(ctx context.Context, to string, l *message, replace bool) error {
 	if !isResponseURL(to) {
 		return fmt.Errorf("%w: that is no response_url of Slack's", errGone)
 	}
@@ -54,7 +54,7 @@ func (a *App) post(ctx context.Context, to string, l *letter, replace bool) erro
 }
 
 // direct sends a letter to an owner as the app.
-func (a *App) direct(ctx context.Context, token, owner string, l *letter) error {
+func (a *App) direct(ctx context.Context, token, owner string, l *message) error {
 	if len(a.Teams) > 1 {
 		if err := a.botOf(ctx, token, owner); err != nil {
 			return err
@@ -107,7 +107,7 @@ func (a *App) send(ctx context.Context, to, token string, body any) ([]byte, err
 		r.Header.Set("Authorization", "Bearer "+token)
 	}
 	// The transport itself, and not a client: it follows no redirect.
-	answer, err := a.Outside.RoundTrip(r)
+	answer, err := a.Transport.RoundTrip(r)
 	if err != nil {
 		return nil, unreached(err)
 	}

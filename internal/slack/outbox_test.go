@@ -38,7 +38,7 @@ func TestWhatSlackAnswers(t *testing.T) {
 	} {
 		d := newDesk(t)
 		d.slack.status, d.slack.answer, d.slack.err = test.status, test.answer, test.err
-		if err := d.post(t.Context(), hookA, helpLetter(), true); !errors.Is(err, test.want) || (err == nil) != (test.want == nil) {
+		if err := d.post(t.Context(), hookA, helpMessage(), true); !errors.Is(err, test.want) || (err == nil) != (test.want == nil) {
 			t.Errorf("%s: %v, want %v", test.name, err, test.want)
 		}
 	}
@@ -52,24 +52,24 @@ func TestErrorsHoldNoSecret(t *testing.T) {
 		&url.Error{Op: "Post", URL: postMessage, Err: &net.OpError{Op: "dial", Err: errors.New("refused")}},
 	} {
 		d.slack.err = cause
-		for _, err := range []error{d.post(t.Context(), hookA, helpLetter(), true), d.direct(t.Context(), botToken, ann, helpLetter())} {
+		for _, err := range []error{d.post(t.Context(), hookA, helpMessage(), true), d.direct(t.Context(), botToken, ann, helpMessage())} {
 			if strings.Contains(err.Error(), "slack.com") || strings.Contains(err.Error(), botToken) {
 				t.Errorf("the error tells: %v", err)
 			}
 		}
 	}
 	d.slack.err, d.slack.answer = nil, `{"ok":false,"error":"`+botToken+`"}`
-	if err := d.direct(t.Context(), botToken, ann, helpLetter()); err == nil || strings.Contains(err.Error(), botToken) {
+	if err := d.direct(t.Context(), botToken, ann, helpMessage()); err == nil || strings.Contains(err.Error(), botToken) {
 		t.Errorf("the error tells: %v", err)
 	}
 }
 
 func TestTheTokenGoesToSlacksAPIOnly(t *testing.T) {
 	d := newDesk(t)
-	if err := d.post(t.Context(), hookA, helpLetter(), true); err != nil {
+	if err := d.post(t.Context(), hookA, helpMessage(), true); err != nil {
 		t.Fatal(err)
 	}
-	if err := d.direct(t.Context(), botToken, ann, helpLetter()); err != nil {
+	if err := d.direct(t.Context(), botToken, ann, helpMessage()); err != nil {
 		t.Fatal(err)
 	}
 	for i, want := range []sent{{url: hookA}, {url: "https://slack.com/api/chat.postMessage", token: "Bearer " + botToken}} {
@@ -102,7 +102,7 @@ func TestDirectMessagesStayInTheBotsWorkspace(t *testing.T) {
 		d := newDesk(t)
 		d.Teams = test.teams
 		d.slack.answer, d.slack.err = test.answer, test.err
-		if err := d.direct(t.Context(), botToken, ann, helpLetter()); !errors.Is(err, test.want) {
+		if err := d.direct(t.Context(), botToken, ann, helpMessage()); !errors.Is(err, test.want) {
 			t.Errorf("%s: %v, want %v", test.name, err, test.want)
 		}
 		if asked, told := len(d.slack.at(authTest)), len(d.slack.at(postMessage)); asked != test.asked || told != test.told {
@@ -119,12 +119,12 @@ func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { retur
 func TestSlackIsNotWaitedForForEver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDesk(t)
-		d.Outside = roundTripper(func(r *http.Request) (*http.Response, error) {
+		d.Transport = roundTripper(func(r *http.Request) (*http.Response, error) {
 			<-r.Context().Done()
 			return nil, r.Context().Err()
 		})
 		begun := time.Now()
-		if err := d.post(t.Context(), hookA, helpLetter(), true); !errors.Is(err, context.DeadlineExceeded) {
+		if err := d.post(t.Context(), hookA, helpMessage(), true); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("%v", err)
 		}
 		if took := time.Since(begun); took != postFor {
@@ -133,10 +133,10 @@ func TestSlackIsNotWaitedForForEver(t *testing.T) {
 	})
 	d := newDesk(t)
 	endless := &endlessBody{}
-	d.Outside = roundTripper(func(r *http.Request) (*http.Response, error) {
+	d.Transport = roundTripper(func(r *http.Request) (*http.Response, error) {
 		return &http.Response{StatusCode: 200, Body: endless, Request: r}, nil
 	})
-	if err := d.post(t.Context(), hookA, helpLetter(), true); err != nil {
+	if err := d.post(t.Context(), hookA, helpMessage(), true); err != nil {
 		t.Errorf("%v", err)
 	}
 	if endless.read > maxAnswer+4096 || !endless.closed {

@@ -21,7 +21,7 @@ type access struct {
 }
 
 // ready is the page of a bastion that can be used.
-func (p viewPage) ready(b Bastion, now time.Time) viewPage {
+func (p followPage) ready(b Bastion, now time.Time) followPage {
 	if !safeName.MatchString(b.Name) || !safeConfig(b.SSHConfig) {
 		p = p.refused("What the service answered about the bastion is not what it should be, so it is not shown here. Close the bastion in Slack: /bastion down. Tell your operator.")
 		p.Status = "It is not safe to connect to it."

@@ -183,7 +183,7 @@ func TestPressFromOurOwnPage(t *testing.T) {
 // The proof of one claim is none for another.
 func TestProofIsForOneClaim(t *testing.T) {
 	rig := newPageRig(t, nil)
-	mine, theirs := rig.link(nil), rig.link(func(c *claim) { c.Owner = "slack:T0AB:U0OTHER" })
+	mine, theirs := rig.link(nil), rig.link(func(c *startLink) { c.Owner = "slack:T0AB:U0OTHER" })
 	b := newVisitor(rig, homeV4).open(mine)
 	if b.do("POST", theirs, b.form().Encode()); b.status != http.StatusForbidden {
 		t.Errorf("status %d", b.status)

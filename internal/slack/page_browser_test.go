@@ -39,7 +39,7 @@ type stage struct {
 	from string // where the person is
 }
 
-func (s *stage) open(edit func(*claim)) { s.Go(s.url + s.link(edit)) }
+func (s *stage) open(edit func(*startLink)) { s.Go(s.url + s.link(edit)) }
 
 func (s *stage) press() {
 	s.Focus("form button")
@@ -48,11 +48,11 @@ func (s *stage) press() {
 
 var states = []state{
 	{"claim-ipv4", "Start a bastion for 203.0.113.7?", func(s *stage) {
-		s.open(func(c *claim) { c.Reason = "rebuild the index of orders <before Monday>" })
+		s.open(func(c *startLink) { c.Reason = "rebuild the index of orders <before Monday>" })
 	}},
 	{"claim-ipv6", "Start a bastion for 2001:db8:7:1f2e:a3b4:c5d6:e7f8:9a0b?", func(s *stage) {
 		s.from = "[2001:db8:7:1f2e:a3b4:c5d6:e7f8:9a0b]:50123"
-		s.open(func(c *claim) { c.Name = "a-name-of-two-and-thirty-letters"; c.TTL = 26 * time.Hour })
+		s.open(func(c *startLink) { c.Name = "a-name-of-two-and-thirty-letters"; c.TTL = 26 * time.Hour })
 	}},
 	{"address-changed", "Your address has changed", func(s *stage) {
 		s.open(nil)
@@ -195,22 +195,22 @@ func hears(t *testing.T, page []browser.Node) {
 
 // held is a Work that takes jobs when it is let.
 type held struct {
-	Work
+	Queue
 	entered, let chan struct{}
 }
 
-func (h held) HandOver(ctx context.Context, job Job) error {
+func (h held) Enqueue(ctx context.Context, job Job) error {
 	h.entered <- struct{}{}
 	<-h.let
-	return h.Work.HandOver(ctx, job)
+	return h.Queue.Enqueue(ctx, job)
 }
 
 // A browser drops what it was doing for the second of two clicks: its answer, that
 // the link was used, must not take the place of the first one's.
 func TestDoubleClickIsOnePress(t *testing.T) {
 	s := newStage(t, browser.Start(t), looks["light"])
-	work := held{s.Work, make(chan struct{}, 2), make(chan struct{})}
-	s.Work = work
+	work := held{s.Queue, make(chan struct{}, 2), make(chan struct{})}
+	s.Queue = work
 	s.open(nil)
 	browser.Eval[bool](s.Tab, `setTimeout(() => document.querySelector("form button").click(), 100), document.querySelector("form button").click() ?? true`)
 	<-work.entered

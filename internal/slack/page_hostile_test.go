@@ -9,7 +9,7 @@ import (
 func TestHostileTextStaysText(t *testing.T) {
 	const hostile = `</style><script>alert(1)</script><img src=x onerror=alert(1)>"'><a href="javascript:alert(1)">&lt;b&gt;` + "\u202egnp.exe\x00\r\nSet-Cookie: a=b"
 	rig := newPageRig(t, nil)
-	b := newVisitor(rig, homeV4).open(rig.link(func(c *claim) {
+	b := newVisitor(rig, homeV4).open(rig.link(func(c *startLink) {
 		c.Name, c.Reason, c.Owner, c.Key = hostile, hostile, "slack:"+hostile+":"+hostile, hostile+" AAAA"
 	}))
 	pages := map[string]string{"claim": b.body}
@@ -166,7 +166,7 @@ func TestOneLogLineEach(t *testing.T) {
 // function there is nobody to catch it.
 func TestPanicIsAnAnswer(t *testing.T) {
 	rig := newPageRig(t, nil)
-	rig.Work = nil
+	rig.Queue = nil
 	b := newVisitor(rig, homeV4).open(rig.link(nil))
 	if b.press(); b.status != http.StatusInternalServerError || !strings.Contains(rig.log.String(), "panic") {
 		t.Errorf("status %d, log:\n%s", b.status, rig.log)

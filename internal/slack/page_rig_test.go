@@ -52,7 +52,7 @@ func newPageRig(t testing.TB, edit func(*Options)) *pageRig {
 	rig := &pageRig{t: t, log: &pageLog{}, now: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)}
 	rig.table = &pageTable{memory: newMemory(&faults{}, rig.clock)}
 	options := Options{
-		Table: rig.table, Functions: rig, Work: rig, Now: rig.clock, Rand: rand.Reader,
+		Table: rig.table, Functions: rig, Queue: rig, Now: rig.clock, Rand: rand.Reader,
 		Log: slog.New(slog.NewJSONHandler(rig.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	if edit != nil {
@@ -75,7 +75,7 @@ func (rig *pageRig) sleep(d time.Duration) {
 	rig.now = rig.now.Add(d)
 }
 
-func (rig *pageRig) HandOver(_ context.Context, job Job) error {
+func (rig *pageRig) Enqueue(_ context.Context, job Job) error {
 	rig.mu.Lock()
 	defer rig.mu.Unlock()
 	if rig.handOver != nil {
@@ -122,9 +122,9 @@ func (rig *pageRig) noSecretLogged() {
 }
 
 // link remembers a claim's key for its owner, issues it and answers its path.
-func (rig *pageRig) link(edit func(*claim)) (path string) {
+func (rig *pageRig) link(edit func(*startLink)) (path string) {
 	rig.t.Helper()
-	c := claim{Owner: pageOwner, Name: "default", Key: pageKey, TTL: 2 * time.Hour, ResponseURL: "https://hooks.slack.com/commands/x"}
+	c := startLink{Owner: pageOwner, Name: "default", Key: pageKey, TTL: 2 * time.Hour, ResponseURL: "https://hooks.slack.com/commands/x"}
 	if edit != nil {
 		edit(&c)
 	}
@@ -143,10 +143,10 @@ func (rig *pageRig) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // claimOf is the claim that a path stands for, as it is stored.
-func (rig *pageRig) claimOf(path string) claim {
+func (rig *pageRig) claimOf(path string) startLink {
 	rig.t.Helper()
-	var c claim
-	if _, err := rig.fetch(rig.t.Context(), claimKey(hashOf(lastOf(path))), &c); err != nil {
+	var c startLink
+	if _, err := rig.fetch(rig.t.Context(), startLinkKey(hashOf(lastOf(path))), &c); err != nil {
 		rig.t.Fatal(err)
 	}
 	return c

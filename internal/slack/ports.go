@@ -48,16 +48,16 @@ type Reply struct {
 
 // Work takes jobs that are done apart from the request that they came with, at
 // least once each.
-type Work interface {
-	// HandOver returns as soon as the job cannot get lost any more.
-	HandOver(ctx context.Context, job Job) error
+type Queue interface {
+	// Enqueue returns as soon as the job cannot get lost any more.
+	Enqueue(ctx context.Context, job Job) error
 }
 
 // Secrets answers what was agreed with Slack.
-type Secrets func(ctx context.Context) (Agreed, error)
+type Secrets func(ctx context.Context) (Credentials, error)
 
 // Agreed is what only Slack and we know.
-type Agreed struct {
+type Credentials struct {
 	SigningSecret string
 	BotToken      string // empty: nobody is sent direct messages
 }

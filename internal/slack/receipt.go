@@ -28,13 +28,13 @@ var endings = map[string]string{
 }
 
 // receiptLetter says that a bastion has ended, and what it was used for.
-func receiptLetter(n Notice) *letter {
+func receiptMessage(n Notice) *message {
 	b := n.Bastion
 	title := fmt.Sprintf("Bastion %s is closed", b.Name)
 	if b.Ended != nil && endings[b.Ended.Reason] != "" {
 		title += ": " + endings[b.Ended.Reason]
 	}
-	l := newLetter("Your bastion is closed.", title)
+	l := newMessage("Your bastion is closed.", title)
 	if n.Receipt == nil || n.Receipt.StartedAt.IsZero() {
 		l.say("It never ran, so there is nothing to account for.")
 	} else {

@@ -38,7 +38,7 @@ func (a *App) receive(x *exchange, r *http.Request) (form url.Values, s signed, 
 		x.refuse(http.StatusBadRequest, codeBodyInvalid, "The body broke off.")
 		return nil, signed{}, nil
 	}
-	agreed, err := a.Secrets(r.Context())
+	agreed, err := a.Credentials(r.Context())
 	if err != nil {
 		x.cause = fmt.Errorf("what was agreed with Slack: %w", err)
 		x.refuse(http.StatusServiceUnavailable, codeUnavailable, "The signing secret cannot be read just now. Try again.")
@@ -77,7 +77,7 @@ func bodyOf(r *http.Request) io.ReadCloser {
 func (a *App) serveCommand(x *exchange, r *http.Request) {
 	form, s, err := a.receive(x, r)
 	if err != nil {
-		x.answer(privateKeyLetter())
+		x.answer(privateKeyMessage())
 		return
 	}
 	if form == nil {
@@ -97,7 +97,7 @@ func (a *App) serveCommand(x *exchange, r *http.Request) {
 		if x.noteAndRefuse(err) {
 			return
 		}
-		l = letterOf(err)
+		l = messageOf(err)
 	}
 	x.answer(l)
 }
@@ -120,7 +120,7 @@ func (x *exchange) noteAndRefuse(err error) (refused bool) {
 }
 
 // command finds the answer to a command, and hands over what takes longer.
-func (a *App) command(ctx context.Context, r *http.Request, c caller, s signed, text string) (*letter, error) {
+func (a *App) command(ctx context.Context, r *http.Request, c caller, s signed, text string) (*message, error) {
 	if err := a.letIn(c, true); err != nil {
 		return nil, err
 	}
@@ -136,7 +136,7 @@ func (a *App) command(ctx context.Context, r *http.Request, c caller, s signed, 
 	}
 	switch cmd.Verb {
 	case VerbHelp:
-		return helpLetter(), nil
+		return helpMessage(), nil
 	case VerbKey:
 		return a.remember(ctx, c.owner(), cmd.Key)
 	case VerbUp:
@@ -145,13 +145,13 @@ func (a *App) command(ctx context.Context, r *http.Request, c caller, s signed, 
 	job := Job{Owner: c.owner(), ResponseURL: c.responseURL, Name: cmd.Name, TTL: cmd.TTL, At: a.Now()}
 	switch cmd.Verb {
 	case VerbDown:
-		job.Do = DoDown
+		job.Action = JobDown
 	case VerbExtend:
-		job.Do = DoExtend
+		job.Action = JobExtend
 	default:
-		job.Do = DoStatus
+		job.Action = JobStatus
 	}
-	return workingLetter(job), a.handOver(ctx, job)
+	return workingMessage(job), a.enqueue(ctx, job)
 }
 
 // withinCap refuses a time that no bastion can have.
@@ -165,17 +165,17 @@ func (a *App) withinCap(cmd Command) error {
 }
 
 // handOver gives a job to somebody who has the time for it.
-func (a *App) handOver(ctx context.Context, job Job) error {
+func (a *App) enqueue(ctx context.Context, job Job) error {
 	ctx, cancel := context.WithTimeout(ctx, handOverFor)
 	defer cancel()
-	if err := a.Work.HandOver(ctx, job); err != nil {
-		return fmt.Errorf("hand over %s: %w", job.Do, err)
+	if err := a.Queue.Enqueue(ctx, job); err != nil {
+		return fmt.Errorf("hand over %s: %w", job.Action, err)
 	}
 	return nil
 }
 
 // remember keeps a person's key for the links that they ask for from now on.
-func (a *App) remember(ctx context.Context, owner string, key bastion.Key) (*letter, error) {
+func (a *App) remember(ctx context.Context, owner string, key bastion.Key) (*message, error) {
 	_, err := edit(ctx, a, personKey(owner), func(p *person) (time.Time, error) {
 		if p.Key == string(key) {
 			return time.Time{}, errKeep
@@ -186,17 +186,17 @@ func (a *App) remember(ctx context.Context, owner string, key bastion.Key) (*let
 	if err != nil {
 		return nil, err
 	}
-	return keyLetter(key), nil
+	return keyMessage(key), nil
 }
 
 // offer answers up with a link: only who opens it tells where the person is.
-func (a *App) offer(ctx context.Context, r *http.Request, c caller, cmd Command) (*letter, error) {
+func (a *App) offer(ctx context.Context, r *http.Request, c caller, cmd Command) (*message, error) {
 	var p person
 	if _, err := a.fetch(ctx, personKey(c.owner()), &p); err != nil {
 		return nil, err
 	}
 	if p.Key == "" {
-		return noKeyLetter(), nil
+		return noKeyMessage(), nil
 	}
 	name, ttl := cmd.Name, cmd.TTL
 	if name == "" {
@@ -205,17 +205,17 @@ func (a *App) offer(ctx context.Context, r *http.Request, c caller, cmd Command)
 	if ttl == 0 {
 		ttl = min(a.DefaultTTL, a.MaxTTL)
 	}
-	offered := claim{Owner: c.owner(), Name: name, Key: p.Key, TTL: ttl, Reason: cmd.Reason, ResponseURL: c.responseURL}
+	offered := startLink{Owner: c.owner(), Name: name, Key: p.Key, TTL: ttl, Reason: cmd.Reason, ResponseURL: c.responseURL}
 	token, err := a.issue(ctx, offered)
 	if err != nil {
 		return nil, err
 	}
 	offered.Expires = a.Now().Add(claimLife)
-	return linkLetter(offered, hashOf(token), a.claimURL(r, token)), nil
+	return linkMessage(offered, hashOf(token), a.startLinkURL(r, token)), nil
 }
 
 // answer writes a letter as the answer to Slack's own request.
-func (x *exchange) answer(l *letter) {
+func (x *exchange) answer(l *message) {
 	body, err := json.Marshal(l.webhook(false))
 	if err != nil {
 		panic(err) // letters hold strings

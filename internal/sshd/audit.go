@@ -55,7 +55,7 @@ func (a *audit) authenticated() {
 }
 
 // refusal writes the one line of a refusal.
-func (a *audit) refusal(who who, kind, reason string, attrs ...slog.Attr) {
+func (a *audit) refusal(who actor, kind, reason string, attrs ...slog.Attr) {
 	a.mu.Lock()
 	a.receipt.Refusals++
 	a.mu.Unlock()
@@ -63,7 +63,7 @@ func (a *audit) refusal(who who, kind, reason string, attrs ...slog.Attr) {
 }
 
 // connection writes the line of a connection that authenticated and has ended.
-func (a *audit) connection(who who, since time.Time, result string) {
+func (a *audit) connection(who actor, since time.Time, result string) {
 	a.line(msgConnection, append(who.attrs(), a.duration(since), slog.String("result", result))...)
 }
 
@@ -78,7 +78,7 @@ type forwarded struct {
 
 // forward writes the line of a forward that has ended. The receipt counts those
 // that reached their destination.
-func (a *audit) forward(who who, f forwarded) {
+func (a *audit) forward(who actor, f forwarded) {
 	if f.address != "" {
 		a.mu.Lock()
 		a.receipt.Add(bastion.Destination{Name: f.name, Forwards: 1, BytesIn: f.in, BytesOut: f.out})
@@ -133,14 +133,14 @@ func (a *audit) duration(since time.Time) slog.Attr {
 }
 
 // who is whom an audit line is about.
-type who struct {
+type actor struct {
 	connection int64
 	source     string
 	user       string // the name the client gave; it means nothing
 	key        string // fingerprint of the key they signed with; empty before
 }
 
-func (w who) attrs() []slog.Attr {
+func (w actor) attrs() []slog.Attr {
 	attrs := []slog.Attr{slog.Int64("connection", w.connection), slog.String("source", w.source)}
 	if w.user != "" {
 		attrs = append(attrs, slog.String("user", clip(w.user)))

@@ -68,8 +68,8 @@ const maxOffers = 20
 // handshake is one connection's authentication. Its methods are called by the
 // goroutine that runs the handshake.
 type handshake struct {
-	roster  *roster
-	arrival *arrival
+	roster  *connectionTable
+	arrival *pendingConnection
 
 	user     string
 	methods  []string // tried, each once

@@ -19,7 +19,7 @@ func bubble(t *testing.T, test func(t *testing.T, r *rig)) {
 		r.memory = newMemoryListener()
 		r.cfg.Timing = Timing{} // the defaults
 		r.table.lease.Deadline = time.Now().Add(time.Hour)
-		r.table.lease.Idle = 10 * time.Minute
+		r.table.lease.IdleTimeout = 10 * time.Minute
 		test(t, r)
 		r.stop()
 		synctest.Wait()
@@ -52,7 +52,7 @@ func (r *rig) endsAfter(d time.Duration, reason bastion.EndReason) {
 	if !r.ended() {
 		r.t.Fatalf("it did not end after %v:\n%s", d, r.journal.text())
 	}
-	if r.code != bastion.ExitOnPurpose {
+	if r.code != bastion.ExitOK {
 		r.t.Errorf("exit code %d, want 0", r.code)
 	}
 	report := r.table.last()

@@ -57,8 +57,8 @@ func parseCommand(line string) (command, error) {
 // statusText is what status prints.
 func statusText(lease bastion.Lease, open int, now time.Time) string {
 	idle := "it does not end for lack of use"
-	if lease.Idle > 0 {
-		idle = fmt.Sprintf("ends after %s without a connection", lease.Idle)
+	if lease.IdleTimeout > 0 {
+		idle = fmt.Sprintf("ends after %s without a connection", lease.IdleTimeout)
 	}
 	left := max(0, lease.Deadline.Sub(now)).Truncate(time.Second)
 	var b strings.Builder
@@ -70,7 +70,7 @@ func statusText(lease bastion.Lease, open int, now time.Time) string {
 		{"deadline", fmt.Sprintf("%s, %s from now", lease.Deadline.UTC().Format(time.RFC3339), left)},
 		{"idle", idle},
 		{"connections", fmt.Sprintf("%d open", open)},
-		{"destinations", joinPrefixes(lease.Allowed)},
+		{"destinations", joinPrefixes(lease.AllowedDestinations)},
 	} {
 		fmt.Fprintf(&b, "%-13s%s\n", row[0], row[1])
 	}

@@ -50,8 +50,8 @@ func TestStatusText(t *testing.T) {
 	now := time.Date(2030, 1, 1, 12, 0, 0, 0, time.UTC)
 	lease := bastion.Lease{
 		BastionID: "abcd", Name: "default", Owner: "slack:T1:\x1b[2Jalice", Source: netip.MustParsePrefix("203.0.113.7/32"),
-		Deadline: now.Add(90*time.Minute + 300*time.Millisecond), Idle: 15 * time.Minute,
-		Allowed: prefixes("10.0.0.0/8", "fd12::/64"),
+		Deadline: now.Add(90*time.Minute + 300*time.Millisecond), IdleTimeout: 15 * time.Minute,
+		AllowedDestinations: prefixes("10.0.0.0/8", "fd12::/64"),
 	}
 	want := `bastion      default (abcd)
 owner        slack:T1:?[2Jalice
@@ -65,7 +65,7 @@ destinations 10.0.0.0/8, fd12::/64
 	if got := statusText(lease, 2, now); got != want {
 		t.Errorf("status:\n%swant:\n%s", got, want)
 	}
-	lease.Idle, lease.Allowed, lease.Deadline = 0, nil, now.Add(-time.Second)
+	lease.IdleTimeout, lease.AllowedDestinations, lease.Deadline = 0, nil, now.Add(-time.Second)
 	got := statusText(lease, 0, now)
 	for _, part := range []string{"0s from now", "does not end for lack of use", "destinations none"} {
 		if !strings.Contains(got, part) {

@@ -26,7 +26,7 @@ var (
 // connection is one authenticated connection.
 type connection struct {
 	*server
-	who   who
+	who   actor
 	key   string // that the client signed with, in wire form
 	wire  *wire
 	ssh   *ssh.ServerConn
@@ -47,7 +47,7 @@ type connection struct {
 	consoles map[*console]struct{}
 }
 
-func newConnection(s *server, w who, wire *wire, sshConn *ssh.ServerConn) *connection {
+func newConnection(s *server, w actor, wire *wire, sshConn *ssh.ServerConn) *connection {
 	c := &connection{
 		server: s, who: w, wire: wire, ssh: sshConn, since: s.cfg.Now(),
 		// Only what the last, successful attempt left counts.
@@ -55,7 +55,7 @@ func newConnection(s *server, w who, wire *wire, sshConn *ssh.ServerConn) *conne
 		slots:    make(chan struct{}, s.cfg.Limits.Channels),
 		consoles: map[*console]struct{}{},
 	}
-	c.who.key = s.roster.inForce()[c.key]
+	c.who.key = s.connections.inForce()[c.key]
 	c.ctx, c.cancel = context.WithCancelCause(s.ctx)
 	c.present, c.leave = context.WithCancel(c.ctx)
 	return c
@@ -202,7 +202,7 @@ func (c *connection) fillSlots(late <-chan time.Time, gone <-chan struct{}) bool
 }
 
 // tell writes a notice to the connection's consoles. It does not wait.
-func (c *connection) tell(notice string) {
+func (c *connection) notify(notice string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for console := range c.consoles {

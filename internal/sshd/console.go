@@ -196,12 +196,12 @@ func (c *console) do(ctx context.Context, command command) int {
 
 // request asks the control plane, waits for its answer, and prints that.
 func (c *console) request(ctx context.Context, verb bastion.Verb, ttl time.Duration) int {
-	answers, err := c.asks.ask(verb, ttl)
+	answers, err := c.asks.submit(verb, ttl)
 	if err != nil {
 		fmt.Fprintf(c.out, "bastion: %v\n", err)
 		return 1
 	}
-	defer c.asks.giveUp()
+	defer c.asks.release()
 	late := time.NewTimer(c.cfg.Timing.Answer)
 	defer late.Stop()
 	select {
@@ -225,7 +225,7 @@ func (c *console) request(ctx context.Context, verb bastion.Verb, ttl time.Durat
 }
 
 // show prints an answer; of a refusal also the code, which scripts can rely on.
-func (c *console) show(answer bastion.Answer) int {
+func (c *console) show(answer bastion.ConsoleReply) int {
 	if answer.Code == "" {
 		fmt.Fprintf(c.out, "bastion: %s\n", clip(answer.Message))
 		return 0
@@ -235,6 +235,6 @@ func (c *console) show(answer bastion.Answer) int {
 }
 
 func (c *console) status() {
-	open, _ := c.roster.use()
+	open, _ := c.connections.use()
 	fmt.Fprint(c.out, statusText(*c.lease.Load(), open, c.cfg.Now()))
 }

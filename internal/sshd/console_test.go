@@ -121,21 +121,21 @@ func (r *rig) command(client *ssh.Client, command string) *testConsole {
 func granting(tb *table) {
 	tb.around = func(report bastion.Report, apply func() error) error {
 		err := apply()
-		ask := report.Request
+		ask := report.ConsoleRequest
 		if ask.Number == 0 {
 			return err
 		}
 		_ = tb.write(func(l *bastion.Lease) {
-			if l.Answer.Number == ask.Number {
+			if l.ConsoleReply.Number == ask.Number {
 				l.Generation-- // it was answered
 				return
 			}
-			l.Answer = bastion.Answer{Number: ask.Number, Message: fmt.Sprintf("Granted %s.", ask.TTL)}
+			l.ConsoleReply = bastion.ConsoleReply{Number: ask.Number, Message: fmt.Sprintf("Granted %s.", ask.TTL)}
 			switch {
 			case ask.Verb == bastion.VerbClose:
-				l.Open, l.EndReason, l.Answer.Message = false, bastion.EndConsole, "This bastion is being closed."
+				l.Open, l.EndReason, l.ConsoleReply.Message = false, bastion.EndConsole, "This bastion is being closed."
 			case ask.TTL > 2*time.Hour:
-				l.Answer.Code, l.Answer.Message = bastion.CodeTTLBeyondCap, "Ask for less\x1b[2J."
+				l.ConsoleReply.Code, l.ConsoleReply.Message = bastion.CodeTTLBeyondCap, "Ask for less\x1b[2J."
 			}
 		})
 		return err
@@ -168,10 +168,10 @@ func TestCommands(t *testing.T) {
 	if status := console.status(); status != 0 || !strings.Contains(console.text(), "is being closed") {
 		t.Errorf("close: status %d; it shows:\n%s", status, console.text())
 	}
-	if code := r.exit(); code != bastion.ExitOnPurpose {
+	if code := r.exit(); code != bastion.ExitOK {
 		t.Errorf("exit code %d, want 0", code)
 	}
-	if ask := r.table.last().Request; ask != (bastion.Request{Number: 4, Verb: bastion.VerbClose}) {
+	if ask := r.table.last().ConsoleRequest; ask != (bastion.ConsoleRequest{Number: 4, Verb: bastion.VerbClose}) {
 		t.Errorf("the last request was %+v", ask)
 	}
 }
@@ -266,13 +266,13 @@ func TestOneRequestAtATime(t *testing.T) {
 	client := r.dial()
 	first := r.command(client, "extend 30m")
 	r.table.await(t, "carries the request", func(report bastion.Report) bool {
-		return report.Request == bastion.Request{Number: 1, Verb: bastion.VerbExtend, TTL: 30 * time.Minute}
+		return report.ConsoleRequest == bastion.ConsoleRequest{Number: 1, Verb: bastion.VerbExtend, TTL: 30 * time.Minute}
 	})
 	second := r.command(client, "close")
 	if status := second.status(); status != 1 || !strings.Contains(second.text(), "another console's request") {
 		t.Errorf("status %d; it shows:\n%s", status, second.text())
 	}
-	if err := r.table.write(func(l *bastion.Lease) { l.Answer = bastion.Answer{Number: 1, Message: "Yes."} }); err != nil {
+	if err := r.table.write(func(l *bastion.Lease) { l.ConsoleReply = bastion.ConsoleReply{Number: 1, Message: "Yes."} }); err != nil {
 		t.Fatal(err)
 	}
 	if status := first.status(); status != 0 || !strings.Contains(first.text(), "Yes.") {
@@ -282,7 +282,7 @@ func TestOneRequestAtATime(t *testing.T) {
 
 func TestAnswerToAnotherRequestIsNotShown(t *testing.T) {
 	r := start(t, func(r *rig) {
-		r.table.lease.Answer = bastion.Answer{Number: 7, Message: "Not this."}
+		r.table.lease.ConsoleReply = bastion.ConsoleReply{Number: 7, Message: "Not this."}
 		r.cfg.Timing.Answer = 50 * time.Millisecond
 	})
 	console := r.command(r.dial(), "extend 30m")
@@ -294,7 +294,7 @@ func TestAnswerToAnotherRequestIsNotShown(t *testing.T) {
 func TestLeaseThatIsGoneAnswersClose(t *testing.T) {
 	r := start(t)
 	console := r.command(r.dial(), "close")
-	r.table.await(t, "carries the request", func(report bastion.Report) bool { return report.Request.Number == 1 })
+	r.table.await(t, "carries the request", func(report bastion.Report) bool { return report.ConsoleRequest.Number == 1 })
 	r.table.set(func(tb *table) { tb.ended = true })
 	if status := console.status(); status != 0 || !strings.Contains(console.text(), "was closed") {
 		t.Errorf("status %d; it shows:\n%s", status, console.text())

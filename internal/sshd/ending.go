@@ -32,7 +32,7 @@ func causeOf(reason bastion.EndReason) *cause {
 
 // announce writes that the bastion ends. It answers ErrConflict if somebody has
 // asked for something meanwhile.
-func (k *keeper) announce(ctx context.Context, reason bastion.EndReason) (bastion.Ending, error) {
+func (k *leaseLoop) announce(ctx context.Context, reason bastion.EndReason) (bastion.Ending, error) {
 	report := k.report()
 	report.Ending = bastion.Ending{Reason: reason, Generation: report.Generation}
 	k.log.Info("ending", "reason", reason, "generation", report.Generation)
@@ -42,7 +42,7 @@ func (k *keeper) announce(ctx context.Context, reason bastion.EndReason) (bastio
 // endAtDeadline ends the bastion unless there is a newer lease, which the next
 // step judges. The deadline is absolute: when the table cannot be reached, what
 // was leased has run out all the same.
-func (k *keeper) endAtDeadline(ctx context.Context) *stop {
+func (k *leaseLoop) endAtDeadline(ctx context.Context) *stop {
 	ending, err := k.announce(ctx, bastion.EndDeadline)
 	switch {
 	case errors.Is(err, bastion.ErrNotFound):
@@ -64,12 +64,12 @@ func (k *keeper) endAtDeadline(ctx context.Context) *stop {
 // endIdle ends a bastion that nobody uses, without cutting anybody who may be
 // about to: those whose handshake is on get time to finish it, new connections
 // wait while the end is written, and it stands only if the table accepts it.
-func (k *keeper) endIdle(ctx context.Context, now time.Time) *stop {
+func (k *leaseLoop) endIdle(ctx context.Context, now time.Time) *stop {
 	if now.Before(k.idleAt) {
 		k.next = sooner(k.next, k.idleAt)
 		return nil
 	}
-	if !k.roster.pause() {
+	if !k.connections.pause() {
 		k.drain(now)
 		return nil
 	}
@@ -96,7 +96,7 @@ func (k *keeper) endIdle(ctx context.Context, now time.Time) *stop {
 // Whoever comes meanwhile is let in, until those that only wait have had their
 // time; then newcomers wait too, but for no longer than the latest handshake may
 // take.
-func (k *keeper) drain(now time.Time) {
+func (k *leaseLoop) drain(now time.Time) {
 	if k.drained.IsZero() {
 		k.drained = now.Add(k.cfg.Timing.Drain)
 	}
@@ -104,25 +104,25 @@ func (k *keeper) drain(now time.Time) {
 		k.next = sooner(k.next, k.drained)
 		return
 	}
-	if oldest := k.roster.drain(now.Add(-k.cfg.Timing.Drain)); !oldest.IsZero() {
+	if oldest := k.connections.drain(now.Add(-k.cfg.Timing.Drain)); !oldest.IsZero() {
 		k.next = sooner(k.next, oldest.Add(k.cfg.Timing.Drain))
 	}
 }
 
 // resume lets those in who were made to wait.
-func (k *keeper) resume() {
+func (k *leaseLoop) resume() {
 	k.drained = time.Time{}
-	k.roster.resume()
+	k.connections.resume()
 }
 
 // finish ends everything, and says what the bastion was used for.
-func (k *keeper) finish(ctx context.Context, end *stop) int {
-	k.roster.close()
+func (k *leaseLoop) finish(ctx context.Context, end *stop) int {
+	k.connections.close()
 	if k.listener != nil {
 		_ = k.listener.Close()
 	}
 	k.server.end(end.why)
-	k.connections.Wait()
+	k.wg.Wait()
 
 	report := k.report()
 	report.Ending, report.Receipt = end.ending, k.audit.close()

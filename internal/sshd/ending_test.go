@@ -143,7 +143,7 @@ func TestDeadlineIsAbsoluteWhenTheTableIsAway(t *testing.T) {
 			tb.around = func(bastion.Report, func() error) error { return errTable }
 		})
 		after(time.Hour + 3*time.Second)
-		if !r.ended() || r.code != bastion.ExitOnPurpose {
+		if !r.ended() || r.code != bastion.ExitOK {
 			t.Errorf("ended: %v, code %d", r.ended(), r.code)
 		}
 	})
@@ -252,7 +252,7 @@ func TestReasonOfEachEndReachesConsoles(t *testing.T) {
 
 func TestReportsNowAndThen(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
-		r.table.lease.Idle = 0
+		r.table.lease.IdleTimeout = 0
 		r.run()
 		after(30*time.Minute + time.Second)
 		r.table.mu.Lock()

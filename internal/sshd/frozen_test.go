@@ -14,14 +14,14 @@ import (
 func TestFrozenStockClientDoesNotKeepItAlive(t *testing.T) {
 	const idle = 300 * time.Millisecond
 	r := start(t, func(r *rig) {
-		r.table.lease.Idle = time.Hour
+		r.table.lease.IdleTimeout = time.Hour
 		r.cfg.Timing.Keepalive, r.cfg.Timing.Missed = 100*time.Millisecond, 3
 		r.cfg.Timing.Report = 50 * time.Millisecond
 		r.cfg.Timing.Grace = 50 * time.Millisecond
 	})
 	client := r.stock().hold("-N", "bastion")
 	r.connected(1)
-	if err := r.table.write(func(l *bastion.Lease) { l.Idle = idle }); err != nil {
+	if err := r.table.write(func(l *bastion.Lease) { l.IdleTimeout = idle }); err != nil {
 		t.Fatal(err)
 	}
 	until := time.Now().Add(3 * idle)
@@ -31,7 +31,7 @@ func TestFrozenStockClientDoesNotKeepItAlive(t *testing.T) {
 	if err := client.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	if code := r.exit(); code != bastion.ExitOnPurpose {
+	if code := r.exit(); code != bastion.ExitOK {
 		t.Errorf("exit code %d, want 0", code)
 	}
 	if ending := r.table.last().Ending.Reason; ending != bastion.EndIdle {

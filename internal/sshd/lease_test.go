@@ -86,7 +86,7 @@ func TestToldToStopBeforeALease(t *testing.T) {
 func TestToldToStopByAClosedLease(t *testing.T) {
 	r := start(t, func(r *rig) { r.cfg.Timing.Poll = time.Hour })
 	r.table.write(func(l *bastion.Lease) { l.Open, l.EndReason = false, bastion.EndDeadline })
-	if code := r.stop(); code != bastion.ExitOnPurpose {
+	if code := r.stop(); code != bastion.ExitOK {
 		t.Errorf("exit code %d, want 0", code)
 	}
 	if l := r.journal.await(t, "ended", 1); l.text("reason") != causeDeadline.result {
@@ -101,7 +101,7 @@ func TestLeaseThatIsClosedAlready(t *testing.T) {
 		t.Error("it listens")
 		return nil, errTable
 	}
-	if code := r.run().exit(); code != bastion.ExitOnPurpose {
+	if code := r.run().exit(); code != bastion.ExitOK {
 		t.Errorf("exit code %d, want 0", code)
 	}
 }
@@ -113,7 +113,7 @@ func TestLeaseThatHasRunOutAlready(t *testing.T) {
 		t.Error("it listens")
 		return nil, errTable
 	}
-	if code := r.run().exit(); code != bastion.ExitOnPurpose {
+	if code := r.run().exit(); code != bastion.ExitOK {
 		t.Errorf("exit code %d, want 0", code)
 	}
 	if ending := r.table.last().Ending; ending != (bastion.Ending{Reason: bastion.EndDeadline, Generation: 1}) {
@@ -165,7 +165,7 @@ func TestClosedLeaseEndsIt(t *testing.T) {
 			r := start(t)
 			client := r.dial()
 			r.table.set(close)
-			if code := r.exit(); code != bastion.ExitOnPurpose {
+			if code := r.exit(); code != bastion.ExitOK {
 				t.Errorf("exit code %d, want 0", code)
 			}
 			if err := client.Wait(); err == nil {

@@ -30,7 +30,7 @@ func TestForbiddenDestinations(t *testing.T) {
 	} {
 		t.Run(c.host, func(t *testing.T) {
 			r := start(t, func(r *rig) {
-				r.table.lease.Allowed = append(r.table.lease.Allowed, prefixes("::/0", "169.254.0.0/16", "127.0.0.0/8", "0.0.0.0/8")...)
+				r.table.lease.AllowedDestinations = append(r.table.lease.AllowedDestinations, prefixes("::/0", "169.254.0.0/16", "127.0.0.0/8", "0.0.0.0/8")...)
 				r.names.answers["loopback.internal"] = [][]netip.Addr{addrs("127.0.0.1", "::1")}
 				r.names.answers["credentials.internal"] = [][]netip.Addr{addrs("169.254.170.2")}
 				r.names.answers["own.internal"] = [][]netip.Addr{addrs("10.9.9.9")}

@@ -9,24 +9,24 @@ import (
 )
 
 // report is what there is to say now.
-func (k *keeper) report() bastion.Report {
-	open, lastUse := k.roster.use()
+func (k *leaseLoop) report() bastion.Report {
+	open, lastUse := k.connections.use()
 	return bastion.Report{
-		HostKey:     publicKey(k.host.PublicKey()),
-		Generation:  k.lease.Load().Generation,
-		Connections: open,
-		LastUse:     lastUse.UTC(),
-		Request:     k.asks.request(),
+		HostKey:        publicKey(k.host.PublicKey()),
+		Generation:     k.lease.Load().Generation,
+		Connections:    open,
+		LastUse:        lastUse.UTC(),
+		ConsoleRequest: k.asks.request(),
 	}
 }
 
 // nextReport is when the report is to be sent.
-func (k *keeper) nextReport() time.Time {
+func (k *leaseLoop) nextReport() time.Time {
 	return later(reportAt(k.sent, k.sentAt, k.report(), k.cfg.Timing), k.reportAt)
 }
 
 // reportIfDue sends the report if it is due. The first makes the bastion ready.
-func (k *keeper) reportIfDue(ctx context.Context) *stop {
+func (k *leaseLoop) reportIfDue(ctx context.Context) *stop {
 	if k.nextReport().After(k.cfg.Now()) {
 		return nil
 	}
@@ -41,7 +41,7 @@ func (k *keeper) reportIfDue(ctx context.Context) *stop {
 }
 
 // write writes a report.
-func (k *keeper) write(ctx context.Context, report bastion.Report) error {
+func (k *leaseLoop) write(ctx context.Context, report bastion.Report) error {
 	call, cancel := k.call(ctx)
 	defer cancel()
 	err := k.cfg.Lease.Report(call, report)

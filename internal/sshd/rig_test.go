@@ -78,7 +78,7 @@ func newRig(t testing.TB) *rig {
 	r.table.lease = bastion.Lease{
 		BastionID: "b1", Owner: "local:alice", Name: "default", Generation: 1, Open: true,
 		Source: netip.MustParsePrefix("127.0.0.1/32"), Keys: []bastion.Key{authorized(r.key)},
-		Deadline: time.Now().Add(time.Hour), Allowed: prefixes("10.0.0.0/8"),
+		Deadline: time.Now().Add(time.Hour), AllowedDestinations: prefixes("10.0.0.0/8"),
 	}
 	return r
 }

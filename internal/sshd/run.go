@@ -35,7 +35,7 @@ func Run(ctx context.Context, cfg Config) int {
 		return code
 	}
 	log = cfg.Log.With("bastion", lease.BastionID, "owner", lease.Owner)
-	k := newKeeper(newServer(cfg, log, host))
+	k := newLeaseLoop(newServer(cfg, log, host))
 	return k.keep(ctx, lease)
 }
 

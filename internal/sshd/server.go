@@ -18,26 +18,26 @@ import (
 
 // server is what all connections share.
 type server struct {
-	ctx    context.Context // ends when all connections are to end; its cause is a *cause
-	end    context.CancelCauseFunc
-	cfg    Config
-	log    *slog.Logger
-	host   ssh.Signer
-	roster *roster
-	asks   *asks
-	audit  *audit
-	lease  atomic.Pointer[bastion.Lease] // in force; the keeper alone changes it
+	ctx         context.Context // ends when all connections are to end; its cause is a *cause
+	end         context.CancelCauseFunc
+	cfg         Config
+	log         *slog.Logger
+	host        ssh.Signer
+	connections *connectionTable
+	asks        *consoleRequests
+	audit       *audit
+	lease       atomic.Pointer[bastion.Lease] // in force; the keeper alone changes it
 
-	wake        chan struct{} // tells the keeper that something changed
-	connections sync.WaitGroup
-	count       int64 // of accepted connections; the accepting goroutine's own
+	wake  chan struct{} // tells the keeper that something changed
+	wg    sync.WaitGroup
+	count int64 // of accepted connections; the accepting goroutine's own
 }
 
 func newServer(cfg Config, log *slog.Logger, host ssh.Signer) *server {
 	s := &server{cfg: cfg, log: log, host: host, wake: make(chan struct{}, 1)}
 	s.ctx, s.end = context.WithCancelCause(context.Background())
-	s.roster = newRoster(cfg.Now, cfg.Limits, s.nudge)
-	s.asks = &asks{nudge: s.nudge}
+	s.connections = newConnectionTable(cfg.Now, cfg.Limits, s.nudge)
+	s.asks = &consoleRequests{nudge: s.nudge}
 	s.audit = newAudit(log, cfg.Now)
 	return s
 }
@@ -51,7 +51,7 @@ func (s *server) nudge() {
 }
 
 func (s *server) policy() Policy {
-	return Policy{Allowed: s.lease.Load().Allowed, Own: s.cfg.Own, AllowLoopback: s.cfg.AllowLoopback}
+	return Policy{Allowed: s.lease.Load().AllowedDestinations, Own: s.cfg.Own, AllowLoopback: s.cfg.AllowLoopback}
 }
 
 // maxAcceptErrors is how many times in a row Accept may fail before the
@@ -82,24 +82,24 @@ func (s *server) accept(listener net.Listener) error {
 // begin starts serving a connection, unless there is no room for it.
 func (s *server) begin(conn net.Conn) error {
 	s.count++
-	w := who{connection: s.count, source: sourceOf(conn)}
-	a := &arrival{cut: func() { conn.Close() }}
-	if err := s.roster.arrive(a); err != nil {
+	w := actor{connection: s.count, source: sourceOf(conn)}
+	a := &pendingConnection{cut: func() { conn.Close() }}
+	if err := s.connections.arrive(a); err != nil {
 		conn.Close()
 		if errors.Is(err, errNoRoom) {
 			s.audit.refusal(w, kindConnection, err.Error(), slog.Int("limit", s.cfg.Limits.Unauthenticated))
 		}
 		return err
 	}
-	s.connections.Go(func() { s.serve(conn, a, w) })
+	s.wg.Go(func() { s.serve(conn, a, w) })
 	return nil
 }
 
 // serve does a connection's handshake and, if that ends well, all the rest.
-func (s *server) serve(conn net.Conn, a *arrival, w who) {
+func (s *server) serve(conn net.Conn, a *pendingConnection, w actor) {
 	defer conn.Close()
 	wire := newWire(conn, s.cfg.Now)
-	h := &handshake{roster: s.roster, arrival: a}
+	h := &handshake{roster: s.connections, arrival: a}
 	var late atomic.Bool
 	timer := time.AfterFunc(s.cfg.Timing.Handshake, func() {
 		late.Store(true)
@@ -109,7 +109,7 @@ func (s *server) serve(conn net.Conn, a *arrival, w who) {
 	timer.Stop()
 	w.user = h.user
 	if err != nil {
-		s.roster.giveUp(a)
+		s.connections.giveUp(a)
 		reason := h.failure(err, s.cfg.Limits)
 		if late.Load() {
 			reason = fmt.Sprintf("not authenticated within %s", s.cfg.Timing.Handshake)
@@ -119,7 +119,7 @@ func (s *server) serve(conn net.Conn, a *arrival, w who) {
 	}
 	wire.settled()
 	c := newConnection(s, w, wire, sshConn)
-	if err := s.roster.enter(a, c); err != nil {
+	if err := s.connections.enter(a, c); err != nil {
 		sshConn.Close()
 		s.audit.refusal(w, kindAuthentication, err.Error(), h.attrs(err)...)
 		discardAll(channels, requests)
@@ -127,7 +127,7 @@ func (s *server) serve(conn net.Conn, a *arrival, w who) {
 	}
 	s.audit.authenticated()
 	c.run(channels, requests)
-	s.roster.leave(c)
+	s.connections.leave(c)
 	s.audit.connection(c.who, c.since, c.wait())
 }
 

@@ -8,7 +8,7 @@ import (
 )
 
 // moment is all that the decision about time looks at.
-type moment struct {
+type timeInput struct {
 	now    time.Time
 	judged time.Time // when this was last decided; warnings are due once
 	lease  bastion.Lease
@@ -16,7 +16,7 @@ type moment struct {
 }
 
 // verdict is what time says.
-type verdict struct {
+type timeDecision struct {
 	end  bastion.EndReason // EndDeadline, EndIdle, or empty
 	warn time.Duration     // a warning that is due, as the time before the deadline; 0 for none
 	next time.Time         // when to decide again
@@ -24,12 +24,12 @@ type verdict struct {
 
 // judge decides whether the bastion is to end, whether consoles are to be
 // warned, and when to decide again.
-func judge(m moment, warnings []time.Duration) verdict {
+func judge(m timeInput, warnings []time.Duration) timeDecision {
 	deadline := m.lease.Deadline
 	if !m.now.Before(deadline) {
-		return verdict{end: bastion.EndDeadline, next: m.now}
+		return timeDecision{end: bastion.EndDeadline, next: m.now}
 	}
-	v := verdict{next: deadline}
+	v := timeDecision{next: deadline}
 	for _, before := range warnings {
 		at := deadline.Add(-before)
 		if at.After(m.now) {
@@ -38,8 +38,8 @@ func judge(m moment, warnings []time.Duration) verdict {
 			v.warn = before
 		}
 	}
-	if m.lease.Idle > 0 && !m.quiet.IsZero() {
-		at := m.quiet.Add(m.lease.Idle)
+	if m.lease.IdleTimeout > 0 && !m.quiet.IsZero() {
+		at := m.quiet.Add(m.lease.IdleTimeout)
 		if !m.now.Before(at) {
 			v.end = bastion.EndIdle
 		} else {
@@ -64,7 +64,7 @@ func quietSince(ready, asked, lastUse time.Time, open int) time.Time {
 // anyway. sentAt is zero if none was ever sent.
 func reportAt(sent bastion.Report, sentAt time.Time, now bastion.Report, t Timing) time.Time {
 	switch {
-	case sentAt.IsZero(), sent.Generation != now.Generation, sent.Request != now.Request:
+	case sentAt.IsZero(), sent.Generation != now.Generation, sent.ConsoleRequest != now.ConsoleRequest:
 		return sentAt
 	case sent.Connections != now.Connections:
 		return sentAt.Add(t.ReportPause)

@@ -39,12 +39,12 @@ func TestJudge(t *testing.T) {
 		{"idle does not end it", 20 * time.Minute, 19 * time.Minute, time.Hour, 0, 0, "", 0, 50 * time.Minute},
 	}
 	for _, c := range cases {
-		m := moment{now: at(c.now), judged: at(c.judged), lease: bastion.Lease{Deadline: at(c.deadline), Idle: c.idle}}
+		m := timeInput{now: at(c.now), judged: at(c.judged), lease: bastion.Lease{Deadline: at(c.deadline), IdleTimeout: c.idle}}
 		if c.quiet != never {
 			m.quiet = at(c.quiet)
 		}
 		got := judge(m, warnings)
-		want := verdict{c.end, c.warn, at(c.next)}
+		want := timeDecision{c.end, c.warn, at(c.next)}
 		if got != want {
 			t.Errorf("%s: %+v, want %+v", c.name, got, want)
 		}
@@ -85,7 +85,7 @@ func TestReportAt(t *testing.T) {
 		{"still in use", func(r *bastion.Report) { r.LastUse = sentAt.Add(time.Second) }, time.Minute},
 		{"connections", func(r *bastion.Report) { r.Connections = 2 }, time.Second},
 		{"generation", func(r *bastion.Report) { r.Generation = 4; r.Connections = 2 }, 0},
-		{"a request", func(r *bastion.Report) { r.Request.Number = 1 }, 0},
+		{"a request", func(r *bastion.Report) { r.ConsoleRequest.Number = 1 }, 0},
 	} {
 		now := sent
 		c.change(&now)

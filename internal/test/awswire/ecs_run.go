@@ -122,7 +122,7 @@ func (s *Server) runTask(ctx context.Context, decoder *json.Decoder) (any, error
 		BastionID: in.StartedBy, Attempt: known.attempt, GroupID: vpc.SecurityGroups[0],
 		Subnet: vpc.Subnets[0], TaskDefinition: in.TaskDefinition,
 	})
-	var refused *bastion.Refused
+	var refused *bastion.RefusedError
 	switch {
 	case errors.Is(err, bastion.ErrNotFound):
 		return nil, noSuchGroup(vpc.SecurityGroups, vpc.SecurityGroups[0])

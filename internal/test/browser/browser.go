@@ -37,7 +37,7 @@ func Start(t testing.TB) *Browser {
 	t.Helper()
 	program, err := exec.LookPath("chromium")
 	if err != nil {
-		t.Fatalf("%v: run scripts/referees first", err)
+		t.Fatalf("%v: run scripts/emulators first", err)
 	}
 	ctx, cancelAllocator := chromedp.NewExecAllocator(context.Background(), append(chromedp.DefaultExecAllocatorOptions[:],
 		chromedp.ExecPath(program),

@@ -28,7 +28,7 @@ func TestAConvergeGoesOnFromWhatAnotherWrote(t *testing.T) {
 			}
 			return do()
 		})))
-		after, err := service.Converge(ctx, rec.ID, bastion.MayObserve)
+		after, err := service.Converge(ctx, rec.ID, bastion.ObserverSteps)
 		if err != nil || !overtaken || after.Attempt.Number != 2 || !after.Intent.Deadline.After(rec.Intent.Deadline) {
 			t.Errorf("overtaken %t, attempt %d until %s, %v", overtaken, after.Attempt.Number, after.Intent.Deadline, err)
 		}
@@ -62,7 +62,7 @@ func TestAConvergeKnowsWhatItDeleted(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, staleness)
 				rec := w.closing()
-				rec, err := w.service.Converge(context.Background(), rec.ID, bastion.MayReap)
+				rec, err := w.service.Converge(context.Background(), rec.ID, bastion.ReaperSteps)
 				if err != nil || rec.FinishedAt.IsZero() || len(w.cloud.Inventory().Groups) > 0 {
 					t.Errorf("finished %s, %v", rec.FinishedAt, err)
 				}
@@ -79,7 +79,7 @@ func TestAGroupThatIsGoneAlreadyIsNoError(t *testing.T) {
 		gone := cloudtest.At("Groups.Delete", 1, func(_ context.Context, call string, do func() error) error {
 			return fmt.Errorf("%s: %w (%v)", call, bastion.ErrNotFound, do())
 		})
-		if _, err := w.serviceOn(cloudtest.Wrap(w.ports(), gone)).Converge(context.Background(), rec.ID, bastion.MayReap); err != nil {
+		if _, err := w.serviceOn(cloudtest.Wrap(w.ports(), gone)).Converge(context.Background(), rec.ID, bastion.ReaperSteps); err != nil {
 			t.Error(err)
 		}
 		w.rest("closed")
@@ -112,7 +112,7 @@ func TestClosedWhileItsGroupIsMade(t *testing.T) {
 			time.Sleep(5 * time.Second) // until it shows
 			return err
 		})))
-		rec, err = service.Converge(ctx, rec.ID, bastion.MayReap)
+		rec, err = service.Converge(ctx, rec.ID, bastion.ReaperSteps)
 		if err != nil || rec.State() != bastion.Closed || rec.FinishedAt.IsZero() || len(w.cloud.Inventory().Groups) > 0 {
 			t.Errorf("%s, finished %s, %v: %+v", rec.State(), rec.FinishedAt, err, w.cloud.Inventory().Groups)
 		}
@@ -153,7 +153,7 @@ func TestAConvergeEndsInItsTime(t *testing.T) {
 		rec := w.ready()
 		began := time.Now()
 		hanging := w.serviceOn(cloudtest.Wrap(w.ports(), cloudtest.At("Groups.Describe", 1, cloudtest.HangBefore)))
-		if _, err := hanging.Converge(context.Background(), rec.ID, bastion.MayReap); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != timing.CallTimeout {
+		if _, err := hanging.Converge(context.Background(), rec.ID, bastion.ReaperSteps); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != timing.CallTimeout {
 			t.Errorf("after %s: %v", time.Since(began), err)
 		}
 	})

@@ -69,18 +69,18 @@ func fullLease() bastion.Lease {
 	return bastion.Lease{
 		BastionID: leased, Owner: "local:" + texts[1], Name: "default", Generation: 1 << 60, Open: true,
 		EndReason: bastion.EndClosed, Source: sourceV6, Keys: []bastion.Key{"ssh-ed25519 AAAA", "ssh-rsa BBBB"},
-		Deadline: epoch, Idle: time.Nanosecond,
-		Allowed: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")},
-		Answer:  bastion.Answer{Number: 1, Code: bastion.CodeTTLBeyondCap, Message: texts[3]},
+		Deadline: epoch, IdleTimeout: time.Nanosecond,
+		AllowedDestinations: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")},
+		ConsoleReply:        bastion.ConsoleReply{Number: 1, Code: bastion.CodeTTLBeyondCap, Message: texts[3]},
 	}
 }
 
 func fullReport() bastion.Report {
 	return bastion.Report{
 		HostKey: "ssh-ed25519 CCCC", Generation: 1 << 60, Connections: 2, LastUse: epoch,
-		Request: bastion.Request{Number: 3, Verb: bastion.VerbExtend, TTL: time.Hour + time.Nanosecond},
-		Ending:  bastion.Ending{Reason: bastion.EndIdle, Generation: 1 << 60},
-		Receipt: fullReceipt(),
+		ConsoleRequest: bastion.ConsoleRequest{Number: 3, Verb: bastion.VerbExtend, TTL: time.Hour + time.Nanosecond},
+		Ending:         bastion.Ending{Reason: bastion.EndIdle, Generation: 1 << 60},
+		Receipt:        fullReceipt(),
 	}
 }
 
@@ -110,7 +110,7 @@ var leaseValues = []leaseCase{
 		lease, report := fullLease(), fullReport()
 		taskID, own := h.start(t, lease)
 		noError(t, own.Report(t.Context(), report))
-		lease.Keys[0], lease.Allowed[0] = "changed after the write", sourceV4
+		lease.Keys[0], lease.AllowedDestinations[0] = "changed after the write", sourceV4
 		report.Receipt.Destinations[0].Name = "changed after the write"
 		item := h.fetch(t, taskID)
 		item.Lease.Keys[0], item.Report.Receipt.Destinations[0].Name = "changed after the read", "changed after the read"

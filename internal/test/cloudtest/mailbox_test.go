@@ -23,7 +23,7 @@ type letter struct {
 	notice  bastion.Notice
 }
 
-func (m *mailbox) Tell(ctx context.Context, rec bastion.Record, notice bastion.Notice) error {
+func (m *mailbox) Notify(ctx context.Context, rec bastion.Record, notice bastion.Notice) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -58,7 +58,7 @@ func (m *mailbox) audit(rec bastion.Record, warn time.Duration) error {
 	defer m.mu.Unlock()
 	heard, told := m.latest[rec.ID]
 	if !rec.Notify {
-		if told || rec.Told != (bastion.Notice{}) || !rec.UntoldSince.IsZero() {
+		if told || rec.LastNotice != (bastion.Notice{}) || !rec.NotifyPendingSince.IsZero() {
 			return fmt.Errorf("nobody asked to be told of %s: %+v", rec.ID, heard)
 		}
 		return nil
@@ -68,8 +68,8 @@ func (m *mailbox) audit(rec bastion.Record, warn time.Duration) error {
 		State: rec.State(), Stage: rec.Stage(), Attempt: rec.Attempt.Number, Source: rec.Intent.Source, Deadline: rec.Intent.Deadline,
 		Warning: rec.State() == bastion.Ready && time.Until(rec.Intent.Deadline) <= warn && asked > warn+time.Second,
 	}
-	if heard.notice != want || rec.Told != want || !rec.UntoldSince.IsZero() {
-		return fmt.Errorf("of %s its owner believes: %s; the record says that they were told: %s (untold since %s); it is: %s", rec.ID, heard.notice, rec.Told, rec.UntoldSince, want)
+	if heard.notice != want || rec.LastNotice != want || !rec.NotifyPendingSince.IsZero() {
+		return fmt.Errorf("of %s its owner believes: %s; the record says that they were told: %s (untold since %s); it is: %s", rec.ID, heard.notice, rec.LastNotice, rec.NotifyPendingSince, want)
 	}
 	return nil
 }

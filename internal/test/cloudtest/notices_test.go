@@ -16,7 +16,7 @@ import (
 // looks, and a warning for each deadline.
 func TestALifeIsTold(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
-		w.service.Config.Warn = 40 * time.Minute
+		w.service.Config.WarnBefore = 40 * time.Minute
 		rec := w.ready()
 		w.reap(time.Until(rec.Intent.Deadline) - 30*time.Minute)
 		extend := func(ttl time.Duration) {
@@ -94,8 +94,8 @@ func TestToldFromTheSecondRequestOn(t *testing.T) {
 // A POST that asks for what there is raises the generation, and shows nowhere.
 func TestRepeatedRequestsAreNoNews(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
-		w.service.Config.Idle = 9 * time.Hour // asking counts as use
-		w.service.Config.Warn = 0
+		w.service.Config.IdleTimeout = 9 * time.Hour // asking counts as use
+		w.service.Config.WarnBefore = 0
 		before := w.ready()
 		told := len(w.mail.all())
 		short := time.Minute // so that the deadline stays
@@ -131,8 +131,8 @@ func TestWhoCannotBeToldHindersNothing(t *testing.T) {
 					return broken(ctx, call, do)
 				}))
 				rec := w.ready() // and no call of the reaper fails
-				if !rec.UnsettledUntil.IsZero() || rec.UntoldSince.IsZero() {
-					t.Errorf("unsettled until %s, untold since %s", rec.UnsettledUntil, rec.UntoldSince)
+				if !rec.UnsettledUntil.IsZero() || rec.NotifyPendingSince.IsZero() {
+					t.Errorf("unsettled until %s, untold since %s", rec.UnsettledUntil, rec.NotifyPendingSince)
 				}
 				tries = 0
 				w.reap(2 * time.Hour)
@@ -146,7 +146,7 @@ func TestWhoCannotBeToldHindersNothing(t *testing.T) {
 				for range 20 {
 					time.Sleep(time.Minute)
 					tries = 0
-					if _, err := w.service.Converge(context.Background(), rec.ID, bastion.MayReap); err != nil || tries > 1 {
+					if _, err := w.service.Converge(context.Background(), rec.ID, bastion.ReaperSteps); err != nil || tries > 1 {
 						t.Errorf("%d tries in one converge, %v", tries, err)
 					}
 				}
@@ -162,7 +162,7 @@ func TestWhoCannotBeToldHindersNothing(t *testing.T) {
 				if tries = 0; !rec.DueAt.IsZero() {
 					t.Errorf("over for more than an hour, and due at %s", rec.DueAt)
 				}
-				if _, err := w.service.Converge(context.Background(), rec.ID, bastion.MayReap); err != nil || tries > 0 {
+				if _, err := w.service.Converge(context.Background(), rec.ID, bastion.ReaperSteps); err != nil || tries > 0 {
 					t.Errorf("looked at once more: %d tries, %v", tries, err)
 				}
 			})
@@ -173,17 +173,17 @@ func TestWhoCannotBeToldHindersNothing(t *testing.T) {
 // A service that reaches nobody takes everybody for told.
 func TestWithoutNoticesEverythingSettles(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
-		w.service.Notices = nil
+		w.service.Notifier = nil
 		rec := w.ready()
-		if rec.Told.State != bastion.Ready || !rec.UntoldSince.IsZero() {
-			t.Errorf("told %s, untold since %s", rec.Told, rec.UntoldSince)
+		if rec.LastNotice.State != bastion.Ready || !rec.NotifyPendingSince.IsZero() {
+			t.Errorf("told %s, untold since %s", rec.LastNotice, rec.NotifyPendingSince)
 		}
 		if _, err := w.service.Close(context.Background(), alice(home), rec.ID, time.Minute); err != nil {
 			t.Fatal(err)
 		}
 		w.reap(20 * time.Minute)
-		if rec, _ = w.service.Store.Fetch(context.Background(), rec.ID); rec.Told.State != bastion.Closed || !rec.DueAt.IsZero() {
-			t.Errorf("told %s, due %s", rec.Told, rec.DueAt)
+		if rec, _ = w.service.Store.Fetch(context.Background(), rec.ID); rec.LastNotice.State != bastion.Closed || !rec.DueAt.IsZero() {
+			t.Errorf("told %s, due %s", rec.LastNotice, rec.DueAt)
 		}
 	})
 }

@@ -35,7 +35,7 @@ var operations = []operation{
 		time.Sleep(9 * time.Hour)
 	}, createFrom(travel, keyB)},
 	{"observe a console's request", false, func(w *world) {
-		w.agent.Ask(w.ready().Attempt.TaskID, bastion.Request{Verb: bastion.VerbExtend, TTL: 10 * time.Hour})
+		w.agent.Ask(w.ready().Attempt.TaskID, bastion.ConsoleRequest{Verb: bastion.VerbExtend, TTL: 10 * time.Hour})
 		time.Sleep(10 * time.Second)
 	}, func(ctx context.Context, s *bastion.Service, w *world) error {
 		return s.Observe(ctx, w.only().ID)

@@ -271,7 +271,7 @@ func TestATaskEndsItself(t *testing.T) {
 
 func TestIdleEndsOnlyWhatNobodyUses(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
-		w.service.Config.Idle = 30 * time.Minute
+		w.service.Config.IdleTimeout = 30 * time.Minute
 		rec := w.ready()
 		w.agent.Use(rec.Attempt.TaskID, 1)
 		w.reap(2 * time.Hour)
@@ -295,12 +295,12 @@ func TestIdleEndsOnlyWhatNobodyUses(t *testing.T) {
 // request is written before the ending is seen: another task follows.
 func TestAskingForMoreAtTheVeryEnd(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
-		w.service.Config.Idle = 30 * time.Minute
+		w.service.Config.IdleTimeout = 30 * time.Minute
 		rec := w.ready()
 		time.Sleep(time.Until(rec.Attempt.ReadyAt.Add(30*time.Minute - 5*time.Second)))
 		pause := cloudtest.PauseBefore() // holds the converge that would write the lease
 		service := w.serviceOn(cloudtest.Wrap(w.ports(), cloudtest.At("Leases.Write", 1, pause.Hook)))
-		service.Config.Idle = 30 * time.Minute
+		service.Config.IdleTimeout = 30 * time.Minute
 		ended := make(chan bastion.Record)
 		go func() {
 			ctx, cancel := invocation()
@@ -341,8 +341,8 @@ func TestANewLeaseKeepsATaskFromEnding(t *testing.T) {
 func TestConsoleRequests(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		rec := w.ready()
-		ask := func(verb bastion.Verb, ttl time.Duration) bastion.Answer {
-			w.agent.Ask(rec.Attempt.TaskID, bastion.Request{Verb: verb, TTL: ttl})
+		ask := func(verb bastion.Verb, ttl time.Duration) bastion.ConsoleReply {
+			w.agent.Ask(rec.Attempt.TaskID, bastion.ConsoleRequest{Verb: verb, TTL: ttl})
 			time.Sleep(10 * time.Second)
 			if err := w.service.Observe(context.Background(), rec.ID); err != nil {
 				t.Error(err)
@@ -351,7 +351,7 @@ func TestConsoleRequests(t *testing.T) {
 			if err != nil {
 				t.Error(err)
 			}
-			return item.Lease.Answer
+			return item.Lease.ConsoleReply
 		}
 		if a := ask(bastion.VerbExtend, 10*time.Hour); a.Number != 1 || a.Code != "" {
 			t.Errorf("extend: %+v", a)
@@ -401,7 +401,7 @@ func TestAStepOutsideTheSetMakesItDue(t *testing.T) {
 		}
 		w.kill()
 		time.Sleep(5 * time.Second) // until it shows
-		after, err := w.service.Converge(context.Background(), rec.ID, bastion.MayExtend)
+		after, err := w.service.Converge(context.Background(), rec.ID, bastion.ExtendSteps)
 		if err != nil || after.DueAt.After(time.Now()) || len(w.cloud.Inventory().Live()) > 0 {
 			t.Errorf("due %s, it is %s, %v", after.DueAt, time.Now(), err)
 		}

@@ -139,7 +139,7 @@ func TestNoTimeEndsAConverge(t *testing.T) {
 			return do()
 		})))
 		time.Sleep(time.Until(rec.Intent.Deadline))
-		if _, err := service.Converge(context.Background(), rec.ID, bastion.MayReap); !errors.Is(err, bastion.ErrNoTime) {
+		if _, err := service.Converge(context.Background(), rec.ID, bastion.ReaperSteps); !errors.Is(err, bastion.ErrNoTime) {
 			t.Error(err)
 		}
 		made := recorder.Calls()
@@ -202,7 +202,7 @@ func TestAFirstAttemptIsNotSearchedFor(t *testing.T) {
 		var recorder cloudtest.Recorder
 		service := w.serviceOn(cloudtest.Wrap(w.ports(), recorder.Hook))
 		converge := func() string {
-			if _, err := service.Converge(context.Background(), rec.ID, bastion.MayReap); err != nil {
+			if _, err := service.Converge(context.Background(), rec.ID, bastion.ReaperSteps); err != nil {
 				t.Error(err)
 			}
 			return strings.Join(recorder.Calls(), " ")

@@ -48,8 +48,8 @@ func badDay(t *testing.T, seed uint64) {
 		return do()
 	}
 	shaky.Config.Quota = bastion.Quota{PerOwner: 3, Total: 40}
-	shaky.Config.Idle = time.Hour
-	shaky.Config.Warn, w.service.Config.Warn = 20*time.Minute, 20*time.Minute
+	shaky.Config.IdleTimeout = time.Hour
+	shaky.Config.WarnBefore, w.service.Config.WarnBefore = 20*time.Minute, 20*time.Minute
 
 	day, end := context.WithTimeout(context.Background(), 24*time.Hour)
 	defer end()

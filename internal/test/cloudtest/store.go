@@ -89,12 +89,12 @@ func full(rec *bastion.Record) {
 	rec.LatestDeadline = at(1)
 	rec.Intent = bastion.Intent{
 		Generation: 1 << 60, Source: netip.MustParsePrefix("2001:db8::1/128"), Keys: []bastion.Key{"ssh-ed25519 AAAA", "ssh-rsa BBBB"},
-		Deadline: at(2), DeadlineSetAt: at(15), Reason: texts[2], Answer: bastion.Answer{Number: 3, Code: bastion.CodeTTLBeyondCap, Message: texts[3]},
+		Deadline: at(2), DeadlineSetAt: at(15), Reason: texts[2], ConsoleReply: bastion.ConsoleReply{Number: 3, Code: bastion.CodeTTLBeyondCap, Message: texts[3]},
 	}
 	rec.UnsettledUntil = at(3)
 	rec.End = bastion.End{Reason: bastion.EndFailed, At: at(4), Failure: failure}
 	rec.FinishedAt = at(5)
-	rec.Group = bastion.GroupFacts{ID: "sg-1", MadeAt: at(6), Ingress: netip.MustParsePrefix("192.0.2.1/32")}
+	rec.Group = bastion.GroupStatus{ID: "sg-1", FirstSeenAt: at(6), Ingress: netip.MustParsePrefix("192.0.2.1/32")}
 	rec.Attempt = bastion.Attempt{
 		Number: 7, GroupID: "sg-2", Subnet: "subnet-1", TaskDefinition: "bastion:1", AnnouncedAt: at(8), TaskID: "t", LaunchedAt: at(9),
 		Status:    bastion.TaskStopped,
@@ -103,8 +103,8 @@ func full(rec *bastion.Record) {
 	}
 	rec.Failures, rec.NextAttemptAt = 12, at(13)
 	rec.Receipt = fullReceipt()
-	rec.Notify, rec.ToldVersion, rec.UntoldSince = true, 1<<60+2, at(16)
-	rec.Told = bastion.Notice{
+	rec.Notify, rec.LastNoticeVersion, rec.NotifyPendingSince = true, 1<<60+2, at(16)
+	rec.LastNotice = bastion.Notice{
 		State: bastion.Starting, Stage: texts[1], Attempt: 17, Source: netip.MustParsePrefix("192.0.2.3/32"), Deadline: at(18), Warning: true,
 	}
 	rec.DueAt = at(14)

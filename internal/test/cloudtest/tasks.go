@@ -221,7 +221,7 @@ var taskTokenCases = []taskCase{
 		task := h.start(t, launch)
 		launch.Subnet = "subnet-0fffffffffffffff0"
 		_, err := h.Tasks.Run(t.Context(), launch)
-		var refused *bastion.Refused
+		var refused *bastion.RefusedError
 		if err == nil || errors.Is(err, bastion.ErrNotFound) || errors.As(err, &refused) {
 			t.Errorf("sent with another subnet: %v", err)
 		}

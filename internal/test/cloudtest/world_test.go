@@ -11,8 +11,8 @@ import (
 	"time"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
-	"github.com/bastion-on-demand/bastion/internal/test/cloudtest"
 	"github.com/bastion-on-demand/bastion/internal/localcloud"
+	"github.com/bastion-on-demand/bastion/internal/test/cloudtest"
 )
 
 // functionTimeout is how long an invocation lives; timing as a deployment has it,
@@ -21,10 +21,10 @@ import (
 const functionTimeout = 30 * time.Second
 
 var timing = bastion.Timing{
-	CallTimeout: 25 * time.Second, Settle: 4 * time.Minute, Young: 2 * time.Minute,
-	Backoff: 10 * time.Second, Stable: time.Minute,
-	Poll: 1300 * time.Millisecond, Watch: 15 * time.Second, Check: 5 * time.Minute,
-	SweepGrace: 10 * time.Minute, Tombstone: 24 * time.Hour,
+	CallTimeout: 25 * time.Second, Settle: 4 * time.Minute, ReadLag: 2 * time.Minute,
+	Backoff: 10 * time.Second, StableAfter: time.Minute,
+	PollInterval: 1300 * time.Millisecond, WatchInterval: 15 * time.Second, CheckInterval: 5 * time.Minute,
+	SweepGrace: 10 * time.Minute, TombstoneLife: 24 * time.Hour,
 }
 
 // warn is nearly as long as bastions live by default: they are warned of when they
@@ -92,11 +92,11 @@ func (w *world) serviceOn(p cloudtest.Ports) *bastion.Service {
 	return &bastion.Service{
 		Config: bastion.Config{
 			DefaultTTL: 8 * time.Hour, MaxTTL: 12 * time.Hour, IPv4: true, IPv6: true,
-			Warn:  warn,
-			Quota: bastion.Quota{PerOwner: 2, Total: 10}, Subnets: []string{"a", "b"}, TaskDefinition: "bastion:1",
+			WarnBefore: warn,
+			Quota:      bastion.Quota{PerOwner: 2, Total: 10}, Subnets: []string{"a", "b"}, TaskDefinition: "bastion:1",
 			MaxAttempts: 5, Timing: timing,
 		},
-		Store: p.Store, Groups: p.Groups, Tasks: p.Tasks, Leases: p.Leases, Notices: p.Notices,
+		Store: p.Store, Groups: p.Groups, Tasks: p.Tasks, Leases: p.Leases, Notifier: p.Notices,
 		Now: time.Now, Rand: rand.Reader, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	}
 }
@@ -178,7 +178,7 @@ func (w *world) audit() []error {
 		group, grouped := groups[rec.ID]
 		delete(tasks, rec.ID)
 		delete(groups, rec.ID)
-		if err := w.mail.audit(rec, w.service.Config.Warn); err != nil {
+		if err := w.mail.audit(rec, w.service.Config.WarnBefore); err != nil {
 			complain("%w", err)
 		}
 		if !rec.Intent.Open {

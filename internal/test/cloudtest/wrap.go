@@ -14,7 +14,7 @@ type Ports struct {
 	Groups  bastion.Groups
 	Tasks   bastion.Tasks
 	Leases  bastion.Leases
-	Notices bastion.Notices
+	Notices bastion.Notifier
 }
 
 // Hook stands between a service and a port. call names what is called, such as
@@ -175,10 +175,10 @@ func (l hookedLeases) List(ctx context.Context) ([]bastion.LeaseItem, error) {
 }
 
 type hookedNotices struct {
-	next bastion.Notices
+	next bastion.Notifier
 	hook Hook
 }
 
-func (n hookedNotices) Tell(ctx context.Context, rec bastion.Record, notice bastion.Notice) error {
-	return n.hook(ctx, "Notices.Tell", func() error { return n.next.Tell(ctx, rec, notice) })
+func (n hookedNotices) Notify(ctx context.Context, rec bastion.Record, notice bastion.Notice) error {
+	return n.hook(ctx, "Notices.Tell", func() error { return n.next.Notify(ctx, rec, notice) })
 }

@@ -29,7 +29,7 @@ func root() (string, error) {
 	return folder, err
 }
 
-// tool finds what scripts/referees has installed.
+// tool finds what scripts/emulators has installed.
 func tool(t testing.TB, path string) string {
 	t.Helper()
 	folder, err := root()
@@ -38,7 +38,7 @@ func tool(t testing.TB, path string) string {
 	}
 	found := filepath.Join(folder, ".tools", path)
 	if !there(found) {
-		t.Fatalf("%s is not there: run scripts/referees first", found)
+		t.Fatalf("%s is not there: run scripts/emulators first", found)
 	}
 	return found
 }

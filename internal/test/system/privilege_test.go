@@ -10,8 +10,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/bastion-on-demand/bastion/internal/test/privilege"
 	"github.com/bastion-on-demand/bastion/internal/test/emulator"
+	"github.com/bastion-on-demand/bastion/internal/test/privilege"
 )
 
 // taskRole is the role of tasks in template.yaml.

@@ -15,8 +15,8 @@ import (
 	"time"
 
 	"github.com/bastion-on-demand/bastion/internal/awscloud"
-	"github.com/bastion-on-demand/bastion/internal/test/privilege"
 	"github.com/bastion-on-demand/bastion/internal/test/emulator"
+	"github.com/bastion-on-demand/bastion/internal/test/privilege"
 )
 
 // What a stack of template.yaml would have, beside what moto names.

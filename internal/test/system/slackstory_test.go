@@ -207,7 +207,7 @@ func (s *story) toldAgain(t *testing.T) {
 	eventually(t, "it is forgotten", func() bool {
 		rec, err := s.ports.Store.Fetch(t.Context(), s.carol.bastion)
 		next := rec
-		next.Told, next.DueAt, next.Version = bastion.Notice{}, time.Now().UTC(), rec.Version+1
+		next.LastNotice, next.DueAt, next.Version = bastion.Notice{}, time.Now().UTC(), rec.Version+1
 		return err == nil && s.ports.Store.Replace(t.Context(), rec, next) == nil
 	})
 	eventually(t, "another notice holds the warning", func() bool { return s.bridge.delivered("warning") > told })

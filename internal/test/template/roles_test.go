@@ -87,15 +87,15 @@ func TestEachFunctionHasItsOwnRole(t *testing.T) {
 }
 
 // functions are what each may do in the domain.
-var functions = map[string]bastion.Do{
-	"CreateRole": bastion.MayCreate, "DescribeRole": bastion.MayDescribe, "ExtendRole": bastion.MayExtend,
-	"DestroyRole": bastion.MayDestroy, "ReaperRole": bastion.MayReap, "ObserverRole": bastion.MayObserve,
+var functions = map[string]bastion.Step{
+	"CreateRole": bastion.CreateSteps, "DescribeRole": bastion.DescribeSteps, "ExtendRole": bastion.ExtendSteps,
+	"DestroyRole": bastion.DestroySteps, "ReaperRole": bastion.ReaperSteps, "ObserverRole": bastion.ObserverSteps,
 	"SlackRole": bastion.Notify, // no step of it: it hands itself its jobs by the same door
 }
 
 // needs is what each step of the domain takes of IAM, beside reading: the call
 // itself and what AWS asks for with it (see the comments in template.yaml).
-var needs = map[bastion.Do][]string{
+var needs = map[bastion.Step][]string{
 	bastion.CreateGroup:      {"ec2:CreateSecurityGroup", "ec2:CreateTags"},
 	bastion.RevokeEgress:     {"ec2:RevokeSecurityGroupEgress"},
 	bastion.AuthorizeIngress: {"ec2:AuthorizeSecurityGroupIngress"},
@@ -128,7 +128,7 @@ func TestRolesFollowFromTheTableOfActions(t *testing.T) {
 		for step, actions := range needs {
 			for _, action := range actions {
 				if want := may&step != 0; allowed[action] != want {
-					t.Errorf("%s: %s is allowed: %t; %v is a step of the function: %t", role, action, allowed[action], bastion.Action{Do: step}, want)
+					t.Errorf("%s: %s is allowed: %t; %v is a step of the function: %t", role, action, allowed[action], bastion.Action{Step: step}, want)
 				}
 			}
 		}

@@ -51,7 +51,7 @@ var (
 
 // talkExpires is when a conversation is forgotten: when nothing of its bastion can
 // be news any more.
-func talkExpires(b Bastion, now time.Time) time.Time {
+func conversationExpires(b Bastion, now time.Time) time.Time {
 	const after = 48 * time.Hour
 	if b.LatestDeadline.After(now) {
 		return b.LatestDeadline.Add(after)
@@ -64,9 +64,9 @@ func talkExpires(b Bastion, now time.Time) time.Time {
 // is that of the notice which is told, or 0.
 func (a *App) takeURL(ctx context.Context, b Bastion, k kind, version int64) (to string, use int, err error) {
 	now := a.Now()
-	t, err := edit(ctx, a, talkKey(b.ID), func(t *talk) (time.Time, error) {
+	t, err := edit(ctx, a, conversationKey(b.ID), func(t *conversation) (time.Time, error) {
 		switch {
-		case version != 0 && version < t.Telling:
+		case version != 0 && version < t.Delivering:
 			return time.Time{}, errOld
 		case t.ResponseURL == "" || now.Sub(t.Since) > urlLife:
 			return time.Time{}, errNoURL
@@ -74,11 +74,11 @@ func (a *App) takeURL(ctx context.Context, b Bastion, k kind, version int64) (to
 			return time.Time{}, errNoURL
 		}
 		t.Uses++
-		t.Telling = max(t.Telling, version)
+		t.Delivering = max(t.Delivering, version)
 		if k == aboutStage {
 			t.Stages++
 		}
-		return talkExpires(b, now), nil
+		return conversationExpires(b, now), nil
 	})
 	if err != nil {
 		return "", 0, err
@@ -88,19 +88,19 @@ func (a *App) takeURL(ctx context.Context, b Bastion, k kind, version int64) (to
 
 // moveTalk goes on with a conversation where its person has last asked. One that
 // has been moved to a later URL stays there.
-func (a *App) moveTalk(ctx context.Context, b Bastion, to asked) error {
-	_, err := edit(ctx, a, talkKey(b.ID), func(t *talk) (time.Time, error) {
+func (a *App) moveConversation(ctx context.Context, b Bastion, to replyTarget) error {
+	_, err := edit(ctx, a, conversationKey(b.ID), func(t *conversation) (time.Time, error) {
 		if t.ResponseURL == to.ResponseURL || to.Since.Before(t.Since) {
 			return time.Time{}, errKeep
 		}
-		t.ResponseURL, t.Since, t.Uses, t.Stages, t.Landed, t.Said = to.ResponseURL, to.Since, 0, 0, 0, ""
-		return talkExpires(b, a.Now()), nil
+		t.ResponseURL, t.Since, t.Uses, t.Stages, t.LastDelivered, t.LastDigest = to.ResponseURL, to.Since, 0, 0, 0, ""
+		return conversationExpires(b, a.Now()), nil
 	})
 	return err
 }
 
 // digest is what is remembered of a letter.
-func digest(l *letter) string {
+func digest(l *message) string {
 	content, err := json.Marshal(l.webhook(true))
 	if err != nil {
 		panic(err) // letters hold strings

@@ -16,8 +16,8 @@ import (
 const slash = "/bastion"
 
 // helpLetter says all that can be typed.
-func helpLetter() *letter {
-	return newLetter("How to use "+slash, "A bastion is an SSH way in for you alone, while you need it").
+func helpMessage() *message {
+	return newMessage("How to use "+slash, "A bastion is an SSH way in for you alone, while you need it").
 		say("The first time, tell me your public key. Then ask for a bastion, open the link on the machine you will use ssh from, and press the button there.").
 		list(
 			slash+" key ssh-ed25519 AAAA… - remember your public key",
@@ -30,8 +30,8 @@ func helpLetter() *letter {
 }
 
 // wrongLetter says what was wrong with a command, and the nearest right one.
-func wrongLetter(w *Wrong) *letter {
-	l := newLetter("That command was not understood.", "That command was not understood").say("%s", w.Message)
+func wrongMessage(w *Wrong) *message {
+	l := newMessage("That command was not understood.", "That command was not understood").say("%s", w.Message)
 	if w.Try != "" {
 		l.say("The nearest right command:").code(plain(slash+" "+w.Try, maxText))
 	}
@@ -39,22 +39,22 @@ func wrongLetter(w *Wrong) *letter {
 }
 
 // refusalLetter is an error with a sentence of its own.
-func refusalLetter(e *bastion.Error) *letter {
+func refusalMessage(e *bastion.Error) *message {
 	switch e.Code {
 	case publickey.CodePrivate:
-		return privateKeyLetter()
+		return privateKeyMessage()
 	case codeTeam, codeUser, codeChannel, codeTooMany:
-		return newLetter("That was not done.", e.Message)
+		return newMessage("That was not done.", e.Message)
 	case publickey.CodeInvalid, publickey.CodeTwo, publickey.CodeOptions, publickey.CodeCertificate, publickey.CodeTooWeak, publickey.CodeType:
-		return newLetter("That key was not taken.", "That key was not taken").say("%s", e.Message).
+		return newMessage("That key was not taken.", "That key was not taken").say("%s", e.Message).
 			say("The right command:").code(slash + " " + examples[VerbKey])
 	}
-	return newLetter("That was not done.", "That was not done").say("%s (%s)", e.Message, e.Code)
+	return newMessage("That was not done.", "That was not done").say("%s (%s)", e.Message, e.Code)
 }
 
 // privateKeyLetter is for somebody who has just shown a private key to Slack.
-func privateKeyLetter() *letter {
-	return newLetter("That was a private key: replace it.", "That was a private key: replace it").
+func privateKeyMessage() *message {
+	return newMessage("That was a private key: replace it.", "That was a private key: replace it").
 		say("It was neither read nor stored here, but it has left your machine: Slack has it. Whoever gets hold of it is you, to every server that knows it.").
 		list(
 			"Make a new one: ssh-keygen -t ed25519",
@@ -64,15 +64,15 @@ func privateKeyLetter() *letter {
 }
 
 // keyLetter says which key is remembered now.
-func keyLetter(key bastion.Key) *letter {
-	return newLetter("Your key is remembered.", "Your key is remembered").
+func keyMessage(key bastion.Key) *message {
+	return newMessage("Your key is remembered.", "Your key is remembered").
 		say("Bastions that you ask for from now on let in %s and no other key. Links for another key are void now; a bastion that is open keeps its own.", key.Fingerprint()).
 		say("Next: %s up", slash)
 }
 
 // noKeyLetter asks for a key first.
-func noKeyLetter() *letter {
-	return newLetter("First tell me your public key.", "First tell me your public key").
+func noKeyMessage() *message {
+	return newMessage("First tell me your public key.", "First tell me your public key").
 		say("A bastion lets in one key, and I know none of yours. Copy the line that this prints:").
 		code("cat ~/.ssh/id_ed25519.pub").
 		say("and send it, never the file without .pub:").
@@ -81,14 +81,14 @@ func noKeyLetter() *letter {
 }
 
 // linkLetter holds the link of a claim.
-func linkLetter(c claim, hash, url string) *letter {
+func linkMessage(c startLink, hash, url string) *message {
 	open := button(actionOpen, hash, "Open the link").WithURL(url).WithStyle(slackgo.StylePrimary)
 	lines := []string{"Name: " + c.Name, "For: " + inWords(c.TTL)}
 	if c.Reason != "" {
 		lines = append(lines, "Because: "+c.Reason)
 	}
 	lines = append(lines, "Key: "+bastion.Key(c.Key).Fingerprint())
-	return newLetter("Your link is ready.", "Open this on the machine you will use ssh from").
+	return newMessage("Your link is ready.", "Open this on the machine you will use ssh from").
 		say("The page there shows the address it sees you at. Its button starts the bastion, for that address and your key only. The link works once, for %s, and is yours alone: do not pass it on.", inWords(claimLife)).
 		list(lines...).
 		buttons(open).
@@ -96,41 +96,41 @@ func linkLetter(c claim, hash, url string) *letter {
 }
 
 // workingLetter is the first answer to what takes a while.
-func workingLetter(job Job) *letter {
+func workingMessage(job Job) *message {
 	which := "your bastion"
 	if job.Name != "" {
 		which = "bastion " + job.Name
 	}
-	switch job.Do {
-	case DoDown:
-		return newLetter("Closing.", fmt.Sprintf("I am asking for %s to be closed", which)).say("The answer follows here.")
-	case DoExtend:
-		return newLetter("Extending.", fmt.Sprintf("I am asking for %s to stay for %s from now", which, inWords(job.TTL))).say("The answer follows here.")
+	switch job.Action {
+	case JobDown:
+		return newMessage("Closing.", fmt.Sprintf("I am asking for %s to be closed", which)).say("The answer follows here.")
+	case JobExtend:
+		return newMessage("Extending.", fmt.Sprintf("I am asking for %s to stay for %s from now", which, inWords(job.TTL))).say("The answer follows here.")
 	}
-	return newLetter("Looking.", "I am asking which bastions you have").say("The answer follows here.")
+	return newMessage("Looking.", "I am asking which bastions you have").say("The answer follows here.")
 }
 
 // downLetter is for when the service's own functions do not answer.
-func downLetter() *letter {
-	return newLetter("The service does not answer.", "The bastion service does not answer").
+func downMessage() *message {
+	return newMessage("The service does not answer.", "The bastion service does not answer").
 		say("It is not known whether what you asked for was begun. Try again in a minute; %s status says what there is. If it goes on, tell your operator.", slash)
 }
 
 // notTakenLetter is for when a job could not be handed over.
-func notTakenLetter() *letter {
-	return newLetter("The service does not answer.", "The bastion service does not answer").
+func notAcceptedMessage() *message {
+	return newMessage("The service does not answer.", "The bastion service does not answer").
 		say("Nothing was done as far as is known. Try again in a minute; if it goes on, tell your operator.")
 }
 
 // letterOf is what a person reads of an error in finding an answer.
-func letterOf(err error) *letter {
+func messageOf(err error) *message {
 	var wrong *Wrong
 	var known *bastion.Error
 	switch {
 	case errors.As(err, &wrong):
-		return wrongLetter(wrong)
+		return wrongMessage(wrong)
 	case errors.As(err, &known):
-		return refusalLetter(known)
+		return refusalMessage(known)
 	}
-	return notTakenLetter()
+	return notAcceptedMessage()
 }

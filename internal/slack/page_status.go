@@ -15,7 +15,7 @@ import (
 const describeFor = 5 * time.Second // is how long asking for a bastion may take
 
 // viewPage is what a person sees of a start, from the button to the end.
-type viewPage struct {
+type followPage struct {
 	Title   string
 	Heading string
 	Status  string // what there is to say of it now, for screen readers too
@@ -36,9 +36,9 @@ type step struct{ Text, Mark string }
 type problemShown struct{ Code, Sentence string }
 
 // serveView is the page that follows a start. Its token is good for looking only.
-func (a *App) serveView(w http.ResponseWriter, r *http.Request) {
+func (a *App) serveStatusPage(w http.ResponseWriter, r *http.Request) {
 	a.servePage(w, r, viewRoute, []string{http.MethodGet, http.MethodHead}, func(v *visit) pageAnswer {
-		seen, err := a.viewOf(v.Context(), v.token)
+		seen, err := a.statusPageOf(v.Context(), v.token)
 		if err != nil {
 			return v.failed(err)
 		}
@@ -53,8 +53,8 @@ func (a *App) serveView(w http.ResponseWriter, r *http.Request) {
 
 // followStart looks at what has become of a start. bastion.ErrNotFound: it has been
 // over for so long that the view is over too.
-func (a *App) followStart(v *visit, seen view) (viewPage, error) {
-	page := viewPage{Address: seen.Source, Family: family(seen.Source)}
+func (a *App) followStart(v *visit, seen statusPage) (followPage, error) {
+	page := followPage{Address: seen.Source, Family: family(seen.Source)}
 	switch {
 	case seen.Problem != "":
 		return page.refused(seen.Problem), nil
@@ -72,12 +72,12 @@ func (a *App) followStart(v *visit, seen view) (viewPage, error) {
 		v.cause = err
 		return page.troubled(), nil
 	}
-	if end := endOfView(b, a.Now()); !end.IsZero() {
+	if end := statusPageEnd(b, a.Now()); !end.IsZero() {
 		until := seen.until(end)
 		if !a.Now().Before(until) {
-			return viewPage{}, bastion.ErrNotFound
+			return followPage{}, bastion.ErrNotFound
 		}
-		v.cause = a.endView(v.Context(), hashOf(v.token), until)
+		v.cause = a.endStatusPage(v.Context(), hashOf(v.token), until)
 	}
 	if b.isOpen() && !letsIn(b, seen.Source) {
 		return page.movedAway(b), nil
@@ -88,30 +88,30 @@ func (a *App) followStart(v *visit, seen view) (viewPage, error) {
 // untilTaken is the page while nothing is known of the job. Whoever was handed it
 // may have lost it: after a while it is handed over again, which is no harm if it
 // was not lost, for the same name is the same bastion.
-func (a *App) untilTaken(v *visit, seen view, page viewPage) viewPage {
+func (a *App) untilTaken(v *visit, seen statusPage, page followPage) followPage {
 	if a.Now().Sub(seen.Started) >= handGiveUp {
 		return page.refused("It is not known what has become of the start. Type /bastion status in Slack.")
 	}
 	if v.Method == http.MethodGet && a.Now().Sub(seen.Handed) >= handAgain {
-		v.cause = a.handOverAgain(v.Context(), hashOf(v.token), seen.Claim)
+		v.cause = a.enqueueAgain(v.Context(), hashOf(v.token), seen.StartLink)
 	}
 	return page.waiting("")
 }
 
-func (a *App) handOverAgain(ctx context.Context, viewHash, claimHash string) error {
-	mine, err := a.takeHandOver(ctx, viewHash)
+func (a *App) enqueueAgain(ctx context.Context, viewHash, claimHash string) error {
+	mine, err := a.takeEnqueue(ctx, viewHash)
 	if err != nil || !mine {
 		return err
 	}
-	c, err := a.usedClaim(ctx, claimHash)
+	c, err := a.usedStartLink(ctx, claimHash)
 	if err != nil {
 		return err
 	}
-	return a.handOver(ctx, startOf(c, claimHash))
+	return a.enqueue(ctx, startOf(c, claimHash))
 }
 
 // endOfView is when what a view follows came to its end; zero while it has not.
-func endOfView(b Bastion, now time.Time) time.Time {
+func statusPageEnd(b Bastion, now time.Time) time.Time {
 	switch {
 	case b.State == string(bastion.Starting):
 		return time.Time{}
@@ -124,7 +124,7 @@ func endOfView(b Bastion, now time.Time) time.Time {
 }
 
 // of fills the page with a bastion.
-func (p viewPage) of(b Bastion, now time.Time) viewPage {
+func (p followPage) of(b Bastion, now time.Time) followPage {
 	switch b.State {
 	case string(bastion.Starting):
 		return p.waiting(b.Stage)
@@ -147,7 +147,7 @@ func (p viewPage) of(b Bastion, now time.Time) viewPage {
 }
 
 // refused is the page of a start that comes to nothing.
-func (p viewPage) refused(sentence string) viewPage {
+func (p followPage) refused(sentence string) followPage {
 	p.Title, p.Heading = "Bastion not started", "The bastion was not started"
 	p.Status = "There is nothing more to wait for."
 	p.Over, p.Problem = true, &problemShown{"", oneLine(sentence)}
@@ -181,7 +181,7 @@ func letsIn(b Bastion, address netip.Addr) bool {
 // movedAway is the page of a bastion that has been asked for from another address
 // since: what is on a page that was opened at this one is true no more. Where it
 // went is said in Slack, and not to whoever holds an old page's address.
-func (p viewPage) movedAway(b Bastion) viewPage {
+func (p followPage) movedAway(b Bastion) followPage {
 	p.Title, p.Heading = "Bastion moved", "The bastion lets in another address now"
 	p.Status = "It does not let in " + p.Address.String() + " any more: since this page was opened, bastion " + oneLine(b.Name) + " was asked for from elsewhere. If that was not you, close it in Slack at once: /bastion down."
 	p.Over = true
@@ -189,7 +189,7 @@ func (p viewPage) movedAway(b Bastion) viewPage {
 }
 
 // waiting is the page of a start that is at a stage.
-func (p viewPage) waiting(stage string) viewPage {
+func (p followPage) waiting(stage string) followPage {
 	p.Follow = true
 	p.Title, p.Heading = "Starting…", "Starting your bastion"
 	p.Status = "It is at: " + oneLine(stage) + "."
@@ -217,7 +217,7 @@ func (p viewPage) waiting(stage string) viewPage {
 }
 
 // troubled is the page of a start of which nothing can be learnt just now.
-func (p viewPage) troubled() viewPage {
+func (p followPage) troubled() followPage {
 	p.Follow = true
 	p.Title, p.Heading = "Starting…", "Starting your bastion"
 	p.Status = "The service does not answer just now; this page keeps trying."

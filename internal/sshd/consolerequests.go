@@ -10,39 +10,39 @@ import (
 
 // asks are what consoles ask of the control plane: one at a time, numbered,
 // sent in the report and answered in the lease.
-type asks struct {
+type consoleRequests struct {
 	nudge func() // tells the keeper that there is something to report
 
 	mu      sync.Mutex
-	latest  bastion.Request
-	waiting chan bastion.Answer // nil: nobody waits
+	latest  bastion.ConsoleRequest
+	waiting chan bastion.ConsoleReply // nil: nobody waits
 }
 
-var errAsking = errors.New("another console's request is being answered; try again in a moment")
+var errRequestPending = errors.New("another console's request is being answered; try again in a moment")
 
 // ask makes a request. The answer comes on the channel, if one does; giveUp
 // must follow.
-func (a *asks) ask(verb bastion.Verb, ttl time.Duration) (<-chan bastion.Answer, error) {
+func (a *consoleRequests) submit(verb bastion.Verb, ttl time.Duration) (<-chan bastion.ConsoleReply, error) {
 	defer a.nudge()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.waiting != nil {
-		return nil, errAsking
+		return nil, errRequestPending
 	}
-	a.latest = bastion.Request{Number: a.latest.Number + 1, Verb: verb, TTL: ttl}
-	a.waiting = make(chan bastion.Answer, 1)
+	a.latest = bastion.ConsoleRequest{Number: a.latest.Number + 1, Verb: verb, TTL: ttl}
+	a.waiting = make(chan bastion.ConsoleReply, 1)
 	return a.waiting, nil
 }
 
 // giveUp makes room for the next request.
-func (a *asks) giveUp() {
+func (a *consoleRequests) release() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.waiting = nil
 }
 
 // answer passes the lease's answer on, if it is to the latest request.
-func (a *asks) answer(answer bastion.Answer) {
+func (a *consoleRequests) deliver(answer bastion.ConsoleReply) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.waiting == nil || answer.Number != a.latest.Number {
@@ -55,7 +55,7 @@ func (a *asks) answer(answer bastion.Answer) {
 }
 
 // request is what the report says of requests.
-func (a *asks) request() bastion.Request {
+func (a *consoleRequests) request() bastion.ConsoleRequest {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.latest

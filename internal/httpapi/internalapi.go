@@ -16,7 +16,7 @@ import (
 // SlackCall is one request that the Slack function makes of the API for a person
 // of Slack. Nobody authorizes it as API Gateway does a client's: it says itself
 // whom it is for, and so is believed of Slack's owners only.
-type SlackCall struct {
+type InternalCall struct {
 	Owner  string     `json:"owner"`  // slack:TEAM:USER
 	Source netip.Addr `json:"source"` // where they are; zero but of what starts a bastion
 	Method string     `json:"method"`
@@ -25,7 +25,7 @@ type SlackCall struct {
 }
 
 // SlackAnswer is the API's answer to a [SlackCall].
-type SlackAnswer struct {
+type InternalReply struct {
 	Status int    `json:"status"`
 	Body   string `json:"body"` // JSON; a problem document is one, too
 }
@@ -36,11 +36,11 @@ var slackOwner = regexp.MustCompile(`^slack:[A-Z0-9]{2,32}:[A-Z0-9]{2,32}$`)
 
 // SlackDoor serves the API to the Slack function: by the handlers that serve
 // everybody, to owners of Slack only, none of whom is an admin.
-type SlackDoor struct{ handler http.Handler }
+type InternalAPI struct{ handler http.Handler }
 
 // NewSlackDoor makes the door to the API of the options; who calls is said by
 // the call alone. Bastions that come through it keep their owners told.
-func NewSlackDoor(options Options) *SlackDoor {
+func NewInternalAPI(options Options) *InternalAPI {
 	options.Service = notifying{options.Service}
 	options.Identify = func(r *http.Request) (bastion.Caller, error) {
 		caller, ok := r.Context().Value(slackKey{}).(bastion.Caller)
@@ -49,7 +49,7 @@ func NewSlackDoor(options Options) *SlackDoor {
 		}
 		return caller, nil
 	}
-	return &SlackDoor{New(options)}
+	return &InternalAPI{New(options)}
 }
 
 // slackKey is where a request carries its caller, whom Handle has let in.
@@ -57,25 +57,25 @@ type slackKey struct{}
 
 // Handle answers a call. An error means that it is not one that the Slack function
 // makes, and that nothing was done.
-func (d *SlackDoor) Handle(ctx context.Context, call SlackCall) (SlackAnswer, error) {
+func (d *InternalAPI) Handle(ctx context.Context, call InternalCall) (InternalReply, error) {
 	switch {
 	case !slackOwner.MatchString(call.Owner):
-		return SlackAnswer{}, fmt.Errorf("the Slack function speaks for owners of Slack, as slack:T0123ABCD:U0123ABCD, and not for %q", call.Owner)
+		return InternalReply{}, fmt.Errorf("the Slack function speaks for owners of Slack, as slack:T0123ABCD:U0123ABCD, and not for %q", call.Owner)
 	case call.Method == http.MethodPost && !call.Source.IsValid():
-		return SlackAnswer{}, errors.New("the Slack function's call does not say for which address it starts a bastion")
+		return InternalReply{}, errors.New("the Slack function's call does not say for which address it starts a bastion")
 	case call.Method == "": // to net/http it would be GET
-		return SlackAnswer{}, errors.New("the Slack function's call has no method")
+		return InternalReply{}, errors.New("the Slack function's call has no method")
 	}
 	ctx, cancel := withAnswerTime(context.WithValue(ctx, slackKey{}, bastion.Caller{Owner: call.Owner, Address: call.Source}))
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, call.Method, "/", strings.NewReader(call.Body))
 	if err != nil {
-		return SlackAnswer{}, fmt.Errorf("make a request of the Slack function's call: %w", err)
+		return InternalReply{}, fmt.Errorf("make a request of the Slack function's call: %w", err)
 	}
 	request.URL = &url.URL{Path: call.Path}
 	w := &response{header: http.Header{}}
 	d.handler.ServeHTTP(w, request)
-	return SlackAnswer{Status: w.status, Body: w.body.String()}, nil
+	return InternalReply{Status: w.status, Body: w.body.String()}, nil
 }
 
 // notifying is the service for people who are told of what becomes of their

@@ -18,8 +18,8 @@ const downSentence = "The bastion service does not answer. It is not known wheth
 
 // notStartedLetter says why a link that was used comes to nothing.
 // Whoever did not use it learns that somebody else did.
-func notStartedLetter(sentence string, refusal *bastion.Error, from netip.Addr) *letter {
-	l := newLetter("The bastion was not started.", "The bastion was not started").say("%s", sentence).
+func notStartedMessage(sentence string, refusal *bastion.Error, from netip.Addr) *message {
+	l := newMessage("The bastion was not started.", "The bastion was not started").say("%s", sentence).
 		say("Your link was used from %s. If that was not you, tell your operator, and see to it that nothing is open: %s down", from, slash)
 	if refusal != nil {
 		l.say("Code: %s", refusal.Code)
@@ -28,15 +28,15 @@ func notStartedLetter(sentence string, refusal *bastion.Error, from netip.Addr) 
 }
 
 // usedLetter takes the place of the link: it says which address has used it.
-func usedLetter(b Bastion, from netip.Addr) *letter {
-	l := newLetter("Your link was used.", fmt.Sprintf("Your link was used from %s", from)).
+func usedMessage(b Bastion, from netip.Addr) *message {
+	l := newMessage("Your link was used.", fmt.Sprintf("Your link was used from %s", from)).
 		say("If that was not you, close the bastion at once, and tell your operator: somebody else came by your link.")
 	return aboutBastion(l, b, "Close: this was not me, or not needed")
 }
 
 // stateLetter says how a bastion is, and what to do with it.
-func stateLetter(b Bastion) *letter {
-	return aboutBastion(&letter{notification: "Your bastion: " + known(b.State) + "."}, b, "Close")
+func stateMessage(b Bastion) *message {
+	return aboutBastion(&message{notification: "Your bastion: " + known(b.State) + "."}, b, "Close")
 }
 
 // known is a state, if it is one: it stands in a notification.
@@ -60,12 +60,12 @@ var waiting = map[string]string{
 }
 
 // aboutBastion adds what there is to know of a bastion, and its buttons.
-func aboutBastion(l *letter, b Bastion, closeLabel string) *letter {
+func aboutBastion(l *message, b Bastion, closeLabel string) *message {
 	title := fmt.Sprintf("Bastion %s is %s", b.Name, b.State)
 	if why, ok := waiting[b.Stage]; ok {
 		title += ": " + why
 	}
-	l.blocks = append(l.blocks, newLetter("", title).blocks...)
+	l.blocks = append(l.blocks, newMessage("", title).blocks...)
 	l.list(facts(b)...)
 	if b.State == string(bastion.Ready) && b.SSHConfig != "" {
 		connecting(l, b)
@@ -99,7 +99,7 @@ func addressOnly(source string) string {
 }
 
 // connecting adds the configuration for ssh, and what to do with it.
-func connecting(l *letter, b Bastion) {
+func connecting(l *message, b Bastion) {
 	alias := "bastion-" + b.Name
 	file := alias + ".conf"
 	l.say("Save this as %s:", file).
@@ -109,22 +109,22 @@ func connecting(l *letter, b Bastion) {
 }
 
 // closingLetter answers down.
-func closingLetter(b Bastion) *letter {
+func closingMessage(b Bastion) *message {
 	if ended(b) {
-		return newLetter("Your bastion is closed.", fmt.Sprintf("Bastion %s is closed already", b.Name))
+		return newMessage("Your bastion is closed.", fmt.Sprintf("Bastion %s is closed already", b.Name))
 	}
-	return newLetter("Your bastion is closing.", fmt.Sprintf("Bastion %s is closing", b.Name)).
+	return newMessage("Your bastion is closing.", fmt.Sprintf("Bastion %s is closing", b.Name)).
 		say("Nobody gets in any more, and open connections end. What it was used for is said here when all of it is gone, which takes AWS up to fifteen minutes.")
 }
 
 // extendedLetter answers extend.
-func extendedLetter(b Bastion, job Job) *letter {
+func extendedMessage(b Bastion, job Job) *message {
 	title := fmt.Sprintf("Bastion %s stays", b.Name)
 	// Deadlines are whole seconds, and clocks differ.
 	if asked := job.At.Add(job.TTL); b.Deadline.After(asked.Add(time.Minute)) {
 		title = fmt.Sprintf("Bastion %s stays longer than that anyway", b.Name)
 	}
-	return aboutBastion(newLetter("Your bastion stays.", title), b, "Close")
+	return aboutBastion(newMessage("Your bastion stays.", title), b, "Close")
 }
 
 // maxListed is how many bastions one letter lists: each takes eight blocks, and
@@ -132,11 +132,11 @@ func extendedLetter(b Bastion, job Job) *letter {
 const maxListed = 6
 
 // statusLetter answers status.
-func statusLetter(all []Bastion) *letter {
+func statusMessage(all []Bastion) *message {
 	if len(all) == 0 {
-		return newLetter("You have no bastions.", "You have no bastions").say("For one: %s up", slash)
+		return newMessage("You have no bastions.", "You have no bastions").say("For one: %s up", slash)
 	}
-	l := &letter{notification: "Your bastions."}
+	l := &message{notification: "Your bastions."}
 	for _, b := range all[:min(len(all), maxListed)] {
 		aboutBastion(l, b, "Close "+shortened(b.Name, maxNameShown))
 	}
@@ -150,20 +150,20 @@ func statusLetter(all []Bastion) *letter {
 const maxNameShown = 32
 
 // whichLetter says that it takes a name, or that there is nothing to name.
-func whichLetter(which whichError, job Job) *letter {
+func whichMessage(which whichError, job Job) *message {
 	verb, example := "close", "down "
-	if job.Do == DoExtend {
+	if job.Action == JobExtend {
 		verb, example = "extend", "extend "+short(max(job.TTL, time.Second))+" "
 	}
 	if len(which.open) == 0 {
-		return newLetter("You have no bastion open.", fmt.Sprintf("You have no bastion open, so there is none to %s", verb)).
+		return newMessage("You have no bastion open.", fmt.Sprintf("You have no bastion open, so there is none to %s", verb)).
 			say("For one: %s up", slash)
 	}
 	title := fmt.Sprintf("You have more than one bastion open: say which to %s", verb)
 	if which.name != "" {
 		title = fmt.Sprintf("You have no bastion open that is called %s", which.name)
 	}
-	l := newLetter("Which bastion?", title)
+	l := newMessage("Which bastion?", title)
 	for _, b := range which.open[:min(len(which.open), maxListed)] {
 		l.code(slash+" "+example+b.Name).
 			buttons(extendButton(b.ID), closeButton(b.ID, "Close "+shortened(b.Name, maxNameShown)))
@@ -172,18 +172,18 @@ func whichLetter(which whichError, job Job) *letter {
 }
 
 // warningLetter says that a deadline is near.
-func warningLetter(b Bastion, now time.Time) *letter {
+func warningMessage(b Bastion, now time.Time) *message {
 	left := max(time.Minute, b.Deadline.Sub(now).Round(time.Minute))
-	return newLetter("Your bastion closes soon.", fmt.Sprintf("Bastion %s closes in %s", b.Name, inWords(left))).
+	return newMessage("Your bastion closes soon.", fmt.Sprintf("Bastion %s closes in %s", b.Name, inWords(left))).
 		say("Connections that are open then are cut.").
 		dates("It closes at %s; it can be extended until %s.", b.Deadline, b.LatestDeadline).
 		buttons(extendButton(b.ID), closeButton(b.ID, "Close now"))
 }
 
 // failedLetter says why a bastion could not be had.
-func failedLetter(n Notice) *letter {
+func failedMessage(n Notice) *message {
 	b := n.Bastion
-	l := newLetter("Your bastion failed.", fmt.Sprintf("Bastion %s failed", b.Name))
+	l := newMessage("Your bastion failed.", fmt.Sprintf("Bastion %s failed", b.Name))
 	if b.Failure != nil {
 		l.say("%s", b.Failure.Message).say("Code: %s", b.Failure.Code)
 	}

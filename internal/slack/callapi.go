@@ -20,7 +20,7 @@ var errDown = errors.New("the service's functions do not answer")
 
 // ask makes one request of the API. *bastion.Error: it was refused, with the
 // refusal's own code and sentence. errDown: there is no answer that can be read.
-func (a *App) ask(ctx context.Context, call Call, body, into any) error {
+func (a *App) callAPI(ctx context.Context, call Call, body, into any) error {
 	if body != nil {
 		var err error
 		if call.Body, err = json.Marshal(body); err != nil {
@@ -50,19 +50,19 @@ func (a *App) ask(ctx context.Context, call Call, body, into any) error {
 }
 
 // create asks for the bastion of a claim, for the address that used it.
-func (a *App) create(ctx context.Context, c claim) (Bastion, error) {
+func (a *App) create(ctx context.Context, c startLink) (Bastion, error) {
 	body := map[string]string{"public_key": c.Key, "name": c.Name, "ttl": c.TTL.String()}
 	if c.Reason != "" {
 		body["reason"] = c.Reason
 	}
 	var b Bastion
-	err := a.ask(ctx, Call{Owner: c.Owner, Source: c.Source, Method: http.MethodPost, Path: "/bastions"}, body, &b)
+	err := a.callAPI(ctx, Call{Owner: c.Owner, Source: c.Source, Method: http.MethodPost, Path: "/bastions"}, body, &b)
 	return b, err
 }
 
 func (a *App) describe(ctx context.Context, owner, id string) (Bastion, error) {
 	var b Bastion
-	err := a.ask(ctx, Call{Owner: owner, Method: http.MethodGet, Path: "/bastions/" + id}, nil, &b)
+	err := a.callAPI(ctx, Call{Owner: owner, Method: http.MethodGet, Path: "/bastions/" + id}, nil, &b)
 	return b, err
 }
 
@@ -70,19 +70,19 @@ func (a *App) list(ctx context.Context, owner string) ([]Bastion, error) {
 	var all struct {
 		Bastions []Bastion `json:"bastions"`
 	}
-	err := a.ask(ctx, Call{Owner: owner, Method: http.MethodGet, Path: "/bastions"}, nil, &all)
+	err := a.callAPI(ctx, Call{Owner: owner, Method: http.MethodGet, Path: "/bastions"}, nil, &all)
 	return all.Bastions, err
 }
 
 func (a *App) extend(ctx context.Context, owner, id string, ttl time.Duration) (Bastion, error) {
 	var b Bastion
-	err := a.ask(ctx, Call{Owner: owner, Method: http.MethodPatch, Path: "/bastions/" + id}, map[string]string{"ttl": ttl.String()}, &b)
+	err := a.callAPI(ctx, Call{Owner: owner, Method: http.MethodPatch, Path: "/bastions/" + id}, map[string]string{"ttl": ttl.String()}, &b)
 	return b, err
 }
 
 func (a *App) close(ctx context.Context, owner, id string) (Bastion, error) {
 	var b Bastion
-	err := a.ask(ctx, Call{Owner: owner, Method: http.MethodDelete, Path: "/bastions/" + id}, nil, &b)
+	err := a.callAPI(ctx, Call{Owner: owner, Method: http.MethodDelete, Path: "/bastions/" + id}, nil, &b)
 	return b, err
 }
 

@@ -17,7 +17,7 @@ const (
 )
 
 // claimPage is what a person sees before they press the button.
-type claimPage struct {
+type startPage struct {
 	Alert   *alert
 	Address netip.Addr // seen now, and shown back by the form
 	Family  string
@@ -44,7 +44,7 @@ var (
 )
 
 // Title changes with what the page has to say.
-func (p claimPage) Title() string {
+func (p startPage) Title() string {
 	if p.Alert != nil {
 		return p.Alert.Title
 	}
@@ -52,32 +52,32 @@ func (p claimPage) Title() string {
 }
 
 // Follow: the page changes only when the person does something.
-func (claimPage) Follow() bool { return false }
+func (startPage) Follow() bool { return false }
 
 // serveClaim is the page of a claim's link. GET and HEAD show it and change
 // nothing, for links in Slack are fetched by machines; POST uses it up.
-func (a *App) serveClaim(w http.ResponseWriter, r *http.Request) {
+func (a *App) serveStartLink(w http.ResponseWriter, r *http.Request) {
 	methods := []string{http.MethodGet, http.MethodHead, http.MethodPost}
 	a.servePage(w, r, claimRoute, methods, func(v *visit) pageAnswer {
-		c, version, err := a.openClaim(v.Context(), v.token)
+		c, version, err := a.openStartLink(v.Context(), v.token)
 		if err != nil {
 			return v.failed(err)
 		}
 		v.owner = c.Owner
 		if v.Method != http.MethodPost {
-			return a.showClaim(v, http.StatusOK, c, nil)
+			return a.showStartLink(v, http.StatusOK, c, nil)
 		}
 		switch address, proven := a.readForm(v); {
 		case !proven:
-			return a.showClaim(v, http.StatusForbidden, c, notProven)
+			return a.showStartLink(v, http.StatusForbidden, c, notProven)
 		case address != v.source:
-			return a.showClaim(v, http.StatusConflict, c, addressChanged)
+			return a.showStartLink(v, http.StatusConflict, c, addressChanged)
 		}
-		return a.startClaim(v, c, version)
+		return a.followStartLink(v, c, version)
 	})
 }
 
-func (a *App) showClaim(v *visit, status int, c claim, why *alert) pageAnswer {
+func (a *App) showStartLink(v *visit, status int, c startLink, why *alert) pageAnswer {
 	proof, err := a.giveProof(v)
 	if err != nil {
 		return v.failed(err)
@@ -85,7 +85,7 @@ func (a *App) showClaim(v *visit, status int, c claim, why *alert) pageAnswer {
 	team, user := teamAndUser(c.Owner)
 	keyType, _, _ := strings.Cut(c.Key, " ")
 	now := a.Now()
-	page := claimPage{
+	page := startPage{
 		Alert: why, Address: v.source, Family: family(v.source), Proof: proof,
 		User: user, Team: team, Name: oneLine(c.Name),
 		KeyType: oneLine(keyType), Fingerprint: bastion.Key(c.Key).Fingerprint(),
@@ -97,24 +97,24 @@ func (a *App) showClaim(v *visit, status int, c claim, why *alert) pageAnswer {
 
 // startClaim uses the claim and hands the start over. If that fails the claim is as if
 // it had not been used, so that the button can be pressed again.
-func (a *App) startClaim(v *visit, c claim, version int64) pageAnswer {
+func (a *App) followStartLink(v *visit, c startLink, version int64) pageAnswer {
 	now := a.Now()
-	seen := view{Owner: c.Owner, Claim: hashOf(v.token), Source: v.source, Started: now, Handed: now, Expires: now.Add(viewLife)}
-	token, err := a.newView(v.Context(), seen)
+	seen := statusPage{Owner: c.Owner, StartLink: hashOf(v.token), Source: v.source, Started: now, Handed: now, Expires: now.Add(viewLife)}
+	token, err := a.newStatusPage(v.Context(), seen)
 	if err != nil {
 		return v.failed(err)
 	}
 	viewHash := hashOf(token)
 	if err := a.use(v.Context(), c, version, viewHash, seen); err != nil {
-		a.dropView(v.Context(), viewHash)
+		a.dropStatusPage(v.Context(), viewHash)
 		return v.failed(err)
 	}
-	if err := a.handOver(v.Context(), startOf(c, seen.Claim)); err != nil {
-		a.dropView(v.Context(), viewHash)
+	if err := a.enqueue(v.Context(), startOf(c, seen.StartLink)); err != nil {
+		a.dropStatusPage(v.Context(), viewHash)
 		if back := a.takeBack(v.Context(), c, version+1, seen); back != nil {
 			return v.failed(errors.Join(err, back))
 		}
-		ans := a.showClaim(v, http.StatusServiceUnavailable, c, notHandedOver)
+		ans := a.showStartLink(v, http.StatusServiceUnavailable, c, notHandedOver)
 		v.cause = err
 		return ans
 	}
@@ -123,8 +123,8 @@ func (a *App) startClaim(v *visit, c claim, version int64) pageAnswer {
 }
 
 // startOf is the job that starts what a claim asked for.
-func startOf(c claim, hash string) Job {
-	return Job{Do: DoStart, Owner: c.Owner, ResponseURL: c.ResponseURL, Claim: hash, Name: c.Name, TTL: c.TTL}
+func startOf(c startLink, hash string) Job {
+	return Job{Action: JobStart, Owner: c.Owner, ResponseURL: c.ResponseURL, StartLink: hash, Name: c.Name, TTL: c.TTL}
 }
 
 // readForm is the address that the form showed, and whether it was our page, in

@@ -34,9 +34,9 @@ import (
 // and the Slack function, even taken over, cannot write an event with an authorizer
 // in it. A call that no door is for ends in an error before anything is asked of the
 // domain.
-type Doors struct {
+type EntryPoints struct {
 	client *httpapi.Gateway
-	slack  *httpapi.SlackDoor
+	slack  *httpapi.InternalAPI
 }
 
 // doorSlack and doorWork are aliases of template.yaml: of the API's functions, and
@@ -48,7 +48,7 @@ const (
 
 // Doors makes a function that serves a part of the API; see httpapi.OnlyCreate and
 // its like.
-func (a *App) Doors(part httpapi.Service) *Doors {
+func (a *App) EntryPoints(part httpapi.Service) *EntryPoints {
 	options := httpapi.Options{Service: part, Log: a.log}
 	client := httpapi.NewGateway(options, httpapi.Owners{
 		TrustedRoles: a.Config.Access.TrustedRoles,
@@ -56,12 +56,12 @@ func (a *App) Doors(part httpapi.Service) *Doors {
 		JWTIssuer:    a.Config.Access.JWTIssuer,
 	})
 	options.RequestID = requestID
-	return &Doors{client: client, slack: httpapi.NewSlackDoor(options)}
+	return &EntryPoints{client: client, slack: httpapi.NewInternalAPI(options)}
 }
 
 // Handle answers a call by the door that it came through. An error is for whoever
 // invoked the function.
-func (d *Doors) Handle(ctx context.Context, payload json.RawMessage) (any, error) {
+func (d *EntryPoints) Handle(ctx context.Context, payload json.RawMessage) (any, error) {
 	door, err := invokedAs(ctx)
 	switch {
 	case err != nil:
@@ -121,20 +121,20 @@ func readEvent(payload json.RawMessage) (events.APIGatewayV2HTTPRequest, error) 
 }
 
 // readSlackCall reads {"slack": …} and nothing that has anything beside it.
-func readSlackCall(payload json.RawMessage) (httpapi.SlackCall, error) {
+func readSlackCall(payload json.RawMessage) (httpapi.InternalCall, error) {
 	var p slackPayload
 	decoder := json.NewDecoder(bytes.NewReader(payload))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(&p); err != nil {
-		return httpapi.SlackCall{}, fmt.Errorf("this is no call of the Slack function: %w", err)
+		return httpapi.InternalCall{}, fmt.Errorf("this is no call of the Slack function: %w", err)
 	}
 	if p.Slack == nil {
-		return httpapi.SlackCall{}, errors.New("this is no call of the Slack function")
+		return httpapi.InternalCall{}, errors.New("this is no call of the Slack function")
 	}
 	return *p.Slack, nil
 }
 
 // slackPayload is what the Slack function writes.
 type slackPayload struct {
-	Slack *httpapi.SlackCall `json:"slack"`
+	Slack *httpapi.InternalCall `json:"slack"`
 }

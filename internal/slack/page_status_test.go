@@ -213,7 +213,7 @@ func TestABastionCountsForMoreThanAProblem(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if v, err := rig.viewOf(t.Context(), lastOf(path)); err != nil || v.ID != pageBastion || v.Problem != "" {
+	if v, err := rig.statusPageOf(t.Context(), lastOf(path)); err != nil || v.ID != pageBastion || v.Problem != "" {
 		t.Errorf("the view: %+v, %v", v, err)
 	}
 }

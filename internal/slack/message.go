@@ -13,7 +13,7 @@ import (
 // written, or that a task reported, stands in text elements of rich_text blocks:
 // Slack reads no markup, link, mention or emoji there. Slack's markup is read in
 // dates only, which are ours.
-type letter struct {
+type message struct {
 	notification string // our own words only: Slack reads markup in it
 	blocks       []slackgo.Block
 }
@@ -25,21 +25,21 @@ const (
 )
 
 // newLetter begins a letter with a line in bold letters.
-func newLetter(notification, title string) *letter {
-	return &letter{notification: notification, blocks: []slackgo.Block{
+func newMessage(notification, title string) *message {
+	return &message{notification: notification, blocks: []slackgo.Block{
 		richText(slackgo.NewRichTextSection(bold(plain(title, maxShown)))),
 	}}
 }
 
 // say adds a paragraph.
-func (l *letter) say(format string, args ...any) *letter {
+func (l *message) say(format string, args ...any) *message {
 	l.blocks = append(l.blocks, richText(slackgo.NewRichTextSection(text(plain(fmt.Sprintf(format, args...), maxShown)))))
 	return l
 }
 
 // code adds lines to be copied as they are. What is too long for Slack is not cut
 // off, for half of it would be wrong.
-func (l *letter) code(lines string) *letter {
+func (l *message) code(lines string) *message {
 	lines = strings.TrimRight(lines, "\n")
 	if len([]rune(lines)) > maxText {
 		return l.say("What belongs here is too long for Slack.")
@@ -52,7 +52,7 @@ func (l *letter) code(lines string) *letter {
 }
 
 // list adds lines that belong together, each with a bullet.
-func (l *letter) list(lines ...string) *letter {
+func (l *message) list(lines ...string) *message {
 	list := slackgo.NewRichTextList(slackgo.RTEListBullet, 0)
 	for _, line := range lines {
 		list.Elements = append(list.Elements, slackgo.NewRichTextSection(text(plain(line, maxShown))))
@@ -64,7 +64,7 @@ func (l *letter) list(lines ...string) *letter {
 // dates adds a line of our own words in which each %s is a time. Every reader sees
 // it in their own time zone; see
 // https://docs.slack.dev/messaging/formatting-message-text/#date-formatting.
-func (l *letter) dates(format string, times ...time.Time) *letter {
+func (l *message) dates(format string, times ...time.Time) *message {
 	var args []any
 	for _, t := range times {
 		args = append(args, fmt.Sprintf("<!date^%d^{date_short_pretty} at {time}|%s>", t.Unix(), t.UTC().Format("2006-01-02 15:04 UTC")))
@@ -75,7 +75,7 @@ func (l *letter) dates(format string, times ...time.Time) *letter {
 }
 
 // buttons adds a row of buttons.
-func (l *letter) buttons(buttons ...*slackgo.ButtonBlockElement) *letter {
+func (l *message) buttons(buttons ...*slackgo.ButtonBlockElement) *message {
 	var elements []slackgo.BlockElement
 	for _, b := range buttons {
 		elements = append(elements, b)
@@ -139,7 +139,7 @@ func printableLines(lines string) string {
 
 // webhook is the letter as an answer to a command or for a response_url, for the
 // person alone.
-func (l *letter) webhook(replace bool) slackgo.WebhookMessage {
+func (l *message) webhook(replace bool) slackgo.WebhookMessage {
 	return slackgo.WebhookMessage{
 		Text:            l.notification,
 		Blocks:          &slackgo.Blocks{BlockSet: l.blocks},
@@ -161,6 +161,6 @@ type directMessage struct {
 
 // direct is the letter as a direct message: a user's id opens the conversation of
 // the app with them.
-func (l *letter) direct(user string) directMessage {
+func (l *message) direct(user string) directMessage {
 	return directMessage{Channel: user, Text: l.notification, Blocks: slackgo.Blocks{BlockSet: l.blocks}}
 }

@@ -9,7 +9,7 @@ import (
 
 func TestClaimPageSaysWhatWouldBeStarted(t *testing.T) {
 	rig := newPageRig(t, nil)
-	link := rig.link(func(c *claim) { c.Name, c.Reason = "db-work", "index rebuild" })
+	link := rig.link(func(c *startLink) { c.Name, c.Reason = "db-work", "index rebuild" })
 	for from, want := range map[string][]string{
 		homeV4: {"203.0.113.7 IPv4", "ssh will connect over IPv4"},
 		homeV6: {"2001:db8:7::42 IPv6", "ssh will connect over IPv6"},
@@ -42,7 +42,7 @@ func TestClaimPageWithoutReason(t *testing.T) {
 
 func TestPressStarts(t *testing.T) {
 	rig := newPageRig(t, nil)
-	link := rig.link(func(c *claim) { c.Name = "db" })
+	link := rig.link(func(c *startLink) { c.Name = "db" })
 	b := newVisitor(rig, homeV6).open(link).press()
 	if b.status != http.StatusSeeOther || !strings.HasPrefix(b.head.Get("Location"), "/slack/view/") {
 		t.Fatalf("status %d, to %q", b.status, b.head.Get("Location"))
@@ -50,12 +50,12 @@ func TestPressStarts(t *testing.T) {
 	if strings.Contains(b.head.Get("Location"), lastOf(link)) {
 		t.Error("the view's address holds the claim's token")
 	}
-	want := Job{Do: DoStart, Owner: pageOwner, ResponseURL: "https://hooks.slack.com/commands/x", Claim: hashOf(lastOf(link)), Name: "db", TTL: 2 * time.Hour}
+	want := Job{Action: JobStart, Owner: pageOwner, ResponseURL: "https://hooks.slack.com/commands/x", StartLink: hashOf(lastOf(link)), Name: "db", TTL: 2 * time.Hour}
 	if len(rig.jobs) != 1 || rig.jobs[0] != want {
 		t.Fatalf("jobs: %+v, want %+v", rig.jobs, want)
 	}
-	c, err := rig.usedClaim(t.Context(), want.Claim)
-	if err != nil || c.Source.String() != "2001:db8:7::42" || !c.UsedAt.Equal(rig.now) || c.View != hashOf(lastOf(b.head.Get("Location"))) {
+	c, err := rig.usedStartLink(t.Context(), want.StartLink)
+	if err != nil || c.Source.String() != "2001:db8:7::42" || !c.UsedAt.Equal(rig.now) || c.StatusPage != hashOf(lastOf(b.head.Get("Location"))) {
 		t.Errorf("the used claim: %+v, %v", c, err)
 	}
 	if len(b.cookies) != 0 {
@@ -79,7 +79,7 @@ func TestCookieAttributes(t *testing.T) {
 // Two tabs of one link have one proof, and two links have one each.
 func TestTwoTabsBothWork(t *testing.T) {
 	rig := newPageRig(t, nil)
-	one, two := rig.link(nil), rig.link(func(c *claim) { c.Name = "two" })
+	one, two := rig.link(nil), rig.link(func(c *startLink) { c.Name = "two" })
 	b := newVisitor(rig, homeV4)
 	first := b.open(one).form()
 	b.open(one)
@@ -131,7 +131,7 @@ func TestHandOverThatFailsLeavesTheClaim(t *testing.T) {
 			t.Fatalf("status %d: %s", b.status, b.text())
 		}
 		// If it was handed over all the same, it starts nothing.
-		if _, err := rig.usedClaim(t.Context(), hashOf(lastOf(link))); err == nil {
+		if _, err := rig.usedStartLink(t.Context(), hashOf(lastOf(link))); err == nil {
 			t.Fatal("the claim counts as used")
 		}
 	}

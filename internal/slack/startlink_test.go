@@ -31,7 +31,7 @@ func TestTableHoldsNoToken(t *testing.T) {
 
 func TestNoTokenWithoutRandomness(t *testing.T) {
 	rig := newPageRig(t, func(o *Options) { o.Rand = strings.NewReader("too little") })
-	if token, err := rig.issue(t.Context(), claim{Owner: pageOwner}); err == nil {
+	if token, err := rig.issue(t.Context(), startLink{Owner: pageOwner}); err == nil {
 		t.Errorf("a token was made of ten bytes: %q", token)
 	}
 }
@@ -40,10 +40,10 @@ func TestSixthLinkMakesTheOldestVoid(t *testing.T) {
 	rig := newPageRig(t, nil)
 	var links []string
 	for i := range maxClaims + 2 {
-		links = append(links, rig.link(func(c *claim) { c.Name = fmt.Sprint("n", i) }))
+		links = append(links, rig.link(func(c *startLink) { c.Name = fmt.Sprint("n", i) }))
 		rig.sleep(time.Second)
 	}
-	other := rig.link(func(c *claim) { c.Owner = "slack:T0AB:U0OTHER" })
+	other := rig.link(func(c *startLink) { c.Owner = "slack:T0AB:U0OTHER" })
 	for i, link := range append(links, other) {
 		want := 200
 		if i < 2 {
@@ -63,7 +63,7 @@ func TestManyLinksAtOnceLeaveFive(t *testing.T) {
 	var all sync.WaitGroup
 	for i := range many {
 		all.Go(func() {
-			token, err := rig.issue(t.Context(), claim{Owner: pageOwner, Name: "default", Key: pageKey})
+			token, err := rig.issue(t.Context(), startLink{Owner: pageOwner, Name: "default", Key: pageKey})
 			if err != nil {
 				t.Error(err)
 			}
@@ -91,8 +91,8 @@ func TestUsedClaimIsNotMadeVoid(t *testing.T) {
 	for range maxClaims + 1 {
 		rig.link(nil)
 	}
-	c, err := rig.usedClaim(t.Context(), rig.jobs[0].Claim)
-	if err != nil || c.Source != pageAddress || c.View == "" {
+	c, err := rig.usedStartLink(t.Context(), rig.jobs[0].StartLink)
+	if err != nil || c.Source != pageAddress || c.StatusPage == "" {
 		t.Errorf("the claim of the job: %+v, %v", c, err)
 	}
 }
@@ -105,7 +105,7 @@ func TestLinksForAReplacedKeyAreVoid(t *testing.T) {
 	used, open, shown := rig.link(nil), rig.link(nil), rig.link(nil)
 	newVisitor(rig, homeV4).open(used).press()
 	b := newVisitor(rig, homeV4).open(shown)
-	other := rig.link(func(c *claim) { c.Owner = "slack:T0AB:U0OTHER" })
+	other := rig.link(func(c *startLink) { c.Owner = "slack:T0AB:U0OTHER" })
 	if _, err := rig.remember(t.Context(), pageOwner, "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIF1CE6FEP1wUcyLQj7Z9YTUPW2E6wgbUKtPwy9Rujd3G"); err != nil {
 		t.Fatal(err)
 	}
@@ -118,7 +118,7 @@ func TestLinksForAReplacedKeyAreVoid(t *testing.T) {
 	if got := newVisitor(rig, homeV4).do("GET", other, "").status; got != 200 {
 		t.Errorf("somebody else's link: status %d", got)
 	}
-	if _, err := rig.usedClaim(t.Context(), rig.jobs[0].Claim); err != nil {
+	if _, err := rig.usedStartLink(t.Context(), rig.jobs[0].StartLink); err != nil {
 		t.Errorf("the claim that was used before: %v", err)
 	}
 }
@@ -131,8 +131,8 @@ func TestOldLinksLeaveThePersonsList(t *testing.T) {
 	rig.sleep(claimLife)
 	rig.link(nil)
 	var p person
-	if _, err := rig.fetch(t.Context(), personKey(pageOwner), &p); err != nil || len(p.Claims) != 1 {
-		t.Errorf("links in the list: %d (%v), want the new one only", len(p.Claims), err)
+	if _, err := rig.fetch(t.Context(), personKey(pageOwner), &p); err != nil || len(p.StartLinks) != 1 {
+		t.Errorf("links in the list: %d (%v), want the new one only", len(p.StartLinks), err)
 	}
 }
 
@@ -159,7 +159,7 @@ func TestIssueFailsWithTheTable(t *testing.T) {
 			}
 			return nil, nil
 		}
-		if token, err := rig.issue(t.Context(), claim{Owner: pageOwner}); !errors.Is(err, errPage) || token != "" {
+		if token, err := rig.issue(t.Context(), startLink{Owner: pageOwner}); !errors.Is(err, errPage) || token != "" {
 			t.Errorf("issue while %s cannot be written: %q, %v", key, token, err)
 		}
 	}
@@ -180,8 +180,8 @@ func TestIssueThatHitsItselfListsOneLink(t *testing.T) {
 	}
 	rig.link(nil)
 	var p person
-	if _, err := rig.fetch(t.Context(), personKey(pageOwner), &p); err != nil || len(p.Claims) != 1 {
-		t.Errorf("links in the list: %d, %v", len(p.Claims), err)
+	if _, err := rig.fetch(t.Context(), personKey(pageOwner), &p); err != nil || len(p.StartLinks) != 1 {
+		t.Errorf("links in the list: %d, %v", len(p.StartLinks), err)
 	}
 }
 
@@ -193,7 +193,7 @@ func TestClaimURL(t *testing.T) {
 		false: "https://abc.example.test/slack/claim/TOKEN",
 		true:  "http://abc.example.test/slack/claim/TOKEN",
 	} {
-		if got := New(Options{Plain: plain}).claimURL(r, "TOKEN"); got != want {
+		if got := New(Options{Plain: plain}).startLinkURL(r, "TOKEN"); got != want {
 			t.Errorf("plain %v: %s, want %s", plain, got, want)
 		}
 	}
@@ -202,7 +202,7 @@ func TestClaimURL(t *testing.T) {
 func TestUnusedClaimStartsNothing(t *testing.T) {
 	rig := newPageRig(t, nil)
 	for _, hash := range []string{hashOf(lastOf(rig.link(nil))), hashOf("unknown")} {
-		if _, err := rig.usedClaim(t.Context(), hash); !errors.Is(err, bastion.ErrNotFound) {
+		if _, err := rig.usedStartLink(t.Context(), hash); !errors.Is(err, bastion.ErrNotFound) {
 			t.Errorf("a job with a claim that nobody used: %v", err)
 		}
 	}

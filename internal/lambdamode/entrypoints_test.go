@@ -74,11 +74,11 @@ func invokedBy(t *testing.T, arn string) context.Context {
 
 // doors is a function that would serve everything, with everybody an admin who
 // can be.
-func doors(d *domain, log *bytes.Buffer) *Doors {
+func doors(d *domain, log *bytes.Buffer) *EntryPoints {
 	app := App{log: slog.New(slog.NewJSONHandler(log, nil)), Config: config.Config{Access: config.Access{
 		Admins: []string{"iam:111122223333:AIDAEXAMPLEEXAMPLE123", "slack:T0123ABCD:U0123ABCD"},
 	}}}
-	return app.Doors(d)
+	return app.EntryPoints(d)
 }
 
 // eventWith is a signed request's event, with a body.
@@ -263,7 +263,7 @@ func TestTheSlackDoorIsTheAPI(t *testing.T) {
 		{"get", "/bastions", "", 405, "", "method_not_allowed"},
 	} {
 		d := &domain{}
-		call := httpapi.SlackCall{Owner: someone, Method: test.method, Path: test.path, Body: test.body}
+		call := httpapi.InternalCall{Owner: someone, Method: test.method, Path: test.path, Body: test.body}
 		if test.method == "POST" { // nothing else needs to know where they are
 			call.Source = netip.MustParseAddr("203.0.113.7")
 		}
@@ -272,7 +272,7 @@ func TestTheSlackDoorIsTheAPI(t *testing.T) {
 			t.Fatal(err)
 		}
 		answer, err := doors(d, &bytes.Buffer{}).Handle(invokedBy(t, functionARN+":slack"), payload)
-		got, ok := answer.(httpapi.SlackAnswer)
+		got, ok := answer.(httpapi.InternalReply)
 		if err != nil || !ok || got.Status != test.status || !json.Valid([]byte(got.Body)) || !strings.Contains(got.Body, test.says) {
 			t.Errorf("%s %s: answered %+v, %v", test.method, test.path, answer, err)
 		}

@@ -11,7 +11,7 @@ import (
 
 // keeper keeps the bastion in step with its lease and with time. It is the
 // goroutine that called Run; its fields are its own.
-type keeper struct {
+type leaseLoop struct {
 	*server
 	listener net.Listener
 	down     chan error // gets the reason if the listener fails
@@ -31,7 +31,7 @@ type keeper struct {
 	unread, unwritten bool // the last read, or report, failed: said once
 }
 
-func newKeeper(s *server) *keeper { return &keeper{server: s, down: make(chan error, 1)} }
+func newLeaseLoop(s *server) *leaseLoop { return &leaseLoop{server: s, down: make(chan error, 1)} }
 
 // stop is the decision to end.
 type stop struct {
@@ -41,7 +41,7 @@ type stop struct {
 }
 
 // keep serves until it is decided to end, and then ends.
-func (k *keeper) keep(ctx context.Context, lease bastion.Lease) int {
+func (k *leaseLoop) keep(ctx context.Context, lease bastion.Lease) int {
 	end := k.start(lease)
 	for end == nil {
 		if end = k.step(ctx); end == nil {
@@ -52,7 +52,7 @@ func (k *keeper) keep(ctx context.Context, lease bastion.Lease) int {
 }
 
 // start takes the first lease and listens, unless the lease has run out.
-func (k *keeper) start(lease bastion.Lease) *stop {
+func (k *leaseLoop) start(lease bastion.Lease) *stop {
 	k.take(lease)
 	now := k.cfg.Now()
 	k.pollAt = now.Add(k.cfg.Timing.Poll)
@@ -66,7 +66,7 @@ func (k *keeper) start(lease bastion.Lease) *stop {
 	}
 	k.listener = listener
 	k.log.Info("listening", "address", listener.Addr().String())
-	k.connections.Go(func() {
+	k.wg.Go(func() {
 		if err := k.accept(listener); err != nil {
 			k.down <- err
 		}
@@ -75,16 +75,16 @@ func (k *keeper) start(lease bastion.Lease) *stop {
 }
 
 // step does what is due: it reads the lease, judges time, and reports.
-func (k *keeper) step(ctx context.Context) *stop {
+func (k *leaseLoop) step(ctx context.Context) *stop {
 	if !k.cfg.Now().Before(k.pollAt) {
 		if end, _ := k.poll(ctx); end != nil {
 			return end
 		}
 	}
 	now := k.cfg.Now()
-	open, lastUse := k.roster.use()
+	open, lastUse := k.connections.use()
 	lease := *k.lease.Load()
-	v := judge(moment{now, k.judged, lease, quietSince(k.ready, k.asked, lastUse, open)}, k.cfg.Timing.Warnings)
+	v := judge(timeInput{now, k.judged, lease, quietSince(k.ready, k.asked, lastUse, open)}, k.cfg.Timing.Warnings)
 	k.judged, k.next = now, v.next
 	if v.warn > 0 {
 		k.warn(warning(lease, v.warn))
@@ -105,7 +105,7 @@ func (k *keeper) step(ctx context.Context) *stop {
 }
 
 // wait waits for the next thing that is due, or for news.
-func (k *keeper) wait(ctx context.Context) *stop {
+func (k *leaseLoop) wait(ctx context.Context) *stop {
 	next := sooner(sooner(k.next, k.pollAt), k.nextReport())
 	timer := time.NewTimer(next.Sub(k.cfg.Now()))
 	defer timer.Stop()
@@ -123,7 +123,7 @@ func (k *keeper) wait(ctx context.Context) *stop {
 
 // terminated says why SIGTERM came. StopTask follows the closing of the lease at
 // once, so that the lease, read once more, mostly has the reason.
-func (k *keeper) terminated(ctx context.Context) *stop {
+func (k *leaseLoop) terminated(ctx context.Context) *stop {
 	if end, _ := k.poll(context.WithoutCancel(ctx)); end != nil {
 		return end
 	}
@@ -132,7 +132,7 @@ func (k *keeper) terminated(ctx context.Context) *stop {
 
 // poll reads the lease and obeys it. When reading fails it goes on with the
 // lease it has, and answers the error.
-func (k *keeper) poll(ctx context.Context) (*stop, error) {
+func (k *leaseLoop) poll(ctx context.Context) (*stop, error) {
 	call, cancel := k.call(ctx)
 	lease, err := k.cfg.Lease.Read(call)
 	cancel()
@@ -152,7 +152,7 @@ func (k *keeper) poll(ctx context.Context) (*stop, error) {
 		return nil, nil
 	}
 	if !lease.Open {
-		k.asks.answer(lease.Answer)
+		k.asks.deliver(lease.ConsoleReply)
 		return &stop{why: causeOf(lease.EndReason)}, nil
 	}
 	k.take(lease)
@@ -160,14 +160,14 @@ func (k *keeper) poll(ctx context.Context) (*stop, error) {
 }
 
 // take puts a lease in force.
-func (k *keeper) take(lease bastion.Lease) {
+func (k *leaseLoop) take(lease bastion.Lease) {
 	now := k.cfg.Now()
 	keys, err := parseKeys(lease.Keys)
 	if err != nil {
 		k.log.Error("a key of the lease admits nobody", "error", err)
 	}
 	before := k.lease.Swap(&lease)
-	old := k.roster.rekey(keys)
+	old := k.connections.rekey(keys)
 	for _, c := range old {
 		c.end(causeKey)
 	}
@@ -175,14 +175,14 @@ func (k *keeper) take(lease bastion.Lease) {
 		k.judged = now // warnings whose time had passed when the deadline was set are not due
 	}
 	k.asked = now
-	k.asks.answer(lease.Answer)
+	k.asks.deliver(lease.ConsoleReply)
 	k.log.Info("lease", "generation", lease.Generation, "deadline", lease.Deadline,
-		"keys", keys.fingerprints(), "source", lease.Source, "idle", lease.Idle.String(), "cut", len(old))
+		"keys", keys.fingerprints(), "source", lease.Source, "idle", lease.IdleTimeout.String(), "cut", len(old))
 }
 
 // call bounds one call to the table of leases, so that none outlasts the
 // deadline.
-func (k *keeper) call(ctx context.Context) (context.Context, context.CancelFunc) {
+func (k *leaseLoop) call(ctx context.Context) (context.Context, context.CancelFunc) {
 	limit := k.cfg.Timing.Call
 	if left := k.lease.Load().Deadline.Sub(k.cfg.Now()); left > 0 {
 		limit = min(limit, left)
@@ -191,8 +191,8 @@ func (k *keeper) call(ctx context.Context) (context.Context, context.CancelFunc)
 }
 
 // warn tells all consoles.
-func (k *keeper) warn(notice string) {
-	for _, c := range k.roster.everybody() {
-		c.tell(notice)
+func (k *leaseLoop) warn(notice string) {
+	for _, c := range k.connections.everybody() {
+		c.notify(notice)
 	}
 }

@@ -10,7 +10,7 @@ import (
 // one lock, whether a connection may begin, whether a key that was proved may
 // enter, and whether the bastion is unused, so that nobody enters between the
 // last look and the end.
-type roster struct {
+type connectionTable struct {
 	now    func() time.Time
 	limits Limits
 	wake   func() // tells the keeper that something changed; does not block
@@ -20,24 +20,24 @@ type roster struct {
 	paused   bool      // new connections wait
 	closed   bool      // no connection begins any more
 	keys     keySet
-	arriving map[*arrival]struct{}
+	arriving map[*pendingConnection]struct{}
 	open     map[*connection]struct{}
 	lastUse  time.Time // when the last connection left
 }
 
 // arrival is a connection that has not authenticated yet. The roster's lock
 // guards it.
-type arrival struct {
+type pendingConnection struct {
 	cut    func() // ends the handshake
 	since  time.Time
 	proved bool // its key was proved: it is not cut to end an unused bastion
 	ended  bool // it was cut: it can prove nothing any more
 }
 
-func newRoster(now func() time.Time, limits Limits, wake func()) *roster {
-	r := &roster{
+func newConnectionTable(now func() time.Time, limits Limits, wake func()) *connectionTable {
+	r := &connectionTable{
 		now: now, limits: limits, wake: wake,
-		arriving: map[*arrival]struct{}{},
+		arriving: map[*pendingConnection]struct{}{},
 		open:     map[*connection]struct{}{},
 	}
 	r.resumed.L = &r.mu
@@ -53,7 +53,7 @@ var (
 
 // arrive lets a connection begin its handshake; it waits while the roster is
 // paused. It answers errClosed or errNoRoom.
-func (r *roster) arrive(a *arrival) error {
+func (r *connectionTable) arrive(a *pendingConnection) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for r.paused && !r.closed {
@@ -71,7 +71,7 @@ func (r *roster) arrive(a *arrival) error {
 }
 
 // admits reports whether the key is in force.
-func (r *roster) admits(key string) bool {
+func (r *connectionTable) admits(key string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	_, ok := r.keys[key]
@@ -79,7 +79,7 @@ func (r *roster) admits(key string) bool {
 }
 
 // inForce is the set of keys in force; nobody changes it.
-func (r *roster) inForce() keySet {
+func (r *connectionTable) inForce() keySet {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.keys
@@ -87,7 +87,7 @@ func (r *roster) inForce() keySet {
 
 // prove notes that an arriving client has signed with a key. It answers errors
 // as enter does; nil means that enter is next.
-func (r *roster) prove(a *arrival, key string) error {
+func (r *connectionTable) prove(a *pendingConnection, key string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if err := r.mayEnter(a, key); err != nil {
@@ -100,7 +100,7 @@ func (r *roster) prove(a *arrival, key string) error {
 // enter makes an arrival an open connection, unless meanwhile its key is no
 // longer in force (errNewKeys), there are too many (errFull), or it was cut or
 // all is over (errClosed). Either way it is no arrival any more.
-func (r *roster) enter(a *arrival, c *connection) error {
+func (r *connectionTable) enter(a *pendingConnection, c *connection) error {
 	defer r.wake()
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -112,7 +112,7 @@ func (r *roster) enter(a *arrival, c *connection) error {
 	return nil
 }
 
-func (r *roster) mayEnter(a *arrival, key string) error {
+func (r *connectionTable) mayEnter(a *pendingConnection, key string) error {
 	_, admitted := r.keys[key]
 	switch {
 	case r.closed || a.ended:
@@ -126,7 +126,7 @@ func (r *roster) mayEnter(a *arrival, key string) error {
 }
 
 // giveUp forgets an arrival that did not authenticate.
-func (r *roster) giveUp(a *arrival) {
+func (r *connectionTable) giveUp(a *pendingConnection) {
 	defer r.wake()
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -134,7 +134,7 @@ func (r *roster) giveUp(a *arrival) {
 }
 
 // leave forgets an open connection.
-func (r *roster) leave(c *connection) {
+func (r *connectionTable) leave(c *connection) {
 	defer r.wake()
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -143,7 +143,7 @@ func (r *roster) leave(c *connection) {
 }
 
 // rekey puts keys in force, and answers the connections of other keys.
-func (r *roster) rekey(keys keySet) (old []*connection) {
+func (r *connectionTable) rekey(keys keySet) (old []*connection) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.keys = keys
@@ -156,7 +156,7 @@ func (r *roster) rekey(keys keySet) (old []*connection) {
 }
 
 // use is how many connections are open, and when one last was.
-func (r *roster) use() (open int, last time.Time) {
+func (r *connectionTable) use() (open int, last time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.open) > 0 {
@@ -167,7 +167,7 @@ func (r *roster) use() (open int, last time.Time) {
 
 // pause makes new connections wait if nobody is left who has authenticated or
 // still may, and reports whether it did.
-func (r *roster) pause() (empty bool) {
+func (r *connectionTable) pause() (empty bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	empty = len(r.open) == 0 && len(r.arriving) == 0
@@ -178,7 +178,7 @@ func (r *roster) pause() (empty bool) {
 // drain makes new connections wait, and ends the handshakes that began by the
 // time given and have proved no key. It answers when the oldest of the others
 // began; zero if there are none.
-func (r *roster) drain(begun time.Time) (oldest time.Time) {
+func (r *connectionTable) drain(begun time.Time) (oldest time.Time) {
 	r.mu.Lock()
 	r.paused = true
 	var cuts []func()
@@ -200,7 +200,7 @@ func (r *roster) drain(begun time.Time) (oldest time.Time) {
 }
 
 // resume lets those who wait go on.
-func (r *roster) resume() {
+func (r *connectionTable) resume() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.paused = false
@@ -208,7 +208,7 @@ func (r *roster) resume() {
 }
 
 // close lets nobody in any more, and ends all handshakes.
-func (r *roster) close() {
+func (r *connectionTable) close() {
 	r.mu.Lock()
 	r.closed = true
 	r.resumed.Broadcast()
@@ -224,7 +224,7 @@ func (r *roster) close() {
 }
 
 // everybody is who is connected now.
-func (r *roster) everybody() []*connection {
+func (r *connectionTable) everybody() []*connection {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var all []*connection

@@ -17,37 +17,37 @@ const (
 )
 
 // newView stores a view of what a claim is about to start, and answers its token.
-func (a *App) newView(ctx context.Context, v view) (token string, err error) {
+func (a *App) newStatusPage(ctx context.Context, v statusPage) (token string, err error) {
 	token, err = a.newToken()
 	if err != nil {
 		return "", err
 	}
-	return token, a.write(ctx, viewKey(hashOf(token)), 0, v, v.Expires)
+	return token, a.write(ctx, statusPageKey(hashOf(token)), 0, v, v.Expires)
 }
 
 // dropView forgets a view that nobody was given. One that stays is no harm.
-func (a *App) dropView(ctx context.Context, hash string) {
-	if err := a.Table.Delete(ctx, viewKey(hash)); err != nil {
+func (a *App) dropStatusPage(ctx context.Context, hash string) {
+	if err := a.Table.Delete(ctx, statusPageKey(hash)); err != nil {
 		a.Log.WarnContext(ctx, "a view stays until it expires", "cause", err)
 	}
 }
 
 // viewOf is what a view's token may see. bastion.ErrNotFound: unknown, or over.
-func (a *App) viewOf(ctx context.Context, token string) (view, error) {
-	var v view
-	version, err := a.fetch(ctx, viewKey(hashOf(token)), &v)
+func (a *App) statusPageOf(ctx context.Context, token string) (statusPage, error) {
+	var v statusPage
+	version, err := a.fetch(ctx, statusPageKey(hashOf(token)), &v)
 	if err != nil {
-		return view{}, err
+		return statusPage{}, err
 	}
 	if version == 0 || !a.Now().Before(v.Expires) {
-		return view{}, bastion.ErrNotFound
+		return statusPage{}, bastion.ErrNotFound
 	}
 	return v, nil
 }
 
 // foundBastion tells a view which bastion its start has come to.
 func (a *App) foundBastion(ctx context.Context, viewHash, id string) error {
-	return a.editView(ctx, viewHash, func(v *view) bool {
+	return a.editStatusPage(ctx, viewHash, func(v *statusPage) bool {
 		changed := v.ID != id || v.Problem != ""
 		v.ID, v.Problem = id, ""
 		return changed
@@ -57,7 +57,7 @@ func (a *App) foundBastion(ctx context.Context, viewHash, id string) error {
 // foundProblem tells a view why its start comes to nothing. A bastion that was
 // found stays found: the problem is that of a job that came twice.
 func (a *App) foundProblem(ctx context.Context, viewHash, sentence string) error {
-	return a.editView(ctx, viewHash, func(v *view) bool {
+	return a.editStatusPage(ctx, viewHash, func(v *statusPage) bool {
 		if v.ID != "" || v.Problem != "" {
 			return false
 		}
@@ -69,7 +69,7 @@ func (a *App) foundProblem(ctx context.Context, viewHash, sentence string) error
 
 // until is when a view ends of which there is nothing more to follow since a time.
 // What was so already when the button was pressed counts from then.
-func (v view) until(end time.Time) time.Time {
+func (v statusPage) until(end time.Time) time.Time {
 	if end.Before(v.Started) {
 		end = v.Started
 	}
@@ -77,8 +77,8 @@ func (v view) until(end time.Time) time.Time {
 }
 
 // endView lets a view end, and never later than it would.
-func (a *App) endView(ctx context.Context, hash string, until time.Time) error {
-	return a.editView(ctx, hash, func(v *view) bool {
+func (a *App) endStatusPage(ctx context.Context, hash string, until time.Time) error {
+	return a.editStatusPage(ctx, hash, func(v *statusPage) bool {
 		sooner := until.Before(v.Expires)
 		v.Expires = earlier(v.Expires, until)
 		return sooner
@@ -87,9 +87,9 @@ func (a *App) endView(ctx context.Context, hash string, until time.Time) error {
 
 // takeHandOver reports whether it is for the caller to hand a view's job over
 // again: among many who look at the page at once, it is one.
-func (a *App) takeHandOver(ctx context.Context, viewHash string) (bool, error) {
+func (a *App) takeEnqueue(ctx context.Context, viewHash string) (bool, error) {
 	var mine bool
-	err := a.editView(ctx, viewHash, func(v *view) bool {
+	err := a.editStatusPage(ctx, viewHash, func(v *statusPage) bool {
 		mine = v.ID == "" && v.Problem == "" && a.Now().Sub(v.Handed) >= handAgain
 		v.Handed = a.Now()
 		return mine
@@ -99,8 +99,8 @@ func (a *App) takeHandOver(ctx context.Context, viewHash string) (bool, error) {
 
 // editView changes a view if it is there; change says whether there is anything to
 // write.
-func (a *App) editView(ctx context.Context, hash string, change func(*view) bool) error {
-	_, err := edit(ctx, a, viewKey(hash), func(v *view) (time.Time, error) {
+func (a *App) editStatusPage(ctx context.Context, hash string, change func(*statusPage) bool) error {
+	_, err := edit(ctx, a, statusPageKey(hash), func(v *statusPage) (time.Time, error) {
 		if v.Expires.IsZero() || !change(v) {
 			return time.Time{}, errKeep
 		}

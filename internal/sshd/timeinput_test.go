@@ -19,7 +19,7 @@ func TestLeaseMovesFirst(t *testing.T) {
 		t.Run(string(reason), func(t *testing.T) {
 			bubble(t, func(t *testing.T, r *rig) {
 				if reason == bastion.EndDeadline {
-					r.table.lease.Idle = 0
+					r.table.lease.IdleTimeout = 0
 					r.table.lease.Deadline = time.Now().Add(10 * time.Minute)
 				}
 				moved := make(chan struct{})
@@ -76,7 +76,7 @@ func TestEndingComesFirst(t *testing.T) {
 		}
 		r.run()
 		after(10*time.Minute + time.Second)
-		if !r.ended() || r.code != bastion.ExitOnPurpose {
+		if !r.ended() || r.code != bastion.ExitOK {
 			t.Fatalf("ended: %v, code %d", r.ended(), r.code)
 		}
 		if _, _, _, err := ssh.NewClientConn(waiting, "bastion", r.client(ssh.PublicKeys(r.key))); err == nil {
@@ -171,7 +171,7 @@ func TestEndingOfUnknownFateIsRepeated(t *testing.T) {
 			came <- err
 		}()
 		after(5 * time.Second)
-		if !r.ended() || r.code != bastion.ExitOnPurpose || r.table.last().Ending.Reason != bastion.EndIdle {
+		if !r.ended() || r.code != bastion.ExitOK || r.table.last().Ending.Reason != bastion.EndIdle {
 			t.Errorf("ended: %v, code %d, with %+v", r.ended(), r.code, r.table.last().Ending)
 		}
 		if err := <-came; err == nil {
@@ -193,7 +193,7 @@ func TestIdleIsTriedAgainWhenTheTableIsAway(t *testing.T) {
 		}
 		r.table.set(func(tb *table) { tb.around = nil })
 		after(5 * time.Second)
-		if !r.ended() || r.code != bastion.ExitOnPurpose {
+		if !r.ended() || r.code != bastion.ExitOK {
 			t.Errorf("ended: %v, code %d", r.ended(), r.code)
 		}
 	})
@@ -209,7 +209,7 @@ func TestLeaseGoneAtTheEnd(t *testing.T) {
 		}
 		r.run()
 		after(10*time.Minute + time.Second)
-		if !r.ended() || r.code != bastion.ExitOnPurpose {
+		if !r.ended() || r.code != bastion.ExitOK {
 			t.Errorf("ended: %v, code %d", r.ended(), r.code)
 		}
 	})
