@@ -257,7 +257,7 @@ func TestTheSlackDoorIsTheAPI(t *testing.T) {
 		{"POST", "/bastions", `{"reason":"` + strings.Repeat("x", 64<<10) + `"}`, 413, "", "body_too_large"},
 		{"GET", "/bastions?owner=local:bob", "", 404, "", "path_not_found"},
 		{"GET", "http://elsewhere.example/bastions", "", 404, "", "path_not_found"},
-		{"GET", "/slack/view/token", "", 404, "", "path_not_found"},
+		{"GET", "/slack/status/token", "", 404, "", "path_not_found"},
 		{"GET", "", "", 404, "", "path_not_found"},
 		{"CONNECT", "/bastions", "", 405, "", "method_not_allowed"},
 		{"get", "/bastions", "", 405, "", "method_not_allowed"},

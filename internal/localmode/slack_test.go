@@ -95,7 +95,7 @@ func (r slackRig) sent(words ...string) {
 }
 
 var (
-	claimLink = regexp.MustCompile(`http://[0-9.:]+/slack/claim/[\w-]+`)
+	claimLink = regexp.MustCompile(`http://[0-9.:]+/slack/start/[\w-]+`)
 	hidden    = regexp.MustCompile(`<input type="hidden" name="(\w+)" value="([^"]*)"`)
 )
 
@@ -159,7 +159,7 @@ func TestSlackBesideTheAPI(t *testing.T) {
 // Slack's people are none of the API's, and the guard is in front of both.
 func TestSlackIsBehindTheGuardToo(t *testing.T) {
 	r := startSlack(t)
-	request, err := http.NewRequest(http.MethodGet, r.URL+"/slack/claim/x", nil)
+	request, err := http.NewRequest(http.MethodGet, r.URL+"/slack/start/x", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,7 +171,7 @@ func TestSlackIsBehindTheGuardToo(t *testing.T) {
 		t.Errorf("the API: %d %s", status, text)
 	}
 	without := start(t, nil)
-	if answer := without.do(call{method: "GET", path: "/slack/claim/x"}); answer.status != http.StatusNotFound {
+	if answer := without.do(call{method: "GET", path: "/slack/start/x"}); answer.status != http.StatusNotFound {
 		t.Errorf("without a secret: %d %s", answer.status, answer.text)
 	}
 }

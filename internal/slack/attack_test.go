@@ -53,7 +53,7 @@ func TestHostileTextIsOnlyText(t *testing.T) {
 			"no start":  notStartedMessage(text, &bastion.Error{Code: bastion.Code(text)}, netip.Addr{}),
 			"wrong":     wrongMessage(&Wrong{Message: text, Try: text}),
 			"working":   workingMessage(job),
-			"link":      linkMessage(startLink{Name: text, Reason: text, Key: text, TTL: time.Hour, Expires: start}, "", "https://bastions.example/slack/claim/x"),
+			"link":      linkMessage(startLink{Name: text, Reason: text, Key: text, TTL: time.Hour, ExpiresAt: start}, "", "https://bastions.example/slack/start/x"),
 		} {
 			for kind, m := range map[string]any{"webhook": l.webhook(true), "direct": l.direct("U0ANN")} {
 				body, err := json.Marshal(m)

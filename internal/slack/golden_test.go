@@ -246,15 +246,15 @@ func (d *desk) used(c startLink) Job {
 	d.t.Helper()
 	const link, page = "the-claims-hash", "the-views-hash"
 	c.Owner, c.Key, c.ResponseURL, c.StatusPage = ann, annsKey, hookA, page
-	c.UsedAt, c.Expires = d.clock, d.clock.Add(claimLife-time.Minute)
+	c.UsedAt, c.ExpiresAt = d.clock, d.clock.Add(startLinkLife-time.Minute)
 	if err := c.Source.UnmarshalText([]byte(annsHome)); err != nil {
 		d.t.Fatal(err)
 	}
 	if err := d.write(d.t.Context(), startLinkKey(link), 0, c, d.clock.Add(time.Hour)); err != nil {
 		d.t.Fatal(err)
 	}
-	v := statusPage{Owner: ann, StartLink: link, Source: c.Source, Started: d.clock, Expires: d.clock.Add(time.Hour)}
-	if err := d.write(d.t.Context(), statusPageKey(page), 0, v, v.Expires); err != nil {
+	v := statusPage{Owner: ann, StartLink: link, Source: c.Source, StartedAt: d.clock, ExpiresAt: d.clock.Add(time.Hour)}
+	if err := d.write(d.t.Context(), statusPageKey(page), 0, v, v.ExpiresAt); err != nil {
 		d.t.Fatal(err)
 	}
 	return Job{Action: JobStart, Owner: ann, ResponseURL: hookA, StartLink: link, Name: c.Name}
@@ -270,7 +270,7 @@ func TestGoldenStarts(t *testing.T) {
 		{"used_ready", func(d *desk) { d.service.bastions = []*Bastion{aBastion("web")} }},
 		{"refused", func(d *desk) { d.service.problem = quota }},
 		{"down", func(d *desk) { d.service.down = errors.New("down") }},
-		{"too_late", func(d *desk) { d.clock = d.clock.Add(handGiveUp + time.Second) }},
+		{"too_late", func(d *desk) { d.clock = d.clock.Add(startTimeout + time.Second) }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			d := newDesk(t)

@@ -98,12 +98,12 @@ func (a *App) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	for name, value := range headers {
 		w.Header().Set(name, value)
 	}
-	if token, ok := pageToken(claimRoute, r.URL.Path); ok {
+	if token, ok := pageToken(startLinkRoute, r.URL.Path); ok {
 		r.SetPathValue("token", token)
 		a.serveStartLink(w, r)
 		return
 	}
-	if token, ok := pageToken(viewRoute, r.URL.Path); ok {
+	if token, ok := pageToken(statusPageRoute, r.URL.Path); ok {
 		r.SetPathValue("token", token)
 		a.serveStatusPage(w, r)
 		return

@@ -26,9 +26,9 @@ func TestUnknownPathsAndMethods(t *testing.T) {
 		{"POST", "/slack/../slack/command", 404, "path_not_found"},
 		{"POST", "/Slack/Command", 404, "path_not_found"},
 		{"POST", "/bastions", 404, "path_not_found"},
-		{"GET", "/slack/claim/", 404, "path_not_found"},
-		{"GET", "/slack/claim/a/b", 404, "path_not_found"},
-		{"GET", "/slack/view", 404, "path_not_found"},
+		{"GET", "/slack/start/", 404, "path_not_found"},
+		{"GET", "/slack/start/a/b", 404, "path_not_found"},
+		{"GET", "/slack/status", 404, "path_not_found"},
 		{"GET", "/slack/command", 405, "method_not_allowed"},
 		{"HEAD", "/slack/command", 405, "method_not_allowed"},
 		{"PUT", "/slack/interaction", 405, "method_not_allowed"},
@@ -74,7 +74,7 @@ func TestSecurityHeaders(t *testing.T) {
 func TestPagesAreServed(t *testing.T) {
 	d := withKey(t)
 	letter := string(d.types("up"))
-	at := strings.Index(letter, "https://bastions.example/slack/claim/")
+	at := strings.Index(letter, "https://bastions.example/slack/start/")
 	if at < 0 {
 		t.Fatalf("there is no link in %s", letter)
 	}
@@ -84,7 +84,7 @@ func TestPagesAreServed(t *testing.T) {
 	if w := d.serve(r); w.Code != 200 || !strings.Contains(w.Body.String(), annsHome) {
 		t.Errorf("the link leads to %d %s", w.Code, w.Body)
 	}
-	if w := d.serve(httptest.NewRequest(http.MethodGet, "/slack/view/unknown", nil)); w.Code != 404 {
+	if w := d.serve(httptest.NewRequest(http.MethodGet, "/slack/status/unknown", nil)); w.Code != 404 {
 		t.Errorf("an unknown view is answered %d", w.Code)
 	}
 }
@@ -103,9 +103,9 @@ func TestTheLogTellsNoSecrets(t *testing.T) {
 	d.push(actionClose, "aaaaaaaaaaaaaaa2")
 	d.serve(httptest.NewRequest(http.MethodPost, "/slack/command?q=inthequery", strings.NewReader("inthebody")))
 	d.serve(httptest.NewRequest(http.MethodPost, "/inthepath", strings.NewReader("inthebody")))
-	_, token, _ := strings.Cut(letter, "/slack/claim/")
+	_, token, _ := strings.Cut(letter, "/slack/start/")
 	token, _, _ = strings.Cut(token, `"`)
-	d.serve(httptest.NewRequest(http.MethodGet, "/slack/claim/"+token+"?q=inthequery", nil))
+	d.serve(httptest.NewRequest(http.MethodGet, "/slack/start/"+token+"?q=inthequery", nil))
 	log := d.log.String()
 	for _, secret := range []string{token, hookA, hookB, "hooks.slack.com", secret, botToken, annsKey, "an-old-token", "mysecretreason", "frobnicate-typed", "inthequery", "inthebody", "inthepath"} {
 		if secret == "" || strings.Contains(log, secret) {

@@ -121,7 +121,7 @@ func (a *App) noteOpened(ctx context.Context, c caller, s signed, hash string) e
 	}
 	_, err := edit(ctx, a, openedKey(hash), func(o *opened) (time.Time, error) {
 		o.ResponseURL = c.responseURL
-		return link.Expires.Add(handGiveUp), nil
+		return link.ExpiresAt.Add(startTimeout), nil
 	})
 	return err
 }

@@ -43,7 +43,7 @@ func TestWhatFollowsALinkStandsInItsPlace(t *testing.T) {
 		}, hookA},
 	} {
 		d := withKey(t)
-		token, err := d.issue(t.Context(), startLink{Owner: ann, Name: "web", Key: annsKey, TTL: d.DefaultTTL, ResponseURL: hookA})
+		token, err := d.issueStartLink(t.Context(), startLink{Owner: ann, Name: "web", Key: annsKey, TTL: d.DefaultTTL, ResponseURL: hookA})
 		if err != nil {
 			t.Fatal(err)
 		}

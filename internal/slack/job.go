@@ -60,7 +60,7 @@ func (a *App) doStart(ctx context.Context, job Job) error {
 	}
 	c.ResponseURL = cmp.Or(o.ResponseURL, c.ResponseURL)
 	// Before anything can be heard of the bastion, it is known where to speak.
-	place := replyTarget{ResponseURL: c.ResponseURL, Since: c.Expires.Add(-claimLife)}
+	place := replyTarget{ResponseURL: c.ResponseURL, Since: c.ExpiresAt.Add(-startLinkLife)}
 	if err := a.saveReplyTarget(ctx, c.Owner, c.Name, place); err != nil {
 		return err
 	}
@@ -130,7 +130,7 @@ func (a *App) started(ctx context.Context, c startLink, place replyTarget) (Bast
 		return b, again(err)
 	case v.Problem != "":
 		return Bastion{}, &reportedError{v.Problem}
-	case a.Now().Sub(c.UsedAt) > handGiveUp:
+	case a.Now().Sub(c.UsedAt) > startTimeout:
 		return Bastion{}, bastion.Errorf(codeTooLate, "The start was held up for so long that it was not made. Ask for a new link: %s up", slash)
 	}
 	return a.create(ctx, c)

@@ -21,9 +21,9 @@ func TestOnePersonCannotFillTheTable(t *testing.T) {
 		every time.Duration
 		most  int
 	}{
-		{"at once", 0, 1 + maxClaims + maxCommands},
-		{"within a minute", time.Minute / commands, 1 + maxClaims + 2*maxCommands},
-		{"as fast as is let in", countFor / maxCommands, 1 + 2*maxClaims + 7*maxCommands},
+		{"at once", 0, 1 + maxStartLinks + maxCommands},
+		{"within a minute", time.Minute / commands, 1 + maxStartLinks + 2*maxCommands},
+		{"as fast as is let in", countFor / maxCommands, 1 + 2*maxStartLinks + 7*maxCommands},
 	} {
 		d := withKey(t)
 		d.clock = d.clock.Add(time.Hour)
@@ -49,7 +49,7 @@ func TestOnePersonCannotFillTheTable(t *testing.T) {
 			t.Errorf("%s: up alone has started something", test.name)
 		}
 		var p person
-		if _, err := d.fetch(t.Context(), personKey(ann), &p); err != nil || len(p.StartLinks) > maxClaims {
+		if _, err := d.fetch(t.Context(), personKey(ann), &p); err != nil || len(p.StartLinks) > maxStartLinks {
 			t.Errorf("%s: %d open links, %v", test.name, len(p.StartLinks), err)
 		}
 	}

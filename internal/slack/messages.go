@@ -89,10 +89,10 @@ func linkMessage(c startLink, hash, url string) *message {
 	}
 	lines = append(lines, "Key: "+bastion.Key(c.Key).Fingerprint())
 	return newMessage("Your link is ready.", "Open this on the machine you will use ssh from").
-		say("The page there shows the address it sees you at. Its button starts the bastion, for that address and your key only. The link works once, for %s, and is yours alone: do not pass it on.", inWords(claimLife)).
+		say("The page there shows the address it sees you at. Its button starts the bastion, for that address and your key only. The link works once, for %s, and is yours alone: do not pass it on.", inWords(startLinkLife)).
 		list(lines...).
 		buttons(open).
-		dates("Valid until %s.", c.Expires)
+		dates("Valid until %s.", c.ExpiresAt)
 }
 
 // workingLetter is the first answer to what takes a while.

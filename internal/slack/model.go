@@ -3,7 +3,6 @@ package slack
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"net/netip"
 	"time"
 )
 
@@ -14,10 +13,10 @@ type Job struct {
 	Owner       string    `json:"owner"`
 	ResponseURL string    `json:"response_url,omitempty"` // where the answer goes
 
-	StartLink string        `json:"claim,omitempty"` // of start: the claim's hash
-	Name      string        `json:"name,omitempty"`  // of down and extend: which one; empty for the only one
-	ID        string        `json:"id,omitempty"`    // of down and extend by button
-	TTL       time.Duration `json:"ttl,omitempty"`   // of extend: this long from At
+	StartLink string        `json:"start_link,omitempty"` // of start: the hash of the link's token
+	Name      string        `json:"name,omitempty"`       // of down and extend: which one; empty for the only one
+	ID        string        `json:"id,omitempty"`         // of down and extend by button
+	TTL       time.Duration `json:"ttl,omitempty"`        // of extend: this long from At
 	// At is when it was asked for. What was asked for later is not undone by a job
 	// that comes late, or twice.
 	At time.Time `json:"at,omitzero"`
@@ -28,7 +27,7 @@ type JobAction string
 
 // The jobs.
 const (
-	JobStart  JobAction = "start"  // what a claim asked for
+	JobStart  JobAction = "start"  // what a start link describes
 	JobDown   JobAction = "down"   // close
 	JobStatus JobAction = "status" // say what there is
 	JobExtend JobAction = "extend" // more time
@@ -84,47 +83,13 @@ type Receipt struct {
 	Unnamed      int       `json:"unnamed"`      // forwards to further destinations
 }
 
-// claim is what a link stands for. It is stored under the hash of the link's
-// token: who reads the table cannot use it.
-type startLink struct {
-	Owner       string        `json:"owner"`
-	Name        string        `json:"name"`
-	Key         string        `json:"key"` // as authorized_keys has it
-	TTL         time.Duration `json:"ttl"`
-	Reason      string        `json:"reason,omitempty"`
-	ResponseURL string        `json:"response_url,omitempty"`
-	Expires     time.Time     `json:"expires"`
-
-	// Of one that was used:
-	UsedAt     time.Time  `json:"used_at,omitzero"`
-	Source     netip.Addr `json:"source,omitzero"`
-	StatusPage string     `json:"view,omitempty"` // the view's hash
-}
-
-// view is what the page that follows a start may see. Its token acts on nothing.
-type statusPage struct {
-	Owner     string     `json:"owner"`
-	StartLink string     `json:"claim"` // the claim's hash
-	Source    netip.Addr `json:"source"`
-	ID        string     `json:"id,omitempty"`      // the bastion's, once it is known
-	Problem   string     `json:"problem,omitempty"` // why there will be none
-	Started   time.Time  `json:"started"`           // when the button was pressed
-	Handed    time.Time  `json:"handed"`            // when the job was last handed over
-	Expires   time.Time  `json:"expires"`           // moves to ten minutes after ready
-}
-
 // person is what is remembered of one user.
 type person struct {
 	Key        string     `json:"key,omitempty"`
-	StartLinks []openLink `json:"claims,omitempty"` // the latest, oldest first
+	StartLinks []openLink `json:"start_links,omitempty"` // the latest, oldest first
 	// The commands since Since, for the rate limit.
 	Since    time.Time `json:"since,omitzero"`
 	Commands int       `json:"commands,omitempty"`
-}
-
-type openLink struct {
-	StartLink string    `json:"claim"` // the hash
-	Expires   time.Time `json:"expires"`
 }
 
 // opened is where Slack takes what is said in place of a link that its person has
@@ -166,10 +131,8 @@ type conversation struct {
 
 // What is under which key of the table. Owners hold no '#'.
 func personKey(owner string) string            { return "person#" + owner }
-func startLinkKey(hash string) string          { return "claim#" + hash }
-func statusPageKey(hash string) string         { return "view#" + hash }
 func seenKey(signature string) string          { return "seen#" + hashOf(signature) }
-func openedKey(claim string) string            { return "opened#" + claim }
+func openedKey(startLink string) string        { return "opened#" + startLink }
 func replyTargetKey(owner, name string) string { return "asked#" + owner + "#" + name }
 func conversationKey(id string) string         { return "talk#" + id }
 

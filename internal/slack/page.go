@@ -98,7 +98,7 @@ type visit struct {
 }
 
 // pageAnswer is what a visit is answered with: a page, or where to go instead.
-type pageAnswer struct {
+type pageResponse struct {
 	status   int
 	page     string // a name of pages
 	data     any
@@ -106,7 +106,7 @@ type pageAnswer struct {
 }
 
 // servePage answers a visit to a page of one route.
-func (a *App) servePage(w http.ResponseWriter, r *http.Request, route string, methods []string, answerTo func(*visit) pageAnswer) {
+func (a *App) servePage(w http.ResponseWriter, r *http.Request, route string, methods []string, answerTo func(*visit) pageResponse) {
 	start := a.Now()
 	v := &visit{Request: r, line: line{route: route}, header: w.Header(), token: r.PathValue("token")}
 	for name, value := range pageHeaders {
@@ -124,24 +124,24 @@ func (a *App) servePage(w http.ResponseWriter, r *http.Request, route string, me
 
 // visited finds the answer. A panic is one of our faults like others: no server of
 // net/http stands around a Lambda function to catch it.
-func (a *App) visited(v *visit, methods []string, answerTo func(*visit) pageAnswer) (ans pageAnswer) {
+func (a *App) visited(v *visit, methods []string, answerTo func(*visit) pageResponse) (ans pageResponse) {
 	defer func() {
 		if p := recover(); p != nil {
 			v.cause = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
-			ans = messageAnswer(http.StatusInternalServerError, ourFault)
+			ans = messageResponse(http.StatusInternalServerError, internalErrorPage)
 		}
 	}()
 	if v.source, v.cause = addressOf(v.RemoteAddr); v.cause != nil {
-		return messageAnswer(http.StatusInternalServerError, ourFault)
+		return messageResponse(http.StatusInternalServerError, internalErrorPage)
 	}
 	if !slices.Contains(methods, v.Method) {
 		v.header.Set("Allow", strings.Join(methods, ", "))
-		return messageAnswer(http.StatusMethodNotAllowed, notThatWay)
+		return messageResponse(http.StatusMethodNotAllowed, methodNotAllowedPage)
 	}
 	return answerTo(v)
 }
 
-func (v *visit) render(ans pageAnswer) []byte {
+func (v *visit) render(ans pageResponse) []byte {
 	if ans.location != "" {
 		v.header.Set("Location", ans.location)
 		v.header.Del("Content-Type")
@@ -170,12 +170,12 @@ func addressOf(remote string) (netip.Addr, error) {
 
 // failed answers an error of the table. All links that are not open get the same
 // answer: which of them was ever one is nobody's business.
-func (v *visit) failed(err error) pageAnswer {
+func (v *visit) failed(err error) pageResponse {
 	if errors.Is(err, bastion.ErrNotFound) {
-		return messageAnswer(http.StatusNotFound, noSuchLink)
+		return messageResponse(http.StatusNotFound, linkInvalidPage)
 	}
 	v.cause = err
-	return messageAnswer(http.StatusServiceUnavailable, noAnswer)
+	return messageResponse(http.StatusServiceUnavailable, unavailablePage)
 }
 
 // messagePage says one thing.
@@ -188,23 +188,23 @@ type messagePage struct {
 // Follow: a message does not change.
 func (messagePage) Follow() bool { return false }
 
-func messageAnswer(status int, page messagePage) pageAnswer {
-	return pageAnswer{status: status, page: "message", data: page}
+func messageResponse(status int, page messagePage) pageResponse {
+	return pageResponse{status: status, page: "message", data: page}
 }
 
 var (
-	noSuchLink = messagePage{"This link leads nowhere", "This link leads nowhere", []string{
+	linkInvalidPage = messagePage{"This link leads nowhere", "This link leads nowhere", []string{
 		"It was used already, it is older than ten minutes, a newer one took its place, your key was replaced since, or it was cut off when it was copied.",
 		"If you pressed its button a moment ago, ask for /bastion status in Slack. Otherwise ask for a new link there: /bastion up.",
 	}}
-	noAnswer = messagePage{"The service does not answer", "The service does not answer", []string{
+	unavailablePage = messagePage{"The service does not answer", "The service does not answer", []string{
 		"What this page needs could not be read or written just now. Load it again in a moment.",
 		"If that does not help, ask for /bastion status in Slack: it says whether anything was started.",
 	}}
-	ourFault = messagePage{"Something went wrong", "Something went wrong", []string{
+	internalErrorPage = messagePage{"Something went wrong", "Something went wrong", []string{
 		"The fault is on the side of the service, and its log holds the cause. Ask for /bastion status in Slack: it says whether anything was started.",
 	}}
-	notThatWay = messagePage{"This page only shows", "This page only shows", []string{
+	methodNotAllowedPage = messagePage{"This page only shows", "This page only shows", []string{
 		"Nothing can be done here in the way that was tried, and nothing was.",
 	}}
 )

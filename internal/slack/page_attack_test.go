@@ -96,7 +96,7 @@ func TestOfTwoPressesAtOnceOneStarts(t *testing.T) {
 		}
 		views := 0
 		for key := range rig.table.items {
-			if strings.HasPrefix(key, "view#") {
+			if strings.HasPrefix(key, "statuspage#") {
 				views++
 			}
 		}
@@ -128,7 +128,7 @@ func TestPressWithoutProof(t *testing.T) {
 		},
 		"a cookie of another name": func(b *visitor, f url.Values) {
 			right := only(b)
-			b.cookies["bastion-claim"] = b.cookies[right]
+			b.cookies["bastion-start"] = b.cookies[right]
 			delete(b.cookies, right)
 		},
 		"no field":          func(_ *visitor, f url.Values) { f.Del("proof") },
@@ -200,7 +200,7 @@ func TestLinksThatLeadNowhereLookTheSame(t *testing.T) {
 	used, expired := rig.link(nil), rig.link(nil)
 	b := newVisitor(rig, homeV4).open(used).press()
 	view := lastOf(b.head.Get("Location"))
-	rig.sleep(claimLife)
+	rig.sleep(startLinkLife)
 	open := rig.link(nil)
 	token := lastOf(open)
 	altered := "A" + token[1:]
@@ -208,10 +208,10 @@ func TestLinksThatLeadNowhereLookTheSame(t *testing.T) {
 		altered = "B" + token[1:]
 	}
 	paths := []string{
-		used, expired, open + "A", open[:len(open)-1], "/slack/claim/" + altered,
-		"/slack/claim/" + strings.ToUpper(token), "/slack/claim/" + hashOf(token), "/slack/claim/" + strings.Repeat("A", 43),
-		"/slack/claim/" + view, "/slack/claim/%00", "/slack/claim/" + strings.Repeat("A", 9000),
-		"/slack/view/" + token, "/slack/view/" + lastOf(used), "/slack/view/" + hashOf(view), "/slack/view/nothing",
+		used, expired, open + "A", open[:len(open)-1], "/slack/start/" + altered,
+		"/slack/start/" + strings.ToUpper(token), "/slack/start/" + hashOf(token), "/slack/start/" + strings.Repeat("A", 43),
+		"/slack/start/" + view, "/slack/start/%00", "/slack/start/" + strings.Repeat("A", 9000),
+		"/slack/status/" + token, "/slack/status/" + lastOf(used), "/slack/status/" + hashOf(view), "/slack/status/nothing",
 	}
 	var want string
 	for i, path := range paths {
@@ -253,7 +253,7 @@ func TestExpiredClaimThatIsStillThere(t *testing.T) {
 		value.expires = time.Time{}
 		rig.table.items[key] = value
 	}
-	rig.sleep(viewLife)
+	rig.sleep(statusPageLife)
 	for _, path := range []string{other, view} {
 		if b.do("GET", path, ""); b.status != http.StatusNotFound {
 			t.Errorf("%s…: status %d", path[:12], b.status)

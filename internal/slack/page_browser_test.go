@@ -99,10 +99,10 @@ var states = []state{
 		s.reply = func(Call) (Reply, error) { return Reply{}, errPage }
 		s.find(func(hash string) error { return s.foundBastion(s.pageRig.t.Context(), hash, pageBastion) })
 	}},
-	{"unknown-link", "This link leads nowhere", func(s *stage) { s.Go(s.url + "/slack/claim/unknown") }},
+	{"unknown-link", "This link leads nowhere", func(s *stage) { s.Go(s.url + "/slack/start/unknown") }},
 	{"table-down", "The service does not answer", func(s *stage) {
 		s.table.down = errPage
-		s.Go(s.url + "/slack/claim/unknown")
+		s.Go(s.url + "/slack/start/unknown")
 	}},
 }
 

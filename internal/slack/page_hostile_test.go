@@ -88,7 +88,7 @@ func TestPagesTellNobodyAndStandAlone(t *testing.T) {
 	used := rig.link(nil)
 	newVisitor(rig, homeV4).open(used).press()
 	for _, visit := range []struct{ method, path string }{
-		{"GET", link}, {"HEAD", link}, {"POST", link}, {"PUT", link}, {"GET", used}, {"GET", view}, {"POST", view}, {"GET", "/slack/view/x"},
+		{"GET", link}, {"HEAD", link}, {"POST", link}, {"PUT", link}, {"GET", used}, {"GET", view}, {"POST", view}, {"GET", "/slack/status/x"},
 	} {
 		b := newVisitor(rig, homeV4).do(visit.method, visit.path, "")
 		for name, want := range map[string]string{
@@ -149,9 +149,9 @@ func TestOneLogLineEach(t *testing.T) {
 		t.Fatalf("%d lines, want %d:\n%s", len(lines), len(want), rig.log)
 	}
 	for i, line := range lines {
-		route := claimRoute
+		route := startLinkRoute
 		if i == len(lines)-1 {
-			route = viewRoute
+			route = statusPageRoute
 		}
 		method, status, _ := strings.Cut(want[i], " ")
 		for _, part := range []string{`"method":"` + method + `"`, `"status":` + status, `"route":"` + route + `"`, `"source":"203.0.113.7"`, `"duration":`} {

@@ -131,11 +131,11 @@ func (rig *pageRig) link(edit func(*startLink)) (path string) {
 	if _, err := rig.remember(rig.t.Context(), c.Owner, bastion.Key(c.Key)); err != nil {
 		rig.t.Fatal(err)
 	}
-	token, err := rig.issue(rig.t.Context(), c)
+	token, err := rig.issueStartLink(rig.t.Context(), c)
 	if err != nil {
 		rig.t.Fatal(err)
 	}
-	return "/slack/claim/" + rig.secret(token)
+	return "/slack/start/" + rig.secret(token)
 }
 
 func (rig *pageRig) ServeHTTP(w http.ResponseWriter, r *http.Request) {

@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	maxForm     = 4 << 10         // bytes of the claim page's form
-	handOverFor = 2 * time.Second // is how long handing a job over may take
+	maxForm        = 4 << 10         // bytes of the claim page's form
+	enqueueTimeout = 2 * time.Second // is how long handing a job over may take
 )
 
 // claimPage is what a person sees before they press the button.
@@ -35,11 +35,11 @@ type startPage struct {
 type alert struct{ Title, Heading, Text string }
 
 var (
-	notProven = &alert{"Press the button once more", "Nothing has been started",
+	alertNotProven = &alert{"Press the button once more", "Nothing has been started",
 		"It could not be told that this page is where the button was pressed: it was open elsewhere too, or your browser keeps no cookies here. Check what it says and press again."}
-	addressChanged = &alert{"Your address has changed", "Your address has changed",
+	alertAddressChanged = &alert{"Your address has changed", "Your address has changed",
 		"The button was pressed from another address than the one that was shown. Nothing has been started. Check the new one below; if you are where you want to be, press again."}
-	notHandedOver = &alert{"Not started: press again", "The service did not take this up",
+	alertNotEnqueued = &alert{"Not started: press again", "The service did not take this up",
 		"Nothing has been started as far as is known. Press again: this link still works, and you will not get two bastions."}
 )
 
@@ -58,7 +58,7 @@ func (startPage) Follow() bool { return false }
 // nothing, for links in Slack are fetched by machines; POST uses it up.
 func (a *App) serveStartLink(w http.ResponseWriter, r *http.Request) {
 	methods := []string{http.MethodGet, http.MethodHead, http.MethodPost}
-	a.servePage(w, r, claimRoute, methods, func(v *visit) pageAnswer {
+	a.servePage(w, r, startLinkRoute, methods, func(v *visit) pageResponse {
 		c, version, err := a.openStartLink(v.Context(), v.token)
 		if err != nil {
 			return v.failed(err)
@@ -69,15 +69,15 @@ func (a *App) serveStartLink(w http.ResponseWriter, r *http.Request) {
 		}
 		switch address, proven := a.readForm(v); {
 		case !proven:
-			return a.showStartLink(v, http.StatusForbidden, c, notProven)
+			return a.showStartLink(v, http.StatusForbidden, c, alertNotProven)
 		case address != v.source:
-			return a.showStartLink(v, http.StatusConflict, c, addressChanged)
+			return a.showStartLink(v, http.StatusConflict, c, alertAddressChanged)
 		}
 		return a.followStartLink(v, c, version)
 	})
 }
 
-func (a *App) showStartLink(v *visit, status int, c startLink, why *alert) pageAnswer {
+func (a *App) showStartLink(v *visit, status int, c startLink, why *alert) pageResponse {
 	proof, err := a.giveProof(v)
 	if err != nil {
 		return v.failed(err)
@@ -90,40 +90,40 @@ func (a *App) showStartLink(v *visit, status int, c startLink, why *alert) pageA
 		User: user, Team: team, Name: oneLine(c.Name),
 		KeyType: oneLine(keyType), Fingerprint: bastion.Key(c.Key).Fingerprint(),
 		Reason: oneLine(c.Reason), TTL: inWords(c.TTL),
-		Until: now.Add(c.TTL), Expires: c.Expires, Left: c.Expires.Sub(now),
+		Until: now.Add(c.TTL), Expires: c.ExpiresAt, Left: c.ExpiresAt.Sub(now),
 	}
-	return pageAnswer{status: status, page: "claim", data: page}
+	return pageResponse{status: status, page: "claim", data: page}
 }
 
 // startClaim uses the claim and hands the start over. If that fails the claim is as if
 // it had not been used, so that the button can be pressed again.
-func (a *App) followStartLink(v *visit, c startLink, version int64) pageAnswer {
+func (a *App) followStartLink(v *visit, c startLink, version int64) pageResponse {
 	now := a.Now()
-	seen := statusPage{Owner: c.Owner, StartLink: hashOf(v.token), Source: v.source, Started: now, Handed: now, Expires: now.Add(viewLife)}
+	seen := statusPage{Owner: c.Owner, StartLink: hashOf(v.token), Source: v.source, StartedAt: now, EnqueuedAt: now, ExpiresAt: now.Add(statusPageLife)}
 	token, err := a.newStatusPage(v.Context(), seen)
 	if err != nil {
 		return v.failed(err)
 	}
 	viewHash := hashOf(token)
-	if err := a.use(v.Context(), c, version, viewHash, seen); err != nil {
+	if err := a.useStartLink(v.Context(), c, version, viewHash, seen); err != nil {
 		a.dropStatusPage(v.Context(), viewHash)
 		return v.failed(err)
 	}
-	if err := a.enqueue(v.Context(), startOf(c, seen.StartLink)); err != nil {
+	if err := a.enqueue(v.Context(), startJob(c, seen.StartLink)); err != nil {
 		a.dropStatusPage(v.Context(), viewHash)
-		if back := a.takeBack(v.Context(), c, version+1, seen); back != nil {
+		if back := a.unuseStartLink(v.Context(), c, version+1, seen); back != nil {
 			return v.failed(errors.Join(err, back))
 		}
-		ans := a.showStartLink(v, http.StatusServiceUnavailable, c, notHandedOver)
+		ans := a.showStartLink(v, http.StatusServiceUnavailable, c, alertNotEnqueued)
 		v.cause = err
 		return ans
 	}
 	a.endProof(v)
-	return pageAnswer{status: http.StatusSeeOther, location: "/slack/view/" + token}
+	return pageResponse{status: http.StatusSeeOther, location: "/slack/status/" + token}
 }
 
 // startOf is the job that starts what a claim asked for.
-func startOf(c startLink, hash string) Job {
+func startJob(c startLink, hash string) Job {
 	return Job{Action: JobStart, Owner: c.Owner, ResponseURL: c.ResponseURL, StartLink: hash, Name: c.Name, TTL: c.TTL}
 }
 
@@ -163,7 +163,7 @@ func (a *App) giveProof(v *visit) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	a.setCookie(v, proof, int(claimLife.Seconds()))
+	a.setCookie(v, proof, int(startLinkLife.Seconds()))
 	return proof, nil
 }
 
@@ -180,7 +180,7 @@ func (a *App) setCookie(v *visit, value string, maxAge int) {
 // cookieName is a name for each claim, so that two links can be open at once. It
 // tells nothing: it is made of the token's hash.
 func (a *App) cookieName(token string) string {
-	name := "bastion-claim-" + hashOf(token)[:16]
+	name := "bastion-start-" + hashOf(token)[:16]
 	if a.Plain {
 		return name
 	}

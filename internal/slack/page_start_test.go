@@ -44,7 +44,7 @@ func TestPressStarts(t *testing.T) {
 	rig := newPageRig(t, nil)
 	link := rig.link(func(c *startLink) { c.Name = "db" })
 	b := newVisitor(rig, homeV6).open(link).press()
-	if b.status != http.StatusSeeOther || !strings.HasPrefix(b.head.Get("Location"), "/slack/view/") {
+	if b.status != http.StatusSeeOther || !strings.HasPrefix(b.head.Get("Location"), "/slack/status/") {
 		t.Fatalf("status %d, to %q", b.status, b.head.Get("Location"))
 	}
 	if strings.Contains(b.head.Get("Location"), lastOf(link)) {
@@ -136,7 +136,7 @@ func TestHandOverThatFailsLeavesTheClaim(t *testing.T) {
 		}
 	}
 	for key := range rig.table.items {
-		if strings.HasPrefix(key, "view#") {
+		if strings.HasPrefix(key, "statuspage#") {
 			t.Error("a view is left")
 		}
 	}
@@ -157,7 +157,7 @@ func TestUseThatWasWrittenCounts(t *testing.T) {
 		link := rig.link(nil)
 		b := newVisitor(rig, homeV4).open(link)
 		rig.table.fail = func(key string) (error, error) {
-			if strings.HasPrefix(key, "claim#") {
+			if strings.HasPrefix(key, "startlink#") {
 				return nil, answered
 			}
 			return nil, nil
@@ -177,7 +177,7 @@ func TestTableThatIsDownIsSaid(t *testing.T) {
 		t.Errorf("press while nothing can be written: status %d, %d jobs: %s", b.status, len(rig.jobs), b.text())
 	}
 	rig.table.down = errPage
-	for _, path := range []string{link, "/slack/view/x"} {
+	for _, path := range []string{link, "/slack/status/x"} {
 		if b.do("GET", path, ""); b.status != http.StatusServiceUnavailable || strings.Contains(b.body, errPage.Error()) {
 			t.Errorf("%s while nothing can be read: status %d: %s", path[:12], b.status, b.text())
 		}

@@ -12,7 +12,7 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-const describeFor = 5 * time.Second // is how long asking for a bastion may take
+const describeTimeout = 5 * time.Second // is how long asking for a bastion may take
 
 // viewPage is what a person sees of a start, from the button to the end.
 type followPage struct {
@@ -37,8 +37,8 @@ type problemShown struct{ Code, Sentence string }
 
 // serveView is the page that follows a start. Its token is good for looking only.
 func (a *App) serveStatusPage(w http.ResponseWriter, r *http.Request) {
-	a.servePage(w, r, viewRoute, []string{http.MethodGet, http.MethodHead}, func(v *visit) pageAnswer {
-		seen, err := a.statusPageOf(v.Context(), v.token)
+	a.servePage(w, r, statusPageRoute, []string{http.MethodGet, http.MethodHead}, func(v *visit) pageResponse {
+		seen, err := a.openStatusPage(v.Context(), v.token)
 		if err != nil {
 			return v.failed(err)
 		}
@@ -47,7 +47,7 @@ func (a *App) serveStatusPage(w http.ResponseWriter, r *http.Request) {
 		if err != nil {
 			return v.failed(err)
 		}
-		return pageAnswer{status: http.StatusOK, page: "view", data: page}
+		return pageResponse{status: http.StatusOK, page: "view", data: page}
 	})
 }
 
@@ -61,7 +61,7 @@ func (a *App) followStart(v *visit, seen statusPage) (followPage, error) {
 	case seen.ID == "":
 		return a.untilTaken(v, seen, page), nil
 	}
-	ctx, cancel := context.WithTimeout(v.Context(), describeFor)
+	ctx, cancel := context.WithTimeout(v.Context(), describeTimeout)
 	defer cancel()
 	b, err := a.describe(ctx, seen.Owner, seen.ID)
 	var refusal *bastion.Error
@@ -79,7 +79,7 @@ func (a *App) followStart(v *visit, seen statusPage) (followPage, error) {
 		}
 		v.cause = a.endStatusPage(v.Context(), hashOf(v.token), until)
 	}
-	if b.isOpen() && !letsIn(b, seen.Source) {
+	if b.isOpen() && !accepts(b, seen.Source) {
 		return page.movedAway(b), nil
 	}
 	return page.of(b, a.Now()), nil
@@ -89,17 +89,17 @@ func (a *App) followStart(v *visit, seen statusPage) (followPage, error) {
 // may have lost it: after a while it is handed over again, which is no harm if it
 // was not lost, for the same name is the same bastion.
 func (a *App) untilTaken(v *visit, seen statusPage, page followPage) followPage {
-	if a.Now().Sub(seen.Started) >= handGiveUp {
+	if a.Now().Sub(seen.StartedAt) >= startTimeout {
 		return page.refused("It is not known what has become of the start. Type /bastion status in Slack.")
 	}
-	if v.Method == http.MethodGet && a.Now().Sub(seen.Handed) >= handAgain {
+	if v.Method == http.MethodGet && a.Now().Sub(seen.EnqueuedAt) >= enqueueAgainAfter {
 		v.cause = a.enqueueAgain(v.Context(), hashOf(v.token), seen.StartLink)
 	}
 	return page.waiting("")
 }
 
 func (a *App) enqueueAgain(ctx context.Context, viewHash, claimHash string) error {
-	mine, err := a.takeEnqueue(ctx, viewHash)
+	mine, err := a.acquireEnqueue(ctx, viewHash)
 	if err != nil || !mine {
 		return err
 	}
@@ -107,7 +107,7 @@ func (a *App) enqueueAgain(ctx context.Context, viewHash, claimHash string) erro
 	if err != nil {
 		return err
 	}
-	return a.enqueue(ctx, startOf(c, claimHash))
+	return a.enqueue(ctx, startJob(c, claimHash))
 }
 
 // endOfView is when what a view follows came to its end; zero while it has not.
@@ -173,7 +173,7 @@ var (
 )
 
 // letsIn reports whether an address is the one that a bastion is for.
-func letsIn(b Bastion, address netip.Addr) bool {
+func accepts(b Bastion, address netip.Addr) bool {
 	source, err := netip.ParsePrefix(b.Source)
 	return err == nil && source.IsSingleIP() && source.Addr() == address
 }

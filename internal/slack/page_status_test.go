@@ -213,7 +213,7 @@ func TestABastionCountsForMoreThanAProblem(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if v, err := rig.statusPageOf(t.Context(), lastOf(path)); err != nil || v.ID != pageBastion || v.Problem != "" {
+	if v, err := rig.openStatusPage(t.Context(), lastOf(path)); err != nil || v.ID != pageBastion || v.Problem != "" {
 		t.Errorf("the view: %+v, %v", v, err)
 	}
 }
@@ -271,7 +271,7 @@ func TestLostJobIsHandedOverAgain(t *testing.T) {
 	rig, view := pressedRig(t)
 	look := func() { newVisitor(rig, homeV4).open(view); newVisitor(rig, homeV6).open(view) }
 	look()
-	rig.sleep(handAgain - time.Second)
+	rig.sleep(enqueueAgainAfter - time.Second)
 	look()
 	if len(rig.jobs) != 1 {
 		t.Fatalf("%d jobs before ten seconds went by", len(rig.jobs))
@@ -286,10 +286,10 @@ func TestLostJobIsHandedOverAgain(t *testing.T) {
 		t.Fatalf("jobs: %+v", rig.jobs)
 	}
 	rig.handOver = errPage
-	rig.sleep(handAgain)
+	rig.sleep(enqueueAgainAfter)
 	look()
 	rig.handOver = nil
-	rig.sleep(handGiveUp)
+	rig.sleep(startTimeout)
 	b := newVisitor(rig, homeV4).open(view)
 	if len(rig.jobs) != 2 || follows(t, b) || !strings.Contains(b.text(), "/bastion status") {
 		t.Errorf("%d jobs; after five minutes the page says:\n%s", len(rig.jobs), b.text())
@@ -314,7 +314,7 @@ func TestViewActsOnNothing(t *testing.T) {
 		if b := newVisitor(rig, homeV4).do(method, view, "a=b"); b.status != http.StatusMethodNotAllowed || b.head.Get("Allow") != "GET, HEAD" {
 			t.Errorf("%s: status %d, Allow %q", method, b.status, b.head.Get("Allow"))
 		}
-		b := newVisitor(rig, homeV4).do(method, "/slack/claim/"+lastOf(view), "a=b")
+		b := newVisitor(rig, homeV4).do(method, "/slack/start/"+lastOf(view), "a=b")
 		if want := map[bool]int{true: 404, false: 405}[method == "POST"]; b.status != want {
 			t.Errorf("%s as a claim: status %d, want %d", method, b.status, want)
 		}

@@ -109,7 +109,7 @@ func (s *pageStory) command(text string) string {
 	return string(letter)
 }
 
-var claimLink = regexp.MustCompile(`http://127\.0\.0\.1:\d+/slack/claim/[A-Za-z0-9_-]{43}`)
+var claimLink = regexp.MustCompile(`http://127\.0\.0\.1:\d+/slack/start/[A-Za-z0-9_-]{43}`)
 
 // askedFor is the link that up answers with, for somebody whose key is known.
 func (s *pageStory) askedFor() string {
@@ -136,7 +136,7 @@ func pressInTab(t *testing.T, tab *browser.Tab, link string) {
 	}
 	tab.Press("\t")
 	tab.PressAndLoad("\r")
-	if !strings.Contains(tab.Location(), "/slack/view/") {
+	if !strings.Contains(tab.Location(), "/slack/status/") {
 		t.Fatalf("the button led to the page %q: %s", tab.Title(), tab.Text("main"))
 	}
 }
@@ -177,7 +177,7 @@ func TestStoryInABrowser(t *testing.T) {
 		t.Errorf("the browser says: %s", strings.Join(troubles, "\n"))
 	}
 	tab.Go(link)
-	if got := tab.Title(); got != noSuchLink.Title {
+	if got := tab.Title(); got != linkInvalidPage.Title {
 		t.Errorf("the used link: %q", got)
 	}
 	if token := lastOf(link); strings.Contains(s.log.String(), token[:20]) {

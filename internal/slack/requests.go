@@ -166,7 +166,7 @@ func (a *App) withinCap(cmd Command) error {
 
 // handOver gives a job to somebody who has the time for it.
 func (a *App) enqueue(ctx context.Context, job Job) error {
-	ctx, cancel := context.WithTimeout(ctx, handOverFor)
+	ctx, cancel := context.WithTimeout(ctx, enqueueTimeout)
 	defer cancel()
 	if err := a.Queue.Enqueue(ctx, job); err != nil {
 		return fmt.Errorf("hand over %s: %w", job.Action, err)
@@ -206,11 +206,11 @@ func (a *App) offer(ctx context.Context, r *http.Request, c caller, cmd Command)
 		ttl = min(a.DefaultTTL, a.MaxTTL)
 	}
 	offered := startLink{Owner: c.owner(), Name: name, Key: p.Key, TTL: ttl, Reason: cmd.Reason, ResponseURL: c.responseURL}
-	token, err := a.issue(ctx, offered)
+	token, err := a.issueStartLink(ctx, offered)
 	if err != nil {
 		return nil, err
 	}
-	offered.Expires = a.Now().Add(claimLife)
+	offered.ExpiresAt = a.Now().Add(startLinkLife)
 	return linkMessage(offered, hashOf(token), a.startLinkURL(r, token)), nil
 }
 

@@ -31,7 +31,7 @@ func TestTableHoldsNoToken(t *testing.T) {
 
 func TestNoTokenWithoutRandomness(t *testing.T) {
 	rig := newPageRig(t, func(o *Options) { o.Rand = strings.NewReader("too little") })
-	if token, err := rig.issue(t.Context(), startLink{Owner: pageOwner}); err == nil {
+	if token, err := rig.issueStartLink(t.Context(), startLink{Owner: pageOwner}); err == nil {
 		t.Errorf("a token was made of ten bytes: %q", token)
 	}
 }
@@ -39,7 +39,7 @@ func TestNoTokenWithoutRandomness(t *testing.T) {
 func TestSixthLinkMakesTheOldestVoid(t *testing.T) {
 	rig := newPageRig(t, nil)
 	var links []string
-	for i := range maxClaims + 2 {
+	for i := range maxStartLinks + 2 {
 		links = append(links, rig.link(func(c *startLink) { c.Name = fmt.Sprint("n", i) }))
 		rig.sleep(time.Second)
 	}
@@ -63,11 +63,11 @@ func TestManyLinksAtOnceLeaveFive(t *testing.T) {
 	var all sync.WaitGroup
 	for i := range many {
 		all.Go(func() {
-			token, err := rig.issue(t.Context(), startLink{Owner: pageOwner, Name: "default", Key: pageKey})
+			token, err := rig.issueStartLink(t.Context(), startLink{Owner: pageOwner, Name: "default", Key: pageKey})
 			if err != nil {
 				t.Error(err)
 			}
-			links[i] = "/slack/claim/" + token
+			links[i] = "/slack/start/" + token
 		})
 	}
 	all.Wait()
@@ -77,8 +77,8 @@ func TestManyLinksAtOnceLeaveFive(t *testing.T) {
 			open++
 		}
 	}
-	if open != maxClaims {
-		t.Errorf("%d of %d links are open, want %d", open, many, maxClaims)
+	if open != maxStartLinks {
+		t.Errorf("%d of %d links are open, want %d", open, many, maxStartLinks)
 	}
 }
 
@@ -88,7 +88,7 @@ func TestUsedClaimIsNotMadeVoid(t *testing.T) {
 	rig := newPageRig(t, nil)
 	link := rig.link(nil)
 	newVisitor(rig, homeV4).open(link).press()
-	for range maxClaims + 1 {
+	for range maxStartLinks + 1 {
 		rig.link(nil)
 	}
 	c, err := rig.usedStartLink(t.Context(), rig.jobs[0].StartLink)
@@ -128,7 +128,7 @@ func TestOldLinksLeaveThePersonsList(t *testing.T) {
 	for range 3 {
 		rig.link(nil)
 	}
-	rig.sleep(claimLife)
+	rig.sleep(startLinkLife)
 	rig.link(nil)
 	var p person
 	if _, err := rig.fetch(t.Context(), personKey(pageOwner), &p); err != nil || len(p.StartLinks) != 1 {
@@ -151,7 +151,7 @@ func TestIssueKeepsWhatElseIsKnownOfAPerson(t *testing.T) {
 // What cannot be listed is not given out, and what cannot be made void is not
 // forgotten.
 func TestIssueFailsWithTheTable(t *testing.T) {
-	for _, key := range []string{"claim#", "person#"} {
+	for _, key := range []string{"startlink#", "person#"} {
 		rig := newPageRig(t, nil)
 		rig.table.fail = func(k string) (error, error) {
 			if strings.HasPrefix(k, key) {
@@ -159,7 +159,7 @@ func TestIssueFailsWithTheTable(t *testing.T) {
 			}
 			return nil, nil
 		}
-		if token, err := rig.issue(t.Context(), startLink{Owner: pageOwner}); !errors.Is(err, errPage) || token != "" {
+		if token, err := rig.issueStartLink(t.Context(), startLink{Owner: pageOwner}); !errors.Is(err, errPage) || token != "" {
 			t.Errorf("issue while %s cannot be written: %q, %v", key, token, err)
 		}
 	}
@@ -190,8 +190,8 @@ func TestClaimURL(t *testing.T) {
 	r.Host = "abc.example.test"
 	r.Header.Set("X-Forwarded-Host", "evil.example.test")
 	for plain, want := range map[bool]string{
-		false: "https://abc.example.test/slack/claim/TOKEN",
-		true:  "http://abc.example.test/slack/claim/TOKEN",
+		false: "https://abc.example.test/slack/start/TOKEN",
+		true:  "http://abc.example.test/slack/start/TOKEN",
 	} {
 		if got := New(Options{Plain: plain}).startLinkURL(r, "TOKEN"); got != want {
 			t.Errorf("plain %v: %s, want %s", plain, got, want)

@@ -27,9 +27,9 @@ var routes = map[string]string{
 
 	"POST /slack/command":       "slack",
 	"POST /slack/interaction":   "slack",
-	"GET /slack/claim/{token}":  "slack",
-	"POST /slack/claim/{token}": "slack",
-	"GET /slack/view/{token}":   "slack",
+	"GET /slack/start/{token}":  "slack",
+	"POST /slack/start/{token}": "slack",
+	"GET /slack/status/{token}": "slack",
 }
 
 // open reports whether a route is open to everybody: Slack signs what it sends, and

@@ -100,7 +100,7 @@ func (s *story) slackStarts(t *testing.T) {
 	}
 	s.say(t, "  Lambda fails: the page says that nothing has been started")
 	s.lambda.refuseNext("notice ready", roleOf("reaper"))
-	if status, page := s.carol.pressStart(t); status != http.StatusSeeOther || !strings.Contains(s.carol.view, "/slack/view/") {
+	if status, page := s.carol.pressStart(t); status != http.StatusSeeOther || !strings.Contains(s.carol.view, "/slack/status/") {
 		t.Fatalf("pressed again, the button answered %d %s\n%s", status, s.carol.view, page)
 	}
 	if status, page := s.carol.pressStart(t); status != http.StatusNotFound {

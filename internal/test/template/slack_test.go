@@ -15,7 +15,7 @@ var withSlack = []string{"SlackTeams", "T0123ABCD", "SlackSigningSecretParameter
 
 // slackRoutes are all that have no authorizer.
 var slackRoutes = []string{
-	"GET /slack/claim/{token}", "GET /slack/view/{token}", "POST /slack/claim/{token}", "POST /slack/command", "POST /slack/interaction",
+	"GET /slack/start/{token}", "GET /slack/status/{token}", "POST /slack/start/{token}", "POST /slack/command", "POST /slack/interaction",
 }
 
 func TestOnlySlacksRoutesHaveNoAuthorizer(t *testing.T) {
@@ -64,9 +64,9 @@ func TestWhoMayInvokeTheSlackFunction(t *testing.T) {
 	}
 	slices.Sort(got)
 	want := []string{
-		"SlackFunction.Arn apigateway.amazonaws.com " + api + "GET/slack/claim/*",
-		"SlackFunction.Arn apigateway.amazonaws.com " + api + "GET/slack/view/*",
-		"SlackFunction.Arn apigateway.amazonaws.com " + api + "POST/slack/claim/*",
+		"SlackFunction.Arn apigateway.amazonaws.com " + api + "GET/slack/start/*",
+		"SlackFunction.Arn apigateway.amazonaws.com " + api + "GET/slack/status/*",
+		"SlackFunction.Arn apigateway.amazonaws.com " + api + "POST/slack/start/*",
 		"SlackFunction.Arn apigateway.amazonaws.com " + api + "POST/slack/command",
 		"SlackFunction.Arn apigateway.amazonaws.com " + api + "POST/slack/interaction",
 	}
