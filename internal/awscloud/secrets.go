@@ -3,7 +3,6 @@ package awscloud
 import (
 	"context"
 	"fmt"
-	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -14,9 +13,9 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 )
 
-// secretsKept is for how long secrets are not asked for again: how late a new one
-// is noticed. Parameter Store's standard throughput is 40 calls a second for the
-// whole account, so that no request of a stranger's may cost one.
+// secretsKept is how long values are cached, and so how late a changed one is
+// noticed. Parameter Store's standard throughput is 40 calls a second for the whole
+// account, so an unauthenticated request must not cost a call.
 const secretsKept = 5 * time.Minute
 
 // SecretsAPI is what [Secrets] calls.
@@ -24,11 +23,11 @@ type SecretsAPI interface {
 	GetParameters(context.Context, *ssm.GetParametersInput, ...func(*ssm.Options)) (*ssm.GetParametersOutput, error)
 }
 
-// secretsTimeout is for one try, while Slack gives an answer three seconds.
+// secretsTimeout is for one try. Slack waits three seconds for a response.
 const secretsTimeout = time.Second
 
-// NewSSM makes a client of Parameter Store. It asks so seldom that no connection
-// is worth keeping. Options are applied last.
+// NewSSM makes a client of Parameter Store. Calls are too rare to keep a connection
+// open. Options are applied last.
 func NewSSM(cfg aws.Config, options ...func(*ssm.Options)) *ssm.Client {
 	ours := func(o *ssm.Options) {
 		o.HTTPClient = awshttp.NewBuildableClient().WithTimeout(secretsTimeout).
@@ -43,38 +42,52 @@ type Secrets struct {
 	names []string
 	now   func() time.Time
 
-	turn   chan struct{}     // held by the one who asks, or looks
+	turn   chan struct{}     // held while values and until are read or written
 	values map[string]string // by name
 	until  time.Time
 }
 
-// NewSecrets makes the secrets of at most ten names, which are not read yet.
+// NewSecrets makes the secrets of at most ten names, which is how many one call
+// reads. It reads none yet.
 func NewSecrets(api SecretsAPI, now func() time.Time, names ...string) *Secrets {
 	return &Secrets{api: api, names: names, now: now, turn: make(chan struct{}, 1)}
 }
 
-// Get answers all values by name, at most five minutes old. Of callers at the same
-// time one asks Parameter Store, and the others wait for what it is told. An error
-// is not kept: the next call asks again.
-func (s *Secrets) Get(ctx context.Context) (map[string]string, error) {
+// Get returns the values of some of the names, in their order, at most five minutes
+// old. Every read is of all names. If several callers need a read at the same time,
+// one makes it and the others wait for its result. A failed read and a missing value
+// are not cached: the next call reads again. A missing parameter fails only the
+// callers that want its value.
+func (s *Secrets) Get(ctx context.Context, names ...string) ([]string, error) {
 	select {
 	case s.turn <- struct{}{}:
 		defer func() { <-s.turn }()
 	case <-ctx.Done():
 		return nil, fmt.Errorf("wait for the secrets: %w", ctx.Err())
 	}
-	if !s.now().Before(s.until) {
-		values, err := s.ask(ctx)
+	if !s.now().Before(s.until) || len(s.missing(names)) > 0 {
+		values, err := s.read(ctx)
 		if err != nil {
 			return nil, err
 		}
 		s.values, s.until = values, s.now().Add(secretsKept)
 	}
-	return maps.Clone(s.values), nil
+	if missing := s.missing(names); len(missing) > 0 {
+		return nil, fmt.Errorf("no value in Parameter Store for %s: create each as a SecureString parameter in this region", strings.Join(missing, ", "))
+	}
+	var values []string
+	for _, name := range names {
+		values = append(values, s.values[name])
+	}
+	return values, nil
 }
 
-// ask reads all of them in one call. No error holds a value.
-func (s *Secrets) ask(ctx context.Context) (map[string]string, error) {
+func (s *Secrets) missing(names []string) []string {
+	return slices.DeleteFunc(slices.Clone(names), func(name string) bool { return s.values[name] != "" })
+}
+
+// read reads all of them in one call. No error holds a value.
+func (s *Secrets) read(ctx context.Context) (map[string]string, error) {
 	out, err := s.api.GetParameters(ctx, &ssm.GetParametersInput{Names: s.names, WithDecryption: aws.Bool(true)})
 	if err != nil {
 		return nil, fmt.Errorf("read the parameters %s: %w", strings.Join(s.names, ", "), opaque(err))
@@ -82,10 +95,6 @@ func (s *Secrets) ask(ctx context.Context) (map[string]string, error) {
 	values := map[string]string{}
 	for _, p := range out.Parameters {
 		values[aws.ToString(p.Name)] = aws.ToString(p.Value)
-	}
-	missing := slices.DeleteFunc(slices.Clone(s.names), func(name string) bool { return values[name] != "" })
-	if len(missing) > 0 {
-		return nil, fmt.Errorf("no value in Parameter Store for %s: make each a SecureString parameter of this region", strings.Join(missing, ", "))
 	}
 	return values, nil
 }

@@ -3,7 +3,6 @@ package awscloud
 import (
 	"context"
 	"errors"
-	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -16,7 +15,7 @@ import (
 	"github.com/aws/smithy-go"
 )
 
-// parameterStore answers what it has, and of what it has not the names.
+// parameterStore returns the values that it has, and the names of those that it has not.
 type parameterStore struct {
 	values map[string]string
 	err    error
@@ -43,35 +42,32 @@ func (p *parameterStore) GetParameters(ctx context.Context, in *ssm.GetParameter
 	return out, nil
 }
 
-func TestSecretsAreAskedForOnceInFiveMinutes(t *testing.T) {
+func TestSecretsAreReadOnceInFiveMinutes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &parameterStore{values: map[string]string{"/a/signing": "one", "/a/token": "two", "/other": "three"}}
 		s := NewSecrets(store, time.Now, "/a/signing", "/a/token")
-		want := map[string]string{"/a/signing": "one", "/a/token": "two"}
 		for range 3 {
-			got, err := s.Get(t.Context())
-			if err != nil || !maps.Equal(got, want) {
+			if got, err := s.Get(t.Context(), "/a/token", "/a/signing"); err != nil || !slices.Equal(got, []string{"two", "one"}) {
 				t.Fatalf("%v, %v", got, err)
 			}
-			got["/a/signing"] = "changed by a caller"
 		}
 		time.Sleep(secretsKept - time.Nanosecond)
-		if _, err := s.Get(t.Context()); err != nil || len(store.asked) != 1 {
-			t.Fatalf("asked %d times, %v", len(store.asked), err)
+		if got, err := s.Get(t.Context(), "/a/signing"); err != nil || !slices.Equal(got, []string{"one"}) || len(store.asked) != 1 {
+			t.Fatalf("%v, %v after %d reads", got, err, len(store.asked))
 		}
 		in := store.asked[0]
 		if !aws.ToBool(in.WithDecryption) || !slices.Equal(in.Names, []string{"/a/signing", "/a/token"}) {
-			t.Errorf("asked for %+v", in)
+			t.Errorf("the read is %+v", in)
 		}
 		store.values["/a/token"] = "new"
 		time.Sleep(time.Nanosecond)
-		if got, err := s.Get(t.Context()); err != nil || got["/a/token"] != "new" || len(store.asked) != 2 {
-			t.Errorf("%v, %v, asked %d times", got, err, len(store.asked))
+		if got, err := s.Get(t.Context(), "/a/token"); err != nil || !slices.Equal(got, []string{"new"}) || len(store.asked) != 2 {
+			t.Errorf("%v, %v after %d reads", got, err, len(store.asked))
 		}
 	})
 }
 
-func TestManyWhoWantSecretsAskOnce(t *testing.T) {
+func TestConcurrentCallersShareOneRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &parameterStore{values: map[string]string{"a": "one"}, during: func(context.Context) { time.Sleep(time.Second) }}
 		s := NewSecrets(store, time.Now, "a")
@@ -79,36 +75,39 @@ func TestManyWhoWantSecretsAskOnce(t *testing.T) {
 		defer cancel()
 		for range 32 {
 			go func() {
-				if got, err := s.Get(t.Context()); err != nil || got["a"] != "one" {
+				if got, err := s.Get(t.Context(), "a"); err != nil || got[0] != "one" {
 					t.Errorf("%v, %v", got, err)
 				}
 			}()
 		}
 		synctest.Wait()
-		if _, err := s.Get(ctx); !errors.Is(err, context.DeadlineExceeded) { // it waits no longer than it has time
-			t.Errorf("one in a hurry: %v", err)
+		if _, err := s.Get(ctx, "a"); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("a caller whose context ends first gets %v", err)
 		}
 		time.Sleep(2 * time.Second)
 		if len(store.asked) != 1 {
-			t.Errorf("asked %d times", len(store.asked))
+			t.Errorf("%d reads", len(store.asked))
 		}
 	})
 }
 
-// All that is missing is named at once, and no error is remembered.
-func TestSecretsThatAreNotThere(t *testing.T) {
+func TestMissingSecretsAreNamedAndReadAgain(t *testing.T) {
 	store := &parameterStore{values: map[string]string{"/there": "hush", "/empty": ""}}
 	s := NewSecrets(store, time.Now, "/missing", "/there", "/empty", "/gone")
-	_, err := s.Get(t.Context())
-	if err == nil || !strings.Contains(err.Error(), "for /missing, /empty, /gone:") || strings.Contains(err.Error(), "hush") {
+	_, err := s.Get(t.Context(), "/missing", "/there", "/empty")
+	if err == nil || !strings.Contains(err.Error(), "for /missing, /empty:") || strings.Contains(err.Error(), "hush") {
 		t.Errorf("%v", err)
 	}
+	// One workspace without a token does not affect the others.
+	if got, err := s.Get(t.Context(), "/there"); err != nil || got[0] != "hush" || len(store.asked) != 1 {
+		t.Errorf("%v, %v after %d reads", got, err, len(store.asked))
+	}
 	store.err = &smithy.GenericAPIError{Code: "AccessDeniedException", Message: "no"}
-	_, err = s.Get(t.Context())
+	_, err = s.Get(t.Context(), "/gone")
 	foreignTypes(t, "Get", err, store.err)
 	store.err = nil
 	store.values = map[string]string{"/missing": "1", "/there": "2", "/empty": "3", "/gone": "4"}
-	if got, err := s.Get(t.Context()); err != nil || len(got) != 4 {
+	if got, err := s.Get(t.Context(), "/gone", "/missing"); err != nil || !slices.Equal(got, []string{"4", "1"}) {
 		t.Errorf("%v, %v", got, err)
 	}
 }

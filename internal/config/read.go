@@ -30,24 +30,25 @@ func formOf(pattern, want string) form {
 
 // The forms of AWS's names, as its API reference has them.
 var (
-	subnetID          = formOf(`subnet-[0-9a-f]{8,17}`, "the id of a subnet, as subnet-0123456789abcdef0")
-	vpcID             = formOf(`vpc-[0-9a-f]{8,17}`, "the id of a VPC, as vpc-0123456789abcdef0")
-	groupID           = formOf(`sg-[0-9a-f]{8,17}`, "the id of a security group, as sg-0123456789abcdef0")
-	tableName         = formOf(`[a-zA-Z0-9_.-]{3,255}`, "the name of a DynamoDB table")
-	clusterARN        = formOf(`arn:[\w-]+:ecs:[\w-]+:\d{12}:cluster/[\w-]{1,255}`, "the ARN of an ECS cluster")
-	taskDefinitionARN = formOf(`arn:[\w-]+:ecs:[\w-]+:\d{12}:task-definition/[\w-]{1,255}:\d+`, "the ARN of a task definition with its revision")
-	stackID           = formOf(`arn:[\w-]+:cloudformation:[\w-]+:\d{12}:stack/[\w/-]+`, "the id of a CloudFormation stack")
-	containerName     = formOf(`[\w-]{1,255}`, "the name of a container")
-	parameterName     = formOf(`[\w./-]{1,900}`, "the name of a parameter of Parameter Store, as /bastion/slack-signing-secret")
-	slackDoor         = formOf(`arn:[\w-]+:lambda:[\w-]+:\d{12}:function:[\w-]{1,64}:slack`, "the ARN of a function's alias slack")
-	slackTeam         = formOf(`[TE][A-Z0-9]{2,31}`, "the id of a Slack workspace, as T0123ABCD")
-	slackChannel      = formOf(`[CDG][A-Z0-9]{2,31}`, "the id of a Slack channel, as C0123ABCD")
-	slackUser         = formOf(`[UW][A-Z0-9]{2,31}`, "the id of a Slack user, as U0123ABCD")
-	roleID            = formOf(`AROA[A-Z0-9]{12,124}`, "the unique id of an IAM role, as AROA…")
-	trustedRole       = formOf(`[\w+=.@-]{1,64}|[\w+=.@-]{1,63}\*`, "the name of an IAM role, perhaps with a * at its end (a * alone would trust every session name there is)")
-	slackAlias        = formOf(`arn:[\w-]+:lambda:[\w-]+:\d{12}:function:[\w-]{1,64}:work`, "the ARN of the Slack function's alias \"work\"")
-	issuer            = formOf(`https://[^\s#]{1,500}`, "the https URL of a token issuer")
-	admin             = formOf(`iam:\d{12}:(?:AIDA|AROA)[A-Z0-9]{12,124}|`+
+	subnetID            = formOf(`subnet-[0-9a-f]{8,17}`, "the id of a subnet, as subnet-0123456789abcdef0")
+	vpcID               = formOf(`vpc-[0-9a-f]{8,17}`, "the id of a VPC, as vpc-0123456789abcdef0")
+	groupID             = formOf(`sg-[0-9a-f]{8,17}`, "the id of a security group, as sg-0123456789abcdef0")
+	tableName           = formOf(`[a-zA-Z0-9_.-]{3,255}`, "the name of a DynamoDB table")
+	clusterARN          = formOf(`arn:[\w-]+:ecs:[\w-]+:\d{12}:cluster/[\w-]{1,255}`, "the ARN of an ECS cluster")
+	taskDefinitionARN   = formOf(`arn:[\w-]+:ecs:[\w-]+:\d{12}:task-definition/[\w-]{1,255}:\d+`, "the ARN of a task definition with its revision")
+	stackID             = formOf(`arn:[\w-]+:cloudformation:[\w-]+:\d{12}:stack/[\w/-]+`, "the id of a CloudFormation stack")
+	containerName       = formOf(`[\w-]{1,255}`, "the name of a container")
+	parameterName       = formOf(`[\w./-]{0,899}[\w.-]`, "the name of a parameter of Parameter Store, as /bastion/slack/signing-secret")
+	parameterNameOrPath = formOf(`[\w./-]{1,900}`, "the name of a parameter of Parameter Store, as /bastion/slack/bot-token, or a path with one for each team id, as /bastion/slack/tokens/")
+	slackDoor           = formOf(`arn:[\w-]+:lambda:[\w-]+:\d{12}:function:[\w-]{1,64}:slack`, "the ARN of a function's alias slack")
+	slackTeam           = formOf(`[TE][A-Z0-9]{2,31}`, "the id of a Slack workspace, as T0123ABCD")
+	slackChannel        = formOf(`[CDG][A-Z0-9]{2,31}`, "the id of a Slack channel, as C0123ABCD")
+	slackUser           = formOf(`[UW][A-Z0-9]{2,31}`, "the id of a Slack user, as U0123ABCD")
+	roleID              = formOf(`AROA[A-Z0-9]{12,124}`, "the unique id of an IAM role, as AROA…")
+	trustedRole         = formOf(`[\w+=.@-]{1,64}|[\w+=.@-]{1,63}\*`, "the name of an IAM role, perhaps with a * at its end (a * alone would trust every session name there is)")
+	slackAlias          = formOf(`arn:[\w-]+:lambda:[\w-]+:\d{12}:function:[\w-]{1,64}:work`, "the ARN of the Slack function's alias \"work\"")
+	issuer              = formOf(`https://[^\s#]{1,500}`, "the https URL of a token issuer")
+	admin               = formOf(`iam:\d{12}:(?:AIDA|AROA)[A-Z0-9]{12,124}|`+
 		`arn:[\w-]+:iam::\d{12}:(?:user|role)/[\w+=.@/-]{1,576}|`+
 		`jwt:https://[^\s#]{1,500}#[^\s]{1,255}`,
 		"a user or role (iam:ACCOUNT:AIDA…, iam:ACCOUNT:AROA…, or its ARN) or jwt:ISSUER#SUBJECT; a session is no admin")

@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -13,7 +14,9 @@ type Slack struct {
 
 	// The names of parameters of Parameter Store, never the secrets themselves.
 	SigningSecret string
-	BotToken      string // empty: nobody is sent direct messages
+	// BotTokens names one parameter, or ends in a slash: then it is the path of one
+	// parameter for each workspace, which has the team's id for a name.
+	BotTokens string
 
 	Teams    []string // workspaces whose people are let in
 	Channels []string // if not empty, the channels in which commands are taken
@@ -30,13 +33,27 @@ type Slack struct {
 	Work string
 }
 
-// SecretNames are the names of the parameters that there are.
-func (s Slack) SecretNames() []string {
-	if s.BotToken == "" {
-		return []string{s.SigningSecret}
+// BotToken is the name of the parameter that holds a team's bot token.
+func (s Slack) BotToken(team string) string {
+	if strings.HasSuffix(s.BotTokens, "/") {
+		return s.BotTokens + team
 	}
-	return []string{s.SigningSecret, s.BotToken}
+	return s.BotTokens
 }
+
+// SecretNames are the names of all parameters that the function may read.
+func (s Slack) SecretNames() []string {
+	names := []string{s.SigningSecret}
+	for _, team := range s.Teams {
+		if name := s.BotToken(team); !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// maxSecrets is how many parameters one call of GetParameters reads.
+const maxSecrets = 10
 
 // functionName is where Lambda tells a function its name.
 const functionName = "AWS_LAMBDA_FUNCTION_NAME"
@@ -51,7 +68,7 @@ func LoadSlack(environ []string) (Slack, error) {
 	s := Slack{
 		Table:         r.text("TABLE", tableName),
 		SigningSecret: r.text("SIGNING_SECRET_PARAMETER", parameterName),
-		BotToken:      r.optional("BOT_TOKEN_PARAMETER", parameterName),
+		BotTokens:     r.text("BOT_TOKEN_PARAMETER", parameterNameOrPath),
 		Teams:         r.list("TEAMS", slackTeam),
 		Channels:      r.list("CHANNELS", slackChannel),
 		Users:         r.list("USERS", slackUser),
@@ -70,8 +87,13 @@ func LoadSlack(environ []string) (Slack, error) {
 	if len(r.wrong) == 0 && (s.DefaultTTL <= 0 || s.MaxTTL <= 0) {
 		r.wrong = append(r.wrong, fmt.Errorf("%[1]sDEFAULT_TTL (%[2]s) and %[1]sMAX_TTL (%[3]s) must be more than zero", slackPrefix, s.DefaultTTL, s.MaxTTL))
 	}
-	if len(r.wrong) == 0 && s.SigningSecret == s.BotToken {
-		r.wrong = append(r.wrong, fmt.Errorf("%sSIGNING_SECRET_PARAMETER and %[1]sBOT_TOKEN_PARAMETER are both %s: they are two secrets", slackPrefix, s.BotToken))
+	for _, team := range s.Teams {
+		if len(r.wrong) == 0 && s.SigningSecret == s.BotToken(team) {
+			r.wrong = append(r.wrong, fmt.Errorf("%sSIGNING_SECRET_PARAMETER and %[1]sBOT_TOKEN_PARAMETER both name %s: the signing secret and a bot token are different secrets", slackPrefix, s.SigningSecret))
+		}
+	}
+	if names := s.SecretNames(); len(r.wrong) == 0 && len(names) > maxSecrets {
+		r.wrong = append(r.wrong, fmt.Errorf("%sTEAMS has %d workspaces with a bot token each: at most %d are supported", slackPrefix, len(s.Teams), maxSecrets-1))
 	}
 	if err := errors.Join(r.wrong...); err != nil {
 		return Slack{}, fmt.Errorf("the configuration of the Slack function is wrong:\n%w", err)

@@ -35,7 +35,7 @@ func TestAWholeEnvironmentOfSlack(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := Slack{
-		Table: "way-in-Slack-1", SigningSecret: "/way-in/signing-secret", BotToken: "/way-in/bot-token",
+		Table: "way-in-Slack-1", SigningSecret: "/way-in/signing-secret", BotTokens: "/way-in/bot-token",
 		Teams: []string{"T0123ABCD", "E0123ABCD"}, Channels: []string{"C0123ABCD", "G0123ABCD", "D0123ABCD"}, Users: []string{"U0123ABCD", "W0123ABCD"},
 		DefaultTTL: time.Hour, MaxTTL: 8 * time.Hour,
 		Create:   "arn:aws:lambda:eu-west-1:111122223333:function:way-in-create:slack",
@@ -51,9 +51,31 @@ func TestAWholeEnvironmentOfSlack(t *testing.T) {
 		t.Errorf("its secrets are %q", names)
 	}
 	least := wholeSlack()
-	least["BOT_TOKEN_PARAMETER"], least["CHANNELS"], least["USERS"] = "", "", ""
-	if got, err := loadSlack(least); err != nil || got.BotToken != "" || got.Channels != nil || got.Users != nil || len(got.SecretNames()) != 1 {
-		t.Errorf("the least there can be: %+v, %v", got, err)
+	least["CHANNELS"], least["USERS"] = "", ""
+	if got, err := loadSlack(least); err != nil || got.Channels != nil || got.Users != nil {
+		t.Errorf("without optional values: %+v, %v", got, err)
+	}
+}
+
+// A path has one token for each team, and one call reads at most ten parameters.
+func TestBotTokenPathHasOneTokenForEachTeam(t *testing.T) {
+	env := wholeSlack()
+	env["BOT_TOKEN_PARAMETER"] = "/way-in/tokens/"
+	got, err := loadSlack(env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"/way-in/signing-secret", "/way-in/tokens/T0123ABCD", "/way-in/tokens/E0123ABCD"}
+	if names := got.SecretNames(); !slices.Equal(names, want) || got.BotToken("T0123ABCD") != want[1] {
+		t.Errorf("its secrets are %q", names)
+	}
+	env["TEAMS"] = "T00,T01,T02,T03,T04,T05,T06,T07,T08,T09"
+	if _, err := loadSlack(env); err == nil || !strings.Contains(err.Error(), "at most 9") {
+		t.Errorf("ten workspaces with a token each: %v", err)
+	}
+	env["TEAMS"], env["SIGNING_SECRET_PARAMETER"] = "T00,T01", "/way-in/tokens/T01"
+	if _, err := loadSlack(env); err == nil || !strings.Contains(err.Error(), "different secrets") {
+		t.Errorf("the signing secret is a team's token: %v", err)
 	}
 }
 
@@ -76,8 +98,10 @@ func TestWhatIsWrongOfSlackIsNamed(t *testing.T) {
 		{"TABLE", "", "the name of a DynamoDB table"},
 		{"SIGNING_SECRET_PARAMETER", "", "the name of a parameter"},
 		{"SIGNING_SECRET_PARAMETER", "/way-in/signing secret", "the name of a parameter"},
-		{"SIGNING_SECRET_PARAMETER", "/way-in/bot-token", "they are two secrets"},
-		{"BOT_TOKEN_PARAMETER", "xoxb 1", "the name of a parameter of Parameter Store, as /bastion/slack-signing-secret, or nothing"},
+		{"SIGNING_SECRET_PARAMETER", "/way-in/bot-token", "different secrets"},
+		{"SIGNING_SECRET_PARAMETER", "/way-in/", "the name of a parameter"},
+		{"BOT_TOKEN_PARAMETER", "", "the name of a parameter"},
+		{"BOT_TOKEN_PARAMETER", "xoxb 1", "or a path with one for each team id, as /bastion/slack/tokens/"},
 		{"TEAMS", "", "nobody would be let in"},
 		{"MAX_TTL", "0s", "SLACK_MAX_TTL (0s) must be more than zero"},
 		{"DEFAULT_TTL", "soon", `SLACK_DEFAULT_TTL is "soon": want a time`},

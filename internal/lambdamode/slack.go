@@ -64,7 +64,7 @@ func wireSlack(ctx context.Context, environ []string, log *slog.Logger) (*Slack,
 			http.MethodPost: cfg.Create, http.MethodGet: cfg.Describe, http.MethodPatch: cfg.Extend, http.MethodDelete: cfg.Destroy,
 		}},
 		Queue:       jobs{ports.Functions, cfg.Work},
-		Credentials: agreed(ports.Secrets, cfg),
+		Credentials: credentials(ports.Secrets, cfg),
 		Transport:   outside,
 		Teams:       cfg.Teams,
 		Channels:    cfg.Channels,
@@ -79,11 +79,22 @@ func wireSlack(ctx context.Context, environ []string, log *slog.Logger) (*Slack,
 	return &Slack{app: app, routes: app.Handler()}, nil
 }
 
-// agreed reads the secrets that the configuration names.
-func agreed(secrets *awscloud.Secrets, cfg config.Slack) slack.Secrets {
-	return func(ctx context.Context) (slack.Credentials, error) {
-		values, err := secrets.Get(ctx)
-		return slack.Credentials{SigningSecret: values[cfg.SigningSecret], BotToken: values[cfg.BotToken]}, err
+// credentials reads the parameters that the configuration names.
+func credentials(secrets *awscloud.Secrets, cfg config.Slack) slack.Secrets {
+	return func(ctx context.Context, team string) (slack.Credentials, error) {
+		names := []string{cfg.SigningSecret}
+		if team != "" {
+			names = append(names, cfg.BotToken(team))
+		}
+		values, err := secrets.Get(ctx, names...)
+		if err != nil {
+			return slack.Credentials{}, err
+		}
+		c := slack.Credentials{SigningSecret: values[0]}
+		if team != "" {
+			c.BotToken = values[1]
+		}
+		return c, nil
 	}
 }
 

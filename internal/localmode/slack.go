@@ -38,7 +38,7 @@ func newSlackSide(ctx context.Context, cfg settings, api httpapi.Options) *slack
 		Table:     localcloud.NewItems(time.Now),
 		Functions: slackFunctions{httpapi.NewInternalAPI(api)},
 		Queue:     s,
-		Credentials: func(context.Context) (slack.Credentials, error) {
+		Credentials: func(context.Context, string) (slack.Credentials, error) {
 			return slack.Credentials{SigningSecret: cfg.SlackSigningSecret, BotToken: "local"}, nil
 		},
 		Transport: logged{cfg.Log},

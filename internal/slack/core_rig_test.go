@@ -54,7 +54,7 @@ func newDesk(t *testing.T) *desk {
 	d.agreed = Credentials{SigningSecret: secret, BotToken: botToken}
 	d.App = New(Options{
 		Table: d.table, Functions: d.service, Queue: d.work, Transport: d.slack,
-		Credentials: func(context.Context) (Credentials, error) { return d.agreed, nil },
+		Credentials: func(context.Context, string) (Credentials, error) { return d.agreed, nil },
 		Teams:       []string{"T0ANN"},
 
 		DefaultTTL: time.Hour, MaxTTL: 8 * time.Hour,

@@ -126,7 +126,7 @@ func TestTheLogTellsNoSecrets(t *testing.T) {
 
 func TestPanicsAreContained(t *testing.T) {
 	d := newDesk(t)
-	d.Credentials = func(context.Context) (Credentials, error) { panic("a fault of ours") }
+	d.Credentials = func(context.Context, string) (Credentials, error) { panic("a fault of ours") }
 	w := d.serve(d.signedRequest(commandRoute, command("help")))
 	if w.Code != 500 || strings.Contains(w.Body.String(), "a fault of ours") || !strings.Contains(w.Body.String(), `"code":"internal"`) {
 		t.Errorf("%d %s", w.Code, w.Body)
@@ -136,7 +136,7 @@ func TestPanicsAreContained(t *testing.T) {
 
 func TestSecretsThatCannotBeRead(t *testing.T) {
 	d := newDesk(t)
-	d.Credentials = func(context.Context) (Credentials, error) { return Credentials{}, errors.New("throttled") }
+	d.Credentials = func(context.Context, string) (Credentials, error) { return Credentials{}, errors.New("throttled") }
 	if w := d.serve(d.signedRequest(commandRoute, command("help"))); w.Code != 503 {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}

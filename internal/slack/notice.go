@@ -131,7 +131,8 @@ func (a *App) postState(ctx context.Context, n Notice, t conversation) error {
 
 // tellDirectly sends a letter for which there is no response_url any more.
 func (a *App) postDirect(ctx context.Context, b Bastion, l *message) error {
-	agreed, err := a.Credentials(ctx)
+	team, _ := teamAndUser(b.Owner)
+	agreed, err := a.Credentials(ctx, team)
 	if err != nil {
 		return fmt.Errorf("what was agreed with Slack: %w", err)
 	}
@@ -149,7 +150,8 @@ func (a *App) postDirect(ctx context.Context, b Bastion, l *message) error {
 
 // warn sends the warning that a deadline is near, at most once for that deadline.
 func (a *App) warn(ctx context.Context, b Bastion) error {
-	agreed, err := a.Credentials(ctx)
+	team, _ := teamAndUser(b.Owner)
+	agreed, err := a.Credentials(ctx, team)
 	if err != nil {
 		return fmt.Errorf("what was agreed with Slack: %w", err)
 	}

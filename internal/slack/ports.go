@@ -53,11 +53,13 @@ type Queue interface {
 	Enqueue(ctx context.Context, job Job) error
 }
 
-// Secrets answers what was agreed with Slack.
-type Secrets func(ctx context.Context) (Credentials, error)
+// Secrets returns the app's credentials for a workspace. For the empty team it
+// returns the signing secret alone: the team of a request is known only after its
+// signature is verified.
+type Secrets func(ctx context.Context, team string) (Credentials, error)
 
-// Agreed is what only Slack and we know.
+// Credentials are the secrets that the app shares with Slack.
 type Credentials struct {
-	SigningSecret string
-	BotToken      string // empty: nobody is sent direct messages
+	SigningSecret string // one for the app
+	BotToken      string // one for each workspace
 }

@@ -38,7 +38,7 @@ func (a *App) receive(x *exchange, r *http.Request) (form url.Values, s signed, 
 		x.refuse(http.StatusBadRequest, codeBodyInvalid, "The body broke off.")
 		return nil, signed{}, nil
 	}
-	agreed, err := a.Credentials(r.Context())
+	agreed, err := a.Credentials(r.Context(), "")
 	if err != nil {
 		x.cause = fmt.Errorf("what was agreed with Slack: %w", err)
 		x.refuse(http.StatusServiceUnavailable, codeUnavailable, "The signing secret cannot be read just now. Try again.")
