@@ -39,7 +39,7 @@ func recording(t testing.TB, place place, behind map[string]string) *privilege.R
 		StackID: stackID, Cluster: place.cluster, VPC: place.vpc,
 		Tables:     map[string]string{recordTable: "RecordsTable", leaseTable: "LeasesTable", slackTable: "SlackTable"},
 		Functions:  functionsIn(t, template),
-		Parameters: map[string]string{secretName: "parameter${SlackSigningSecretParameter}", tokenName: "parameter${SlackBotTokenParameter}"},
+		Parameters: map[string]string{secretName: "parameter${SlackSigningSecretParameter}", tokenName: "parameter${SlackBotTokenParameter}${Team}"},
 	}, granted, behind)
 	t.Cleanup(r.Close)
 	return r

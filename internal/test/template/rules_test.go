@@ -43,8 +43,11 @@ func TestRulesRefuseWhatCannotWork(t *testing.T) {
 		{[]string{"AddressFamilies", "ipv6", "PublicAddress", "false", "AllowedSources", "fd00::/8"}, nil},
 		{[]string{"JwtIssuer", "https://issuer.example/"}, []string{"TokensNeedAnAudience"}},
 		{[]string{"JwtIssuer", "https://issuer.example/", "JwtAudience", "a"}, nil},
-		{[]string{"SlackTeams", "T0123ABCD"}, []string{"SlackNeedsASecret"}},
-		{[]string{"SlackSigningSecretParameter", "/bastion/slack/signing-secret"}, []string{"SlackNeedsATeam"}},
+		{withSlack[:2], []string{"SlackTeamsNeedSecrets", "SlackTeamsNeedSecrets"}},
+		{withSlack[:4], []string{"SlackSigningSecretNeedsTheRest", "SlackTeamsNeedSecrets"}},
+		{withSlack[2:4], []string{"SlackSigningSecretNeedsTheRest", "SlackSigningSecretNeedsTheRest"}},
+		{withSlack[4:], []string{"SlackBotTokenNeedsTheRest", "SlackBotTokenNeedsTheRest"}},
+		{slices.Concat(withSlack[:2], withSlack[4:]), []string{"SlackBotTokenNeedsTheRest", "SlackTeamsNeedSecrets"}},
 		{withSlack, nil},
 	} {
 		if got := refusing(t, test.parameters...); !slices.Equal(got, test.want) {

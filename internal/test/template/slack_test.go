@@ -11,7 +11,27 @@ import (
 )
 
 // withSlack are the parameters of a stack that people of Slack may use.
-var withSlack = []string{"SlackTeams", "T0123ABCD", "SlackSigningSecretParameter", "/bastion/slack/signing-secret"}
+var withSlack = []string{
+	"SlackTeams", "T0123ABCD", "SlackSigningSecretParameter", "/bastion/slack/signing-secret", "SlackBotTokenParameter", "/bastion/slack/bot-token",
+}
+
+// The role reads the two parameters, or everything below a path of bot tokens.
+func TestSlackRoleReadsTheNamedParameters(t *testing.T) {
+	const prefix = "arn:aws:ssm:eu-west-1:111122223333:parameter/bastion/slack/"
+	for parameter, want := range map[string]string{
+		"/bastion/slack/bot-token": "bot-token", "/bastion/slack/tokens/": "tokens/*", "/bastion/slack/tokens": "tokens",
+	} {
+		var got []string
+		for _, st := range statements(t, deploy(t, slices.Concat(withSlack, []string{"SlackBotTokenParameter", parameter})...), "SlackRole") {
+			if strings.HasPrefix(st.actions[0], "ssm:") {
+				got = append(st.actions, st.resources...)
+			}
+		}
+		if !slices.Equal(got, []string{"ssm:GetParameters", prefix + "signing-secret", prefix + want}) {
+			t.Errorf("%s: %q", parameter, got)
+		}
+	}
+}
 
 // slackRoutes are all that have no authorizer.
 var slackRoutes = []string{
