@@ -136,25 +136,20 @@ func decodeReport(stored types.AttributeValue) bastion.Report {
 	return report
 }
 
-// Longer than any that bastiond writes, in bytes. A destination is a host's name
-// and a port, as the client asked for it.
-const (
-	maxWord        = 32
-	maxHostKey     = 1024
-	maxDestination = 512
-)
+// maxWord is longer, in bytes, than any verb or reason that bastiond writes.
+const maxWord = 32
 
 var hostKeyForm = regexp.MustCompile(`^[a-z0-9@.-]+ [A-Za-z0-9+/]+={0,2}$`)
 
 func plausible(r bastion.Report) bool {
-	if r.HostKey != "" && (len(r.HostKey) > maxHostKey || !hostKeyForm.MatchString(string(r.HostKey))) {
+	if r.HostKey != "" && (len(r.HostKey) > bastion.MaxHostKey || !hostKeyForm.MatchString(string(r.HostKey))) {
 		return false
 	}
 	if len(r.ConsoleRequest.Verb) > maxWord || len(r.Ending.Reason) > maxWord || len(r.Receipt.Destinations) > bastion.MaxDestinations {
 		return false
 	}
 	for _, d := range r.Receipt.Destinations {
-		if len(d.Name) > maxDestination {
+		if len(d.Name) > bastion.MaxDestinationName {
 			return false
 		}
 	}

@@ -35,14 +35,9 @@ func NewTasks(ecs ECSTasks, ec2 EC2Interfaces, stack Stack, now func() time.Time
 	return &Tasks{ecs: ecs, ec2: ec2, stack: stack, now: now}
 }
 
-// longestReplay is how long after its announcement an attempt may be sent: ECS
-// may forget a clientToken one hour after its task's end, and a RunTask that is
-// sent then starts a second task.
-const longestReplay = 55 * time.Minute
-
 // Run starts the task of an attempt; see bastion.Tasks.
 func (t *Tasks) Run(ctx context.Context, launch bastion.Launch) (bastion.Task, error) {
-	if age := t.now().Sub(launch.AnnouncedAt); age > longestReplay {
+	if age := t.now().Sub(launch.AnnouncedAt); age > bastion.RunTaskReplayWindow {
 		return bastion.Task{}, fmt.Errorf("attempt %d of %s was announced %s ago, and ECS may have forgotten its clientToken: not sent", launch.Attempt, launch.BastionID, age.Round(time.Second))
 	}
 	out, err := t.ecs.RunTask(ctx, t.stack.runTaskInput(launch))

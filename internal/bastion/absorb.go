@@ -85,7 +85,7 @@ func (d *decision) absorbAbsence() {
 		}
 	case d.next.Intent.Open:
 		// RunTask is sent again, which finds the task, while ECS remembers the token.
-		if d.now.Sub(a.AnnouncedAt) > maxReplay {
+		if d.now.Sub(a.AnnouncedAt) > RunTaskReplayWindow {
 			d.endAttempt(failureTaskLost)
 		}
 	case !d.now.Before(d.next.UnsettledUntil):

@@ -50,10 +50,6 @@ type Timing struct {
 	TombstoneLife time.Duration
 }
 
-// maxReplay is how old an attempt may be for its RunTask to be sent again: ECS
-// forgets a clientToken an hour after the task's end.
-const maxReplay = 55 * time.Minute
-
 // Validate names everything that is wrong with the configuration, joined into
 // one error.
 func (c Config) Validate() error {

@@ -7,11 +7,8 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"regexp"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 )
 
 // CreateRequest asks for the caller's bastion of a name.
@@ -25,12 +22,6 @@ type CreateRequest struct {
 	Wait   time.Duration  // hold the answer until ready, or for this long
 	Notify bool           // its owner is told what becomes of it
 }
-
-// maxReason is how many characters a reason may have.
-const maxReason = 200
-
-// validName fits ssh_config's Host, a file's name and a Slack message alike.
-var namePattern = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$`)
 
 // Create answers the caller's bastion of that name: a new one, or the one that
 // is open, with its ingress moved to the caller's present source, a given key in
@@ -66,12 +57,12 @@ func (s *Service) check(req *CreateRequest) error {
 	if req.Name == "" {
 		req.Name = "default"
 	}
-	if !namePattern.MatchString(req.Name) {
-		return Errorf(CodeNameInvalid, "A name is 1 to 32 of a-z, 0-9 and -, and begins and ends with a letter or digit; %q is not.", req.Name)
+	if !ValidName(req.Name) {
+		return Errorf(CodeNameInvalid, "A name is 1 to 32 characters from a-z, 0-9 and -, and begins and ends with a letter or digit; %s is not.", quoteShort(req.Name))
 	}
-	req.Reason = strings.TrimSpace(req.Reason)
-	if utf8.RuneCountInString(req.Reason) > maxReason || !utf8.ValidString(req.Reason) || strings.ContainsFunc(req.Reason, unicode.IsControl) {
-		return Errorf(CodeReasonInvalid, "A reason is one line of at most %d characters.", maxReason)
+	var err error
+	if req.Reason, err = CleanReason(req.Reason); err != nil {
+		return err
 	}
 	if req.TTL == nil {
 		return s.checkSource(req)
@@ -80,7 +71,7 @@ func (s *Service) check(req *CreateRequest) error {
 		return err
 	}
 	if *req.TTL > s.Config.MaxTTL {
-		return Errorf(CodeTTLBeyondCap, "A bastion may live for %s at the longest; a ttl of %s goes beyond that.", s.Config.MaxTTL, *req.TTL)
+		return Errorf(CodeTTLBeyondCap, "Bastions can run for at most %s; a ttl of %s exceeds that.", FormatTTL(s.Config.MaxTTL), FormatTTL(*req.TTL))
 	}
 	return s.checkSource(req)
 }

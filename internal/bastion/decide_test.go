@@ -380,7 +380,7 @@ func TestDecideKeepsReceipts(t *testing.T) {
 		item.Report.Receipt.Destinations = append(item.Report.Receipt.Destinations, Destination{Name: fmt.Sprint(i, strings.Repeat("x", 1000)), Forwards: 1})
 	}
 	next := Decide(tabled, with(made(), ready, settled), Observed{Group: group("A"), Tasks: stopped(137), Lease: item}, t0.Add(10*time.Minute)).Next
-	if r := next.Receipt; r.Connections != 2 || len(r.Destinations) != MaxDestinations || len(r.Destinations[0].Name) > maxName {
+	if r := next.Receipt; r.Connections != 2 || len(r.Destinations) != MaxDestinations || len(r.Destinations[0].Name) > MaxDestinationName {
 		t.Errorf("%d connections, %d destinations", r.Connections, len(r.Destinations))
 	}
 	twice := next.Receipt.Merge(Receipt{StartedAt: t0, EndedAt: t0.Add(time.Hour), Connections: 1, Destinations: []Destination{{Name: "new", Forwards: 3}}})

@@ -45,10 +45,10 @@ func (r *Record) deadline(ttl time.Duration, now time.Time) (time.Time, error) {
 	}
 	deadline := wholeSecond(now.Add(ttl))
 	if deadline.After(r.LatestDeadline) {
-		left := max(0, r.LatestDeadline.Sub(now).Truncate(time.Second))
+		left := max(0, r.LatestDeadline.Sub(now))
 		return time.Time{}, Errorf(CodeTTLBeyondCap,
-			"This bastion may live until %s at the latest, which is %s from now; a ttl of %s goes beyond that. Ask for less, or close it and ask for a new one.",
-			r.LatestDeadline.Format(time.RFC3339), left, ttl)
+			"This bastion can be extended until %s, which is %s from now; a ttl of %s exceeds that. Request less, or close it and start a new one.",
+			r.LatestDeadline.Format(time.RFC3339), FormatTTL(left), FormatTTL(ttl))
 	}
 	return deadline, nil
 }
@@ -56,7 +56,7 @@ func (r *Record) deadline(ttl time.Duration, now time.Time) (time.Time, error) {
 // checkTTL refuses what no deadline can follow from: deadlines are whole seconds.
 func checkTTL(ttl time.Duration) error {
 	if ttl < time.Second {
-		return Errorf(CodeTTLInvalid, "The ttl must be a second or more, such as 30m or 2h; %s is not.", ttl)
+		return Errorf(CodeTTLInvalid, "The ttl must be a second or more, for example 30m or 2h; it was %s.", ttl)
 	}
 	return nil
 }

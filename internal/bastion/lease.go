@@ -75,9 +75,13 @@ type LeaseItem struct {
 	Ended     bool   // a tombstone: it takes no lease and no report any more
 }
 
-// MaxDestinations is how many destinations a receipt names; of further ones it
-// keeps counts only.
-const MaxDestinations = 200
+// The limits of a report. With them, a record that holds everything it may hold
+// fits into its table.
+const (
+	MaxDestinations    = 200  // destinations that a receipt names; further ones are only counted
+	MaxDestinationName = 300  // bytes; a host name has at most 253, and a port 5
+	MaxHostKey         = 1024 // bytes
+)
 
 // bastiond's exit codes. An ending that it reported is believed before them.
 const (
@@ -87,15 +91,9 @@ const (
 	ExitTerminated = 143 // told to stop from outside, by SIGTERM
 )
 
-// What a report may weigh at most: a record must always fit into its table.
-const (
-	maxHostKey = 1024
-	maxName    = 300 // of a destination: a host name has 253
-)
-
 // bounded is the report without what no honest task reports.
 func (r Report) bounded() Report {
-	if len(r.HostKey) > maxHostKey || r.HostKey.Fingerprint() == "" || strings.ContainsFunc(string(r.HostKey), unicode.IsControl) {
+	if len(r.HostKey) > MaxHostKey || r.HostKey.Fingerprint() == "" || strings.ContainsFunc(string(r.HostKey), unicode.IsControl) {
 		r.HostKey = ""
 	}
 	if r.Ending.Reason != EndIdle && r.Ending.Reason != EndDeadline {
@@ -104,7 +102,7 @@ func (r Report) bounded() Report {
 	all := r.Receipt.Destinations
 	r.Receipt.Destinations = nil
 	for _, d := range all[:min(len(all), MaxDestinations)] {
-		d.Name = d.Name[:min(len(d.Name), maxName)]
+		d.Name = d.Name[:min(len(d.Name), MaxDestinationName)]
 		r.Receipt.Destinations = append(r.Receipt.Destinations, d)
 	}
 	return r

@@ -94,11 +94,16 @@ type Rule struct {
 	Source netip.Prefix
 }
 
+// RunTaskReplayWindow is for how long after AnnouncedAt an attempt's RunTask can
+// be sent again. ECS remembers a clientToken for an hour after the task's end; a
+// RunTask that is sent later would start a second task.
+const RunTaskReplayWindow = 55 * time.Minute
+
 // Tasks are the Fargate tasks of this stack's bastions. What is read may be
 // stale, as with Groups. Nothing waits, but for its turn; see [ErrNoTime].
 type Tasks interface {
 	// Run starts the task of an attempt. All that is sent follows from the
-	// launch, so that a repeat within 55 minutes of AnnouncedAt answers the same
+	// launch, so that a repeat within RunTaskReplayWindow answers the same
 	// task, whatever became of it meanwhile. *Refused: there is no task, and
 	// this attempt never will have one. ErrNotFound: the group does not show yet.
 	Run(ctx context.Context, launch Launch) (Task, error)

@@ -101,7 +101,7 @@ func TestBadRequests(t *testing.T) {
 		"ttl of abc":                {"POST", "/bastions", `{"ttl": "abc"}`, 400, "ttl_invalid"},
 		"ttl with no unit":          {"POST", "/bastions", `{"ttl": "60"}`, 400, "ttl_invalid"},
 		"ttl empty":                 {"POST", "/bastions", `{"ttl": ""}`, 400, "ttl_invalid"},
-		"ttl of 10 centuries":       {"POST", "/bastions", `{"ttl": "9999999h"}`, 400, "ttl_invalid"},
+		"ttl of 10 centuries":       {"POST", "/bastions", `{"ttl": "9999999h"}`, 422, "ttl_beyond_cap"},
 		"ttl of 0 to PATCH":         {"PATCH", item, `{"ttl": "0s"}`, 400, "ttl_invalid"},
 		"no ttl to PATCH":           {"PATCH", item, `{}`, 422, "ttl_required"},
 		"nothing to PATCH":          {"PATCH", item, "", 422, "ttl_required"},

@@ -71,7 +71,7 @@ func fillIn(req *bastion.CreateRequest, fields map[string]string) (err error) {
 		}
 	}
 	if text, given := fields["ttl"]; given {
-		ttl, err := parseTTL(text)
+		ttl, err := bastion.ParseTTL(text)
 		if err != nil {
 			return err
 		}
@@ -104,17 +104,7 @@ func extendTTL(body []byte) (time.Duration, error) {
 	if !given {
 		return 0, bastion.Errorf(CodeTTLRequired, `It is not said for how long. Send {"ttl": "30m"}.`)
 	}
-	return parseTTL(text)
-}
-
-// parseTTL reads a duration in Go's notation. Deadlines are whole seconds, so
-// there is none shorter.
-func parseTTL(text string) (time.Duration, error) {
-	ttl, err := time.ParseDuration(text)
-	if err != nil || ttl < time.Second {
-		return 0, bastion.Errorf(bastion.CodeTTLInvalid, "The ttl %s is not a duration of a second or more. Write it like 45m, 2h or 1h30m.", quoted(text))
-	}
-	return ttl, nil
+	return bastion.ParseTTL(text)
 }
 
 // parseSource reads an address, which may be written as a prefix of its full

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
-	"regexp"
 	"strings"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
@@ -29,10 +28,6 @@ type InternalReply struct {
 	Status int    `json:"status"`
 	Body   string `json:"body"` // JSON; a problem document is one, too
 }
-
-// slackOwner is what the owners are that the Slack function can speak for. No
-// owner of another kind, and no second name of one of these, fits.
-var slackOwner = regexp.MustCompile(`^slack:[A-Z0-9]{2,32}:[A-Z0-9]{2,32}$`)
 
 // SlackDoor serves the API to the Slack function: by the handlers that serve
 // everybody, to owners of Slack only, none of whom is an admin.
@@ -58,8 +53,9 @@ type slackKey struct{}
 // Handle answers a call. An error means that it is not one that the Slack function
 // makes, and that nothing was done.
 func (d *InternalAPI) Handle(ctx context.Context, call InternalCall) (InternalReply, error) {
+	_, _, ofSlack := bastion.ParseSlackOwner(call.Owner)
 	switch {
-	case !slackOwner.MatchString(call.Owner):
+	case !ofSlack:
 		return InternalReply{}, fmt.Errorf("the Slack function speaks for owners of Slack, as slack:T0123ABCD:U0123ABCD, and not for %q", call.Owner)
 	case call.Method == http.MethodPost && !call.Source.IsValid():
 		return InternalReply{}, errors.New("the Slack function's call does not say for which address it starts a bastion")

@@ -3,7 +3,6 @@ package httpapi
 import (
 	"maps"
 	"net/http"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -60,14 +59,10 @@ func pattern(path string) string {
 	return ""
 }
 
-// validID is what the ids of bastions look like. Others are not asked for: a
-// store may refuse them in its own words.
-var validID = regexp.MustCompile(`^[a-z2-7]{16}$`)
-
 // bastionID is the id in the path of an item.
 func (x *exchange) bastionID() (string, error) {
 	id := strings.TrimPrefix(x.URL.Path, collection+"/")
-	if !validID.MatchString(id) {
+	if !bastion.ValidID(id) {
 		return "", bastion.Errorf(bastion.CodeNotFound, "There is no bastion of this id. GET %s lists yours.", collection)
 	}
 	return id, nil

@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"regexp"
 	"strings"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
@@ -95,8 +94,6 @@ func refuse(w http.ResponseWriter, r *http.Request, log *slog.Logger, status int
 	})
 }
 
-var ownerName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}$`)
-
 // identify takes the owner from the user name of HTTP basic authentication: a
 // name that anyone on this machine may claim, not an identity. The address is
 // the connection's own; no header changes it.
@@ -122,7 +119,7 @@ func basicAuthName(r *http.Request) (string, error) {
 		return "", bastion.Errorf(codeOwnerInvalid, "In local mode Authorization is Basic, with a user name only, as from curl -u NAME: (with the colon).")
 	case password != "":
 		return "", bastion.Errorf(codeOwnerInvalid, "Local mode has no passwords, for its owners are only names. Use curl -u NAME: with nothing after the colon.")
-	case !ownerName.MatchString(name):
+	case !bastion.ValidOwner("local:" + name):
 		return "", bastion.Errorf(codeOwnerInvalid, "In local mode an owner's name is 1 to 64 letters, digits and . _ @ + -, and begins with a letter or digit.")
 	}
 	return name, nil

@@ -14,9 +14,6 @@ import (
 // slackID is what Slack's ids of workspaces, users and channels look like.
 var slackID = regexp.MustCompile(`^[A-Z0-9]{2,32}$`)
 
-// ownerPattern is what the owners are that this package may speak for.
-var ownerPattern = regexp.MustCompile(`^slack:([A-Z0-9]{2,32}):([A-Z0-9]{2,32})$`)
-
 // caller is who pressed or typed something, and where, as the signed request says.
 // In an organisation of several workspaces the team is the workspace that it was
 // done in: the same person is another owner in another workspace.
@@ -25,14 +22,12 @@ type caller struct {
 	responseURL         string
 }
 
-func (c caller) owner() string { return "slack:" + c.team + ":" + c.user }
+func (c caller) owner() string { return bastion.SlackOwner(c.team, c.user) }
 
 // teamAndUser are the parts of an owner, both empty for somebody who is not Slack's.
 func teamAndUser(owner string) (team, user string) {
-	if parts := ownerPattern.FindStringSubmatch(owner); parts != nil {
-		return parts[1], parts[2]
-	}
-	return "", ""
+	team, user, _ = bastion.ParseSlackOwner(owner)
+	return team, user
 }
 
 func userOf(owner string) string {

@@ -2,7 +2,6 @@ package slack
 
 import (
 	"fmt"
-	"regexp"
 	"strings"
 	"time"
 
@@ -39,14 +38,6 @@ type Wrong struct {
 }
 
 func (w *Wrong) Error() string { return w.Message }
-
-// What a command may hold; the service refuses more.
-const (
-	maxReason = 200
-)
-
-// validName is what bastions may be called.
-var validName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$`)
 
 // examples are right commands, for those who typed another.
 var examples = map[Verb]string{
@@ -142,9 +133,9 @@ func (c Command) String() string {
 	parts := []string{string(c.Verb)}
 	switch {
 	case c.TTL > 0 && c.Verb == VerbUp:
-		parts = append(parts, "for", short(c.TTL))
+		parts = append(parts, "for", bastion.FormatTTL(c.TTL))
 	case c.TTL > 0:
-		parts = append(parts, short(c.TTL))
+		parts = append(parts, bastion.FormatTTL(c.TTL))
 	}
 	switch {
 	case c.Name != "" && c.Verb == VerbUp:

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
 // This file reads the parts of a command. Each answers how many words it has used,
@@ -46,7 +48,7 @@ func (c *Command) takeName(words []word, skip int) (int, error) {
 	}
 	given := words[skip].text
 	name := strings.ToLower(given)
-	if !validName.MatchString(name) {
+	if !bastion.ValidName(name) {
 		c.Name = nearName(name)
 		return 0, &Wrong{Message: fmt.Sprintf("A name is 1 to 32 of a-z, 0-9 and -, and begins and ends with a letter or digit; %s is not.", shown(given)), Try: c.String()}
 	}
@@ -80,9 +82,9 @@ func (c *Command) takeReason(words []word) (int, error) {
 	case length == 0:
 		c.Reason = "…"
 		return 0, &Wrong{Message: "The reason is missing: nothing follows \"because\".", Try: c.String()}
-	case length > maxReason:
+	case length > bastion.MaxReason:
 		c.Reason = shortened(c.Reason, 60)
-		return 0, &Wrong{Message: fmt.Sprintf("The reason has %d characters; at most %d are kept.", length, maxReason), Try: c.String()}
+		return 0, &Wrong{Message: fmt.Sprintf("The reason has %d characters; at most %d are kept.", length, bastion.MaxReason), Try: c.String()}
 	}
 	return used, nil
 }
@@ -97,7 +99,7 @@ func (c *Command) strange(words []word, known ...string) error {
 	rest := append([]word{}, words...)
 	if near, ok := nearest(given, known...); ok && len(words) > 1 {
 		rest[0] = word{text: near}
-	} else if name := strings.ToLower(given); validName.MatchString(name) && c.Name == "" {
+	} else if name := strings.ToLower(given); bastion.ValidName(name) && c.Name == "" {
 		rest = append([]word{{text: "name"}}, rest...)
 	} else {
 		wrong.Try = c.String()
@@ -122,7 +124,7 @@ func nearName(given string) string {
 		return '-'
 	}, given)
 	name = strings.Trim(name[:min(len(name), 32)], "-")
-	if !validName.MatchString(name) {
+	if !bastion.ValidName(name) {
 		return "web"
 	}
 	return name

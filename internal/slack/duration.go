@@ -85,18 +85,6 @@ func inWords(d time.Duration) string {
 	return strings.Join(parts, " ")
 }
 
-// short is a length of time as it is typed: 1h30m.
-func short(d time.Duration) string {
-	text := d.Truncate(time.Second).String()
-	if strings.HasSuffix(text, "m0s") {
-		text = strings.TrimSuffix(text, "0s")
-	}
-	if strings.HasSuffix(text, "h0m") {
-		text = strings.TrimSuffix(text, "0m")
-	}
-	return text
-}
-
 func counted(n int64, noun string) string {
 	text := strconv.FormatInt(n, 10) + " " + noun
 	if n != 1 {

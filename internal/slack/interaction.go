@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"regexp"
 	"time"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
 // interaction is what is used of the payload that a button sends.
@@ -25,9 +27,6 @@ type interaction struct {
 		Value string `json:"value"`
 	} `json:"actions"`
 }
-
-// validID is what the ids of bastions look like.
-var validID = regexp.MustCompile(`^[a-z2-7]{16}$`)
 
 // errNoButton: it was none of our buttons, or one that is a link.
 var errNoButton = errors.New("not a button that does something")
@@ -80,7 +79,7 @@ func (a *App) serveInteraction(x *exchange, r *http.Request) {
 
 // jobOf is what a button is to do.
 func (a *App) jobOf(pressed interaction) (Job, error) {
-	if pressed.Type != "block_actions" || len(pressed.Actions) != 1 || !validID.MatchString(pressed.Actions[0].Value) {
+	if pressed.Type != "block_actions" || len(pressed.Actions) != 1 || !bastion.ValidID(pressed.Actions[0].Value) {
 		return Job{}, errNoButton
 	}
 	job := Job{ID: pressed.Actions[0].Value, At: a.Now()}

@@ -153,7 +153,7 @@ const maxNameShown = 32
 func whichMessage(which whichError, job Job) *message {
 	verb, example := "close", "down "
 	if job.Action == JobExtend {
-		verb, example = "extend", "extend "+short(max(job.TTL, time.Second))+" "
+		verb, example = "extend", "extend "+bastion.FormatTTL(max(job.TTL, time.Second))+" "
 	}
 	if len(which.open) == 0 {
 		return newMessage("You have no bastion open.", fmt.Sprintf("You have no bastion open, so there is none to %s", verb)).

@@ -19,7 +19,7 @@ import (
 // taken back only if Slack has definitely not taken it.
 func (a *App) Notify(ctx context.Context, n Notice) error {
 	b := n.Bastion
-	if userOf(b.Owner) == "" || !validID.MatchString(b.ID) {
+	if userOf(b.Owner) == "" || !bastion.ValidID(b.ID) {
 		a.Log.ErrorContext(ctx, "a notice for nobody of Slack's", "id", b.ID)
 		return nil
 	}

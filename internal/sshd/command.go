@@ -43,8 +43,8 @@ func parseCommand(line string) (command, error) {
 	case (name == "status" || name == "close" || name == "help") && len(args) == 0:
 		return command{name: name}, nil
 	case name == "extend" && len(args) == 1:
-		ttl, err := time.ParseDuration(args[0])
-		if err != nil || ttl <= 0 {
+		ttl, err := bastion.ParseTTL(args[0])
+		if err != nil {
 			return command{}, fmt.Errorf("%q is not a time to extend by; say 30m, or 1h30m", clip(args[0]))
 		}
 		return command{name: name, ttl: ttl}, nil
@@ -58,9 +58,9 @@ func parseCommand(line string) (command, error) {
 func statusText(lease bastion.Lease, open int, now time.Time) string {
 	idle := "it does not end for lack of use"
 	if lease.IdleTimeout > 0 {
-		idle = fmt.Sprintf("ends after %s without a connection", lease.IdleTimeout)
+		idle = fmt.Sprintf("ends after %s without a connection", bastion.FormatTTL(lease.IdleTimeout))
 	}
-	left := max(0, lease.Deadline.Sub(now)).Truncate(time.Second)
+	left := bastion.FormatTTL(max(0, lease.Deadline.Sub(now)))
 	var b strings.Builder
 	for _, row := range [][2]string{
 		{"bastion", fmt.Sprintf("%s (%s)", clip(lease.Name), clip(lease.BastionID))},

@@ -57,8 +57,8 @@ func TestStatusText(t *testing.T) {
 owner        slack:T1:?[2Jalice
 state        ready
 source       203.0.113.7/32
-deadline     2030-01-01T13:30:00Z, 1h30m0s from now
-idle         ends after 15m0s without a connection
+deadline     2030-01-01T13:30:00Z, 1h30m from now
+idle         ends after 15m without a connection
 connections  2 open
 destinations 10.0.0.0/8, fd12::/64
 `
