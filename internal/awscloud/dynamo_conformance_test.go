@@ -4,6 +4,10 @@ package awscloud
 
 import (
 	"context"
+	"crypto/rand"
+	"fmt"
+	"net/http"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -13,6 +17,7 @@ import (
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 	"github.com/bastion-on-demand/bastion/internal/test/cloudtest"
+	"github.com/bastion-on-demand/bastion/internal/test/emulator"
 )
 
 // smallPages has every list come in pages of three.
@@ -69,4 +74,99 @@ func TestOnDynamoDBLocal(t *testing.T) {
 	t.Run("Items", func(t *testing.T) {
 		cloudtest.Items(t, func(t *testing.T, now func() time.Time) cloudtest.Table { return r.items(t, r.client(t, nil), now) })
 	})
+}
+
+// dynamo is a DynamoDB Local of the test's own.
+type dynamo struct {
+	cfg aws.Config
+	url string
+}
+
+func startDynamoDB(t *testing.T) dynamo {
+	t.Helper()
+	return dynamo{url: emulator.DynamoDB(t), cfg: aws.Config{
+		Region: "us-east-1",
+		Credentials: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
+			return aws.Credentials{AccessKeyID: "local", SecretAccessKey: "local"}, nil
+		}),
+	}}
+}
+
+// client is the real one, but for its end point and connections. through, if any,
+// stands between it and the network.
+func (r dynamo) client(t *testing.T, through func(http.RoundTripper) http.RoundTripper) *dynamodb.Client {
+	t.Helper()
+	transport := &http.Transport{MaxIdleConnsPerHost: 64}
+	t.Cleanup(transport.CloseIdleConnections)
+	var way http.RoundTripper = transport
+	if through != nil {
+		way = through(transport)
+	}
+	return NewDynamoDB(r.cfg, func(o *dynamodb.Options) {
+		o.BaseEndpoint = &r.url
+		o.HTTPClient = &http.Client{Transport: way, Timeout: 20 * time.Second} // a loaded machine
+	})
+}
+
+var tables atomic.Int64
+
+func (r dynamo) table(t *testing.T, schema dynamodb.CreateTableInput) string {
+	t.Helper()
+	name := fmt.Sprint("table-", tables.Add(1))
+	must(t, CreateTable(t.Context(), r.client(t, nil), name, schema))
+	return name
+}
+
+const (
+	history = 90 * 24 * time.Hour
+	roleID  = "AROAEXAMPLE"
+)
+
+func (r dynamo) store(t *testing.T, api RecordsAPI) *Store {
+	t.Helper()
+	return NewStore(api, r.table(t, RecordsSchema()), history, rand.Reader)
+}
+
+// leases is both sides of a new table.
+func (r dynamo) leases(t *testing.T, api LeasesAPI) (*Leases, func() (string, *TaskLease)) {
+	t.Helper()
+	l := NewLeases(api, r.table(t, LeasesSchema()), roleID, rand.Reader)
+	client := r.client(t, nil)
+	n := 0
+	return l, func() (string, *TaskLease) {
+		n++
+		taskID := fmt.Sprintf("%032x", n)
+		return taskID, NewTaskLease(client, l.table, roleID, taskID)
+	}
+}
+
+// items is a new table of values.
+func (r dynamo) items(t *testing.T, api ItemsAPI, now func() time.Time) *Items {
+	t.Helper()
+	return NewItems(api, r.table(t, ItemsSchema()), now, rand.Reader)
+}
+
+var (
+	_ RecordsAPI   = (*dynamodb.Client)(nil)
+	_ LeasesAPI    = (*dynamodb.Client)(nil)
+	_ TaskLeaseAPI = (*dynamodb.Client)(nil)
+)
+
+// epoch is when the tests' records were made.
+var epoch = time.Date(2030, 1, 2, 3, 4, 5, 678900001, time.UTC)
+
+var madeIDs atomic.Int64
+
+func newRecord(owner, name string) bastion.Record {
+	return bastion.Record{
+		ID: fmt.Sprintf("bastion%09d", madeIDs.Add(1)), Owner: owner, Name: name, CreatedAt: epoch, Version: 1,
+		Intent: bastion.Intent{Generation: 1, Open: true},
+	}
+}
+
+// changed is the record's next version.
+func changed(rec bastion.Record, change func(*bastion.Record)) bastion.Record {
+	rec.Version++
+	change(&rec)
+	return rec
 }

@@ -34,12 +34,12 @@ var ErrOutcomeUnknown = errors.New("what came of it is not known")
 
 // FunctionFailed is what is answered of a function that was called and ended
 // without an answer of its own. What it had done by then is done.
-type FunctionFailed struct {
-	Kind    string // the type of its error, for the log
+type FunctionError struct {
+	Type    string // the type of its error, for the log
 	Message string
 }
 
-func (e *FunctionFailed) Error() string { return "the function failed: " + e.Kind + ": " + e.Message }
+func (e *FunctionError) Error() string { return "the function failed: " + e.Type + ": " + e.Message }
 
 // LambdaAPI is what [Functions] calls.
 type LambdaAPI interface {
@@ -120,7 +120,7 @@ func (f *Functions) Invoke(ctx context.Context, function string, payload []byte)
 }
 
 // failureOf reads what Lambda answers for a function that failed.
-func failureOf(payload []byte) *FunctionFailed {
+func failureOf(payload []byte) *FunctionError {
 	var said struct {
 		Type    string `json:"errorType"`
 		Message string `json:"errorMessage"`
@@ -128,7 +128,7 @@ func failureOf(payload []byte) *FunctionFailed {
 	if err := json.Unmarshal(payload, &said); err != nil {
 		said.Type, said.Message = "unreadable", string(payload[:min(len(payload), 200)])
 	}
-	return &FunctionFailed{Kind: said.Type, Message: said.Message}
+	return &FunctionError{Type: said.Type, Message: said.Message}
 }
 
 // InvokeAsync leaves an event for a function and does not wait for what becomes of it:

@@ -111,7 +111,7 @@ func TestWhatBecomesOfACall(t *testing.T) {
 			t.Parallel()
 			f, l := newLambdaWire(t, c.answers...)
 			meaning := func(err error) string {
-				var failed *FunctionFailed
+				var failed *FunctionError
 				switch {
 				case err == nil:
 					return ""

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
+	"regexp"
 	"strings"
 	"time"
 
@@ -207,4 +209,243 @@ func (l *Leases) List(ctx context.Context) ([]bastion.LeaseItem, error) {
 		}
 		input.ExclusiveStartKey = page.LastEvaluatedKey
 	}
+}
+
+// TaskLeaseAPI is what [TaskLease] calls.
+type TaskLeaseAPI interface {
+	GetItem(context.Context, *dynamodb.GetItemInput, ...func(*dynamodb.Options)) (*dynamodb.GetItemOutput, error)
+	UpdateItem(context.Context, *dynamodb.UpdateItemInput, ...func(*dynamodb.Options)) (*dynamodb.UpdateItemOutput, error)
+}
+
+// TaskAttributes are all attributes that a task's UpdateItem names. The task's
+// role allows no others (dynamodb:Attributes).
+var TaskAttributes = []string{keyTask, attReport, attInHand, attBy}
+
+// TaskLease is a task's own side of its item, a [bastion.TaskLease]. It reads and
+// updates the one item whose key is the task's identity.
+type TaskLease struct {
+	api   TaskLeaseAPI
+	table string
+	key   string
+}
+
+var _ bastion.TaskLease = (*TaskLease)(nil)
+
+// NewTaskLease makes a task's side of a table of [LeasesSchema]. roleID is the
+// unique id of the task's role (AROA…).
+func NewTaskLease(api TaskLeaseAPI, table, roleID, taskID string) *TaskLease {
+	return &TaskLease{api: api, table: table, key: leaseOf(roleID, taskID)}
+}
+
+// Read reads the lease, strongly consistent. A tombstone holds none.
+func (t *TaskLease) Read(ctx context.Context) (bastion.Lease, error) {
+	out, err := t.api.GetItem(ctx, &dynamodb.GetItemInput{
+		TableName: &t.table, Key: item{keyTask: text(t.key)}, ConsistentRead: aws.Bool(true),
+		ProjectionExpression:     aws.String("#lease"),
+		ExpressionAttributeNames: map[string]string{"#lease": attLease},
+	})
+	if err != nil {
+		return bastion.Lease{}, fmt.Errorf("read the lease %s: %w", t.key, opaque(err))
+	}
+	stored, ok := out.Item[attLease]
+	if !ok {
+		return bastion.Lease{}, fmt.Errorf("read the lease %s: %w", t.key, bastion.ErrNotFound)
+	}
+	lease, err := decodeLease(stored)
+	if err != nil {
+		return bastion.Lease{}, fmt.Errorf("decode the lease %s: %w", t.key, err)
+	}
+	return lease, nil
+}
+
+// Report replaces the report. A repeat of a report whose answer was lost meets its
+// own ending, which is no conflict.
+func (t *TaskLease) Report(ctx context.Context, report bastion.Report) error {
+	encoded, err := attributevalue.Marshal(toReportItem(report))
+	if err != nil {
+		return fmt.Errorf("encode the report to %s: %w", t.key, opaque(err))
+	}
+	e := edit{names: map[string]string{}, values: values{}}
+	e.set(attReport, encoded)
+	e.set(attBy, text(byTask))
+	condition := "attribute_exists(#report)"
+	ending := report.Ending.Reason != ""
+	if ending {
+		condition += " AND (#in_hand = :in_hand OR #report.#ending.#reason = :reason AND #report.#ending.#generation = :in_hand)"
+		e.names["#in_hand"], e.values[":in_hand"] = attInHand, number(report.Ending.Generation)
+		e.names["#ending"], e.names["#generation"] = "ending", "generation"
+		e.names["#reason"], e.values[":reason"] = "reason", text(string(report.Ending.Reason))
+	}
+	_, err = t.api.UpdateItem(ctx, &dynamodb.UpdateItemInput{
+		TableName: &t.table, Key: item{keyTask: text(t.key)},
+		UpdateExpression: aws.String(e.expression()), ConditionExpression: &condition,
+		ExpressionAttributeNames: e.names, ExpressionAttributeValues: e.values,
+	})
+	if _, refused := conditionFailed(err); refused {
+		err = t.refusal(ctx, ending)
+	} else if err != nil {
+		err = opaque(err)
+	}
+	if err != nil {
+		return fmt.Errorf("report to %s: %w", t.key, err)
+	}
+	return nil
+}
+
+// refusal tells the two conditions of a report apart. It reads the item instead of
+// having the refused write answer it, because that would answer attributes which
+// the task's role may not ask an update for.
+func (t *TaskLease) refusal(ctx context.Context, ending bool) error {
+	if !ending {
+		return bastion.ErrNotFound
+	}
+	if _, err := t.Read(ctx); err != nil {
+		return err
+	}
+	return bastion.ErrConflict
+}
+
+// leaseItem is the attribute "lease".
+type leaseItem struct {
+	BastionID  string     `dynamodbav:"bastion_id,omitempty"`
+	Owner      string     `dynamodbav:"owner,omitempty"`
+	Name       string     `dynamodbav:"name,omitempty"`
+	Generation int64      `dynamodbav:"generation,omitempty"`
+	Open       bool       `dynamodbav:"open"`
+	EndReason  string     `dynamodbav:"end_reason,omitempty"`
+	Source     string     `dynamodbav:"source,omitempty"`
+	Keys       []string   `dynamodbav:"keys,omitempty"`
+	Deadline   string     `dynamodbav:"deadline,omitempty"`
+	IdleNanos  int64      `dynamodbav:"idle_ns,omitempty"`
+	Allowed    []string   `dynamodbav:"allowed,omitempty"`
+	Answer     answerItem `dynamodbav:"answer"`
+}
+
+func toLeaseItem(l bastion.Lease) leaseItem {
+	return leaseItem{
+		BastionID: l.BastionID, Owner: l.Owner, Name: l.Name, Generation: l.Generation,
+		Open: l.Open, EndReason: string(l.EndReason), Source: toPrefix(l.Source),
+		Keys: converted[string](l.Keys), Deadline: toStamp(l.Deadline), IdleNanos: int64(l.IdleTimeout),
+		Allowed: toTexts(l.AllowedDestinations), Answer: toAnswerItem(l.ConsoleReply),
+	}
+}
+
+func (it leaseItem) lease(d *decoder) bastion.Lease {
+	return bastion.Lease{
+		BastionID: it.BastionID, Owner: it.Owner, Name: it.Name, Generation: it.Generation,
+		Open: it.Open, EndReason: bastion.EndReason(it.EndReason), Source: d.prefix("lease.source", it.Source),
+		Keys: converted[bastion.Key](it.Keys), Deadline: d.time("lease.deadline", it.Deadline), IdleTimeout: time.Duration(it.IdleNanos),
+		AllowedDestinations: parsedAll[netip.Prefix](d, "lease.allowed", it.Allowed), ConsoleReply: it.Answer.answer(),
+	}
+}
+
+// reportItem is the attribute "report". Its ending is missing until the task ends:
+// conditions look at that.
+type reportItem struct {
+	HostKey     string      `dynamodbav:"host_key,omitempty"`
+	Generation  int64       `dynamodbav:"generation,omitempty"`
+	Connections int         `dynamodbav:"connections,omitempty"`
+	LastUse     string      `dynamodbav:"last_use,omitempty"`
+	Request     requestItem `dynamodbav:"request"`
+	Ending      *endingItem `dynamodbav:"ending,omitempty"`
+	Receipt     receiptItem `dynamodbav:"receipt"`
+}
+
+type requestItem struct {
+	Number   int    `dynamodbav:"number,omitempty"`
+	Verb     string `dynamodbav:"verb,omitempty"`
+	TTLNanos int64  `dynamodbav:"ttl_ns,omitempty"`
+}
+
+type endingItem struct {
+	Reason     string `dynamodbav:"reason"`
+	Generation int64  `dynamodbav:"generation"`
+}
+
+func toReportItem(r bastion.Report) reportItem {
+	it := reportItem{
+		HostKey: string(r.HostKey), Generation: r.Generation, Connections: r.Connections, LastUse: toStamp(r.LastUse),
+		Request: requestItem{Number: r.ConsoleRequest.Number, Verb: string(r.ConsoleRequest.Verb), TTLNanos: int64(r.ConsoleRequest.TTL)},
+		Receipt: toReceiptItem(r.Receipt),
+	}
+	if r.Ending.Reason != "" {
+		it.Ending = &endingItem{Reason: string(r.Ending.Reason), Generation: r.Ending.Generation}
+	}
+	return it
+}
+
+func (it reportItem) report(d *decoder) bastion.Report {
+	r := bastion.Report{
+		HostKey: bastion.Key(it.HostKey), Generation: it.Generation, Connections: it.Connections,
+		LastUse:        d.time("report.last_use", it.LastUse),
+		ConsoleRequest: bastion.ConsoleRequest{Number: it.Request.Number, Verb: bastion.Verb(it.Request.Verb), TTL: time.Duration(it.Request.TTLNanos)},
+		Receipt:        it.Receipt.receipt(d),
+	}
+	if it.Ending != nil {
+		r.Ending = bastion.Ending{Reason: bastion.EndReason(it.Ending.Reason), Generation: it.Ending.Generation}
+	}
+	return r
+}
+
+// decode reads a whole item of the table. Whose it is comes from the key and from
+// what the control plane wrote, never from the report. What cannot be read is as if
+// it were missing: no item's form keeps the sweep from the others, or its own
+// bastion from being closed.
+func (l *Leases) decode(stored item) bastion.LeaseItem {
+	lease, _ := decodeLease(stored[attLease])
+	_, ended := stored[attEnded]
+	return bastion.LeaseItem{
+		TaskID: l.TaskID(toText(stored[keyTask])), BastionID: toText(stored[attBastion]),
+		Lease: lease, Report: decodeReport(stored[attReport]), Ended: ended,
+	}
+}
+
+// decodeLease reads what the control plane wrote. With an error comes no part of it.
+func decodeLease(stored types.AttributeValue) (bastion.Lease, error) {
+	var encoded leaseItem
+	if err := attributevalue.Unmarshal(stored, &encoded); err != nil {
+		return bastion.Lease{}, opaque(err)
+	}
+	var d decoder
+	lease := encoded.lease(&d)
+	if d.err != nil {
+		return bastion.Lease{}, d.err
+	}
+	return lease, nil
+}
+
+// decodeReport reads what a task wrote. What bastiond cannot have written counts
+// as no report at all: a task that was taken over must not make its own item, or
+// the record that the report is copied to, unreadable or too large to write.
+func decodeReport(stored types.AttributeValue) bastion.Report {
+	var encoded reportItem
+	if stored == nil || attributevalue.Unmarshal(stored, &encoded) != nil {
+		return bastion.Report{}
+	}
+	var d decoder
+	report := encoded.report(&d)
+	if d.err != nil || !plausible(report) {
+		return bastion.Report{}
+	}
+	return report
+}
+
+// maxWord is longer, in bytes, than any verb or reason that bastiond writes.
+const maxWord = 32
+
+var hostKeyForm = regexp.MustCompile(`^[a-z0-9@.-]+ [A-Za-z0-9+/]+={0,2}$`)
+
+func plausible(r bastion.Report) bool {
+	if r.HostKey != "" && (len(r.HostKey) > bastion.MaxHostKey || !hostKeyForm.MatchString(string(r.HostKey))) {
+		return false
+	}
+	if len(r.ConsoleRequest.Verb) > maxWord || len(r.Ending.Reason) > maxWord || len(r.Receipt.Destinations) > bastion.MaxDestinations {
+		return false
+	}
+	for _, d := range r.Receipt.Destinations {
+		if len(d.Name) > bastion.MaxDestinationName {
+			return false
+		}
+	}
+	return true
 }

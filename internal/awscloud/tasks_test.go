@@ -1,8 +1,15 @@
 package awscloud
 
 import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"flag"
 	"fmt"
+	"net/http"
 	"net/netip"
+	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -10,7 +17,9 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	ec2types "github.com/aws/aws-sdk-go-v2/service/ec2/types"
+	"github.com/aws/aws-sdk-go-v2/service/ecs"
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
+	"github.com/aws/smithy-go"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 	"github.com/bastion-on-demand/bastion/internal/localcloud"
@@ -198,5 +207,193 @@ func TestNobodyLooksForATaskThatIsToEnd(t *testing.T) {
 		if got := interfaceOf(task); got != want {
 			t.Errorf("a task that is to be %s is looked for at %q", desired, got)
 		}
+	}
+}
+
+var update = flag.Bool("update", false, "write the golden files")
+
+var testLaunch = bastion.Launch{
+	BastionID: testID, Attempt: 3, GroupID: "sg-0123456789abcdef0", Subnet: "subnet-0123456789abcdef0",
+	TaskDefinition: "arn:aws:ecs:eu-central-1:123456789012:task-definition/bastion:7",
+	AnnouncedAt:    time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC),
+}
+
+// TestRunTaskIsSentThis holds every parameter of RunTask: one that changes
+// between two sendings of an attempt is a ConflictException.
+func TestRunTaskIsSentThis(t *testing.T) {
+	private := testStack
+	private.Public, private.Spot = false, true
+	for name, stack := range map[string]Stack{"public": testStack, "private-spot": private} {
+		t.Run(name, func(t *testing.T) {
+			got := sentAs(t, stack.runTaskInput(testLaunch))
+			file := "testdata/runtask-" + name + ".json"
+			if *update {
+				if err := os.WriteFile(file, got, 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(file)
+			if err != nil || !bytes.Equal(got, want) {
+				t.Errorf("%s (%v): RunTask is sent\n%s", file, err, got)
+			}
+		})
+	}
+}
+
+// captured keeps the body of a request that it does not send.
+type captured struct{ body bytes.Buffer }
+
+func (c *captured) Do(r *http.Request) (*http.Response, error) {
+	_, err := c.body.ReadFrom(r.Body)
+	return nil, errors.Join(errors.New("not sent"), err)
+}
+
+// sentAs is what the SDK makes of a RunTask, for people to read.
+func sentAs(t *testing.T, in *ecs.RunTaskInput) []byte {
+	t.Helper()
+	var wire captured
+	client := ecs.NewFromConfig(testSDK("http://wire.test"), func(o *ecs.Options) { o.HTTPClient, o.Retryer = &wire, aws.NopRetryer{} })
+	if _, err := client.RunTask(t.Context(), in); err == nil {
+		t.Fatal("it was sent")
+	}
+	var text bytes.Buffer
+	if err := json.Indent(&text, wire.body.Bytes(), "", "  "); err != nil {
+		t.Fatalf("%v in %s", err, &wire.body)
+	}
+	return append(text.Bytes(), '\n')
+}
+
+func TestRunTaskFollowsFromTheLaunchAlone(t *testing.T) {
+	later := testLaunch
+	later.AnnouncedAt = later.AnnouncedAt.Add(time.Hour)
+	if a, b := testStack.runTaskInput(testLaunch), testStack.runTaskInput(later); !reflect.DeepEqual(a, b) {
+		t.Errorf("the same attempt is sent as\n%+v and as\n%+v", a, b)
+	}
+	if bytes := len(*testStack.runTaskInput(testLaunch).ClientToken); bytes > 64 {
+		t.Errorf("the clientToken has %d characters", bytes)
+	}
+}
+
+// What RunTask may err with, and what the port makes of it: a refusal with a
+// code, ErrNotFound, or an error that only means "try again".
+var runTaskErrors = []struct {
+	code, message string
+	refused       bastion.FailureCode
+	notFound      bool
+}{
+	{"InvalidParameterException", "Error retrieving security group information for [sg-1, " + testStack.MemberGroup + "]: The security group 'sg-1' does not exist (ErrorCode: InvalidGroup.NotFound)", "", true},
+	{"InvalidParameterException", "Error retrieving security group information for [sg-1, " + testStack.MemberGroup + "]: The security group '" + testStack.MemberGroup + "' does not exist (ErrorCode: InvalidGroup.NotFound)", bastion.FailureConfig, false},
+	{"InvalidParameterException", "Error retrieving subnet information for [subnet-1]: The subnet ID 'subnet-1' does not exist (ErrorCode: InvalidSubnetID.NotFound)", bastion.FailureConfig, false},
+	{"InvalidParameterException", "Unable to assume the service linked role. Please verify that the ECS service linked role exists.", bastion.FailureConfig, false},
+	{"ClientException", "TaskDefinition is inactive", bastion.FailureConfig, false},
+	{"ClientException", "Capacity is unavailable at this time. Please try again later or in a different availability zone", bastion.FailureCapacity, false},
+	{"ClientException", "You've reached the limit on the number of vCPUs you can run concurrently", bastion.FailureCapacity, false},
+	{"ClientException", "Too many concurrent attempts", "", false},
+	{"AccessDeniedException", "not authorized to perform: iam:PassRole", bastion.FailureConfig, false},
+	{"BlockedException", "Your account has been blocked.", bastion.FailureConfig, false},
+	{"ClusterNotFoundException", "Cluster not found.", bastion.FailureConfig, false},
+	{"PlatformUnknownException", "no such platform version", bastion.FailureConfig, false},
+	{"PlatformTaskDefinitionIncompatibilityException", "not on this platform", bastion.FailureConfig, false},
+	{"UnsupportedFeatureException", "not in this region", bastion.FailureConfig, false},
+	{"ConflictException", "The provided clientToken is already in use with a different RunTask request.", "", false},
+	{"ThrottlingException", "Rate exceeded", "", false},
+	{"ServerException", "Service Unavailable. Please try again later.", "", false},
+	{"ExpiredTokenException", "The security token included in the request is expired", "", false},
+}
+
+func TestRunTaskErrors(t *testing.T) {
+	w := newWire(t, localcloud.Config{}, nil)
+	launch := w.launch(t, testID, 1)
+	for _, c := range runTaskErrors {
+		t.Run(c.code+" "+c.message, func(t *testing.T) {
+			w.server.Fail("RunTask", c.code, c.message)
+			_, err := w.tasks.Run(t.Context(), launch)
+			wantRefusal(t, err, c.refused)
+			if errors.Is(err, bastion.ErrNotFound) != c.notFound {
+				t.Errorf("not found: %t, of %v", !c.notFound, err)
+			}
+			if err == nil || !strings.Contains(err.Error(), c.message) {
+				t.Errorf("%v does not have ECS's words", err)
+			}
+			wantNoneOfTheSDK(t, err)
+		})
+	}
+}
+
+// wantRefusal checks that an error refuses the task for this reason; empty: that
+// it is no refusal.
+func wantRefusal(t *testing.T, err error, code bastion.FailureCode) {
+	t.Helper()
+	var refused *bastion.RefusedError
+	switch errors.As(err, &refused); {
+	case refused == nil && code != "":
+		t.Errorf("%v does not refuse", err)
+	case refused != nil && refused.Failure.Code != code:
+		t.Errorf("refused as %s, not as %q", refused.Failure.Code, code)
+	case refused != nil && (refused.Failure.Message == "" || refused.Detail == ""):
+		t.Errorf("the refusal %+v leaves something unsaid", refused)
+	}
+}
+
+// wantNoneOfTheSDK checks that the SDK's own types stay inside.
+func wantNoneOfTheSDK(t *testing.T, err error) {
+	t.Helper()
+	var api smithy.APIError
+	if errors.As(err, &api) {
+		t.Errorf("%T comes out of the adapter", api)
+	}
+}
+
+func TestFailuresOfRunTask(t *testing.T) {
+	for _, c := range []struct {
+		reason, detail string
+		want           bastion.Failure
+	}{
+		{"Capacity is unavailable at this time. Please try again later or in a different availability zone", "", bastion.CapacityFailure},
+		{"RESOURCE:MEMORY", "", bastion.CapacityFailure},
+		{"RESOURCE:ENI", "", interfaceFailure},
+		{"You've reached the limit on the number of Fargate Spot vCPUs you can run concurrently", "", quotaFailure},
+		{"MISSING", "what is missing", otherFailure},
+	} {
+		failure := types.Failure{Reason: aws.String(c.reason)}
+		if c.detail != "" {
+			failure.Detail = aws.String(c.detail)
+		}
+		got := refusedBy(failure)
+		if got.Failure != c.want || !strings.Contains(got.Detail, c.reason) || !strings.Contains(got.Detail, c.detail) {
+			t.Errorf("%s is %+v", c.reason, got)
+		}
+	}
+}
+
+func TestNoCapacityEndsTheAttemptForGood(t *testing.T) {
+	w := newWire(t, localcloud.Config{}, nil)
+	launch := w.launch(t, testID, 1)
+	w.cloud.RefuseCapacity(1)
+	for range 2 { // the second time it is the token's old answer
+		_, err := w.tasks.Run(t.Context(), launch)
+		wantRefusal(t, err, bastion.FailureCapacity)
+	}
+	launch.Attempt = 2
+	if _, err := w.tasks.Run(t.Context(), launch); err != nil {
+		t.Errorf("the next attempt: %v", err)
+	}
+}
+
+func TestAConflictNamesTheTaskThatThereIs(t *testing.T) {
+	w := newWire(t, localcloud.Config{}, nil)
+	launch := w.launch(t, testID, 1)
+	task, err := w.tasks.Run(t.Context(), launch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.tasks.stack.Public = false // as after a deployment
+	_, err = w.tasks.Run(t.Context(), launch)
+	wantRefusal(t, err, "")
+	if err == nil || !strings.Contains(err.Error(), testStack.taskARN(task.ID)) {
+		t.Errorf("%v does not name task %s", err, task.ID)
+	}
+	if tasks, err := w.tasks.Describe(t.Context(), testID); err != nil || len(tasks) != 1 || tasks[0].Attempt != 1 {
+		t.Errorf("found %+v, %v", tasks, err)
 	}
 }

@@ -61,7 +61,7 @@ func wire(ctx context.Context, environ []string, log *slog.Logger, through *http
 	pace := awscloud.NewPacer()
 	ports, err := awscloud.Connect(ctx, stack(cfg), awscloud.Tables{
 		Records: cfg.Cloud.Table, Leases: cfg.Cloud.LeaseTable, RoleID: cfg.Cloud.TaskRoleID, History: history,
-	}, awscloud.Reach{Pace: pace, HTTP: through})
+	}, awscloud.Transport{Pacer: pace, HTTP: through})
 	if err != nil {
 		return nil, fmt.Errorf("connect to AWS: %w", err)
 	}

@@ -60,7 +60,7 @@ func costOf(t *testing.T, live, due int) *meter {
 	}
 	app.metrics.out = log
 	reaper := app.Reaper()
-	app.pace.Take(10_000) // what is counted here is not when
+	app.pace.SetShare(10_000) // what is counted here is not when
 	for i := range due {
 		if err := app.make(fmt.Sprintf("cost%012d", i), time.Now().UTC().Truncate(time.Second).Add(-time.Second), 0); err != nil {
 			t.Fatal(err)

@@ -73,7 +73,7 @@ const key = bastion.Key("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAA
 func (r *region) fill(n int) []string {
 	r.t.Helper()
 	maker := r.start("maker")
-	maker.pace.Take(10_000)
+	maker.pace.SetShare(10_000)
 	deadline := time.Now().UTC().Truncate(time.Second).Add(time.Hour)
 	var ids []string
 	for i := range n {

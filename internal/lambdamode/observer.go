@@ -41,8 +41,8 @@ type Observer struct {
 
 // Observer makes the function.
 func (a *App) Observer() *Observer {
-	a.pace.Take(backgroundShare)
-	a.pace.Yield() // there are as many of it as there are events
+	a.pace.SetShare(backgroundShare)
+	a.pace.FailWhenThrottled() // there are as many of it as there are events
 	a.notifyOwners()
 	return &Observer{service: a.Service, store: a.Service.Store, cluster: a.Config.Cloud.ClusterARN, taskID: a.taskID, log: a.log}
 }

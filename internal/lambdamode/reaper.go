@@ -35,7 +35,7 @@ type Reaper struct {
 
 // Reaper makes the function.
 func (a *App) Reaper() *Reaper {
-	a.pace.Take(backgroundShare)
+	a.pace.SetShare(backgroundShare)
 	a.notifyOwners()
 	return &Reaper{service: a.Service, store: a.Service.Store, metrics: a.metrics, now: time.Now, log: a.log}
 }

@@ -39,7 +39,7 @@ func throughFront(t *testing.T, f *fargate) awscloud.Ports {
 	} {
 		t.Setenv(name, value)
 	}
-	ports, err := awscloud.Connect(t.Context(), f.stack(), awscloud.Tables{}, awscloud.Reach{Pace: awscloud.NewPacer()})
+	ports, err := awscloud.Connect(t.Context(), f.stack(), awscloud.Tables{}, awscloud.Transport{Pacer: awscloud.NewPacer()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -152,7 +152,7 @@ func (w *world) connect(t *testing.T, environ []string) {
 	}
 	createSlackTable(t)
 	var err error
-	w.ports, err = awscloud.Connect(t.Context(), w.fargate.stack(), tables, awscloud.Reach{Pace: awscloud.NewPacer()})
+	w.ports, err = awscloud.Connect(t.Context(), w.fargate.stack(), tables, awscloud.Transport{Pacer: awscloud.NewPacer()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -122,7 +122,7 @@ func (by thief) throughTheDoors(t *testing.T, s *story) (tried int) {
 		} {
 			tried++
 			answer, err := by.functions.Invoke(t.Context(), functionARN(door), payload)
-			if !errors.As(err, new(*awscloud.FunctionFailed)) {
+			if !errors.As(err, new(*awscloud.FunctionError)) {
 				t.Errorf("%s, of %s: answered %s, %v", door, what, answer, err)
 			}
 		}
@@ -187,7 +187,7 @@ func (by thief) pastTheDoors(t *testing.T) (tried int) {
 
 // denied reports whether IAM refused, and not a function.
 func denied(err error) bool {
-	return err != nil && !errors.As(err, new(*awscloud.FunctionFailed)) && strings.Contains(err.Error(), "AccessDenied")
+	return err != nil && !errors.As(err, new(*awscloud.FunctionError)) && strings.Contains(err.Error(), "AccessDenied")
 }
 
 // besideThem calls what is none of the Slack function's business.
