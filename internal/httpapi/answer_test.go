@@ -8,10 +8,12 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/bastion-on-demand/bastion/internal/api"
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 	"github.com/bastion-on-demand/bastion/internal/httpapi"
 )
@@ -58,7 +60,10 @@ func TestGoldenAnswers(t *testing.T) {
 			golden(t, name+".conf", r.send("GET", path, "", "Accept", "text/plain").Body.Bytes())
 			golden(t, name+".json", r.send("GET", path, "").Body.Bytes())
 			if path != "/bastions" && test.targets == nil {
-				golden(t, name+".json", httpapi.Document(r.rec)) // what others tell of it is the same
+				var decoded api.Bastion
+				if err := json.Unmarshal(r.send("GET", path, "").Body.Bytes(), &decoded); err != nil || !reflect.DeepEqual(decoded, httpapi.Document(r.rec)) {
+					t.Errorf("the response decodes to\n%+v, %v\nwant what notices hold\n%+v", decoded, err, httpapi.Document(r.rec))
+				}
 			}
 		})
 	}

@@ -64,7 +64,7 @@ type Options struct {
 	Targets []Target
 }
 
-type api struct{ Options }
+type handler struct{ Options }
 
 // New makes the handler of the whole API. Log and Service are used by many
 // requests at once.
@@ -81,7 +81,7 @@ func New(options Options) http.Handler {
 	if options.Challenge == "" {
 		options.Challenge = "AWS4-HMAC-SHA256"
 	}
-	return &api{options}
+	return &handler{options}
 }
 
 // exchange is one request as it is understood step by step, and what became of
@@ -113,7 +113,7 @@ type reply struct {
 	body        []byte
 }
 
-func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (a *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := a.Now()
 	x := &exchange{Request: r, header: w.Header(), body: limited(w, r), id: a.RequestID(r)}
 	x.header.Set("Cache-Control", "no-store")
@@ -124,7 +124,7 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var code bastion.Code
 	if err != nil {
 		p := problemFor(x, err)
-		code, out = p.Code, p.reply(x.header, a.Challenge)
+		code, out = p.Code, problemReply(p, x.header, a.Challenge)
 	}
 	x.header.Set("Content-Type", out.contentType)
 	w.WriteHeader(out.status)
@@ -135,7 +135,7 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // serve takes a request from its identity to the answer's last byte. A panic is an
 // error like others here: no server of net/http stands around a Lambda function
 // to catch it.
-func (a *api) serve(x *exchange) (out reply, err error) {
+func (a *handler) serve(x *exchange) (out reply, err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			err = fmt.Errorf("panic: %v\n%s", v, debug.Stack())
@@ -160,7 +160,7 @@ func (a *api) serve(x *exchange) (out reply, err error) {
 }
 
 // reply writes what an operation answers in the form that was asked for.
-func (a *api) reply(x *exchange, ans answer) reply {
+func (a *handler) reply(x *exchange, ans answer) reply {
 	if x.waits {
 		x.header.Set("Preference-Applied", fmt.Sprintf("wait=%d", int(x.wait.Seconds())))
 	}
@@ -173,7 +173,7 @@ func (a *api) reply(x *exchange, ans answer) reply {
 	return reply{ans.status, string(formatJSON), a.json(ans)}
 }
 
-func (a *api) identify(x *exchange) error {
+func (a *handler) identify(x *exchange) error {
 	caller, err := a.Identify(x.Request)
 	if err == nil && caller.Owner == "" {
 		err = fmt.Errorf("the caller at %s has no owner", caller.Address)
@@ -188,7 +188,7 @@ func (a *api) identify(x *exchange) error {
 
 // log writes the one line that each request gets: the pattern of the path and not
 // the path, no query, no body, and of an error the code and the cause.
-func (a *api) log(x *exchange, status int, code bastion.Code, err error, took time.Duration) {
+func (a *handler) log(x *exchange, status int, code bastion.Code, err error, took time.Duration) {
 	level, attrs := slog.LevelInfo, []slog.Attr{
 		slog.String("request_id", x.id),
 		slog.String("method", x.Method),

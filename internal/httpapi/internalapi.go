@@ -5,29 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"strings"
 
+	"github.com/bastion-on-demand/bastion/internal/api"
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
-
-// SlackCall is one request that the Slack function makes of the API for a person
-// of Slack. Nobody authorizes it as API Gateway does a client's: it says itself
-// whom it is for, and so is believed of Slack's owners only.
-type InternalCall struct {
-	Owner  string     `json:"owner"`  // slack:TEAM:USER
-	Source netip.Addr `json:"source"` // where they are; zero but of what starts a bastion
-	Method string     `json:"method"`
-	Path   string     `json:"path"`
-	Body   string     `json:"body,omitempty"`
-}
-
-// SlackAnswer is the API's answer to a [SlackCall].
-type InternalReply struct {
-	Status int    `json:"status"`
-	Body   string `json:"body"` // JSON; a problem document is one, too
-}
 
 // SlackDoor serves the API to the Slack function: by the handlers that serve
 // everybody, to owners of Slack only, none of whom is an admin.
@@ -52,26 +35,26 @@ type slackKey struct{}
 
 // Handle answers a call. An error means that it is not one that the Slack function
 // makes, and that nothing was done.
-func (d *InternalAPI) Handle(ctx context.Context, call InternalCall) (InternalReply, error) {
+func (d *InternalAPI) Handle(ctx context.Context, call api.InternalCall) (api.InternalReply, error) {
 	_, _, ofSlack := bastion.ParseSlackOwner(call.Owner)
 	switch {
 	case !ofSlack:
-		return InternalReply{}, fmt.Errorf("the Slack function speaks for owners of Slack, as slack:T0123ABCD:U0123ABCD, and not for %q", call.Owner)
+		return api.InternalReply{}, fmt.Errorf("the Slack function speaks for owners of Slack, as slack:T0123ABCD:U0123ABCD, and not for %q", call.Owner)
 	case call.Method == http.MethodPost && !call.Source.IsValid():
-		return InternalReply{}, errors.New("the Slack function's call does not say for which address it starts a bastion")
+		return api.InternalReply{}, errors.New("the Slack function's call does not say for which address it starts a bastion")
 	case call.Method == "": // to net/http it would be GET
-		return InternalReply{}, errors.New("the Slack function's call has no method")
+		return api.InternalReply{}, errors.New("the Slack function's call has no method")
 	}
 	ctx, cancel := withAnswerTime(context.WithValue(ctx, slackKey{}, bastion.Caller{Owner: call.Owner, Address: call.Source}))
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, call.Method, "/", strings.NewReader(call.Body))
 	if err != nil {
-		return InternalReply{}, fmt.Errorf("make a request of the Slack function's call: %w", err)
+		return api.InternalReply{}, fmt.Errorf("make a request of the Slack function's call: %w", err)
 	}
 	request.URL = &url.URL{Path: call.Path}
 	w := &response{header: http.Header{}}
 	d.handler.ServeHTTP(w, request)
-	return InternalReply{Status: w.status, Body: w.body.String()}, nil
+	return api.InternalReply{Status: w.status, Body: w.body.String()}, nil
 }
 
 // notifying is the service for people who are told of what becomes of their

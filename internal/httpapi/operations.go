@@ -6,7 +6,7 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-func (a *api) create(x *exchange) (answer, error) {
+func (a *handler) create(x *exchange) (answer, error) {
 	body, err := readBody(x.body)
 	if err != nil {
 		return answer{}, err
@@ -26,7 +26,7 @@ func (a *api) create(x *exchange) (answer, error) {
 	return one(rec, http.StatusOK)
 }
 
-func (a *api) get(x *exchange) (answer, error) {
+func (a *handler) get(x *exchange) (answer, error) {
 	id, err := x.bastionID()
 	if err != nil {
 		return answer{}, err
@@ -38,12 +38,12 @@ func (a *api) get(x *exchange) (answer, error) {
 	return one(rec, http.StatusOK)
 }
 
-func (a *api) list(x *exchange) (answer, error) {
+func (a *handler) list(x *exchange) (answer, error) {
 	records, err := a.Service.List(x.Context(), x.caller, x.wait)
 	return answer{status: http.StatusOK, records: records, list: true}, err
 }
 
-func (a *api) extend(x *exchange) (answer, error) {
+func (a *handler) extend(x *exchange) (answer, error) {
 	id, err := x.bastionID()
 	if err != nil {
 		return answer{}, err
@@ -63,7 +63,7 @@ func (a *api) extend(x *exchange) (answer, error) {
 	return one(rec, http.StatusOK)
 }
 
-func (a *api) close(x *exchange) (answer, error) {
+func (a *handler) close(x *exchange) (answer, error) {
 	id, err := x.bastionID()
 	if err != nil {
 		return answer{}, err
@@ -75,7 +75,7 @@ func (a *api) close(x *exchange) (answer, error) {
 	return one(rec, closeStatus(rec))
 }
 
-func (a *api) closeAll(x *exchange) (answer, error) {
+func (a *handler) closeAll(x *exchange) (answer, error) {
 	records, err := a.Service.CloseAll(x.Context(), x.caller, x.wait)
 	return answer{status: closeStatus(records...), records: records, list: true}, err
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 
+	"github.com/bastion-on-demand/bastion/internal/api"
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 	"github.com/bastion-on-demand/bastion/internal/publickey"
 )
@@ -69,17 +70,6 @@ var statuses = map[bastion.Code]int{
 	CodeUnavailable:      http.StatusServiceUnavailable,
 }
 
-// problem is a problem document of RFC 9457, with the extensions code and
-// request_id.
-type problem struct {
-	Type      string       `json:"type"`
-	Title     string       `json:"title"`
-	Status    int          `json:"status"`
-	Detail    string       `json:"detail"`
-	Code      bastion.Code `json:"code"`
-	RequestID string       `json:"request_id"`
-}
-
 // unidentified wraps what [Identify] answered: a code without a status of its own
 // then means 401.
 type unidentified struct{ cause *bastion.Error }
@@ -98,7 +88,7 @@ func identityError(err error) error {
 
 // problemFor says what a person gets to read of an error: its own sentence if it
 // has one, and of anything else only that it happened.
-func problemFor(x *exchange, err error) problem {
+func problemFor(x *exchange, err error) api.Problem {
 	var known *bastion.Error
 	isKnown := errors.As(err, &known)
 	var status int
@@ -115,14 +105,7 @@ func problemFor(x *exchange, err error) problem {
 		known = bastion.Errorf(CodeInternal, "Something went wrong on the side of the service. What was begun is finished or undone by itself. Try again; if it goes on, give your operator the request id %s.", x.id)
 		status = statuses[CodeInternal]
 	}
-	return problem{
-		Type:      "about:blank", // the status is all there is to say; callers switch on code
-		Title:     http.StatusText(status),
-		Status:    status,
-		Detail:    known.Message,
-		Code:      known.Code,
-		RequestID: x.id,
-	}
+	return api.NewProblem(status, known.Code, known.Message, x.id)
 }
 
 // hiddenCause is what the log says of an error beyond what the person reads.
@@ -134,8 +117,8 @@ func hiddenCause(err error) error {
 	return err
 }
 
-// reply writes the document, and sets the headers that its status asks for.
-func (p problem) reply(header http.Header, challenge string) reply {
+// problemReply writes the document, and sets the headers that its status asks for.
+func problemReply(p api.Problem, header http.Header, challenge string) reply {
 	switch p.Status {
 	case http.StatusUnauthorized:
 		header.Set("WWW-Authenticate", challenge)

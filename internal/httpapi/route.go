@@ -9,7 +9,7 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-type operation func(*api, *exchange) (answer, error)
+type operation func(*handler, *exchange) (answer, error)
 
 // The patterns of the paths there are.
 const (
@@ -21,14 +21,14 @@ const (
 // to GET and redirect unclean paths; here a path is right or unknown.
 var operations = map[string]map[string]operation{
 	collection: {
-		http.MethodGet:    (*api).list,
-		http.MethodPost:   (*api).create,
-		http.MethodDelete: (*api).closeAll,
+		http.MethodGet:    (*handler).list,
+		http.MethodPost:   (*handler).create,
+		http.MethodDelete: (*handler).closeAll,
 	},
 	item: {
-		http.MethodGet:    (*api).get,
-		http.MethodPatch:  (*api).extend,
-		http.MethodDelete: (*api).close,
+		http.MethodGet:    (*handler).get,
+		http.MethodPatch:  (*handler).extend,
+		http.MethodDelete: (*handler).close,
 	},
 }
 

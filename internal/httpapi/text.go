@@ -6,13 +6,14 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/bastion-on-demand/bastion/internal/api"
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
 // text is an answer as a configuration file for ssh: what there is to know and to
 // do next as comments, then the hosts that are ready. Only the caller's own are
 // hosts: nobody else's let them in, and two owners may use the same name.
-func (a *api) text(caller bastion.Caller, ans answer) []byte {
+func (a *handler) text(caller bastion.Caller, ans answer) []byte {
 	var b strings.Builder
 	var ready []access
 	for i, rec := range ans.records {
@@ -37,7 +38,7 @@ func (a *api) text(caller bastion.Caller, ans answer) []byte {
 }
 
 // describe writes the comments about one bastion.
-func (a *api) describe(b *strings.Builder, rec bastion.Record) {
+func (a *handler) describe(b *strings.Builder, rec bastion.Record) {
 	name, here := rec.Name, collection+"/"+rec.ID
 	switch rec.State() {
 	case bastion.Starting:
@@ -53,7 +54,7 @@ func (a *api) describe(b *strings.Builder, rec bastion.Record) {
 		comment(b, "bastion %s: failed (%s)", name, rec.End.Failure.Code)
 		comment(b, "%s", rec.End.Failure.Message)
 	}
-	comment(b, "id %s, owner %s, for %s with the key %s", rec.ID, rec.Owner, rec.Intent.Source.Addr(), strings.Join(fingerprints(rec.Intent.Keys), ", "))
+	comment(b, "id %s, owner %s, for %s with the key %s", rec.ID, rec.Owner, rec.Intent.Source.Addr(), strings.Join(api.NewBastion(rec).Keys, ", "))
 	if rec.Intent.Reason != "" {
 		comment(b, "reason: %s", rec.Intent.Reason)
 	}
@@ -68,7 +69,7 @@ func (a *api) describe(b *strings.Builder, rec bastion.Record) {
 }
 
 // explain writes what to do with the hosts that follow.
-func (a *api) explain(b *strings.Builder, ready []access) {
+func (a *handler) explain(b *strings.Builder, ready []access) {
 	file, alias := hostAlias(ready[0].name)+".conf", hostAlias(ready[0].name)
 	if len(ready) > 1 {
 		file = "bastions.conf"

@@ -11,6 +11,7 @@ import (
 	"github.com/aws/aws-lambda-go/events"
 	"github.com/aws/aws-lambda-go/lambdacontext"
 
+	"github.com/bastion-on-demand/bastion/internal/api"
 	"github.com/bastion-on-demand/bastion/internal/config"
 	"github.com/bastion-on-demand/bastion/internal/httpapi"
 )
@@ -121,20 +122,20 @@ func readEvent(payload json.RawMessage) (events.APIGatewayV2HTTPRequest, error) 
 }
 
 // readSlackCall reads {"slack": …} and nothing that has anything beside it.
-func readSlackCall(payload json.RawMessage) (httpapi.InternalCall, error) {
+func readSlackCall(payload json.RawMessage) (api.InternalCall, error) {
 	var p slackPayload
 	decoder := json.NewDecoder(bytes.NewReader(payload))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(&p); err != nil {
-		return httpapi.InternalCall{}, fmt.Errorf("this is no call of the Slack function: %w", err)
+		return api.InternalCall{}, fmt.Errorf("this is no call of the Slack function: %w", err)
 	}
 	if p.Slack == nil {
-		return httpapi.InternalCall{}, errors.New("this is no call of the Slack function")
+		return api.InternalCall{}, errors.New("this is no call of the Slack function")
 	}
 	return *p.Slack, nil
 }
 
 // slackPayload is what the Slack function writes.
 type slackPayload struct {
-	Slack *httpapi.InternalCall `json:"slack"`
+	Slack *api.InternalCall `json:"slack"`
 }

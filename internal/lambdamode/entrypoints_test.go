@@ -15,9 +15,9 @@ import (
 	"github.com/aws/aws-lambda-go/events"
 	"github.com/aws/aws-lambda-go/lambdacontext"
 
+	"github.com/bastion-on-demand/bastion/internal/api"
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 	"github.com/bastion-on-demand/bastion/internal/config"
-	"github.com/bastion-on-demand/bastion/internal/httpapi"
 )
 
 // domain notes who asked for what.
@@ -263,7 +263,7 @@ func TestTheSlackDoorIsTheAPI(t *testing.T) {
 		{"get", "/bastions", "", 405, "", "method_not_allowed"},
 	} {
 		d := &domain{}
-		call := httpapi.InternalCall{Owner: someone, Method: test.method, Path: test.path, Body: test.body}
+		call := api.InternalCall{Owner: someone, Method: test.method, Path: test.path, Body: test.body}
 		if test.method == "POST" { // nothing else needs to know where they are
 			call.Source = netip.MustParseAddr("203.0.113.7")
 		}
@@ -272,7 +272,7 @@ func TestTheSlackDoorIsTheAPI(t *testing.T) {
 			t.Fatal(err)
 		}
 		answer, err := doors(d, &bytes.Buffer{}).Handle(invokedBy(t, functionARN+":slack"), payload)
-		got, ok := answer.(httpapi.InternalReply)
+		got, ok := answer.(api.InternalReply)
 		if err != nil || !ok || got.Status != test.status || !json.Valid([]byte(got.Body)) || !strings.Contains(got.Body, test.says) {
 			t.Errorf("%s %s: answered %+v, %v", test.method, test.path, answer, err)
 		}

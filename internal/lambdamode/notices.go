@@ -5,9 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 
+	"github.com/bastion-on-demand/bastion/internal/api"
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 	"github.com/bastion-on-demand/bastion/internal/httpapi"
-	"github.com/bastion-on-demand/bastion/internal/slack"
 )
 
 // work takes events for functions, and does not wait for what becomes of them.
@@ -41,11 +41,8 @@ func (n notices) Notify(ctx context.Context, rec bastion.Record, notice bastion.
 // noticeOf is the event for a notice: the bastion as the API answers it, and what
 // the API does not.
 func noticeOf(rec bastion.Record, notice bastion.Notice) ([]byte, error) {
-	said, err := slack.NoticeOf(rec, notice, httpapi.Document(rec))
-	if err != nil {
-		return nil, err
-	}
-	payload, err := json.Marshal(slackEvent{Notice: &said})
+	n := api.NewNotice(rec, notice, httpapi.Document(rec))
+	payload, err := json.Marshal(slackEvent{Notice: &n})
 	if err != nil {
 		return nil, fmt.Errorf("write the notice of %s: %w", rec.ID, err)
 	}

@@ -13,8 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bastion-on-demand/bastion/internal/api"
 	"github.com/bastion-on-demand/bastion/internal/bastion"
-	"github.com/bastion-on-demand/bastion/internal/slack"
 )
 
 const slackWork = "arn:aws:lambda:eu-west-1:111122223333:function:way-in-slack:work"
@@ -62,13 +62,13 @@ func over(destinations int) bastion.Record {
 	return rec
 }
 
-func noticed(t *testing.T, rec bastion.Record, notice bastion.Notice) slack.Notice {
+func noticed(t *testing.T, rec bastion.Record, notice bastion.Notice) api.Notice {
 	t.Helper()
 	h := &handed{}
 	if err := (notices{h, slackWork}).Notify(t.Context(), rec, notice); err != nil {
 		t.Fatal(err)
 	}
-	var event map[string]slack.Notice
+	var event map[string]api.Notice
 	if err := json.Unmarshal([]byte(h.payload), &event); err != nil || len(event) != 1 || h.to != slackWork {
 		t.Fatalf("%s is given %s, %v", h.to, h.payload, err)
 	}
@@ -84,10 +84,10 @@ func TestANoticeSaysWhatTheAPIWould(t *testing.T) {
 	if !strings.Contains(config, "HostName 198.51.100.24") || !strings.Contains(got.Bastion.SSH, "bastion@198.51.100.24") {
 		t.Errorf("the configuration is %q, the command %q", config, got.Bastion.SSH)
 	}
-	got.Bastion.SSHConfig, got.Bastion.SSH = "", ""
-	want := slack.Bastion{
+	got.Bastion.SSHConfig, got.Bastion.SSH, got.Bastion.HostKey, got.Bastion.KnownHosts = "", "", "", ""
+	want := api.Bastion{
 		ID: "2kq7vmx2p4hzr6ta", Name: "default", Owner: "slack:T0123ABCD:U0123ABCD", State: "ready", Reason: "a <b> & c",
-		Source: "203.0.113.7/32", Keys: []string{used().Intent.Keys[0].Fingerprint()}, Host: "198.51.100.24", Port: 2222,
+		Source: "203.0.113.7/32", Keys: []string{used().Intent.Keys[0].Fingerprint()}, Host: "198.51.100.24", Port: 2222, User: "bastion",
 		CreatedAt: noon, ReadyAt: noon.Add(time.Minute), Deadline: noon.Add(time.Hour), LatestDeadline: noon.Add(8 * time.Hour),
 	}
 	if !reflect.DeepEqual(got.Bastion, want) {
@@ -96,19 +96,19 @@ func TestANoticeSaysWhatTheAPIWould(t *testing.T) {
 	failed := over(0)
 	failed.End = bastion.End{Reason: bastion.EndFailed, At: noon, Failure: bastion.CapacityFailure}
 	got = noticed(t, failed, bastion.Notice{State: bastion.Failed})
-	if got.Bastion.Failure == nil || got.Bastion.Failure.Code != string(bastion.FailureCapacity) || got.Warning || got.Receipt == nil {
+	if got.Bastion.Failure == nil || got.Bastion.Failure.Code != bastion.FailureCapacity || got.Warning || got.Receipt == nil {
 		t.Errorf("failed: %+v", got)
 	}
 }
 
 func TestANoticeOfAnEndHasTheReceipt(t *testing.T) {
-	for destinations, unnamed := range map[int]int{0: 6, 3: 6, slack.MaxNamed: 6, slack.MaxNamed + 2: 10} {
+	for destinations, unnamed := range map[int]int{0: 6, 3: 6, api.MaxDestinations: 6, api.MaxDestinations + 2: 10} {
 		rec := over(destinations)
 		got := noticed(t, rec, bastion.Notice{State: bastion.Closed}).Receipt
-		want := &slack.Receipt{
+		want := &api.Receipt{
 			StartedAt: noon.Add(time.Minute), EndedAt: noon.Add(31 * time.Minute), Connections: 1, Forwards: 2, Refusals: 3, BytesIn: 4, BytesOut: 5, Unnamed: unnamed,
 		}
-		for _, d := range rec.Receipt.Destinations[:min(destinations, slack.MaxNamed)] {
+		for _, d := range rec.Receipt.Destinations[:min(destinations, api.MaxDestinations)] {
 			want.Destinations = append(want.Destinations, d.Name)
 		}
 		if !reflect.DeepEqual(got, want) {

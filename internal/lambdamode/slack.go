@@ -13,6 +13,7 @@ import (
 
 	"github.com/aws/aws-lambda-go/lambdacontext"
 
+	"github.com/bastion-on-demand/bastion/internal/api"
 	"github.com/bastion-on-demand/bastion/internal/awscloud"
 	"github.com/bastion-on-demand/bastion/internal/config"
 	"github.com/bastion-on-demand/bastion/internal/httpapi"
@@ -29,7 +30,7 @@ import (
 type Slack struct {
 	app interface {
 		RunJob(context.Context, slack.Job) error
-		Notify(context.Context, slack.Notice) error
+		Notify(context.Context, api.Notice) error
 	}
 	routes http.Handler
 }
@@ -120,8 +121,8 @@ func (s *Slack) Handle(ctx context.Context, payload json.RawMessage) (any, error
 // slackEvent is what comes through the door of work: one of the two. What else a
 // newer version of the function may have written in them is not looked at.
 type slackEvent struct {
-	Job    *slack.Job    `json:"job,omitempty"`
-	Notice *slack.Notice `json:"notice,omitempty"`
+	Job    *slack.Job  `json:"job,omitempty"`
+	Notice *api.Notice `json:"notice,omitempty"`
 }
 
 func (s *Slack) work(ctx context.Context, payload json.RawMessage) error {
@@ -148,27 +149,24 @@ type functions struct {
 	byMethod map[string]string
 }
 
-// Call is of slack.Functions.
-func (f functions) Call(ctx context.Context, call slack.Call) (slack.Reply, error) {
+// Call implements slack.Functions.
+func (f functions) Call(ctx context.Context, call api.InternalCall) (reply api.InternalReply, err error) {
 	function, ok := f.byMethod[call.Method]
 	if !ok {
-		return slack.Reply{}, fmt.Errorf("no function serves %s", call.Method)
+		return reply, fmt.Errorf("no function serves %s", call.Method)
 	}
-	payload, err := json.Marshal(slackPayload{&httpapi.InternalCall{
-		Owner: call.Owner, Source: call.Source, Method: call.Method, Path: call.Path, Body: string(call.Body),
-	}})
+	payload, err := json.Marshal(slackPayload{&call})
 	if err != nil {
-		return slack.Reply{}, fmt.Errorf("write the call of %s: %w", function, err)
+		return reply, fmt.Errorf("encode the call of %s: %w", function, err)
 	}
-	answered, err := f.lambda.Invoke(ctx, function, payload)
+	output, err := f.lambda.Invoke(ctx, function, payload)
 	if err != nil {
-		return slack.Reply{}, err
+		return reply, err
 	}
-	var answer httpapi.InternalReply
-	if err := json.Unmarshal(answered, &answer); err != nil {
-		return slack.Reply{}, fmt.Errorf("read what %s answered: %w", function, err)
+	if err := json.Unmarshal(output, &reply); err != nil {
+		return api.InternalReply{}, fmt.Errorf("decode the reply of %s: %w", function, err)
 	}
-	return slack.Reply{Status: answer.Status, Body: []byte(answer.Body)}, nil
+	return reply, nil
 }
 
 // jobs hands jobs over to the function itself.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/aws/aws-lambda-go/events"
 
+	"github.com/bastion-on-demand/bastion/internal/api"
 	"github.com/bastion-on-demand/bastion/internal/slack"
 )
 
@@ -59,7 +60,7 @@ func TestTheSlackFunctionIsWired(t *testing.T) {
 // worker notes what it is given.
 type worker struct {
 	jobs    []slack.Job
-	notices []slack.Notice
+	notices []api.Notice
 	limited bool // to a time before Lambda's
 	err     error
 }
@@ -75,7 +76,7 @@ func (w *worker) RunJob(ctx context.Context, job slack.Job) error {
 	return w.note(ctx)
 }
 
-func (w *worker) Notify(ctx context.Context, notice slack.Notice) error {
+func (w *worker) Notify(ctx context.Context, notice api.Notice) error {
 	w.notices = append(w.notices, notice)
 	return w.note(ctx)
 }
@@ -165,29 +166,29 @@ func TestACallFromFunctionToFunction(t *testing.T) {
 		map[string]string{"POST": functionARN + "1:slack", "GET": functionARN + "2:slack", "PATCH": functionARN + "3:slack", "DELETE": functionARN + "4:slack"},
 	}
 	for _, test := range []struct {
-		call   slack.Call
+		call   api.InternalCall
 		to     *domain
 		name   string
 		status int
 	}{
-		{slack.Call{Method: "POST", Path: "/bastions", Source: netip.MustParseAddr("2001:db8::7"), Body: []byte(`{"name":"db","reason":"a \"<b>\""}`)}, create, "Create", 201},
-		{slack.Call{Method: "GET", Path: "/bastions"}, describe, "List", 200},
-		{slack.Call{Method: "GET", Path: item}, describe, "Get", 200},
-		{slack.Call{Method: "PATCH", Path: item, Body: []byte(`{"ttl":"30m"}`)}, extend, "Extend", 200},
-		{slack.Call{Method: "DELETE", Path: item}, destroy, "Close", 202},
-		{slack.Call{Method: "PATCH", Path: item}, extend, "", 422},
+		{api.InternalCall{Method: "POST", Path: "/bastions", Source: netip.MustParseAddr("2001:db8::7"), Body: `{"name":"db","reason":"a \"<b>\""}`}, create, "Create", 201},
+		{api.InternalCall{Method: "GET", Path: "/bastions"}, describe, "List", 200},
+		{api.InternalCall{Method: "GET", Path: item}, describe, "Get", 200},
+		{api.InternalCall{Method: "PATCH", Path: item, Body: `{"ttl":"30m"}`}, extend, "Extend", 200},
+		{api.InternalCall{Method: "DELETE", Path: item}, destroy, "Close", 202},
+		{api.InternalCall{Method: "PATCH", Path: item}, extend, "", 422},
 	} {
 		*test.to = domain{}
 		test.call.Owner = someone
 		reply, err := f.Call(t.Context(), test.call)
-		if err != nil || reply.Status != test.status || !json.Valid(reply.Body) || strings.Join(test.to.calls, " ") != test.name {
+		if err != nil || reply.Status != test.status || !json.Valid([]byte(reply.Body)) || strings.Join(test.to.calls, " ") != test.name {
 			t.Errorf("%s %s: answered %d %s, %v; asked for %v", test.call.Method, test.call.Path, reply.Status, reply.Body, err, test.to.calls)
 		}
 	}
 	if create.create.Reason != `a "<b>"` || create.create.Caller.Address != netip.MustParseAddr("2001:db8::7") || !create.create.Notify {
 		t.Errorf("create was asked for %+v", create.create)
 	}
-	for name, call := range map[string]slack.Call{
+	for name, call := range map[string]api.InternalCall{
 		"another method":         {Owner: someone, Method: "PUT", Path: "/bastions"},
 		"another's owner":        {Owner: "iam:111122223333:AIDAEXAMPLEEXAMPLE123", Method: "GET", Path: "/bastions"},
 		"a start from somewhere": {Owner: someone, Method: "POST", Path: "/bastions"},
@@ -205,7 +206,7 @@ func (s saying) Invoke(context.Context, string, []byte) ([]byte, error) { return
 
 func TestAnAnswerThatIsNone(t *testing.T) {
 	f := functions{saying(`"text"`), map[string]string{"GET": "describe"}}
-	if reply, err := f.Call(t.Context(), slack.Call{Method: "GET"}); err == nil {
+	if reply, err := f.Call(t.Context(), api.InternalCall{Method: "GET"}); err == nil {
 		t.Errorf("answered %+v", reply)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/bastion-on-demand/bastion/internal/api"
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 	"github.com/bastion-on-demand/bastion/internal/httpapi"
 	"github.com/bastion-on-demand/bastion/internal/localcloud"
@@ -73,22 +74,16 @@ func (s *slackSide) Enqueue(_ context.Context, job slack.Job) error {
 
 // Tell is of bastion.Notices.
 func (s *slackSide) Notify(_ context.Context, rec bastion.Record, notice bastion.Notice) error {
-	n, err := slack.NoticeOf(rec, notice, httpapi.Document(rec, s.targets...))
-	if err != nil {
-		return err
-	}
+	n := api.NewNotice(rec, notice, httpapi.Document(rec, s.targets...))
 	return s.work.run("notice", func(ctx context.Context) error { return s.app.Notify(ctx, n) })
 }
 
 // slackFunctions are the API's functions, in this process.
-type slackFunctions struct{ door *httpapi.InternalAPI }
+type slackFunctions struct{ api *httpapi.InternalAPI }
 
-// Call is of slack.Functions.
-func (f slackFunctions) Call(ctx context.Context, call slack.Call) (slack.Reply, error) {
-	answer, err := f.door.Handle(ctx, httpapi.InternalCall{
-		Owner: call.Owner, Source: call.Source, Method: call.Method, Path: call.Path, Body: string(call.Body),
-	})
-	return slack.Reply{Status: answer.Status, Body: []byte(answer.Body)}, err
+// Call implements slack.Functions.
+func (f slackFunctions) Call(ctx context.Context, call api.InternalCall) (api.InternalReply, error) {
+	return f.api.Handle(ctx, call)
 }
 
 // work is done apart from who hands it over, as Lambda does it with events: a job or

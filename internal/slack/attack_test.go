@@ -32,14 +32,14 @@ func TestHostileTextIsOnlyText(t *testing.T) {
 		b.SSHConfig = "Host x\n" + text
 		closed, failed := closedBastion(), failedBastion()
 		closed.Name, closed.Reason, failed.Name = text, text, text
-		failed.Failure.Code, failed.Failure.Message = text, text
+		failed.Failure.Code, failed.Failure.Message = bastion.FailureCode(text), text
 		receipt := aReceipt()
 		receipt.Destinations = []string{text, text, text, text, text, text, text, text, text, text, text}
 		job := Job{Action: JobDown, Name: text, At: start, TTL: time.Hour}
 		odd := *b
-		odd.State = text
+		odd.State = bastion.State(text)
 		for name, l := range map[string]*message{
-			"used":      usedMessage(*b, b.sourceAddr()),
+			"used":      usedMessage(*b, netip.MustParseAddr(annsHome)),
 			"state":     stateMessage(*b),
 			"odd state": stateMessage(odd),
 			"status":    statusMessage(slices.Repeat([]Bastion{*b}, 20)),

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/bastion-on-demand/bastion/internal/api"
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
@@ -22,10 +23,11 @@ var errDown = errors.New("the service's functions do not answer")
 // refusal's own code and sentence. errDown: there is no answer that can be read.
 func (a *App) callAPI(ctx context.Context, call Call, body, into any) error {
 	if body != nil {
-		var err error
-		if call.Body, err = json.Marshal(body); err != nil {
+		encoded, err := json.Marshal(body)
+		if err != nil {
 			return err
 		}
+		call.Body = string(encoded)
 	}
 	ctx, cancel := context.WithTimeout(ctx, callFor)
 	defer cancel()
@@ -34,16 +36,13 @@ func (a *App) callAPI(ctx context.Context, call Call, body, into any) error {
 		return fmt.Errorf("%w: %s: %w", errDown, call.Method, err)
 	}
 	if reply.Status >= http.StatusOK && reply.Status < http.StatusMultipleChoices {
-		if err := json.Unmarshal(reply.Body, into); err != nil {
+		if err := json.Unmarshal([]byte(reply.Body), into); err != nil {
 			return fmt.Errorf("%w: %s: %w", errDown, call.Method, err)
 		}
 		return nil
 	}
-	var problem struct {
-		Detail string       `json:"detail"`
-		Code   bastion.Code `json:"code"`
-	}
-	if err := json.Unmarshal(reply.Body, &problem); err != nil || problem.Detail == "" {
+	var problem api.Problem
+	if err := json.Unmarshal([]byte(reply.Body), &problem); err != nil || problem.Detail == "" {
 		return fmt.Errorf("%w: %s: status %d and no problem document", errDown, call.Method, reply.Status)
 	}
 	return &bastion.Error{Code: problem.Code, Message: problem.Detail}
@@ -67,9 +66,7 @@ func (a *App) describe(ctx context.Context, owner, id string) (Bastion, error) {
 }
 
 func (a *App) list(ctx context.Context, owner string) ([]Bastion, error) {
-	var all struct {
-		Bastions []Bastion `json:"bastions"`
-	}
+	var all api.List
 	err := a.callAPI(ctx, Call{Owner: owner, Method: http.MethodGet, Path: "/bastions"}, nil, &all)
 	return all.Bastions, err
 }
@@ -84,11 +81,6 @@ func (a *App) close(ctx context.Context, owner, id string) (Bastion, error) {
 	var b Bastion
 	err := a.callAPI(ctx, Call{Owner: owner, Method: http.MethodDelete, Path: "/bastions/" + id}, nil, &b)
 	return b, err
-}
-
-// isOpen reports whether a bastion is one that can be used, extended and closed.
-func (b Bastion) isOpen() bool {
-	return b.State == string(bastion.Starting) || b.State == string(bastion.Ready)
 }
 
 // whichError: there is not exactly one bastion that can be meant.
@@ -115,12 +107,12 @@ func (a *App) choose(ctx context.Context, job Job) (Bastion, error) {
 		named := job.Name == "" || b.Name == job.Name
 		switch {
 		case b.CreatedAt.After(job.At):
-		case b.isOpen():
+		case b.IsOpen():
 			open = append(open, b)
 			if named {
 				meant = append(meant, b)
 			}
-		case named && b.State == string(bastion.Closing):
+		case named && b.State == bastion.Closing:
 			closing = append(closing, b)
 		}
 	}

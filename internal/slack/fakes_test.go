@@ -151,7 +151,7 @@ func (s *service) serve(call Call) Reply {
 	var body struct {
 		Name, TTL, Reason string
 	}
-	_ = json.Unmarshal(call.Body, &body)
+	_ = json.Unmarshal([]byte(call.Body), &body)
 	if call.Method == http.MethodPost {
 		return s.create(call, body.Name, body.TTL, body.Reason)
 	}
@@ -187,7 +187,7 @@ func (s *service) serve(call Call) Reply {
 
 func (s *service) create(call Call, name, ttl, reason string) Reply {
 	for _, b := range s.bastions {
-		if b.Owner == call.Owner && b.Name == name && b.isOpen() {
+		if b.Owner == call.Owner && b.Name == name && b.IsOpen() {
 			return jsonReply(200, b)
 		}
 	}
@@ -210,7 +210,7 @@ func jsonReply(status int, v any) Reply {
 	if err != nil {
 		panic(err)
 	}
-	return Reply{status, body}
+	return Reply{Status: status, Body: string(body)}
 }
 
 func problemReply(status int, code bastion.Code, detail string) Reply {

@@ -6,13 +6,13 @@ import (
 	"errors"
 	"flag"
 	"net/http"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/bastion-on-demand/bastion/internal/api"
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
@@ -183,20 +183,14 @@ func aReceipt() *Receipt {
 func closedBastion() *Bastion {
 	b := aBastion("web")
 	b.State, b.Host, b.SSHConfig = "closed", "", ""
-	b.Ended = &struct {
-		Reason string    `json:"reason"`
-		At     time.Time `json:"at"`
-	}{"idle", start.Add(91 * time.Minute)}
+	b.Ended = &api.Ended{Reason: "idle", At: start.Add(91 * time.Minute)}
 	return b
 }
 
 func failedBastion() *Bastion {
 	b := aBastion("web")
 	b.State, b.Host, b.SSHConfig = "failed", "", ""
-	b.Failure = &struct {
-		Code    string `json:"code"`
-		Message string `json:"message"`
-	}{"capacity_unavailable", bastion.CapacityFailure.Message}
+	b.Failure = &api.Failure{Code: "capacity_unavailable", Message: bastion.CapacityFailure.Message}
 	return b
 }
 
@@ -304,6 +298,3 @@ func TestStartAsksForWhatTheClaimPromised(t *testing.T) {
 		t.Errorf("the page knows the bastion %q: %v", v.ID, err)
 	}
 }
-
-// sourceAddr is an address, whatever the bastion's source is.
-func (Bastion) sourceAddr() netip.Addr { return netip.MustParseAddr(annsHome) }

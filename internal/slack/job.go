@@ -171,7 +171,7 @@ func (a *App) notStarted(ctx context.Context, c startLink, place replyTarget, ca
 // doDown closes a bastion.
 func (a *App) doDown(ctx context.Context, job Job) error {
 	b, err := a.choose(ctx, job)
-	if err == nil && b.isOpen() {
+	if err == nil && b.IsOpen() {
 		if err := a.moveConversation(ctx, b, replyTarget{job.ResponseURL, job.At}); err != nil {
 			return err
 		}
@@ -186,7 +186,7 @@ func (a *App) doDown(ctx context.Context, job Job) error {
 // doExtend moves a bastion's deadline to at least so long from when it was asked.
 func (a *App) doExtend(ctx context.Context, job Job) error {
 	b, err := a.choose(ctx, job)
-	if err == nil && b.isOpen() {
+	if err == nil && b.IsOpen() {
 		if err := a.moveConversation(ctx, b, replyTarget{job.ResponseURL, job.At}); err != nil {
 			return err
 		}

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
 // try does something that a fault may let the caller die in.
@@ -85,7 +87,7 @@ var stories = []story{
 	},
 }
 
-func (d *desk) wantState(state string) error {
+func (d *desk) wantState(state bastion.State) error {
 	if b := d.service.bastions[0]; b.State != state {
 		return fmt.Errorf("the bastion is %s, want %s", b.State, state)
 	}

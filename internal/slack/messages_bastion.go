@@ -40,10 +40,10 @@ func stateMessage(b Bastion) *message {
 }
 
 // known is a state, if it is one: it stands in a notification.
-func known(state string) string {
-	switch bastion.State(state) {
+func known(state bastion.State) string {
+	switch state {
 	case bastion.Starting, bastion.Ready, bastion.Closing, bastion.Closed, bastion.Failed:
-		return state
+		return string(state)
 	}
 	return "changed"
 }
@@ -67,10 +67,10 @@ func aboutBastion(l *message, b Bastion, closeLabel string) *message {
 	}
 	l.blocks = append(l.blocks, newMessage("", title).blocks...)
 	l.list(facts(b)...)
-	if b.State == string(bastion.Ready) && b.SSHConfig != "" {
+	if b.State == bastion.Ready && b.SSHConfig != "" {
 		connecting(l, b)
 	}
-	if !b.isOpen() {
+	if !b.IsOpen() {
 		return l
 	}
 	return l.dates("Open until %s; it can be extended until %s.", b.Deadline, b.LatestDeadline).
@@ -80,7 +80,7 @@ func aboutBastion(l *message, b Bastion, closeLabel string) *message {
 // facts are lines about a bastion.
 func facts(b Bastion) []string {
 	letsIn := "Lets in: " + addressOnly(b.Source) + " with the key " + strings.Join(b.Keys, ", ")
-	if b.isOpen() {
+	if b.IsOpen() {
 		letsIn += " - if that is not you, close it at once"
 	}
 	lines := []string{letsIn}

@@ -4,6 +4,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"time"
+
+	"github.com/bastion-on-demand/bastion/internal/api"
 )
 
 // Job is one thing to do for a person of Slack. All of it was in a signed request
@@ -33,55 +35,14 @@ const (
 	JobExtend JobAction = "extend" // more time
 )
 
-// Bastion is what the API answers of one, as far as it is of use here.
-type Bastion struct {
-	ID      string `json:"id"`
-	Name    string `json:"name"`
-	Owner   string `json:"owner"`
-	State   string `json:"state"`
-	Stage   string `json:"stage"`
-	Reason  string `json:"reason"`
-	Failure *struct {
-		Code    string `json:"code"`
-		Message string `json:"message"`
-	} `json:"failure"`
-	Ended *struct {
-		Reason string    `json:"reason"`
-		At     time.Time `json:"at"`
-	} `json:"ended"`
-	Source         string    `json:"source"`
-	Keys           []string  `json:"keys"` // fingerprints
-	Host           string    `json:"host"`
-	Port           int       `json:"port"`
-	SSHConfig      string    `json:"ssh_config"`
-	SSH            string    `json:"ssh"`
-	CreatedAt      time.Time `json:"created_at"`
-	ReadyAt        time.Time `json:"ready_at"`
-	Deadline       time.Time `json:"deadline"`
-	LatestDeadline time.Time `json:"latest_deadline"`
-}
-
-// Notice says what has become of a bastion whose owner asked through Slack. It
-// may come late, twice, or behind a newer one: Version tells.
-type Notice struct {
-	Bastion Bastion  `json:"bastion"`
-	Version int64    `json:"version"` // of the record
-	Warning bool     `json:"warning"` // the deadline is near
-	Receipt *Receipt `json:"receipt"` // of one that has ended
-}
-
-// Receipt is what a bastion was used for.
-type Receipt struct {
-	StartedAt    time.Time `json:"started_at"`
-	EndedAt      time.Time `json:"ended_at"`
-	Connections  int       `json:"connections"`
-	Forwards     int       `json:"forwards"`
-	Refusals     int       `json:"refusals"`
-	BytesIn      int64     `json:"bytes_in"`
-	BytesOut     int64     `json:"bytes_out"`
-	Destinations []string  `json:"destinations"` // "host:port", in order of first use
-	Unnamed      int       `json:"unnamed"`      // forwards to further destinations
-}
+// The types that this package shares with the API and with those who send notices.
+type (
+	Bastion = api.Bastion
+	Notice  = api.Notice
+	Receipt = api.Receipt
+	Call    = api.InternalCall
+	Reply   = api.InternalReply
+)
 
 // person is what is remembered of one user.
 type person struct {

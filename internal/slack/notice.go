@@ -33,7 +33,7 @@ func (a *App) Notify(ctx context.Context, n Notice) error {
 	if err := a.postState(ctx, n, t); err != nil {
 		return fmt.Errorf("tell of bastion %s: %w", b.ID, err)
 	}
-	if n.Warning && b.isOpen() {
+	if n.Warning && b.IsOpen() {
 		if err := a.warn(ctx, b); err != nil {
 			return fmt.Errorf("warn of the deadline of bastion %s: %w", b.ID, err)
 		}
@@ -52,7 +52,7 @@ func (a *App) Notify(ctx context.Context, n Notice) error {
 // ended reports whether nothing can follow: a failed bastion, too, says what it has
 // to say at once.
 func ended(b Bastion) bool {
-	return b.State == string(bastion.Closed) || b.State == string(bastion.Failed)
+	return b.State == bastion.Closed || b.State == bastion.Failed
 }
 
 // talkAbout is the conversation about a bastion. One that has just been started is
@@ -67,7 +67,7 @@ func (a *App) conversationAbout(ctx context.Context, b Bastion) (conversation, e
 		return conversation{}, err
 	}
 	// An older one of that name, which is only now gone, was asked for elsewhere.
-	if place.ResponseURL == "" || !b.isOpen() && b.CreatedAt.Before(place.Since) {
+	if place.ResponseURL == "" || !b.IsOpen() && b.CreatedAt.Before(place.Since) {
 		return t, nil
 	}
 	if err := a.moveConversation(ctx, b, place); err != nil {
@@ -101,7 +101,7 @@ func (a *App) postState(ctx context.Context, n Notice, t conversation) error {
 	b := n.Bastion
 	var l *message
 	var k kind
-	switch bastion.State(b.State) {
+	switch b.State {
 	case bastion.Starting:
 		l, k = stateMessage(b), aboutStage
 	case bastion.Ready:

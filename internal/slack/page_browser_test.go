@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bastion-on-demand/bastion/internal/bastion"
 	"github.com/bastion-on-demand/bastion/internal/test/browser"
 )
 
@@ -106,7 +107,7 @@ var states = []state{
 	}},
 }
 
-func bastionAt(state, stage string) Bastion {
+func bastionAt(state bastion.State, stage string) Bastion {
 	b := readyBastion()
 	b.State, b.Stage, b.SSHConfig, b.SSH, b.Host = state, stage, "", "", ""
 	return b

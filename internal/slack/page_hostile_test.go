@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
 func TestHostileTextStaysText(t *testing.T) {
@@ -22,15 +24,15 @@ func TestHostileTextStaysText(t *testing.T) {
 	}
 	pages["problem"] = b.open(view).body
 
-	for _, state := range []string{"starting", "ready", "failed", "closed", hostile} {
+	for _, state := range []bastion.State{bastion.Starting, bastion.Ready, bastion.Failed, bastion.Closed, bastion.State(hostile)} {
 		rig, view := startedRig(t)
 		found := readyBastion()
 		found.State, found.Stage, found.Name, found.Reason, found.SSHConfig, found.SSH = state, hostile, hostile, hostile, hostile, hostile
 		found.Keys = []string{hostile}
-		setFailure(&found, hostile, hostile)
-		setEnded(&found, hostile, rig.now)
+		setFailure(&found, bastion.FailureCode(hostile), hostile)
+		setEnded(&found, bastion.EndReason(hostile), rig.now)
 		rig.answers(found)
-		pages[state] = newVisitor(rig, homeV4).open(view).body
+		pages[string(state)] = newVisitor(rig, homeV4).open(view).body
 	}
 	for name, page := range pages {
 		for _, bad := range []string{"<script>alert", "<img", "onerror=alert(1)>", "<a ", "\u202e", "\x00"} {

@@ -100,7 +100,7 @@ func (rig *pageRig) answers(b Bastion) {
 	if err != nil {
 		rig.t.Fatal(err)
 	}
-	rig.reply = func(Call) (Reply, error) { return Reply{http.StatusOK, body}, nil }
+	rig.reply = func(Call) (Reply, error) { return Reply{Status: http.StatusOK, Body: string(body)}, nil }
 }
 
 // secret takes note of what must not be in the log.

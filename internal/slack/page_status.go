@@ -79,7 +79,7 @@ func (a *App) followStart(v *visit, seen statusPage) (followPage, error) {
 		}
 		v.cause = a.endStatusPage(v.Context(), hashOf(v.token), until)
 	}
-	if b.isOpen() && !accepts(b, seen.Source) {
+	if b.IsOpen() && !accepts(b, seen.Source) {
 		return page.movedAway(b), nil
 	}
 	return page.of(b, a.Now()), nil
@@ -113,9 +113,9 @@ func (a *App) enqueueAgain(ctx context.Context, viewHash, claimHash string) erro
 // endOfView is when what a view follows came to its end; zero while it has not.
 func statusPageEnd(b Bastion, now time.Time) time.Time {
 	switch {
-	case b.State == string(bastion.Starting):
+	case b.State == bastion.Starting:
 		return time.Time{}
-	case b.State == string(bastion.Ready) && !b.ReadyAt.IsZero():
+	case b.State == bastion.Ready && !b.ReadyAt.IsZero():
 		return b.ReadyAt
 	case b.Ended != nil:
 		return b.Ended.At
@@ -126,14 +126,14 @@ func statusPageEnd(b Bastion, now time.Time) time.Time {
 // of fills the page with a bastion.
 func (p followPage) of(b Bastion, now time.Time) followPage {
 	switch b.State {
-	case string(bastion.Starting):
+	case bastion.Starting:
 		return p.waiting(b.Stage)
-	case string(bastion.Ready):
+	case bastion.Ready:
 		return p.ready(b, now)
-	case string(bastion.Failed):
+	case bastion.Failed:
 		p = p.refused("The bastion could not be started.")
 		if b.Failure != nil {
-			p.Problem = &problemShown{oneLine(b.Failure.Code), oneLine(b.Failure.Message)}
+			p.Problem = &problemShown{oneLine(string(b.Failure.Code)), oneLine(b.Failure.Message)}
 		}
 		return p
 	}

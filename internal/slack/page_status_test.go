@@ -6,6 +6,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/bastion-on-demand/bastion/internal/api"
+	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
 const pageConfig = `Host bastion-default
@@ -35,18 +38,12 @@ func readyBastion() Bastion {
 	}
 }
 
-func setFailure(b *Bastion, code, message string) {
-	b.Failure = &struct {
-		Code    string `json:"code"`
-		Message string `json:"message"`
-	}{code, message}
+func setFailure(b *Bastion, code bastion.FailureCode, message string) {
+	b.Failure = &api.Failure{Code: code, Message: message}
 }
 
-func setEnded(b *Bastion, reason string, at time.Time) {
-	b.Ended = &struct {
-		Reason string    `json:"reason"`
-		At     time.Time `json:"at"`
-	}{reason, at}
+func setEnded(b *Bastion, reason bastion.EndReason, at time.Time) {
+	b.Ended = &api.Ended{Reason: reason, At: at}
 }
 
 // startedRig is one where the button was pressed, and the job has found the
@@ -171,7 +168,7 @@ func TestViewOfWhatIsOver(t *testing.T) {
 // Asked for from another address, the bastion goes there: a page at the first must
 // not go on saying that it lets that one in.
 func TestViewOfABastionThatMovedAway(t *testing.T) {
-	for _, state := range []string{"starting", "ready"} {
+	for _, state := range []bastion.State{bastion.Starting, bastion.Ready} {
 		rig, view := startedRig(t)
 		moved := readyBastion()
 		moved.State, moved.Source = state, "198.51.100.99/32"
@@ -236,8 +233,8 @@ func TestFunctionThatIsDownIsWaitedFor(t *testing.T) {
 	rig, view := startedRig(t)
 	for name, reply := range map[string]func(Call) (Reply, error){
 		"down":            func(Call) (Reply, error) { return Reply{}, errPage },
-		"failing":         func(Call) (Reply, error) { return Reply{Status: 500, Body: []byte(`{"detail":"secret"}`)}, nil },
-		"out of its mind": func(Call) (Reply, error) { return Reply{Status: 200, Body: []byte("<html>")}, nil },
+		"failing":         func(Call) (Reply, error) { return Reply{Status: 500, Body: `{"detail":"secret"}`}, nil },
+		"out of its mind": func(Call) (Reply, error) { return Reply{Status: 200, Body: "<html>"}, nil },
 	} {
 		rig.reply = reply
 		b := newVisitor(rig, homeV4).open(view)
@@ -257,7 +254,7 @@ func TestViewOfABastionThatIsNotTheirs(t *testing.T) {
 	rig.answers(theirs)
 	gone := newVisitor(rig, homeV4).open(view)
 	rig.reply = func(Call) (Reply, error) {
-		return Reply{Status: 404, Body: []byte(`{"code":"not_found","detail":"x"}`)}, nil
+		return Reply{Status: 404, Body: `{"code":"not_found","detail":"x"}`}, nil
 	}
 	unknown := newVisitor(rig, homeV4).open(view)
 	if gone.body != unknown.body || follows(t, gone) || strings.Contains(gone.body, "198.51.100.20") {

@@ -2,7 +2,6 @@ package slack
 
 import (
 	"context"
-	"net/netip"
 	"time"
 )
 
@@ -29,21 +28,6 @@ type Functions interface {
 	// error means that there is none: the function is down, or did not answer
 	// before the end of ctx; what was asked for may have been begun.
 	Call(ctx context.Context, call Call) (Reply, error)
-}
-
-// Call is one request of the HTTP API as api/openapi.yaml has it.
-type Call struct {
-	Owner  string // slack:TEAM:USER
-	Source netip.Addr
-	Method string
-	Path   string // as /bastions
-	Body   []byte // JSON, or empty
-}
-
-// Reply is the answer to a Call: a bastion, a list or a problem document, as JSON.
-type Reply struct {
-	Status int
-	Body   []byte
 }
 
 // Work takes jobs that are done apart from the request that they came with, at

@@ -19,12 +19,12 @@ const (
 )
 
 // endings say why a bastion ended, behind "it is closed:".
-var endings = map[string]string{
-	string(bastion.EndClosed):   "it was asked to",
-	string(bastion.EndConsole):  "its console was asked to",
-	string(bastion.EndDeadline): "its time was up",
-	string(bastion.EndIdle):     "nobody used it",
-	string(bastion.EndTask):     "it ended by itself",
+var endings = map[bastion.EndReason]string{
+	bastion.EndClosed:   "it was asked to",
+	bastion.EndConsole:  "its console was asked to",
+	bastion.EndDeadline: "its time was up",
+	bastion.EndIdle:     "nobody used it",
+	bastion.EndTask:     "it ended by itself",
 }
 
 // receiptLetter says that a bastion has ended, and what it was used for.

@@ -36,6 +36,7 @@ var imports = map[string][]string{
 	"internal/bastion": {},
 
 	// Helpers import at most the domain.
+	"internal/api":       {"internal/bastion"},
 	"internal/publickey": {"internal/bastion"},
 	"internal/leasefile": {"internal/bastion"},
 	"internal/config":    {"internal/bastion"},
@@ -43,9 +44,9 @@ var imports = map[string][]string{
 	// Adapters import the domain and helpers, and never each other.
 	"internal/awscloud":   {"internal/bastion"},
 	"internal/localcloud": {"internal/bastion"},
-	"internal/sshd":       {"internal/bastion", "internal/publickey"},
-	"internal/httpapi":    {"internal/bastion", "internal/publickey"},
-	"internal/slack":      {"internal/bastion", "internal/publickey"},
+	"internal/sshd":       {"internal/bastion", "internal/api", "internal/publickey"},
+	"internal/httpapi":    {"internal/bastion", "internal/api", "internal/publickey"},
+	"internal/slack":      {"internal/bastion", "internal/api", "internal/publickey"},
 
 	// The operator's tools do not import the service.
 	"internal/image":  {},
