@@ -39,27 +39,27 @@ func NewGroups(ec2 EC2Groups, stack Stack) *Groups { return &Groups{ec2: ec2, st
 // bastion.Groups. CreateSecurityGroup takes no client token, so that the name,
 // unique in the VPC, is what keeps a repeat from making a second one. A new
 // group's egress rule is not in the answer: its id is for Describe to find.
-func (g *Groups) Create(ctx context.Context, bastionID string) (bastion.Group, error) {
-	out, err := g.ec2.CreateSecurityGroup(ctx, g.stack.createGroupInput(bastionID))
+func (g *Groups) Create(ctx context.Context, spec bastion.GroupSpec) (bastion.Group, error) {
+	out, err := g.ec2.CreateSecurityGroup(ctx, g.stack.createGroupInput(spec))
 	if hasCode(err, "InvalidGroup.Duplicate") {
-		return g.Describe(ctx, bastionID, "")
+		return g.Describe(ctx, spec.BastionID, "")
 	}
 	if err != nil {
-		return bastion.Group{}, fmt.Errorf("CreateSecurityGroup for %s: %w", bastionID, opaque(err))
+		return bastion.Group{}, fmt.Errorf("CreateSecurityGroup for %s: %w", spec.BastionID, opaque(err))
 	}
-	return bastion.Group{ID: aws.ToString(out.GroupId), BastionID: bastionID}, nil
+	return bastion.Group{ID: aws.ToString(out.GroupId), BastionID: spec.BastionID}, nil
 }
 
-func (s Stack) createGroupInput(bastionID string) *ec2.CreateSecurityGroupInput {
+func (s Stack) createGroupInput(spec bastion.GroupSpec) *ec2.CreateSecurityGroupInput {
 	return &ec2.CreateSecurityGroupInput{
-		GroupName:   aws.String(GroupName(bastionID)),
-		Description: aws.String("Who may connect to the bastion " + bastionID),
+		GroupName:   aws.String(GroupName(spec.BastionID)),
+		Description: aws.String("Who may connect to the bastion " + spec.BastionID),
 		VpcId:       aws.String(s.VPC),
 		TagSpecifications: []types.TagSpecification{{
 			ResourceType: types.ResourceTypeSecurityGroup,
 			Tags: []types.Tag{
 				{Key: aws.String(TagStack), Value: aws.String(s.ID)},
-				{Key: aws.String(TagID), Value: aws.String(bastionID)},
+				{Key: aws.String(TagID), Value: aws.String(spec.BastionID)},
 			},
 		}},
 	}

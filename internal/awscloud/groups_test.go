@@ -53,7 +53,10 @@ var groupErrors = []struct {
 func TestGroupErrors(t *testing.T) {
 	w := newWire(t, localcloud.Config{}, nil)
 	calls := map[string]func(context.Context) error{
-		"CreateSecurityGroup":           func(ctx context.Context) error { _, err := w.groups.Create(ctx, testID); return err },
+		"CreateSecurityGroup": func(ctx context.Context) error {
+			_, err := w.groups.Create(ctx, bastion.GroupSpec{BastionID: testID})
+			return err
+		},
 		"DescribeSecurityGroups":        func(ctx context.Context) error { _, err := w.groups.Describe(ctx, testID, ""); return err },
 		"AuthorizeSecurityGroupIngress": func(ctx context.Context) error { return w.groups.Authorize(ctx, "sg-1", testSource) },
 		"RevokeSecurityGroupIngress":    func(ctx context.Context) error { return w.groups.Revoke(ctx, "sg-1", bastion.Rule{ID: "sgr-1"}) },
@@ -80,7 +83,7 @@ func TestGroupErrors(t *testing.T) {
 
 func TestOneAddressIsAllThatIsAdmitted(t *testing.T) {
 	w := newWire(t, localcloud.Config{}, nil)
-	group, err := w.groups.Create(t.Context(), testID)
+	group, err := w.groups.Create(t.Context(), bastion.GroupSpec{BastionID: testID})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,7 +109,7 @@ func TestGroupsOfAnotherStackAreNotSeen(t *testing.T) {
 	w := newWire(t, localcloud.Config{}, nil)
 	foreign := *w.groups
 	foreign.stack.ID = "another"
-	theirs, err := foreign.Create(t.Context(), testID)
+	theirs, err := foreign.Create(t.Context(), bastion.GroupSpec{BastionID: testID})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,7 +128,7 @@ func TestManyGroupsAreReadInPages(t *testing.T) {
 	w := newWire(t, localcloud.Config{}, func(cfg *awswire.Config) { cfg.PageSize = 100 })
 	const n = 250
 	for i := range n {
-		group, err := w.groups.Create(t.Context(), fmt.Sprintf("bastion%09d", i))
+		group, err := w.groups.Create(t.Context(), bastion.GroupSpec{BastionID: fmt.Sprintf("bastion%09d", i)})
 		if err == nil {
 			err = w.groups.Authorize(t.Context(), group.ID, testSource)
 		}
@@ -152,7 +155,7 @@ func TestManyGroupsAreReadInPages(t *testing.T) {
 // A group that has been closed is looked at once a minute until it can be deleted.
 func TestAGroupWithoutRulesIsOneCall(t *testing.T) {
 	w := newWire(t, localcloud.Config{}, nil)
-	group, err := w.groups.Create(t.Context(), testID)
+	group, err := w.groups.Create(t.Context(), bastion.GroupSpec{BastionID: testID})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -364,7 +364,7 @@ type endingItem struct {
 
 func toReportItem(r bastion.Report) reportItem {
 	it := reportItem{
-		HostKey: string(r.HostKey), Generation: r.Generation, Connections: r.Connections, LastUse: toStamp(r.LastUse),
+		HostKey: string(r.HostKey), Generation: r.Generation, Connections: r.Connections, LastUse: toStamp(r.LastUsedAt),
 		Request: requestItem{Number: r.ConsoleRequest.Number, Verb: string(r.ConsoleRequest.Verb), TTLNanos: int64(r.ConsoleRequest.TTL)},
 		Receipt: toReceiptItem(r.Receipt),
 	}
@@ -377,7 +377,7 @@ func toReportItem(r bastion.Report) reportItem {
 func (it reportItem) report(d *decoder) bastion.Report {
 	r := bastion.Report{
 		HostKey: bastion.Key(it.HostKey), Generation: it.Generation, Connections: it.Connections,
-		LastUse:        d.time("report.last_use", it.LastUse),
+		LastUsedAt:     d.time("report.last_use", it.LastUse),
 		ConsoleRequest: bastion.ConsoleRequest{Number: it.Request.Number, Verb: bastion.Verb(it.Request.Verb), TTL: time.Duration(it.Request.TTLNanos)},
 		Receipt:        it.Receipt.receipt(d),
 	}

@@ -119,12 +119,12 @@ func (m *moto) adaptersEC2() *ec2.Client {
 	return NewEC2(m.sdk, unpaced(), func(o *ec2.Options) { o.HTTPClient = m.ours })
 }
 
-func (m *moto) launch(t *testing.T, bastionID string, attempt int) bastion.Launch {
+func (m *moto) launch(t *testing.T, bastionID string, attempt int) bastion.TaskSpec {
 	t.Helper()
-	group, err := m.groups().Create(t.Context(), bastionID)
+	group, err := m.groups().Create(t.Context(), bastion.GroupSpec{BastionID: bastionID})
 	must(t, err)
-	return bastion.Launch{BastionID: bastionID, Attempt: attempt, GroupID: group.ID,
-		Subnet: m.subnet, TaskDefinition: m.family, AnnouncedAt: time.Now()}
+	return bastion.TaskSpec{BastionID: bastionID, Attempt: attempt, GroupID: group.ID,
+		Subnet: m.subnet, TaskDefinition: m.family, AttemptCreatedAt: time.Now()}
 }
 
 const noTokens = "it makes a task for each RunTask, whatever the clientToken"

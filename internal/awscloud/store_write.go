@@ -384,8 +384,8 @@ func toRecordItem(r bastion.Record) recordItem {
 
 func toAttemptItem(a bastion.Attempt) attemptItem {
 	return attemptItem{
-		Number: a.Number, GroupID: a.GroupID, Subnet: a.Subnet, TaskDefinition: a.TaskDefinition, AnnouncedAt: toStamp(a.AnnouncedAt),
-		TaskID: a.TaskID, LaunchedAt: toStamp(a.LaunchedAt), Status: string(a.Status), Endpoints: toTexts(a.Endpoints),
+		Number: a.Number, GroupID: a.GroupID, Subnet: a.Subnet, TaskDefinition: a.TaskDefinition, AnnouncedAt: toStamp(a.CreatedAt),
+		TaskID: a.TaskID, LaunchedAt: toStamp(a.TaskSeenAt), Status: string(a.Status), Endpoints: toTexts(a.Endpoints),
 		HostKey: string(a.HostKey), Generation: a.Generation, ReadyAt: toStamp(a.ReadyAt), EndedAt: toStamp(a.EndedAt),
 		Failure: toFailureItem(a.Failure),
 	}
@@ -427,8 +427,8 @@ func (it recordItem) record(d *decoder) bastion.Record {
 func (it attemptItem) attempt(d *decoder) bastion.Attempt {
 	return bastion.Attempt{
 		Number: it.Number, GroupID: it.GroupID, Subnet: it.Subnet, TaskDefinition: it.TaskDefinition,
-		AnnouncedAt: d.time("attempt.announced_at", it.AnnouncedAt),
-		TaskID:      it.TaskID, LaunchedAt: d.time("attempt.launched_at", it.LaunchedAt), Status: bastion.TaskStatus(it.Status),
+		CreatedAt: d.time("attempt.announced_at", it.AnnouncedAt),
+		TaskID:    it.TaskID, TaskSeenAt: d.time("attempt.launched_at", it.LaunchedAt), Status: bastion.TaskStatus(it.Status),
 		Endpoints: parsedAll[netip.AddrPort](d, "attempt.endpoints", it.Endpoints),
 		HostKey:   bastion.Key(it.HostKey), Generation: it.Generation,
 		ReadyAt: d.time("attempt.ready_at", it.ReadyAt), EndedAt: d.time("attempt.ended_at", it.EndedAt),

@@ -38,8 +38,8 @@ func NewTasks(ecs ECSTasks, ec2 EC2Interfaces, stack Stack, now func() time.Time
 }
 
 // Run starts the task of an attempt; see bastion.Tasks.
-func (t *Tasks) Run(ctx context.Context, launch bastion.Launch) (bastion.Task, error) {
-	if age := t.now().Sub(launch.AnnouncedAt); age > bastion.RunTaskReplayWindow {
+func (t *Tasks) Run(ctx context.Context, launch bastion.TaskSpec) (bastion.Task, error) {
+	if age := t.now().Sub(launch.AttemptCreatedAt); age > bastion.RunTaskReplayWindow {
 		return bastion.Task{}, fmt.Errorf("attempt %d of %s was announced %s ago, and ECS may have forgotten its clientToken: not sent", launch.Attempt, launch.BastionID, age.Round(time.Second))
 	}
 	out, err := t.ecs.RunTask(ctx, t.stack.runTaskInput(launch))
@@ -93,7 +93,7 @@ func taskNotFound(err error) bool {
 // It names a capacity provider and no launch type: they exclude each other, and
 // Spot can be had by provider only. Nothing is propagated, so that a task's tags
 // are these and no others.
-func (s Stack) runTaskInput(launch bastion.Launch) *ecs.RunTaskInput {
+func (s Stack) runTaskInput(launch bastion.TaskSpec) *ecs.RunTaskInput {
 	provider, public := "FARGATE", types.AssignPublicIpDisabled
 	if s.Spot {
 		provider = "FARGATE_SPOT"
@@ -201,7 +201,7 @@ func refusalOf(words string) (bastion.Failure, bool) {
 // found by startedBy, and if there is none the attempt is given up when it is
 // too old to be sent. Throttling and failures of the service are errors to try
 // again after.
-func (s Stack) runTaskError(launch bastion.Launch, err error) error {
+func (s Stack) runTaskError(launch bastion.TaskSpec, err error) error {
 	what := fmt.Sprintf("RunTask for attempt %d of %s", launch.Attempt, launch.BastionID)
 	var api smithy.APIError
 	if !errors.As(err, &api) {

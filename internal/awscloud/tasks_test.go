@@ -32,14 +32,14 @@ func TestAnOldAttemptIsNotSent(t *testing.T) {
 	w.tasks.now = func() time.Time { return now }
 	launch := w.launch(t, testID, 1)
 	for _, announced := range []time.Time{{}, now.Add(-55*time.Minute - time.Second)} {
-		launch.AnnouncedAt = announced
+		launch.AttemptCreatedAt = announced
 		_, err := w.tasks.Run(t.Context(), launch)
 		wantRefusal(t, err, "")
 		if err == nil || slices.Contains(w.server.Calls(), "RunTask") {
 			t.Errorf("announced at %s, it is sent: %v", announced, err)
 		}
 	}
-	launch.AnnouncedAt = now.Add(-55 * time.Minute)
+	launch.AttemptCreatedAt = now.Add(-55 * time.Minute)
 	if _, err := w.tasks.Run(t.Context(), launch); err != nil {
 		t.Error(err)
 	}
@@ -212,10 +212,10 @@ func TestNobodyLooksForATaskThatIsToEnd(t *testing.T) {
 
 var update = flag.Bool("update", false, "write the golden files")
 
-var testLaunch = bastion.Launch{
+var testLaunch = bastion.TaskSpec{
 	BastionID: testID, Attempt: 3, GroupID: "sg-0123456789abcdef0", Subnet: "subnet-0123456789abcdef0",
-	TaskDefinition: "arn:aws:ecs:eu-central-1:123456789012:task-definition/bastion:7",
-	AnnouncedAt:    time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC),
+	TaskDefinition:   "arn:aws:ecs:eu-central-1:123456789012:task-definition/bastion:7",
+	AttemptCreatedAt: time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC),
 }
 
 // TestRunTaskIsSentThis holds every parameter of RunTask: one that changes
@@ -265,7 +265,7 @@ func sentAs(t *testing.T, in *ecs.RunTaskInput) []byte {
 
 func TestRunTaskFollowsFromTheLaunchAlone(t *testing.T) {
 	later := testLaunch
-	later.AnnouncedAt = later.AnnouncedAt.Add(time.Hour)
+	later.AttemptCreatedAt = later.AttemptCreatedAt.Add(time.Hour)
 	if a, b := testStack.runTaskInput(testLaunch), testStack.runTaskInput(later); !reflect.DeepEqual(a, b) {
 		t.Errorf("the same attempt is sent as\n%+v and as\n%+v", a, b)
 	}

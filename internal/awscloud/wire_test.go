@@ -105,19 +105,19 @@ func testSDK(url string) aws.Config {
 }
 
 // launch makes the bastion's group and answers an attempt in it.
-func (w *wire) launch(t *testing.T, bastionID string, attempt int) bastion.Launch {
+func (w *wire) launch(t *testing.T, bastionID string, attempt int) bastion.TaskSpec {
 	t.Helper()
-	group, err := w.groups.Create(t.Context(), bastionID)
+	group, err := w.groups.Create(t.Context(), bastion.GroupSpec{BastionID: bastionID})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return launchIn(group.ID, bastionID, attempt)
 }
 
-func launchIn(groupID, bastionID string, attempt int) bastion.Launch {
-	return bastion.Launch{
+func launchIn(groupID, bastionID string, attempt int) bastion.TaskSpec {
+	return bastion.TaskSpec{
 		BastionID: bastionID, Attempt: attempt, GroupID: groupID, Subnet: "subnet-1",
-		TaskDefinition: "arn:aws:ecs:eu-central-1:123456789012:task-definition/bastion:7", AnnouncedAt: time.Now(),
+		TaskDefinition: "arn:aws:ecs:eu-central-1:123456789012:task-definition/bastion:7", AttemptCreatedAt: time.Now(),
 	}
 }
 
@@ -186,12 +186,12 @@ func TestTasksConformAtTheWire(t *testing.T) {
 		return cloudtest.TasksHarness{
 			Tasks:    w.tasks,
 			Patience: wirePatience,
-			Launch: func(t *testing.T, bastionID string, attempt int) bastion.Launch {
+			Launch: func(t *testing.T, bastionID string, attempt int) bastion.TaskSpec {
 				if groups[bastionID] == "" {
 					groups[bastionID] = w.shownGroup(t, bastionID)
 				}
 				launch := launchIn(groups[bastionID], bastionID, attempt)
-				launch.AnnouncedAt = announced
+				launch.AttemptCreatedAt = announced
 				return launch
 			},
 		}
@@ -201,7 +201,7 @@ func TestTasksConformAtTheWire(t *testing.T) {
 // shownGroup makes a group and waits until it shows.
 func (w *wire) shownGroup(t *testing.T, bastionID string) string {
 	t.Helper()
-	group, err := w.groups.Create(t.Context(), bastionID)
+	group, err := w.groups.Create(t.Context(), bastion.GroupSpec{BastionID: bastionID})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -240,7 +240,7 @@ func TestPatienceEndsWithTheCallers(t *testing.T) {
 	w.cloud.Throttle(1000)
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	_, err := w.groups.Create(ctx, testID)
+	_, err := w.groups.Create(ctx, bastion.GroupSpec{BastionID: testID})
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Error(err)
 	}

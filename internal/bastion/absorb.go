@@ -53,7 +53,7 @@ func (d *decision) absorbAttempt() {
 		return
 	}
 	if a.TaskID == "" {
-		a.TaskID, a.LaunchedAt = task.ID, d.now
+		a.TaskID, a.TaskSeenAt = task.ID, d.now
 	}
 	a.Status = task.Status
 	if len(task.Endpoints) > 0 {
@@ -80,12 +80,12 @@ func (d *decision) absorbAbsence() {
 	switch {
 	case a.TaskID != "":
 		// It was there once, so once it is old enough to be sure to show, it is gone.
-		if d.now.Sub(a.LaunchedAt) > d.cfg.Timing.ReadLag {
+		if d.now.Sub(a.TaskSeenAt) > d.cfg.Timing.ReadLag {
 			d.endAttempt(failureTaskLost)
 		}
 	case d.next.Intent.Open:
 		// RunTask is sent again, which finds the task, while ECS remembers the token.
-		if d.now.Sub(a.AnnouncedAt) > RunTaskReplayWindow {
+		if d.now.Sub(a.CreatedAt) > RunTaskReplayWindow {
 			d.endAttempt(failureTaskLost)
 		}
 	case !d.now.Before(d.next.UnsettledUntil):

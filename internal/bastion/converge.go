@@ -248,7 +248,7 @@ func (c *converge) try(ctx context.Context, rec Record, a Action) error {
 }
 
 func (c *converge) createGroup(ctx context.Context, rec Record) error {
-	group, err := c.Groups.Create(ctx, rec.ID)
+	group, err := c.Groups.Create(ctx, GroupSpec{BastionID: rec.ID})
 	if errors.Is(err, ErrNotFound) {
 		return nil // it is there, and shows later
 	}
@@ -272,13 +272,13 @@ func (c *converge) deleteGroup(ctx context.Context, a Action) error {
 }
 
 func (c *converge) runTask(ctx context.Context, rec Record, a Action) error {
-	task, err := c.Tasks.Run(ctx, Launch{
-		BastionID:      rec.ID,
-		Attempt:        rec.Attempt.Number,
-		GroupID:        rec.Attempt.GroupID,
-		Subnet:         rec.Attempt.Subnet,
-		TaskDefinition: rec.Attempt.TaskDefinition,
-		AnnouncedAt:    rec.Attempt.AnnouncedAt,
+	task, err := c.Tasks.Run(ctx, TaskSpec{
+		BastionID:        rec.ID,
+		Attempt:          rec.Attempt.Number,
+		GroupID:          rec.Attempt.GroupID,
+		Subnet:           rec.Attempt.Subnet,
+		TaskDefinition:   rec.Attempt.TaskDefinition,
+		AttemptCreatedAt: rec.Attempt.CreatedAt,
 	})
 	var refused *RefusedError
 	switch {

@@ -135,7 +135,7 @@ func (r *Record) announce(cfg Config, now time.Time) {
 		GroupID:        r.Group.ID,
 		Subnet:         cfg.Subnets[(n-1)%len(cfg.Subnets)],
 		TaskDefinition: cfg.TaskDefinition,
-		AnnouncedAt:    now,
+		CreatedAt:      now,
 	}
 	r.Intent.ConsoleReply = ConsoleReply{}
 }

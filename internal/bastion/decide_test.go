@@ -453,11 +453,11 @@ func fromIPv6(r *Record) {
 }
 func hasGroup(r *Record) { r.Group = GroupStatus{ID: "sg", FirstSeenAt: t0} }
 func announced(r *Record) {
-	r.Attempt = Attempt{Number: 1, GroupID: "sg", Subnet: "subnet-a", TaskDefinition: "bastion:7", AnnouncedAt: t0}
+	r.Attempt = Attempt{Number: 1, GroupID: "sg", Subnet: "subnet-a", TaskDefinition: "bastion:7", CreatedAt: t0}
 }
 func running(r *Record) {
 	announced(r)
-	r.Attempt.TaskID, r.Attempt.LaunchedAt = "task1", t0
+	r.Attempt.TaskID, r.Attempt.TaskSeenAt = "task1", t0
 	r.Attempt.Endpoints = []netip.AddrPort{where}
 }
 func ready(r *Record) {

@@ -10,37 +10,37 @@ import (
 // Lease is what the control plane tells one running task. A task obeys the
 // lease with the highest generation it has seen, and nothing else.
 type Lease struct {
-	BastionID           string
-	Owner               string
-	Name                string
-	Generation          int64
-	Open                bool      // false: end now
-	EndReason           EndReason // why, when Open is false
-	Source              netip.Prefix
-	Keys                []Key
-	Deadline            time.Time
-	IdleTimeout         time.Duration  // end after this long without an authenticated connection; 0 for never
-	AllowedDestinations []netip.Prefix // the destinations the operator allows
-	ConsoleReply        ConsoleReply   // to the task's latest Request
+	BastionID           string         `json:"bastion_id"`
+	Owner               string         `json:"owner"`
+	Name                string         `json:"name"`
+	Generation          int64          `json:"generation"`
+	Open                bool           `json:"open"`                 // false: end now
+	EndReason           EndReason      `json:"end_reason,omitempty"` // why, when Open is false
+	Source              netip.Prefix   `json:"source,omitzero"`
+	Keys                []Key          `json:"keys,omitempty"`
+	Deadline            time.Time      `json:"deadline,omitzero"`
+	IdleTimeout         time.Duration  `json:"idle_timeout_ns,omitempty"`      // end after this long without an authenticated connection; 0 for never
+	AllowedDestinations []netip.Prefix `json:"allowed_destinations,omitempty"` // the destinations the operator allows
+	ConsoleReply        ConsoleReply   `json:"console_reply,omitzero"`         // to the task's latest Request
 }
 
 // Report is what a task tells back. The task alone writes it.
 type Report struct {
-	HostKey        Key
-	Generation     int64          // of the lease in force
-	Connections    int            // authenticated and open
-	LastUse        time.Time      // when the last of them was open
-	ConsoleRequest ConsoleRequest // zero: none was made
-	Ending         Ending         // zero: not ending
-	Receipt        Receipt        // written once, at the end
+	HostKey        Key            `json:"host_key,omitempty"`
+	Generation     int64          `json:"generation"`               // of the lease in force
+	Connections    int            `json:"connections,omitempty"`    // authenticated and open
+	LastUsedAt     time.Time      `json:"last_used_at,omitzero"`    // when the last of them was open
+	ConsoleRequest ConsoleRequest `json:"console_request,omitzero"` // zero: none was made
+	Ending         Ending         `json:"ending,omitzero"`          // zero: not ending
+	Receipt        Receipt        `json:"receipt,omitzero"`         // written once, at the end
 }
 
 // Request is what somebody typed in the status console. The control plane
 // answers it in the lease; the task never changes its own deadline.
 type ConsoleRequest struct {
-	Number int           // counts the task's requests from 1; 0 for none
-	Verb   Verb          // VerbExtend or VerbClose
-	TTL    time.Duration // of VerbExtend: at least this long from now
+	Number int           `json:"number"`           // counts the task's requests from 1; 0 for none
+	Verb   Verb          `json:"verb,omitempty"`   // VerbExtend or VerbClose
+	TTL    time.Duration `json:"ttl_ns,omitempty"` // of VerbExtend: at least this long from now
 }
 
 // Verb is what a console may ask for.
@@ -54,16 +54,16 @@ const (
 
 // Answer is the control plane's answer to the Request of the same number.
 type ConsoleReply struct {
-	Number  int
-	Code    Code   // empty when the request was granted
-	Message string // a sentence for the console
+	Number  int    `json:"number"`
+	Code    Code   `json:"code,omitempty"`    // empty when the request was granted
+	Message string `json:"message,omitempty"` // a sentence for the console
 }
 
 // Ending says that a task has decided to end itself. It is written on condition
 // that the lease is still the one of Generation.
 type Ending struct {
-	Reason     EndReason // EndIdle or EndDeadline; empty for no ending
-	Generation int64
+	Reason     EndReason `json:"reason"` // EndIdle or EndDeadline; empty for no ending
+	Generation int64     `json:"generation"`
 }
 
 // LeaseItem is what the table of leases holds for one task.
@@ -110,23 +110,23 @@ func (r Report) bounded() Report {
 
 // Receipt says what a bastion was used for.
 type Receipt struct {
-	StartedAt    time.Time // when the first task took its lease
-	EndedAt      time.Time
-	Connections  int           // authenticated ones
-	Forwards     int           // connections made to destinations
-	Refusals     int           // refused connections, forwards and requests
-	BytesIn      int64         // from the owner to destinations
-	BytesOut     int64         // from destinations to the owner
-	Destinations []Destination // at most MaxDestinations, in order of first use
-	Unnamed      int           // forwards to further destinations
+	StartedAt    time.Time     `json:"started_at,omitzero"` // when the first task took its lease
+	EndedAt      time.Time     `json:"ended_at,omitzero"`
+	Connections  int           `json:"connections,omitempty"`  // authenticated ones
+	Forwards     int           `json:"forwards,omitempty"`     // connections made to destinations
+	Refusals     int           `json:"refusals,omitempty"`     // refused connections, forwards and requests
+	BytesIn      int64         `json:"bytes_in,omitempty"`     // from the owner to destinations
+	BytesOut     int64         `json:"bytes_out,omitempty"`    // from destinations to the owner
+	Destinations []Destination `json:"destinations,omitempty"` // at most MaxDestinations, in order of first use
+	Unnamed      int           `json:"unnamed,omitempty"`      // forwards to further destinations
 }
 
 // Destination is one place a bastion was used to reach.
 type Destination struct {
-	Name     string // as asked for, "host:port"
-	Forwards int
-	BytesIn  int64
-	BytesOut int64
+	Name     string `json:"name"` // as asked for, "host:port"
+	Forwards int    `json:"forwards,omitempty"`
+	BytesIn  int64  `json:"bytes_in,omitempty"`
+	BytesOut int64  `json:"bytes_out,omitempty"`
 }
 
 // Merge adds what a later task did.

@@ -16,12 +16,12 @@ import (
 // that something is different from before. A change of intent that a person does
 // not see, such as a POST that asks for what there is, calls for no notice.
 type Notice struct {
-	State    State
-	Stage    string
-	Attempt  int
-	Source   netip.Prefix
-	Deadline time.Time
-	Warning  bool // it is ready, and its deadline is near
+	State    State        `json:"state"`
+	Stage    string       `json:"stage,omitempty"`
+	Attempt  int          `json:"attempt,omitempty"`
+	Source   netip.Prefix `json:"source,omitzero"`
+	Deadline time.Time    `json:"deadline,omitzero"`
+	Warning  bool         `json:"warning,omitempty"` // it is ready, and its deadline is near
 }
 
 func (n Notice) String() string {

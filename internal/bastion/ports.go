@@ -57,10 +57,10 @@ type Quota struct {
 // stale: something just made may be missing, something just changed may look as
 // it was. Nothing waits, but for its turn: any call may answer [ErrNoTime].
 type Groups interface {
-	// Create makes the bastion's group, whose name is derived from its id, or
-	// answers the one of that name. A new group may have a default egress rule.
+	// Create creates the bastion's group, or returns the one that exists: its name
+	// is derived from the bastion's ID. A new group can have a default egress rule.
 	// ErrNotFound: it exists but does not show yet.
-	Create(ctx context.Context, bastionID string) (Group, error)
+	Create(ctx context.Context, spec GroupSpec) (Group, error)
 	// Describe finds the bastion's group by its own id, or by the derived name
 	// when groupID is empty. ErrNotFound may be stale.
 	Describe(ctx context.Context, bastionID, groupID string) (Group, error)
@@ -75,6 +75,11 @@ type Groups interface {
 	Delete(ctx context.Context, groupID string) error
 	// List lists all groups that carry this stack's tag.
 	List(ctx context.Context) ([]Group, error)
+}
+
+// GroupSpec is what CreateSecurityGroup's parameters follow from.
+type GroupSpec struct {
+	BastionID string
 }
 
 // Group is a security group made for a bastion.
@@ -94,7 +99,7 @@ type Rule struct {
 	Source netip.Prefix
 }
 
-// RunTaskReplayWindow is for how long after AnnouncedAt an attempt's RunTask can
+// RunTaskReplayWindow is for how long after its creation an attempt's RunTask can
 // be sent again. ECS remembers a clientToken for an hour after the task's end; a
 // RunTask that is sent later would start a second task.
 const RunTaskReplayWindow = 55 * time.Minute
@@ -102,11 +107,11 @@ const RunTaskReplayWindow = 55 * time.Minute
 // Tasks are the Fargate tasks of this stack's bastions. What is read may be
 // stale, as with Groups. Nothing waits, but for its turn; see [ErrNoTime].
 type Tasks interface {
-	// Run starts the task of an attempt. All that is sent follows from the
-	// launch, so that a repeat within RunTaskReplayWindow answers the same
-	// task, whatever became of it meanwhile. *Refused: there is no task, and
-	// this attempt never will have one. ErrNotFound: the group does not show yet.
-	Run(ctx context.Context, launch Launch) (Task, error)
+	// Run starts the task of an attempt. Everything that is sent follows from the
+	// spec, so that a repeat within RunTaskReplayWindow returns the same task,
+	// whatever its state is by then. *RefusedError: there is no task, and this
+	// attempt never will have one. ErrNotFound: the group does not show yet.
+	Run(ctx context.Context, spec TaskSpec) (Task, error)
 	// Describe answers the bastion's tasks: those found by startedBy, running or
 	// stopped within the hour, and those of the known ids.
 	Describe(ctx context.Context, bastionID string, known ...string) ([]Task, error)
@@ -120,14 +125,14 @@ type Tasks interface {
 	List(ctx context.Context) ([]Task, error)
 }
 
-// Launch is everything RunTask's parameters follow from.
-type Launch struct {
-	BastionID      string
-	Attempt        int
-	GroupID        string
-	Subnet         string
-	TaskDefinition string
-	AnnouncedAt    time.Time
+// TaskSpec is what RunTask's parameters follow from.
+type TaskSpec struct {
+	BastionID        string
+	Attempt          int
+	GroupID          string
+	Subnet           string
+	TaskDefinition   string
+	AttemptCreatedAt time.Time
 }
 
 // Task is what ECS says of one task.

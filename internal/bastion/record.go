@@ -13,64 +13,64 @@ import (
 // converge last saw of it (Group, Attempt), and when somebody must look again
 // (DueAt). All times are UTC.
 type Record struct {
-	ID    string // 16 characters of lower-case base32
-	Owner string // prefixed: iam:…, jwt:…, slack:…, local:…
-	Name  string // unique among the owner's live bastions
+	ID    string `json:"id"`    // 16 characters of lower-case base32
+	Owner string `json:"owner"` // prefixed: iam:…, jwt:…, slack:…, local:…
+	Name  string `json:"name"`  // unique among the owner's live bastions
 
-	CreatedAt      time.Time
-	LatestDeadline time.Time // no intent moves the deadline past it
+	CreatedAt      time.Time `json:"created_at,omitzero"`
+	LatestDeadline time.Time `json:"latest_deadline,omitzero"` // no intent moves the deadline past it
 
-	Intent Intent
+	Intent Intent `json:"intent"`
 	// UnsettledUntil is when no function that read an older intent can still be
 	// running. Until a converge that began later has seen agreement, the record
 	// stays due. Zero when settled.
-	UnsettledUntil time.Time
+	UnsettledUntil time.Time `json:"unsettled_until,omitzero"`
 
 	// End says why the bastion was closed; zero while it is open.
-	End End
+	End End `json:"end,omitzero"`
 	// FinishedAt is when nothing of a closed bastion was left.
-	FinishedAt time.Time
+	FinishedAt time.Time `json:"finished_at,omitzero"`
 
-	Group   GroupStatus
-	Attempt Attempt // the latest; Number 0 before the first
+	Group   GroupStatus `json:"group,omitzero"`
+	Attempt Attempt     `json:"attempt,omitzero"` // the latest; Number 0 before the first
 	// Failures counts the attempts in a row that ended without a bastion that
 	// stayed ready; NextAttemptAt is the backoff that follows from it.
-	Failures      int
-	NextAttemptAt time.Time
+	Failures      int       `json:"failures,omitempty"`
+	NextAttemptAt time.Time `json:"next_attempt_at,omitzero"`
 
-	Receipt Receipt // of all attempts that ended
+	Receipt Receipt `json:"receipt,omitzero"` // of all attempts that ended
 
 	// Notify: the owner is told what becomes of the bastion.
-	Notify bool
+	Notify bool `json:"notify,omitempty"`
 	// Told is the notice that somebody last began to tell the owner, in the record's
 	// version ToldVersion. UntoldSince is since when nobody has been known to succeed
 	// in that; zero when the owner has been told.
-	LastNotice         Notice
-	LastNoticeVersion  int64
-	NotifyPendingSince time.Time
+	LastNotice         Notice    `json:"last_notice,omitzero"`
+	LastNoticeVersion  int64     `json:"last_notice_version,omitempty"`
+	NotifyPendingSince time.Time `json:"notify_pending_since,omitzero"`
 
-	DueAt   time.Time // when it must next be looked at; zero for never
-	Version int64     // counts writes; the compare-and-swap token
+	DueAt   time.Time `json:"due_at,omitzero"` // when it must next be looked at; zero for never
+	Version int64     `json:"version"`         // counts writes; the compare-and-swap token
 }
 
 // Intent is what the record says should be. Each change raises Generation.
 type Intent struct {
-	Generation   int64
-	Open         bool
-	Source       netip.Prefix // a /32 or a /128
-	Keys         []Key
-	Deadline     time.Time    // a whole second
-	Reason       string       // the owner's own words; may be empty
-	ConsoleReply ConsoleReply // to the latest request of the current task's console
+	Generation   int64        `json:"generation"`
+	Open         bool         `json:"open"`
+	Source       netip.Prefix `json:"source,omitzero"` // a /32 or a /128
+	Keys         []Key        `json:"keys,omitempty"`
+	Deadline     time.Time    `json:"deadline,omitzero"`      // a whole second
+	Reason       string       `json:"reason,omitempty"`       // the owner's own words; may be empty
+	ConsoleReply ConsoleReply `json:"console_reply,omitzero"` // to the latest request of the current task's console
 
-	DeadlineSetAt time.Time // when somebody last asked for time
+	DeadlineSetAt time.Time `json:"deadline_set_at,omitzero"` // when somebody last asked for time
 }
 
 // End says why and when a bastion was closed.
 type End struct {
-	Reason  EndReason
-	At      time.Time
-	Failure Failure // set when Reason is EndFailed
+	Reason  EndReason `json:"reason"`
+	At      time.Time `json:"at,omitzero"`
+	Failure Failure   `json:"failure,omitzero"` // set when Reason is EndFailed
 }
 
 // EndReason says why a bastion ended.
@@ -89,8 +89,8 @@ const (
 // Failure is a failed start as a person reads it: a stable code and a sentence
 // that says what to do.
 type Failure struct {
-	Code    FailureCode
-	Message string
+	Code    FailureCode `json:"code"`
+	Message string      `json:"message,omitempty"`
 }
 
 // FailureCode is the stable name of a reason that a start fails for.
@@ -98,31 +98,31 @@ type FailureCode string
 
 // GroupFacts is what a converge last saw of the bastion's security group.
 type GroupStatus struct {
-	ID          string
-	FirstSeenAt time.Time // when it was first seen
+	ID          string    `json:"id"`
+	FirstSeenAt time.Time `json:"first_seen_at,omitzero"` // when it was first seen
 	// Ingress is the source that the group admits; zero unless the group admits
 	// exactly one, and nothing out.
-	Ingress netip.Prefix
+	Ingress netip.Prefix `json:"ingress,omitzero"`
 }
 
 // Attempt is one try at a task. Everything up to AnnouncedAt is in the record
 // before RunTask is called; the rest is what was seen since.
 type Attempt struct {
-	Number         int
-	GroupID        string
-	Subnet         string
-	TaskDefinition string
-	AnnouncedAt    time.Time
+	Number         int       `json:"number"`
+	GroupID        string    `json:"group_id,omitempty"`
+	Subnet         string    `json:"subnet,omitempty"`
+	TaskDefinition string    `json:"task_definition,omitempty"`
+	CreatedAt      time.Time `json:"created_at,omitzero"`
 
-	TaskID     string
-	LaunchedAt time.Time // when the task was first seen
-	Status     TaskStatus
-	Endpoints  []netip.AddrPort // where the task can be reached: at most one per family
-	HostKey    Key
-	Generation int64     // the generation that the task reports to be in force
-	ReadyAt    time.Time // when ingress and report first matched the intent
-	EndedAt    time.Time // zero while its end is not known
-	Failure    Failure   // why it ended, unless on purpose
+	TaskID     string           `json:"task_id,omitempty"`
+	TaskSeenAt time.Time        `json:"task_seen_at,omitzero"` // when the task was first seen
+	Status     TaskStatus       `json:"status,omitempty"`
+	Endpoints  []netip.AddrPort `json:"endpoints,omitempty"` // where the task can be reached: at most one per family
+	HostKey    Key              `json:"host_key,omitempty"`
+	Generation int64            `json:"generation,omitempty"` // the generation that the task reports to be in force
+	ReadyAt    time.Time        `json:"ready_at,omitzero"`    // when ingress and report first matched the intent
+	EndedAt    time.Time        `json:"ended_at,omitzero"`    // zero while its end is not known
+	Failure    Failure          `json:"failure,omitzero"`     // why it ended, unless on purpose
 }
 
 // running reports whether the attempt was announced and has no known end.

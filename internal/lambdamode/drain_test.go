@@ -96,9 +96,9 @@ func (a *App) make(id string, deadline time.Time, shows time.Duration) error {
 	if err != nil {
 		return err
 	}
-	launch := bastion.Launch{
+	launch := bastion.TaskSpec{
 		BastionID: id, Attempt: 1, GroupID: group.ID, Subnet: a.Config.Bastion.Subnets[0],
-		TaskDefinition: a.Config.Bastion.TaskDefinition, AnnouncedAt: now,
+		TaskDefinition: a.Config.Bastion.TaskDefinition, AttemptCreatedAt: now,
 	}
 	task, err := a.Service.Tasks.Run(ctx, launch)
 	if err != nil {
@@ -109,8 +109,8 @@ func (a *App) make(id string, deadline time.Time, shows time.Duration) error {
 		Intent: bastion.Intent{Generation: 1, Open: true, Source: source, Keys: []bastion.Key{key}, Deadline: deadline},
 		Group:  bastion.GroupStatus{ID: group.ID, FirstSeenAt: now, Ingress: source},
 		Attempt: bastion.Attempt{
-			Number: 1, GroupID: group.ID, Subnet: launch.Subnet, TaskDefinition: launch.TaskDefinition, AnnouncedAt: now,
-			TaskID: task.ID, LaunchedAt: now, Status: bastion.TaskRunning, HostKey: key, Generation: 1, ReadyAt: now,
+			Number: 1, GroupID: group.ID, Subnet: launch.Subnet, TaskDefinition: launch.TaskDefinition, CreatedAt: now,
+			TaskID: task.ID, TaskSeenAt: now, Status: bastion.TaskRunning, HostKey: key, Generation: 1, ReadyAt: now,
 		},
 	}
 	lease := bastion.Lease{BastionID: id, Owner: rec.Owner, Name: rec.Name, Generation: 1, Open: true, Source: source, Keys: rec.Intent.Keys, Deadline: deadline}
@@ -123,7 +123,7 @@ func (a *App) make(id string, deadline time.Time, shows time.Duration) error {
 // makeGroup makes a group that admits the source and nothing else.
 func (a *App) makeGroup(id string, source netip.Prefix, shows time.Duration) (bastion.Group, error) {
 	ctx := context.Background()
-	group, err := a.Service.Groups.Create(ctx, id)
+	group, err := a.Service.Groups.Create(ctx, bastion.GroupSpec{BastionID: id})
 	if err != nil {
 		return group, err
 	}

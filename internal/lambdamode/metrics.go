@@ -70,7 +70,7 @@ func (s metered) Replace(ctx context.Context, prev, next bastion.Record) error {
 		s.metrics.count(metricStarts, 1)
 	}
 	if was.ReadyAt.IsZero() && !is.ReadyAt.IsZero() {
-		since := is.AnnouncedAt
+		since := is.CreatedAt
 		if is.Number == 1 {
 			since = next.CreatedAt
 		}

@@ -57,13 +57,13 @@ func (r replacing) Replace(context.Context, bastion.Record, bastion.Record) erro
 func TestWhatAWriteCounts(t *testing.T) {
 	failure := bastion.CapacityFailure
 	at := func(d time.Duration) time.Time { return noon.Add(d) }
-	announced := bastion.Attempt{Number: 1, AnnouncedAt: at(2 * time.Second)}
+	announced := bastion.Attempt{Number: 1, CreatedAt: at(2 * time.Second)}
 	ready, ended, died := announced, announced, announced
 	ready.ReadyAt = at(40 * time.Second)
 	ended.EndedAt, ended.Failure = at(time.Minute), failure
 	died = ready
 	died.EndedAt, died.Failure = at(time.Hour), failure
-	second := bastion.Attempt{Number: 2, AnnouncedAt: at(70 * time.Second)}
+	second := bastion.Attempt{Number: 2, CreatedAt: at(70 * time.Second)}
 	secondReady := second
 	secondReady.ReadyAt = at(90 * time.Second)
 	onPurpose := announced

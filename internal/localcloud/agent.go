@@ -57,7 +57,7 @@ func (a *Agent) Run(ctx context.Context, task Process) int {
 func (a *Agent) Use(taskID string, n int) bool {
 	return a.with(taskID, func(t *agentTask) {
 		if t.report.Connections > 0 || n > 0 {
-			t.report.LastUse = a.now()
+			t.report.LastUsedAt = a.now()
 		}
 		t.receipt.Connections += max(0, n-t.report.Connections)
 		t.report.Connections = n
@@ -260,8 +260,8 @@ func (t *agentTask) idleAt() time.Time {
 	if t.askedAt.After(since) {
 		since = t.askedAt
 	}
-	if t.report.LastUse.After(since) {
-		since = t.report.LastUse
+	if t.report.LastUsedAt.After(since) {
+		since = t.report.LastUsedAt
 	}
 	return since.Add(t.inForce.IdleTimeout)
 }

@@ -19,11 +19,11 @@ func launched(t *testing.T, cfg Config, agent *Agent, lease bastion.Lease) (*Clo
 	cfg.Runner, cfg.LaunchDelay = agent, time.Millisecond
 	c := New(cfg)
 	t.Cleanup(c.Close)
-	group, err := c.Groups().Create(t.Context(), id)
+	group, err := c.Groups().Create(t.Context(), bastion.GroupSpec{BastionID: id})
 	if err != nil {
 		t.Fatal(err)
 	}
-	task, err := c.Tasks().Run(t.Context(), bastion.Launch{BastionID: id, Attempt: 1, GroupID: group.ID})
+	task, err := c.Tasks().Run(t.Context(), bastion.TaskSpec{BastionID: id, Attempt: 1, GroupID: group.ID})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -37,7 +37,7 @@ func TestGroupsConform(t *testing.T) {
 			Groups:   ports.Groups,
 			Patience: patience,
 			Occupy: func(t *testing.T, bastionID, groupID string) func() {
-				task, err := ports.Tasks.Run(t.Context(), bastion.Launch{BastionID: bastionID, Attempt: 1, GroupID: groupID})
+				task, err := ports.Tasks.Run(t.Context(), bastion.TaskSpec{BastionID: bastionID, Attempt: 1, GroupID: groupID})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -59,16 +59,16 @@ func TestTasksConform(t *testing.T) {
 		return cloudtest.TasksHarness{
 			Tasks:    ports.Tasks,
 			Patience: patience,
-			Launch: func(t *testing.T, bastionID string, attempt int) bastion.Launch {
+			Launch: func(t *testing.T, bastionID string, attempt int) bastion.TaskSpec {
 				if groups[bastionID] == "" {
-					g, err := ports.Groups.Create(t.Context(), bastionID)
+					g, err := ports.Groups.Create(t.Context(), bastion.GroupSpec{BastionID: bastionID})
 					if err != nil {
 						t.Fatal(err)
 					}
 					groups[bastionID] = g.ID
 					time.Sleep(slow.Staleness) // until RunTask finds it
 				}
-				return bastion.Launch{BastionID: bastionID, Attempt: attempt, GroupID: groups[bastionID], Subnet: "subnet-1"}
+				return bastion.TaskSpec{BastionID: bastionID, Attempt: attempt, GroupID: groups[bastionID], Subnet: "subnet-1"}
 			},
 		}
 	})
@@ -91,12 +91,12 @@ func TestLeasesConform(t *testing.T) {
 		return cloudtest.LeasesHarness{
 			Leases: ports.Leases,
 			Start: func(t *testing.T) (string, bastion.TaskLease) {
-				g, err := ports.Groups.Create(t.Context(), id)
+				g, err := ports.Groups.Create(t.Context(), bastion.GroupSpec{BastionID: id})
 				if err != nil {
 					t.Fatal(err)
 				}
 				attempt++
-				task, err := ports.Tasks.Run(t.Context(), bastion.Launch{BastionID: id, Attempt: attempt, GroupID: g.ID})
+				task, err := ports.Tasks.Run(t.Context(), bastion.TaskSpec{BastionID: id, Attempt: attempt, GroupID: g.ID})
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -48,14 +48,14 @@ func (c *Cloud) changed(g *group) {
 // groupsPort is bastion.Groups.
 type groupsPort struct{ c *Cloud }
 
-func (p groupsPort) Create(ctx context.Context, bastionID string) (bastion.Group, error) {
+func (p groupsPort) Create(ctx context.Context, spec bastion.GroupSpec) (bastion.Group, error) {
 	c := p.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := c.call(ctx, "CreateSecurityGroup"); err != nil {
 		return bastion.Group{}, err
 	}
-	name := groupName(bastionID)
+	name := groupName(spec.BastionID)
 	if i := slices.IndexFunc(c.named[name], func(g *group) bool { return !g.gone }); i >= 0 {
 		seen, ok := shown(c, &c.named[name][i].past)
 		if !ok {
@@ -64,7 +64,7 @@ func (p groupsPort) Create(ctx context.Context, bastionID string) (bastion.Group
 		return copyGroup(seen), nil
 	}
 	c.prune()
-	g := &group{id: c.id("sg-", 17), bastionID: bastionID}
+	g := &group{id: c.id("sg-", 17), bastionID: spec.BastionID}
 	g.egress = []bastion.Rule{{ID: c.id("sgr-", 17), Egress: true}}
 	c.groups[g.id] = g
 	c.named[name] = append(c.named[name], g)

@@ -22,7 +22,7 @@ func newFixture(t *testing.T, cfg Config) fixture {
 	t.Helper()
 	c := New(cfg)
 	t.Cleanup(c.Close)
-	group, err := c.Groups().Create(t.Context(), id)
+	group, err := c.Groups().Create(t.Context(), bastion.GroupSpec{BastionID: id})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -30,8 +30,8 @@ func newFixture(t *testing.T, cfg Config) fixture {
 	return fixture{c, group}
 }
 
-func (f fixture) launch(attempt int) bastion.Launch {
-	return bastion.Launch{BastionID: id, Attempt: attempt, GroupID: f.group.ID, Subnet: "subnet-1", TaskDefinition: "bastion:1"}
+func (f fixture) launch(attempt int) bastion.TaskSpec {
+	return bastion.TaskSpec{BastionID: id, Attempt: attempt, GroupID: f.group.ID, Subnet: "subnet-1", TaskDefinition: "bastion:1"}
 }
 
 func (f fixture) run(t *testing.T, attempt int) bastion.Task {

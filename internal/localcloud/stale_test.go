@@ -20,16 +20,16 @@ func TestANewGroupIsMissingForAWhile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := New(Config{Staleness: staleness})
 		t.Cleanup(c.Close)
-		g, err := c.Groups().Create(t.Context(), id)
+		g, err := c.Groups().Create(t.Context(), bastion.GroupSpec{BastionID: id})
 		if err != nil || len(g.Egress) != 1 {
 			t.Fatalf("created %+v, %v", g, err)
 		}
 		source := netip.MustParsePrefix("192.0.2.1/32")
 		time.Sleep(nearly)
-		_, created := c.Groups().Create(t.Context(), id)
+		_, created := c.Groups().Create(t.Context(), bastion.GroupSpec{BastionID: id})
 		_, described := c.Groups().Describe(t.Context(), id, g.ID)
 		_, named := c.Groups().Describe(t.Context(), id, "")
-		_, run := c.Tasks().Run(t.Context(), bastion.Launch{BastionID: id, Attempt: 1, GroupID: g.ID})
+		_, run := c.Tasks().Run(t.Context(), bastion.TaskSpec{BastionID: id, Attempt: 1, GroupID: g.ID})
 		for call, err := range map[string]error{
 			"create again": created, "describe": described, "describe by name": named, "run": run,
 			"authorize": c.Groups().Authorize(t.Context(), g.ID, source),
@@ -46,7 +46,7 @@ func TestANewGroupIsMissingForAWhile(t *testing.T) {
 			t.Errorf("listed %+v, %v", all, err)
 		}
 		time.Sleep(time.Nanosecond)
-		again, err := c.Groups().Create(t.Context(), id)
+		again, err := c.Groups().Create(t.Context(), bastion.GroupSpec{BastionID: id})
 		if err != nil || again.ID != g.ID || len(again.Egress) != 1 || len(again.Ingress) != 0 {
 			t.Errorf("then there is %+v, %v", again, err)
 		}

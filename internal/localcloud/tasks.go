@@ -26,7 +26,7 @@ const pruneEvery = time.Minute
 
 // task is the truth about one task. Cloud.mu guards it.
 type task struct {
-	launch bastion.Launch
+	launch bastion.TaskSpec
 	group  *group
 	state  bastion.Task
 	past   history[bastion.Task]
@@ -71,7 +71,7 @@ func (c *Cloud) become(t *task, status bastion.TaskStatus) {
 // tasksPort is bastion.Tasks.
 type tasksPort struct{ c *Cloud }
 
-func (p tasksPort) Run(ctx context.Context, launch bastion.Launch) (bastion.Task, error) {
+func (p tasksPort) Run(ctx context.Context, launch bastion.TaskSpec) (bastion.Task, error) {
 	c := p.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -102,7 +102,7 @@ func (p tasksPort) Run(ctx context.Context, launch bastion.Launch) (bastion.Task
 }
 
 // start makes the task and sets it going. c.mu is held.
-func (c *Cloud) start(launch bastion.Launch, g *group) *task {
+func (c *Cloud) start(launch bastion.TaskSpec, g *group) *task {
 	t := &task{
 		launch: launch,
 		group:  g,
@@ -125,20 +125,20 @@ func (c *Cloud) start(launch bastion.Launch, g *group) *task {
 
 // token is what ECS remembers of a RunTask.
 type token struct {
-	launch  bastion.Launch
+	launch  bastion.TaskSpec
 	at      time.Time
 	task    *task
 	refused *bastion.RefusedError
 }
 
 // clientToken names an attempt.
-func clientToken(launch bastion.Launch) string {
+func clientToken(launch bastion.TaskSpec) string {
 	return launch.BastionID + "-" + strconv.Itoa(launch.Attempt)
 }
 
 // replay answers a repeated RunTask as the first time.
-func (k *token) replay(launch bastion.Launch) (bastion.Task, error) {
-	launch.AnnouncedAt = k.launch.AnnouncedAt // not a parameter of RunTask
+func (k *token) replay(launch bastion.TaskSpec) (bastion.Task, error) {
+	launch.AttemptCreatedAt = k.launch.AttemptCreatedAt // not a parameter of RunTask
 	if launch != k.launch {
 		return bastion.Task{}, fmt.Errorf("run attempt %d of %s: ConflictException: the clientToken was used with other parameters", launch.Attempt, launch.BastionID)
 	}

@@ -26,7 +26,7 @@ func TestFrozenStockClientDoesNotKeepItAlive(t *testing.T) {
 	}
 	until := time.Now().Add(3 * idle)
 	r.table.await(t, "says that it is in use long after", func(report bastion.Report) bool {
-		return report.Connections == 1 && report.LastUse.After(until)
+		return report.Connections == 1 && report.LastUsedAt.After(until)
 	})
 	if err := client.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)

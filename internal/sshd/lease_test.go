@@ -347,8 +347,8 @@ func TestReportsConnectionsPromptly(t *testing.T) {
 	r := start(t)
 	client := r.dial()
 	r.table.await(t, "counts one connection", func(report bastion.Report) bool {
-		return report.Connections == 1 && time.Since(report.LastUse) < time.Minute
+		return report.Connections == 1 && time.Since(report.LastUsedAt) < time.Minute
 	})
 	client.Close()
-	r.table.await(t, "counts none", func(report bastion.Report) bool { return report.Connections == 0 && !report.LastUse.IsZero() })
+	r.table.await(t, "counts none", func(report bastion.Report) bool { return report.Connections == 0 && !report.LastUsedAt.IsZero() })
 }

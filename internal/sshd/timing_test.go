@@ -75,14 +75,14 @@ func TestQuietSince(t *testing.T) {
 func TestReportAt(t *testing.T) {
 	sentAt := time.Date(2030, 1, 1, 12, 0, 0, 0, time.UTC)
 	timing := Timing{Report: time.Minute, ReportPause: time.Second}
-	sent := bastion.Report{Generation: 3, Connections: 1, LastUse: sentAt}
+	sent := bastion.Report{Generation: 3, Connections: 1, LastUsedAt: sentAt}
 	for _, c := range []struct {
 		name   string
 		change func(*bastion.Report)
 		after  time.Duration
 	}{
 		{"nothing changed", func(*bastion.Report) {}, time.Minute},
-		{"still in use", func(r *bastion.Report) { r.LastUse = sentAt.Add(time.Second) }, time.Minute},
+		{"still in use", func(r *bastion.Report) { r.LastUsedAt = sentAt.Add(time.Second) }, time.Minute},
 		{"connections", func(r *bastion.Report) { r.Connections = 2 }, time.Second},
 		{"generation", func(r *bastion.Report) { r.Generation = 4; r.Connections = 2 }, 0},
 		{"a request", func(r *bastion.Report) { r.ConsoleRequest.Number = 1 }, 0},

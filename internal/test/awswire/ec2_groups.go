@@ -60,7 +60,7 @@ func (s *Server) createSecurityGroup(ctx context.Context, form url.Values) (any,
 	if _, taken := s.exists(func(g bastion.Group) bool { return strings.EqualFold(g.BastionID, name) }); taken {
 		return nil, wireError{"InvalidGroup.Duplicate", "The security group '" + name + "' already exists for VPC '" + form.Get("VpcId") + "'"}
 	}
-	g, err := s.cfg.Cloud.Groups().Create(ctx, name)
+	g, err := s.cfg.Cloud.Groups().Create(ctx, bastion.GroupSpec{BastionID: name})
 	if err != nil {
 		return nil, err
 	}

@@ -118,7 +118,7 @@ func (s *Server) runTask(ctx context.Context, decoder *json.Decoder) (any, error
 		known = token{in: in, attempt: len(s.tokens) + 1}
 	}
 	vpc := in.NetworkConfiguration.AwsvpcConfiguration
-	task, err := s.cfg.Cloud.Tasks().Run(ctx, bastion.Launch{
+	task, err := s.cfg.Cloud.Tasks().Run(ctx, bastion.TaskSpec{
 		BastionID: in.StartedBy, Attempt: known.attempt, GroupID: vpc.SecurityGroups[0],
 		Subnet: vpc.Subnets[0], TaskDefinition: in.TaskDefinition,
 	})

@@ -55,7 +55,7 @@ const unknownGroup = "sg-0fffffffffffffff0"
 // make makes a bastion's group and waits until it shows.
 func (h GroupsHarness) make(t *testing.T, bastionID string) bastion.Group {
 	t.Helper()
-	g, err := h.Groups.Create(t.Context(), bastionID)
+	g, err := h.Groups.Create(t.Context(), bastion.GroupSpec{BastionID: bastionID})
 	noError(t, err)
 	h.until(t, bastionID, g.ID, func(bastion.Group) bool { return true })
 	return g
@@ -121,7 +121,7 @@ var groupCases = []groupCase{
 		id := newID()
 		g := h.make(t, id)
 		eventually(t, h.Patience, func() error {
-			again, err := h.Groups.Create(t.Context(), id)
+			again, err := h.Groups.Create(t.Context(), bastion.GroupSpec{BastionID: id})
 			if err == nil && again.ID != g.ID {
 				t.Fatalf("created %s as well as %s", again.ID, g.ID)
 			}
@@ -132,7 +132,7 @@ var groupCases = []groupCase{
 		id := newID()
 		groups := make([]string, 16)
 		together(len(groups), func(i int) {
-			g, err := h.Groups.Create(t.Context(), id)
+			g, err := h.Groups.Create(t.Context(), bastion.GroupSpec{BastionID: id})
 			if err != nil && !errors.Is(err, bastion.ErrNotFound) {
 				t.Error(err)
 			}

@@ -77,7 +77,7 @@ func fullLease() bastion.Lease {
 
 func fullReport() bastion.Report {
 	return bastion.Report{
-		HostKey: "ssh-ed25519 CCCC", Generation: 1 << 60, Connections: 2, LastUse: epoch,
+		HostKey: "ssh-ed25519 CCCC", Generation: 1 << 60, Connections: 2, LastUsedAt: epoch,
 		ConsoleRequest: bastion.ConsoleRequest{Number: 3, Verb: bastion.VerbExtend, TTL: time.Hour + time.Nanosecond},
 		Ending:         bastion.Ending{Reason: bastion.EndIdle, Generation: 1 << 60},
 		Receipt:        fullReceipt(),

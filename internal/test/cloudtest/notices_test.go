@@ -63,7 +63,7 @@ func TestNobodyIsToldUnasked(t *testing.T) {
 		}
 		w.reap(time.Until(rec.Intent.Deadline) + 5*time.Minute)
 		w.rest("over")
-		if made := recorder.Calls(); slices.Contains(made, "Notices.Tell") || len(w.mail.all()) > 0 {
+		if made := recorder.Calls(); slices.Contains(made, "Notifier.Notify") || len(w.mail.all()) > 0 {
 			t.Errorf("told of it: %v", w.mail.all())
 		}
 	})
@@ -124,7 +124,7 @@ func TestWhoCannotBeToldHindersNothing(t *testing.T) {
 			simulate(t, func(t *testing.T, w *world) {
 				tries := 0
 				w.service = w.serviceOn(cloudtest.Wrap(w.ports(), func(ctx context.Context, call string, do func() error) error {
-					if call != "Notices.Tell" {
+					if call != "Notifier.Notify" {
 						return do()
 					}
 					tries++
@@ -203,7 +203,7 @@ func TestATellerDiesAndAllIsAsBefore(t *testing.T) {
 			if dead {
 				return cloudtest.ErrInjected
 			}
-			dead = call == "Notices.Tell"
+			dead = call == "Notifier.Notify"
 			return do()
 		}))
 		if err := dying.Observe(context.Background(), rec.ID); err == nil || !dead {

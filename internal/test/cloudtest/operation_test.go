@@ -149,7 +149,7 @@ func (w *world) sweepAgain() {
 // orphans makes a task, a group and a lease that no record knows.
 func (w *world) orphans() {
 	ctx := context.Background()
-	group, err := w.cloud.Groups().Create(ctx, "nobody")
+	group, err := w.cloud.Groups().Create(ctx, bastion.GroupSpec{BastionID: "nobody"})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -157,7 +157,7 @@ func (w *world) orphans() {
 	if err := w.cloud.Groups().Authorize(ctx, group.ID, netip.PrefixFrom(home, 32)); err != nil {
 		w.t.Fatal(err)
 	}
-	task, err := w.cloud.Tasks().Run(ctx, bastion.Launch{BastionID: "nobody", Attempt: 1, GroupID: group.ID, Subnet: "a", TaskDefinition: "bastion:1", AnnouncedAt: time.Now()})
+	task, err := w.cloud.Tasks().Run(ctx, bastion.TaskSpec{BastionID: "nobody", Attempt: 1, GroupID: group.ID, Subnet: "a", TaskDefinition: "bastion:1", AttemptCreatedAt: time.Now()})
 	if err != nil {
 		w.t.Fatal(err)
 	}

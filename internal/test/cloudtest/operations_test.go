@@ -418,7 +418,7 @@ func TestTheSweepEndsWhatAFinishedBastionLeft(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.rest("closed")
-		if _, err := w.cloud.Groups().Create(ctx, rec.ID); err != nil {
+		if _, err := w.cloud.Groups().Create(ctx, bastion.GroupSpec{BastionID: rec.ID}); err != nil {
 			t.Fatal(err)
 		}
 		for range 3 {

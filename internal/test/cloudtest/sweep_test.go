@@ -38,7 +38,7 @@ func TestTheSweepEndsWhatARecordDoesNotAccountFor(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		ctx := context.Background()
 		rec := w.ready()
-		stray, err := w.cloud.Tasks().Run(ctx, bastion.Launch{BastionID: rec.ID, Attempt: 7, GroupID: rec.Group.ID, Subnet: "a", TaskDefinition: "bastion:1", AnnouncedAt: time.Now()})
+		stray, err := w.cloud.Tasks().Run(ctx, bastion.TaskSpec{BastionID: rec.ID, Attempt: 7, GroupID: rec.Group.ID, Subnet: "a", TaskDefinition: "bastion:1", AttemptCreatedAt: time.Now()})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -20,7 +20,7 @@ type TasksHarness struct {
 	Patience time.Duration
 	// Launch answers what the cloud takes as an attempt of the bastion's: the
 	// same each time, with a group that shows.
-	Launch func(t *testing.T, bastionID string, attempt int) bastion.Launch
+	Launch func(t *testing.T, bastionID string, attempt int) bastion.TaskSpec
 	// Cannot says which cases an emulator cannot show, and why.
 	Cannot Cannot
 }
@@ -47,7 +47,7 @@ type taskCase struct {
 // unknownTask is a well-formed id that no task has.
 const unknownTask = "ffffffffffffffffffffffffffffffff"
 
-func (h TasksHarness) start(t *testing.T, launch bastion.Launch) bastion.Task {
+func (h TasksHarness) start(t *testing.T, launch bastion.TaskSpec) bastion.Task {
 	t.Helper()
 	task, err := h.Tasks.Run(t.Context(), launch)
 	noError(t, err)

@@ -85,7 +85,7 @@ func (h hookedLease) Report(ctx context.Context, report bastion.Report) error {
 }
 
 func (w *world) ports() cloudtest.Ports {
-	return cloudtest.Ports{Store: w.cloud.Store(), Groups: w.cloud.Groups(), Tasks: w.cloud.Tasks(), Leases: w.cloud.Leases(), Notices: &w.mail}
+	return cloudtest.Ports{Store: w.cloud.Store(), Groups: w.cloud.Groups(), Tasks: w.cloud.Tasks(), Leases: w.cloud.Leases(), Notifier: &w.mail}
 }
 
 func (w *world) serviceOn(p cloudtest.Ports) *bastion.Service {
@@ -96,7 +96,7 @@ func (w *world) serviceOn(p cloudtest.Ports) *bastion.Service {
 			Quota:      bastion.Quota{PerOwner: 2, Total: 10}, Subnets: []string{"a", "b"}, TaskDefinition: "bastion:1",
 			MaxAttempts: 5, Timing: timing,
 		},
-		Store: p.Store, Groups: p.Groups, Tasks: p.Tasks, Leases: p.Leases, Notifier: p.Notices,
+		Store: p.Store, Groups: p.Groups, Tasks: p.Tasks, Leases: p.Leases, Notifier: p.Notifier,
 		Now: time.Now, Rand: rand.Reader, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	}
 }

@@ -10,11 +10,11 @@ import (
 
 // Ports are the ports of a service.
 type Ports struct {
-	Store   bastion.Store
-	Groups  bastion.Groups
-	Tasks   bastion.Tasks
-	Leases  bastion.Leases
-	Notices bastion.Notifier
+	Store    bastion.Store
+	Groups   bastion.Groups
+	Tasks    bastion.Tasks
+	Leases   bastion.Leases
+	Notifier bastion.Notifier
 }
 
 // Hook stands between a service and a port. call names what is called, such as
@@ -25,11 +25,11 @@ type Hook func(ctx context.Context, call string, do func() error) error
 // Wrap makes ports whose every call goes through the hook.
 func Wrap(p Ports, hook Hook) Ports {
 	return Ports{
-		Store:   hookedStore{p.Store, hook},
-		Groups:  hookedGroups{p.Groups, hook},
-		Tasks:   hookedTasks{p.Tasks, hook},
-		Leases:  hookedLeases{p.Leases, hook},
-		Notices: hookedNotices{p.Notices, hook},
+		Store:    hookedStore{p.Store, hook},
+		Groups:   hookedGroups{p.Groups, hook},
+		Tasks:    hookedTasks{p.Tasks, hook},
+		Leases:   hookedLeases{p.Leases, hook},
+		Notifier: hookedNotifier{p.Notifier, hook},
 	}
 }
 
@@ -104,8 +104,8 @@ type hookedGroups struct {
 	hook Hook
 }
 
-func (g hookedGroups) Create(ctx context.Context, bastionID string) (bastion.Group, error) {
-	return through(ctx, g.hook, "Groups.Create", func() (bastion.Group, error) { return g.next.Create(ctx, bastionID) })
+func (g hookedGroups) Create(ctx context.Context, spec bastion.GroupSpec) (bastion.Group, error) {
+	return through(ctx, g.hook, "Groups.Create", func() (bastion.Group, error) { return g.next.Create(ctx, spec) })
 }
 
 func (g hookedGroups) Describe(ctx context.Context, bastionID, groupID string) (bastion.Group, error) {
@@ -133,7 +133,7 @@ type hookedTasks struct {
 	hook Hook
 }
 
-func (t hookedTasks) Run(ctx context.Context, launch bastion.Launch) (bastion.Task, error) {
+func (t hookedTasks) Run(ctx context.Context, launch bastion.TaskSpec) (bastion.Task, error) {
 	return through(ctx, t.hook, "Tasks.Run", func() (bastion.Task, error) { return t.next.Run(ctx, launch) })
 }
 
@@ -174,11 +174,11 @@ func (l hookedLeases) List(ctx context.Context) ([]bastion.LeaseItem, error) {
 	return through(ctx, l.hook, "Leases.List", func() ([]bastion.LeaseItem, error) { return l.next.List(ctx) })
 }
 
-type hookedNotices struct {
+type hookedNotifier struct {
 	next bastion.Notifier
 	hook Hook
 }
 
-func (n hookedNotices) Notify(ctx context.Context, rec bastion.Record, notice bastion.Notice) error {
-	return n.hook(ctx, "Notices.Tell", func() error { return n.next.Notify(ctx, rec, notice) })
+func (n hookedNotifier) Notify(ctx context.Context, rec bastion.Record, notice bastion.Notice) error {
+	return n.hook(ctx, "Notifier.Notify", func() error { return n.next.Notify(ctx, rec, notice) })
 }

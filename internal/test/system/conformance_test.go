@@ -71,18 +71,18 @@ func (s suites) tasks(*testing.T) cloudtest.TasksHarness {
 	return cloudtest.TasksHarness{Tasks: s.ports.Tasks, Patience: patience, Launch: s.launch}
 }
 
-func (s suites) launch(t *testing.T, bastionID string, attempt int) bastion.Launch {
+func (s suites) launch(t *testing.T, bastionID string, attempt int) bastion.TaskSpec {
 	t.Helper()
 	if s.made[bastionID] == "" {
-		group, err := s.ports.Groups.Create(t.Context(), bastionID)
+		group, err := s.ports.Groups.Create(t.Context(), bastion.GroupSpec{BastionID: bastionID})
 		if err != nil {
 			t.Fatal(err)
 		}
 		s.made[bastionID] = group.ID
 		<-time.After(s.fargate.staleness) // until RunTask finds it
 	}
-	return bastion.Launch{BastionID: bastionID, Attempt: attempt, GroupID: s.made[bastionID],
-		Subnet: s.fargate.place.subnets[0], TaskDefinition: s.fargate.place.definition, AnnouncedAt: time.Now()}
+	return bastion.TaskSpec{BastionID: bastionID, Attempt: attempt, GroupID: s.made[bastionID],
+		Subnet: s.fargate.place.subnets[0], TaskDefinition: s.fargate.place.definition, AttemptCreatedAt: time.Now()}
 }
 
 // doesNotShow looks through a front that shows what was made an hour later.
@@ -99,7 +99,7 @@ func (s suites) doesNotShow(t *testing.T) {
 	if seen, err := ports.Tasks.Describe(t.Context(), shows.BastionID, task.ID); err != nil || len(seen) != 0 {
 		t.Errorf("a task just made: %+v, %v", seen, err)
 	}
-	group, err := ports.Groups.Create(t.Context(), "cccccccccccccccc")
+	group, err := ports.Groups.Create(t.Context(), bastion.GroupSpec{BastionID: "cccccccccccccccc"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,7 +107,7 @@ func (s suites) doesNotShow(t *testing.T) {
 	young.Attempt, young.GroupID = 2, group.ID
 	_, ran := ports.Tasks.Run(t.Context(), young)
 	_, described := ports.Groups.Describe(t.Context(), "cccccccccccccccc", "")
-	_, again := ports.Groups.Create(t.Context(), "cccccccccccccccc")
+	_, again := ports.Groups.Create(t.Context(), bastion.GroupSpec{BastionID: "cccccccccccccccc"})
 	for what, err := range map[string]error{"RunTask": ran, "describe": described, "create again": again, "delete": ports.Groups.Delete(t.Context(), group.ID)} {
 		if !errors.Is(err, bastion.ErrNotFound) {
 			t.Errorf("%s with a group just made: %v", what, err)
