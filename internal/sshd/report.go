@@ -15,7 +15,7 @@ func (k *leaseLoop) report() bastion.Report {
 		HostKey:        publicKey(k.host.PublicKey()),
 		Generation:     k.lease.Load().Generation,
 		Connections:    open,
-		LastUsedAt:        lastUse.UTC(),
+		LastUsedAt:     lastUse.UTC(),
 		ConsoleRequest: k.asks.request(),
 	}
 }
