@@ -30,7 +30,7 @@ func main() {
 	})
 	if err := root.Execute(); err != nil {
 		fmt.Fprintln(os.Stderr, "bastion:", err)
-		if failed := new(localmode.Failed); errors.As(err, &failed) {
+		if failed := new(localmode.FailedError); errors.As(err, &failed) {
 			os.Exit(1)
 		}
 		os.Exit(2) // cobra refused how it was called

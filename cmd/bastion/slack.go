@@ -32,7 +32,7 @@ SLACK.md leads through it.`,
 			}
 			text, err := yaml.Marshal(manifest)
 			if err != nil {
-				return &localmode.Failed{Err: err}
+				return &localmode.FailedError{Err: err}
 			}
 			_, err = cmd.OutOrStdout().Write(text)
 			return err

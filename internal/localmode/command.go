@@ -2,39 +2,53 @@ package localmode
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io"
 	"log/slog"
+	"net"
+	"net/netip"
+	"os"
 	"os/signal"
+	"strconv"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/sshd"
 )
 
-// Failed is an error of a command at work. Every other error that cobra answers
-// says that the command was called wrongly.
-type Failed struct{ Err error }
+// FailedError wraps an error that happened while a command was running. Every
+// other error that cobra returns means that the command line was wrong.
+type FailedError struct{ Err error }
 
-func (f *Failed) Error() string { return f.Err.Error() }
-func (f *Failed) Unwrap() error { return f.Err }
+func (f *FailedError) Error() string { return f.Err.Error() }
+func (f *FailedError) Unwrap() error { return f.Err }
 
 const about = `Run the whole service on this machine: the API over HTTP, bastions as real SSH
-servers for a stock ssh, and a private host to connect to. Nothing else is
-needed, and nothing is left when it ends.
+servers for your ssh client, and a private host to connect to. There are no
+other dependencies, and everything is cleaned up on exit.
 
-Standard output carries the URL of the API on its first line, and then the
-commands to paste. Logs go to standard error, one JSON object a line.
+Standard output starts with the URL of the API on a line of its own, followed
+by commands to paste into another terminal. The log goes to standard error: a
+short form on a terminal, otherwise one JSON object per line.
 
-Owners are names, not identities. The owner of a bastion is the user name of
-HTTP basic authentication (curl -u alice:), or "local"; there are no passwords,
-and whoever can reach the API can claim any name. So it listens on loopback
-only, and answers neither foreign Host headers nor web pages of other origins.
+The owner of a bastion is the user name of HTTP basic authentication
+(curl -u alice:), or "local" without one. Owners are names, not identities:
+there are no passwords, and anyone who can reach the API can use any name.
+Local mode therefore listens on loopback only, and refuses requests from web
+pages and requests for other host names.
 
-Bastions reach private.internal, at port 80 (HTTP) and port 22 (SSH). The name
-exists inside bastions only. Further destinations, and names that resolve to
-them, need --allow.
+Bastions can reach private.internal on port 80 (HTTP) and port 22 (SSH). That
+name exists inside bastions only. Use --allow to add other destinations; names
+of these then resolve too.
 
-Ctrl-C ends everything it started.`
+Press Ctrl-C to stop.`
 
-// Command is "bastion local".
+// Command returns the command "bastion local".
 func Command() *cobra.Command {
 	o := Defaults()
 	command := &cobra.Command{
@@ -49,25 +63,178 @@ func Command() *cobra.Command {
 			if _, err := o.check(); err != nil {
 				return err
 			}
-			// The first Ctrl-C ends everything in order, and the second at once.
+			// The first Ctrl-C stops in order, the second one at once.
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 			defer stop()
 			context.AfterFunc(ctx, stop)
-			o.Log = slog.New(slog.NewJSONHandler(cmd.ErrOrStderr(), nil))
+			o.Log = slog.New(logHandler(cmd.ErrOrStderr()))
 			if err := Run(ctx, o, cmd.OutOrStdout()); err != nil {
-				return &Failed{err}
+				return &FailedError{err}
 			}
 			return nil
 		},
 	}
 	flags := command.Flags()
-	flags.StringVar(&o.Listen, "listen", o.Listen, "loopback `address` and port of the API; port 0 for any free one")
+	flags.StringVar(&o.Listen, "listen", o.Listen, "loopback `address` and port of the API; port 0 picks a free one")
 	flags.DurationVar(&o.LaunchDelay, "launch-delay", o.LaunchDelay, "how long a task takes to start")
-	flags.DurationVar(&o.DefaultTTL, "default-ttl", o.DefaultTTL, "lifetime of a bastion whose request names none, up to the longest")
-	flags.DurationVar(&o.MaxTTL, "max-ttl", o.MaxTTL, "longest lifetime, counted from the first request")
-	flags.DurationVar(&o.Idle, "idle", o.Idle, "end a bastion after this long without an authenticated connection; 0 for never")
-	flags.DurationVar(&o.ReapEvery, "reap-every", o.ReapEvery, "how often the reaper runs; the sweep for orphans runs a tenth as often")
-	flags.StringArrayVar(&o.Allow, "allow", nil, "`CIDR` of further destinations, real ones; may be given again; may name loopback,\nand then every owner can reach what listens on this machine alone")
-	flags.StringVar(&o.SlackSigningSecret, "slack-signing-secret", "", "for trying only: serve Slack's routes too, to requests signed with this `secret`, as\nscripts/slack signs them; what Slack would be sent is logged and goes nowhere")
+	flags.DurationVar(&o.DefaultTTL, "default-ttl", o.DefaultTTL, "default bastion lifetime (capped by --max-ttl)")
+	flags.DurationVar(&o.MaxTTL, "max-ttl", o.MaxTTL, "maximum bastion lifetime, counted from the first request")
+	flags.DurationVar(&o.Idle, "idle", o.Idle, "close a bastion after this long without an authenticated connection; 0 means never")
+	flags.DurationVar(&o.ReapEvery, "reap-every", o.ReapEvery, "interval of the reaper; the sweep for orphans runs every ten intervals")
+	flags.StringArrayVar(&o.Allow, "allow", nil, "`CIDR` of real destinations to allow (repeatable); a loopback CIDR lets every owner\nreach services that listen on this machine only")
+	flags.StringVar(&o.SlackSigningSecret, "slack-signing-secret", "", "testing only: also serve the Slack routes, for requests signed with this `secret`\n(see scripts/slack); messages to Slack are logged instead of sent")
 	return command
+}
+
+// logHandler writes a short log for a person if w is a terminal, and JSON otherwise.
+func logHandler(w io.Writer) slog.Handler {
+	if file, ok := w.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
+		return newTerminalHandler(w)
+	}
+	return slog.NewJSONHandler(w, nil)
+}
+
+// Options are the flags of "bastion local".
+type Options struct {
+	Listen      string // a loopback address and a port; port 0 for any free one
+	LaunchDelay time.Duration
+	DefaultTTL  time.Duration
+	MaxTTL      time.Duration
+	Idle        time.Duration // 0 for never
+	ReapEvery   time.Duration // interval of the reaper; the sweep runs every ten intervals
+	Allow       []string      // CIDRs of real destinations, in addition to the private host
+	Log         *slog.Logger
+
+	// SlackSigningSecret, if not empty, adds the Slack routes for requests that are
+	// signed with it. Nothing is sent to Slack.
+	SlackSigningSecret string
+
+	// For tests.
+	task func(*sshd.Config) // changes the configuration of a task's server
+	now  func() time.Time   // the clock of the control plane
+}
+
+// Defaults returns the options of the command without flags.
+func Defaults() Options {
+	return Options{
+		Listen:      "127.0.0.1:8080",
+		LaunchDelay: 2 * time.Second,
+		DefaultTTL:  time.Hour,
+		MaxTTL:      8 * time.Hour,
+		Idle:        15 * time.Minute,
+		ReapEvery:   time.Second,
+		Log:         slog.New(slog.DiscardHandler),
+		now:         time.Now,
+	}
+}
+
+// settings are checked options in the form that the wiring needs.
+type settings struct {
+	Options
+	listen   netip.AddrPort
+	allow    []netip.Prefix
+	loopback []netip.Prefix // the prefixes of allow that lie inside loopback
+}
+
+// check returns one error that lists every problem of the options.
+func (o Options) check() (settings, error) {
+	var problems []error
+	refuse := func(bad bool, format string, args ...any) {
+		if bad {
+			problems = append(problems, fmt.Errorf(format, args...))
+		}
+	}
+	s := settings{Options: o}
+	var err error
+	s.listen, err = parseListen(o.Listen)
+	refuse(err != nil, "--listen %s: %w", o.Listen, err)
+	for _, text := range o.Allow {
+		prefix, err := parseAllow(text)
+		refuse(err != nil, "--allow %s: %w", text, err)
+		s.allow = append(s.allow, prefix)
+		if insideLoopback(prefix) {
+			s.loopback = append(s.loopback, prefix)
+		}
+	}
+	refuse(o.LaunchDelay < 0, "--launch-delay must be zero or more, not %s", o.LaunchDelay)
+	refuse(o.DefaultTTL <= 0, "--default-ttl must be more than zero, not %s", o.DefaultTTL)
+	refuse(o.MaxTTL <= 0, "--max-ttl must be more than zero, not %s", o.MaxTTL)
+	refuse(o.Idle < 0, "--idle must be zero (never) or more, not %s", o.Idle)
+	refuse(o.ReapEvery < 10*time.Millisecond, "--reap-every must be 10ms or more, not %s", o.ReapEvery)
+	return s, errors.Join(problems...)
+}
+
+// parseListen refuses every address that other machines can reach, because an
+// owner is only a name here: any caller can act as any owner.
+func parseListen(text string) (netip.AddrPort, error) {
+	host, port, err := net.SplitHostPort(text)
+	if err != nil {
+		return netip.AddrPort{}, errors.New("write an address and a port, such as 127.0.0.1:8080")
+	}
+	if host == "localhost" {
+		host = "127.0.0.1"
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return netip.AddrPort{}, fmt.Errorf("%q is not a port; use a number up to 65535, or 0 for any free port", port)
+	}
+	listen, err := netip.ParseAddrPort(net.JoinHostPort(host, port))
+	if err != nil || !listen.Addr().IsLoopback() {
+		return netip.AddrPort{}, fmt.Errorf("local mode listens on loopback only, because its owners are names and not identities; try 127.0.0.1:%s", port)
+	}
+	return netip.AddrPortFrom(listen.Addr().Unmap(), listen.Port()), nil
+}
+
+func parseAllow(text string) (netip.Prefix, error) {
+	prefix, err := netip.ParsePrefix(text)
+	if err != nil || prefix.Addr().Is4In6() {
+		return netip.Prefix{}, errors.New("write a CIDR, such as 192.168.1.0/24, or 192.168.1.7/32 for one address")
+	}
+	if prefix != prefix.Masked() {
+		return netip.Prefix{}, fmt.Errorf("the address has bits set after the prefix length; write %s", prefix.Masked())
+	}
+	return prefix, nil
+}
+
+// insideLoopback reports whether a prefix lies inside loopback. A prefix that
+// merely spans loopback, such as 0.0.0.0/0, does not open it.
+func insideLoopback(p netip.Prefix) bool {
+	return p.Addr().IsLoopback() && (p.Addr().Is6() || p.Bits() >= 8)
+}
+
+// privateRanges are the destinations that bastions may reach without --allow.
+var privateRanges = []netip.Prefix{
+	netip.MustParsePrefix("10.0.0.0/8"),
+	netip.MustParsePrefix("172.16.0.0/12"),
+	netip.MustParsePrefix("192.168.0.0/16"),
+	netip.MustParsePrefix("fc00::/7"),
+}
+
+// config returns the configuration of the domain. Its times are short, because
+// the local cloud answers at once and its reads lag by little.
+func (s settings) config() bastion.Config {
+	return bastion.Config{
+		DefaultTTL:          s.DefaultTTL,
+		MaxTTL:              s.MaxTTL,
+		IdleTimeout:         s.Idle,
+		WarnBefore:          min(10*time.Minute, s.MaxTTL/2),
+		AllowedDestinations: append(append([]netip.Prefix(nil), privateRanges...), s.allow...),
+		IPv4:                s.listen.Addr().Is4(),
+		IPv6:                s.listen.Addr().Is6(),
+		Quota:               bastion.Quota{PerOwner: 5, Total: 50},
+		Subnets:             []string{"subnet-local-a", "subnet-local-b"},
+		TaskDefinition:      "bastion-local:1",
+		MaxAttempts:         5,
+		Timing: bastion.Timing{
+			CallTimeout:   5 * time.Second,
+			Settle:        10 * time.Second,
+			ReadLag:       2 * time.Second,
+			Backoff:       250 * time.Millisecond,
+			StableAfter:   10 * time.Second,
+			PollInterval:  25 * time.Millisecond,
+			WatchInterval: time.Second,
+			CheckInterval: 5 * time.Second,
+			SweepGrace:    10 * time.Second,
+			TombstoneLife: time.Minute,
+		},
+	}
 }

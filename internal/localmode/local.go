@@ -1,3 +1,10 @@
+// Package localmode runs the whole service in one process on a laptop: the same
+// handlers, domain and SSH server as on AWS, with localcloud instead of AWS.
+//
+// It is wiring, plus what a laptop lacks: a private network that exists inside
+// bastions only ([network]) with one host to connect to ([privateHost]), a guard
+// that refuses other machines and web pages ([guard]), and the schedules and
+// events that EventBridge delivers on AWS.
 package localmode
 
 import (
@@ -6,11 +13,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
 	"os"
-	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -18,6 +25,7 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 	"github.com/bastion-on-demand/bastion/internal/httpapi"
 	"github.com/bastion-on-demand/bastion/internal/localcloud"
+	"github.com/bastion-on-demand/bastion/internal/sshd"
 )
 
 // Local is a running local mode.
@@ -28,15 +36,15 @@ type Local struct {
 
 	host     *privateHost
 	observer *observer
-	slack    *slackSide // nil without it
+	slack    *slackSide // nil without a signing secret
 	server   *http.Server
 	cancel   context.CancelFunc
 	running  sync.WaitGroup
 	closing  sync.Once
 }
 
-// Run runs local mode until the context ends, which is no error. When the API
-// answers it prints the URL and what to paste.
+// Run runs local mode until the context ends, and then returns nil. Once the API
+// is up, it prints the URL and commands to paste.
 func Run(ctx context.Context, o Options, stdout io.Writer) error {
 	local, err := Start(o)
 	if err != nil {
@@ -45,7 +53,7 @@ func Run(ctx context.Context, o Options, stdout io.Writer) error {
 	defer local.Close()
 	home, err := os.UserHomeDir()
 	if err != nil {
-		home = "~" // only to be read
+		home = "~" // for display
 	}
 	if err := welcome(stdout, local.URL, home); err != nil {
 		return fmt.Errorf("print the URL: %w", err)
@@ -54,7 +62,8 @@ func Run(ctx context.Context, o Options, stdout io.Writer) error {
 	return nil
 }
 
-// Start starts local mode; it answers once the API does. Close what it answers.
+// Start starts local mode and returns when the API is up. The caller must call
+// Close.
 func Start(o Options) (*Local, error) {
 	s, err := o.check()
 	if err != nil {
@@ -78,7 +87,7 @@ func Start(o Options) (*Local, error) {
 		return nil, err
 	}
 	if len(s.loopback) > 0 {
-		s.Log.Warn("--allow names loopback: through a bastion, every owner can reach what listens for this machine alone", "allow", s.loopback)
+		s.Log.Warn("--allow includes loopback: bastions can reach services that listen on this machine only", "allow", s.loopback)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &Local{URL: "http://" + listener.Addr().String(), host: host, cancel: cancel}
@@ -89,7 +98,7 @@ func Start(o Options) (*Local, error) {
 	return l, nil
 }
 
-// wire puts the domain on a cloud of its own, with the events that bring it forward.
+// wire connects the domain to a new local cloud and to its events.
 func (l *Local) wire(ctx context.Context, s settings, n *network, own []netip.Addr) {
 	l.observer = newObserver(ctx, s.Log)
 	event := func(bastionID, _ string) { l.observer.notify(bastionID) }
@@ -108,7 +117,7 @@ func (l *Local) wire(ctx context.Context, s settings, n *network, own []netip.Ad
 		Groups: l.Cloud.Groups(),
 		Tasks:  l.Cloud.Tasks(),
 		Leases: l.Cloud.Leases(),
-		Now:    time.Now,
+		Now:    s.now,
 		Rand:   rand.Reader,
 		Log:    s.Log,
 	}
@@ -125,14 +134,14 @@ func (l *Local) schedule(ctx context.Context, s settings, name string, interval 
 	})
 }
 
-// routes are the API's, and Slack's if there is a secret to know Slack by.
+// routes returns the handler of the API, and of Slack if there is a signing secret.
 func (l *Local) routes(ctx context.Context, s settings) http.Handler {
 	options := httpapi.Options{
 		Service:   l.Service,
 		Identify:  identify,
 		Challenge: `Basic realm="names, not identities"`,
 		Log:       s.Log,
-		Now:       time.Now,
+		Now:       s.now,
 		Targets:   []httpapi.Target{{Name: privateName, User: "guest", HostKey: l.host.hostKey}},
 	}
 	api := httpapi.New(options)
@@ -140,32 +149,31 @@ func (l *Local) routes(ctx context.Context, s settings) http.Handler {
 		return api
 	}
 	l.slack = newSlackSide(ctx, s, options)
-	l.Service.Notifier = l.slack // before anything runs that would tell
+	l.Service.Notifier = l.slack // before the schedules start
 	return l.slack.beside(api)
 }
 
-// serve answers on the listener.
+// serve starts the HTTP server.
 func (l *Local) serve(ctx context.Context, s settings, listener net.Listener, routes http.Handler) {
 	l.server = &http.Server{
 		Handler:           guard(routes, s.Log),
 		ReadHeaderTimeout: 10 * time.Second,
-		ReadTimeout:       time.Minute, // longer than a request waits: net/http counts the handler's time too
-		// Requests that wait end when local mode does.
+		ReadTimeout:       time.Minute, // longer than Prefer: wait, because it includes the handler's time
+		// Waiting requests end with local mode.
 		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
 	l.running.Go(func() { _ = l.server.Serve(listener) })
 }
 
-// Close ends everything that Start started: requests, schedules, tasks with the
-// connections through them, and the private host. It takes a moment longer than
-// tasks take to stop.
+// Close ends everything that Start started: requests, schedules, tasks with their
+// connections, and the private host. It waits until the tasks have stopped.
 func (l *Local) Close() {
 	l.closing.Do(func() {
 		l.cancel()
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		if l.server.Shutdown(ctx) != nil {
-			_ = l.server.Close() // somebody holds a connection open
+			_ = l.server.Close() // a client keeps its connection open
 		}
 		l.Cloud.Close()
 		l.observer.wait()
@@ -177,25 +185,24 @@ func (l *Local) Close() {
 	})
 }
 
-// listen opens the API's port, and says what to do when another has it.
+// listen opens the port of the API. Its errors say what to do.
 func listen(address netip.AddrPort) (net.Listener, error) {
 	listener, err := net.Listen("tcp", address.String())
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		other := net.JoinHostPort(address.Addr().String(), strconv.Itoa(0))
-		return nil, fmt.Errorf("port %d of %s is in use, perhaps by another local mode: end that, or choose another port (--listen %s takes any free one)",
-			address.Port(), address.Addr(), other)
+		return nil, fmt.Errorf("%s is in use, perhaps by another bastion local. Stop it or pass --listen %s",
+			address, netip.AddrPortFrom(address.Addr(), 0))
 	case errors.Is(err, syscall.EACCES):
-		return nil, fmt.Errorf("listen on %s: %w: ports below 1024 need rights; choose one above (--listen)", address, err)
+		return nil, fmt.Errorf("listen on %s: %w: ports below 1024 need root; choose a higher port with --listen", address, err)
 	case err != nil:
 		return nil, fmt.Errorf("listen on %s: %w", address, err)
 	}
 	return listener, nil
 }
 
-// ownAddresses are those by which other machines reach this one. Bastions must
-// not connect to them: they are to local mode what its own addresses are to a
-// task. Loopback has a rule of its own.
+// ownAddresses returns this machine's addresses except loopback. A bastion must not
+// connect to them, as a task on AWS must not connect to its own addresses. Loopback
+// has its own rule.
 func ownAddresses() ([]netip.Addr, error) {
 	addresses, err := net.InterfaceAddrs()
 	if err != nil {
@@ -208,4 +215,105 @@ func ownAddresses() ([]netip.Addr, error) {
 		}
 	}
 	return own, nil
+}
+
+// leasePoll is how often a task reads its lease.
+const leasePoll = 200 * time.Millisecond
+
+// runner runs the real SSH server in a task of the local cloud.
+type runner struct {
+	settings settings
+	network  *network
+	own      []netip.Addr
+}
+
+// Run implements [localcloud.Runner].
+func (r *runner) Run(ctx context.Context, task localcloud.Process) int {
+	view := r.network.from(task.BastionID)
+	config := sshd.Config{
+		BastionID:     task.BastionID,
+		Lease:         task.Lease,
+		Listen:        task.Listen,
+		Resolver:      view,
+		Dialer:        view,
+		Own:           r.own,
+		AllowLoopback: r.settings.loopback,
+		Now:           time.Now,
+		Log:           r.settings.Log.With("task", task.TaskID),
+		Timing:        sshd.Timing{Poll: leasePoll, ReportPause: leasePoll},
+	}
+	if r.settings.task != nil {
+		r.settings.task(&config)
+	}
+	return sshd.Run(ctx, config)
+}
+
+// observer calls Observe for every event of a task, as the event rule and the
+// table's stream do on AWS. For each bastion it runs one call at a time, and one
+// more if events arrived during that call.
+type observer struct {
+	ctx     context.Context
+	observe func(ctx context.Context, bastionID string) error
+	log     *slog.Logger
+
+	running sync.WaitGroup
+	mu      sync.Mutex
+	again   map[string]bool // for each bastion being observed: whether to run once more
+}
+
+func newObserver(ctx context.Context, log *slog.Logger) *observer {
+	return &observer{ctx: ctx, log: log, again: map[string]bool{}}
+}
+
+// notify starts an observation of a bastion. It does not wait.
+func (o *observer) notify(bastionID string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.ctx.Err() != nil {
+		return
+	}
+	if _, busy := o.again[bastionID]; busy {
+		o.again[bastionID] = true
+		return
+	}
+	o.again[bastionID] = false
+	o.running.Go(func() { o.run(bastionID) })
+}
+
+func (o *observer) run(bastionID string) {
+	for more := true; more; more = o.runAgain(bastionID) {
+		if err := o.observe(o.ctx, bastionID); err != nil && o.ctx.Err() == nil {
+			o.log.Warn("observe", "bastion", bastionID, "error", err)
+		}
+	}
+}
+
+// runAgain reports whether an event arrived since the last call of Observe began.
+func (o *observer) runAgain(bastionID string) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.again[bastionID] && o.ctx.Err() == nil {
+		o.again[bastionID] = false
+		return true
+	}
+	delete(o.again, bastionID)
+	return false
+}
+
+// wait returns when no observation is running. The context must have ended, and
+// every call of notify must have returned.
+func (o *observer) wait() { o.running.Wait() }
+
+// every calls run at each interval until the context ends.
+func every(ctx context.Context, interval time.Duration, run func(context.Context)) {
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			run(ctx)
+		}
+	}
 }

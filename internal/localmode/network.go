@@ -5,23 +5,24 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"sync"
 	"syscall"
 )
 
-// privateName is the one name that resolves inside bastions.
+// privateName is the name of the private host. It resolves inside bastions only.
 const privateName = "private.internal"
 
-// network is the private network of local mode. One host is in it, reached
-// through socket pairs and not through TCP ports, so that nothing but a bastion
-// can reach it. Real addresses are reached only where the operator said so.
+// network is the private network of local mode. It contains one host, which is
+// reached through socket pairs instead of TCP ports, so that only bastions can
+// reach it. Real addresses are dialled only if --allow names them.
 type network struct {
 	address netip.Addr     // of the private host
 	allow   []netip.Prefix // real destinations, from --allow
 
-	// The operating system's resolver and dialer.
+	// The resolver and the dialer of the operating system, or a test's.
 	lookup func(ctx context.Context, family, name string) ([]netip.Addr, error)
 	dial   func(ctx context.Context, family, address string) (net.Conn, error)
 
@@ -29,7 +30,7 @@ type network struct {
 	services map[uint16]*pipeListener
 }
 
-// newNetwork makes a network whose private host has none of the taken addresses.
+// newNetwork returns a network whose private host has none of the given addresses.
 func newNetwork(allow []netip.Prefix, taken []netip.Addr) (*network, error) {
 	address, err := freeAddress(taken)
 	if err != nil {
@@ -44,8 +45,8 @@ func newNetwork(allow []netip.Prefix, taken []netip.Addr) (*network, error) {
 	}, nil
 }
 
-// freeAddress is an address of 10.0.0.0/8 that is none of the taken ones: a
-// bastion refuses to connect to the addresses of the machine it runs on.
+// freeAddress returns an address of 10.0.0.0/8 that is not taken by this machine,
+// because a bastion refuses to connect to the addresses of the machine it runs on.
 func freeAddress(taken []netip.Addr) (netip.Addr, error) {
 	for second := range 256 {
 		candidate := netip.AddrFrom4([4]byte{10, byte(second), 0, 10})
@@ -53,10 +54,10 @@ func freeAddress(taken []netip.Addr) (netip.Addr, error) {
 			return candidate, nil
 		}
 	}
-	return netip.Addr{}, fmt.Errorf("no address is left for %s: this machine has all of 10.0.0.0/8", privateName)
+	return netip.Addr{}, fmt.Errorf("no free address in 10.0.0.0/8 for %s", privateName)
 }
 
-// listen makes the private host accept connections to a port.
+// listen returns a listener for a port of the private host.
 func (n *network) listen(port uint16) *pipeListener {
 	l := newPipeListener(netip.AddrPortFrom(n.address, port))
 	n.mu.Lock()
@@ -71,50 +72,167 @@ func (n *network) service(port uint16) *pipeListener {
 	return n.services[port]
 }
 
-// from is the network as one bastion sees it.
+// from returns the network as one bastion sees it.
 func (n *network) from(bastionID string) bastionNetwork {
 	return bastionNetwork{network: n, bastionID: bastionID}
 }
 
-// view is a resolver and a dialer for one bastion's forwards.
+// bastionNetwork is the resolver and the dialer for the forwards of one bastion.
 type bastionNetwork struct {
 	network   *network
 	bastionID string
 }
 
-// LookupNetIP resolves a name as inside the private network. Other names than
-// the private host's reach the system's resolver only if the operator allowed
-// some real destination; otherwise a bastion has no business with them.
-func (v bastionNetwork) LookupNetIP(ctx context.Context, family, name string) ([]netip.Addr, error) {
+// LookupNetIP resolves a name inside the private network. It passes names other
+// than the private host's to the system's resolver only if --allow is set.
+func (b bastionNetwork) LookupNetIP(ctx context.Context, family, name string) ([]netip.Addr, error) {
 	if strings.EqualFold(strings.TrimSuffix(name, "."), privateName) {
 		if family == "ip6" {
 			return nil, &net.DNSError{Err: "no address of this family", Name: name, IsNotFound: true}
 		}
-		return []netip.Addr{v.network.address}, nil
+		return []netip.Addr{b.network.address}, nil
 	}
-	if len(v.network.allow) == 0 {
+	if len(b.network.allow) == 0 {
 		return nil, &net.DNSError{Err: "no such host", Name: name, IsNotFound: true}
 	}
-	return v.network.lookup(ctx, family, name)
+	return b.network.lookup(ctx, family, name)
 }
 
-// Dial connects to exactly the address given. Errors are those that a kernel has
-// for the same thing, so that clients are told the same.
-func (v bastionNetwork) Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
+// Dial connects to exactly the given address. It returns the errors that a kernel
+// returns in the same case, so that clients see the same messages.
+func (b bastionNetwork) Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
 	to = netip.AddrPortFrom(to.Addr().Unmap(), to.Port())
-	if to.Addr() == v.network.address {
-		service := v.network.service(to.Port())
+	if to.Addr() == b.network.address {
+		service := b.network.service(to.Port())
 		if service == nil {
-			return nil, fmt.Errorf("dial %s: %w: %s has ports 22 and 80 only", to, syscall.ECONNREFUSED, privateName)
+			return nil, fmt.Errorf("dial %s: %w: only ports 22 and 80 are open on %s", to, syscall.ECONNREFUSED, privateName)
 		}
-		return service.connect(ctx, v.bastionID)
+		return service.connect(ctx, b.bastionID)
 	}
-	if contains(v.network.allow, to.Addr()) {
-		return v.network.dial(ctx, "tcp", to.String())
+	if contains(b.network.allow, to.Addr()) {
+		return b.network.dial(ctx, "tcp", to.String())
 	}
-	return nil, fmt.Errorf("dial %s: %w: the local network has %s only (use --allow CIDR for more)", to, syscall.EHOSTUNREACH, privateName)
+	return nil, fmt.Errorf("dial %s: %w: only %s is in the local network (use --allow CIDR for other destinations)", to, syscall.EHOSTUNREACH, privateName)
 }
 
 func contains(prefixes []netip.Prefix, addr netip.Addr) bool {
 	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
+
+// pipeConn is one end of a socket pair, with addresses of the private network.
+// Unlike net.Pipe, a socket pair can close each direction alone, as TCP can.
+type pipeConn struct {
+	*net.UnixConn
+	local, remote net.Addr
+	bastionID     string // the bastion that dialled
+}
+
+func (c *pipeConn) LocalAddr() net.Addr  { return c.local }
+func (c *pipeConn) RemoteAddr() net.Addr { return c.remote }
+
+// newPipe returns the two ends of a connection.
+func newPipe(to netip.AddrPort, bastionID string) (dialled, accepted *pipeConn, err error) {
+	near, far, err := socketpair()
+	if err != nil {
+		return nil, nil, fmt.Errorf("connect to %s: %w", to, err)
+	}
+	server := net.TCPAddrFromAddrPort(to)
+	// The address of the bastion in the private network is for display only.
+	client := &net.TCPAddr{IP: server.IP.Mask(net.CIDRMask(24, 32)).To4()}
+	client.IP[3] = 1
+	dialled = &pipeConn{UnixConn: near, local: client, remote: server, bastionID: bastionID}
+	accepted = &pipeConn{UnixConn: far, local: server, remote: client, bastionID: bastionID}
+	return dialled, accepted, nil
+}
+
+func socketpair() (*net.UnixConn, *net.UnixConn, error) {
+	// Without the lock, a process that starts between the two calls would inherit
+	// the descriptors and keep the connection open.
+	syscall.ForkLock.RLock()
+	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
+	if err == nil {
+		syscall.CloseOnExec(fds[0])
+		syscall.CloseOnExec(fds[1])
+	}
+	syscall.ForkLock.RUnlock()
+	if err != nil {
+		return nil, nil, os.NewSyscallError("socketpair", err)
+	}
+	near, err := fileConn(fds[0])
+	if err != nil {
+		_ = syscall.Close(fds[1])
+		return nil, nil, err
+	}
+	far, err := fileConn(fds[1])
+	if err != nil {
+		_ = near.Close()
+		return nil, nil, err
+	}
+	return near, far, nil
+}
+
+// fileConn returns a connection on a copy of the descriptor, and closes the
+// descriptor.
+func fileConn(fd int) (*net.UnixConn, error) {
+	f := os.NewFile(uintptr(fd), "socketpair")
+	defer f.Close()
+	conn, err := net.FileConn(f)
+	if err != nil {
+		return nil, fmt.Errorf("socketpair: %w", err)
+	}
+	unix, ok := conn.(*net.UnixConn)
+	if !ok {
+		_ = conn.Close()
+		return nil, fmt.Errorf("socketpair: got a %T", conn)
+	}
+	return unix, nil
+}
+
+// pipeListener accepts the connections to one port of the private host.
+type pipeListener struct {
+	address netip.AddrPort
+	backlog chan *pipeConn
+	closed  chan struct{}
+	once    sync.Once
+}
+
+func newPipeListener(address netip.AddrPort) *pipeListener {
+	return &pipeListener{address: address, backlog: make(chan *pipeConn), closed: make(chan struct{})}
+}
+
+// connect passes one end of a new connection to Accept and returns the other.
+func (l *pipeListener) connect(ctx context.Context, bastionID string) (net.Conn, error) {
+	near, far, err := newPipe(l.address, bastionID)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case l.backlog <- far:
+		return near, nil
+	case <-l.closed:
+		err = net.ErrClosed
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	_, _ = near.Close(), far.Close()
+	return nil, fmt.Errorf("connect to %s: %w", l.address, err)
+}
+
+// Accept waits for the next connection.
+func (l *pipeListener) Accept() (net.Conn, error) {
+	select {
+	case conn := <-l.backlog:
+		return conn, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close makes Accept return an error. Accepted connections stay open.
+func (l *pipeListener) Close() error {
+	l.once.Do(func() { close(l.closed) })
+	return nil
+}
+
+// Addr returns the address in the private network.
+func (l *pipeListener) Addr() net.Addr { return net.TCPAddrFromAddrPort(l.address) }

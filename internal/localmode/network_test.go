@@ -19,29 +19,30 @@ func prefixes(text ...string) []netip.Prefix {
 	return all
 }
 
-// testNetwork is a network whose real side is a list of what was asked for.
+// testNetwork returns a network that records the calls of the system's resolver and
+// dialer instead of making them.
 func testNetwork(t *testing.T, allow ...string) (*network, *[]string) {
 	t.Helper()
 	n, err := newNetwork(prefixes(allow...), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var asked []string
+	var calls []string
 	n.lookup = func(_ context.Context, family, name string) ([]netip.Addr, error) {
-		asked = append(asked, "lookup "+family+" "+name)
+		calls = append(calls, "lookup "+family+" "+name)
 		return []netip.Addr{netip.MustParseAddr("192.168.7.7")}, nil
 	}
 	n.dial = func(_ context.Context, family, address string) (net.Conn, error) {
-		asked = append(asked, "dial "+family+" "+address)
+		calls = append(calls, "dial "+family+" "+address)
 		near, far := net.Pipe()
 		_ = far.Close()
 		return near, nil
 	}
-	return n, &asked
+	return n, &calls
 }
 
-func TestOnlyThePrivateNameResolves(t *testing.T) {
-	n, asked := testNetwork(t)
+func TestOnlyThePrivateNameResolvesWithoutAllow(t *testing.T) {
+	n, calls := testNetwork(t)
 	view := n.from("b1")
 	for _, name := range []string{"private.internal", "PRIVATE.Internal", "private.internal."} {
 		addrs, err := view.LookupNetIP(t.Context(), "ip", name)
@@ -56,24 +57,24 @@ func TestOnlyThePrivateNameResolves(t *testing.T) {
 			t.Errorf("lookup %s: %v, want no such host", name, err)
 		}
 	}
-	if len(*asked) != 0 {
-		t.Errorf("the system was asked: %v", *asked)
+	if len(*calls) != 0 {
+		t.Errorf("calls of the system: %v", *calls)
 	}
 }
 
-func TestNamesReachTheSystemOnceSomethingIsAllowed(t *testing.T) {
-	n, asked := testNetwork(t, "192.168.7.0/24")
+func TestNamesReachTheSystemResolverWithAllow(t *testing.T) {
+	n, calls := testNetwork(t, "192.168.7.0/24")
 	addrs, err := n.from("b1").LookupNetIP(t.Context(), "ip4", "nas.lan")
 	if err != nil || len(addrs) != 1 {
 		t.Fatalf("%v, %v", addrs, err)
 	}
-	if got := strings.Join(*asked, ";"); got != "lookup ip4 nas.lan" {
-		t.Errorf("asked %q", got)
+	if got := strings.Join(*calls, ";"); got != "lookup ip4 nas.lan" {
+		t.Errorf("calls %q", got)
 	}
 }
 
-func TestRealAddressesAreDialledOnlyWhereAllowed(t *testing.T) {
-	n, asked := testNetwork(t, "192.168.7.0/24", "127.0.0.0/8")
+func TestRealAddressesAreDialledOnlyIfAllowed(t *testing.T) {
+	n, calls := testNetwork(t, "192.168.7.0/24", "127.0.0.0/8")
 	view := n.from("b1")
 	for _, to := range []string{"192.168.7.9:5432", "127.0.0.1:80", "[::ffff:192.168.7.9]:80"} {
 		conn, err := view.Dial(t.Context(), netip.MustParseAddrPort(to))
@@ -83,13 +84,13 @@ func TestRealAddressesAreDialledOnlyWhereAllowed(t *testing.T) {
 		}
 		_ = conn.Close()
 	}
-	if got, want := strings.Join(*asked, ";"), "dial tcp 192.168.7.9:5432;dial tcp 127.0.0.1:80;dial tcp 192.168.7.9:80"; got != want {
-		t.Errorf("asked %q, want %q", got, want)
+	if got, want := strings.Join(*calls, ";"), "dial tcp 192.168.7.9:5432;dial tcp 127.0.0.1:80;dial tcp 192.168.7.9:80"; got != want {
+		t.Errorf("calls %q, want %q", got, want)
 	}
-	*asked = nil
+	*calls = nil
 	for _, to := range []string{"192.168.8.9:5432", "10.1.2.3:22", "[fd00::1]:22", "[::1]:22"} {
 		_, err := view.Dial(t.Context(), netip.MustParseAddrPort(to))
-		if err == nil || !strings.Contains(err.Error(), "no route to host: the local network has private.internal only (use --allow CIDR for more)") {
+		if err == nil || !strings.Contains(err.Error(), "no route to host: only private.internal is in the local network (use --allow CIDR for other destinations)") {
 			t.Errorf("dial %s: %v", to, err)
 		}
 	}
@@ -97,12 +98,12 @@ func TestRealAddressesAreDialledOnlyWhereAllowed(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "connection refused") {
 		t.Errorf("dial port 443 of the private host: %v", err)
 	}
-	if len(*asked) != 0 {
-		t.Errorf("the system was asked: %v", *asked)
+	if len(*calls) != 0 {
+		t.Errorf("calls of the system: %v", *calls)
 	}
 }
 
-func TestPrivateHostTakesNoAddressOfThisMachine(t *testing.T) {
+func TestPrivateHostAvoidsAddressesOfThisMachine(t *testing.T) {
 	var taken []netip.Addr
 	for second := range 256 {
 		n, err := newNetwork(nil, taken)
@@ -112,12 +113,12 @@ func TestPrivateHostTakesNoAddressOfThisMachine(t *testing.T) {
 		taken = append(taken, netip.AddrFrom4([4]byte{10, byte(second), 0, 10}))
 	}
 	if _, err := newNetwork(nil, taken); err == nil {
-		t.Error("no error though every address is taken")
+		t.Error("no error although every address is taken")
 	}
 }
 
-// A client that has sent everything and says so still gets all of the answer.
-func TestPipesCloseEachWayAlone(t *testing.T) {
+// A client that closes its sending side still gets the whole response.
+func TestPipesHalfClose(t *testing.T) {
 	n, _ := testNetwork(t)
 	listener := n.listen(7)
 	defer listener.Close()
@@ -158,7 +159,7 @@ func TestPipesCloseEachWayAlone(t *testing.T) {
 	}
 }
 
-func TestConnectingEndsWithTheContextOrTheListener(t *testing.T) {
+func TestDialEndsWithContextOrListener(t *testing.T) {
 	n, _ := testNetwork(t)
 	listener := n.listen(7)
 	ctx, cancel := context.WithCancel(t.Context())

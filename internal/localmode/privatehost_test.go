@@ -17,7 +17,7 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// testHost is a private host and the way to it that a bastion named b1 has.
+// testHost returns a private host and a dialer for it through bastion b1.
 func testHost(t *testing.T) (*privateHost, func(port uint16) net.Conn) {
 	t.Helper()
 	n, err := newNetwork(nil, nil)
@@ -44,7 +44,7 @@ func testHost(t *testing.T) (*privateHost, func(port uint16) net.Conn) {
 	}
 }
 
-func TestPrivateHostShowsWhatHappened(t *testing.T) {
+func TestPrivateHostPageShowsRequestAndBastion(t *testing.T) {
 	_, dial := testHost(t)
 	transport := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return dial(80), nil }}
 	defer transport.CloseIdleConnections()
@@ -60,12 +60,12 @@ func TestPrivateHostShowsWhatHappened(t *testing.T) {
 	}
 	for _, want := range []string{"private.internal", "GET /some/path", "bastion b1"} {
 		if !strings.Contains(string(body), want) {
-			t.Errorf("the page does not say %q:\n%s", want, body)
+			t.Errorf("the page does not contain %q:\n%s", want, body)
 		}
 	}
 }
 
-// login connects with a key that the host has never seen.
+// login connects with a new key.
 func login(t *testing.T, h *privateHost, conn net.Conn) *ssh.Client {
 	t.Helper()
 	_, private, err := ed25519.GenerateKey(rand.Reader)
@@ -93,7 +93,7 @@ func login(t *testing.T, h *privateHost, conn net.Conn) *ssh.Client {
 	return client
 }
 
-func TestPrivateHostAnswersCommands(t *testing.T) {
+func TestPrivateHostRunsItsCommands(t *testing.T) {
 	h, dial := testHost(t)
 	client := login(t, h, dial(22))
 	for _, test := range []struct {
@@ -104,8 +104,8 @@ func TestPrivateHostAnswersCommands(t *testing.T) {
 		{"whoami", "alice\n", "", 0},
 		{"uptime", "up 1s\n", "", 0},
 		{"echo hello  there", "hello  there\n", "", 0},
-		{"rm -rf /", "", "rm: command not found; this is a demonstration host, try help\n", 127},
-		{"\x1b[2J", "", "?[2J: command not found; this is a demonstration host, try help\n", 127},
+		{"rm -rf /", "", "rm: command not found; this is a demonstration host, type help\n", 127},
+		{"\x1b[2J", "", "?[2J: command not found; this is a demonstration host, type help\n", 127},
 	} {
 		session, err := client.NewSession()
 		if err != nil {
@@ -159,7 +159,7 @@ func TestPrivateHostShell(t *testing.T) {
 	}
 }
 
-func TestPrivateHostRefusesEverythingElse(t *testing.T) {
+func TestPrivateHostRefusesForwardsAndSubsystems(t *testing.T) {
 	h, dial := testHost(t)
 	client := login(t, h, dial(22))
 	if _, err := client.Dial("tcp", "127.0.0.1:22"); err == nil || !strings.Contains(err.Error(), "sessions only") {
@@ -175,10 +175,10 @@ func TestPrivateHostRefusesEverythingElse(t *testing.T) {
 	}
 }
 
-func TestClosingThePrivateHostCutsItsConnections(t *testing.T) {
+func TestPrivateHostCloseEndsItsConnections(t *testing.T) {
 	h, dial := testHost(t)
 	client := login(t, h, dial(22))
-	half := dial(22) // a client that never says anything
+	half := dial(22) // a client that sends nothing
 	defer half.Close()
 	h.Close()
 	if err := client.Wait(); err == nil {

@@ -18,25 +18,25 @@ import (
 
 const slackSecret = "hush"
 
-// slackRig is a local mode with Slack's routes, and somebody with a browser.
-type slackRig struct {
-	*rig
+// slackFixture is a local mode with Slack's routes, and a browser.
+type slackFixture struct {
+	*fixture
 	browser *http.Client
 }
 
-func startSlack(t *testing.T) slackRig {
+func startSlack(t *testing.T) slackFixture {
 	t.Helper()
 	jar, err := cookiejar.New(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := slackRig{start(t, func(o *Options) { o.SlackSigningSecret = slackSecret }), &http.Client{Jar: jar, Transport: &http.Transport{}}}
+	r := slackFixture{start(t, func(o *Options) { o.SlackSigningSecret = slackSecret }), &http.Client{Jar: jar, Transport: &http.Transport{}}}
 	t.Cleanup(r.browser.CloseIdleConnections)
 	return r
 }
 
-// command sends a slash command, signed with a secret, and answers what comes back.
-func (r slackRig) command(secret, text string) (int, string) {
+// command sends a signed slash command and returns the response.
+func (r slackFixture) command(secret, text string) (int, string) {
 	r.t.Helper()
 	body := url.Values{
 		"team_id": {slackTeam}, "user_id": {"U0LOCAL"}, "channel_id": {"C0LOCAL"}, "command": {"/bastion"}, "text": {text},
@@ -52,10 +52,10 @@ func (r slackRig) command(secret, text string) (int, string) {
 	request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	request.Header.Set("X-Slack-Request-Timestamp", at)
 	request.Header.Set("X-Slack-Signature", "v0="+hex.EncodeToString(mac.Sum(nil)))
-	return r.answer(r.browser.Do(request))
+	return r.read(r.browser.Do(request))
 }
 
-func (r slackRig) answer(answer *http.Response, err error) (int, string) {
+func (r slackFixture) read(answer *http.Response, err error) (int, string) {
 	r.t.Helper()
 	if err != nil {
 		r.t.Fatal(err)
@@ -68,12 +68,12 @@ func (r slackRig) answer(answer *http.Response, err error) (int, string) {
 	return answer.StatusCode, string(text)
 }
 
-// sent waits until Slack would have been sent a message with all the words.
-func (r slackRig) sent(words ...string) {
+// sent waits until a message with all the words would have been sent to Slack.
+func (r slackFixture) sent(words ...string) {
 	r.t.Helper()
 	look := time.NewTicker(10 * time.Millisecond)
 	defer look.Stop()
-	for giveUp := time.Now().Add(patience); time.Now().Before(giveUp); <-look.C {
+	for giveUp := time.Now().Add(timeout); time.Now().Before(giveUp); <-look.C {
 		for line := range strings.Lines(r.log.String()) {
 			var said struct {
 				Msg, URL string
@@ -91,20 +91,20 @@ func (r slackRig) sent(words ...string) {
 			}
 		}
 	}
-	r.t.Fatalf("Slack was not told %q", words)
+	r.t.Fatalf("no message to Slack contains %q", words)
 }
 
 var (
-	claimLink = regexp.MustCompile(`http://[0-9.:]+/slack/start/[\w-]+`)
+	startLink = regexp.MustCompile(`http://[0-9.:]+/slack/start/[\w-]+`)
 	hidden    = regexp.MustCompile(`<input type="hidden" name="(\w+)" value="([^"]*)"`)
 )
 
-// up asks for a link, opens it and presses its button.
-func (r slackRig) up(command string) (link string) {
+// up requests a link, opens it and presses its button.
+func (r slackFixture) up(command string) (link string) {
 	r.t.Helper()
 	_, text := r.command(slackSecret, command)
-	link = claimLink.FindString(text)
-	status, page := r.answer(r.browser.Get(link))
+	link = startLink.FindString(text)
+	status, page := r.read(r.browser.Get(link))
 	form := url.Values{}
 	for _, field := range hidden.FindAllStringSubmatch(page, -1) {
 		form.Set(field[1], field[2])
@@ -112,16 +112,16 @@ func (r slackRig) up(command string) (link string) {
 	if status != http.StatusOK || len(form) == 0 || !strings.HasPrefix(link, r.URL) {
 		r.t.Fatalf("at %q: %d %s", link, status, page)
 	}
-	if status, page := r.answer(r.browser.PostForm(link, form)); status != http.StatusOK {
+	if status, page := r.read(r.browser.PostForm(link, form)); status != http.StatusOK {
 		r.t.Fatalf("the button: %d %s", status, page) // and the page that it leads to
 	}
 	return link
 }
 
-// The quota is the service's own, and holds for people of Slack as for all.
-func TestNobodyOfSlackStartsMoreThanTheQuota(t *testing.T) {
+// The quota that holds is that of the service.
+func TestSlackUserCannotExceedTheQuota(t *testing.T) {
 	r := startSlack(t)
-	r.command(slackSecret, "key "+newWallet(t).add("ed25519"))
+	r.command(slackSecret, "key "+newSSHClient(t).addKey("ed25519"))
 	most := r.Service.Config.Quota.PerOwner
 	for i := range most {
 		name := "b" + strconv.Itoa(i)
@@ -136,13 +136,12 @@ func TestNobodyOfSlackStartsMoreThanTheQuota(t *testing.T) {
 	}
 }
 
-// From the command to the receipt, as a person at this machine goes the way.
-func TestSlackBesideTheAPI(t *testing.T) {
+func TestSlackFromKeyToReceipt(t *testing.T) {
 	r := startSlack(t)
 	if status, text := r.command("wrong", "help"); status != http.StatusUnauthorized {
-		t.Errorf("signed by somebody else: %d %s", status, text)
+		t.Errorf("signed with another secret: %d %s", status, text)
 	}
-	if _, text := r.command(slackSecret, "key "+newWallet(t).add("ed25519")); !strings.Contains(text, "remembered") {
+	if _, text := r.command(slackSecret, "key "+newSSHClient(t).addKey("ed25519")); !strings.Contains(text, "remembered") {
 		t.Fatalf("a key: %s", text)
 	}
 	link := r.up("up for 2h name db")
@@ -156,22 +155,21 @@ func TestSlackBesideTheAPI(t *testing.T) {
 	}
 }
 
-// Slack's people are none of the API's, and the guard is in front of both.
-func TestSlackIsBehindTheGuardToo(t *testing.T) {
+func TestGuardProtectsSlackRoutes(t *testing.T) {
 	r := startSlack(t)
-	request, err := http.NewRequest(http.MethodGet, r.URL+"/slack/start/x", nil)
+	req, err := http.NewRequest(http.MethodGet, r.URL+"/slack/start/x", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	request.Host = "evil.example"
-	if status, text := r.answer(r.browser.Do(request)); status != http.StatusMisdirectedRequest {
-		t.Errorf("under another's name: %d %s", status, text)
+	req.Host = "evil.example"
+	if status, text := r.read(r.browser.Do(req)); status != http.StatusMisdirectedRequest {
+		t.Errorf("with a foreign Host: %d %s", status, text)
 	}
-	if status, text := r.answer(r.browser.Get(r.URL + "/bastions")); status != http.StatusOK {
+	if status, text := r.read(r.browser.Get(r.URL + "/bastions")); status != http.StatusOK {
 		t.Errorf("the API: %d %s", status, text)
 	}
 	without := start(t, nil)
-	if answer := without.do(call{method: "GET", path: "/slack/start/x"}); answer.status != http.StatusNotFound {
+	if answer := without.do(request{method: "GET", path: "/slack/start/x"}); answer.status != http.StatusNotFound {
 		t.Errorf("without a secret: %d %s", answer.status, answer.text)
 	}
 }

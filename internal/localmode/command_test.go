@@ -15,11 +15,11 @@ func TestDefaultsAreValid(t *testing.T) {
 		t.Error(err)
 	}
 	if len(s.loopback) != 0 || len(s.allow) != 0 {
-		t.Errorf("real destinations without --allow: %v", s.allow)
+		t.Errorf("default destinations beyond the private host: %v", s.allow)
 	}
 }
 
-func TestAllProblemsAreNamedAtOnce(t *testing.T) {
+func TestCheckListsAllProblems(t *testing.T) {
 	o := Defaults()
 	o.Listen, o.Allow = "0.0.0.0:1", []string{"10.1.2.3/8", "nas.lan", "192.168.0.0/16"}
 	o.LaunchDelay, o.DefaultTTL, o.Idle, o.ReapEvery = -time.Second, 0, -time.Minute, 0
@@ -29,7 +29,7 @@ func TestAllProblemsAreNamedAtOnce(t *testing.T) {
 	}
 	for _, want := range []string{
 		"--listen 0.0.0.0:1: local mode listens on loopback only",
-		"--allow 10.1.2.3/8: bits are set behind the prefix length; write 10.0.0.0/8",
+		"--allow 10.1.2.3/8: the address has bits set after the prefix length; write 10.0.0.0/8",
 		"--allow nas.lan: write a CIDR",
 		"--launch-delay must be zero or more, not -1s",
 		"--default-ttl must be more than zero, not 0s",
@@ -37,15 +37,15 @@ func TestAllProblemsAreNamedAtOnce(t *testing.T) {
 		"--reap-every must be 10ms or more, not 0s",
 	} {
 		if !strings.Contains(err.Error(), want) {
-			t.Errorf("not named: %s\nin: %v", want, err)
+			t.Errorf("missing: %s\nin: %v", want, err)
 		}
 	}
 	if got := strings.Count(err.Error(), "\n") + 1; got != 7 {
-		t.Errorf("%d problems named, want 7:\n%v", got, err)
+		t.Errorf("%d problems, want 7:\n%v", got, err)
 	}
 }
 
-func TestListenTakesLoopbackOnly(t *testing.T) {
+func TestListenAcceptsLoopbackOnly(t *testing.T) {
 	for text, want := range map[string]string{
 		"127.0.0.1:8080": "127.0.0.1:8080", "localhost:0": "127.0.0.1:0", "127.9.9.9:80": "127.9.9.9:80",
 		"[::1]:8080": "[::1]:8080", "[::ffff:127.0.0.1]:1": "127.0.0.1:1",
@@ -59,7 +59,7 @@ func TestListenTakesLoopbackOnly(t *testing.T) {
 	}
 }
 
-func TestAllowNamesLoopbackOnlyOnPurpose(t *testing.T) {
+func TestInsideLoopback(t *testing.T) {
 	for text, want := range map[string]bool{
 		"127.0.0.1/32": true, "127.0.0.0/8": true, "::1/128": true,
 		"0.0.0.0/0": false, "126.0.0.0/7": false, "192.168.0.0/16": false, "::/0": false, "::/127": false,
@@ -68,8 +68,8 @@ func TestAllowNamesLoopbackOnlyOnPurpose(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := namesLoopback(prefix); got != want {
-			t.Errorf("--allow %s: names loopback %v, want %v", text, got, want)
+		if got := insideLoopback(prefix); got != want {
+			t.Errorf("insideLoopback(%s) = %v, want %v", text, got, want)
 		}
 	}
 }

@@ -24,27 +24,27 @@ import (
 	"golang.org/x/crypto/ssh/agent"
 )
 
-// wallet is an SSH agent of a test's own, so that a stock client finds the keys
-// while the configuration stays as it was pasted.
-type wallet struct {
+// sshClient is the stock ssh client with an SSH agent of its own, so that ssh finds
+// the keys while the ssh_config stays exactly as the API returned it.
+type sshClient struct {
 	t      testing.TB
 	socket string
 	keys   agent.Agent
 }
 
-func newWallet(t testing.TB) *wallet {
+func newSSHClient(t testing.TB) *sshClient {
 	t.Helper()
-	return newWalletOf(t, agent.NewKeyring())
+	return newSSHClientWith(t, agent.NewKeyring())
 }
 
-// newWalletOf serves an agent to ssh.
-func newWalletOf(t testing.TB, keys agent.Agent) *wallet {
+// newSSHClientWith returns a client that uses the given agent.
+func newSSHClientWith(t testing.TB, keys agent.Agent) *sshClient {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "agent") // t.TempDir is too long for a socket's name
+	dir, err := os.MkdirTemp("", "agent") // the path of t.TempDir is too long for a socket
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &wallet{t: t, socket: filepath.Join(dir, "s"), keys: keys}
+	w := &sshClient{t: t, socket: filepath.Join(dir, "s"), keys: keys}
 	listener, err := net.Listen("unix", w.socket)
 	if err != nil {
 		t.Fatal(err)
@@ -70,9 +70,8 @@ func newWalletOf(t testing.TB, keys agent.Agent) *wallet {
 	return w
 }
 
-// add makes a key and puts it into the agent; it answers the public half as a
-// .pub file has it.
-func (w *wallet) add(kind string) string {
+// addKey adds a new key to the agent and returns the content of its .pub file.
+func (w *sshClient) addKey(kind string) string {
 	w.t.Helper()
 	private, err := makeKey(kind)
 	if err != nil {
@@ -85,7 +84,7 @@ func (w *wallet) add(kind string) string {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return string(authorizedKey(signer.PublicKey())) + " somebody@laptop\n"
+	return string(authorizedKey(signer.PublicKey())) + " test@laptop\n"
 }
 
 func makeKey(kind string) (crypto.PrivateKey, error) {
@@ -99,33 +98,32 @@ func makeKey(kind string) (crypto.PrivateKey, error) {
 	return &private, err
 }
 
-// ssh is the stock client with the agent's keys. It has no terminal, so that
-// there is no way to answer a question.
-func (w *wallet) ssh(config string, args ...string) *exec.Cmd {
+// command returns an ssh command. It has no terminal, so it cannot ask questions.
+func (w *sshClient) command(config string, args ...string) *exec.Cmd {
 	w.t.Helper()
 	path, err := exec.LookPath("ssh")
 	if err != nil {
-		w.t.Fatal("these tests need the OpenSSH client, and there is none: install it (Debian: apt-get install openssh-client)")
+		w.t.Fatal("the OpenSSH client is not installed (Debian: apt-get install openssh-client)")
 	}
 	command := exec.Command(path, append([]string{"-F", config}, args...)...)
 	command.Env = []string{"SSH_AUTH_SOCK=" + w.socket, "PATH=" + os.Getenv("PATH")}
 	command.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	command.WaitDelay = time.Second // of helpers that outlive the client
+	command.WaitDelay = time.Second // for helpers that outlive the client
 	return command
 }
 
-// run runs a client to its end and answers what it printed.
-func (w *wallet) run(stdin string, command *exec.Cmd) (stdout, stderr string, err error) {
+// run runs a command to its end and returns its output.
+func (w *sshClient) run(stdin string, command *exec.Cmd) (stdout, stderr string, err error) {
 	w.t.Helper()
 	var out, errs bytes.Buffer
 	command.Stdin, command.Stdout, command.Stderr = strings.NewReader(stdin), &out, &errs
-	stop := time.AfterFunc(patience, func() { _ = syscall.Kill(-command.Process.Pid, syscall.SIGKILL) })
+	stop := time.AfterFunc(timeout, func() { _ = syscall.Kill(-command.Process.Pid, syscall.SIGKILL) })
 	defer stop.Stop()
 	err = command.Run()
 	return out.String(), errs.String(), err
 }
 
-// tunnel is a client that stays connected.
+// tunnel is a running ssh client.
 type tunnel struct {
 	t       testing.TB
 	command *exec.Cmd
@@ -135,12 +133,12 @@ type tunnel struct {
 	ended   chan struct{}
 }
 
-// open starts a client and waits until its connection and its forwards stand:
-// LocalCommand runs when they do.
-func (w *wallet) open(config string, args ...string) *tunnel {
+// open starts a client and waits until its connection and its forwards are set up:
+// ssh runs LocalCommand then.
+func (w *sshClient) open(config string, args ...string) *tunnel {
 	w.t.Helper()
 	up := []string{"-o", "PermitLocalCommand=yes", "-o", "LocalCommand=echo up", "-o", "ExitOnForwardFailure=yes"}
-	tun := &tunnel{t: w.t, command: w.ssh(config, append(up, args...)...), ended: make(chan struct{})}
+	tun := &tunnel{t: w.t, command: w.command(config, append(up, args...)...), ended: make(chan struct{})}
 	output, err := tun.command.StdoutPipe()
 	if err != nil {
 		w.t.Fatal(err)
@@ -167,9 +165,9 @@ func (w *wallet) open(config string, args ...string) *tunnel {
 			tun.close()
 			w.t.Fatalf("%s: %q\n%s", tun.command, line, tun.errs.String())
 		}
-	case <-time.After(patience):
+	case <-time.After(timeout):
 		tun.close()
-		w.t.Fatalf("%s: not connected after %s\n%s", tun.command, patience, tun.errs.String())
+		w.t.Fatalf("%s: not connected after %s\n%s", tun.command, timeout, tun.errs.String())
 	}
 	return tun
 }
@@ -184,17 +182,17 @@ func (tun *tunnel) alive() bool {
 	}
 }
 
-// cut waits until the client has lost its connection.
-func (tun *tunnel) cut() {
+// awaitEnd waits until the client has lost its connection.
+func (tun *tunnel) awaitEnd() {
 	tun.t.Helper()
 	select {
 	case <-tun.ended:
-	case <-time.After(patience):
-		tun.t.Errorf("the connection was not cut: %s", tun.command)
+	case <-time.After(timeout):
+		tun.t.Errorf("the connection was not closed: %s", tun.command)
 	}
 }
 
-// close ends the client and what it started.
+// close kills the client and its children.
 func (tun *tunnel) close() {
 	_ = syscall.Kill(-tun.command.Process.Pid, syscall.SIGKILL)
 	<-tun.ended

@@ -1,0 +1,235 @@
+package localmode
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/crypto/ssh/agent"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+)
+
+func freePort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	return port
+}
+
+// wantPage checks for the page of the private host, reached through the bastion.
+func wantPage(t *testing.T, page, id string) {
+	t.Helper()
+	if !strings.Contains(page, "this is private.internal") || !strings.Contains(page, "bastion "+id) {
+		t.Errorf("not the private host's page through bastion %s: %q", id, page)
+	}
+}
+
+func fetchPage(t *testing.T, transport *http.Transport, address string) string {
+	t.Helper()
+	transport.DisableKeepAlives = true
+	client := http.Client{Transport: transport, Timeout: timeout}
+	answer, err := client.Get(address)
+	if err != nil {
+		t.Error(err)
+		return ""
+	}
+	defer answer.Body.Close()
+	page, err := io.ReadAll(answer.Body)
+	if err != nil {
+		t.Error(err)
+	}
+	return string(page)
+}
+
+func TestStockClientReachesPrivateHost(t *testing.T) {
+	f, w := start(t, nil), newSSHClient(t)
+	key := w.addKey("ed25519")
+	s := f.create(request{body: key})
+	if s.status != http.StatusCreated {
+		t.Errorf("first POST: status %d", s.status)
+	}
+	config := f.sshConfig(request{body: key})
+
+	t.Run("-W to HTTP", func(t *testing.T) {
+		out, errs, err := w.run("GET /w HTTP/1.0\r\n\r\n", w.command(config, "-W", "private.internal:80", "bastion-default"))
+		if err != nil {
+			t.Errorf("%v: %s", err, errs)
+		}
+		wantPage(t, out, s.ID)
+	})
+	t.Run("-L to HTTP", func(t *testing.T) {
+		port := freePort(t)
+		tun := w.open(config, "-N", "-L", "127.0.0.1:"+port+":private.internal:80", "bastion-default")
+		defer tun.close()
+		wantPage(t, fetchPage(t, &http.Transport{}, "http://127.0.0.1:"+port+"/l"), s.ID)
+	})
+	t.Run("-D to HTTP", func(t *testing.T) {
+		port := freePort(t)
+		tun := w.open(config, "-N", "-D", "127.0.0.1:"+port, "bastion-default")
+		defer tun.close()
+		proxy := &url.URL{Scheme: "socks5h", Host: "127.0.0.1:" + port}
+		wantPage(t, fetchPage(t, &http.Transport{Proxy: http.ProxyURL(proxy)}, "http://private.internal/d"), s.ID)
+	})
+	t.Run("-J to SSH", func(t *testing.T) {
+		out, errs, err := w.run("", w.command(config, "-J", "bastion-default", "private.internal", "hostname"))
+		if err != nil || out != "private.internal\n" {
+			t.Errorf("%q, %v: %s", out, err, errs)
+		}
+	})
+}
+
+func TestEveryKeyTypeCanConnect(t *testing.T) {
+	f := start(t, nil)
+	for _, kind := range []string{"rsa", "ecdsa", "ed25519"} {
+		w := newSSHClient(t)
+		config := f.sshConfig(request{owner: kind, body: w.addKey(kind)})
+		out, errs, err := w.run("", w.command(config, "-J", "bastion-default", "private.internal", "whoami"))
+		if err != nil {
+			t.Errorf("%s: %q, %v: %s", kind, out, err, errs)
+		}
+	}
+}
+
+func TestTenOtherKeysInTheAgentDoNotLockTheOwnerOut(t *testing.T) {
+	f, w := start(t, nil), newSSHClient(t)
+	for range 10 {
+		w.addKey("ed25519")
+	}
+	config := f.sshConfig(request{body: w.addKey("ed25519")})
+	out, errs, err := w.run("", w.command(config, "-J", "bastion-default", "private.internal", "hostname"))
+	if err != nil || out != "private.internal\n" {
+		t.Errorf("%q, %v: %s", out, err, errs)
+	}
+}
+
+func TestOneOwnerHasTwoNamedBastions(t *testing.T) {
+	f, w := start(t, nil), newSSHClient(t)
+	key := strings.TrimSpace(w.addKey("ed25519"))
+	first := f.create(request{body: key})
+	second := f.create(request{body: `{"name":"db"}`})
+	if first.ID == second.ID {
+		t.Fatal("two names, but one bastion")
+	}
+	config := f.file("db.conf", second.SSHConfig)
+	out, errs, err := w.run("GET / HTTP/1.0\r\n\r\n", w.command(config, "-W", "private.internal:80", "bastion-db"))
+	if err != nil {
+		t.Errorf("%v: %s", err, errs)
+	}
+	wantPage(t, out, second.ID)
+}
+
+func TestOtherDestinationsAreRefused(t *testing.T) {
+	f, w := start(t, nil), newSSHClient(t)
+	config := f.sshConfig(request{body: w.addKey("ed25519")})
+	for _, test := range []struct{ to, says string }{
+		{"127.0.0.1:80", "administratively prohibited"},
+		{"169.254.170.2:80", "administratively prohibited"},
+		{"203.0.113.9:80", "administratively prohibited"},
+		{"10.200.200.200:80", "no route to host"},
+		{"private.internal:443", "connection refused"},
+		{"localhost:80", "found no address for localhost"},
+		{"example.com:80", "found no address for example.com"},
+	} {
+		out, errs, err := w.run("", w.command(config, "-W", test.to, "bastion-default"))
+		if err == nil || out != "" || !strings.Contains(errs, test.says) {
+			t.Errorf("%s: %q, %v: %s, want %q", test.to, out, err, errs, test.says)
+		}
+	}
+}
+
+func TestAllowOpensLoopback(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "from this machine") })}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	defer func() { _ = server.Close(); <-served }()
+
+	f, w := start(t, func(o *Options) { o.Allow = []string{"127.0.0.0/8"} }), newSSHClient(t)
+	config := f.sshConfig(request{body: w.addKey("ed25519")})
+	_, port, _ := net.SplitHostPort(listener.Addr().String())
+	for _, host := range []string{"127.0.0.1", "localhost"} {
+		out, errs, err := w.run("GET / HTTP/1.0\r\n\r\n", w.command(config, "-W", host+":"+port, "bastion-default"))
+		if err != nil || !strings.Contains(out, "from this machine") {
+			t.Errorf("%s: %q, %v: %s", host, out, err, errs)
+		}
+	}
+}
+
+func TestIPv6EndToEnd(t *testing.T) {
+	f, w := start(t, func(o *Options) { o.Listen = "[::1]:0" }), newSSHClient(t)
+	key := w.addKey("ed25519")
+	s := f.create(request{body: key})
+	if s.Source != "::1/128" || s.State != bastion.Ready {
+		t.Errorf("source %s, state %s", s.Source, s.State)
+	}
+	out, errs, err := w.run("", w.command(f.sshConfig(request{body: key}), "-J", "bastion-default", "private.internal", "hostname"))
+	if err != nil || out != "private.internal\n" {
+		t.Errorf("%q, %v: %s", out, err, errs)
+	}
+}
+
+// securityKey is an agent that emulates a hardware security key. The signed data
+// follows OpenSSH's PROTOCOL.u2f.
+type securityKey struct {
+	agent.Agent // an empty keyring
+	private     ed25519.PrivateKey
+	public      ssh.PublicKey
+}
+
+const application = "ssh:"
+
+func newSecurityKey(t *testing.T) securityKey {
+	t.Helper()
+	public, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	blob := ssh.Marshal(struct {
+		Type        string
+		Key         []byte
+		Application string
+	}{ssh.KeyAlgoSKED25519, public, application})
+	key, err := ssh.ParsePublicKey(blob)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return securityKey{agent.NewKeyring(), private, key}
+}
+
+func (k securityKey) List() ([]*agent.Key, error) {
+	return []*agent.Key{{Format: k.public.Type(), Blob: k.public.Marshal(), Comment: "security key"}}, nil
+}
+
+func (k securityKey) Sign(_ ssh.PublicKey, data []byte) (*ssh.Signature, error) {
+	const userPresent = 1
+	state := binary.BigEndian.AppendUint32([]byte{userPresent}, 7) // flags and counter
+	forApplication, message := sha256.Sum256([]byte(application)), sha256.Sum256(data)
+	signed := append(append(forApplication[:], state...), message[:]...)
+	return &ssh.Signature{Format: ssh.KeyAlgoSKED25519, Blob: ed25519.Sign(k.private, signed), Rest: state}, nil
+}
+
+func TestSecurityKeyCanConnect(t *testing.T) {
+	f, key := start(t, nil), newSecurityKey(t)
+	w := newSSHClientWith(t, key)
+	config := f.sshConfig(request{body: string(authorizedKey(key.public))})
+	out, errs, err := w.run("", w.command(config, "-J", "bastion-default", "private.internal", "hostname"))
+	if err != nil || out != "private.internal\n" {
+		t.Errorf("%q, %v: %s", out, err, errs)
+	}
+}

@@ -1,9 +1,0 @@
-package localmode
-
-import (
-	"testing"
-
-	"github.com/bastion-on-demand/bastion/internal/test/leakcheck"
-)
-
-func TestMain(m *testing.M) { leakcheck.Main(m) }
