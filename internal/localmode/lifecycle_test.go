@@ -2,6 +2,7 @@ package localmode
 
 import (
 	"net/http"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -175,29 +176,30 @@ func TestQuietTunnelPreventsIdleEndUntilItsClientFreezes(t *testing.T) {
 	f, w := start(t, func(o *Options) {
 		o.task = func(server *sshd.Config) {
 			server.Now = clock.now
-			server.Timing.Keepalive, server.Timing.Missed = 200*time.Millisecond, 100
+			server.Timing.Keepalive, server.Timing.Missed = 200*time.Millisecond, 25
 		}
 	}), newSSHClient(t)
 	config := f.sshConfig(request{body: w.addKey("ed25519")})
 	id := f.Cloud.Inventory().Records[0].ID
 	tun := w.open(config, "-N", "bastion-default")
 	clock.advance(20 * time.Minute)
-	// Two commands in the console, so that the task has polled its lease in between.
-	for range 2 {
-		if out, errs, err := w.run("", w.command(config, "bastion-default", "status")); err != nil || !strings.Contains(out, "ready") {
-			t.Fatalf("status under a quiet tunnel: %q, %v: %s", out, err, errs)
+	connections := func() string {
+		out, errs, err := w.run("", w.command(config, "bastion-default", "status"))
+		found := regexp.MustCompile(`connections +(\d+)`).FindStringSubmatch(out)
+		if err != nil || found == nil {
+			t.Fatalf("status: %q, %v: %s", out, err, errs)
 		}
+		return found[1]
 	}
-	if !tun.alive() || f.get(id).State != bastion.Ready {
-		t.Fatal("a quiet tunnel was closed as idle")
+	if got := connections(); got != "2" || !tun.alive() || f.get(id).State != bastion.Ready {
+		t.Fatalf("a quiet tunnel was closed as idle, connections %s", got)
 	}
 	if err := syscall.Kill(tun.command.Process.Pid, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	f.eventually("the frozen client does not count any more", func() bool {
-		clock.advance(time.Minute)
-		return f.get(id).State == bastion.Closed
-	})
+	f.eventually("the frozen client is disconnected", func() bool { return connections() == "1" })
+	clock.advance(20 * time.Minute)
+	f.await("", id, bastion.Closed)
 	if got := f.Cloud.Inventory().Records[0].End.Reason; got != bastion.EndIdle {
 		t.Errorf("end reason %s, want %s", got, bastion.EndIdle)
 	}
