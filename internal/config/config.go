@@ -1,34 +1,41 @@
+// Package config reads and validates the configuration of a function on AWS from its
+// environment variables, which template.yaml sets. It is the only place that validates
+// them. An error lists everything that is wrong, so that one deployment corrects all of
+// it. An unknown variable with our prefix is an error too: it would be a setting
+// without an effect.
 package config
 
 import (
 	"errors"
 	"fmt"
-	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// Config is all that a function on AWS is told.
+// Config is the configuration of every function except Slack's.
 type Config struct {
 	Bastion bastion.Config
 	Cloud   Cloud
 	Access  Access
-	// Slack is the ARN of the Slack function's alias that takes notices; empty where
-	// nobody is told anything: no Slack, or a function that does not tell.
+	// Slack is the ARN of the Slack function's alias that receives notices. It is empty
+	// in a stack without Slack, and for functions that send no notices.
 	Slack string
-	// Draining refuses new bastions, so that the stack can be taken away.
+	// ReaperPeriod is the time between two runs of the reaper.
+	ReaperPeriod time.Duration
+	// Draining refuses new bastions, so that the stack can be deleted.
 	Draining bool
 }
 
-// Cloud says which things of AWS are ours.
+// Cloud names the stack's resources.
 type Cloud struct {
-	StackID     string // of CloudFormation; the tag on everything that a bastion makes
+	StackID     string // of CloudFormation; the tag on every security group and task
 	Table       string // of records
 	LeaseTable  string
 	ClusterARN  string
 	VPCID       string
-	MemberGroup string // the id of the group that targets admit
+	MemberGroup string // the ID of the security group that targets admit
 	SSHPort     uint16
 	// PublicAddress gives tasks a public IPv4 address.
 	PublicAddress bool
@@ -37,22 +44,22 @@ type Cloud struct {
 	TaskRoleID    string // AROA…; the first half of a lease item's key
 }
 
-// Access says who callers are taken for.
+// Access decides which owner a caller is.
 type Access struct {
-	// TrustedRoles are names of IAM roles whose session names tell people apart;
-	// one may end in * for any rest.
+	// TrustedRoles are names of IAM roles whose session names identify people. A name
+	// may end in * as a wildcard.
 	TrustedRoles []string
-	// Admins are users or roles, never sessions: unique ids behind the account
-	// (iam:ACCOUNT:AIDA…), ARNs, or jwt:ISSUER#SUBJECT.
+	// Admins are users or roles, never sessions: iam:ACCOUNT:AIDA…, ARNs, or
+	// jwt:ISSUER#SUBJECT.
 	Admins []string
-	// JWTIssuer is the one whose tokens are taken; empty when requests are signed
-	// with IAM credentials instead.
+	// JWTIssuer is the issuer of the callers' tokens. It is empty when requests are
+	// signed with IAM credentials instead.
 	JWTIssuer string
 }
 
-// Load reads the environment, given as os.Environ answers it. Its error lists all
-// that is missing, malformed or unknown, and all that is contradictory once every
-// value could be read.
+// Load reads the environment, in the form of os.Environ. Its error lists everything
+// that is missing, malformed or unknown, and, if every value could be read, everything
+// that is contradictory.
 func Load(environ []string) (Config, error) {
 	r := newReader(prefix, environ)
 	cfg := Config{
@@ -64,17 +71,16 @@ func Load(environ []string) (Config, error) {
 			AllowedDestinations: r.prefixes("ALLOWED"),
 			SourceOverride:      r.prefixes("SOURCES"),
 			Quota:               bastion.Quota{PerOwner: r.number("QUOTA_OWNER"), Total: r.number("QUOTA_TOTAL")},
-			Subnets:             r.list("SUBNETS", subnetID),
+			Subnets:             r.list("SUBNETS", SubnetID),
 			TaskDefinition:      r.text("TASK_DEFINITION", taskDefinitionARN),
 			MaxAttempts:         maxAttempts,
-			Timing:              timing,
 		},
 		Cloud: Cloud{
 			StackID:       r.text("STACK_ID", stackID),
 			Table:         r.text("TABLE", tableName),
 			LeaseTable:    r.text("LEASE_TABLE", tableName),
 			ClusterARN:    r.text("CLUSTER", clusterARN),
-			VPCID:         r.text("VPC", vpcID),
+			VPCID:         r.text("VPC", VPCID),
 			MemberGroup:   r.text("MEMBER_GROUP", groupID),
 			SSHPort:       r.port("SSH_PORT"),
 			PublicAddress: r.flag("PUBLIC_ADDRESS"),
@@ -87,23 +93,28 @@ func Load(environ []string) (Config, error) {
 			Admins:       r.list("ADMINS", admin),
 			JWTIssuer:    r.optional("JWT_ISSUER", issuer),
 		},
-		Slack:    r.optional("SLACK", slackAlias),
-		Draining: r.flag("DRAINING"),
+		Slack:        r.optional("SLACK", slackQueue),
+		ReaperPeriod: r.duration("REAPER_PERIOD"),
+		Draining:     r.flag("DRAINING"),
 	}
+	cfg.Bastion.Timing = timing(cfg.ReaperPeriod)
 	cfg.Bastion.IPv4, cfg.Bastion.IPv6 = r.families("FAMILIES")
 	cfg.Bastion.RequireSource = !cfg.Cloud.PublicAddress
-	if len(r.wrong) == 0 { // else it would complain of values that were never read
+	if len(r.wrong) == 0 { // a contradiction of values that could not be read means nothing
 		r.wrong = append(r.wrong, cfg.contradictions()...)
 	}
 	r.unknown()
 	if err := errors.Join(r.wrong...); err != nil {
-		return Config{}, fmt.Errorf("the configuration of this function is wrong:\n%w", err)
+		return Config{}, fmt.Errorf("invalid configuration:\n%w", err)
 	}
 	return cfg, nil
 }
 
-// contradictions are values that are right by themselves and wrong together.
+// contradictions returns the errors of values that are valid only separately.
 func (c Config) contradictions() (wrong []error) {
+	if c.ReaperPeriod <= LongestFunction {
+		return []error{fmt.Errorf("%sREAPER_PERIOD is %s: one run may take %s, so use a minute or more", prefix, c.ReaperPeriod, LongestFunction)}
+	}
 	if err := c.Bastion.Validate(); err != nil {
 		wrong = append(wrong, err)
 	}
@@ -112,16 +123,17 @@ func (c Config) contradictions() (wrong []error) {
 			wrong = append(wrong, fmt.Errorf(format, args...))
 		}
 	}
-	refuse(len(c.Bastion.AllowedDestinations) == 0, "%sALLOWED is empty: bastions could connect to nothing", prefix)
-	refuse(c.Cloud.Table == c.Cloud.LeaseTable, "%sTABLE and %[1]sLEASE_TABLE are both %s: tasks may write to the table of leases, and to no other", prefix, c.Cloud.Table)
-	refuse(c.Cloud.PublicAddress && !c.Bastion.IPv4, "%sPUBLIC_ADDRESS is true and %[1]sFAMILIES has no IPv4: public addresses are IPv4", prefix)
-	refuse(c.Bastion.IdleTimeout > 0 && c.Bastion.IdleTimeout < time.Minute, "%sIDLE is %s: a bastion would end before anybody can have connected; take a minute or more", prefix, c.Bastion.IdleTimeout)
-	refuse(c.Bastion.WarnBefore > 0 && c.Bastion.WarnBefore < time.Minute, "%sWARN is %s: the reaper, which warns, comes once a minute, so the warning could come after the end; take a minute or more", prefix, c.Bastion.WarnBefore)
-	for _, p := range c.Bastion.SourceOverride {
-		refuse(p.Bits() == 0, "%sSOURCES holds %s: then anybody may open a bastion to any address; name the prefixes that people connect from", prefix, p)
+	b := c.Bastion
+	refuse(len(b.AllowedDestinations) == 0, "%sALLOWED is empty: bastions could connect to nothing", prefix)
+	refuse(c.Cloud.Table == c.Cloud.LeaseTable, "%sTABLE and %[1]sLEASE_TABLE are both %s: tasks may write to the table of leases and to no other", prefix, c.Cloud.Table)
+	refuse(c.Cloud.PublicAddress && !b.IPv4, "%sPUBLIC_ADDRESS is true and %[1]sFAMILIES has no IPv4: public addresses are IPv4", prefix)
+	refuse(b.IdleTimeout > 0 && b.IdleTimeout < time.Minute, "%sIDLE is %s: a bastion would end before its owner can connect; use a minute or more", prefix, b.IdleTimeout)
+	refuse(b.WarnBefore > 0 && b.WarnBefore < c.ReaperPeriod, "%sWARN is %s: the reaper sends warnings and runs every %s, so the warning could come after the end; use %[3]s or more", prefix, b.WarnBefore, c.ReaperPeriod)
+	for _, p := range b.SourceOverride {
+		refuse(p.Bits() == 0, "%sSOURCES has %s: every caller could open a bastion to any address; name the prefixes that people connect from", prefix, p)
 	}
 	for _, a := range c.Access.Admins {
-		refuse(isJWT(a) != (c.Access.JWTIssuer != ""), "%sADMINS names %s, but nobody can call as that: requests are authorized by %s", prefix, a, c.authorizer())
+		refuse(strings.HasPrefix(a, "jwt:") != (c.Access.JWTIssuer != ""), "%sADMINS has %s, which no caller can be: requests are authorized by %s", prefix, a, c.authorizer())
 	}
 	return wrong
 }
@@ -131,13 +143,4 @@ func (c Config) authorizer() string {
 		return "the tokens of " + c.Access.JWTIssuer
 	}
 	return "IAM"
-}
-
-// prefixOf is netip.ParsePrefix, without the forms that would be compared wrong.
-func prefixOf(text string) (netip.Prefix, error) {
-	p, err := netip.ParsePrefix(text)
-	if err == nil && p.Addr().Is4In6() {
-		err = errors.New("an IPv4 address in IPv6's clothes")
-	}
-	return p, err
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// whole is an environment that is right.
+// whole is a valid environment.
 func whole() map[string]string {
 	return map[string]string{
 		"DEFAULT_TTL": "1h", "MAX_TTL": "8h", "IDLE": "15m", "WARN": "10m",
@@ -24,8 +24,8 @@ func whole() map[string]string {
 		"VPC":     "vpc-0123456789abcdef0", "MEMBER_GROUP": "sg-0123456789abcdef0",
 		"SSH_PORT": "2222", "PUBLIC_ADDRESS": "true", "FAMILIES": "ipv4", "SPOT": "false",
 		"CONTAINER": "bastiond", "TASK_ROLE_ID": "AROAEXAMPLEEXAMPLE123",
-		"TRUSTED_ROLES": "AWSReservedSSO_*", "ADMINS": "", "JWT_ISSUER": "", "DRAINING": "false",
-		"SLACK": "arn:aws:lambda:eu-west-1:111122223333:function:way-in-slack:work",
+		"TRUSTED_ROLES": "AWSReservedSSO_*", "ADMINS": "", "JWT_ISSUER": "", "REAPER_PERIOD": "1m", "DRAINING": "false",
+		"SLACK": "arn:aws:lambda:eu-west-1:111122223333:function:way-in-slack:queue",
 	}
 }
 
@@ -37,7 +37,7 @@ func load(env map[string]string) (Config, error) {
 	return Load(environ)
 }
 
-func TestAWholeEnvironment(t *testing.T) {
+func TestLoadReadsEveryVariable(t *testing.T) {
 	got, err := load(whole())
 	if err != nil {
 		t.Fatal(err)
@@ -50,7 +50,7 @@ func TestAWholeEnvironment(t *testing.T) {
 			Quota:               bastion.Quota{PerOwner: 3, Total: 50},
 			Subnets:             []string{"subnet-0123456789abcdef0", "subnet-0123456789abcdef1"},
 			TaskDefinition:      "arn:aws:ecs:eu-west-1:111122223333:task-definition/way-in:7",
-			MaxAttempts:         maxAttempts, Timing: timing,
+			MaxAttempts:         maxAttempts, Timing: timing(time.Minute),
 		},
 		Cloud: Cloud{
 			StackID: "arn:aws:cloudformation:eu-west-1:111122223333:stack/way-in/5f1c",
@@ -59,17 +59,17 @@ func TestAWholeEnvironment(t *testing.T) {
 			VPCID:      "vpc-0123456789abcdef0", MemberGroup: "sg-0123456789abcdef0",
 			SSHPort: 2222, PublicAddress: true, Container: "bastiond", TaskRoleID: "AROAEXAMPLEEXAMPLE123",
 		},
-		Access: Access{TrustedRoles: []string{"AWSReservedSSO_*"}},
-		Slack:  "arn:aws:lambda:eu-west-1:111122223333:function:way-in-slack:work",
+		Access:       Access{TrustedRoles: []string{"AWSReservedSSO_*"}},
+		ReaperPeriod: time.Minute,
+		Slack:  "arn:aws:lambda:eu-west-1:111122223333:function:way-in-slack:queue",
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
 }
 
-// What the zero value of a field would silently mean has to be written by
-// somebody: each variable is missed when it is not there.
-func TestEveryVariableIsMissed(t *testing.T) {
+// A forgotten variable must not silently mean the zero value of its field.
+func TestMissingVariableIsAnError(t *testing.T) {
 	for name := range whole() {
 		env := whole()
 		delete(env, name)
@@ -79,38 +79,38 @@ func TestEveryVariableIsMissed(t *testing.T) {
 	}
 }
 
-func TestWhatIsWrongIsNamed(t *testing.T) {
+func TestInvalidVariableIsNamed(t *testing.T) {
 	for _, test := range []struct{ name, value, want string }{
-		{"DEFAULT_TTL", "1 hour", `BASTION_DEFAULT_TTL is "1 hour": want a time`},
-		{"MAX_TTL", "24", `BASTION_MAX_TTL is "24": want a time`},
+		{"DEFAULT_TTL", "1 hour", `BASTION_DEFAULT_TTL is "1 hour": want a duration`},
+		{"MAX_TTL", "24", `BASTION_MAX_TTL is "24": want a duration`},
 		{"MAX_TTL", "-1h", "the longest lifetime must be more than zero"},
-		{"IDLE", "", `BASTION_IDLE is "": want a time`},
-		{"IDLE", "5s", "before anybody can have connected"},
-		{"WARN", "", `BASTION_WARN is "": want a time`},
+		{"IDLE", "", `BASTION_IDLE is "": want a duration`},
+		{"IDLE", "5s", "before its owner can connect"},
+		{"WARN", "", `BASTION_WARN is "": want a duration`},
 		{"WARN", "-10m", "must be zero (never) or more"},
 		{"WARN", "8h", "the time to warn ahead of a deadline (8h0m0s) must be shorter than the longest lifetime (8h0m0s)"},
 		{"WARN", "59s", "the warning could come after the end"},
-		{"SLACK", "arn:aws:lambda:eu-west-1:111122223333:function:way-in-slack", "the Slack function's alias \"work\", or nothing"},
-		{"SLACK", "way-in-slack:work", "the Slack function's alias"},
+		{"SLACK", "arn:aws:lambda:eu-west-1:111122223333:function:way-in-slack", "the Slack function's alias \"queue\", or an empty value"},
+		{"SLACK", "way-in-slack:queue", "the Slack function's alias"},
 		{"ALLOWED", "", "bastions could connect to nothing"},
 		{"ALLOWED", "10.0.0.0/8,10.1.0.0", `BASTION_ALLOWED is "10.1.0.0": want a CIDR`},
 		{"ALLOWED", "::ffff:10.0.0.0/104", "want a CIDR"},
 		{"ALLOWED", "10.0.0.1/8", "write 10.0.0.0/8"},
-		{"SOURCES", "0.0.0.0/0", "anybody may open a bastion to any address"},
-		{"SOURCES", "::/0", "anybody may open a bastion to any address"},
+		{"SOURCES", "0.0.0.0/0", "every caller could open a bastion to any address"},
+		{"SOURCES", "::/0", "every caller could open a bastion to any address"},
 		{"QUOTA_OWNER", "three", "want a whole number"},
 		{"QUOTA_OWNER", "0", "at least one bastion"},
 		{"QUOTA_TOTAL", "2", "the total quota (2) is less than one owner's (3)"},
 		{"SUBNETS", "", "there must be at least one subnet"},
-		{"SUBNETS", "subnet-0123456789abcdef0,", `BASTION_SUBNETS is "": want the id of a subnet`},
-		{"SUBNETS", "subnet-0123456789abcdef0,subnet-0123456789abcdef0", "names subnet-0123456789abcdef0 twice"},
+		{"SUBNETS", "subnet-0123456789abcdef0,", `BASTION_SUBNETS is "": want the ID of a subnet`},
+		{"SUBNETS", "subnet-0123456789abcdef0,subnet-0123456789abcdef0", "has subnet-0123456789abcdef0 twice"},
 		{"TASK_DEFINITION", "way-in", "the ARN of a task definition with its revision"},
-		{"STACK_ID", "way-in", "the id of a CloudFormation stack"},
+		{"STACK_ID", "way-in", "the ID of a CloudFormation stack"},
 		{"TABLE", "", "the name of a DynamoDB table"},
 		{"LEASE_TABLE", "way-in-Records-1", "BASTION_TABLE and BASTION_LEASE_TABLE are both way-in-Records-1"},
 		{"CLUSTER", "way-in", "the ARN of an ECS cluster"},
-		{"VPC", "subnet-0123456789abcdef0", "the id of a VPC"},
-		{"MEMBER_GROUP", "default", "the id of a security group"},
+		{"VPC", "subnet-0123456789abcdef0", "the ID of a VPC"},
+		{"MEMBER_GROUP", "default", "the ID of a security group"},
 		{"SSH_PORT", "22", "want a port from 1024"},
 		{"SSH_PORT", "65536", "want a port from 1024"},
 		{"PUBLIC_ADDRESS", "yes", "want true or false"},
@@ -118,15 +118,18 @@ func TestWhatIsWrongIsNamed(t *testing.T) {
 		{"FAMILIES", "ipv6", "public addresses are IPv4"},
 		{"FAMILIES", "ipv5", "want ipv4, ipv6 or dualstack"},
 		{"CONTAINER", "", "the name of a container"},
-		{"TASK_ROLE_ID", "AIDAEXAMPLEEXAMPLE123", "the unique id of an IAM role"},
+		{"TASK_ROLE_ID", "AIDAEXAMPLEEXAMPLE123", "the unique ID of an IAM role"},
 		{"TRUSTED_ROLES", "*", "would trust every session name"},
-		{"TRUSTED_ROLES", "A*B", "perhaps with a * at its end"},
-		{"ADMINS", "arn:aws:sts::111122223333:assumed-role/Admin/alice", "a session is no admin"},
-		{"ADMINS", "iam:111122223333:AROAEXAMPLEEXAMPLE123:alice", "a session is no admin"},
-		{"ADMINS", "alice", "a session is no admin"},
-		{"ADMINS", "jwt:https://issuer.example/#alice", "nobody can call as that: requests are authorized by IAM"},
-		{"JWT_ISSUER", "issuer.example", "the https URL of a token issuer, or nothing"},
+		{"TRUSTED_ROLES", "A*B", "which may end in *"},
+		{"ADMINS", "arn:aws:sts::111122223333:assumed-role/Admin/alice", "a session cannot be an admin"},
+		{"ADMINS", "iam:111122223333:AROAEXAMPLEEXAMPLE123:alice", "a session cannot be an admin"},
+		{"ADMINS", "alice", "a session cannot be an admin"},
+		{"ADMINS", "jwt:https://issuer.example/#alice", "which no caller can be: requests are authorized by IAM"},
+		{"JWT_ISSUER", "issuer.example", "the https URL of a token issuer, or an empty value"},
 		{"DRAINING", "", "want true or false"},
+		{"REAPER_PERIOD", "", "want a duration"},
+		{"REAPER_PERIOD", "30s", "one run may take 55s, so use a minute or more"},
+		{"REAPER_PERIOD", "15m", "BASTION_WARN is 10m0s: the reaper sends warnings and runs every 15m0s"},
 		{"QUOTA_OWNERS", "3", "BASTION_QUOTA_OWNERS is not a setting"},
 	} {
 		env := whole()
@@ -137,8 +140,7 @@ func TestWhatIsWrongIsNamed(t *testing.T) {
 	}
 }
 
-// Who has no Slack says so, and who wants no warnings.
-func TestNobodyIsTold(t *testing.T) {
+func TestStackWithoutSlackAndWarnings(t *testing.T) {
 	env := whole()
 	env["SLACK"], env["WARN"] = "", "0s"
 	if cfg, err := load(env); err != nil || cfg.Slack != "" || cfg.Bastion.WarnBefore != 0 {
@@ -146,7 +148,7 @@ func TestNobodyIsTold(t *testing.T) {
 	}
 }
 
-func TestAnAdminMustBeOneWhoCanCall(t *testing.T) {
+func TestAdminMustFitTheAuthorizer(t *testing.T) {
 	env := whole()
 	env["JWT_ISSUER"] = "https://issuer.example/"
 	env["ADMINS"] = "jwt:https://issuer.example/#alice"
@@ -159,9 +161,8 @@ func TestAnAdminMustBeOneWhoCanCall(t *testing.T) {
 	}
 }
 
-// Everything at once: whoever mends the configuration deploys once more, not ten
-// times.
-func TestOneErrorListsAll(t *testing.T) {
+// One deployment must be enough to correct a configuration.
+func TestErrorListsEveryProblem(t *testing.T) {
 	env := whole()
 	delete(env, "VPC")
 	env["SSH_PORT"], env["SPOT"], env["COLOUR"] = "22", "maybe", "blue"
@@ -178,20 +179,34 @@ func TestOneErrorListsAll(t *testing.T) {
 	env["ALLOWED"], env["QUOTA_TOTAL"], env["COLOUR"] = "", "1", "blue"
 	_, err = load(env)
 	if err == nil || strings.Count(err.Error(), "\n") != 3 || !strings.Contains(err.Error(), "BASTION_COLOUR") {
-		t.Errorf("two contradictions and what is unknown: %v", err)
+		t.Errorf("two contradictions and an unknown variable: %v", err)
 	}
 }
 
-// A converge that an API function began must be able to end, and one that a slow
-// function began from older intent must have.
-func TestTimingHoldsTogether(t *testing.T) {
-	if timing.CallTimeout >= 28*time.Second {
-		t.Error("a converge may outlive the function that it runs in")
-	}
-	if timing.Settle <= LongestFunction+timing.ReadLag {
-		t.Error("a record settles while a function may still run that read the old intent")
-	}
-	if timing.TombstoneLife <= timing.Settle {
-		t.Error("a tombstone goes before the last function that could write over it")
+// The times depend on each other and on the reaper's period.
+func TestTimingIsConsistent(t *testing.T) {
+	for _, period := range []time.Duration{time.Minute, 2 * time.Minute, 5 * time.Minute} {
+		env := whole()
+		env["REAPER_PERIOD"] = period.String()
+		cfg, err := load(env)
+		if err != nil {
+			t.Fatal(err)
+		}
+		timing := cfg.Bastion.Timing
+		if timing.CallTimeout >= 28*time.Second {
+			t.Error("a converge may outlive the function that it runs in")
+		}
+		if timing.Settle <= LongestFunction+timing.ReadLag {
+			t.Error("a record settles while a function that read the old intent may still run")
+		}
+		if timing.TombstoneLife <= timing.Settle {
+			t.Error("a tombstone expires before the last function that could overwrite it")
+		}
+		if LongestFunction >= period {
+			t.Errorf("%s: two runs of the reaper may overlap", period)
+		}
+		if timing.WatchInterval != period/4 || cfg.OverdueAfter() != 2*period {
+			t.Errorf("%s: the watch interval is %s, and a record is overdue after %s", period, timing.WatchInterval, cfg.OverdueAfter())
+		}
 	}
 }

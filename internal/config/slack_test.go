@@ -29,7 +29,7 @@ func loadSlack(env map[string]string, more ...string) (Slack, error) {
 	return LoadSlack(environ)
 }
 
-func TestAWholeEnvironmentOfSlack(t *testing.T) {
+func TestLoadSlackReadsEveryVariable(t *testing.T) {
 	got, err := loadSlack(wholeSlack(), "BASTION_TABLE=none of its business")
 	if err != nil {
 		t.Fatal(err)
@@ -42,7 +42,7 @@ func TestAWholeEnvironmentOfSlack(t *testing.T) {
 		Describe: "arn:aws:lambda:eu-west-1:111122223333:function:way-in-describe:slack",
 		Extend:   "arn:aws:lambda:eu-west-1:111122223333:function:way-in-extend:slack",
 		Destroy:  "arn:aws:lambda:eu-west-1:111122223333:function:way-in-destroy:slack",
-		Work:     "way-in-slack:work",
+		Queue:    "way-in-slack:queue",
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
@@ -79,7 +79,7 @@ func TestBotTokenPathHasOneTokenForEachTeam(t *testing.T) {
 	}
 }
 
-func TestEveryVariableOfSlackIsMissed(t *testing.T) {
+func TestMissingSlackVariableIsAnError(t *testing.T) {
 	for name := range wholeSlack() {
 		env := wholeSlack()
 		delete(env, name)
@@ -92,8 +92,8 @@ func TestEveryVariableOfSlackIsMissed(t *testing.T) {
 	}
 }
 
-func TestWhatIsWrongOfSlackIsNamed(t *testing.T) {
-	const alias = "the ARN of a function's alias slack"
+func TestInvalidSlackVariableIsNamed(t *testing.T) {
+	const alias = `the ARN of a function's alias "slack"`
 	for _, test := range []struct{ name, value, want string }{
 		{"TABLE", "", "the name of a DynamoDB table"},
 		{"SIGNING_SECRET_PARAMETER", "", "the name of a parameter"},
@@ -101,24 +101,24 @@ func TestWhatIsWrongOfSlackIsNamed(t *testing.T) {
 		{"SIGNING_SECRET_PARAMETER", "/way-in/bot-token", "different secrets"},
 		{"SIGNING_SECRET_PARAMETER", "/way-in/", "the name of a parameter"},
 		{"BOT_TOKEN_PARAMETER", "", "the name of a parameter"},
-		{"BOT_TOKEN_PARAMETER", "xoxb 1", "or a path with one for each team id, as /bastion/slack/tokens/"},
-		{"TEAMS", "", "nobody would be let in"},
+		{"BOT_TOKEN_PARAMETER", "xoxb 1", "or a path with one parameter for each team ID, such as /bastion/slack/tokens/"},
+		{"TEAMS", "", "no workspace could use the command"},
 		{"MAX_TTL", "0s", "SLACK_MAX_TTL (0s) must be more than zero"},
-		{"DEFAULT_TTL", "soon", `SLACK_DEFAULT_TTL is "soon": want a time`},
-		{"TEAMS", "T0123ABCD,", `SLACK_TEAMS is "": want the id of a Slack workspace`},
-		{"TEAMS", "U0123ABCD", "the id of a Slack workspace"},
-		{"TEAMS", "T0", "the id of a Slack workspace"},
-		{"TEAMS", "T" + strings.Repeat("0", 32), "the id of a Slack workspace"}, // no owner of it would fit
-		{"TEAMS", "t0123abcd", "the id of a Slack workspace"},
-		{"TEAMS", "T0123:ABCD", "the id of a Slack workspace"},
-		{"TEAMS", "T0123ABCD,T0123ABCD", "names T0123ABCD twice"},
-		{"CHANNELS", "#general", "the id of a Slack channel"},
-		{"CHANNELS", "T0123ABCD", "the id of a Slack channel"},
-		{"USERS", "@alice", "the id of a Slack user"},
-		{"USERS", "B0123ABCD", "the id of a Slack user"},
+		{"DEFAULT_TTL", "soon", `SLACK_DEFAULT_TTL is "soon": want a duration`},
+		{"TEAMS", "T0123ABCD,", `SLACK_TEAMS is "": want the ID of a Slack workspace`},
+		{"TEAMS", "U0123ABCD", "the ID of a Slack workspace"},
+		{"TEAMS", "T0", "the ID of a Slack workspace"},
+		{"TEAMS", "T" + strings.Repeat("0", 32), "the ID of a Slack workspace"}, // the owner would be too long
+		{"TEAMS", "t0123abcd", "the ID of a Slack workspace"},
+		{"TEAMS", "T0123:ABCD", "the ID of a Slack workspace"},
+		{"TEAMS", "T0123ABCD,T0123ABCD", "has T0123ABCD twice"},
+		{"CHANNELS", "#general", "the ID of a Slack channel"},
+		{"CHANNELS", "T0123ABCD", "the ID of a Slack channel"},
+		{"USERS", "@alice", "the ID of a Slack user"},
+		{"USERS", "B0123ABCD", "the ID of a Slack user"},
 		{"CREATE", "", alias},
 		{"DESCRIBE", "arn:aws:lambda:eu-west-1:111122223333:function:way-in-describe", alias},
-		{"EXTEND", "arn:aws:lambda:eu-west-1:111122223333:function:way-in-extend:work", alias},
+		{"EXTEND", "arn:aws:lambda:eu-west-1:111122223333:function:way-in-extend:queue", alias},
 		{"DESTROY", "arn:aws:lambda:eu-west-1:111122223333:function:way-in-destroy:slack:slack", alias},
 		{"TEAM", "T0123ABCD", "SLACK_TEAM is not a setting"},
 		{"SIGNING_SECRET", "8f742231b10e", "SLACK_SIGNING_SECRET is not a setting"},
@@ -131,9 +131,8 @@ func TestWhatIsWrongOfSlackIsNamed(t *testing.T) {
 	}
 }
 
-// The value of a variable that there is not may be a secret that somebody put
-// there.
-func TestNoValueOfAnUnknownVariableIsSaid(t *testing.T) {
+// The value of an unknown variable may be a secret.
+func TestErrorHasNoValueOfAnUnknownVariable(t *testing.T) {
 	env := wholeSlack()
 	env["SIGNING_SECRET"] = "8f742231b10e"
 	if _, err := loadSlack(env); err == nil || strings.Contains(err.Error(), "8f742231b10e") {
@@ -141,7 +140,7 @@ func TestNoValueOfAnUnknownVariableIsSaid(t *testing.T) {
 	}
 }
 
-func TestOneErrorListsAllOfSlack(t *testing.T) {
+func TestErrorListsEverySlackProblem(t *testing.T) {
 	env := wholeSlack()
 	delete(env, "TABLE")
 	env["TEAMS"], env["CREATE"], env["COLOUR"] = "general", "create", "blue"
@@ -156,10 +155,10 @@ func TestOneErrorListsAllOfSlack(t *testing.T) {
 	}
 }
 
-// The emulator has a function's alias in its name.
-func TestTheOwnAliasIsOne(t *testing.T) {
-	got, err := loadSlack(wholeSlack(), "AWS_LAMBDA_FUNCTION_NAME=slack:work")
-	if err != nil || got.Work != "slack:work" {
-		t.Errorf("%q, %v", got.Work, err)
+// The emulator sets a function name that has an alias.
+func TestQueueReplacesAnAliasInTheName(t *testing.T) {
+	got, err := loadSlack(wholeSlack(), "AWS_LAMBDA_FUNCTION_NAME=slack:queue")
+	if err != nil || got.Queue != "slack:queue" {
+		t.Errorf("%q, %v", got.Queue, err)
 	}
 }

@@ -6,51 +6,58 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// maxAttempts in a row without a bastion that stayed ready end in failed. With
-// the backoff of timing they take about two and a half minutes of pauses, and
-// each goes to another subnet: longer than a passing lack of capacity in one
-// zone, shorter than a person's patience.
+// maxAttempts is how many attempts in a row may end before a bastion fails. With the
+// backoff of timing they take about two and a half minutes of pauses, and each uses
+// another subnet: longer than a short lack of capacity in one zone, shorter than a
+// person waits.
 const maxAttempts = 5
 
-// LongestFunction is the longest time-out of any function in template.yaml,
-// which a test holds to it. It is less than the minute between two runs of the
-// reaper, so that they do not pile up.
+// LongestFunction is the longest time-out of any function in template.yaml; a test
+// compares the two. It is shorter than the shortest reaper period, so that two runs
+// of the reaper never overlap.
 const LongestFunction = 55 * time.Second
 
-// timing is how patient the control plane is on AWS.
-var timing = bastion.Timing{
-	// API Gateway gives up after 30 s, and the functions behind it after 28. One
-	// converge takes a dozen calls of some tens of milliseconds; 20 s leave room
-	// for throttled ones to be retried, and the answer its time.
-	CallTimeout: 20 * time.Second,
-	// A function that read the old intent may run for LongestFunction, and what
-	// it did may be hidden from reads for Young; the rest is for clocks that
-	// differ.
-	Settle:  LongestFunction + young + 30*time.Second,
-	ReadLag: young,
-	// After the second failure in a row, 10 s, then 20, 40, 80: capacity comes
-	// back in minutes, and RunTask may be called 20 times a second by all.
-	Backoff: 10 * time.Second,
-	// A task that was ready for a minute did start; what ends it later is no
-	// reason to give the bastion up.
-	StableAfter: time.Minute,
-	// A waiting request sees a state at most a second late, and makes at most 25
-	// rounds of reads in the time that it can wait.
-	PollInterval: time.Second,
-	// The reaper comes every minute and takes what is due. Fifteen seconds make
-	// sure that a bastion on its way is due each time it comes.
-	WatchInterval: 15 * time.Second,
-	// Task events and the leases' stream bring nearly all news. Five minutes is
-	// how late a lost one is noticed, at a dozen cheap reads each time.
-	CheckInterval: 5 * time.Minute,
-	// An orphan is marked, and ended by the next sweep but one at the latest (one
-	// comes every ten minutes): far longer than any start takes to be on record.
-	SweepGrace: 10 * time.Minute,
-	// An ended lease refuses writes for longer than any function or task of that
-	// bastion can still be running.
-	TombstoneLife: 24 * time.Hour,
-}
+// readLag is how long EC2 and ECS may not show a new resource: usually seconds, in
+// published reports up to a minute.
+const readLag = 2 * time.Minute
 
-// young is for how long EC2 and ECS may not show what was just made: usually
-// seconds, in published reports up to a minute. Twice that costs only patience.
-const young = 2 * time.Minute
+// OverdueAfter is how long after its due time a record counts as overdue: the reaper
+// should have processed it in the meantime, and could have once more.
+func (c Config) OverdueAfter() time.Duration { return 2 * c.ReaperPeriod }
+
+// timing returns the times of the control plane on AWS. The reaper's period is the
+// only one that the operator can change; template.yaml derives the schedule and the
+// alarms from the same parameter.
+func timing(reaperPeriod time.Duration) bastion.Timing {
+	return bastion.Timing{
+		// API Gateway gives up after 30 s, and the API's functions after 28. One
+		// converge makes a dozen calls of some tens of milliseconds; 20 s leave time to
+		// retry throttled calls, and to send the response.
+		CallTimeout: 20 * time.Second,
+		// A function that read the old intent may run for LongestFunction, and its
+		// effects may be hidden from reads for readLag. The rest is for clock skew.
+		Settle:  LongestFunction + readLag + 30*time.Second,
+		ReadLag: readLag,
+		// After the second failure in a row, 10 s, then 20, 40, 80: capacity returns in
+		// minutes, and RunTask is limited to 20 calls a second.
+		Backoff: 10 * time.Second,
+		// A task that was ready for a minute has started successfully. Its end is not a
+		// failed attempt.
+		StableAfter: time.Minute,
+		// A waiting request sees a state at most a second late, and makes at most 25
+		// rounds of reads.
+		PollInterval: time.Second,
+		// A quarter of the period makes sure that a bastion that is starting or closing
+		// is due at each run of the reaper.
+		WatchInterval: reaperPeriod / 4,
+		// Task events and the leases' stream bring nearly all changes. A lost event is
+		// noticed after at most five minutes, at a dozen cheap reads each time.
+		CheckInterval: 5 * time.Minute,
+		// A sweep runs every ten minutes and marks an orphan, and the second one after
+		// that ends it at the latest: much later than any start is on record.
+		SweepGrace: 10 * time.Minute,
+		// An ended lease refuses writes for longer than a function or task of that
+		// bastion can run.
+		TombstoneLife: 24 * time.Hour,
+	}
+}

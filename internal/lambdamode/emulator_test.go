@@ -112,7 +112,7 @@ func TestDoorsUnderTheEmulator(t *testing.T) {
 			strings.Replace(call, "OWNER", "slack:T0123ABCD:U0123ABCD", 1):              `"status":404`,
 			strings.Replace(call, "OWNER", "iam:111122223333:AIDAEXAMPLEEXAMPLE123", 1): "speaks for owners of Slack",
 		},
-		"describe:work": {event: "no door", strings.Replace(call, "OWNER", "slack:T0123ABCD:U0123ABCD", 1): "no door"},
+		"describe:queue": {event: "no door", strings.Replace(call, "OWNER", "slack:T0123ABCD:U0123ABCD", 1): "no door"},
 	} {
 		e := emulate(t, bootstrap, environment("AWS_LAMBDA_FUNCTION_NAME="+name))
 		for payload, want := range tests {
@@ -129,7 +129,7 @@ func TestTheSlackFunctionUnderTheEmulator(t *testing.T) {
 	const job = `{"job":{"do":"status","owner":"iam:111122223333:AIDAEXAMPLEEXAMPLE123"}}`
 	for name, tests := range map[string]map[string]string{ // what it answers to what
 		"slack":       {event: `"statusCode":404`, job: "came through API Gateway's door", `{}`: "no event of an HTTP API"},
-		"slack:work":  {event: "neither a job nor a notice", job: "null"},
+		"slack:queue":  {event: "neither a job nor a notice", job: "null"},
 		"slack:slack": {event: "no door", job: "no door"},
 	} {
 		e := emulate(t, bootstrap, slackEnvironment("AWS_LAMBDA_FUNCTION_NAME="+name))
@@ -138,7 +138,7 @@ func TestTheSlackFunctionUnderTheEmulator(t *testing.T) {
 				t.Errorf("%s, of %s: answered %s", name, payload, got)
 			}
 		}
-		if name == "slack:work" && !e.Log.Says("a job of nobody of Slack's") {
+		if name == "slack:queue" && !e.Log.Says("a job of nobody of Slack's") {
 			t.Errorf("the log does not say what became of the job:\n%s", e.Log)
 		}
 	}

@@ -44,7 +44,7 @@ type EntryPoints struct {
 // of the Slack function.
 const (
 	doorSlack = "slack"
-	doorWork  = config.WorkAlias
+	doorWork  = config.QueueAlias
 )
 
 // Doors makes a function that serves a part of the API; see httpapi.OnlyCreate and

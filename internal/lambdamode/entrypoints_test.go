@@ -195,7 +195,7 @@ func TestNobodyComesThroughAnothersDoor(t *testing.T) {
 		"$LATEST, with a call":                                   {functionARN + ":$LATEST", call},
 		"a version, with an event":                               {functionARN + ":7", client},
 		"a version, with a call":                                 {functionARN + ":7", call},
-		"another alias, with a call":                             {functionARN + ":work", call},
+		"another alias, with a call":                             {functionARN + ":queue", call},
 		"an alias like ours, with a call":                        {functionARN + ":Slack", call},
 		"an alias that begins as ours, with a call":              {functionARN + ":slack2", call},
 		"an empty alias, with an event":                          {functionARN + ":", client},

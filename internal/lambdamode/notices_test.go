@@ -17,7 +17,7 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-const slackWork = "arn:aws:lambda:eu-west-1:111122223333:function:way-in-slack:work"
+const slackWork = "arn:aws:lambda:eu-west-1:111122223333:function:way-in-slack:queue"
 
 // handed notes what was handed over.
 type handed struct {

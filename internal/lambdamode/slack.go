@@ -25,7 +25,7 @@ import (
 //
 //	unqualified   API Gateway's: requests of Slack and of people's browsers, which
 //	              nobody has authorized. Slack's are signed; the pages have tokens.
-//	alias "work"  its own, and the observer's and the reaper's: jobs and notices,
+//	alias "queue"  its own, and the observer's and the reaper's: jobs and notices,
 //	              which Lambda sends again if they fail.
 type Slack struct {
 	app interface {
@@ -64,7 +64,7 @@ func wireSlack(ctx context.Context, environ []string, log *slog.Logger) (*Slack,
 		Functions: functions{ports.Functions, map[string]string{
 			http.MethodPost: cfg.Create, http.MethodGet: cfg.Describe, http.MethodPatch: cfg.Extend, http.MethodDelete: cfg.Destroy,
 		}},
-		Queue:       jobs{ports.Functions, cfg.Work},
+		Queue:       jobs{ports.Functions, cfg.Queue},
 		Credentials: credentials(ports.Secrets, cfg),
 		Transport:   outside,
 		Teams:       cfg.Teams,

@@ -44,7 +44,7 @@ func TestTheSlackFunctionIsWired(t *testing.T) {
 			t.Errorf("%s is %v", name, v.Field(i))
 		}
 	}
-	if got := options.Queue.(jobs).function; got != "way-in-slack:work" {
+	if got := options.Queue.(jobs).function; got != "way-in-slack:queue" {
 		t.Errorf("its work goes to %s", got)
 	}
 	for method, name := range map[string]string{"POST": "create", "GET": "describe", "PATCH": "extend", "DELETE": "destroy"} {
@@ -91,18 +91,18 @@ func TestTheSlackFunctionHasTwoDoors(t *testing.T) {
 		reaches      string // empty: nothing
 	}{
 		"a request":                       {slackARN, client, "routes"},
-		"a job":                           {slackARN + ":work", job, "job"},
-		"a notice":                        {slackARN + ":work", notice, "notice"},
+		"a job":                           {slackARN + ":queue", job, "job"},
+		"a notice":                        {slackARN + ":queue", notice, "notice"},
 		"a job, through API Gateway's":    {slackARN, job, ""},
 		"a job in an event":               {slackARN, in(job), ""},
 		"a notice in an event":            {slackARN, in(notice), ""},
 		"a call in an event":              {slackARN, in(slackCallOf(someone)), ""},
-		"a request, through work's":       {slackARN + ":work", client, ""},
-		"a call, through work's":          {slackARN + ":work", slackCallOf(someone), ""},
-		"both":                            {slackARN + ":work", job[:len(job)-1] + "," + notice[1:], ""},
-		"neither":                         {slackARN + ":work", `{}`, ""},
-		"null":                            {slackARN + ":work", `{"job":null}`, ""},
-		"a job that is none":              {slackARN + ":work", `{"job":"status"}`, ""},
+		"a request, through work's":       {slackARN + ":queue", client, ""},
+		"a call, through work's":          {slackARN + ":queue", slackCallOf(someone), ""},
+		"both":                            {slackARN + ":queue", job[:len(job)-1] + "," + notice[1:], ""},
+		"neither":                         {slackARN + ":queue", `{}`, ""},
+		"null":                            {slackARN + ":queue", `{"job":null}`, ""},
+		"a job that is none":              {slackARN + ":queue", `{"job":"status"}`, ""},
 		"the API's functions' alias":      {slackARN + ":slack", job, ""},
 		"$LATEST":                         {slackARN + ":$LATEST", client, ""},
 		"a version":                       {slackARN + ":1", job, ""},
@@ -133,7 +133,7 @@ func TestTheSlackFunctionHasTwoDoors(t *testing.T) {
 func TestWorkThatFailsComesAgain(t *testing.T) {
 	s := &Slack{app: &worker{err: errors.New("broken")}}
 	for _, payload := range []string{`{"job":{"do":"status"}}`, `{"notice":{}}`} {
-		if _, err := s.Handle(invokedBy(t, slackARN+":work"), json.RawMessage(payload)); err == nil || err.Error() != "broken" {
+		if _, err := s.Handle(invokedBy(t, slackARN+":queue"), json.RawMessage(payload)); err == nil || err.Error() != "broken" {
 			t.Errorf("%s: %v", payload, err)
 		}
 	}
@@ -216,14 +216,14 @@ func TestAJobGoesThroughAnEvent(t *testing.T) {
 	h, w := &handed{}, &worker{}
 	job := slack.Job{Action: slack.JobExtend, Owner: someone, ResponseURL: "https://hooks.slack.com/actions/T0/1/a", Name: "db",
 		ID: "3kq7vmx2p4hzr6ta", StartLink: "hash", TTL: 30*time.Minute + time.Nanosecond, At: noon}
-	if err := (jobs{h, "slack:work"}).Enqueue(t.Context(), job); err != nil || h.to != "slack:work" {
+	if err := (jobs{h, "slack:queue"}).Enqueue(t.Context(), job); err != nil || h.to != "slack:queue" {
 		t.Fatalf("handed to %s, %v", h.to, err)
 	}
-	if _, err := (&Slack{app: w}).Handle(invokedBy(t, slackARN+":work"), json.RawMessage(h.payload)); err != nil || len(w.jobs) != 1 || w.jobs[0] != job {
+	if _, err := (&Slack{app: w}).Handle(invokedBy(t, slackARN+":queue"), json.RawMessage(h.payload)); err != nil || len(w.jobs) != 1 || w.jobs[0] != job {
 		t.Errorf("%+v came out of %s, %v", w.jobs, h.payload, err)
 	}
 	h.err = errors.New("broken")
-	if err := (jobs{h, "slack:work"}).Enqueue(t.Context(), job); err == nil {
+	if err := (jobs{h, "slack:queue"}).Enqueue(t.Context(), job); err == nil {
 		t.Error("a job that was not taken was handed over")
 	}
 }

@@ -13,7 +13,7 @@ import (
 )
 
 // slackWork is the alias by which the Slack function is given work.
-const slackWork = "slack:work"
+const slackWork = "slack:queue"
 
 const slackTable = "way-in-SlackTable-1"
 

@@ -167,7 +167,7 @@ func (by thief) pastTheDoors(t *testing.T) (tried int) {
 	t.Helper()
 	for name, payload := range map[string][]byte{
 		"create": event(t, "POST", "/bastions", victim), "create:$LATEST": event(t, "POST", "/bastions", victim), "create:7": event(t, "POST", "/bastions", victim),
-		"create:work": slackCall(ownerOf(victim), "POST", "/bastions"), "create:slack2": slackCall(ownerOf(victim), "POST", "/bastions"),
+		"create:queue": slackCall(ownerOf(victim), "POST", "/bastions"), "create:slack2": slackCall(ownerOf(victim), "POST", "/bastions"),
 		"describe": event(t, "GET", "/bastions", operator), "extend": event(t, "PATCH", "/bastions", operator), "destroy": event(t, "DELETE", "/bastions", operator),
 		"reaper": []byte(`{"do":"sweep"}`), "observer": []byte(`{"Records":[]}`), "slack": event(t, "POST", "/slack/command", ""),
 	} {

@@ -1,0 +1,175 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// prefix starts the names of the variables of all functions except Slack's, and
+// slackPrefix those of the Slack function.
+const (
+	prefix      = "BASTION_"
+	slackPrefix = "SLACK_"
+)
+
+// reader reads variables one by one, and collects everything that is wrong with them.
+type reader struct {
+	prefix string
+	values map[string]string // by name without the prefix, until they are read
+	wrong  []error
+}
+
+func newReader(prefix string, environ []string) *reader {
+	r := &reader{prefix: prefix, values: map[string]string{}}
+	for _, entry := range environ {
+		name, value, _ := strings.Cut(entry, "=")
+		if ours, ok := strings.CutPrefix(name, prefix); ok {
+			r.values[ours] = value
+		}
+	}
+	return r
+}
+
+func (r *reader) refuse(name, value, want string) {
+	r.wrong = append(r.wrong, fmt.Errorf("%s%s is %q: want %s", r.prefix, name, value, want))
+}
+
+// take returns a value. A variable that may be empty must be set too, so that a
+// forgotten variable is not a silent default.
+func (r *reader) take(name string) (string, bool) {
+	value, ok := r.values[name]
+	if !ok {
+		r.wrong = append(r.wrong, fmt.Errorf("%s%s is missing", r.prefix, name))
+	}
+	delete(r.values, name)
+	return strings.TrimSpace(value), ok
+}
+
+func (r *reader) text(name string, f Form) string {
+	value, ok := r.take(name)
+	if ok && !f.Match(value) {
+		r.refuse(name, value, f.Want)
+	}
+	return value
+}
+
+func (r *reader) optional(name string, f Form) string {
+	value, ok := r.take(name)
+	if ok && value != "" && !f.Match(value) {
+		r.refuse(name, value, f.Want+", or an empty value")
+	}
+	return value
+}
+
+// list reads values that are separated by commas. An empty value is an empty list.
+func (r *reader) list(name string, f Form) (items []string) {
+	value, ok := r.take(name)
+	if !ok || value == "" {
+		return nil
+	}
+	for item := range strings.SplitSeq(value, ",") {
+		item = strings.TrimSpace(item)
+		switch {
+		case !f.Match(item):
+			r.refuse(name, item, f.Want)
+		case slices.Contains(items, item):
+			r.wrong = append(r.wrong, fmt.Errorf("%s%s has %s twice", r.prefix, name, item))
+		}
+		items = append(items, item)
+	}
+	return items
+}
+
+func (r *reader) prefixes(name string) (all []netip.Prefix) {
+	value, ok := r.take(name)
+	if !ok || value == "" {
+		return nil
+	}
+	for item := range strings.SplitSeq(value, ",") {
+		p, err := prefixOf(strings.TrimSpace(item))
+		if err != nil {
+			r.refuse(name, item, "a CIDR, such as 10.0.0.0/8 or fd00::/8")
+			continue
+		}
+		all = append(all, p)
+	}
+	return all
+}
+
+// duration reads Go's notation.
+func (r *reader) duration(name string) time.Duration {
+	value, ok := r.take(name)
+	d, err := time.ParseDuration(value)
+	if ok && err != nil {
+		r.refuse(name, value, "a duration, such as 30m, 8h or 1h30m")
+	}
+	return d
+}
+
+func (r *reader) number(name string) int {
+	value, ok := r.take(name)
+	n, err := strconv.Atoi(value)
+	if ok && err != nil {
+		r.refuse(name, value, "a whole number")
+	}
+	return n
+}
+
+// port reads the port that bastiond listens on. It is not root, so it cannot bind a
+// port below 1024.
+func (r *reader) port(name string) uint16 {
+	value, ok := r.take(name)
+	n, err := strconv.ParseUint(value, 10, 16)
+	if ok && (err != nil || n < 1024) {
+		r.refuse(name, value, "a port from 1024 to 65535")
+	}
+	return uint16(n)
+}
+
+func (r *reader) flag(name string) bool {
+	value, ok := r.take(name)
+	if ok && value != "true" && value != "false" {
+		r.refuse(name, value, "true or false")
+	}
+	return value == "true"
+}
+
+// families reads the address families of bastions.
+func (r *reader) families(name string) (v4, v6 bool) {
+	value, ok := r.take(name)
+	switch {
+	case value == "ipv4":
+		return true, false
+	case value == "ipv6":
+		return false, true
+	case value == "dualstack":
+		return true, true
+	case ok:
+		r.refuse(name, value, "ipv4, ipv6 or dualstack")
+	}
+	return false, false
+}
+
+// unknown refuses variables that were not read. Their values are not in the error:
+// they may be secrets.
+func (r *reader) unknown() {
+	for _, name := range slices.Sorted(maps.Keys(r.values)) {
+		r.wrong = append(r.wrong, fmt.Errorf("%s%s is not a setting: remove it, or correct its name", r.prefix, name))
+	}
+}
+
+// prefixOf is netip.ParsePrefix without IPv4-mapped IPv6 prefixes, which would never
+// match an IPv4 address.
+func prefixOf(text string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(text)
+	if err == nil && p.Addr().Is4In6() {
+		err = errors.New("an IPv4-mapped IPv6 address")
+	}
+	return p, err
+}
