@@ -56,9 +56,6 @@ type Transport struct {
 // Connect makes the ports, with the credentials and the region of the
 // environment. It calls nobody.
 func Connect(ctx context.Context, stack Stack, tables Tables, reach Transport) (Ports, error) {
-	if err := stack.Validate(); err != nil {
-		return Ports{}, err
-	}
 	cfg, err := config.LoadDefaultConfig(ctx)
 	if err != nil {
 		return Ports{}, fmt.Errorf("read the AWS configuration: %w", opaque(err))

@@ -1,17 +1,13 @@
 package awscloud
 
 import (
-	"errors"
-	"fmt"
-	"regexp"
 	"strconv"
 	"strings"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// Stack says where a stack's bastions are made and what of. All of it is known
-// when the stack is deployed.
+// Stack describes where a stack's bastions run. Package config has validated it.
 type Stack struct {
 	ID          string // the stack's id, the value of TagStack on everything made
 	VPC         string
@@ -62,32 +58,6 @@ func ClientToken(bastionID string, attempt int) string {
 
 // GroupName is the name of a bastion's security group.
 func GroupName(bastionID string) string { return "bastion-" + bastionID }
-
-var (
-	clusterARN = regexp.MustCompile(`^arn:[a-z-]+:ecs:[a-z0-9-]+:[0-9]+:cluster/[A-Za-z0-9_-]+$`)
-	vpcID      = regexp.MustCompile(`^vpc-[0-9a-f]+$`)
-	groupID    = regexp.MustCompile(`^sg-[0-9a-f]+$`)
-	tagValue   = regexp.MustCompile(`^[A-Za-z0-9 _.:/=+@-]{1,256}$`)
-)
-
-// Validate names everything that is wrong with the stack, joined into one error.
-func (s Stack) Validate() error {
-	var wrong []error
-	refuse := func(bad bool, format string, args ...any) {
-		if bad {
-			wrong = append(wrong, fmt.Errorf(format, args...))
-		}
-	}
-	refuse(!tagValue.MatchString(s.ID), "the stack's id %q cannot be the value of a tag", s.ID)
-	refuse(!vpcID.MatchString(s.VPC), "%q is not the id of a VPC", s.VPC)
-	refuse(!groupID.MatchString(s.MemberGroup), "the member group %q is not the id of a security group", s.MemberGroup)
-	refuse(!clusterARN.MatchString(s.Cluster), "%q is not the ARN of an ECS cluster", s.Cluster)
-	refuse(s.Container == "", "the task's container must have a name")
-	refuse(s.Port == 0, "the SSH port must be from 1 to 65535")
-	refuse(!s.IPv4 && !s.IPv6, "tasks must have an address in at least one family")
-	refuse(s.Public && !s.IPv4, "public addresses are IPv4, which is switched off")
-	return errors.Join(wrong...)
-}
 
 // taskARN is the ARN of a task in the stack's cluster.
 func (s Stack) taskARN(taskID string) string {

@@ -2,26 +2,8 @@ package awscloud
 
 import (
 	"regexp"
-	"strings"
 	"testing"
 )
-
-func TestStackNamesEverythingThatIsWrong(t *testing.T) {
-	if err := testStack.Validate(); err != nil {
-		t.Errorf("the tests' stack: %v", err)
-	}
-	err := Stack{ID: "ümlaut", VPC: "10.0.0.0/8", MemberGroup: "members", Cluster: "bastions"}.Validate()
-	for _, part := range []string{"ümlaut", "10.0.0.0/8", "members", `"bastions"`, "container", "port", "family"} {
-		if err == nil || !strings.Contains(err.Error(), part) {
-			t.Errorf("the error does not speak of %s: %v", part, err)
-		}
-	}
-	public := testStack
-	public.IPv4 = false
-	if err := public.Validate(); err == nil {
-		t.Error("public addresses without IPv4 are taken")
-	}
-}
 
 func TestNamesHaveTheFormsThatAWSTakes(t *testing.T) {
 	for name, form := range map[string]string{

@@ -61,7 +61,7 @@ func TestLoadReadsEveryVariable(t *testing.T) {
 		},
 		Access:       Access{TrustedRoles: []string{"AWSReservedSSO_*"}},
 		ReaperPeriod: time.Minute,
-		Slack:  "arn:aws:lambda:eu-west-1:111122223333:function:way-in-slack:queue",
+		Slack:        "arn:aws:lambda:eu-west-1:111122223333:function:way-in-slack:queue",
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)

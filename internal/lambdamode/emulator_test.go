@@ -129,7 +129,7 @@ func TestTheSlackFunctionUnderTheEmulator(t *testing.T) {
 	const job = `{"job":{"do":"status","owner":"iam:111122223333:AIDAEXAMPLEEXAMPLE123"}}`
 	for name, tests := range map[string]map[string]string{ // what it answers to what
 		"slack":       {event: `"statusCode":404`, job: "came through API Gateway's door", `{}`: "no event of an HTTP API"},
-		"slack:queue":  {event: "neither a job nor a notice", job: "null"},
+		"slack:queue": {event: "neither a job nor a notice", job: "null"},
 		"slack:slack": {event: "no door", job: "no door"},
 	} {
 		e := emulate(t, bootstrap, slackEnvironment("AWS_LAMBDA_FUNCTION_NAME="+name))

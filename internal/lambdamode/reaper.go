@@ -9,10 +9,6 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// overdueAfter is how late a record must be, after the reaper was there, to be
-// worth a metric; the alarm is at five minutes.
-const overdueAfter = 2 * time.Minute
-
 // Schedule is what a schedule says.
 type Schedule struct {
 	Do string `json:"do"` // "reap" or "sweep"
@@ -28,16 +24,17 @@ type Reaper struct {
 		Due(ctx context.Context, now time.Time, limit int) ([]string, error)
 		Fetch(ctx context.Context, id string) (bastion.Record, error)
 	}
-	metrics *metrics
-	now     func() time.Time
-	log     *slog.Logger
+	overdueAfter time.Duration // see config.Config.OverdueAfter
+	metrics      *metrics
+	now          func() time.Time
+	log          *slog.Logger
 }
 
 // Reaper makes the function.
 func (a *App) Reaper() *Reaper {
 	a.pace.SetShare(backgroundShare)
 	a.notifyOwners()
-	return &Reaper{service: a.Service, store: a.Service.Store, metrics: a.metrics, now: time.Now, log: a.log}
+	return &Reaper{service: a.Service, store: a.Service.Store, overdueAfter: a.Config.OverdueAfter(), metrics: a.metrics, now: time.Now, log: a.log}
 }
 
 // Handle does what a schedule says. An error means that nothing came of it; what
@@ -71,7 +68,7 @@ func (r *Reaper) reap(ctx context.Context) error {
 // overdue measures what the reaper did not get to, or could not get done.
 func (r *Reaper) overdue(ctx context.Context) error {
 	now := r.now()
-	ids, err := r.store.Due(ctx, now.Add(-overdueAfter), 1)
+	ids, err := r.store.Due(ctx, now.Add(-r.overdueAfter), 1)
 	if err != nil {
 		return fmt.Errorf("look for what is overdue: %w", err)
 	}
@@ -82,7 +79,7 @@ func (r *Reaper) overdue(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read what is overdue: %w", err)
 	}
-	if late := now.Sub(rec.DueAt); !rec.DueAt.IsZero() && late > overdueAfter { // the index may be behind
+	if late := now.Sub(rec.DueAt); !rec.DueAt.IsZero() && late > r.overdueAfter { // the index may be behind
 		r.log.WarnContext(ctx, "overdue", "bastion", rec.ID, "late", late.String())
 		r.metrics.seconds(metricOverdue, late)
 	}

@@ -16,5 +16,5 @@
 // all of them begin with: "task/${Cluster}/*" for
 // arn:${AWS::Partition}:ecs:${AWS::Region}:${AWS::AccountId}:task/${Cluster}/*, and
 // a resource of the template by its name there, "RecordsTable" for its ARN. What is
-// an ARN by its Ref, as an alias is, keeps the brackets: "${SlackWork}".
+// an ARN by its Ref, as an alias is, keeps the brackets: "${SlackQueue}".
 package privilege

@@ -12,7 +12,7 @@ import (
 var deployed = Deployment{
 	StackID: "stack-1", Cluster: "cluster-1", VPC: "vpc-1",
 	Tables:     map[string]string{"records-1": "RecordsTable", "leases-1": "LeasesTable"},
-	Functions:  map[string]string{"create": "CreateFunction", "create:slack": "${CreateSlackDoor}"},
+	Functions:  map[string]string{"create": "CreateFunction", "create:slack": "${CreateSlackAlias}"},
 	Parameters: map[string]string{"/secret": "parameter${Secret}", "/token": "parameter${Token}"},
 }
 
@@ -43,9 +43,9 @@ func TestCallsOfRequests(t *testing.T) {
 		{"ec2", "", "%", "", "no form"},
 		{"sts", "", "Action=GetCallerIdentity", "", "calls sts"},
 		{"lambda", "create", "{}", "", "lambda:Invoke CreateFunction"},
-		{"lambda", "create:slack", "{}", "", "lambda:Invoke ${CreateSlackDoor}"},
-		{"lambda", "create?Qualifier=slack", "{}", "", "lambda:Invoke ${CreateSlackDoor}"},
-		{"lambda", "arn:aws:lambda:eu-west-1:123456789012:function:create:slack", "{}", "", "lambda:Invoke ${CreateSlackDoor}"},
+		{"lambda", "create:slack", "{}", "", "lambda:Invoke ${CreateSlackAlias}"},
+		{"lambda", "create?Qualifier=slack", "{}", "", "lambda:Invoke ${CreateSlackAlias}"},
+		{"lambda", "arn:aws:lambda:eu-west-1:123456789012:function:create:slack", "{}", "", "lambda:Invoke ${CreateSlackAlias}"},
 		{"lambda", "create?Qualifier=$LATEST", "{}", "", "none of the stack's"},
 		{"lambda", "create:slack?Qualifier=slack", "{}", "", "none of the stack's"},
 		{"lambda", "create/../create", "{}", "", "no Invoke"},

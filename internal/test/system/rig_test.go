@@ -127,7 +127,7 @@ func settings(p place, port uint16) []string {
 		"BASTION_PUBLIC_ADDRESS=true", "BASTION_FAMILIES=ipv4", "BASTION_SPOT=false",
 		"BASTION_ALLOWED=" + privateNetwork, "BASTION_SOURCES=", "BASTION_DEFAULT_TTL=1h", "BASTION_MAX_TTL=8h", "BASTION_IDLE=15m",
 		"BASTION_QUOTA_OWNER=1", "BASTION_QUOTA_TOTAL=5", "BASTION_TRUSTED_ROLES=AWSReservedSSO_*", "BASTION_ADMINS=arn:aws:iam::" + account + ":user/" + operator,
-		"BASTION_JWT_ISSUER=", "BASTION_DRAINING=false", "BASTION_WARN=" + warn,
+		"BASTION_JWT_ISSUER=", "BASTION_DRAINING=false", "BASTION_REAPER_PERIOD=1m", "BASTION_WARN=" + warn,
 	}
 }
 

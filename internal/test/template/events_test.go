@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"math"
 	"reflect"
 	"strings"
 	"testing"
@@ -15,6 +16,47 @@ import (
 )
 
 const deadLetters = "DeadLetters.Arn"
+
+// Everything that depends on the reaper's period follows from the one parameter.
+func TestReaperPeriod(t *testing.T) {
+	for period, want := range map[string]struct {
+		rate           string
+		seconds, total float64
+		runs           float64
+		environment    string
+	}{
+		"1": {"rate(1 minute)", 60, 300, 2, "1m"}, "2": {"rate(2 minutes)", 120, 600, 3, "2m"}, "5": {"rate(5 minutes)", 300, 1500, 4, "5m"},
+	} {
+		s := deploy(t, "ReaperPeriod", period)
+		schedule, overdue, missing := s.properties(t, "ReapSchedule"), s.properties(t, "OverdueAlarm"), s.properties(t, "ReaperMissingAlarm")
+		got := []any{
+			schedule["ScheduleExpression"],
+			overdue["Period"], overdue["Threshold"], s.properties(t, "ReaperFailsAlarm")["Period"], missing["Period"], missing["Threshold"],
+			at(s.properties(t, "ReaperFunction"), "Environment", "Variables", "BASTION_REAPER_PERIOD"),
+		}
+		expected := []any{
+			want.rate, want.seconds, want.total, want.seconds, want.total, want.runs, want.environment,
+		}
+		if !reflect.DeepEqual(got, expected) {
+			t.Errorf("period %s:\n got %v\nwant %v", period, got, expected)
+		}
+		// Sweeps are runs of the same function. The alarm must not count them as the
+		// reaper's, and must not go off while the reaper runs.
+		sweeps := math.Floor(want.total/600) + 1
+		if runs := want.total / want.seconds; want.runs <= math.Ceil(want.total/600) || want.runs > sweeps+1 || want.runs >= runs {
+			t.Errorf("period %s: fewer than %g runs, of %g and up to %g sweeps, are too few", period, want.runs, runs, sweeps)
+		}
+	}
+	template, _ := open(t)
+	for _, value := range template.Parameters["ReaperPeriod"]["AllowedValues"].([]any) {
+		if template.Mappings["Reaper"][fmt.Sprint(value)] == nil {
+			t.Errorf("there is no mapping for the period %v", value)
+		}
+	}
+	if reaper, allowed := template.Mappings["Reaper"], template.Parameters["ReaperPeriod"]["AllowedValues"].([]any); len(reaper) != len(allowed) {
+		t.Errorf("%d mappings for %d periods", len(reaper), len(allowed))
+	}
+}
 
 func TestSchedules(t *testing.T) {
 	s := deploy(t)
@@ -123,7 +165,7 @@ func TestAlarms(t *testing.T) {
 		"OverdueAlarm":       "BastionOnDemand OldestOverdue Stack=way-in: Maximum GreaterThanThreshold 300, 60 s, <nil> of 1, notBreaching",
 		"StartsFailAlarm":    "BastionOnDemand Failures Stack=way-in: Sum GreaterThanThreshold 2, 900 s, <nil> of 1, notBreaching",
 		"ReaperFailsAlarm":   "AWS/Lambda Errors FunctionName=ReaperFunction: Sum GreaterThanThreshold 0, 60 s, 3 of 5, notBreaching",
-		"ReaperMissingAlarm": "AWS/Lambda Invocations FunctionName=ReaperFunction: Sum LessThanThreshold 1, 300 s, <nil> of 1, breaching",
+		"ReaperMissingAlarm": "AWS/Lambda Invocations FunctionName=ReaperFunction: Sum LessThanThreshold 2, 300 s, <nil> of 1, breaching",
 		"DeadLettersAlarm":   "AWS/SQS ApproximateNumberOfMessagesVisible QueueName=DeadLetters.QueueName: Maximum GreaterThanThreshold 0, 300 s, <nil> of 1, notBreaching",
 	}
 	got := map[string]string{}

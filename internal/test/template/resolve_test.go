@@ -31,9 +31,9 @@ var attributes = map[string]string{
 	"AWS::Partition": "aws", "AWS::URLSuffix": "amazonaws.com",
 	"Cluster": "cluster1", "Cluster.Arn": "arn:aws:ecs:eu-west-1:111122223333:cluster/cluster1",
 	"MemberGroup.GroupId": "sg-0123456789abcdef0", "TaskRole.RoleId": "AROAEXAMPLEEXAMPLE123",
-	"TaskDefinition":  "arn:aws:ecs:eu-west-1:111122223333:task-definition/way-in:7",
-	"CreateSlackDoor": alias("Create", "slack"), "DescribeSlackDoor": alias("Describe", "slack"),
-	"ExtendSlackDoor": alias("Extend", "slack"), "DestroySlackDoor": alias("Destroy", "slack"), "SlackWork": alias("Slack", "work"),
+	"TaskDefinition":   "arn:aws:ecs:eu-west-1:111122223333:task-definition/way-in:7",
+	"CreateSlackAlias": alias("Create", "slack"), "DescribeSlackAlias": alias("Describe", "slack"),
+	"ExtendSlackAlias": alias("Extend", "slack"), "DestroySlackAlias": alias("Destroy", "slack"), "SlackQueue": alias("Slack", "queue"),
 }
 
 func alias(function, name string) string {
@@ -50,6 +50,7 @@ var required = map[string]any{
 // source is what of the template stacks follow from.
 type source struct {
 	Parameters map[string]object
+	Mappings   map[string]map[string]object
 	Rules      map[string]object
 	Conditions map[string]any
 	Resources  map[string]object
@@ -66,7 +67,7 @@ func open(t *testing.T, given ...string) (source, resolver) {
 	if err := json.Unmarshal(transformed, &template); err != nil {
 		t.Fatal(err)
 	}
-	r := resolver{t: t, parameters: maps.Clone(required), conditions: template.Conditions}
+	r := resolver{t: t, parameters: maps.Clone(required), mappings: template.Mappings, conditions: template.Conditions}
 	for name, parameter := range template.Parameters {
 		if value, ok := parameter["Default"]; ok {
 			r.parameters[name] = fmt.Sprint(value)
@@ -138,6 +139,7 @@ type noValue struct{}
 type resolver struct {
 	t          *testing.T
 	parameters map[string]any
+	mappings   map[string]map[string]object
 	conditions map[string]any
 }
 
@@ -206,6 +208,12 @@ func (r resolver) call(name string, argument any) any {
 	switch name {
 	case "Fn::GetAtt":
 		return r.name(fmt.Sprint(parts[0], ".", parts[1]))
+	case "Fn::FindInMap":
+		found, ok := r.mappings[parts[0].(string)][parts[1].(string)][parts[2].(string)]
+		if !ok {
+			r.t.Fatalf("there is no mapping %v", parts)
+		}
+		return found
 	case "Fn::Equals":
 		return reflect.DeepEqual(parts[0], parts[1])
 	case "Fn::Not":

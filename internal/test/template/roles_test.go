@@ -105,7 +105,7 @@ var needs = map[bastion.Step][]string{
 	bastion.StopTask:         {"ecs:StopTask"},
 	bastion.EndLease:         {"dynamodb:PutItem LeasesTable.Arn"},
 	bastion.DeleteGroup:      {"ec2:DeleteSecurityGroup"},
-	bastion.Notify:           {"lambda:InvokeFunction " + alias("Slack", "work")},
+	bastion.Notify:           {"lambda:InvokeFunction " + alias("Slack", "queue")},
 }
 
 // A role allows the steps that the domain's table of actions gives its function,

@@ -35,7 +35,7 @@ func TestSlackRoleReadsTheNamedParameters(t *testing.T) {
 
 // slackRoutes are all that have no authorizer.
 var slackRoutes = []string{
-	"GET /slack/start/{token}", "GET /slack/status/{token}", "POST /slack/start/{token}", "POST /slack/command", "POST /slack/interaction",
+	"GET /slack/start/{token}", "GET /slack/status/{token}", "POST /slack/command", "POST /slack/interaction", "POST /slack/start/{token}",
 }
 
 func TestOnlySlacksRoutesHaveNoAuthorizer(t *testing.T) {
@@ -86,9 +86,9 @@ func TestWhoMayInvokeTheSlackFunction(t *testing.T) {
 	want := []string{
 		"SlackFunction.Arn apigateway.amazonaws.com " + api + "GET/slack/start/*",
 		"SlackFunction.Arn apigateway.amazonaws.com " + api + "GET/slack/status/*",
-		"SlackFunction.Arn apigateway.amazonaws.com " + api + "POST/slack/start/*",
 		"SlackFunction.Arn apigateway.amazonaws.com " + api + "POST/slack/command",
 		"SlackFunction.Arn apigateway.amazonaws.com " + api + "POST/slack/interaction",
+		"SlackFunction.Arn apigateway.amazonaws.com " + api + "POST/slack/start/*",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got  %s\nwant %s", strings.Join(got, "\n     "), strings.Join(want, "\n     "))
@@ -103,9 +103,9 @@ func TestDoors(t *testing.T) {
 		got[name] = strings.Join([]string{p["FunctionName"].(string), p["Name"].(string), p["FunctionVersion"].(string)}, " ")
 	}
 	want := map[string]string{
-		"CreateSlackDoor": "CreateFunction slack $LATEST", "DescribeSlackDoor": "DescribeFunction slack $LATEST",
-		"ExtendSlackDoor": "ExtendFunction slack $LATEST", "DestroySlackDoor": "DestroyFunction slack $LATEST",
-		"SlackWork": "SlackFunction work $LATEST",
+		"CreateSlackAlias": "CreateFunction slack $LATEST", "DescribeSlackAlias": "DescribeFunction slack $LATEST",
+		"ExtendSlackAlias": "ExtendFunction slack $LATEST", "DestroySlackAlias": "DestroyFunction slack $LATEST",
+		"SlackQueue": "SlackFunction queue $LATEST",
 	}
 	if !maps.Equal(got, want) {
 		t.Errorf("got  %v\nwant %v", got, want)
@@ -140,9 +140,9 @@ func TestWhoHasWhichDoor(t *testing.T) {
 	}
 	want := map[string][]string{
 		"SlackRole": {
-			alias("Create", "slack"), alias("Describe", "slack"), alias("Extend", "slack"), alias("Destroy", "slack"), alias("Slack", "work"),
+			alias("Create", "slack"), alias("Describe", "slack"), alias("Extend", "slack"), alias("Destroy", "slack"), alias("Slack", "queue"),
 		},
-		"ReaperRole": {alias("Slack", "work")}, "ObserverRole": {alias("Slack", "work")}, "ScheduleRole": {"ReaperFunction.Arn"},
+		"ReaperRole": {alias("Slack", "queue")}, "ObserverRole": {alias("Slack", "queue")}, "ScheduleRole": {"ReaperFunction.Arn"},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %v\nwant %v", got, want)
@@ -151,8 +151,8 @@ func TestWhoHasWhichDoor(t *testing.T) {
 
 func TestWhatTheSlackFunctionIsGiven(t *testing.T) {
 	s := deploy(t, withSlack...)
-	p := s.properties(t, "SlackWorkInvokeConfig")
-	if p["FunctionName"] != "SlackFunction" || p["Qualifier"] != "work" || p["MaximumRetryAttempts"] != 2.0 || p["MaximumEventAgeInSeconds"] != 1800.0 ||
+	p := s.properties(t, "SlackQueueInvokeConfig")
+	if p["FunctionName"] != "SlackFunction" || p["Qualifier"] != "queue" || p["MaximumRetryAttempts"] != 2.0 || p["MaximumEventAgeInSeconds"] != 1800.0 ||
 		at(p, "DestinationConfig", "OnFailure", "Destination") != deadLetters {
 		t.Errorf("work that fails: %v", p)
 	}
@@ -160,7 +160,7 @@ func TestWhatTheSlackFunctionIsGiven(t *testing.T) {
 		t.Errorf("the function is %v", p)
 	}
 	for _, name := range []string{"ReaperFunction", "ObserverFunction"} {
-		for parameters, want := range map[*[]string]string{&withSlack: alias("Slack", "work"), {}: ""} {
+		for parameters, want := range map[*[]string]string{&withSlack: alias("Slack", "queue"), {}: ""} {
 			if got := at(deploy(t, *parameters...).properties(t, name), "Environment", "Variables", "BASTION_SLACK"); got != want {
 				t.Errorf("%v: %s tells %v", *parameters, name, got)
 			}
