@@ -1,4 +1,5 @@
-// Command bastion runs the service on a laptop ("bastion local").
+// Command bastion runs the service on one machine ("bastion local") and prints the
+// manifest of the Slack app ("bastion slack manifest").
 package main
 
 import (
@@ -33,6 +34,6 @@ func main() {
 		if failed := new(localmode.FailedError); errors.As(err, &failed) {
 			os.Exit(1)
 		}
-		os.Exit(2) // cobra refused how it was called
+		os.Exit(2) // the command line was wrong
 	}
 }

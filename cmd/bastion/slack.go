@@ -8,7 +8,7 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/slack"
 )
 
-// slackCommand is "bastion slack".
+// slackCommand returns the command "bastion slack".
 func slackCommand() *cobra.Command {
 	command := &cobra.Command{Use: "slack", Short: "Set up the Slack app", Args: cobra.NoArgs}
 	command.AddCommand(manifestCommand())
@@ -19,10 +19,10 @@ func manifestCommand() *cobra.Command {
 	var url string
 	command := &cobra.Command{
 		Use:   "manifest --url URL",
-		Short: "Print the manifest that the Slack app is made from",
-		Long: `Print, as YAML, the manifest that Slack makes the app from (api.slack.com/apps,
-"Create New App", "From a manifest"). The URL is the stack's output Url.
-SLACK.md leads through it.`,
+		Short: "Print the manifest of the Slack app",
+		Long: `Print the manifest of the Slack app as YAML, for api.slack.com/apps, "Create New
+App", "From a manifest". The URL is the output Url of the stack. SLACK.md has all
+steps.`,
 		Example: `  bastion slack manifest --url https://….execute-api.eu-west-1.amazonaws.com/bastions > slack/manifest.yaml`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -38,7 +38,7 @@ SLACK.md leads through it.`,
 			return err
 		},
 	}
-	command.Flags().StringVar(&url, "url", "", "where the service is, as `https://HOST/bastions`")
-	_ = command.MarkFlagRequired("url") // there is a flag of that name
+	command.Flags().StringVar(&url, "url", "", "URL of the service: `https://HOST/bastions`")
+	_ = command.MarkFlagRequired("url") // fails only for an unknown flag
 	return command
 }

@@ -137,7 +137,11 @@ func (h *terminalHandler) Handle(_ context.Context, record slog.Record) error {
 			}
 			continue
 		}
-		if text := value.String(); text != "" && (shown[a.Key] || record.Level > slog.LevelInfo) {
+		text := value.String()
+		if value.Kind() == slog.KindTime {
+			text = value.Time().Format("15:04:05")
+		}
+		if text != "" && (shown[a.Key] || record.Level > slog.LevelInfo) {
 			fmt.Fprintf(&line, " %s=%s", a.Key, printable(text))
 		}
 	}
@@ -176,6 +180,9 @@ func slackTexts(message any) []string {
 	case map[string]any:
 		if m["blocks"] != nil {
 			return slackTexts(m["blocks"]) // the text beside blocks is for notifications
+		}
+		if m["type"] == "rich_text_section" {
+			return []string{strings.Join(slackTexts(m["elements"]), "")}
 		}
 		for _, key := range []string{"text", "url", "fields", "elements", "accessory"} {
 			texts = append(texts, slackTexts(m[key])...)

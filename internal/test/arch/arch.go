@@ -1,6 +1,6 @@
-// Package arch holds the rules of the architecture: which package may import
+// Package arch contains the rules of the architecture: which package may import
 // which, how long a main may be, and which packages may import the AWS SDK. Its
-// test reads the real packages and lists every violation.
+// test checks all packages of the module and lists every violation.
 package arch
 
 import (
@@ -11,18 +11,18 @@ import (
 	"strings"
 )
 
-// Module is the path that all packages of ours begin with.
+// Module is the path of this module.
 const Module = "github.com/bastion-on-demand/bastion"
 
-// maxMainLines is how long the file with func main may be: mains wire. Reading
-// flags may take another file.
+// maxMainLines limits the file with func main, because a main only wires. Flags may
+// be read in another file.
 const maxMainLines = 40
 
-// Package is what the rules look at.
+// Package is the data of one package that the rules check.
 type Package struct {
 	Path        string   // below Module, as "internal/bastion"
-	MainLines   int      // of the file with func main; 0 if there is none
-	Imports     []string // of the files that are not tests
+	MainLines   int      // length of the file with func main; 0 without one
+	Imports     []string // of the files other than tests
 	TestImports []string
 	HasTests    bool
 	LeakChecked bool // has a TestMain that runs leakcheck.Main
@@ -70,21 +70,22 @@ var imports = map[string][]string{
 	"functions/*":         {"internal/*"},
 }
 
-// mayImportLocalmode are the only packages that may: it pulls everything in.
+// mayImportLocalmode is the only package that may import localmode, which imports
+// nearly everything.
 const mayImportLocalmode = "cmd/bastion"
 
-// sdk is the prefix of AWS's SDK, and awscloud the only package of the service
-// that may name it.
+// sdk is the import path prefix of the AWS SDK, and awscloud the only package of
+// the service that may import it.
 const (
 	sdk      = "github.com/aws/aws-sdk-go"
 	awscloud = "internal/awscloud"
 )
 
-// operators are the tools of whoever deploys. They may name the SDK as well: they
-// are no part of the service, and call AWS for what its domain knows nothing of.
+// operators are the packages of the deployment tool, which also may import the SDK.
+// No function of the service imports them.
 var operators = []string{"internal/image", "internal/deploy"}
 
-// Violations lists what breaks the rules, as sentences, in a stable order.
+// Violations returns one sentence for each violation, in a stable order.
 func Violations(packages []Package) []string {
 	var found []string
 	report := func(p Package, format string, args ...any) {
@@ -102,7 +103,7 @@ func Violations(packages []Package) []string {
 			case isOurs && !matchesAny(allowed, ours):
 				report(p, "imports %s", ours)
 			case p.Path == "internal/bastion" && !standard(imported):
-				report(p, "imports %s: the domain has the standard library only", imported)
+				report(p, "imports %s: the domain imports the standard library only", imported)
 			}
 		}
 		for _, imported := range append(slices.Clone(p.Imports), p.TestImports...) {
@@ -132,7 +133,7 @@ func Unused(packages []Package) []string {
 	return found
 }
 
-// checkEverywhere applies the rules that hold for tests too.
+// checkEverywhere applies the rules that tests must follow, too.
 func checkEverywhere(p Package, imported string, report func(Package, string, ...any)) {
 	ours, isOurs := strings.CutPrefix(imported, Module+"/")
 	switch {
@@ -166,8 +167,8 @@ func matches(pattern, pkg string) bool {
 	return ok && err == nil
 }
 
-// standard reports whether an import path is the standard library's: those have
-// no dot in their first element.
+// standard reports whether an import path belongs to the standard library: its
+// first element has no dot.
 func standard(imported string) bool {
 	first, _, _ := strings.Cut(imported, "/")
 	return !strings.Contains(first, ".")

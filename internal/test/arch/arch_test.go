@@ -12,7 +12,7 @@ func TestMain(m *testing.M) { leakcheck.Main(m) }
 func TestPackagesFollowTheRules(t *testing.T) {
 	packages := load(t)
 	if !slices.ContainsFunc(packages, func(p Package) bool { return p.Path == "internal/bastion" && len(p.Imports) > 0 }) {
-		t.Fatalf("the domain is not among the packages found: %+v", packages)
+		t.Fatalf("internal/bastion is missing from the packages found: %+v", packages)
 	}
 	for _, violation := range Violations(packages) {
 		t.Error(violation)
@@ -31,7 +31,7 @@ func TestUnusedRuleIsFound(t *testing.T) {
 func TestEveryRuleCatchesItsViolation(t *testing.T) {
 	for _, test := range []struct {
 		pkg  Package
-		want string // empty: in order
+		want string // empty if the package follows the rules
 	}{
 		{Package{Path: "internal/bastion", Imports: []string{"net/netip", "context"}}, ""},
 		{Package{Path: "internal/sshd", Imports: []string{Module + "/internal/bastion", "golang.org/x/crypto/ssh"}}, ""},
@@ -44,7 +44,7 @@ func TestEveryRuleCatchesItsViolation(t *testing.T) {
 
 		{Package{Path: "internal/bastion", Imports: []string{Module + "/internal/publickey"}}, "internal/bastion imports internal/publickey"},
 		{Package{Path: "internal/bastion", Imports: []string{"golang.org/x/crypto/ssh"}},
-			"internal/bastion imports golang.org/x/crypto/ssh: the domain has the standard library only"},
+			"internal/bastion imports golang.org/x/crypto/ssh: the domain imports the standard library only"},
 		{Package{Path: "internal/sshd", Imports: []string{Module + "/internal/localcloud"}}, "internal/sshd imports internal/localcloud"},
 		{Package{Path: "internal/publickey", Imports: []string{Module + "/internal/leasefile"}}, "internal/publickey imports internal/leasefile"},
 		{Package{Path: "internal/new"}, "internal/new is not in the table of imports: add what it may import"},

@@ -13,14 +13,14 @@ import (
 	"testing"
 )
 
-// listed is what go list tells of a package.
+// listed is the output of go list for one package.
 type listed struct {
 	ImportPath, Dir, Name              string
 	GoFiles, TestGoFiles, XTestGoFiles []string
 	Imports, TestImports, XTestImports []string
 }
 
-// load reads the packages of the whole module.
+// load returns all packages of the module.
 func load(t *testing.T) []Package {
 	t.Helper()
 	command := exec.Command("go", "list", "-json=ImportPath,Dir,Name,GoFiles,TestGoFiles,XTestGoFiles,Imports,TestImports,XTestImports", "./...")

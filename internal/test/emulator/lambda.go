@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// emulator comes with the SAM CLI.
+// emulator is the path of the Lambda emulator, which comes with the SAM CLI.
 const emulator = "aws-sam-cli-1.170.0/lib/python3.11/site-packages/samcli/local/rapid/aws-lambda-rie-x86_64"
 
 // Lambda is a function under Lambda's Runtime Interface Emulator.
@@ -25,12 +25,12 @@ type Lambda struct {
 	mu     sync.Mutex // the emulator has one instance, which takes one event at a time
 }
 
-// Emulate starts the emulator, which starts the function at its first event.
-// environ is all of the function's environment but for what Lambda adds.
+// Emulate starts the emulator, which starts the function with its first event.
+// environ is the function's environment without the variables that Lambda adds.
 func Emulate(t testing.TB, bootstrap string, environ []string) *Lambda {
 	t.Helper()
 	program := tool(t, emulator)
-	if err := os.Chmod(program, 0o755); err != nil { // as a wheel holds it, it is no program
+	if err := os.Chmod(program, 0o755); err != nil { // pip installs it without the executable bit
 		t.Fatal(err)
 	}
 	front, api := fmt.Sprint("127.0.0.1:", FreePort(t)), fmt.Sprint("127.0.0.1:", FreePort(t))
@@ -39,15 +39,15 @@ func Emulate(t testing.TB, bootstrap string, environ []string) *Lambda {
 	command.Env = append(environ, "PATH="+os.Getenv("PATH"), "AWS_LAMBDA_LOG_FORMAT=JSON")
 	l := &Lambda{
 		url:    "http://" + front + "/2015-03-31/functions/function/invocations",
-		client: &http.Client{Timeout: time.Minute, Transport: &http.Transport{DisableKeepAlives: true}},
+		client: &http.Client{Timeout: 10 * time.Minute, Transport: &http.Transport{DisableKeepAlives: true}},
 	}
 	l.Log = start(t, command, "the emulator of "+bootstrap)
 	await(t, "http://"+front, l.Log)
 	return l
 }
 
-// Invoke sends an event and answers what comes back, which of a function that
-// failed is an object with errorMessage.
+// Invoke sends an event and returns the function's response. For a function that
+// failed, this is an object with the field errorMessage.
 func (l *Lambda) Invoke(ctx context.Context, event []byte) ([]byte, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -55,14 +55,14 @@ func (l *Lambda) Invoke(ctx context.Context, event []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	answer, err := l.client.Do(request)
+	response, err := l.client.Do(request)
 	if err != nil {
 		return nil, fmt.Errorf("invoke the function: %w", err)
 	}
-	defer answer.Body.Close()
-	body, err := io.ReadAll(answer.Body)
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
 	if err != nil {
-		return nil, fmt.Errorf("read the function's answer: %w", err)
+		return nil, fmt.Errorf("read the function's response: %w", err)
 	}
 	return body, nil
 }

@@ -1,3 +1,7 @@
+// Package emulator starts the emulators that scripts/emulators installs: DynamoDB
+// Local, moto, and Lambda's Runtime Interface Emulator. Each test gets emulators of
+// its own, which listen on loopback and end with the test. The package also returns
+// template.yaml after the SAM transform.
 package emulator
 
 import (
@@ -13,14 +17,14 @@ import (
 	"time"
 )
 
-// untilStdinEnds keeps a program, and what it starts, from outliving the test,
-// however that ends.
+// untilStdinEnds is a shell script that runs a program and kills it and its children
+// when standard input ends. No program outlives its test, however that ends.
 const untilStdinEnds = `setsid "$@" </dev/null & pid=$!; cat >/dev/null; kill -s KILL -- -$pid; wait $pid 2>/dev/null`
 
-// root is the project's folder, above the test's.
+// root returns the folder of go.mod, above the test's folder.
 func root() (string, error) {
 	folder, err := os.Getwd()
-	for err == nil && !there(filepath.Join(folder, "go.mod")) {
+	for err == nil && !exists(filepath.Join(folder, "go.mod")) {
 		if folder == filepath.Dir(folder) {
 			return "", errors.New("no go.mod above the test's folder")
 		}
@@ -29,7 +33,7 @@ func root() (string, error) {
 	return folder, err
 }
 
-// tool finds what scripts/emulators has installed.
+// tool returns the path of a program that scripts/emulators has installed.
 func tool(t testing.TB, path string) string {
 	t.Helper()
 	folder, err := root()
@@ -37,18 +41,18 @@ func tool(t testing.TB, path string) string {
 		t.Fatal(err)
 	}
 	found := filepath.Join(folder, ".tools", path)
-	if !there(found) {
-		t.Fatalf("%s is not there: run scripts/emulators first", found)
+	if !exists(found) {
+		t.Fatalf("%s does not exist: run scripts/emulators first", found)
 	}
 	return found
 }
 
-func there(path string) bool {
+func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil
 }
 
-// FreePort is a port of 127.0.0.1 that nothing listens on.
+// FreePort returns a free port of 127.0.0.1.
 func FreePort(t testing.TB) int {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -59,13 +63,13 @@ func FreePort(t testing.TB) int {
 	return l.Addr().(*net.TCPAddr).Port
 }
 
-// Output takes what a program prints, while it still does.
+// Output collects the output of a running program.
 type Output struct {
 	mu   sync.Mutex
 	text []byte
 }
 
-// Write adds to it.
+// Write implements io.Writer.
 func (o *Output) Write(p []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -73,21 +77,21 @@ func (o *Output) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// String is all of it so far.
+// String returns all output so far.
 func (o *Output) String() string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return string(o.text)
 }
 
-// Says waits until all of the words are there, for at most ten seconds: what a
-// program prints may come later than what it answers.
-func (o *Output) Says(words ...string) bool {
-	look := time.NewTicker(10 * time.Millisecond)
-	defer look.Stop()
-	for giveUp := time.Now().Add(10 * time.Second); ; <-look.C {
-		said := o.String()
-		missing := slices.ContainsFunc(words, func(word string) bool { return !strings.Contains(said, word) })
+// Contains waits until the output contains all words, because a program may print
+// later than it responds. It reports whether it found them within a minute.
+func (o *Output) Contains(words ...string) bool {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for giveUp := time.Now().Add(time.Minute); ; <-tick.C {
+		text := o.String()
+		missing := slices.ContainsFunc(words, func(word string) bool { return !strings.Contains(text, word) })
 		if !missing || time.Now().After(giveUp) {
 			return !missing
 		}

@@ -8,8 +8,8 @@ import (
 	"sync"
 )
 
-// Transformed is template.yaml as CloudFormation is given it, after the SAM
-// transform, in JSON. It is made once.
+// Transformed returns template.yaml after the SAM transform, as JSON. The transform
+// runs once.
 func Transformed() ([]byte, error) { return transformed() }
 
 var transformed = sync.OnceValues(func() ([]byte, error) {

@@ -1,6 +1,5 @@
-// Package leakcheck fails a test binary that holds a goroutine or a file
-// (sockets are files) that it did not start with. Every package that has tests
-// runs them through Main.
+// Package leakcheck fails a test binary that leaves goroutines or open files,
+// sockets included. Every package with tests calls Main from its TestMain.
 package leakcheck
 
 import (
@@ -15,7 +14,7 @@ import (
 	"go.uber.org/goleak"
 )
 
-// Main runs a package's tests, then looks for what they left, and exits.
+// Main runs a package's tests, checks for leaks if they pass, and exits.
 func Main(m *testing.M) {
 	before := openFiles()
 	code := m.Run()
@@ -30,10 +29,9 @@ func report(before map[string]int) int {
 		fmt.Fprintln(os.Stderr, "leakcheck:", err)
 		return 1
 	}
-	// The runtime closes descriptors a moment after the goroutine that used
-	// them has gone.
+	// The runtime may close a descriptor shortly after its goroutine has ended.
 	var left []string
-	for range 50 {
+	for range 500 {
 		if left = added(before, openFiles()); len(left) == 0 {
 			return 0
 		}
@@ -43,15 +41,15 @@ func report(before map[string]int) int {
 	return 1
 }
 
-// openFiles counts this process's open files by what they are. It is empty where
-// /proc is not there to tell.
+// openFiles counts this process's open files by kind or path. It returns an empty
+// map on systems without /proc.
 func openFiles() map[string]int {
 	open := map[string]int{}
 	links, _ := filepath.Glob("/proc/self/fd/*")
 	for _, link := range links {
 		target, err := os.Readlink(link)
 		if err != nil || strings.HasPrefix(target, "anon_inode:") || strings.HasPrefix(target, "/proc/") {
-			continue // gone already, or the runtime's own poller
+			continue // closed already, or the runtime's poller
 		}
 		if kind, _, found := strings.Cut(target, ":["); found {
 			target = kind // socket:[123]
@@ -61,6 +59,7 @@ func openFiles() map[string]int {
 	return open
 }
 
+// added lists the files that are open more often than before.
 func added(before, after map[string]int) []string {
 	var left []string
 	for target, n := range after {

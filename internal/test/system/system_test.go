@@ -212,7 +212,7 @@ func (s *story) kill(t *testing.T) {
 	if again := s.task(t, s.id); again == dead {
 		t.Fatalf("the task is still %s", dead.id)
 	}
-	if !s.functions["observer"].Log.Says(s.id, `"attempt":2`) {
+	if !s.functions["observer"].Log.Contains(s.id, `"attempt":2`) {
 		t.Fatalf("the observer says nothing of a second attempt: %s", s.functions["observer"].Log)
 	}
 	s.say(t, "  ready again at %s", after.Host)
