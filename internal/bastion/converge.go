@@ -28,7 +28,7 @@ func (s *Service) Converge(ctx context.Context, id string, may Step) (Record, er
 	for range maxRounds {
 		began := s.now()
 		var err error
-		if rec, err = s.Store.Fetch(ctx, id); err != nil {
+		if rec, err = s.Records.Fetch(ctx, id); err != nil {
 			return rec, errors.Join(c.failed, fmt.Errorf("read record %s: %w", id, err))
 		}
 		seen, err := c.observe(ctx, rec)
@@ -124,7 +124,7 @@ func (s *Service) save(ctx context.Context, rec, next Record) (Record, error) {
 		return rec, nil
 	}
 	next.Version = rec.Version + 1
-	if err := s.Store.Replace(ctx, rec, next); err != nil {
+	if err := s.Records.Replace(ctx, rec, next); err != nil {
 		return rec, fmt.Errorf("write record %s: %w", rec.ID, err)
 	}
 	s.logChange(rec, next)

@@ -45,7 +45,7 @@ func (s *Service) Create(ctx context.Context, req CreateRequest) (rec Record, cr
 		return Record{}, false, err
 	}
 	if req.Key != "" {
-		if err := s.Store.RememberKey(ctx, rec.Owner, req.Key); err != nil {
+		if err := s.Keys.RememberKey(ctx, rec.Owner, req.Key); err != nil {
 			s.Log.Warn("remember key", "owner", rec.Owner, "error", err)
 		}
 	}
@@ -117,7 +117,7 @@ func (s *Service) mayName(a netip.Addr) bool {
 
 // intend writes the intent, once. ErrConflict, ErrNameTaken: begin anew.
 func (s *Service) intend(ctx context.Context, req CreateRequest) (Record, bool, error) {
-	rec, err := s.Store.FetchByName(ctx, req.Caller.Owner, req.Name)
+	rec, err := s.Records.FetchByName(ctx, req.Caller.Owner, req.Name)
 	switch {
 	case errors.Is(err, ErrNotFound):
 		rec, err = s.intendNew(ctx, req)
@@ -196,7 +196,7 @@ func (s *Service) intendNew(ctx context.Context, req CreateRequest) (Record, err
 		Version: 1,
 	}
 	rec.changed(now, s.Config.Timing)
-	err = s.Store.Create(ctx, rec, s.Config.Quota)
+	err = s.Records.Create(ctx, rec, s.Config.Quota)
 	switch {
 	case errors.Is(err, ErrQuotaOwner):
 		return Record{}, Errorf(CodeQuotaOwner, "You have %d bastions open, which is as many as one owner may. Close one first.", s.Config.Quota.PerOwner)
@@ -213,7 +213,7 @@ func (s *Service) keyFor(ctx context.Context, req CreateRequest) (Key, error) {
 	if req.Key != "" {
 		return req.Key, nil
 	}
-	key, err := s.Store.RememberedKey(ctx, req.Caller.Owner)
+	key, err := s.Keys.RememberedKey(ctx, req.Caller.Owner)
 	if errors.Is(err, ErrNotFound) {
 		return "", Errorf(CodeKeyRequired, "No public key was given, and none is remembered of you. Send yours as the body: curl --data-binary @\"$HOME/.ssh/id_ed25519.pub\" (the shell does not expand a ~ behind the @).")
 	}

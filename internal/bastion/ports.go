@@ -6,45 +6,65 @@ import (
 	"time"
 )
 
-// Store keeps the records. Reads are strongly consistent unless said otherwise.
-// Every write is atomic. A write that answers with an error other than the ones
-// named here may have taken effect.
-type Store interface {
-	// Create writes a new record, takes its name among the owner's live bastions
-	// and counts it, all or nothing. It answers ErrNameTaken, ErrQuotaOwner or
-	// ErrQuotaTotal, and then nothing was written. rec.Version must be 1.
+// Records stores the records. Reads are strongly consistent unless said otherwise.
+// Every write is atomic. A write that returns an error other than the ones named
+// here may have taken effect.
+type Records interface {
+	// Create writes a new record, reserves its name among the owner's open
+	// bastions and counts it against the quota, all or nothing. rec.Version must
+	// be 1. ErrNameTaken, ErrQuotaOwner, ErrQuotaTotal: nothing was written.
 	Create(ctx context.Context, rec Record, quota Quota) error
-	// Fetch answers ErrNotFound for an id that was never created.
+	// Fetch returns ErrNotFound for an ID that was never created.
 	Fetch(ctx context.Context, id string) (Record, error)
-	// FetchByName finds the owner's open bastion of that name, or ErrNotFound.
+	// FetchByName returns the owner's open bastion of that name, or ErrNotFound.
 	FetchByName(ctx context.Context, owner, name string) (Record, error)
-	// Replace writes next in place of prev, on condition that the stored version
-	// is still prev.Version, else ErrConflict. next.Version must be one more.
-	// When next closes what prev had open, the name and the counts are freed in
-	// the same write; when next is the first with FinishedAt, it leaves the
-	// owner's list in the same write.
+	// Replace writes next in place of prev. next.Version must be
+	// prev.Version + 1. ErrConflict: the stored version is not prev.Version.
+	// If next closes an open bastion, the same write frees its name and its
+	// place in the quota. If next is the first with FinishedAt set, the same
+	// write removes it from the lists.
 	Replace(ctx context.Context, prev, next Record) error
 	// ListByOwner lists the owner's bastions that are not finished, oldest first.
 	ListByOwner(ctx context.Context, owner string) ([]Record, error)
-	// List lists everybody's bastions that are not finished, oldest first. It may
-	// be stale.
+	// List lists all bastions that are not finished, oldest first. It can be
+	// stale.
 	List(ctx context.Context) ([]Record, error)
-	// Due lists the ids of at most limit records whose DueAt is not after now,
-	// the most overdue first. It may be stale; it costs what is due, not what
-	// exists.
+}
+
+// DueList finds the records that are due.
+type DueList interface {
+	// Due lists the IDs of at most limit records whose DueAt is not after now,
+	// the most overdue first. It can be stale. Its cost grows with the number of
+	// records that are due, not with the number that exist.
 	Due(ctx context.Context, now time.Time, limit int) ([]string, error)
+}
 
-	// RememberKey keeps the key for the owner's next calls; RememberedKey
-	// answers it, or ErrNotFound.
+// RememberedKeys stores the latest public key of each owner, for requests that
+// send none. Reads are strongly consistent.
+type RememberedKeys interface {
 	RememberKey(ctx context.Context, owner string, key Key) error
+	// RememberedKey returns ErrNotFound if the owner has none.
 	RememberedKey(ctx context.Context, owner string) (Key, error)
+}
 
-	// Mark notes that the sweep saw an orphan, and answers when it was first
-	// marked: at, if it was not. Unmark forgets it; unknown ones are fine. Marks
-	// lists what is marked.
+// OrphanMarks stores when the sweep first saw each orphan. Reads are strongly
+// consistent.
+type OrphanMarks interface {
+	// Mark stores the time for an orphan that has no mark yet, and returns the
+	// time that is stored.
 	Mark(ctx context.Context, orphan string, at time.Time) (time.Time, error)
+	// Unmark removes the mark. If there is none, it does nothing.
 	Unmark(ctx context.Context, orphan string) error
+	// Marks lists the orphans that have a mark.
 	Marks(ctx context.Context) ([]string, error)
+}
+
+// Store is everything that one table of records implements.
+type Store interface {
+	Records
+	DueList
+	RememberedKeys
+	OrphanMarks
 }
 
 // Quota limits how many bastions may be open at once.

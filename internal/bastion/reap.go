@@ -32,7 +32,7 @@ func (s *Service) Reap(ctx context.Context) (int, error) {
 	var failed error
 	for {
 		limit := reapBatch + len(taken) // those that stayed due come again
-		ids, err := s.Store.Due(ctx, began, limit)
+		ids, err := s.DueList.Due(ctx, began, limit)
 		if err != nil {
 			return len(taken), errors.Join(failed, fmt.Errorf("list due records: %w", err))
 		}

@@ -11,12 +11,15 @@ import (
 
 // Service is the control plane: the operations that people and schedules call.
 type Service struct {
-	Config Config
-	Store  Store
-	Groups Groups
-	Tasks  Tasks
-	Leases Leases
-	// Notices may be nil: then nobody is told anything.
+	Config  Config
+	Records Records
+	DueList DueList
+	Keys    RememberedKeys
+	Marks   OrphanMarks
+	Groups  Groups
+	Tasks   Tasks
+	Leases  Leases
+	// Notifier can be nil: then no notices are sent.
 	Notifier Notifier
 
 	Now  func() time.Time
@@ -57,9 +60,9 @@ func (s *Service) List(ctx context.Context, caller Caller, wait time.Duration) (
 	var recs []Record
 	var err error
 	if caller.Admin {
-		recs, err = s.Store.List(ctx)
+		recs, err = s.Records.List(ctx)
 	} else {
-		recs, err = s.Store.ListByOwner(ctx, caller.Owner)
+		recs, err = s.Records.ListByOwner(ctx, caller.Owner)
 	}
 	if err != nil {
 		return nil, err
@@ -111,7 +114,7 @@ func (s *Service) Close(ctx context.Context, caller Caller, id string, wait time
 // CloseAll closes every bastion of the caller's own, and waits as Close does. It
 // answers all that were not finished when it was called.
 func (s *Service) CloseAll(ctx context.Context, caller Caller, wait time.Duration) ([]Record, error) {
-	recs, err := s.Store.ListByOwner(ctx, caller.Owner)
+	recs, err := s.Records.ListByOwner(ctx, caller.Owner)
 	if err != nil {
 		return nil, err
 	}
@@ -136,7 +139,7 @@ func (s *Service) intendClosed(ctx context.Context, caller Caller, id string) (R
 
 // fetch reads a bastion that the caller may see. Somebody else's is not found.
 func (s *Service) fetch(ctx context.Context, caller Caller, id string) (Record, error) {
-	rec, err := s.Store.Fetch(ctx, id)
+	rec, err := s.Records.Fetch(ctx, id)
 	if errors.Is(err, ErrNotFound) || err == nil && rec.Owner != caller.Owner && !caller.Admin {
 		return Record{}, Errorf(CodeNotFound, "There is no bastion %q of yours. GET /bastions lists those you have.", id)
 	}
@@ -200,7 +203,7 @@ func (s *Service) await(ctx context.Context, rec Record, may Step, wait time.Dur
 
 func (s *Service) look(ctx context.Context, id string, may Step) (Record, error) {
 	if may == DescribeSteps {
-		return s.Store.Fetch(ctx, id)
+		return s.Records.Fetch(ctx, id)
 	}
 	return s.Converge(ctx, id, may)
 }

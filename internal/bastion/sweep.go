@@ -76,7 +76,7 @@ func (sw *sweep) judge(ctx context.Context, thing, bastionID string, accounts fu
 	if err == nil && (rec == nil || !rec.FinishedAt.IsZero() || !accounts(*rec)) {
 		sw.orphans[thing] = true
 		var since time.Time
-		if since, err = sw.Store.Mark(ctx, thing, sw.now()); err == nil && sw.now().Sub(since) >= sw.Config.Timing.SweepGrace {
+		if since, err = sw.Marks.Mark(ctx, thing, sw.now()); err == nil && sw.now().Sub(since) >= sw.Config.Timing.SweepGrace {
 			sw.Log.Warn("orphan ended", "orphan", thing, "bastion", bastionID, "marked", since)
 			err = end()
 		}
@@ -92,7 +92,7 @@ func (sw *sweep) record(ctx context.Context, id string) (*Record, error) {
 	if rec, known := sw.records[id]; known {
 		return rec, nil
 	}
-	rec, err := sw.Store.Fetch(ctx, id)
+	rec, err := sw.Records.Fetch(ctx, id)
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		return nil, err
 	}
@@ -120,7 +120,7 @@ func (sw *sweep) endGroup(ctx context.Context, group Group) error {
 
 // forget takes away the marks of what is no orphan any more.
 func (sw *sweep) forget(ctx context.Context) error {
-	marked, err := sw.Store.Marks(ctx)
+	marked, err := sw.Marks.Marks(ctx)
 	if err != nil {
 		return fmt.Errorf("list marks: %w", err)
 	}
@@ -128,7 +128,7 @@ func (sw *sweep) forget(ctx context.Context) error {
 		if sw.orphans[thing] {
 			continue
 		}
-		if err := sw.Store.Unmark(ctx, thing); err != nil {
+		if err := sw.Marks.Unmark(ctx, thing); err != nil {
 			return fmt.Errorf("unmark %s: %w", thing, err)
 		}
 	}

@@ -30,7 +30,7 @@ func TestTheServiceIsWired(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := app.Service
-	if s.Store == nil || s.Groups == nil || s.Tasks == nil || s.Leases == nil || s.Now == nil || s.Rand == nil || s.Log == nil {
+	if s.Records == nil || s.Groups == nil || s.Tasks == nil || s.Leases == nil || s.Now == nil || s.Rand == nil || s.Log == nil {
 		t.Errorf("something is missing: %+v", s)
 	}
 	if err := s.Config.Validate(); err != nil {

@@ -117,7 +117,7 @@ func (a *App) make(id string, deadline time.Time, shows time.Duration) error {
 	if err := a.Service.Leases.Write(ctx, task.ID, lease); err != nil {
 		return err
 	}
-	return a.Service.Store.Create(ctx, rec, bastion.Quota{PerOwner: 1, Total: 10_000})
+	return a.Service.Records.Create(ctx, rec, bastion.Quota{PerOwner: 1, Total: 10_000})
 }
 
 // makeGroup makes a group that admits the source and nothing else.

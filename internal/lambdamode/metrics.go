@@ -56,12 +56,12 @@ func (m *metrics) seconds(name string, d time.Duration) { m.put(name, "Seconds",
 // metered is a store that sees starts, readiness and failures go by. What it sees
 // has been written, and by this caller: each is counted once.
 type metered struct {
-	bastion.Store
+	bastion.Records
 	metrics *metrics
 }
 
 func (s metered) Replace(ctx context.Context, prev, next bastion.Record) error {
-	err := s.Store.Replace(ctx, prev, next)
+	err := s.Records.Replace(ctx, prev, next)
 	if err != nil {
 		return err
 	}

@@ -48,7 +48,7 @@ func TestEmbeddedMetricFormat(t *testing.T) {
 
 // replacing is a store that takes every write, or none.
 type replacing struct {
-	bastion.Store
+	bastion.Records
 	err error
 }
 

@@ -121,7 +121,7 @@ func (w *neighbours) start(t *testing.T, user, hostKey string) neighbour {
 
 func (w *neighbours) fetch(t *testing.T, n neighbour) bastion.Record {
 	t.Helper()
-	rec, err := w.app.Service.Store.Fetch(t.Context(), n.id)
+	rec, err := w.app.Service.Records.Fetch(t.Context(), n.id)
 	must(t, err)
 	return rec
 }

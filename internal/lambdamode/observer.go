@@ -44,7 +44,7 @@ func (a *App) Observer() *Observer {
 	a.pace.SetShare(backgroundShare)
 	a.pace.FailWhenThrottled() // there are as many of it as there are events
 	a.notifyOwners()
-	return &Observer{service: a.Service, store: a.Service.Store, cluster: a.Config.Cloud.ClusterARN, taskID: a.taskID, log: a.log}
+	return &Observer{service: a.Service, store: a.Service.Records, cluster: a.Config.Cloud.ClusterARN, taskID: a.taskID, log: a.log}
 }
 
 // taskEvent is what is read of an "ECS Task State Change".

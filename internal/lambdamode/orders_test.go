@@ -141,11 +141,11 @@ func life(t *testing.T, recorded []string, told telling) (lived, []string, int) 
 				SweepGrace: 10 * time.Minute, TombstoneLife: 24 * time.Hour,
 			},
 		},
-		Store: cloud.Store(), Groups: cloud.Groups(), Tasks: cloud.Tasks(), Leases: cloud.Leases(),
+		Records: cloud.Store(), DueList: cloud.Store(), Keys: cloud.Store(), Marks: cloud.Store(), Groups: cloud.Groups(), Tasks: cloud.Tasks(), Leases: cloud.Leases(),
 		Now: time.Now, Rand: rand.NewChaCha8([32]byte{}), Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	}
 	o := &Observer{
-		service: service, store: service.Store, cluster: ourCluster, log: service.Log,
+		service: service, store: service.Records, cluster: ourCluster, log: service.Log,
 		taskID: func(key string) string { return strings.TrimPrefix(key, "AROAEXAMPLE:") },
 	}
 	events := &delivery{t: t, observer: o, recorded: recorded}
@@ -174,13 +174,13 @@ func life(t *testing.T, recorded []string, told telling) (lived, []string, int) 
 	events.inOrder(told.closing)
 	reap(15)
 	events.later.Wait()
-	final, err := service.Store.Fetch(t.Context(), rec.ID)
+	final, err := service.Records.Fetch(t.Context(), rec.ID)
 	if err != nil || final.FinishedAt.IsZero() {
 		t.Fatalf("not closed: %+v, %v", final, err)
 	}
 	events.inOrder(told.closed)
 	events.later.Wait()
-	rec, err = service.Store.Fetch(t.Context(), rec.ID)
+	rec, err = service.Records.Fetch(t.Context(), rec.ID)
 	if err != nil || !reflect.DeepEqual(rec, final) {
 		t.Errorf("an event has changed a closed record\nfrom %+v\nto   %+v, %v", final, rec, err)
 	}

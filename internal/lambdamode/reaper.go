@@ -20,8 +20,8 @@ type Reaper struct {
 		Reap(context.Context) (int, error)
 		Sweep(context.Context) (int, error)
 	}
-	store interface {
-		Due(ctx context.Context, now time.Time, limit int) ([]string, error)
+	dueList bastion.DueList
+	records interface {
 		Fetch(ctx context.Context, id string) (bastion.Record, error)
 	}
 	overdueAfter time.Duration // see config.Config.OverdueAfter
@@ -34,7 +34,7 @@ type Reaper struct {
 func (a *App) Reaper() *Reaper {
 	a.pace.SetShare(backgroundShare)
 	a.notifyOwners()
-	return &Reaper{service: a.Service, store: a.Service.Store, overdueAfter: a.Config.OverdueAfter(), metrics: a.metrics, now: time.Now, log: a.log}
+	return &Reaper{service: a.Service, dueList: a.Service.DueList, records: a.Service.Records, overdueAfter: a.Config.OverdueAfter(), metrics: a.metrics, now: time.Now, log: a.log}
 }
 
 // Handle does what a schedule says. An error means that nothing came of it; what
@@ -68,14 +68,14 @@ func (r *Reaper) reap(ctx context.Context) error {
 // overdue measures what the reaper did not get to, or could not get done.
 func (r *Reaper) overdue(ctx context.Context) error {
 	now := r.now()
-	ids, err := r.store.Due(ctx, now.Add(-r.overdueAfter), 1)
+	ids, err := r.dueList.Due(ctx, now.Add(-r.overdueAfter), 1)
 	if err != nil {
 		return fmt.Errorf("look for what is overdue: %w", err)
 	}
 	if len(ids) == 0 {
 		return nil
 	}
-	rec, err := r.store.Fetch(ctx, ids[0])
+	rec, err := r.records.Fetch(ctx, ids[0])
 	if err != nil {
 		return fmt.Errorf("read what is overdue: %w", err)
 	}

@@ -75,7 +75,7 @@ type reaperRig struct {
 func newReaperRig() reaperRig {
 	r := reaperRig{service: &fakeService{}, store: &fakeStore{}, out: &bytes.Buffer{}, logged: &bytes.Buffer{}}
 	now := func() time.Time { return noon }
-	r.Reaper = &Reaper{service: r.service, store: r.store, now: now, overdueAfter: overdueAfter,
+	r.Reaper = &Reaper{service: r.service, dueList: r.store, records: r.store, now: now, overdueAfter: overdueAfter,
 		metrics: &metrics{out: r.out, stack: "way-in", now: now}, log: slog.New(slog.NewJSONHandler(r.logged, nil))}
 	return r
 }

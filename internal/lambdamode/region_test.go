@@ -145,7 +145,9 @@ func (r *region) start(name string) *process {
 		r.t.Fatal(err)
 	}
 	app.metrics.out = p.said
-	app.Service.Store, app.Service.Leases = metered{r.cloud.Store(), app.metrics}, r.cloud.Leases()
+	store := r.cloud.Store()
+	app.Service.Records, app.Service.Leases = metered{store, app.metrics}, r.cloud.Leases()
+	app.Service.DueList, app.Service.Keys, app.Service.Marks = store, store, store
 	p.App = app
 	return p
 }

@@ -19,14 +19,20 @@ const patience = 10 * time.Second
 func opened(t *testing.T, cfg Config) (*Cloud, cloudtest.Ports) {
 	c := New(cfg)
 	t.Cleanup(c.Close)
-	ports := cloudtest.Ports{Store: c.Store(), Groups: c.Groups(), Tasks: c.Tasks(), Leases: c.Leases()}
+	store := c.Store()
+	ports := cloudtest.Ports{Records: store, DueList: store, Keys: store, Marks: store, Groups: c.Groups(), Tasks: c.Tasks(), Leases: c.Leases()}
 	return c, cloudtest.Wrap(ports, cloudtest.Pass)
 }
 
 func TestStoreConforms(t *testing.T) {
 	cloudtest.Store(t, func(t *testing.T) bastion.Store {
 		_, ports := opened(t, slow)
-		return ports.Store
+		return struct {
+			bastion.Records
+			bastion.DueList
+			bastion.RememberedKeys
+			bastion.OrphanMarks
+		}{ports.Records, ports.DueList, ports.Keys, ports.Marks}
 	})
 }
 

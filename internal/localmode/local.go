@@ -112,14 +112,17 @@ func (l *Local) wire(ctx context.Context, s settings, n *network, own []netip.Ad
 		OnReport:    event,
 	})
 	l.Service = &bastion.Service{
-		Config: s.config(),
-		Store:  l.Cloud.Store(),
-		Groups: l.Cloud.Groups(),
-		Tasks:  l.Cloud.Tasks(),
-		Leases: l.Cloud.Leases(),
-		Now:    s.now,
-		Rand:   rand.Reader,
-		Log:    s.Log,
+		Config:  s.config(),
+		Records: l.Cloud.Store(),
+		DueList: l.Cloud.Store(),
+		Keys:    l.Cloud.Store(),
+		Marks:   l.Cloud.Store(),
+		Groups:  l.Cloud.Groups(),
+		Tasks:   l.Cloud.Tasks(),
+		Leases:  l.Cloud.Leases(),
+		Now:     s.now,
+		Rand:    rand.Reader,
+		Log:     s.Log,
 	}
 	l.observer.observe = l.Service.Observe
 }

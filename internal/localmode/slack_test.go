@@ -130,7 +130,7 @@ func TestSlackUserCannotExceedTheQuota(t *testing.T) {
 	}
 	r.up("up name one-more")
 	r.sent("was not started", "You have "+strconv.Itoa(most)+" bastions open", "quota_owner")
-	all, err := r.Service.Store.ListByOwner(t.Context(), "slack:"+slackTeam+":U0LOCAL")
+	all, err := r.Service.Records.ListByOwner(t.Context(), "slack:"+slackTeam+":U0LOCAL")
 	if err != nil || len(all) != most {
 		t.Errorf("%d bastions, want %d: %v", len(all), most, err)
 	}

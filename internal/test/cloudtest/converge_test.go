@@ -21,7 +21,7 @@ func TestAConvergeGoesOnFromWhatAnotherWrote(t *testing.T) {
 		w.kill()
 		time.Sleep(5 * time.Second) // until it shows
 		overtaken := false
-		service := w.serviceOn(cloudtest.Wrap(w.ports(), cloudtest.At("Store.Replace", 1, func(_ context.Context, _ string, do func() error) error {
+		service := w.serviceOn(cloudtest.Wrap(w.ports(), cloudtest.At("Records.Replace", 1, func(_ context.Context, _ string, do func() error) error {
 			overtaken = true
 			if _, err := w.service.Extend(ctx, alice(home), rec.ID, 10*time.Hour, 0); err != nil {
 				t.Error(err)

@@ -53,8 +53,8 @@ func (w *world) rest(what string) {
 // reads are calls without an effect: they fail in one way less, and holding one
 // before it reads is as if it had come later.
 var reads = map[string]bool{
-	"Store.Fetch": true, "Store.FetchByName": true, "Store.ListByOwner": true, "Store.RememberedKey": true,
-	"Store.Due": true, "Store.Marks": true, "Groups.Describe": true, "Groups.List": true,
+	"Records.Fetch": true, "Records.FetchByName": true, "Records.ListByOwner": true, "Keys.RememberedKey": true,
+	"DueList.Due": true, "Marks.Marks": true, "Groups.Describe": true, "Groups.List": true,
 	"Tasks.Describe": true, "Tasks.Fetch": true, "Tasks.List": true, "Leases.Fetch": true, "Leases.List": true,
 }
 

@@ -26,8 +26,8 @@ func TestFaults(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 				defer cancel()
 				began, effect := time.Now(), 0
-				err := fault.Hook(ctx, "Store.Fetch", func() error { effect++; return nil })
-				if err == nil || !strings.Contains(err.Error(), "Store.Fetch") {
+				err := fault.Hook(ctx, "Records.Fetch", func() error { effect++; return nil })
+				if err == nil || !strings.Contains(err.Error(), "Records.Fetch") {
 					t.Errorf("error %v", err)
 				}
 				if effect != effects[fault.Name] {
@@ -106,7 +106,7 @@ func TestPause(t *testing.T) {
 			}
 			effect, done := false, false
 			go func() {
-				_ = pause.Hook(t.Context(), "Store.Fetch", func() error { effect = true; return nil })
+				_ = pause.Hook(t.Context(), "Records.Fetch", func() error { effect = true; return nil })
 				done = true
 			}()
 			<-pause.Reached()
@@ -119,7 +119,7 @@ func TestPause(t *testing.T) {
 			if !effect || !done {
 				t.Errorf("released: effect %t, done %t", effect, done)
 			}
-			if err := pause.Hook(t.Context(), "Store.Fetch", func() error { return nil }); err != nil {
+			if err := pause.Hook(t.Context(), "Records.Fetch", func() error { return nil }); err != nil {
 				t.Error(err) // and was not held
 			}
 		})

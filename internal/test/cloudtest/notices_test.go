@@ -150,7 +150,7 @@ func TestWhoCannotBeToldHindersNothing(t *testing.T) {
 						t.Errorf("%d tries in one converge, %v", tries, err)
 					}
 				}
-				rec, _ = w.service.Store.Fetch(context.Background(), rec.ID)
+				rec, _ = w.service.Records.Fetch(context.Background(), rec.ID)
 				if took := rec.FinishedAt.Sub(began); rec.FinishedAt.IsZero() || took > 3*time.Minute {
 					t.Errorf("finished after %s, at %s", took, rec.FinishedAt)
 				}
@@ -158,7 +158,7 @@ func TestWhoCannotBeToldHindersNothing(t *testing.T) {
 					t.Errorf("left: %+v, %+v", inv.Live(), inv.Groups)
 				}
 				w.reap(time.Hour)
-				rec, _ = w.service.Store.Fetch(context.Background(), rec.ID)
+				rec, _ = w.service.Records.Fetch(context.Background(), rec.ID)
 				if tries = 0; !rec.DueAt.IsZero() {
 					t.Errorf("over for more than an hour, and due at %s", rec.DueAt)
 				}
@@ -182,7 +182,7 @@ func TestWithoutNoticesEverythingSettles(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.reap(20 * time.Minute)
-		if rec, _ = w.service.Store.Fetch(context.Background(), rec.ID); rec.LastNotice.State != bastion.Closed || !rec.DueAt.IsZero() {
+		if rec, _ = w.service.Records.Fetch(context.Background(), rec.ID); rec.LastNotice.State != bastion.Closed || !rec.DueAt.IsZero() {
 			t.Errorf("told %s, due %s", rec.LastNotice, rec.DueAt)
 		}
 	})

@@ -96,7 +96,7 @@ var operations = []operation{
 		time.Sleep(11 * time.Minute)
 		w.service.Sweep(context.Background())
 		w.sweepAgain()
-		w.service.Store.Mark(context.Background(), "group that is gone", time.Now())
+		w.service.Marks.Mark(context.Background(), "group that is gone", time.Now())
 	}, func(ctx context.Context, s *bastion.Service, w *world) error {
 		_, err := s.Sweep(ctx)
 		w.sweepAgain()

@@ -99,7 +99,7 @@ func TestCreateRefuses(t *testing.T) {
 				if inv := w.cloud.Inventory(); len(inv.Records)+len(inv.Groups)+len(inv.Tasks) > 0 {
 					t.Errorf("something was made: %+v", inv)
 				}
-				if _, err := w.service.Store.RememberedKey(context.Background(), alice(home).Owner); !errors.Is(err, bastion.ErrNotFound) {
+				if _, err := w.service.Keys.RememberedKey(context.Background(), alice(home).Owner); !errors.Is(err, bastion.ErrNotFound) {
 					t.Errorf("the key of a refused request is remembered (%v)", err)
 				}
 			})
@@ -251,7 +251,7 @@ func TestTheReaperEndsWhatDoesNotEndItself(t *testing.T) {
 			t.Errorf("two minutes after the deadline: %+v", live)
 		}
 		w.rest("expired")
-		if rec, _ = w.service.Store.Fetch(context.Background(), rec.ID); rec.End.Reason != bastion.EndDeadline {
+		if rec, _ = w.service.Records.Fetch(context.Background(), rec.ID); rec.End.Reason != bastion.EndDeadline {
 			t.Errorf("ended: %s", rec.End)
 		}
 	})
@@ -285,7 +285,7 @@ func TestIdleEndsOnlyWhatNobodyUses(t *testing.T) {
 		}
 		w.reap(15 * time.Minute)
 		w.rest("idle")
-		if rec, _ = w.service.Store.Fetch(context.Background(), rec.ID); rec.End.Reason != bastion.EndIdle {
+		if rec, _ = w.service.Records.Fetch(context.Background(), rec.ID); rec.End.Reason != bastion.EndIdle {
 			t.Errorf("ended: %q, %s", rec.End.Reason, rec.State())
 		}
 	})
@@ -362,7 +362,7 @@ func TestConsoleRequests(t *testing.T) {
 		w.rest("extended by console")
 		ask(bastion.VerbClose, 0)
 		w.rest("closed by console")
-		if rec, _ = w.service.Store.Fetch(context.Background(), rec.ID); rec.End.Reason != bastion.EndConsole {
+		if rec, _ = w.service.Records.Fetch(context.Background(), rec.ID); rec.End.Reason != bastion.EndConsole {
 			t.Errorf("ended: %s", rec.End)
 		}
 	})

@@ -24,7 +24,7 @@ func (w *world) fill(n int) (ids []string) {
 			ID: fmt.Sprintf("due%013d", i), Owner: fmt.Sprint("local:", i), Name: "default", Version: 1, CreatedAt: now,
 			Intent: bastion.Intent{Generation: 1, Open: true, Deadline: now}, DueAt: now.Add(time.Duration(i-n) * time.Second),
 		}
-		if err := w.service.Store.Create(context.Background(), rec, bastion.Quota{PerOwner: 1, Total: n}); err != nil {
+		if err := w.service.Records.Create(context.Background(), rec, bastion.Quota{PerOwner: 1, Total: n}); err != nil {
 			w.t.Fatal(err)
 		}
 		ids = append(ids, rec.ID)
@@ -77,7 +77,7 @@ func TestARunTakesEachOnce(t *testing.T) {
 			}
 			return nil
 		})
-		service.Store = stuck{service.Store, broken}
+		service.Records = stuck{service.Records, broken}
 		ctx, cancel := invocation()
 		defer cancel()
 		taken, err := service.Reap(ctx)
@@ -94,7 +94,7 @@ func TestARunTakesEachOnce(t *testing.T) {
 
 // stuck is a store in which some records cannot be written, so that they stay due.
 type stuck struct {
-	bastion.Store
+	bastion.Records
 	broken func(id string) bool
 }
 
@@ -102,7 +102,7 @@ func (s stuck) Replace(ctx context.Context, prev, next bastion.Record) error {
 	if s.broken(prev.ID) {
 		return cloudtest.ErrInjected
 	}
-	return s.Store.Replace(ctx, prev, next)
+	return s.Records.Replace(ctx, prev, next)
 }
 
 // A call that would have to wait for longer than there is time ends the converge,
@@ -121,7 +121,7 @@ func TestNoTimeIsNoError(t *testing.T) {
 		if taken, err := service.Reap(ctx); taken != 20 || err != nil {
 			t.Errorf("%d taken, %v", taken, err)
 		}
-		if rec, err := service.Store.Fetch(ctx, ids[3]); err != nil || rec.Version != 1 || seen.times[ids[3]] != 1 {
+		if rec, err := service.Records.Fetch(ctx, ids[3]); err != nil || rec.Version != 1 || seen.times[ids[3]] != 1 {
 			t.Errorf("the one without time has version %d and was looked at %d times: %v", rec.Version, seen.times[ids[3]], err)
 		}
 	})
@@ -158,7 +158,7 @@ func TestWhatCannotBeObservedIsDue(t *testing.T) {
 		if err := service.Observe(context.Background(), rec.ID); err != nil {
 			t.Error(err)
 		}
-		if due, err := service.Store.Due(context.Background(), time.Now(), 10); err != nil || !slices.Equal(due, []string{rec.ID}) {
+		if due, err := service.DueList.Due(context.Background(), time.Now(), 10); err != nil || !slices.Equal(due, []string{rec.ID}) {
 			t.Errorf("due are %q, %v", due, err)
 		}
 		if err := service.Observe(context.Background(), "unknown"); err != nil {

@@ -75,12 +75,12 @@ func TestTheSweepDoesNotGuess(t *testing.T) {
 		if _, err := w.service.Sweep(ctx); err != nil {
 			t.Fatal(err)
 		}
-		marked, err := w.service.Store.Marks(ctx)
+		marked, err := w.service.Marks.Marks(ctx)
 		if err != nil || len(marked) != 3 {
 			t.Fatalf("marked: %v, %v", marked, err)
 		}
 		blind := w.serviceOn(cloudtest.Wrap(w.ports(), func(ctx context.Context, call string, do func() error) error {
-			if call == "Store.Fetch" {
+			if call == "Records.Fetch" {
 				return cloudtest.FailBefore(ctx, call, do)
 			}
 			return do()
@@ -91,7 +91,7 @@ func TestTheSweepDoesNotGuess(t *testing.T) {
 				t.Error("no error of a sweep that could read nothing")
 			}
 		}
-		if marks, err := w.service.Store.Marks(ctx); err != nil || len(marks) != 3 {
+		if marks, err := w.service.Marks.Marks(ctx); err != nil || len(marks) != 3 {
 			t.Errorf("marked: %v, %v", marks, err)
 		}
 		if inv := w.cloud.Inventory(); len(inv.Live()) != 2 || w.only().ID != rec.ID {

@@ -85,7 +85,11 @@ func (h hookedLease) Report(ctx context.Context, report bastion.Report) error {
 }
 
 func (w *world) ports() cloudtest.Ports {
-	return cloudtest.Ports{Store: w.cloud.Store(), Groups: w.cloud.Groups(), Tasks: w.cloud.Tasks(), Leases: w.cloud.Leases(), Notifier: &w.mail}
+	store := w.cloud.Store()
+	return cloudtest.Ports{
+		Records: store, DueList: store, Keys: store, Marks: store,
+		Groups: w.cloud.Groups(), Tasks: w.cloud.Tasks(), Leases: w.cloud.Leases(), Notifier: &w.mail,
+	}
 }
 
 func (w *world) serviceOn(p cloudtest.Ports) *bastion.Service {
@@ -96,7 +100,7 @@ func (w *world) serviceOn(p cloudtest.Ports) *bastion.Service {
 			Quota:      bastion.Quota{PerOwner: 2, Total: 10}, Subnets: []string{"a", "b"}, TaskDefinition: "bastion:1",
 			MaxAttempts: 5, Timing: timing,
 		},
-		Store: p.Store, Groups: p.Groups, Tasks: p.Tasks, Leases: p.Leases, Notifier: p.Notifier,
+		Records: p.Records, DueList: p.DueList, Keys: p.Keys, Marks: p.Marks, Groups: p.Groups, Tasks: p.Tasks, Leases: p.Leases, Notifier: p.Notifier,
 		Now: time.Now, Rand: rand.Reader, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	}
 }
@@ -131,7 +135,7 @@ func (w *world) ready() bastion.Record {
 		w.t.Fatal(err)
 	}
 	w.reap(10 * time.Minute)
-	if rec, err = w.service.Store.Fetch(context.Background(), rec.ID); err != nil || rec.State() != bastion.Ready {
+	if rec, err = w.service.Records.Fetch(context.Background(), rec.ID); err != nil || rec.State() != bastion.Ready {
 		w.t.Fatalf("set up: %s, %v", rec.State(), err)
 	}
 	return rec

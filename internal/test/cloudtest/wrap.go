@@ -8,24 +8,30 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// Ports are the ports of a service.
+// Ports are the ports of a [bastion.Service], under the names of its fields.
 type Ports struct {
-	Store    bastion.Store
+	Records  bastion.Records
+	DueList  bastion.DueList
+	Keys     bastion.RememberedKeys
+	Marks    bastion.OrphanMarks
 	Groups   bastion.Groups
 	Tasks    bastion.Tasks
 	Leases   bastion.Leases
 	Notifier bastion.Notifier
 }
 
-// Hook stands between a service and a port. call names what is called, such as
-// "Store.Replace"; do does it. Whoever called is answered what the hook answers:
-// with an error, nothing of what do found.
+// Hook stands between a service and its ports. call names the method, such as
+// "Records.Replace"; do calls it. The caller receives the hook's error, and the
+// method's result only if that error is nil.
 type Hook func(ctx context.Context, call string, do func() error) error
 
-// Wrap makes ports whose every call goes through the hook.
+// Wrap returns ports that send every call through the hook.
 func Wrap(p Ports, hook Hook) Ports {
 	return Ports{
-		Store:    hookedStore{p.Store, hook},
+		Records:  hookedRecords{p.Records, hook},
+		DueList:  hookedDueList{p.DueList, hook},
+		Keys:     hookedKeys{p.Keys, hook},
+		Marks:    hookedMarks{p.Marks, hook},
 		Groups:   hookedGroups{p.Groups, hook},
 		Tasks:    hookedTasks{p.Tasks, hook},
 		Leases:   hookedLeases{p.Leases, hook},
@@ -33,70 +39,85 @@ func Wrap(p Ports, hook Hook) Ports {
 	}
 }
 
-// through calls what answers a value through a hook.
+// through sends a call that returns a value through the hook.
 func through[T any](ctx context.Context, hook Hook, call string, do func() (T, error)) (T, error) {
-	var value, nothing T
+	var value, zero T
 	err := hook(ctx, call, func() (err error) {
 		value, err = do()
 		return err
 	})
 	if err != nil {
-		return nothing, err
+		return zero, err
 	}
 	return value, nil
 }
 
-type hookedStore struct {
-	next bastion.Store
+type hookedRecords struct {
+	next bastion.Records
 	hook Hook
 }
 
-func (s hookedStore) Create(ctx context.Context, rec bastion.Record, quota bastion.Quota) error {
-	return s.hook(ctx, "Store.Create", func() error { return s.next.Create(ctx, rec, quota) })
+func (r hookedRecords) Create(ctx context.Context, rec bastion.Record, quota bastion.Quota) error {
+	return r.hook(ctx, "Records.Create", func() error { return r.next.Create(ctx, rec, quota) })
 }
 
-func (s hookedStore) Fetch(ctx context.Context, id string) (bastion.Record, error) {
-	return through(ctx, s.hook, "Store.Fetch", func() (bastion.Record, error) { return s.next.Fetch(ctx, id) })
+func (r hookedRecords) Fetch(ctx context.Context, id string) (bastion.Record, error) {
+	return through(ctx, r.hook, "Records.Fetch", func() (bastion.Record, error) { return r.next.Fetch(ctx, id) })
 }
 
-func (s hookedStore) FetchByName(ctx context.Context, owner, name string) (bastion.Record, error) {
-	return through(ctx, s.hook, "Store.FetchByName", func() (bastion.Record, error) { return s.next.FetchByName(ctx, owner, name) })
+func (r hookedRecords) FetchByName(ctx context.Context, owner, name string) (bastion.Record, error) {
+	return through(ctx, r.hook, "Records.FetchByName", func() (bastion.Record, error) { return r.next.FetchByName(ctx, owner, name) })
 }
 
-func (s hookedStore) Replace(ctx context.Context, prev, next bastion.Record) error {
-	return s.hook(ctx, "Store.Replace", func() error { return s.next.Replace(ctx, prev, next) })
+func (r hookedRecords) Replace(ctx context.Context, prev, next bastion.Record) error {
+	return r.hook(ctx, "Records.Replace", func() error { return r.next.Replace(ctx, prev, next) })
 }
 
-func (s hookedStore) ListByOwner(ctx context.Context, owner string) ([]bastion.Record, error) {
-	return through(ctx, s.hook, "Store.ListByOwner", func() ([]bastion.Record, error) { return s.next.ListByOwner(ctx, owner) })
+func (r hookedRecords) ListByOwner(ctx context.Context, owner string) ([]bastion.Record, error) {
+	return through(ctx, r.hook, "Records.ListByOwner", func() ([]bastion.Record, error) { return r.next.ListByOwner(ctx, owner) })
 }
 
-func (s hookedStore) List(ctx context.Context) ([]bastion.Record, error) {
-	return through(ctx, s.hook, "Store.List", func() ([]bastion.Record, error) { return s.next.List(ctx) })
+func (r hookedRecords) List(ctx context.Context) ([]bastion.Record, error) {
+	return through(ctx, r.hook, "Records.List", func() ([]bastion.Record, error) { return r.next.List(ctx) })
 }
 
-func (s hookedStore) Due(ctx context.Context, now time.Time, limit int) ([]string, error) {
-	return through(ctx, s.hook, "Store.Due", func() ([]string, error) { return s.next.Due(ctx, now, limit) })
+type hookedDueList struct {
+	next bastion.DueList
+	hook Hook
 }
 
-func (s hookedStore) RememberKey(ctx context.Context, owner string, key bastion.Key) error {
-	return s.hook(ctx, "Store.RememberKey", func() error { return s.next.RememberKey(ctx, owner, key) })
+func (d hookedDueList) Due(ctx context.Context, now time.Time, limit int) ([]string, error) {
+	return through(ctx, d.hook, "DueList.Due", func() ([]string, error) { return d.next.Due(ctx, now, limit) })
 }
 
-func (s hookedStore) RememberedKey(ctx context.Context, owner string) (bastion.Key, error) {
-	return through(ctx, s.hook, "Store.RememberedKey", func() (bastion.Key, error) { return s.next.RememberedKey(ctx, owner) })
+type hookedKeys struct {
+	next bastion.RememberedKeys
+	hook Hook
 }
 
-func (s hookedStore) Mark(ctx context.Context, orphan string, at time.Time) (time.Time, error) {
-	return through(ctx, s.hook, "Store.Mark", func() (time.Time, error) { return s.next.Mark(ctx, orphan, at) })
+func (k hookedKeys) RememberKey(ctx context.Context, owner string, key bastion.Key) error {
+	return k.hook(ctx, "Keys.RememberKey", func() error { return k.next.RememberKey(ctx, owner, key) })
 }
 
-func (s hookedStore) Unmark(ctx context.Context, orphan string) error {
-	return s.hook(ctx, "Store.Unmark", func() error { return s.next.Unmark(ctx, orphan) })
+func (k hookedKeys) RememberedKey(ctx context.Context, owner string) (bastion.Key, error) {
+	return through(ctx, k.hook, "Keys.RememberedKey", func() (bastion.Key, error) { return k.next.RememberedKey(ctx, owner) })
 }
 
-func (s hookedStore) Marks(ctx context.Context) ([]string, error) {
-	return through(ctx, s.hook, "Store.Marks", func() ([]string, error) { return s.next.Marks(ctx) })
+type hookedMarks struct {
+	next bastion.OrphanMarks
+	hook Hook
+}
+
+func (m hookedMarks) Mark(ctx context.Context, orphan string, at time.Time) (time.Time, error) {
+	return through(ctx, m.hook, "Marks.Mark", func() (time.Time, error) { return m.next.Mark(ctx, orphan, at) })
+}
+
+func (m hookedMarks) Unmark(ctx context.Context, orphan string) error {
+	return m.hook(ctx, "Marks.Unmark", func() error { return m.next.Unmark(ctx, orphan) })
+}
+
+func (m hookedMarks) Marks(ctx context.Context) ([]string, error) {
+	return through(ctx, m.hook, "Marks.Marks", func() ([]string, error) { return m.next.Marks(ctx) })
 }
 
 type hookedGroups struct {
