@@ -101,13 +101,6 @@ func ConnectSlack(ctx context.Context, table string, secrets ...string) (SlackPo
 	}, nil
 }
 
-// What the stream of the leases' table is read by: the attribute that says which
-// bastion an item is of, and the one that is its key. Tasks can write neither.
-const (
-	LeaseBastion = attBastion
-	LeaseKey     = keyTask
-)
-
 var (
 	_ bastion.Store  = Ports{}.Store
 	_ bastion.Leases = Ports{}.Leases

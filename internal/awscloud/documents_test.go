@@ -1,249 +1,436 @@
 package awscloud
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/feature/dynamodb/attributevalue"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// filled is a value with every field set, to something different each time, so
-// that a field that is added to a type is tested from that day on.
-func filled[T any]() T {
-	var value T
-	n := 0
-	fill(reflect.ValueOf(&value).Elem(), &n)
-	return value
-}
-
-func fill(v reflect.Value, n *int) {
-	*n++
-	switch v.Interface().(type) {
-	case time.Time:
-		v.Set(reflect.ValueOf(time.Date(2030, 1, 2, 3, 4, 5, *n, time.UTC)))
-		return
-	case netip.Prefix:
-		v.Set(reflect.ValueOf(netip.MustParsePrefix(fmt.Sprintf("2001:db8::%x/128", *n))))
-		return
-	case netip.AddrPort:
-		v.Set(reflect.ValueOf(netip.MustParseAddrPort(fmt.Sprintf("192.0.2.%d:22", *n))))
-		return
-	}
-	switch v.Kind() {
-	case reflect.Struct:
-		for i := range v.NumField() {
-			fill(v.Field(i), n)
-		}
-	case reflect.Slice:
-		v.Set(reflect.MakeSlice(v.Type(), 2, 2))
-		fill(v.Index(0), n)
-		fill(v.Index(1), n)
-	case reflect.String:
-		v.SetString(fmt.Sprint("text-", *n))
-	case reflect.Bool:
-		v.SetBool(true)
-	case reflect.Int, reflect.Int64:
-		v.SetInt(int64(*n))
-	default:
-		panic("no value for " + v.Type().String())
-	}
-}
-
-func fullReport() bastion.Report {
-	report := filled[bastion.Report]()
-	report.HostKey = "ssh-ed25519 AAAA"
-	return report
-}
-
-// stored is the item that an update makes of nothing.
-func stored(key item, names map[string]string, set values) item {
-	whole := item{}
-	for name, value := range key {
-		whole[name] = value
-	}
-	for placeholder, name := range names {
-		if value, ok := set[":"+placeholder[1:]]; ok {
-			whole[name] = value
+// itemAfter returns the item that an update makes of an item that may exist
+// already. It understands the expressions of edit.
+func itemAfter(before item, update *dynamodb.UpdateItemInput) item {
+	after := maps.Clone(update.Key)
+	maps.Copy(after, before)
+	sets, removes, _ := strings.Cut(strings.TrimPrefix(*update.UpdateExpression, "SET "), " REMOVE ")
+	for _, set := range strings.Split(sets, ", #") {
+		placeholder, value, _ := strings.Cut(strings.TrimPrefix(set, "#"), " = ")
+		_, exists := after[placeholder]
+		if !exists || !strings.HasPrefix(value, "if_not_exists") {
+			after[placeholder] = update.ExpressionAttributeValues[":"+placeholder]
 		}
 	}
-	return whole
+	for _, placeholder := range strings.Split(removes, ", ") {
+		delete(after, strings.TrimPrefix(placeholder, "#"))
+	}
+	return after
 }
 
-func recordStored(t *testing.T, rec bastion.Record) item {
+func recordItem(t *testing.T, rec bastion.Record) item {
 	t.Helper()
-	s := NewStore(nil, "records", time.Hour, nil)
-	update, err := s.update(rec, "nonce", "", nil)
+	update, err := NewStore(nil, "records", time.Hour, nil).recordUpdate(rec, "nonce", "", nil)
 	must(t, err)
-	return stored(update.Key, update.ExpressionAttributeNames, update.ExpressionAttributeValues)
+	return itemAfter(nil, update)
 }
 
-func leaseStored(t *testing.T, lease bastion.Lease, report bastion.Report) item {
+// leaseItem returns a task's item after a lease and a report.
+func leaseItem(t *testing.T, lease bastion.Lease, report bastion.Report) item {
 	t.Helper()
-	l := NewLeases(nil, "leases", "AROA", nil)
-	update, err := l.update("task", lease, "nonce")
+	update, err := NewLeases(nil, "leases", "AROA", nil).leaseUpdate("task", lease, "nonce", false)
 	must(t, err)
-	whole := stored(update.Key, update.ExpressionAttributeNames, update.ExpressionAttributeValues)
-	whole[attReport], err = attributevalue.Marshal(toReportItem(report))
+	written := itemAfter(nil, update)
+	update, err = NewTaskLease(nil, "leases", "AROA", "task").reportUpdate(report)
 	must(t, err)
-	return whole
+	return itemAfter(written, update)
 }
 
-func TestRecordsComeBack(t *testing.T) {
-	for name, rec := range map[string]bastion.Record{
-		"full": filled[bastion.Record](),
-		"zero": {ID: "id", Owner: "local:owner", Name: "default", Version: 1},
+func decodeLeaseItem(stored item) bastion.LeaseItem {
+	return NewLeases(nil, "leases", "AROA", nil).decode(stored)
+}
+
+func goldenReceipt() bastion.Receipt {
+	at := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
+	return bastion.Receipt{
+		StartedAt: at, EndedAt: at.Add(time.Hour + time.Nanosecond), Connections: 1, Forwards: 2, Refusals: 3,
+		BytesIn: 4, BytesOut: 1 << 60, Unnamed: 5,
+		Destinations: []bastion.Destination{{Name: "db.internal:5432", Forwards: 2, BytesIn: 4, BytesOut: 1 << 60}, {Name: "<&\"é\u2028>:1"}},
+	}
+}
+
+func goldenRecord() bastion.Record {
+	at := func(minutes int) time.Time { return time.Date(2030, 1, 2, 3, minutes, 5, 600_000_000, time.UTC) }
+	failure := bastion.Failure{Code: bastion.FailureCapacity, Message: "AWS has no capacity."}
+	return bastion.Record{
+		ID: "abcdefghijklmnop", Owner: "iam:123456789012:AIDAEXAMPLE", Name: "default", Version: 9,
+		CreatedAt: at(0), LatestDeadline: at(1),
+		Intent: bastion.Intent{
+			Generation: 3, Open: true, Source: netip.MustParsePrefix("192.0.2.7/32"), Keys: []bastion.Key{"ssh-ed25519 AAAA"},
+			Deadline: at(2), DeadlineSetAt: at(3), Reason: "deploy <1.2> & “check”",
+			ConsoleReply: bastion.ConsoleReply{Number: 2, Code: bastion.CodeTTLBeyondCap, Message: "Too long."},
+		},
+		UnsettledUntil: at(4), End: bastion.End{Reason: bastion.EndFailed, At: at(5), Failure: failure},
+		Group: bastion.GroupStatus{ID: "sg-0123456789abcdef0", FirstSeenAt: at(6), Ingress: netip.MustParsePrefix("2001:db8::7/128")},
+		Attempt: bastion.Attempt{
+			Number: 2, GroupID: "sg-0123456789abcdef0", Subnet: "subnet-1", TaskDefinition: "bastion:7", CreatedAt: at(7),
+			TaskID: "158d1c80", TaskSeenAt: at(8), Status: bastion.TaskRunning,
+			Endpoints: []netip.AddrPort{netip.MustParseAddrPort("198.51.100.2:22"), netip.MustParseAddrPort("[2001:db8::2]:22")},
+			HostKey:   "ssh-ed25519 BBBB", Generation: 3, ReadyAt: at(9), EndedAt: at(10), Failure: failure,
+		},
+		Failures: 1, NextAttemptAt: at(11), Receipt: goldenReceipt(),
+		Notify: true, LastNoticeVersion: 8, NotifyPendingSince: at(12),
+		LastNotice: bastion.Notice{
+			State: bastion.Starting, Stage: "image", Attempt: 2, Source: netip.MustParsePrefix("192.0.2.7/32"), Deadline: at(2), Warning: true,
+		},
+		DueAt: at(13),
+	}
+}
+
+func goldenLease() bastion.LeaseItem {
+	at := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
+	return bastion.LeaseItem{
+		TaskID: "task", BastionID: "abcdefghijklmnop",
+		Lease: bastion.Lease{
+			BastionID: "abcdefghijklmnop", Owner: "local:alice", Name: "default", Generation: 3, Open: true, EndReason: bastion.EndClosed,
+			Source: netip.MustParsePrefix("192.0.2.7/32"), Keys: []bastion.Key{"ssh-ed25519 AAAA"}, Deadline: at, IdleTimeout: 15 * time.Minute,
+			AllowedDestinations: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")},
+			ConsoleReply:        bastion.ConsoleReply{Number: 2, Code: bastion.CodeTTLBeyondCap, Message: "Too long."},
+		},
+		Report: bastion.Report{
+			HostKey: "ssh-ed25519 BBBB", Generation: 3, Connections: 1, LastUsedAt: at.Add(time.Nanosecond),
+			ConsoleRequest: bastion.ConsoleRequest{Number: 2, Verb: bastion.VerbExtend, TTL: time.Hour},
+			Ending:         bastion.Ending{Reason: bastion.EndIdle, Generation: 3}, Receipt: goldenReceipt(),
+		},
+	}
+}
+
+// The golden items are stored items. Do not edit or replace one: if a field is
+// added or renamed, the old item must still be read. A new form gets a new file.
+func TestGoldenItems(t *testing.T) {
+	rec, lease := goldenRecord(), goldenLease()
+	finished := rec
+	finished.Intent.Open, finished.FinishedAt, finished.DueAt = false, rec.CreatedAt.Add(time.Hour), time.Time{}
+	closed := bastion.LeaseItem{TaskID: "task", BastionID: lease.BastionID, Lease: lease.Lease}
+	closed.Lease.Open, closed.Lease.EndReason = false, bastion.EndIdle
+	ended := bastion.LeaseItem{TaskID: "task", BastionID: lease.BastionID, Ended: true}
+	asRecord := func(stored item) (any, error) { return decodeRecord(stored) }
+	asLease := func(stored item) (any, error) { return decodeLeaseItem(stored), nil }
+	for _, c := range []struct {
+		name   string
+		want   any
+		encode item
+		decode func(item) (any, error)
+	}{
+		{"record", rec, recordItem(t, rec), asRecord},
+		{"record-finished", finished, recordItem(t, finished), asRecord},
+		{"lease-and-report", lease, leaseItem(t, lease.Lease, lease.Report), asLease},
+		{"lease-closed", closed, leaseItem(t, closed.Lease, bastion.Report{}), asLease},
+		{"tombstone", ended, NewLeases(nil, "leases", "AROA", nil).tombstone("task", lease.BastionID, rec.CreatedAt), asLease},
 	} {
-		got, err := decodeRecord(recordStored(t, rec))
-		if must(t, err); !reflect.DeepEqual(got, rec) {
-			t.Errorf("%s: came back as\n%+v, not as\n%+v", name, got, rec)
+		t.Run(c.name, func(t *testing.T) {
+			file := filepath.Join("testdata", "items", c.name+".json")
+			golden, err := os.ReadFile(file)
+			must(t, err)
+			if got := marshalItem(t, c.encode); !bytes.Equal(got, golden) {
+				t.Errorf("it is encoded as\n%s\nand %s is\n%s", got, file, golden)
+			}
+			got, err := c.decode(unmarshalItem(t, golden))
+			if must(t, err); !reflect.DeepEqual(got, c.want) {
+				t.Errorf("%s is decoded as\n%+v\nwant\n%+v", file, got, c.want)
+			}
+		})
+	}
+}
+
+// marshalItem returns an item in DynamoDB's JSON, with one attribute on each line.
+func marshalItem(t *testing.T, stored item) []byte {
+	t.Helper()
+	wire := map[string]map[string]any{}
+	for name, value := range stored {
+		switch v := value.(type) {
+		case *types.AttributeValueMemberS:
+			wire[name] = map[string]any{"S": v.Value}
+		case *types.AttributeValueMemberN:
+			wire[name] = map[string]any{"N": v.Value}
+		case *types.AttributeValueMemberBOOL:
+			wire[name] = map[string]any{"BOOL": v.Value}
+		default:
+			t.Fatalf("attribute %s is a %T", name, value)
+		}
+	}
+	var lines []string
+	for _, name := range slices.Sorted(maps.Keys(wire)) {
+		var line bytes.Buffer
+		enc := json.NewEncoder(&line)
+		enc.SetEscapeHTML(false)
+		must(t, enc.Encode(wire[name]))
+		lines = append(lines, fmt.Sprintf("  %q: %s", name, bytes.TrimSpace(line.Bytes())))
+	}
+	return []byte("{\n" + strings.Join(lines, ",\n") + "\n}\n")
+}
+
+func unmarshalItem(t *testing.T, data []byte) item {
+	t.Helper()
+	var wire map[string]struct {
+		S, N *string
+		BOOL *bool
+	}
+	must(t, json.Unmarshal(data, &wire))
+	stored := item{}
+	for name, v := range wire {
+		switch {
+		case v.S != nil:
+			stored[name] = text(*v.S)
+		case v.N != nil:
+			stored[name] = &types.AttributeValueMemberN{Value: *v.N}
+		default:
+			stored[name] = &types.AttributeValueMemberBOOL{Value: *v.BOOL}
+		}
+	}
+	return stored
+}
+
+func TestZeroValuesComeBack(t *testing.T) {
+	rec := bastion.Record{ID: "id", Owner: "local:owner", Name: "default", Version: 1}
+	got, err := decodeRecord(recordItem(t, rec))
+	if must(t, err); !reflect.DeepEqual(got, rec) {
+		t.Errorf("the record is decoded as\n%+v, want\n%+v", got, rec)
+	}
+	want := bastion.LeaseItem{TaskID: "task"}
+	if got := decodeLeaseItem(leaseItem(t, bastion.Lease{}, bastion.Report{})); !reflect.DeepEqual(got, want) {
+		t.Errorf("the lease is decoded as\n%+v, want\n%+v", got, want)
+	}
+}
+
+// withDocument returns a copy of an item in which one document has another value
+// for a field.
+func withDocument(t *testing.T, stored item, attribute, field string, value any) item {
+	t.Helper()
+	var document map[string]json.RawMessage
+	must(t, fromDocument(stored[attribute], &document))
+	var err error
+	document[field], err = json.Marshal(value)
+	must(t, err)
+	changed := maps.Clone(stored)
+	changed[attribute], err = toDocument(document)
+	must(t, err)
+	return changed
+}
+
+func TestUnknownFieldsAreIgnored(t *testing.T) {
+	rec, lease := goldenRecord(), goldenLease()
+	stored := withDocument(t, recordItem(t, rec), attRecord, "newer", map[string]any{"a": []int{1}})
+	stored["newer"] = number(1)
+	if got, err := decodeRecord(stored); err != nil || !reflect.DeepEqual(got, rec) {
+		t.Errorf("the record is decoded as\n%+v, %v", got, err)
+	}
+	stored = leaseItem(t, lease.Lease, lease.Report)
+	stored = withDocument(t, stored, attLease, "newer", "x")
+	stored = withDocument(t, stored, attReport, "newer", "x")
+	if got := decodeLeaseItem(stored); !reflect.DeepEqual(got, lease) {
+		t.Errorf("the lease is decoded as\n%+v", got)
+	}
+}
+
+func TestRecordThatCannotBeReadIsAnError(t *testing.T) {
+	whole := recordItem(t, goldenRecord())
+	for name, stored := range map[string]item{
+		"missing":             {keyPartition: whole[keyPartition], attVersion: number(1)},
+		"not a string":        {keyPartition: whole[keyPartition], attRecord: number(1)},
+		"not JSON":            {keyPartition: whole[keyPartition], attRecord: text("{")},
+		"null":                {keyPartition: whole[keyPartition], attRecord: text("null")},
+		"of another bastion":  withDocument(t, whole, attRecord, "id", "other"),
+		"invalid time":        withDocument(t, whole, attRecord, "created_at", "yesterday"),
+		"invalid number":      withDocument(t, whole, attRecord, "failures", "many"),
+		"invalid source":      withDocument(t, whole, attRecord, "intent", map[string]any{"open": true, "source": "everywhere"}),
+		"invalid endpoint":    withDocument(t, whole, attRecord, "attempt", map[string]any{"endpoints": []string{"x"}}),
+		"version is a string": {keyPartition: whole[keyPartition], attRecord: whole[attRecord], attVersion: text("1")},
+	} {
+		if got, err := decodeRecord(stored); err == nil || !reflect.DeepEqual(got, bastion.Record{}) {
+			t.Errorf("%s: decoded as %+v, %v", name, got, err)
 		}
 	}
 }
 
-func TestLeasesComeBack(t *testing.T) {
-	for name, want := range map[string]bastion.LeaseItem{
-		"full": {Lease: filled[bastion.Lease](), Report: fullReport()},
-		"zero": {},
+// A lease that cannot be decoded admits nobody: no part of it is used. The task id,
+// the bastion and the report are still read, so that the bastion can be closed.
+func TestLeaseThatCannotBeReadAdmitsNobody(t *testing.T) {
+	golden := goldenLease()
+	whole := leaseItem(t, golden.Lease, golden.Report)
+	missing := maps.Clone(whole)
+	delete(missing, attLease)
+	unreadable := maps.Clone(whole)
+	unreadable[attLease] = text(`{"open":true,"source":"0.0.0.0/0"`)
+	for name, stored := range map[string]item{
+		"missing":                  missing,
+		"not JSON":                 unreadable,
+		"invalid deadline":         withDocument(t, whole, attLease, "deadline", "x"),
+		"number out of range":      withDocument(t, whole, attLease, "generation", json.Number("1e99")),
+		"unknown kind of rule":     withDocument(t, whole, attLease, "allowed_destinations", []any{"10.0.0.0/8", "host:*.internal"}),
+		"rule of another type":     withDocument(t, whole, attLease, "allowed_destinations", []any{map[string]any{"any": true}}),
+		"source is not an address": withDocument(t, whole, attLease, "source", "*"),
 	} {
-		want.TaskID, want.BastionID = "task", want.Lease.BastionID
-		got := NewLeases(nil, "leases", "AROA", nil).decode(leaseStored(t, want.Lease, want.Report))
-		if !reflect.DeepEqual(got, want) {
-			t.Errorf("%s: came back as\n%+v, not as\n%+v", name, got, want)
+		want := bastion.LeaseItem{TaskID: "task", BastionID: golden.BastionID, Report: golden.Report}
+		if got := decodeLeaseItem(stored); !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: decoded as\n%+v, want\n%+v", name, got, want)
+		}
+		if got, err := decodeLease(stored[attLease]); err == nil || !reflect.DeepEqual(got, bastion.Lease{}) {
+			t.Errorf("%s: a task reads %+v, %v", name, got, err)
 		}
 	}
 }
 
-// A lease that cannot be read is none, and hides neither whose item it is in nor
-// what the task reports. No part of it is believed.
-func TestALeaseThatCannotBeRead(t *testing.T) {
-	whole, report := filled[bastion.Lease](), fullReport()
-	for name, stored := range map[string]types.AttributeValue{
-		"missing":              nil,
-		"a text":               text("x"),
-		"a deadline of no day": &types.AttributeValueMemberM{Value: item{"generation": number(5), "deadline": text("x")}},
-		"a number of no size":  &types.AttributeValueMemberM{Value: item{"generation": &types.AttributeValueMemberN{Value: "1e99"}}},
-	} {
-		broken := leaseStored(t, whole, report)
-		broken[attLease] = stored
-		got := NewLeases(nil, "leases", "AROA", nil).decode(broken)
-		if want := (bastion.LeaseItem{TaskID: "task", BastionID: whole.BastionID, Report: report}); !reflect.DeepEqual(got, want) {
-			t.Errorf("%s: came back as\n%+v, not as\n%+v", name, got, want)
-		}
-	}
-	for name, ended := range map[string]types.AttributeValue{"true": &types.AttributeValueMemberBOOL{Value: true}, "no truth": text("x")} {
-		stored := leaseStored(t, whole, report)
+func TestTombstoneOfAnyType(t *testing.T) {
+	for _, ended := range []types.AttributeValue{&types.AttributeValueMemberBOOL{Value: true}, text("x")} {
+		stored := leaseItem(t, goldenLease().Lease, bastion.Report{})
 		stored[attEnded] = ended
-		if !NewLeases(nil, "leases", "AROA", nil).decode(stored).Ended {
-			t.Errorf("ended, %s: no tombstone, and yet nothing can be written to it", name)
+		if !decodeLeaseItem(stored).Ended {
+			t.Errorf("%#v is not a tombstone, but every write to it fails", ended)
 		}
 	}
 }
 
-// What is missing, as an older version leaves it, is zero; what is unknown, as a
-// newer one writes it, is ignored.
-func TestOtherVersionsItems(t *testing.T) {
-	older := item{
-		keyPartition: text("B#id"), attVersion: number(7),
-		attRecord: &types.AttributeValueMemberM{Value: item{"id": text("id"), "newer": &types.AttributeValueMemberM{}}},
-		"newer":   text("x"),
+func TestReportThatBastiondCannotHaveWrittenIsEmpty(t *testing.T) {
+	golden := goldenLease()
+	whole := leaseItem(t, golden.Lease, golden.Report)
+	receipt := func(field string, value any) any { return map[string]any{field: value} }
+	destinations := func(n int, name string) any {
+		return receipt("destinations", slices.Repeat([]any{map[string]any{"name": name}}, n))
 	}
-	got, err := decodeRecord(older)
-	if want := (bastion.Record{ID: "id", Version: 7}); err != nil || !reflect.DeepEqual(got, want) {
-		t.Errorf("%+v, %v; want %+v", got, err, want)
-	}
-}
-
-func TestBrokenItems(t *testing.T) {
-	for attribute, broken := range map[string]types.AttributeValue{
-		"created_at": text("yesterday"),
-		"group":      &types.AttributeValueMemberM{Value: item{"ingress": text("everywhere")}},
-		"attempt":    &types.AttributeValueMemberM{Value: item{"endpoints": &types.AttributeValueMemberL{Value: []types.AttributeValue{text("x")}}}},
-		"failures":   text("many"),
-		"told":       &types.AttributeValueMemberM{Value: item{"deadline": text("soon")}},
+	for name, stored := range map[string]item{
+		"host key of two lines":        withDocument(t, whole, attReport, "host_key", "ssh-ed25519 AAAA\nProxyCommand x"),
+		"host key that is too long":    withDocument(t, whole, attReport, "host_key", "ssh-ed25519 "+strings.Repeat("A", bastion.MaxHostKey)),
+		"long verb":                    withDocument(t, whole, attReport, "console_request", map[string]any{"verb": strings.Repeat("x", maxWord+1)}),
+		"long reason":                  withDocument(t, whole, attReport, "ending", map[string]any{"reason": strings.Repeat("x", maxWord+1)}),
+		"too many destinations":        withDocument(t, whole, attReport, "receipt", destinations(bastion.MaxDestinations+1, "a:1")),
+		"destination that is too long": withDocument(t, whole, attReport, "receipt", destinations(1, strings.Repeat("x", bastion.MaxDestinationName+1))),
+		"control characters":           withDocument(t, whole, attReport, "receipt", destinations(bastion.MaxDestinations, strings.Repeat("\x01", bastion.MaxDestinationName))),
+		"year 10000 in UTC":            withDocument(t, whole, attReport, "last_used_at", "9999-12-31T23:59:59-23:59"),
+		"receipt of the year 10000":    withDocument(t, whole, attReport, "receipt", receipt("ended_at", "9999-12-31T23:59:59-00:01")),
+		"year -1 in UTC":               withDocument(t, whole, attReport, "receipt", receipt("started_at", "0000-01-01T00:00:00+23:59")),
 	} {
-		_, err := decodeRecord(item{attRecord: &types.AttributeValueMemberM{Value: item{"id": text("id"), attribute: broken}}})
-		if err == nil {
-			t.Errorf("a broken %s was read", attribute)
+		if got := decodeLeaseItem(stored); !reflect.DeepEqual(got.Report, bastion.Report{}) || !reflect.DeepEqual(got.Lease, golden.Lease) {
+			t.Errorf("%s: decoded as\n%+v", name, got)
 		}
+	}
+	stored := withDocument(t, whole, attReport, "last_used_at", "2030-01-02T04:04:05+01:00")
+	if got, want := decodeLeaseItem(stored).Report.LastUsedAt, time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC); got != want {
+		t.Errorf("a time with an offset is decoded as %s, want %s", got, want)
+	}
+}
+
+// itemLimit is DynamoDB's limit for an item: the names and values of all
+// attributes, in bytes.
+// https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html
+const itemLimit = 400 << 10
+
+func itemSize(stored item) int {
+	size := 0
+	for name, value := range stored {
+		size += len(name)
+		switch v := value.(type) {
+		case *types.AttributeValueMemberS:
+			size += len(v.Value)
+		default:
+			size += 21 // the most that a number takes
+		}
+	}
+	return size
+}
+
+func TestLargestItemsFit(t *testing.T) {
+	const largest = 1<<63 - 1
+	at := time.Date(9999, 12, 31, 23, 59, 59, 999_999_999, time.UTC)
+	// A quote takes two bytes in JSON. The longest of the service's own sentences
+	// are far shorter.
+	long := func(n int) string { return strings.Repeat(`"`, n) }
+	key := bastion.Key("ssh-rsa " + strings.Repeat("A", 3000)) // of 16,384 bits
+	source := netip.MustParsePrefix("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff/128")
+	receipt := bastion.Receipt{
+		StartedAt: at, EndedAt: at, Connections: largest, Forwards: largest, Refusals: largest,
+		BytesIn: largest, BytesOut: largest, Unnamed: largest,
+	}
+	for range bastion.MaxDestinations {
+		receipt.Destinations = append(receipt.Destinations, bastion.Destination{
+			Name: long(bastion.MaxDestinationName), Forwards: largest, BytesIn: largest, BytesOut: largest,
+		})
+	}
+	hostKey := bastion.Key("ssh-ed25519 " + strings.Repeat("A", bastion.MaxHostKey-len("ssh-ed25519 ")))
+	reply := bastion.ConsoleReply{Number: largest, Code: bastion.Code(long(100)), Message: long(2000)}
+	failure := bastion.Failure{Code: bastion.FailureCode(long(100)), Message: long(2000)}
+
+	rec := goldenRecord()
+	rec.Owner, rec.Name, rec.Version = "jwt:"+long(1000), long(100), largest
+	rec.Intent.Generation, rec.Intent.Keys, rec.Intent.ConsoleReply = largest, []bastion.Key{key}, reply
+	rec.Intent.Reason = strings.Repeat(string(rune(utf8.MaxRune)), bastion.MaxReason)
+	rec.End = bastion.End{Reason: bastion.EndReason(long(100)), At: at, Failure: failure}
+	rec.Attempt.HostKey, rec.Attempt.Failure, rec.Attempt.TaskDefinition, rec.Attempt.Subnet = hostKey, failure, long(1000), long(100)
+	rec.Receipt, rec.LastNotice.Stage, rec.LastNotice.Source, rec.FinishedAt = receipt, long(100), source, at.AddDate(-1, 0, 0)
+	stored := recordItem(t, rec)
+	for n := range noncesKept {
+		stored[nonceAttribute(int64(n))] = text(strings.Repeat("0", 32))
+	}
+	checkSize(t, "record", stored)
+
+	lease := goldenLease()
+	lease.Lease.Owner, lease.Lease.Name, lease.Lease.Keys, lease.Lease.ConsoleReply = rec.Owner, rec.Name, rec.Intent.Keys, reply
+	// A function's environment holds 4 KB, and the destinations are in it.
+	lease.Lease.AllowedDestinations = slices.Repeat([]netip.Prefix{source}, 4096/len("::/0,"))
+	lease.Report.HostKey, lease.Report.Receipt = hostKey, receipt
+	stored = leaseItem(t, lease.Lease, lease.Report)
+	checkSize(t, "lease", stored)
+	if got := decodeLeaseItem(stored); !reflect.DeepEqual(got.Report, lease.Report) {
+		t.Error("the largest report is not accepted")
+	}
+}
+
+func checkSize(t *testing.T, name string, stored item) {
+	t.Helper()
+	size := itemSize(stored)
+	t.Logf("the largest %s takes %d KB", name, size>>10)
+	if size > itemLimit {
+		t.Errorf("the largest %s takes %d bytes, DynamoDB accepts %d", name, size, itemLimit)
 	}
 }
 
 func TestStampsSortAsTimesDo(t *testing.T) {
 	var stamps []string
 	for _, ns := range []int{0, 1, 10, 500_000_000, 999_999_999} {
-		stamps = append(stamps, toStamp(time.Date(2030, 1, 2, 3, 4, 5, ns, time.FixedZone("", 3600))))
+		stamps = append(stamps, toText(stamp(time.Date(2030, 1, 2, 3, 4, 5, ns, time.FixedZone("", 3600)))))
 	}
 	if !slices.IsSorted(stamps) {
-		t.Errorf("%q", stamps)
+		t.Errorf("not sorted: %q", stamps)
 	}
 	if want := "2030-01-02T02:04:05.000000000Z"; stamps[0] != want {
-		t.Errorf("%q, not %q: it must be UTC", stamps[0], want)
+		t.Errorf("%q, want %q in UTC", stamps[0], want)
 	}
 }
 
-// The names are in tables that exist already: none of them may change.
-func TestAttributeNames(t *testing.T) {
-	rec := filled[bastion.Record]()
-	rec.Version = writesKept // the first of the ring
-	open := rec
-	open.FinishedAt = time.Time{}
-	var all []string
-	for _, whole := range []item{recordStored(t, rec), recordStored(t, open), leaseStored(t, filled[bastion.Lease](), fullReport())} {
-		all = append(all, paths(whole, "")...)
-	}
-	slices.Sort(all)
-	got := strings.Join(slices.Compact(all), "\n") + "\n"
-	want, err := os.ReadFile("testdata/attributes.txt")
-	must(t, err)
-	if got != string(want) {
-		t.Errorf("the attributes are\n%s\nand testdata/attributes.txt says\n%s", got, want)
-	}
-}
-
-func paths(whole item, prefix string) []string {
-	var all []string
-	for name, value := range whole {
-		all = append(all, pathsOf(value, prefix+name)...)
-	}
-	return all
-}
-
-func pathsOf(value types.AttributeValue, path string) []string {
-	switch v := value.(type) {
-	case *types.AttributeValueMemberM:
-		return paths(v.Value, path+".")
-	case *types.AttributeValueMemberL:
-		return pathsOf(v.Value[0], path+"[]")
-	}
-	kind, _ := strings.CutPrefix(fmt.Sprintf("%T", value), "*types.AttributeValueMember")
-	return []string{path + " " + kind}
-}
-
-// The task's role names the attributes that its updates may name.
-func TestTaskAttributes(t *testing.T) {
-	for _, report := range []bastion.Report{{}, fullReport()} {
-		var api recordingTask
-		must(t, NewTaskLease(&api, "leases", "AROA", "task").Report(t.Context(), report))
-		for placeholder, name := range api.update.ExpressionAttributeNames {
-			nested := strings.Contains(aws.ToString(api.update.ConditionExpression), "."+placeholder)
-			if !nested && !slices.Contains(TaskAttributes, name) {
+// The task role names the attributes that a task's updates may name.
+func TestTaskUpdatesNameOnlyTaskAttributes(t *testing.T) {
+	for _, report := range []bastion.Report{{}, goldenLease().Report} {
+		update, err := NewTaskLease(nil, "leases", "AROA", "task").reportUpdate(report)
+		must(t, err)
+		for _, name := range slices.Concat(slices.Collect(maps.Values(update.ExpressionAttributeNames)), slices.Collect(maps.Keys(update.Key))) {
+			if !slices.Contains(TaskAttributes, name) {
 				t.Errorf("the update names %s, which is not one of %q", name, TaskAttributes)
 			}
 		}
-		for name := range api.update.Key {
-			if !slices.Contains(TaskAttributes, name) {
-				t.Errorf("the key has %s", name)
-			}
+		if update.ReturnValues != "" || update.ReturnValuesOnConditionCheckFailure != "" {
+			t.Errorf("the update requests attributes: %+v", update)
 		}
 	}
 }

@@ -1,13 +1,14 @@
 package awscloud
 
 import (
+	"bytes"
 	"context"
-	"encoding"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"net/netip"
+	"strconv"
 	"strings"
 	"time"
 
@@ -22,57 +23,64 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// How patient a client of DynamoDB is. The caller's context ends all of it
-// sooner.
+// Limits of a DynamoDB client. The caller's context can end a call earlier.
 const (
-	dynamoTimeout  = 5 * time.Second // of one try; DynamoDB answers in milliseconds
-	dynamoTries    = 30
-	dynamoMaxPause = time.Second
+	dynamoTimeout    = 5 * time.Second // of one attempt; DynamoDB usually responds within milliseconds
+	dynamoAttempts   = 30
+	dynamoMaxBackoff = time.Second
 )
 
-// NewDynamoDB makes a client that repeats what was throttled, lost or met a
-// transaction in progress, with jittered pauses, until it is done, the context
-// ends, or it was in vain thirty times. Options are applied last.
+// NewDynamoDB returns a client that retries throttled requests, lost responses
+// and transaction conflicts, with jitter, up to thirty times or until the context
+// ends. The options are applied last.
 func NewDynamoDB(cfg aws.Config, options ...func(*dynamodb.Options)) *dynamodb.Client {
-	ours := func(o *dynamodb.Options) {
+	defaults := func(o *dynamodb.Options) {
 		o.HTTPClient = awshttp.NewBuildableClient().WithTimeout(dynamoTimeout)
-		o.RetryMaxAttempts = 0 // the retryer's own
+		o.RetryMaxAttempts = 0 // the retryer has its own limit
 		o.Retryer = retry.NewAdaptiveMode(func(o *retry.AdaptiveModeOptions) {
 			o.StandardOptions = append(o.StandardOptions, func(o *retry.StandardOptions) {
-				o.MaxAttempts = dynamoTries
-				o.MaxBackoff = dynamoMaxPause
+				o.MaxAttempts = dynamoAttempts
+				o.MaxBackoff = dynamoMaxBackoff
 				o.BaseDelay = 25 * time.Millisecond
-				o.Retryables = append(o.Retryables, retry.IsErrorRetryableFunc(passing))
-				// Conflicts are no sign of an overload: they must not use up a
-				// budget that they share with everything else.
+				o.Retryables = append(o.Retryables, retry.IsErrorRetryableFunc(isConflict))
+				// Conflicts are not a sign of overload and must not use up the
+				// retry budget, which all calls share.
 				o.RateLimiter = ratelimit.None
 			})
 		})
 	}
-	return dynamodb.NewFromConfig(cfg, append([]func(*dynamodb.Options){ours}, options...)...)
+	all := append([]func(*dynamodb.Options){defaults}, options...)
+	return dynamodb.NewFromConfig(cfg, append(all, skipChecksumOverHTTP)...)
 }
 
-// passing says whether a refusal is about other requests in progress, so that
-// the same request may succeed a moment later.
-func passing(err error) aws.Ternary {
+// skipChecksumOverHTTP turns off the check of X-Amz-Crc32 for an emulator, which
+// is reached without TLS. DynamoDB Local sends no such header with an error, and
+// the SDK then logs a warning for every condition that fails. AWS always sends it.
+func skipChecksumOverHTTP(o *dynamodb.Options) {
+	o.DisableValidateResponseChecksum = strings.HasPrefix(aws.ToString(o.BaseEndpoint), "http://")
+}
+
+// isConflict reports whether a request was refused only because of other requests
+// in progress. The same request may succeed a moment later.
+func isConflict(err error) aws.Ternary {
 	var conflict *types.TransactionConflictException
 	if errors.As(err, &conflict) {
 		return aws.TrueTernary
 	}
-	for _, reason := range cancellation(err) {
+	for _, reason := range cancellationReasons(err) {
 		switch aws.ToString(reason.Code) {
 		case "TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded":
-			// Even beside a condition that failed: that one was judged while
-			// another transaction was half-way.
+			// Also if another action's condition failed: DynamoDB may have evaluated
+			// it in the middle of the other transaction.
 			return aws.TrueTernary
 		}
 	}
 	return aws.UnknownTernary
 }
 
-// cancellation is why a transaction was cancelled: one reason for each of its
-// actions, in order. It is empty for any other error.
-func cancellation(err error) []types.CancellationReason {
+// cancellationReasons returns why a transaction was cancelled: one reason for each
+// of its actions, in order. It returns nil for any other error.
+func cancellationReasons(err error) []types.CancellationReason {
 	var cancelled *types.TransactionCanceledException
 	if errors.As(err, &cancelled) {
 		return cancelled.CancellationReasons
@@ -80,14 +88,14 @@ func cancellation(err error) []types.CancellationReason {
 	return nil
 }
 
-// reasonNone and reasonCondition are codes of a cancellation.
+// Codes of a cancellation reason.
 const (
 	reasonNone      = "None"
 	reasonCondition = "ConditionalCheckFailed"
 )
 
-// conditionFailed reports whether the write was refused by its own condition, and
-// the item as it was then, if the write asked for it and there was one.
+// conditionFailed reports whether a write's own condition failed. It returns the
+// stored item if there was one and the write requested it.
 func conditionFailed(err error) (item map[string]types.AttributeValue, failed bool) {
 	var refused *types.ConditionalCheckFailedException
 	if errors.As(err, &refused) {
@@ -96,32 +104,34 @@ func conditionFailed(err error) (item map[string]types.AttributeValue, failed bo
 	return nil, false
 }
 
-// foreign takes the driver's types out of an error that no caller can act on. That
-// there is no time stays recognisable: a call that is throttled, after all repeats,
-// did not have its turn.
+// opaque hides the SDK's error types from callers, who cannot act on them. The
+// errors of a context and [bastion.ErrNoTime] stay recognisable. A call that is
+// still throttled after all retries becomes ErrNoTime.
 func opaque(err error) error {
 	for _, known := range []error{context.Canceled, context.DeadlineExceeded, bastion.ErrNoTime} {
 		if errors.Is(err, known) {
 			return fmt.Errorf("%v: %w", err, known)
 		}
 	}
-	if throttles.IsErrorThrottle(err).Bool() {
+	if throttling.IsErrorThrottle(err).Bool() {
 		return fmt.Errorf("%v: %w", err, bastion.ErrNoTime)
 	}
 	return errors.New(err.Error())
 }
 
-// newNonce makes the name of one write: it tells a write that took effect, and
-// whose answer was lost, from another's. It fits a ClientRequestToken.
+// newNonce returns a random name for one write. It distinguishes a write that took
+// effect although its response was lost from another caller's write. It is short
+// enough for a ClientRequestToken.
 func newNonce(rand io.Reader) (string, error) {
 	var b [16]byte
 	if _, err := io.ReadFull(rand, b[:]); err != nil {
-		return "", fmt.Errorf("name the write: %w", err)
+		return "", fmt.Errorf("make a nonce: %w", err)
 	}
 	return hex.EncodeToString(b[:]), nil
 }
 
-// item and values are how requests are written down.
+// Attributes.
+
 type (
 	item   = map[string]types.AttributeValue
 	values = map[string]types.AttributeValue
@@ -130,10 +140,10 @@ type (
 func text(s string) types.AttributeValue { return &types.AttributeValueMemberS{Value: s} }
 
 func number(n int64) types.AttributeValue {
-	return &types.AttributeValueMemberN{Value: fmt.Sprint(n)}
+	return &types.AttributeValueMemberN{Value: strconv.FormatInt(n, 10)}
 }
 
-// toText reads a string attribute; one that is missing is empty.
+// toText returns the value of a string attribute, or "" for anything else.
 func toText(v types.AttributeValue) string {
 	if s, ok := v.(*types.AttributeValueMemberS); ok {
 		return s.Value
@@ -141,210 +151,127 @@ func toText(v types.AttributeValue) string {
 	return ""
 }
 
-// edit builds an update expression. All attributes go by a placeholder, because
-// many plain words are reserved in expressions.
+// toNumber returns the value of a number attribute; 0 if the attribute is missing.
+func toNumber(v types.AttributeValue) (int64, error) {
+	if v == nil {
+		return 0, nil
+	}
+	n, ok := v.(*types.AttributeValueMemberN)
+	if !ok {
+		return 0, fmt.Errorf("attribute is a %T, not a number", v)
+	}
+	return strconv.ParseInt(n.Value, 10, 64)
+}
+
+// toDocument encodes a value of the domain as a string attribute that holds JSON.
+// Characters that matter in HTML only are not escaped, because an item has a limit
+// of 400 KB.
+func toDocument(v any) (types.AttributeValue, error) {
+	var buf bytes.Buffer
+	enc := json.NewEncoder(&buf)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		return nil, err
+	}
+	return text(strings.TrimSuffix(buf.String(), "\n")), nil
+}
+
+// fromDocument decodes a document into a value of the domain. It ignores unknown
+// fields, so that two versions of the service can share a table during a deploy.
+// After an error, the value may be partly filled and must not be used.
+func fromDocument(stored types.AttributeValue, into any) error {
+	s, ok := stored.(*types.AttributeValueMemberS)
+	if !ok {
+		return fmt.Errorf("document is a %T, not a string", stored)
+	}
+	return json.Unmarshal([]byte(s.Value), into)
+}
+
+// stampLayout has a fixed width, so that stamps sort in the order of their times.
+// RFC 3339 with nanoseconds drops trailing zeros and does not.
+const stampLayout = "2006-01-02T15:04:05.000000000Z"
+
+func stamp(t time.Time) types.AttributeValue { return text(t.UTC().Format(stampLayout)) }
+
+// ttl is a time as DynamoDB's TTL requires it: a number of whole seconds.
+func ttl(t time.Time) types.AttributeValue { return number(t.Unix()) }
+
+// edit builds an update expression. It uses a placeholder for every attribute,
+// because many plain words are reserved in expressions.
 type edit struct {
 	sets, removes []string
 	names         map[string]string
 	values        values
 }
 
+func newEdit() *edit { return &edit{names: map[string]string{}, values: values{}} }
+
+// use declares placeholders of attributes for a condition.
+func (e *edit) use(attributes ...string) {
+	for _, attribute := range attributes {
+		e.names["#"+attribute] = attribute
+	}
+}
+
 func (e *edit) set(attribute string, value types.AttributeValue) {
-	e.names["#"+attribute] = attribute
+	e.use(attribute)
 	e.values[":"+attribute] = value
 	e.sets = append(e.sets, "#"+attribute+" = :"+attribute)
 }
 
+// setIfMissing sets an attribute unless the item has it.
+func (e *edit) setIfMissing(attribute string, value types.AttributeValue) {
+	e.use(attribute)
+	e.values[":"+attribute] = value
+	e.sets = append(e.sets, "#"+attribute+" = if_not_exists(#"+attribute+", :"+attribute+")")
+}
+
 func (e *edit) remove(attributes ...string) {
+	e.use(attributes...)
 	for _, attribute := range attributes {
-		e.names["#"+attribute] = attribute
 		e.removes = append(e.removes, "#"+attribute)
 	}
 }
 
-func (e *edit) expression() string {
-	s := "SET " + strings.Join(e.sets, ", ")
+// update returns the request. If its condition fails, the error has the stored item.
+func (e *edit) update(table string, key item, condition string) *dynamodb.UpdateItemInput {
+	expression := "SET " + strings.Join(e.sets, ", ")
 	if len(e.removes) > 0 {
-		s += " REMOVE " + strings.Join(e.removes, ", ")
+		expression += " REMOVE " + strings.Join(e.removes, ", ")
 	}
-	return s
-}
-
-// What the items of both tables have in common. The types of items are not the
-// domain's: a name in the domain may change, one in a table may not. Attributes
-// that are not known are ignored, ones that are missing are zero, so that an
-// older and a newer version of the service can share a table while one replaces
-// the other.
-
-// stampLayout has a fixed width, so that the text sorts as the time does.
-const stampLayout = "2006-01-02T15:04:05.000000000Z"
-
-func toStamp(t time.Time) string {
-	if t.IsZero() {
-		return ""
-	}
-	return t.UTC().Format(stampLayout)
-}
-
-// toTTL is a time as DynamoDB's TTL wants it: whole seconds since 1970.
-func toTTL(t time.Time) int64 { return t.Unix() }
-
-func toPrefix(p netip.Prefix) string {
-	if !p.IsValid() {
-		return ""
-	}
-	return p.String()
-}
-
-func toTexts[T fmt.Stringer](all []T) []string {
-	var texts []string
-	for _, one := range all {
-		texts = append(texts, one.String())
-	}
-	return texts
-}
-
-// decoder reads attributes that are texts, and keeps the first error.
-type decoder struct{ err error }
-
-func (d *decoder) time(attribute, s string) time.Time {
-	if s == "" {
-		return time.Time{}
-	}
-	t, err := time.Parse(stampLayout, s)
-	if err != nil {
-		d.fail(attribute, err)
-	}
-	return t
-}
-
-func (d *decoder) prefix(attribute, s string) netip.Prefix {
-	return parsed[netip.Prefix](d, attribute, s)
-}
-
-// parsed reads a text that its type can read; an empty one is zero.
-func parsed[T any, P interface {
-	*T
-	encoding.TextUnmarshaler
-}](d *decoder, attribute, s string) T {
-	var value T
-	if s == "" {
-		return value
-	}
-	if err := P(&value).UnmarshalText([]byte(s)); err != nil {
-		d.fail(attribute, err)
-	}
-	return value
-}
-
-func parsedAll[T any, P interface {
-	*T
-	encoding.TextUnmarshaler
-}](d *decoder, attribute string, texts []string) []T {
-	var all []T
-	for _, s := range texts {
-		all = append(all, parsed[T, P](d, attribute, s))
-	}
-	return all
-}
-
-func (d *decoder) fail(attribute string, err error) {
-	if d.err == nil {
-		d.err = fmt.Errorf("attribute %s: %w", attribute, err)
+	return &dynamodb.UpdateItemInput{
+		TableName: &table, Key: key, UpdateExpression: &expression, ConditionExpression: &condition,
+		ExpressionAttributeNames: e.names, ExpressionAttributeValues: e.values,
+		ReturnValuesOnConditionCheckFailure: types.ReturnValuesOnConditionCheckFailureAllOld,
 	}
 }
 
-// converted copies a slice of one string type to another.
-func converted[To, From ~string](all []From) []To {
-	var out []To
-	for _, one := range all {
-		out = append(out, To(one))
-	}
-	return out
-}
-
-type answerItem struct {
-	Number  int    `dynamodbav:"number,omitempty"`
-	Code    string `dynamodbav:"code,omitempty"`
-	Message string `dynamodbav:"message,omitempty"`
-}
-
-func toAnswerItem(a bastion.ConsoleReply) answerItem {
-	return answerItem{Number: a.Number, Code: string(a.Code), Message: a.Message}
-}
-
-func (a answerItem) answer() bastion.ConsoleReply {
-	return bastion.ConsoleReply{Number: a.Number, Code: bastion.Code(a.Code), Message: a.Message}
-}
-
-type receiptItem struct {
-	StartedAt    string            `dynamodbav:"started_at,omitempty"`
-	EndedAt      string            `dynamodbav:"ended_at,omitempty"`
-	Connections  int               `dynamodbav:"connections,omitempty"`
-	Forwards     int               `dynamodbav:"forwards,omitempty"`
-	Refusals     int               `dynamodbav:"refusals,omitempty"`
-	BytesIn      int64             `dynamodbav:"bytes_in,omitempty"`
-	BytesOut     int64             `dynamodbav:"bytes_out,omitempty"`
-	Destinations []destinationItem `dynamodbav:"destinations,omitempty"`
-	Unnamed      int               `dynamodbav:"unnamed,omitempty"`
-}
-
-type destinationItem struct {
-	Name     string `dynamodbav:"name,omitempty"`
-	Forwards int    `dynamodbav:"forwards,omitempty"`
-	BytesIn  int64  `dynamodbav:"bytes_in,omitempty"`
-	BytesOut int64  `dynamodbav:"bytes_out,omitempty"`
-}
-
-func toReceiptItem(r bastion.Receipt) receiptItem {
-	it := receiptItem{
-		StartedAt: toStamp(r.StartedAt), EndedAt: toStamp(r.EndedAt),
-		Connections: r.Connections, Forwards: r.Forwards, Refusals: r.Refusals,
-		BytesIn: r.BytesIn, BytesOut: r.BytesOut, Unnamed: r.Unnamed,
-	}
-	for _, d := range r.Destinations {
-		it.Destinations = append(it.Destinations, destinationItem(d))
-	}
-	return it
-}
-
-func (it receiptItem) receipt(d *decoder) bastion.Receipt {
-	r := bastion.Receipt{
-		StartedAt: d.time("started_at", it.StartedAt), EndedAt: d.time("ended_at", it.EndedAt),
-		Connections: it.Connections, Forwards: it.Forwards, Refusals: it.Refusals,
-		BytesIn: it.BytesIn, BytesOut: it.BytesOut, Unnamed: it.Unnamed,
-	}
-	for _, one := range it.Destinations {
-		r.Destinations = append(r.Destinations, bastion.Destination(one))
-	}
-	return r
-}
-
-// The attributes that the tables' keys and indexes are made of, and the TTL's.
-// template.yaml makes the real tables and must say the same.
+// The attributes of keys, indexes and the TTL. template.yaml creates the real
+// tables and must use the same names.
 const (
 	keyPartition = "pk"
 	keySort      = "sk"
 
-	// The index of what must be looked at: sparse, sharded by id.
+	// The index of records that are due. It is sparse and sharded by id.
 	indexDue    = "due"
 	attDueShard = "due_shard"
 	attDueAt    = "due_at"
 
-	// The index of what is not finished: sparse. It is written only when a
-	// bastion is created and when it is finished, so one partition will do.
+	// The index of records that are not finished. It is sparse. An entry is written
+	// only when a bastion is created and when it is finished, so one partition is
+	// enough.
 	indexUnfinished = "unfinished"
 	attUnfinished   = "unfinished"
 	attCreatedAt    = "created_at"
 
-	// The key of the table of leases.
+	// The key of the lease table.
 	keyTask = "task"
 
-	// Of both tables, a number of seconds.
+	// The TTL attribute of every table.
 	attExpiresAt = "expires_at"
 )
 
-// RecordsSchema is the table of records, but for its name.
+// RecordsSchema returns the schema of the record table, without its name.
 func RecordsSchema() dynamodb.CreateTableInput {
 	return dynamodb.CreateTableInput{
 		BillingMode:          types.BillingModePayPerRequest,
@@ -357,7 +284,7 @@ func RecordsSchema() dynamodb.CreateTableInput {
 	}
 }
 
-// LeasesSchema is the table of leases, but for its name.
+// LeasesSchema returns the schema of the lease table, without its name.
 func LeasesSchema() dynamodb.CreateTableInput {
 	return dynamodb.CreateTableInput{
 		BillingMode:          types.BillingModePayPerRequest,
@@ -377,7 +304,7 @@ func texts(names ...string) []types.AttributeDefinition {
 	return all
 }
 
-// keys is a key of a partition, and of what sorts in it if there is a second.
+// keys returns a key of a partition attribute and, if there are two, a sort attribute.
 func keys(names ...string) []types.KeySchemaElement {
 	kinds := []types.KeyType{types.KeyTypeHash, types.KeyTypeRange}
 	var all []types.KeySchemaElement
@@ -400,8 +327,8 @@ type TableAPI interface {
 	UpdateTimeToLive(context.Context, *dynamodb.UpdateTimeToLiveInput, ...func(*dynamodb.Options)) (*dynamodb.UpdateTimeToLiveOutput, error)
 }
 
-// Create makes both tables where no template does, with the credentials, region
-// and end point of the environment.
+// Create creates both tables in an emulator, with the credentials, region and
+// endpoint of the environment.
 func (t Tables) Create(ctx context.Context) error {
 	cfg, err := config.LoadDefaultConfig(ctx)
 	if err != nil {
@@ -414,7 +341,7 @@ func (t Tables) Create(ctx context.Context) error {
 	return CreateTable(ctx, api, t.Leases, LeasesSchema())
 }
 
-// CreateTable makes a table where no template does: in an emulator.
+// CreateTable creates a table in an emulator. On AWS, template.yaml does.
 func CreateTable(ctx context.Context, api TableAPI, name string, schema dynamodb.CreateTableInput) error {
 	schema.TableName = &name
 	if _, err := api.CreateTable(ctx, &schema); err != nil {

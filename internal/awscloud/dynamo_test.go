@@ -106,7 +106,7 @@ func TestCreateAnswers(t *testing.T) {
 }
 
 // An action that was not judged may have had the better reason than one behind it.
-func TestCreateVerdicts(t *testing.T) {
+func TestCreateErrors(t *testing.T) {
 	const none, failed, conflict = "None", "ConditionalCheckFailed", "TransactionConflict"
 	for _, c := range []struct {
 		codes []string
@@ -125,7 +125,7 @@ func TestCreateVerdicts(t *testing.T) {
 		for _, code := range c.codes {
 			reasons = append(reasons, types.CancellationReason{Code: &code})
 		}
-		if got := createVerdict(reasons); got != c.want {
+		if got := createError(reasons); got != c.want {
 			t.Errorf("%q: %v, not %v", c.codes, got, c.want)
 		}
 	}
@@ -187,7 +187,7 @@ func TestRepeatsEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := &answering{answers: []string{cancelled("TransactionConflict")}}
 		err := NewStore(a.client(), "records", time.Hour, rand.Reader).Create(t.Context(), openRecord(), bastion.Quota{PerOwner: 1, Total: 1})
-		if err == nil || len(a.bodies) != dynamoTries {
+		if err == nil || len(a.bodies) != dynamoAttempts {
 			t.Errorf("%v after %d tries", err, len(a.bodies))
 		}
 	})
@@ -289,17 +289,6 @@ func (f failing) TransactWriteItems(context.Context, *dynamodb.TransactWriteItem
 	return nil, f.err
 }
 
-// recordingTask takes a task's update.
-type recordingTask struct {
-	failing
-	update *dynamodb.UpdateItemInput
-}
-
-func (r *recordingTask) UpdateItem(_ context.Context, in *dynamodb.UpdateItemInput, _ ...func(*dynamodb.Options)) (*dynamodb.UpdateItemOutput, error) {
-	r.update = in
-	return &dynamodb.UpdateItemOutput{}, nil
-}
-
 // repeating is DynamoDB as the second try of a write sees it, when the answer to
 // the first was lost and no token helps: the condition fails, on an item that
 // meanwhile has made of the first.
@@ -309,7 +298,7 @@ type repeating struct {
 }
 
 func (r repeating) UpdateItem(_ context.Context, in *dynamodb.UpdateItemInput, _ ...func(*dynamodb.Options)) (*dynamodb.UpdateItemOutput, error) {
-	first := stored(in.Key, in.ExpressionAttributeNames, in.ExpressionAttributeValues)
+	first := itemAfter(nil, in)
 	return nil, &types.ConditionalCheckFailedException{Item: r.meanwhile(first)}
 }
 
@@ -321,7 +310,7 @@ func (r repeating) TransactWriteItems(_ context.Context, in *dynamodb.TransactWr
 	for _, action := range in.TransactItems {
 		reason := types.CancellationReason{Code: aws.String(reasonNone)}
 		if u := action.Update; u != nil && u.ReturnValuesOnConditionCheckFailure != "" {
-			first := stored(u.Key, u.ExpressionAttributeNames, u.ExpressionAttributeValues)
+			first := itemAfter(nil, &dynamodb.UpdateItemInput{Key: u.Key, UpdateExpression: u.UpdateExpression, ExpressionAttributeValues: u.ExpressionAttributeValues})
 			reason = types.CancellationReason{Code: aws.String(reasonCondition), Item: r.meanwhile(first)}
 		} else if action.Put != nil && action.Put.ConditionExpression != nil {
 			reason.Code = aws.String(reasonCondition)

@@ -2,10 +2,8 @@ package awscloud
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"strconv"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -102,7 +100,9 @@ func (i *Items) Write(ctx context.Context, key string, prev int64, value []byte,
 }
 
 func (i *Items) update(key string, prev int64, value []byte, expires time.Time, nonce string) *dynamodb.UpdateItemInput {
-	e := edit{names: map[string]string{"#expires_at": attExpiresAt}, values: values{":now": number(i.now().Unix())}}
+	e := newEdit()
+	e.use(attExpiresAt)
+	e.values[":now"] = number(i.now().Unix())
 	e.set(attValue, &types.AttributeValueMemberB{Value: append([]byte{}, value...)}) // nil would not be sent
 	e.set(attVersion, number(prev+1))
 	e.set(nonceAttribute(prev+1), text(nonce))
@@ -114,14 +114,9 @@ func (i *Items) update(key string, prev int64, value []byte, expires time.Time, 
 	if expires.IsZero() {
 		e.remove(attExpiresAt)
 	} else {
-		e.set(attExpiresAt, number(toTTL(expires.Add(time.Second-1)))) // not before its time
+		e.set(attExpiresAt, ttl(expires.Add(time.Second-1))) // not before its time
 	}
-	return &dynamodb.UpdateItemInput{
-		TableName: &i.table, Key: i.key(key),
-		UpdateExpression: aws.String(e.expression()), ConditionExpression: &condition,
-		ExpressionAttributeNames: e.names, ExpressionAttributeValues: e.values,
-		ReturnValuesOnConditionCheckFailure: types.ReturnValuesOnConditionCheckFailureAllOld,
-	}
+	return e.update(i.table, i.key(key), condition)
 }
 
 // Delete removes the value; one that is not there is fine.
@@ -130,16 +125,4 @@ func (i *Items) Delete(ctx context.Context, key string) error {
 		return fmt.Errorf("delete an item of %s: %w", i.table, opaque(err))
 	}
 	return nil
-}
-
-// toNumber reads a number; one that is missing is 0.
-func toNumber(v types.AttributeValue) (int64, error) {
-	if v == nil {
-		return 0, nil
-	}
-	n, ok := v.(*types.AttributeValueMemberN)
-	if !ok {
-		return 0, errors.New("an attribute is no number")
-	}
-	return strconv.ParseInt(n.Value, 10, 64)
 }

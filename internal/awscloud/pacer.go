@@ -78,7 +78,7 @@ func (p *Pacer) addTo(stack *middleware.Stack) error {
 			return out, metadata, err
 		}
 		out, metadata, err = next.HandleFinalize(ctx, in)
-		if throttles.IsErrorThrottle(err).Bool() {
+		if throttling.IsErrorThrottle(err).Bool() {
 			p.refused(action)
 			if p.failWhenThrottled {
 				err = fmt.Errorf("%s was throttled: %w", action, bastion.ErrNoTime)
@@ -88,7 +88,7 @@ func (p *Pacer) addTo(stack *middleware.Stack) error {
 	}), (*retry.Attempt)(nil).ID(), middleware.After)
 }
 
-var throttles = retry.IsErrorThrottles(retry.DefaultThrottles)
+var throttling = retry.IsErrorThrottles(retry.DefaultThrottles)
 
 // Rate is how often AWS lets an account make a call in one region: Burst at once
 // out of a full bucket, which fills again by PerSecond.

@@ -99,7 +99,7 @@ func (r dynamo) allowedLeases(t *testing.T) cloudtest.LeasesHarness {
 		Start: func(t *testing.T) (string, bastion.TaskLease) {
 			n++
 			taskID := fmt.Sprintf("%032x", n)
-			client := r.as(t, granted(t)["TaskRole"], leaseOf(roleID, taskID), table, "LeasesTable")
+			client := r.as(t, granted(t)["TaskRole"], leaseKey(roleID, taskID), table, "LeasesTable")
 			return taskID, NewTaskLease(client, table, roleID, taskID)
 		},
 	}

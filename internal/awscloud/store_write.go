@@ -5,48 +5,49 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
-	"net/netip"
+	"maps"
 	"strconv"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/feature/dynamodb/attributevalue"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// A write whose answer is lost is sent again, and then meets its own effect: the
-// version has moved, the name is taken, and without more knowledge that looks
-// like another's. So each write has a name of its own, the nonce, which stays in
-// the record while the next few are written: a refused write that finds its name
-// there has taken effect. Transactions carry it as their ClientRequestToken, too.
+// If the response to a write is lost, the SDK sends the write again. Its condition
+// then fails on the write's own effect, which looks like another caller's write:
+// the version has moved, the name is in use. Therefore each write has a nonce that
+// stays in the record for the next few writes. If a refused write finds its own
+// nonce, it has taken effect. A transaction also uses the nonce as its
+// ClientRequestToken.
 
-// writesKept is how many writes' names a record holds. A write that was repeated
-// while that many others came in between would be taken for a stranger's.
-const writesKept = 8
+// noncesKept is how many nonces a record holds. If a write is retried after that
+// many other writes, it is taken for a conflict.
+const noncesKept = 8
 
-func nonceAttribute(version int64) string { return fmt.Sprintf("write_%d", version%writesKept) }
+func nonceAttribute(version int64) string { return fmt.Sprintf("write_%d", version%noncesKept) }
 
-// tookEffect reports whether the write of that version and name is in the stored
-// record or in its recent past.
+// tookEffect reports whether the stored record is the result of the write of that
+// version and nonce, or of at most a few writes after it.
 func tookEffect(stored item, version int64, nonce string) bool {
 	return toText(stored[nonceAttribute(version)]) == nonce
 }
 
-// Create writes the record and what it takes, in one transaction.
+// Create writes the record, its name, its counts and its list entry in one
+// transaction.
 func (s *Store) Create(ctx context.Context, rec bastion.Record, quota bastion.Quota) error {
 	if err := s.create(ctx, rec, quota); err != nil {
-		return fmt.Errorf("create %s, %q of %s: %w", rec.ID, rec.Name, rec.Owner, err)
+		return fmt.Errorf("create record %s, %q of %s: %w", rec.ID, rec.Name, rec.Owner, err)
 	}
 	return nil
 }
 
-// createVerdicts is what a failed condition of each action means. The order of the
-// actions is the order in which they are judged.
-var createVerdicts = []error{bastion.ErrNameTaken, bastion.ErrQuotaOwner, bastion.ErrQuotaTotal, bastion.ErrConflict}
+// createErrors are what a failed condition of each action means. DynamoDB
+// evaluates the actions in this order.
+var createErrors = []error{bastion.ErrNameTaken, bastion.ErrQuotaOwner, bastion.ErrQuotaTotal, bastion.ErrConflict}
 
-// createRecord is the place of the record among the actions.
+// createRecord is the position of the record among the actions.
 const createRecord = 3
 
 func (s *Store) create(ctx context.Context, rec bastion.Record, quota bastion.Quota) error {
@@ -58,44 +59,45 @@ func (s *Store) create(ctx context.Context, rec bastion.Record, quota bastion.Qu
 	if err != nil {
 		return err
 	}
-	record, err := s.update(rec, nonce, "attribute_not_exists("+keyPartition+")", nil)
+	const absent = "attribute_not_exists(" + keyPartition + ")"
+	record, err := s.recordUpdate(rec, nonce, absent, nil)
 	if err != nil {
 		return err
 	}
-	pointer := nameKey(rec.Owner, rec.Name)
-	pointer[attID] = text(rec.ID)
-	absent := aws.String("attribute_not_exists(" + keyPartition + ")")
+	name := nameKey(rec.Owner, rec.Name)
+	name[attID] = text(rec.ID)
 	_, err = s.api.TransactWriteItems(ctx, &dynamodb.TransactWriteItemsInput{
 		ClientRequestToken: &nonce,
 		TransactItems: []types.TransactWriteItem{
-			{Put: &types.Put{TableName: &s.table, Item: pointer, ConditionExpression: absent}},
-			{Update: s.countOne(ownerPartition(rec.Owner), quota.PerOwner)},
-			{Update: s.countOne(partTotal, quota.Total)},
-			{Update: record},
+			{Put: &types.Put{TableName: &s.table, Item: name, ConditionExpression: aws.String(absent)}},
+			{Update: s.increment(ownerPartition(rec.Owner), quota.PerOwner)},
+			{Update: s.increment(partTotal, quota.Total)},
+			{Update: asAction(record)},
 			{Put: &types.Put{TableName: &s.table, Item: listKey(rec.Owner, rec.ID)}},
 		},
 	})
-	reasons := cancellation(err)
+	reasons := cancellationReasons(err)
 	switch {
 	case err == nil:
 		return nil
 	case len(reasons) > createRecord && tookEffect(reasons[createRecord].Item, rec.Version, nonce):
 		return nil
 	}
-	if verdict := createVerdict(reasons); verdict != nil {
-		return verdict
+	if known := createError(reasons); known != nil {
+		return known
 	}
 	return opaque(err)
 }
 
-// createVerdict answers the first action's refusal. Behind an action that ended
-// in something else nothing is judged: it may have had the better reason.
-func createVerdict(reasons []types.CancellationReason) error {
-	for i, verdict := range createVerdicts[:min(len(reasons), len(createVerdicts))] {
+// createError returns the error of the first action whose condition failed. It
+// returns nil if an earlier action failed for any other reason, because DynamoDB
+// may not have evaluated that action's condition.
+func createError(reasons []types.CancellationReason) error {
+	for i, known := range createErrors[:min(len(reasons), len(createErrors))] {
 		switch aws.ToString(reasons[i].Code) {
 		case reasonNone:
 		case reasonCondition:
-			return verdict
+			return known
 		default:
 			return nil
 		}
@@ -103,8 +105,9 @@ func createVerdict(reasons []types.CancellationReason) error {
 	return nil
 }
 
-// countOne counts one more open bastion, below the quota.
-func (s *Store) countOne(partition string, quota int) *types.Update {
+// increment counts one more open bastion, on condition that the count is below the
+// quota.
+func (s *Store) increment(partition string, quota int) *types.Update {
 	condition := "#open < :quota"
 	if quota > 0 {
 		condition = "attribute_not_exists(#open) OR " + condition
@@ -119,9 +122,9 @@ func (s *Store) countOne(partition string, quota int) *types.Update {
 	}
 }
 
-// uncountOne has no condition: the record's, in the same transaction, says that
-// it was counted.
-func (s *Store) uncountOne(partition string) *types.Update {
+// decrement counts one open bastion less. It needs no condition of its own: the
+// condition on the record, in the same transaction, ensures that it was counted.
+func (s *Store) decrement(partition string) *types.Update {
 	return &types.Update{
 		TableName:                 &s.table,
 		Key:                       at(partition, sortCount),
@@ -131,27 +134,28 @@ func (s *Store) uncountOne(partition string) *types.Update {
 	}
 }
 
-// Replace writes the record, and frees what it gives up in the same transaction.
+// Replace writes the record. In the same transaction, it removes the name, counts
+// and list entry that the new version no longer needs.
 func (s *Store) Replace(ctx context.Context, prev, next bastion.Record) error {
 	if err := s.replace(ctx, prev, next); err != nil {
-		return fmt.Errorf("replace version %d of %s: %w", prev.Version, prev.ID, err)
+		return fmt.Errorf("replace version %d of record %s: %w", prev.Version, prev.ID, err)
 	}
 	return nil
 }
 
 func (s *Store) replace(ctx context.Context, prev, next bastion.Record) error {
-	if err := succeeds(prev, next); err != nil {
+	if err := checkSuccessor(prev, next); err != nil {
 		return err
 	}
 	nonce, err := newNonce(s.rand)
 	if err != nil {
 		return err
 	}
-	record, err := s.update(next, nonce, "#"+attVersion+" = :prev", values{":prev": number(prev.Version)})
+	record, err := s.recordUpdate(next, nonce, "#"+attVersion+" = :prev", values{":prev": number(prev.Version)})
 	if err != nil {
 		return err
 	}
-	stored, refused, err := s.send(ctx, record, s.freed(prev, next), nonce)
+	stored, refused, err := s.send(ctx, record, s.releases(prev, next), nonce)
 	switch {
 	case !refused:
 		return err
@@ -161,8 +165,8 @@ func (s *Store) replace(ctx context.Context, prev, next bastion.Record) error {
 	return bastion.ErrConflict
 }
 
-// succeeds reports what keeps next from ever being the successor of prev.
-func succeeds(prev, next bastion.Record) error {
+// checkSuccessor returns an error if next cannot follow prev, whatever is stored.
+func checkSuccessor(prev, next bastion.Record) error {
 	switch {
 	case next.Version != prev.Version+1:
 		return fmt.Errorf("the next version is %d", next.Version)
@@ -171,19 +175,19 @@ func succeeds(prev, next bastion.Record) error {
 	case next.Intent.Open && !prev.Intent.Open:
 		return errors.New("a closed record cannot be opened")
 	case next.FinishedAt.IsZero() && !prev.FinishedAt.IsZero():
-		return errors.New("a finished record cannot be unfinished")
+		return errors.New("a finished record cannot become unfinished")
 	}
 	return nil
 }
 
-// freed is what goes with the change, beside the record.
-func (s *Store) freed(prev, next bastion.Record) []types.TransactWriteItem {
+// releases returns the actions that belong to a change, besides the record's.
+func (s *Store) releases(prev, next bastion.Record) []types.TransactWriteItem {
 	var actions []types.TransactWriteItem
 	if prev.Intent.Open && !next.Intent.Open {
 		actions = append(actions,
 			types.TransactWriteItem{Delete: &types.Delete{TableName: &s.table, Key: nameKey(next.Owner, next.Name)}},
-			types.TransactWriteItem{Update: s.uncountOne(ownerPartition(next.Owner))},
-			types.TransactWriteItem{Update: s.uncountOne(partTotal)})
+			types.TransactWriteItem{Update: s.decrement(ownerPartition(next.Owner))},
+			types.TransactWriteItem{Update: s.decrement(partTotal)})
 	}
 	if prev.FinishedAt.IsZero() && !next.FinishedAt.IsZero() {
 		actions = append(actions,
@@ -192,24 +196,20 @@ func (s *Store) freed(prev, next bastion.Record) []types.TransactWriteItem {
 	return actions
 }
 
-// send writes the record, in a transaction if there is more to it. refused: its
-// condition failed, and stored is the item that it met, if any.
-func (s *Store) send(ctx context.Context, record *types.Update, more []types.TransactWriteItem, nonce string) (stored item, refused bool, err error) {
+// send writes the record, in a transaction if there are more actions. If the
+// record's condition failed, refused is true and stored is the item, if there is
+// one.
+func (s *Store) send(ctx context.Context, record *dynamodb.UpdateItemInput, more []types.TransactWriteItem, nonce string) (stored item, refused bool, err error) {
 	if len(more) == 0 {
-		_, err = s.api.UpdateItem(ctx, &dynamodb.UpdateItemInput{
-			TableName: record.TableName, Key: record.Key,
-			UpdateExpression: record.UpdateExpression, ConditionExpression: record.ConditionExpression,
-			ExpressionAttributeNames: record.ExpressionAttributeNames, ExpressionAttributeValues: record.ExpressionAttributeValues,
-			ReturnValuesOnConditionCheckFailure: record.ReturnValuesOnConditionCheckFailure,
-		})
+		_, err = s.api.UpdateItem(ctx, record)
 		stored, refused = conditionFailed(err)
 	} else {
 		_, err = s.api.TransactWriteItems(ctx, &dynamodb.TransactWriteItemsInput{
 			ClientRequestToken: &nonce,
-			TransactItems:      append([]types.TransactWriteItem{{Update: record}}, more...),
+			TransactItems:      append([]types.TransactWriteItem{{Update: asAction(record)}}, more...),
 		})
-		// The record's is the only condition there is.
-		if reasons := cancellation(err); len(reasons) > 0 && aws.ToString(reasons[0].Code) == reasonCondition {
+		// No other action has a condition.
+		if reasons := cancellationReasons(err); len(reasons) > 0 && aws.ToString(reasons[0].Code) == reasonCondition {
 			stored, refused = reasons[0].Item, true
 		}
 	}
@@ -219,244 +219,66 @@ func (s *Store) send(ctx context.Context, record *types.Update, more []types.Tra
 	return stored, refused, err
 }
 
-// update writes every attribute of a record's item but the names of other writes.
-func (s *Store) update(rec bastion.Record, nonce, condition string, conditionValues values) (*types.Update, error) {
-	record, err := attributevalue.Marshal(toRecordItem(rec))
-	if err != nil {
-		return nil, fmt.Errorf("encode the record: %w", opaque(err))
-	}
-	e := edit{names: map[string]string{}, values: values{}}
-	e.set(attRecord, record)
-	e.set(attVersion, number(rec.Version))
-	e.set(nonceAttribute(rec.Version), text(nonce))
-	s.index(&e, rec)
-	for name, value := range conditionValues {
-		e.values[name] = value
-	}
+// asAction returns the update as an action of a transaction.
+func asAction(u *dynamodb.UpdateItemInput) *types.Update {
 	return &types.Update{
-		TableName: &s.table, Key: recordKey(rec.ID),
-		UpdateExpression: aws.String(e.expression()), ConditionExpression: &condition,
-		ExpressionAttributeNames: e.names, ExpressionAttributeValues: e.values,
-		ReturnValuesOnConditionCheckFailure: types.ReturnValuesOnConditionCheckFailureAllOld,
-	}, nil
+		TableName: u.TableName, Key: u.Key,
+		UpdateExpression: u.UpdateExpression, ConditionExpression: u.ConditionExpression,
+		ExpressionAttributeNames: u.ExpressionAttributeNames, ExpressionAttributeValues: u.ExpressionAttributeValues,
+		ReturnValuesOnConditionCheckFailure: u.ReturnValuesOnConditionCheckFailure,
+	}
 }
 
-// index writes what the sparse indexes and the TTL look at.
-func (s *Store) index(e *edit, rec bastion.Record) {
+// recordUpdate returns the update that writes all attributes of a record's item
+// except the nonces of other writes.
+func (s *Store) recordUpdate(rec bastion.Record, nonce, condition string, conditionValues values) (*dynamodb.UpdateItemInput, error) {
+	document, err := toDocument(rec)
+	if err != nil {
+		return nil, fmt.Errorf("encode the record: %w", err)
+	}
+	e := newEdit()
+	e.set(attRecord, document)
+	e.set(attVersion, number(rec.Version))
+	e.set(nonceAttribute(rec.Version), text(nonce))
 	if rec.DueAt.IsZero() {
 		e.remove(attDueShard, attDueAt)
 	} else {
 		e.set(attDueShard, text(dueShard(rec.ID)))
-		e.set(attDueAt, text(toStamp(rec.DueAt)))
+		e.set(attDueAt, stamp(rec.DueAt))
 	}
 	if rec.FinishedAt.IsZero() {
 		e.set(attUnfinished, text("yes"))
-		e.set(attCreatedAt, text(rec.CreatedAt.UTC().Format(stampLayout)))
+		e.set(attCreatedAt, stamp(rec.CreatedAt))
 		e.remove(attExpiresAt)
 	} else {
 		e.remove(attUnfinished, attCreatedAt)
-		e.set(attExpiresAt, number(toTTL(rec.FinishedAt.Add(s.history))))
+		e.set(attExpiresAt, ttl(rec.FinishedAt.Add(s.history)))
 	}
+	maps.Copy(e.values, conditionValues)
+	return e.update(s.table, recordKey(rec.ID), condition), nil
 }
 
-// recordItem is a record as its item holds it, in the attribute of that name. What
-// indexes, TTL and conditions look at stands beside it; see layout.
-type recordItem struct {
-	ID             string `dynamodbav:"id"`
-	Owner          string `dynamodbav:"owner"`
-	Name           string `dynamodbav:"name"`
-	CreatedAt      string `dynamodbav:"created_at,omitempty"`
-	LatestDeadline string `dynamodbav:"latest_deadline,omitempty"`
-
-	Intent         intentItem  `dynamodbav:"intent"`
-	UnsettledUntil string      `dynamodbav:"unsettled_until,omitempty"`
-	End            endItem     `dynamodbav:"end"`
-	FinishedAt     string      `dynamodbav:"finished_at,omitempty"`
-	Group          groupItem   `dynamodbav:"group"`
-	Attempt        attemptItem `dynamodbav:"attempt"`
-	Failures       int         `dynamodbav:"failures,omitempty"`
-	NextAttemptAt  string      `dynamodbav:"next_attempt_at,omitempty"`
-	Receipt        receiptItem `dynamodbav:"receipt"`
-	Notify         bool        `dynamodbav:"notify,omitempty"`
-	Told           *noticeItem `dynamodbav:"told,omitempty"`
-	ToldVersion    int64       `dynamodbav:"told_version,omitempty"`
-	UntoldSince    string      `dynamodbav:"untold_since,omitempty"`
-	DueAt          string      `dynamodbav:"due_at,omitempty"`
-}
-
-type intentItem struct {
-	Generation int64      `dynamodbav:"generation,omitempty"`
-	Open       bool       `dynamodbav:"open"`
-	Source     string     `dynamodbav:"source,omitempty"`
-	Keys       []string   `dynamodbav:"keys,omitempty"`
-	Deadline   string     `dynamodbav:"deadline,omitempty"`
-	Reason     string     `dynamodbav:"reason,omitempty"`
-	Answer     answerItem `dynamodbav:"answer"`
-
-	DeadlineSetAt string `dynamodbav:"deadline_set_at,omitempty"`
-}
-
-type endItem struct {
-	Reason  string      `dynamodbav:"reason,omitempty"`
-	At      string      `dynamodbav:"at,omitempty"`
-	Failure failureItem `dynamodbav:"failure"`
-}
-
-type failureItem struct {
-	Code    string `dynamodbav:"code,omitempty"`
-	Message string `dynamodbav:"message,omitempty"`
-}
-
-type groupItem struct {
-	ID      string `dynamodbav:"id,omitempty"`
-	MadeAt  string `dynamodbav:"made_at,omitempty"`
-	Ingress string `dynamodbav:"ingress,omitempty"`
-}
-
-type attemptItem struct {
-	Number         int    `dynamodbav:"number,omitempty"`
-	GroupID        string `dynamodbav:"group_id,omitempty"`
-	Subnet         string `dynamodbav:"subnet,omitempty"`
-	TaskDefinition string `dynamodbav:"task_definition,omitempty"`
-	AnnouncedAt    string `dynamodbav:"announced_at,omitempty"`
-
-	TaskID     string      `dynamodbav:"task_id,omitempty"`
-	LaunchedAt string      `dynamodbav:"launched_at,omitempty"`
-	Status     string      `dynamodbav:"status,omitempty"`
-	Endpoints  []string    `dynamodbav:"endpoints,omitempty"`
-	HostKey    string      `dynamodbav:"host_key,omitempty"`
-	Generation int64       `dynamodbav:"generation,omitempty"`
-	ReadyAt    string      `dynamodbav:"ready_at,omitempty"`
-	EndedAt    string      `dynamodbav:"ended_at,omitempty"`
-	Failure    failureItem `dynamodbav:"failure"`
-}
-
-// noticeItem is only of records whose owner is told something.
-type noticeItem struct {
-	State    string `dynamodbav:"state,omitempty"`
-	Stage    string `dynamodbav:"stage,omitempty"`
-	Attempt  int    `dynamodbav:"attempt,omitempty"`
-	Source   string `dynamodbav:"source,omitempty"`
-	Deadline string `dynamodbav:"deadline,omitempty"`
-	Warning  bool   `dynamodbav:"warning,omitempty"`
-}
-
-func toNoticeItem(n bastion.Notice) *noticeItem {
-	if n == (bastion.Notice{}) {
-		return nil
-	}
-	return &noticeItem{
-		State: string(n.State), Stage: n.Stage, Attempt: n.Attempt,
-		Source: toPrefix(n.Source), Deadline: toStamp(n.Deadline), Warning: n.Warning,
-	}
-}
-
-func (it *noticeItem) notice(d *decoder) bastion.Notice {
-	if it == nil {
-		return bastion.Notice{}
-	}
-	return bastion.Notice{
-		State: bastion.State(it.State), Stage: it.Stage, Attempt: it.Attempt,
-		Source: d.prefix("told.source", it.Source), Deadline: d.time("told.deadline", it.Deadline), Warning: it.Warning,
-	}
-}
-
-func toRecordItem(r bastion.Record) recordItem {
-	return recordItem{
-		ID: r.ID, Owner: r.Owner, Name: r.Name,
-		CreatedAt: toStamp(r.CreatedAt), LatestDeadline: toStamp(r.LatestDeadline),
-		Intent: intentItem{
-			Generation: r.Intent.Generation, Open: r.Intent.Open, Source: toPrefix(r.Intent.Source),
-			Keys: converted[string](r.Intent.Keys), Deadline: toStamp(r.Intent.Deadline), Reason: r.Intent.Reason,
-			Answer: toAnswerItem(r.Intent.ConsoleReply), DeadlineSetAt: toStamp(r.Intent.DeadlineSetAt),
-		},
-		UnsettledUntil: toStamp(r.UnsettledUntil),
-		End:            endItem{Reason: string(r.End.Reason), At: toStamp(r.End.At), Failure: toFailureItem(r.End.Failure)},
-		FinishedAt:     toStamp(r.FinishedAt),
-		Group:          groupItem{ID: r.Group.ID, MadeAt: toStamp(r.Group.FirstSeenAt), Ingress: toPrefix(r.Group.Ingress)},
-		Attempt:        toAttemptItem(r.Attempt),
-		Failures:       r.Failures, NextAttemptAt: toStamp(r.NextAttemptAt),
-		Receipt: toReceiptItem(r.Receipt),
-		Notify:  r.Notify, Told: toNoticeItem(r.LastNotice), ToldVersion: r.LastNoticeVersion, UntoldSince: toStamp(r.NotifyPendingSince),
-		DueAt: toStamp(r.DueAt),
-	}
-}
-
-func toAttemptItem(a bastion.Attempt) attemptItem {
-	return attemptItem{
-		Number: a.Number, GroupID: a.GroupID, Subnet: a.Subnet, TaskDefinition: a.TaskDefinition, AnnouncedAt: toStamp(a.CreatedAt),
-		TaskID: a.TaskID, LaunchedAt: toStamp(a.TaskSeenAt), Status: string(a.Status), Endpoints: toTexts(a.Endpoints),
-		HostKey: string(a.HostKey), Generation: a.Generation, ReadyAt: toStamp(a.ReadyAt), EndedAt: toStamp(a.EndedAt),
-		Failure: toFailureItem(a.Failure),
-	}
-}
-
-func toFailureItem(f bastion.Failure) failureItem {
-	return failureItem{Code: string(f.Code), Message: f.Message}
-}
-
-func (f failureItem) failure() bastion.Failure {
-	return bastion.Failure{Code: bastion.FailureCode(f.Code), Message: f.Message}
-}
-
-func (it recordItem) record(d *decoder) bastion.Record {
-	return bastion.Record{
-		ID: it.ID, Owner: it.Owner, Name: it.Name,
-		CreatedAt: d.time("created_at", it.CreatedAt), LatestDeadline: d.time("latest_deadline", it.LatestDeadline),
-		Intent: bastion.Intent{
-			Generation: it.Intent.Generation, Open: it.Intent.Open, Source: d.prefix("intent.source", it.Intent.Source),
-			Keys: converted[bastion.Key](it.Intent.Keys), Deadline: d.time("intent.deadline", it.Intent.Deadline), Reason: it.Intent.Reason,
-			ConsoleReply: it.Intent.Answer.answer(), DeadlineSetAt: d.time("intent.deadline_set_at", it.Intent.DeadlineSetAt),
-		},
-		UnsettledUntil: d.time("unsettled_until", it.UnsettledUntil),
-		End: bastion.End{
-			Reason: bastion.EndReason(it.End.Reason), At: d.time("end.at", it.End.At), Failure: it.End.Failure.failure(),
-		},
-		FinishedAt: d.time("finished_at", it.FinishedAt),
-		Group: bastion.GroupStatus{
-			ID: it.Group.ID, FirstSeenAt: d.time("group.made_at", it.Group.MadeAt), Ingress: d.prefix("group.ingress", it.Group.Ingress),
-		},
-		Attempt:  it.Attempt.attempt(d),
-		Failures: it.Failures, NextAttemptAt: d.time("next_attempt_at", it.NextAttemptAt),
-		Receipt: it.Receipt.receipt(d),
-		Notify:  it.Notify, LastNotice: it.Told.notice(d), LastNoticeVersion: it.ToldVersion, NotifyPendingSince: d.time("untold_since", it.UntoldSince),
-		DueAt: d.time("due_at", it.DueAt),
-	}
-}
-
-func (it attemptItem) attempt(d *decoder) bastion.Attempt {
-	return bastion.Attempt{
-		Number: it.Number, GroupID: it.GroupID, Subnet: it.Subnet, TaskDefinition: it.TaskDefinition,
-		CreatedAt: d.time("attempt.announced_at", it.AnnouncedAt),
-		TaskID:    it.TaskID, TaskSeenAt: d.time("attempt.launched_at", it.LaunchedAt), Status: bastion.TaskStatus(it.Status),
-		Endpoints: parsedAll[netip.AddrPort](d, "attempt.endpoints", it.Endpoints),
-		HostKey:   bastion.Key(it.HostKey), Generation: it.Generation,
-		ReadyAt: d.time("attempt.ready_at", it.ReadyAt), EndedAt: d.time("attempt.ended_at", it.EndedAt),
-		Failure: it.Failure.failure(),
-	}
-}
-
-// decodeRecord reads a whole item of the table.
+// decodeRecord decodes a record's item. The version is the attribute's, because
+// that is what the next write's condition compares.
 func decodeRecord(stored item) (bastion.Record, error) {
-	var whole struct {
-		Version int64      `dynamodbav:"version"`
-		Record  recordItem `dynamodbav:"record"`
+	id, _ := idOf(stored)
+	var rec bastion.Record
+	err := fromDocument(stored[attRecord], &rec)
+	if err == nil && rec.ID != id {
+		err = fmt.Errorf("the document is of record %q", rec.ID)
 	}
-	if err := attributevalue.UnmarshalMap(stored, &whole); err != nil {
-		return bastion.Record{}, fmt.Errorf("decode the record %s: %w", toText(stored[keyPartition]), opaque(err))
+	if err == nil {
+		rec.Version, err = toNumber(stored[attVersion])
 	}
-	var d decoder
-	rec := whole.Record.record(&d)
-	rec.Version = whole.Version
-	if d.err != nil {
-		return bastion.Record{}, fmt.Errorf("decode the record %s: %w", rec.ID, d.err)
+	if err != nil {
+		return bastion.Record{}, fmt.Errorf("decode record %s: %w", id, err)
 	}
 	return rec, nil
 }
 
-// dueShards is how many partitions the index of due records has. Every write of a
-// record may move it in that index, and one partition takes 1,000 writes a
-// second. To change it takes a rewrite of all live records.
+// dueShards is how many partitions the index of due records has. Each write of a
+// record can move its entry, and a partition accepts 1,000 writes a second. To
+// change this number, rewrite all records that are not finished.
 const dueShards = 8
 
 func dueShard(id string) string {

@@ -31,7 +31,7 @@ const (
 	isOurs     = "StringEquals aws:ResourceTag/bastion:stack ${AWS::StackId}" // what is changed is
 	inCluster  = "ArnEquals ecs:cluster Cluster"
 	ownItem    = "ForAllValues:StringEquals dynamodb:LeadingKeys ${aws:userid}"
-	ownFields  = "ForAllValues:StringEquals dynamodb:Attributes task, report, in_hand, by"
+	ownFields  = "ForAllValues:StringEquals dynamodb:Attributes task, report, in_hand, ending, by"
 )
 
 // itsTarget stands for what the call itself was made on.
