@@ -1,6 +1,6 @@
-# What `sam build` calls for each function of template.yaml (BuildMethod:
-# makefile): the target of its logical id puts a bootstrap into ARTIFACTS_DIR. It
-# is the same for the same source: no paths, no build id, no version control.
+# `sam build` calls the target build-LOGICALID for each function in template.yaml
+# (BuildMethod: makefile), which writes bootstrap into ARTIFACTS_DIR. The same source
+# gives the same file: no paths, no build ID, no version control.
 
 FUNCTIONS := Create Describe Extend Destroy Reaper Observer Slack
 

@@ -22,9 +22,9 @@ func deployCommand() *cobra.Command {
 		Use:   "deploy",
 		Short: "Deploy the service to AWS",
 		Long: `Check the account and the network, deploy the registry, build, push and verify the
-image, deploy the service, and send it a request. It is safe to repeat. It runs in
-the folder of the source, with the AWS credentials of the environment; where the
-service takes tokens, the smoke request carries the one in BASTION_TOKEN.`,
+image, deploy the service, and send it a request. It is safe to repeat. Run it in the
+folder of the source, with AWS credentials in the environment. If the service
+authenticates callers by tokens, the test request uses the one in BASTION_TOKEN.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			if s.Parameters, err = deploy.ParseParameters(parameters); err != nil {
@@ -42,10 +42,10 @@ service takes tokens, the smoke request carries the one in BASTION_TOKEN.`,
 		},
 	}
 	flags(cmd, &s)
-	cmd.Flags().StringVar(&s.VPC, "vpc", "", "the `ID` of the VPC that holds what people want to reach")
-	cmd.Flags().StringSliceVar(&s.Subnets, "subnets", nil, "the `IDS` of its subnets for bastions, with commas between")
-	cmd.Flags().StringVar(&parameters, "parameters", "", "further `PARAMETERS` of template.yaml, as \"Name=value Name=value\"")
-	cmd.Flags().StringVar(&revision, "revision", "", "the source's `COMMIT`, for the image's label")
+	cmd.Flags().StringVar(&s.VPC, "vpc", "", "the `ID` of the VPC that people want to reach")
+	cmd.Flags().StringSliceVar(&s.Subnets, "subnets", nil, "the `IDS` of its subnets for bastions, separated by commas")
+	cmd.Flags().StringVar(&parameters, "parameters", "", "more `PARAMETERS` of template.yaml, as \"Name=value Name=value\"")
+	cmd.Flags().StringVar(&revision, "revision", "", "the `COMMIT` of the source, for the image's label")
 	return cmd
 }
 
@@ -53,9 +53,10 @@ func undeployCommand() *cobra.Command {
 	var s deploy.Settings
 	cmd := &cobra.Command{
 		Use:   "undeploy",
-		Short: "Take the service away from AWS",
-		Long: `Refuse new bastions, close all and wait until they are gone, name what still refers
-to the member group, delete the stacks, and say what is kept. It is safe to repeat.`,
+		Short: "Remove the service from AWS",
+		Long: `Refuse new bastions, close all bastions and wait until they are gone, check that
+nothing else refers to the member group, delete the stacks, and list what is kept. It
+is safe to repeat.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := s.ValidateStack(); err != nil {
@@ -69,7 +70,7 @@ to the member group, delete the stacks, and say what is kept. It is safe to repe
 		},
 	}
 	flags(cmd, &s)
-	cmd.Flags().BoolVar(&s.Purge, "purge", false, "delete also the tables and the repository, which are kept otherwise")
+	cmd.Flags().BoolVar(&s.Purge, "purge", false, "also delete the tables and the repository, which are kept otherwise")
 	return cmd
 }
 
@@ -77,7 +78,7 @@ func flags(cmd *cobra.Command, s *deploy.Settings) {
 	cmd.Flags().StringVar(&s.Stack, "stack", "", "the `NAME` of the service's stack")
 	cmd.Flags().StringVar(&s.Region, "region", "", "the AWS `REGION`, if not the configured one")
 	cmd.Flags().StringVar(&s.Module, "module", ".", "the `FOLDER` of the source")
-	cmd.Flags().BoolVar(&s.DryRun, "dry-run", false, "print every step and call nothing")
+	cmd.Flags().BoolVar(&s.DryRun, "dry-run", false, "print every step, without any call or change")
 }
 
 func deployment(ctx context.Context, s deploy.Settings, revision string, out io.Writer) (*deploy.Deployment, error) {
@@ -98,7 +99,7 @@ func deployment(ctx context.Context, s deploy.Settings, revision string, out io.
 	}, nil
 }
 
-// images are made in the same folder as by the commands image and push.
+// images builds and pushes with the same folder as the commands image and push.
 type images struct {
 	source   image.Source
 	progress image.Progress
@@ -114,7 +115,7 @@ func (i images) Build(ctx context.Context) (string, error) {
 	}
 	digest, err := index.Digest()
 	if err != nil {
-		return "", fmt.Errorf("find the image's digest: %w", err)
+		return "", fmt.Errorf("read the image: %w", err)
 	}
 	return digest.String(), nil
 }

@@ -1,5 +1,5 @@
-// Command operator is for the person who deploys: it builds bastiond's image,
-// pushes it, deploys the service and takes it away.
+// Command operator deploys and removes the service: it builds bastiond's image, pushes
+// it, and creates and deletes the stacks.
 package main
 
 import (
@@ -28,11 +28,18 @@ func main() {
 		if failed := new(failure); errors.As(err, &failed) {
 			os.Exit(1)
 		}
-		os.Exit(2) // cobra refused how it was called
+		os.Exit(2) // wrong flags or arguments
 	}
 }
 
-// failure is what went wrong with a command that was called rightly.
+// failure is an error of a command that was called correctly.
 type failure struct{ error }
+
+func failed(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &failure{err}
+}
 
 func (f *failure) Unwrap() error { return f.error }

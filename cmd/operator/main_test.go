@@ -21,7 +21,7 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/test/leakcheck"
 )
 
-// asMain makes the test's own binary be the command.
+// asMain names a variable that makes the test's binary run the command.
 const asMain = "BE_THE_OPERATOR_COMMAND"
 
 func TestMain(m *testing.M) {
@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 	leakcheck.Main(m)
 }
 
-// operator runs the command as a process, in a home without credentials.
+// operator runs the command as a process, without credentials.
 func operator(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	binary, err := os.Executable()
@@ -41,15 +41,15 @@ func operator(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	}
 	cmd := exec.CommandContext(t.Context(), binary, args...)
 	cmd.Env = append(os.Environ(), asMain+"=1", "DOCKER_CONFIG="+t.TempDir(), "REGISTRY_AUTH_FILE=", "XDG_RUNTIME_DIR=")
-	var out, said bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &said
+	var stdoutText, stderrText bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdoutText, &stderrText
 	if err := cmd.Run(); cmd.ProcessState == nil {
 		t.Fatal(err)
 	}
-	return cmd.ProcessState.ExitCode(), out.String(), said.String()
+	return cmd.ProcessState.ExitCode(), stdoutText.String(), stderrText.String()
 }
 
-func TestExitCodesAndWhatIsSaid(t *testing.T) {
+func TestExitCodesAndOutput(t *testing.T) {
 	nowhere := filepath.Join(t.TempDir(), "nowhere")
 	for _, test := range []struct {
 		args           []string
@@ -67,7 +67,7 @@ func TestExitCodesAndWhatIsSaid(t *testing.T) {
 		{[]string{"undeploy"}, 2, "", "STACK is"},
 		{[]string{"undeploy", "--dry-run", "--stack", "b", "--purge"}, 0, "delete the tables", ""},
 		{[]string{"image", "--module", nowhere}, 1, "", "compile ./cmd/bastiond for linux/amd64: chdir " + nowhere},
-		{[]string{"push", "--image", nowhere, "127.0.0.1:1/bastiond"}, 1, "", "make image makes one"},
+		{[]string{"push", "--image", nowhere, "127.0.0.1:1/bastiond"}, 1, "", "run make image"},
 	} {
 		code, stdout, stderr := operator(t, test.args...)
 		if code != test.code || !strings.Contains(stdout, test.stdout) || !strings.Contains(stderr, test.stderr) {
@@ -83,11 +83,25 @@ func anyIndex(t *testing.T) v1.ImageIndex {
 		t.Fatal(err)
 	}
 	platform := v1.Platform{OS: "linux", Architecture: "arm64"}
+	one, err = mutate.ConfigFile(one, configFor(t, one, platform))
+	if err != nil {
+		t.Fatal(err)
+	}
 	return mutate.AppendManifests(empty.Index, mutate.IndexAddendum{Add: one, Descriptor: v1.Descriptor{Platform: &platform}})
 }
 
-// What is printed is what the service's template takes as the image, and nothing
-// else is on standard output.
+func configFor(t *testing.T, one v1.Image, platform v1.Platform) *v1.ConfigFile {
+	t.Helper()
+	config, err := one.ConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	config = config.DeepCopy()
+	config.OS, config.Architecture = platform.OS, platform.Architecture
+	return config
+}
+
+// Standard output has the template's ImageUri and nothing else.
 func TestPushPrintsTheNameByDigest(t *testing.T) {
 	folder := filepath.Join(t.TempDir(), "image")
 	index := anyIndex(t)
@@ -109,11 +123,11 @@ func TestPushPrintsTheNameByDigest(t *testing.T) {
 	}
 }
 
-func TestTheSummaryHasDigestAndSizes(t *testing.T) {
+func TestSummaryHasDigestAndSizes(t *testing.T) {
 	var out bytes.Buffer
-	err := printSummary(&out, image.Summary{Images: []image.ImageSummary{
+	err := printSummary(&out, v1.Hash{}, []image.Summary{
 		{Platform: "linux/amd64", Size: 4_180_000}, {Platform: "linux/arm64", Size: 3_714_000},
-	}})
+	})
 	want := "index        :\nlinux/amd64  :  4.18 MB compressed\nlinux/arm64  :  3.71 MB compressed\n"
 	if err != nil || out.String() != want {
 		t.Errorf("%v\n%s", err, &out)

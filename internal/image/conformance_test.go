@@ -19,13 +19,13 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
-// maxSize is how many bytes a task downloads at most before it starts.
+// maxSize limits the bytes that a task downloads before it starts.
 const maxSize = 8_000_000
 
 // repository is the folder of go.mod.
 const repository = "../.."
 
-// builtOnce is the image of bastiond as the source is now.
+// builtOnce is the image of the current source.
 var builtOnce = sync.OnceValues(func() (v1.ImageIndex, error) { return build(repository) })
 
 func build(module string) (v1.ImageIndex, error) {
@@ -41,12 +41,12 @@ func built(t *testing.T) v1.ImageIndex {
 	return index
 }
 
-func TestTwoBuildsGiveTheSameDigest(t *testing.T) {
-	one, other := copySource(t), filepath.Join(t.TempDir(), "else", "where")
+func TestTwoBuildsHaveTheSameDigest(t *testing.T) {
+	one, other := copySource(t), filepath.Join(t.TempDir(), "another", "folder")
 	if err := os.CopyFS(other, os.DirFS(one)); err != nil {
 		t.Fatal(err)
 	}
-	var all []Summary
+	var all []summary
 	for _, folder := range []string{one, other} {
 		index, err := build(folder)
 		if err != nil {
@@ -60,10 +60,9 @@ func TestTwoBuildsGiveTheSameDigest(t *testing.T) {
 	t.Logf("%s", all[0].Digest)
 }
 
-// The builds above take compiled packages out of one cache. This one compares
-// with a build from nothing, standard library and all, for the platform that is
-// deployed.
-func TestABuildFromNothingGivesTheSameProgram(t *testing.T) {
+// The builds above share a cache of compiled packages. This one compares with a build
+// that compiles everything, with the standard library, for the platform of the task.
+func TestBuildWithoutCacheGivesTheSameProgram(t *testing.T) {
 	source := Source{Module: copySource(t), Package: "./cmd/bastiond"}
 	arm64 := v1.Platform{OS: "linux", Architecture: "arm64"}
 	var programs [][]byte
@@ -71,7 +70,7 @@ func TestABuildFromNothingGivesTheSameProgram(t *testing.T) {
 		if cache != "" {
 			t.Setenv("GOCACHE", cache)
 		}
-		err := Progress{W: os.Stderr}.Step("compile bastiond, cache "+cmp.Or(cache, "as it is"), nil, func() error {
+		err := Progress{W: os.Stderr}.Step("compile bastiond, cache "+cmp.Or(cache, "of the environment"), nil, func() error {
 			program, err := source.compile(t.Context(), arm64, filepath.Join(t.TempDir(), "bastiond"))
 			programs = append(programs, program)
 			return err
@@ -85,8 +84,8 @@ func TestABuildFromNothingGivesTheSameProgram(t *testing.T) {
 	}
 }
 
-// copySource copies what the go command reads, so that the source stays the same
-// when somebody edits it while the test runs.
+// copySource copies what the go command reads, so that an edit while the test runs
+// does not change it.
 func copySource(t *testing.T) string {
 	t.Helper()
 	into := t.TempDir()
@@ -107,7 +106,7 @@ func copySource(t *testing.T) string {
 	return into
 }
 
-func TestTheImageIsSmall(t *testing.T) {
+func TestImageIsSmall(t *testing.T) {
 	for _, one := range summarize(t, built(t)).Images {
 		t.Logf("%s: %s compressed, of at most %s", one.Platform, megabytes(one.Size), megabytes(maxSize))
 		if one.Size > maxSize {
@@ -116,7 +115,7 @@ func TestTheImageIsSmall(t *testing.T) {
 	}
 }
 
-// Each program is for its platform, and needs nothing that is not in the image.
+// Each program is for its platform, and needs no loader and no library.
 func TestProgramsAreStatic(t *testing.T) {
 	machines := map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64}
 	for i, image := range images(t, built(t)) {
@@ -135,11 +134,11 @@ func TestProgramsAreStatic(t *testing.T) {
 				t.Fatal(err)
 			}
 			if program.Machine != machines[Platforms[i].Architecture] {
-				t.Errorf("%s: it is for %s", Platforms[i], program.Machine)
+				t.Errorf("%s: the program is for %s", Platforms[i], program.Machine)
 			}
 			for _, segment := range program.Progs {
 				if segment.Type == elf.PT_INTERP || segment.Type == elf.PT_DYNAMIC {
-					t.Errorf("%s: it is linked dynamically", Platforms[i])
+					t.Errorf("%s: the program is linked dynamically", Platforms[i])
 				}
 			}
 		})
@@ -149,8 +148,7 @@ func TestProgramsAreStatic(t *testing.T) {
 	}
 }
 
-// On no platform is there anything to execute but the program.
-func TestTheImageHoldsNoShell(t *testing.T) {
+func TestOnlyTheProgramIsExecutable(t *testing.T) {
 	for i, image := range images(t, built(t)) {
 		layers, err := image.Layers()
 		if err != nil {
@@ -166,26 +164,26 @@ func TestTheImageHoldsNoShell(t *testing.T) {
 			})
 		}
 		if !slices.Equal(executable, []string{"bastiond"}) {
-			t.Errorf("%s: %q can be executed", Platforms[i], executable)
+			t.Errorf("%s: executable files: %q", Platforms[i], executable)
 		}
 	}
 }
 
-func TestBastiondIsPushedAndPulledWhole(t *testing.T) {
-	r := newRig(t)
+func TestBastiondIsPushedAndPulled(t *testing.T) {
+	r := newRegistry(t)
 	reference, err := r.registry.Push(t.Context(), built(t), quiet)
 	if err != nil {
 		t.Fatal(err)
 	}
 	pulled := r.pull(t, reference)
-	wantSound(t, pulled)
+	wantConsistent(t, pulled)
 	if got, want := summarize(t, pulled), summarize(t, built(t)); !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v\nwant %+v", got, want)
 	}
 }
 
-// here is the image for this machine.
-func here(t *testing.T, index v1.ImageIndex) v1.Image {
+// nativeImage returns the image for this machine.
+func nativeImage(t *testing.T, index v1.ImageIndex) v1.Image {
 	t.Helper()
 	for i, image := range images(t, index) {
 		if Platforms[i].Architecture == runtime.GOARCH {
@@ -196,7 +194,7 @@ func here(t *testing.T, index v1.ImageIndex) v1.Image {
 	return nil
 }
 
-// extract unpacks an image, as a container engine would.
+// extract unpacks an image as a container engine does, and returns the folder.
 func extract(t *testing.T, image v1.Image) string {
 	t.Helper()
 	root := t.TempDir()

@@ -4,12 +4,25 @@ package image
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"errors"
 	"fmt"
+	"io"
+	"log"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -23,11 +36,11 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/leasefile"
 )
 
-// asContainer makes the test binary enter a root folder and become the program
-// in it. Its value is the folder.
+// asContainer names a variable. If it is set, the test binary changes its root to the
+// folder in it and executes the program that its arguments name.
 const asContainer = "BE_THE_CONTAINER_IN"
 
-// volume is where the container may write.
+// volume is the only folder that the container can write to.
 const volume = "/lease"
 
 func init() {
@@ -35,15 +48,15 @@ func init() {
 	if root == "" {
 		return
 	}
-	// Only a failure comes back from this.
+	// enter returns only if it fails.
 	fmt.Fprintln(os.Stderr, "enter the container:", enter(root, os.Args[1:]))
 	os.Exit(125)
 }
 
-// container runs the image's entrypoint as Fargate would with a read-only root:
-// in the image's files and nothing else, as the image's user, without a single
-// capability. It takes a user namespace, so it needs no root itself, except where
-// the kernel keeps these from ordinary users (kernel.apparmor_restrict_unprivileged_userns).
+// container runs the image's entrypoint as Fargate does with a read-only root: with the
+// image's files only, as the image's user, without capabilities. It uses a user
+// namespace, so the test does not need to be root, unless the kernel restricts them
+// (kernel.apparmor_restrict_unprivileged_userns). It shares the machine's network.
 func container(t *testing.T, image v1.Image, root string, args ...string) *exec.Cmd {
 	t.Helper()
 	config, err := image.ConfigFile()
@@ -64,7 +77,7 @@ func container(t *testing.T, image v1.Image, root string, args ...string) *exec.
 		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
 		UidMappings: []syscall.SysProcIDMap{{ContainerID: uid, HostID: os.Getuid(), Size: 1}},
 		GidMappings: []syscall.SysProcIDMap{{ContainerID: gid, HostID: os.Getgid(), Size: 1}},
-		// For enter, which gives them up.
+		// For enter, which drops them.
 		AmbientCaps: []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_SYS_CHROOT},
 	}
 	return cmd
@@ -93,12 +106,15 @@ func enter(root string, args []string) error {
 		return fmt.Errorf("the root is not read-only: %v", err)
 	}
 	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
-		return fmt.Errorf("give up the capabilities: %w", err)
+		return fmt.Errorf("drop the capabilities: %w", err)
 	}
-	return unix.Exec(args[0], args, nil)
+	if err := os.Unsetenv(asContainer); err != nil {
+		return err
+	}
+	return unix.Exec(args[0], args, os.Environ())
 }
 
-// mountVolume binds the folder beside the root, if there is one.
+// mountVolume binds the folder ROOT.volume, if there is one.
 func mountVolume(root string) error {
 	from := root + ".volume"
 	if _, err := os.Stat(from); err != nil {
@@ -111,17 +127,16 @@ func mountVolume(root string) error {
 }
 
 func TestHelpInTheContainer(t *testing.T) {
-	image := here(t, built(t))
+	image := nativeImage(t, built(t))
 	output, err := container(t, image, extract(t, image), "--help").CombinedOutput()
 	if err != nil || !strings.Contains(string(output), "Usage: bastiond") {
 		t.Errorf("%v\n%s", err, output)
 	}
 }
 
-// The whole life of a bastion in its container: lease, listener, report, SIGTERM,
-// receipt.
-func TestBastiondLivesInTheContainer(t *testing.T) {
-	image := here(t, built(t))
+// A bastion's life in its container: lease, listener, report, SIGTERM, receipt.
+func TestBastiondRunsInTheContainer(t *testing.T) {
+	image := nativeImage(t, built(t))
 	root := extract(t, image)
 	lease := leasefile.Dir(root + ".volume")
 	for _, folder := range []string{string(lease), root + volume} {
@@ -136,30 +151,30 @@ func TestBastiondLivesInTheContainer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var said bytes.Buffer
+	var output bytes.Buffer
 	cmd := container(t, image, root, "--lease", volume, "--listen", "127.0.0.1:0", "--poll", "10ms")
-	cmd.Stdout, cmd.Stderr = &said, &said
+	cmd.Stdout, cmd.Stderr = &output, &output
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
 	ready(t, lease)
-	wantNobody(t, cmd)
+	wantUnprivileged(t, cmd)
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
 	if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 143 {
-		t.Errorf("%v\n%s", err, &said)
+		t.Errorf("%v\n%s", err, &output)
 	}
 	if report, err := lease.Reported(); err != nil || report.Receipt.EndedAt.IsZero() {
-		t.Errorf("no receipt: %+v, %v\n%s", report, err, &said)
+		t.Errorf("no receipt: %+v, %v\n%s", report, err, &output)
 	}
 }
 
-// ready waits for the report that makes a bastion ready.
+// ready waits for the report of a bastion that is ready.
 func ready(t *testing.T, lease leasefile.Dir) {
 	t.Helper()
-	late := time.After(30 * time.Second)
+	late := time.After(5 * time.Minute)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -169,13 +184,13 @@ func ready(t *testing.T, lease leasefile.Dir) {
 		select {
 		case <-tick.C:
 		case <-late:
-			t.Fatal("bastiond does not get ready")
+			t.Fatal("bastiond did not become ready")
 		}
 	}
 }
 
-// wantNobody asks the kernel who the process is, and what it may do.
-func wantNobody(t *testing.T, cmd *exec.Cmd) {
+// wantUnprivileged checks the process's user and capabilities.
+func wantUnprivileged(t *testing.T, cmd *exec.Cmd) {
 	t.Helper()
 	proc := filepath.Join("/proc", fmt.Sprint(cmd.Process.Pid))
 	status, err := os.ReadFile(filepath.Join(proc, "status"))
@@ -190,5 +205,153 @@ func wantNobody(t *testing.T, cmd *exec.Cmd) {
 	uids, err := os.ReadFile(filepath.Join(proc, "uid_map"))
 	if err != nil || strings.Fields(string(uids))[0] != fmt.Sprint(cmd.SysProcAttr.UidMappings[0].ContainerID) {
 		t.Errorf("user ids %s, %v", uids, err)
+	}
+}
+
+// bastiond verifies TLS with the CA roots that are compiled into it: the image has no
+// others. Package crypto/x509 reports "unknown authority" with empty roots too, so a
+// refusal alone would prove nothing. The test has a CA of its own, and a server on
+// loopback in place of DynamoDB. A bastiond whose source is the same, but whose module
+// x509roots/fallback has the test's CA as well, accepts the server from the image's
+// root; the image's own bastiond refuses it. So compiled-in roots are used, and they
+// are all that is used.
+func TestTLSInTheContainerUsesTheCompiledInRoots(t *testing.T) {
+	ca, certificate := testCA(t)
+	image := nativeImage(t, built(t))
+	root := extract(t, image)
+	if refused := connectTo(t, certificate, image, root); !strings.Contains(refused, "remote error: tls:") {
+		t.Errorf("with an unknown CA: %q", refused)
+	}
+	module := copySource(t)
+	addRoot(t, module, ca)
+	source := Source{Module: module, Package: "./cmd/bastiond"}
+	platform := v1.Platform{OS: "linux", Architecture: runtime.GOARCH}
+	program, err := source.compile(t.Context(), platform, filepath.Join(t.TempDir(), "bastiond"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(root, programPath)
+	if err := errors.Join(os.Remove(path), os.WriteFile(path, program, 0o555)); err != nil {
+		t.Fatal(err)
+	}
+	if refused := connectTo(t, certificate, image, root); refused != "" {
+		t.Errorf("with the CA among the compiled-in roots: %q", refused)
+	}
+}
+
+// connectTo runs bastiond in the root until it connects to its table of leases, at a
+// server with the certificate. It returns "" for a request, and otherwise the server's
+// error.
+func connectTo(t *testing.T, certificate tls.Certificate, image v1.Image, root string) (refused string) {
+	t.Helper()
+	metadata := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, `{"TaskARN":"arn:aws:ecs:eu-west-1:111122223333:task/bastions/0123abcd"}`)
+	}))
+	defer metadata.Close()
+	outcome := make(outcomes, 1)
+	table := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { outcome.add("") }))
+	table.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}}
+	table.Config.ErrorLog = log.New(outcome, "", 0)
+	table.StartTLS()
+	defer table.Close()
+	cmd := container(t, image, root, "--listen", "127.0.0.1:0", "--lease-table", "leases", "--task-role-id", "AROAEXAMPLEEXAMPLE123")
+	cmd.Env = append(cmd.Env, "AWS_ENDPOINT_URL_DYNAMODB="+table.URL, "ECS_CONTAINER_METADATA_URI_V4="+metadata.URL,
+		"AWS_REGION=eu-west-1", "AWS_ACCESS_KEY_ID=AKIDEXAMPLE", "AWS_SECRET_ACCESS_KEY=example")
+	var output bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &output, &output
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	select {
+	case refused = <-outcome:
+		_ = cmd.Process.Kill()
+		<-ended
+	case err := <-ended:
+		t.Fatalf("bastiond ended before it connected: %v\n%s", err, &output)
+	}
+	return refused
+}
+
+// outcomes keeps the first result of a connection. It is the server's error log.
+type outcomes chan string
+
+func (o outcomes) add(result string) {
+	select {
+	case o <- result:
+	default:
+	}
+}
+
+func (o outcomes) Write(line []byte) (int, error) {
+	o.add(string(line))
+	return len(line), nil
+}
+
+// testCA returns a CA, and a certificate from it for a server on 127.0.0.1.
+func testCA(t *testing.T) (ca []byte, server tls.Certificate) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	parent := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test CA"}, IsCA: true, BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageCertSign, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+	}
+	ca, err = x509.CreateCertificate(rand.Reader, parent, parent, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf := &x509.Certificate{
+		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "test server"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, NotBefore: parent.NotBefore, NotAfter: parent.NotAfter,
+	}
+	signed, err := x509.CreateCertificate(rand.Reader, leaf, parent, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ca, tls.Certificate{Certificate: [][]byte{signed}, PrivateKey: key}
+}
+
+// addRoot replaces the module x509roots/fallback in a copy of the source with one that
+// has another root.
+func addRoot(t *testing.T, module string, ca []byte) {
+	t.Helper()
+	const fallback = "golang.org/x/crypto/x509roots/fallback"
+	list := exec.CommandContext(t.Context(), "go", "list", "-m", "-f", "{{.Dir}}", fallback)
+	list.Dir = repository
+	folder, err := list.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed := filepath.Join(t.TempDir(), "fallback")
+	if err := os.CopyFS(changed, os.DirFS(strings.TrimSpace(string(folder)))); err != nil {
+		t.Fatal(err)
+	}
+	// The list of certificates gets one more, at the end of the file that has them all.
+	edit(t, filepath.Join(changed, "bundle", "bundle.der"), func(der []byte) []byte {
+		edit(t, filepath.Join(changed, "bundle", "bundle.go"), func(list []byte) []byte {
+			return fmt.Appendf(list, "\nfunc init() {\n\tunparsedCertificates = append(unparsedCertificates, unparsedCertificate{certStartOff: %d, certLength: %d})\n}\n", len(der), len(ca))
+		})
+		return append(der, ca...)
+	})
+	edit(t, filepath.Join(module, "go.mod"), func(mod []byte) []byte {
+		return fmt.Appendf(mod, "\nreplace %s => %s\n", fallback, changed)
+	})
+}
+
+func edit(t *testing.T, file string, change func([]byte) []byte) {
+	t.Helper()
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(file); err != nil { // copies of the module cache are read-only
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, change(data), 0o600); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -3,7 +3,6 @@ package image
 import (
 	"context"
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"regexp"
 	"strings"
@@ -13,21 +12,20 @@ import (
 	"github.com/google/go-containerregistry/pkg/authn"
 )
 
-// Tokens is what a push needs of ECR.
+// Tokens is the part of ECR's API that a push needs.
 type Tokens interface {
 	GetAuthorizationToken(context.Context, *ecr.GetAuthorizationTokenInput, ...func(*ecr.Options)) (*ecr.GetAuthorizationTokenOutput, error)
 }
 
-// Keychain knows who we are at a registry. At ECR that is whoever the AWS
-// credentials are; at any other, whoever somebody signed in as with docker login
-// or the like, or nobody.
+// Keychain authenticates with AWS credentials at ECR, and with Others at other
+// registries.
 type Keychain struct {
 	Connect func(ctx context.Context, region string) (Tokens, error) // to ECR
 	Others  authn.Keychain
 }
 
-// NewKeychain takes AWS credentials from the environment, profile or role, and
-// others from Docker's or Podman's configuration.
+// NewKeychain returns a keychain with AWS credentials from the environment, profile or
+// role, and others from the configuration of Docker or Podman.
 func NewKeychain() Keychain { return Keychain{Connect: connect, Others: authn.DefaultKeychain} }
 
 func connect(ctx context.Context, region string) (Tokens, error) {
@@ -38,17 +36,17 @@ func connect(ctx context.Context, region string) (Tokens, error) {
 	return ecr.NewFromConfig(cfg), nil
 }
 
-// registryHost is the host of a private registry, as "Amazon ECR endpoints and
-// quotas" in the AWS General Reference has it: 111122223333.dkr.ecr.REGION.amazonaws.com,
-// or dual-stack 111122223333.dkr-ecr.REGION.on.aws. A token goes nowhere else.
+// registryHost matches a private registry, from "Amazon ECR endpoints and quotas" in
+// the AWS General Reference: 111122223333.dkr.ecr.REGION.amazonaws.com, or dual-stack
+// 111122223333.dkr-ecr.REGION.on.aws. A token is sent to no other host.
 var registryHost = regexp.MustCompile(`^[0-9]{12}\.dkr[.-]ecr(?:-fips)?\.([a-z0-9-]+)\.(?:amazonaws\.com|amazonaws\.com\.cn|on\.aws|on\.amazonwebservices\.com\.cn)$`)
 
-// Resolve is ResolveContext for callers that have no context.
+// Resolve is ResolveContext for callers without a context.
 func (k Keychain) Resolve(target authn.Resource) (authn.Authenticator, error) {
 	return k.ResolveContext(context.Background(), target)
 }
 
-// ResolveContext answers who we are at the target.
+// ResolveContext returns the credentials for the target.
 func (k Keychain) ResolveContext(ctx context.Context, target authn.Resource) (authn.Authenticator, error) {
 	host := target.RegistryStr()
 	match := registryHost.FindStringSubmatch(host)
@@ -59,29 +57,26 @@ func (k Keychain) ResolveContext(ctx context.Context, target authn.Resource) (au
 	if err != nil {
 		return nil, err
 	}
-	answer, err := tokens.GetAuthorizationToken(ctx, &ecr.GetAuthorizationTokenInput{})
+	out, err := tokens.GetAuthorizationToken(ctx, &ecr.GetAuthorizationTokenInput{})
 	if err != nil {
-		return nil, fmt.Errorf("ask ECR for a token for %s: %w\nSign in to AWS (such as with aws sso login) as somebody who has ecr:GetAuthorizationToken", host, err)
+		return nil, fmt.Errorf("get a token for %s from ECR: %w\nSign in to AWS (for example with aws sso login) with permission for ecr:GetAuthorizationToken", host, err)
 	}
-	user, password, err := credentials(answer)
-	if err != nil {
-		return nil, fmt.Errorf("read ECR's token for %s: %w", host, err)
+	user, password, ok := credentials(out)
+	if !ok {
+		return nil, fmt.Errorf("get a token for %s from ECR: the response has no valid token", host)
 	}
 	return authn.FromConfig(authn.AuthConfig{Username: user, Password: password}), nil
 }
 
-// credentials never puts the token into an error.
-func credentials(answer *ecr.GetAuthorizationTokenOutput) (user, password string, err error) {
-	if len(answer.AuthorizationData) == 0 || answer.AuthorizationData[0].AuthorizationToken == nil {
-		return "", "", errors.New("there is none in the answer")
+// credentials decodes the token, which is the base64 of USER:PASSWORD. Its result is a
+// flag and not an error, so that no error can contain the token.
+func credentials(out *ecr.GetAuthorizationTokenOutput) (user, password string, ok bool) {
+	if len(out.AuthorizationData) == 0 || out.AuthorizationData[0].AuthorizationToken == nil {
+		return "", "", false
 	}
-	plain, err := base64.StdEncoding.DecodeString(*answer.AuthorizationData[0].AuthorizationToken)
+	plain, err := base64.StdEncoding.DecodeString(*out.AuthorizationData[0].AuthorizationToken)
 	if err != nil {
-		return "", "", errors.New("it is not base64")
+		return "", "", false
 	}
-	user, password, found := strings.Cut(string(plain), ":")
-	if !found {
-		return "", "", errors.New("it is not of the form user:password")
-	}
-	return user, password, nil
+	return strings.Cut(string(plain), ":")
 }

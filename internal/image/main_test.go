@@ -18,47 +18,44 @@ import (
 
 func TestMain(m *testing.M) { leakcheck.Main(m) }
 
-// quiet is progress that nobody looks at.
+// quiet prints nothing.
 var quiet = Progress{W: io.Discard}
 
-// makeFake makes an index whose programs are no programs.
-func makeFake(t *testing.T) v1.ImageIndex {
-	t.Helper()
-	index, err := assembleFake()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return index
-}
-
+// assembleFake returns an index whose programs are short texts.
 func assembleFake() (v1.ImageIndex, error) {
 	return assemble("0123abc", func(platform v1.Platform) ([]byte, error) {
 		return []byte("a program for " + platform.String()), nil
 	})
 }
 
-var madeOnce = sync.OnceValues(assembleFake)
+var fakeOnce = sync.OnceValues(assembleFake)
 
-// fake is makeFake's index, made once for all tests.
+// fake returns the index of assembleFake, the same one for all tests.
 func fake(t *testing.T) v1.ImageIndex {
 	t.Helper()
-	index, err := madeOnce()
+	index, err := fakeOnce()
 	if err != nil {
 		t.Fatal(err)
 	}
 	return index
 }
 
-func summarize(t *testing.T, index v1.ImageIndex) Summary {
+// summary is all that [Summarize] returns.
+type summary struct {
+	Digest v1.Hash
+	Images []Summary
+}
+
+func summarize(t *testing.T, index v1.ImageIndex) summary {
 	t.Helper()
-	summary, err := Summarize(index)
+	digest, images, err := Summarize(index)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return summary
+	return summary{digest, images}
 }
 
-// images are the index's, in the order of Platforms.
+// images returns the index's images, in the order of Platforms.
 func images(t *testing.T, index v1.ImageIndex) []v1.Image {
 	t.Helper()
 	var all []v1.Image
@@ -72,19 +69,19 @@ func images(t *testing.T, index v1.ImageIndex) []v1.Image {
 	return all
 }
 
-// rig is a registry in this process, on loopback.
-type rig struct {
+// testRegistry is a registry in this process, on loopback.
+type testRegistry struct {
 	registry Registry
-	// before answers a request in the registry's place if it returns true.
+	// before may respond in the registry's place; then it returns true.
 	before func(http.ResponseWriter, *http.Request) bool
 
 	mu    sync.Mutex
 	calls []string // "METHOD path"
 }
 
-func newRig(t *testing.T) *rig {
+func newRegistry(t *testing.T) *testRegistry {
 	t.Helper()
-	r := &rig{}
+	r := &testRegistry{}
 	handler := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		r.mu.Lock()
@@ -100,14 +97,14 @@ func newRig(t *testing.T) *rig {
 	t.Cleanup(transport.CloseIdleConnections)
 	r.registry = Registry{
 		Repository: strings.TrimPrefix(server.URL, "http://") + "/team/bastiond",
-		Keychain:   authn.NewMultiKeychain(), // nobody
+		Keychain:   authn.NewMultiKeychain(), // no credentials
 		Transport:  transport,
 	}
 	return r
 }
 
-// takeCalls answers the calls since the last time, except reads.
-func (r *rig) takeCalls() (writes []string) {
+// takeWrites returns the calls since the last time, without reads.
+func (r *testRegistry) takeWrites() (writes []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, call := range r.calls {

@@ -6,14 +6,13 @@ import (
 	"time"
 )
 
-// Progress tells a person what is being done, in lines.
+// Progress prints what is being done, in lines for a person.
 type Progress struct {
 	W io.Writer
 }
 
-// Step says what is done, and does it. While that lasts it says so again after
-// one second, two, four and so on, with the detail if there is any. detail is
-// called while do runs.
+// Step prints what is done, and does it. While do runs, it prints the time that has
+// passed after one second, two, four and so on, with the detail if there is one.
 func (p Progress) Step(what string, detail func() string, do func() error) error {
 	fmt.Fprintln(p.W, what)
 	began := time.Now()

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-func TestProgressIsShownOfWhatLasts(t *testing.T) {
+func TestLongStepPrintsProgress(t *testing.T) {
 	detail := func() string { return "half of it" }
 	for _, test := range []struct {
 		name   string
@@ -23,29 +23,29 @@ func TestProgressIsShownOfWhatLasts(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				var said bytes.Buffer
-				err := Progress{W: &said}.Step("pull", test.detail, func() error {
+				var printed bytes.Buffer
+				err := Progress{W: &printed}.Step("pull", test.detail, func() error {
 					<-time.After(test.lasts)
 					return nil
 				})
-				if err != nil || said.String() != test.want {
-					t.Errorf("%v\n%s", err, &said)
+				if err != nil || printed.String() != test.want {
+					t.Errorf("%v\n%s", err, &printed)
 				}
 			})
 		})
 	}
 }
 
-func TestAFailureIsNoDone(t *testing.T) {
+func TestFailedStepIsNotDone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var said bytes.Buffer
+		var printed bytes.Buffer
 		broken := errors.New("broken")
-		err := Progress{W: &said}.Step("pull", nil, func() error {
+		err := Progress{W: &printed}.Step("pull", nil, func() error {
 			<-time.After(1500 * time.Millisecond)
 			return broken
 		})
-		if !errors.Is(err, broken) || said.String() != "pull\npull: 1s\n" {
-			t.Errorf("%v\n%s", err, &said)
+		if !errors.Is(err, broken) || printed.String() != "pull\npull: 1s\n" {
+			t.Errorf("%v\n%s", err, &printed)
 		}
 	})
 }
