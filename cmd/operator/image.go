@@ -90,3 +90,15 @@ func push(ctx context.Context, folder, repository string, out, progress io.Write
 	_, err = fmt.Fprintln(out, reference)
 	return err
 }
+
+// failure is an error of a command that was called correctly.
+type failure struct{ error }
+
+func failed(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &failure{err}
+}
+
+func (f *failure) Unwrap() error { return f.error }

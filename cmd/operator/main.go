@@ -31,15 +31,3 @@ func main() {
 		os.Exit(2) // wrong flags or arguments
 	}
 }
-
-// failure is an error of a command that was called correctly.
-type failure struct{ error }
-
-func failed(err error) error {
-	if err == nil {
-		return nil
-	}
-	return &failure{err}
-}
-
-func (f *failure) Unwrap() error { return f.error }
