@@ -76,15 +76,42 @@ func Command() *cobra.Command {
 	}
 	flags := command.Flags()
 	flags.StringVar(&o.Listen, "listen", o.Listen, "loopback `address` and port of the API; port 0 picks a free one")
-	flags.DurationVar(&o.LaunchDelay, "launch-delay", o.LaunchDelay, "how long a task takes to start")
-	flags.DurationVar(&o.DefaultTTL, "default-ttl", o.DefaultTTL, "default bastion lifetime (capped by --max-ttl)")
-	flags.DurationVar(&o.MaxTTL, "max-ttl", o.MaxTTL, "maximum bastion lifetime, counted from the first request")
-	flags.DurationVar(&o.Idle, "idle", o.Idle, "close a bastion after this long without an authenticated connection; 0 means never")
-	flags.DurationVar(&o.ReapEvery, "reap-every", o.ReapEvery, "interval of the reaper; the sweep for orphans runs every ten intervals")
+	flags.Var((*duration)(&o.LaunchDelay), "launch-delay", "how long a task takes to start")
+	flags.Var((*duration)(&o.DefaultTTL), "default-ttl", "default bastion lifetime (capped by --max-ttl)")
+	flags.Var((*duration)(&o.MaxTTL), "max-ttl", "maximum bastion lifetime, counted from the first request")
+	flags.Var((*duration)(&o.Idle), "idle", "close a bastion after this long without an authenticated connection; 0 means never")
+	flags.Var((*duration)(&o.ReapEvery), "reap-every", "interval of the reaper; the sweep for orphans runs every ten intervals")
 	flags.StringArrayVar(&o.Allow, "allow", nil, "`CIDR` of real destinations to allow (repeatable); a loopback CIDR lets every owner\nreach services that listen on this machine only")
 	flags.StringVar(&o.SlackSigningSecret, "slack-signing-secret", "", "testing only: also serve the Slack routes, for requests signed with this `secret`\n(see scripts/slack); messages to Slack are logged instead of sent")
 	return command
 }
+
+// duration is a flag that accepts the durations of Go and those of the API, which
+// also have days.
+type duration time.Duration
+
+// String implements pflag.Value. Go's own format would write 1h0m0s for 1h.
+func (d *duration) String() string {
+	if v := time.Duration(*d); v >= time.Second && v%time.Second == 0 {
+		return bastion.FormatTTL(v)
+	}
+	return time.Duration(*d).String()
+}
+
+// Set implements pflag.Value.
+func (d *duration) Set(text string) error {
+	v, err := time.ParseDuration(text)
+	if err != nil {
+		if v, err = bastion.ParseTTL(text); err != nil {
+			return errors.New("write a duration such as 30s, 15m, 1h30m or 2d")
+		}
+	}
+	*d = duration(v)
+	return nil
+}
+
+// Type implements pflag.Value.
+func (d *duration) Type() string { return "duration" }
 
 // logHandler writes a short log for a person if w is a terminal, and JSON otherwise.
 func logHandler(w io.Writer) slog.Handler {

@@ -73,3 +73,15 @@ func TestInsideLoopback(t *testing.T) {
 		}
 	}
 }
+
+func TestDurationFlagsAcceptDaysAndPrintShortValues(t *testing.T) {
+	flags := Command().Flags()
+	for text, want := range map[string]string{"2d": "2d", "90m": "1h30m", "250ms": "250ms", "0": "0s", "1.5h": "1h30m"} {
+		if err := flags.Set("idle", text); err != nil || flags.Lookup("idle").Value.String() != want {
+			t.Errorf("--idle %s: %s, %v, want %s", text, flags.Lookup("idle").Value, err, want)
+		}
+	}
+	if err := flags.Set("idle", "soon"); err == nil || !strings.Contains(err.Error(), "write a duration") {
+		t.Errorf("--idle soon: %v", err)
+	}
+}
