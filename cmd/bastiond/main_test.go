@@ -77,7 +77,7 @@ func TestTableInATask(t *testing.T) {
 	defer http.DefaultClient.CloseIdleConnections()
 	env = map[string]string{"BASTIOND_LEASE_TABLE": "leases", "BASTIOND_TASK_ROLE_ID": "AROAEXAMPLE", metadataURI: server.URL}
 	cfg, err := parse(t.Context(), nil, func(name string) string { return env[name] }, io.Discard)
-	if err != nil || cfg.Timing.Poll != 3*time.Second || !slices.Contains(cfg.Own, netip.MustParseAddr("10.9.8.7")) {
+	if err != nil || cfg.LeaseTiming.Poll != 3*time.Second || !slices.Contains(cfg.Own, netip.MustParseAddr("10.9.8.7")) {
 		t.Errorf("%+v, %v", cfg, err)
 	}
 	if _, ok := cfg.Lease.(*awscloud.TaskLease); !ok {
@@ -92,7 +92,7 @@ func TestEnvironmentAndFlags(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if cfg.Lease != leasefile.Dir(dir) || cfg.Timing.Poll != time.Second || len(cfg.AllowLoopback) != 2 {
+	if cfg.Lease != leasefile.Dir(dir) || cfg.LeaseTiming.Poll != time.Second || len(cfg.AllowLoopback) != 2 {
 		t.Errorf("%+v", cfg)
 	}
 	for _, own := range cfg.Own {

@@ -93,8 +93,8 @@ func (v values) config(ctx context.Context) (sshd.Config, error) {
 	if v.table != "" {
 		poll = cmp.Or(v.poll, "3s")
 	}
-	cfg.Timing.Poll, problems[1] = duration("--poll", poll)
-	cfg.Timing.FirstLease, problems[2] = duration("--wait", v.wait)
+	cfg.LeaseTiming.Poll, problems[1] = duration("--poll", poll)
+	cfg.LeaseTiming.FirstLease, problems[2] = duration("--wait", v.wait)
 	cfg.AllowLoopback, problems[3] = loopbacks("--allow-loopback", v.allowLoopback)
 	cfg.Own, problems[4] = ownAddresses()
 	problems[5] = v.checkLease()

@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
-	"github.com/bastion-on-demand/bastion/internal/localcloud"
+	"github.com/bastion-on-demand/bastion/internal/test/simtask"
 )
 
 // Bastions that are all due at once are ended within the rates that AWS publishes,
@@ -24,12 +24,12 @@ func TestDrain(t *testing.T) { drains(t, 60) }
 
 // drains plays both ways in which many can be due at once.
 func drains(t *testing.T, n int) {
-	for name, agent := range map[string]*localcloud.Agent{
+	for name, tasks := range map[string]*simtask.Runner{
 		"all end themselves at their deadline": {},
 		"none does":                            {BrokenTimer: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { drain(t, newRegion(t, agent), n, name) })
+			synctest.Test(t, func(t *testing.T) { drain(t, newRegion(t, tasks), n, name) })
 		})
 	}
 }
@@ -47,7 +47,7 @@ func TestWhoTakesHowMuch(t *testing.T) {
 		"create":   {func(*App) {}, 200 * time.Millisecond, false},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			r := newRegion(t, &localcloud.Agent{})
+			r := newRegion(t, &simtask.Runner{})
 			p := r.start(name)
 			test.become(p.App)
 			began := time.Now()

@@ -17,7 +17,9 @@ import (
 	"time"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/leaseloop"
 	"github.com/bastion-on-demand/bastion/internal/localcloud"
+	"github.com/bastion-on-demand/bastion/internal/test/simtask"
 )
 
 // lived is what must not depend on the order of events.
@@ -126,7 +128,7 @@ func life(t *testing.T, recorded []string, told telling) (lived, []string, int) 
 	var cloud *localcloud.Cloud
 	cloud = localcloud.New(localcloud.Config{
 		LaunchDelay: 4 * time.Second, Linger: 2 * time.Second, StopTimeout: 10 * time.Second,
-		Runner:   &localcloud.Agent{Poll: 3 * time.Second, LeaseTimeout: 2 * time.Minute},
+		Runner:   &simtask.Runner{Timing: leaseloop.Timing{Poll: 3 * time.Second, FirstLease: 2 * time.Minute, Report: time.Hour}},
 		OnTask:   func(id, task string) { seen.change(cloud, id, task) },
 		OnReport: seen.report,
 	})

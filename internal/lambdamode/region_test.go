@@ -19,6 +19,7 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 	"github.com/bastion-on-demand/bastion/internal/localcloud"
 	"github.com/bastion-on-demand/bastion/internal/test/awswire"
+	"github.com/bastion-on-demand/bastion/internal/test/simtask"
 )
 
 // region is an account's region in simulated time: EC2 and ECS at the wire, with
@@ -54,9 +55,9 @@ const (
 // linger is for how long an interface holds its group after a task.
 const linger = time.Minute
 
-// newRegion makes one whose tasks run the agent.
-func newRegion(t *testing.T, agent *localcloud.Agent) *region {
-	agent.Poll = 5 * time.Second
+// newRegion returns a region whose tasks are those of the runner.
+func newRegion(t *testing.T, tasks *simtask.Runner) *region {
+	tasks.Timing.Poll = 5 * time.Second
 	r := &region{t: t, events: make(chan *process, 10_000), stream: make(chan string, 100_000), over: make(chan struct{}),
 		buckets: map[string]*rate.Limiter{}, calls: map[string]int{}, refused: map[string]int{}, delivered: map[string]bastion.TaskStatus{}}
 	for _, rates := range awscloud.Rates {
@@ -66,7 +67,7 @@ func newRegion(t *testing.T, agent *localcloud.Agent) *region {
 	}
 	r.cloud = localcloud.New(localcloud.Config{
 		LaunchDelay: 30 * time.Second, Linger: linger, StopTimeout: time.Minute, Staleness: staleness,
-		Runner: agent, OnTask: r.onTask, OnReport: r.onReport,
+		Runner: tasks, OnTask: r.onTask, OnReport: r.onReport,
 	})
 	t.Cleanup(r.cloud.Close)
 	settings := settingsOf(environment())

@@ -4,8 +4,8 @@
 // repeated RunTask answers the first task, a group cannot be deleted while an
 // interface lingers, removing a rule cuts nobody off, and capacity runs out.
 //
-// Local mode runs real SSH servers on it, as a [Runner] with sockets; tests of
-// faults and of waiting run an [Agent] on it, which needs none, so that whole
-// lives of bastions fit into a testing/synctest bubble. All waiting is done with
-// timers of package time, and [Cloud.Close] ends every goroutine.
+// Local mode runs real SSH servers on it, as a [Runner] with sockets. Tests of
+// faults and of waiting run a Runner that needs none, so that a bastion's whole
+// life fits into a testing/synctest bubble. All waiting is done with timers of
+// package time, and [Cloud.Close] ends every goroutine.
 package localcloud

@@ -12,6 +12,28 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
+const id = "aaaaaaaaaaaaaaaa"
+
+// only returns the cloud's only task.
+func (c *Cloud) only(t *testing.T) TaskState {
+	t.Helper()
+	tasks := c.Inventory().Tasks
+	if len(tasks) != 1 {
+		t.Fatalf("there are %d tasks", len(tasks))
+	}
+	return tasks[0]
+}
+
+// item returns a task's item in the table of leases.
+func item(t *testing.T, c *Cloud, taskID string) bastion.LeaseItem {
+	t.Helper()
+	item, err := c.Leases().Fetch(t.Context(), taskID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return item
+}
+
 // fixture is a cloud with a bastion's group, in a bubble of simulated time.
 type fixture struct {
 	*Cloud

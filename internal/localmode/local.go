@@ -24,6 +24,7 @@ import (
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 	"github.com/bastion-on-demand/bastion/internal/httpapi"
+	"github.com/bastion-on-demand/bastion/internal/leaseloop"
 	"github.com/bastion-on-demand/bastion/internal/localcloud"
 	"github.com/bastion-on-demand/bastion/internal/sshd"
 )
@@ -243,7 +244,7 @@ func (r *runner) Run(ctx context.Context, task localcloud.Process) int {
 		AllowLoopback: r.settings.loopback,
 		Now:           time.Now,
 		Log:           r.settings.Log.With("task", task.TaskID),
-		Timing:        sshd.Timing{Poll: leasePoll, ReportPause: leasePoll},
+		LeaseTiming:   leaseloop.Timing{Poll: leasePoll, ReportPause: leasePoll},
 	}
 	if r.settings.task != nil {
 		r.settings.task(&config)

@@ -11,9 +11,8 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// The messages of audit lines. Each is written once: at the end of a
-// connection that authenticated, at the end of a forward, for each refusal, and
-// at the end of all.
+// The messages of audit lines: one line for each authenticated connection and for each
+// forward, when it ends; one for each refusal; and one receipt at the end.
 const (
 	msgConnection = "connection"
 	msgForward    = "forward"
@@ -21,14 +20,14 @@ const (
 	msgReceipt    = "receipt"
 )
 
-// What a refusal line's kind may be.
+// The kinds of refusals.
 const (
 	kindAuthentication = "authentication" // a connection ended without authenticating
-	kindConnection     = "connection"     // a connection more than the server takes
-	kindForward        = "forward"        // direct-tcpip to where the policy forbids, or beyond the limit
-	kindChannel        = "channel"        // another type of channel, or a session beyond the limit
-	kindRequest        = "request"        // a request other than those of a console
-	kindCommand        = "command"        // a command there is not
+	kindConnection     = "connection"     // a connection beyond the limit
+	kindForward        = "forward"        // a forward to a forbidden destination
+	kindChannel        = "channel"        // an unsupported type of channel, or a channel beyond the limit
+	kindRequest        = "request"        // an unsupported request
+	kindCommand        = "command"        // an unknown command
 )
 
 // audit writes the audit lines and keeps the receipt in step with them.
@@ -54,7 +53,7 @@ func (a *audit) authenticated() {
 	a.receipt.Connections++
 }
 
-// refusal writes the one line of a refusal.
+// refusal writes the line of a refusal.
 func (a *audit) refusal(who actor, kind, reason string, attrs ...slog.Attr) {
 	a.mu.Lock()
 	a.receipt.Refusals++
@@ -62,21 +61,21 @@ func (a *audit) refusal(who actor, kind, reason string, attrs ...slog.Attr) {
 	a.line(msgRefusal, append(append(who.attrs(), slog.String("kind", kind), slog.String("reason", reason)), attrs...)...)
 }
 
-// connection writes the line of a connection that authenticated and has ended.
+// connection writes the line of an authenticated connection that has ended.
 func (a *audit) connection(who actor, since time.Time, result string) {
 	a.line(msgConnection, append(who.attrs(), a.duration(since), slog.String("result", result))...)
 }
 
-// forwarded is what there is to say of one forward.
+// forwarded is the data of one forward's audit line.
 type forwarded struct {
 	destination
-	address string // that was connected to; empty if none was
-	in, out int64  // from the client, to the client
+	address string // connected to; empty if none was
+	in, out int64  // bytes from the client, to the client
 	since   time.Time
 	result  string
 }
 
-// forward writes the line of a forward that has ended. The receipt counts those
+// forward writes the line of a forward that has ended. The receipt counts the forwards
 // that reached their destination.
 func (a *audit) forward(who actor, f forwarded) {
 	if f.address != "" {
@@ -84,7 +83,7 @@ func (a *audit) forward(who actor, f forwarded) {
 		a.receipt.Add(bastion.Destination{Name: f.name, Forwards: 1, BytesIn: f.in, BytesOut: f.out})
 		a.mu.Unlock()
 	}
-	attrs := append(who.attrs(), slog.String("asked", f.name))
+	attrs := append(who.attrs(), slog.String("requested", f.name))
 	if f.address != "" {
 		attrs = append(attrs, slog.String("address", f.address))
 	}
@@ -96,7 +95,7 @@ func (a *audit) forward(who actor, f forwarded) {
 	a.line(msgForward, attrs...)
 }
 
-// close writes the receipt, and answers it.
+// close writes the line of the receipt, and returns the receipt.
 func (a *audit) close() bastion.Receipt {
 	a.mu.Lock()
 	a.receipt.EndedAt = a.now().UTC()
@@ -111,7 +110,7 @@ func (a *audit) close() bastion.Receipt {
 	return receipt
 }
 
-// destinationLine is a destination as the receipt's line has it.
+// destinationLine is a destination in the receipt's line.
 type destinationLine struct {
 	Name     string `json:"name"`
 	Forwards int    `json:"forwards"`
@@ -127,32 +126,32 @@ func destinationLines(all []bastion.Destination) []destinationLine {
 	return lines
 }
 
-// duration is in seconds.
+// duration returns the attribute duration, in seconds.
 func (a *audit) duration(since time.Time) slog.Attr {
 	return slog.Float64("duration", a.now().Sub(since).Round(time.Millisecond).Seconds())
 }
 
-// who is whom an audit line is about.
+// actor identifies the client in an audit line.
 type actor struct {
 	connection int64
 	source     string
-	user       string // the name the client gave; it means nothing
-	key        string // fingerprint of the key they signed with; empty before
+	user       string // the user name that the client sent; it has no meaning here
+	key        string // fingerprint of the key that the client signed with; empty before
 }
 
-func (w actor) attrs() []slog.Attr {
-	attrs := []slog.Attr{slog.Int64("connection", w.connection), slog.String("source", w.source)}
-	if w.user != "" {
-		attrs = append(attrs, slog.String("user", clip(w.user)))
+func (a actor) attrs() []slog.Attr {
+	attrs := []slog.Attr{slog.Int64("connection", a.connection), slog.String("source", a.source)}
+	if a.user != "" {
+		attrs = append(attrs, slog.String("user", clip(a.user)))
 	}
-	if w.key != "" {
-		attrs = append(attrs, slog.String("key", w.key))
+	if a.key != "" {
+		attrs = append(attrs, slog.String("key", a.key))
 	}
 	return attrs
 }
 
-// clip makes a client's text fit for lines and terminals: of bounded length,
-// and nothing in it that moves a cursor or turns the direction of writing.
+// clip makes a client's text safe for log lines and terminals: it limits the length and
+// replaces characters that move a cursor or change the direction of writing.
 func clip(s string) string {
 	const longest = 255
 	if len(s) > longest {

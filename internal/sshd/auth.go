@@ -13,11 +13,11 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// keySet is the admitted keys: the wire form to the fingerprint.
+// keySet maps the admitted keys, in wire form, to their fingerprints.
 type keySet map[string]string
 
-// parseKeys reads the keys of a lease. A key that cannot be read admits nobody;
-// the error says which.
+// parseKeys parses the keys of a lease. It leaves out keys that cannot be parsed; the
+// error names them.
 func parseKeys(keys []bastion.Key) (keySet, error) {
 	set, problems := keySet{}, []error(nil)
 	for _, key := range keys {
@@ -27,7 +27,7 @@ func parseKeys(keys []bastion.Key) (keySet, error) {
 			_, err = ssh.ParsePublicKey(blob)
 		}
 		if err != nil {
-			problems = append(problems, fmt.Errorf("read key %s: %w", key.Fingerprint(), err))
+			problems = append(problems, fmt.Errorf("parse key %s: %w", key.Fingerprint(), err))
 			continue
 		}
 		set[string(blob)] = key.Fingerprint()
@@ -44,9 +44,9 @@ func (k keySet) fingerprints() []string {
 	return all
 }
 
-// The algorithms. Of ciphers only AES-GCM is offered: a client chooses by its
-// own order, and AES-GCM is the fastest of those that are safe. RSA keys sign
-// with SHA-2; left to itself the library would also take SHA-1, and DSA.
+// The algorithms. AES-GCM is the only cipher: the client's order of preference
+// decides, and AES-GCM is the fastest of the safe ones. RSA keys sign with SHA-2; the
+// library's defaults also accept SHA-1 and DSA.
 var (
 	keyExchanges = []string{ssh.KeyExchangeMLKEM768X25519, ssh.KeyExchangeCurve25519}
 	ciphers      = []string{ssh.CipherAES128GCM, ssh.CipherAES256GCM}
@@ -58,30 +58,30 @@ var (
 	}
 )
 
-// keyPermission is where an authenticated connection's Permissions hold the key
-// that the client signed with, in wire form.
+// keyPermission names the extension of an authenticated connection's Permissions that
+// holds the key that the client signed with, in wire form.
 const keyPermission = "key"
 
 // maxOffers is how many keys an audit line names.
 const maxOffers = 20
 
-// handshake is one connection's authentication. Its methods are called by the
-// goroutine that runs the handshake.
+// handshake is one connection's authentication. The goroutine that runs the handshake
+// calls its methods.
 type handshake struct {
-	roster  *connectionTable
-	arrival *pendingConnection
+	connections *connectionTable
+	pending     *pendingConnection
 
 	user     string
 	methods  []string // tried, each once
-	refused  []string // fingerprints of keys that are not admitted
-	admitted []string // fingerprints of admitted keys that were offered
-	failures int      // attempts refused
-	last     error    // why the last of them was
-	denied   error    // why a key that was proved does not get in
-	bannered bool
+	refused  []string // fingerprints of offered keys that are not admitted
+	admitted []string // fingerprints of offered keys that are admitted
+	failures int      // refused attempts
+	last     error    // why the last of them was refused
+	denied   error    // why a key that was proved is refused
+	bannered bool     // a banner was sent
 }
 
-// config is the library's configuration for this one connection.
+// config returns the library's configuration for this connection.
 func (h *handshake) config(host ssh.Signer, limits Limits) *ssh.ServerConfig {
 	config := &ssh.ServerConfig{
 		Config:                    ssh.Config{KeyExchanges: keyExchanges, Ciphers: ciphers, MACs: macs},
@@ -96,36 +96,36 @@ func (h *handshake) config(host ssh.Signer, limits Limits) *ssh.ServerConfig {
 	return config
 }
 
-// offered answers whether a key would do. Nothing is proved yet: a client may
-// offer a key that it does not have.
+// offered decides whether a key may be used. It proves nothing: a client may offer a
+// key that it does not have.
 func (h *handshake) offered(meta ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
 	h.user = meta.User()
 	h.methods = note(h.methods, "publickey")
 	fingerprint := ssh.FingerprintSHA256(key)
-	if h.roster.admits(string(key.Marshal())) {
+	if h.connections.admits(string(key.Marshal())) {
 		h.admitted = note(h.admitted, fingerprint)
 		return nil, nil
 	}
 	h.refused = note(h.refused, fingerprint)
 	return nil, h.refuse(fmt.Errorf("key %s is not admitted", fingerprint), fmt.Sprintf(
-		"bastion: your key %s was offered, but only %s gets in here.\n"+
-			"Use that key, or ask for the bastion again with this one.\n",
-		fingerprint, strings.Join(h.roster.inForce().fingerprints(), " or ")))
+		"bastion: your key %s isn't allowed; this bastion accepts %s.\n"+
+			"Use that key, or request the bastion again with this one.\n",
+		fingerprint, strings.Join(h.connections.admittedKeys().fingerprints(), " or ")))
 }
 
-// verified runs when the client has signed. The key may have been replaced
-// since it was offered, so the roster is asked again.
+// verified runs when the client has signed. The key may have been replaced since it was
+// offered, so it is checked again.
 func (h *handshake) verified(_ ssh.ConnMetadata, key ssh.PublicKey, _ *ssh.Permissions, _ string) (*ssh.Permissions, error) {
 	blob := string(key.Marshal())
-	if err := h.roster.prove(h.arrival, blob); err != nil {
+	if err := h.connections.prove(h.pending, blob); err != nil {
 		h.denied = err
 		return nil, h.refuse(err, fmt.Sprintf("bastion: %v.\n", err))
 	}
 	return &ssh.Permissions{Extensions: map[string]string{keyPermission: blob}}, nil
 }
 
-// refuse adds a banner for the person, once on a connection: a client with many
-// keys would show it for each.
+// refuse adds a banner for the person to an error, once on a connection: a client with
+// many keys would show it for each.
 func (h *handshake) refuse(err error, banner string) error {
 	if h.bannered {
 		return err
@@ -150,26 +150,26 @@ func note(list []string, item string) []string {
 	return append(list, item)
 }
 
-// failure says why a connection ended unauthenticated. err is the library's.
+// failure returns why a connection was not authenticated. err is the library's error.
 func (h *handshake) failure(err error, limits Limits) string {
 	switch {
 	case h.denied != nil:
 		return h.denied.Error()
 	case h.failures >= limits.AuthAttempts:
-		return fmt.Sprintf("%d attempts were refused, which is the limit", h.failures)
+		return fmt.Sprintf("limit of %d refused attempts reached", h.failures)
 	case len(h.admitted) > 0 && h.last == nil:
-		return "an admitted key was offered, but not proved"
+		return "admitted key offered but not proved"
 	case h.last != nil:
 		return clip(h.last.Error())
 	case len(h.methods) > 0:
-		return "no key was offered"
+		return "no key offered"
 	}
-	return "no authentication was tried: " + clip(err.Error())
+	return "no authentication attempted: " + clip(err.Error())
 }
 
-// attrs is what was offered, and the library's error.
+// attrs returns the audit attributes: what was offered, and the library's error.
 func (h *handshake) attrs(err error) []slog.Attr {
-	// Of many errors the last: what was offered before it is listed anyway.
+	// Of several errors, the last: the keys offered before are listed anyway.
 	if auth := (*ssh.ServerAuthError)(nil); errors.As(err, &auth) && len(auth.Errors) > 0 {
 		err = auth.Errors[len(auth.Errors)-1]
 	}

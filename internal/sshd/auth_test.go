@@ -45,9 +45,9 @@ func TestKeysThatAreAdmitted(t *testing.T) {
 		keys["ecdsa "+curve.Params().Name] = signer(t, key, err)
 	}
 	r := start(t, func(r *rig) {
-		r.table.lease.Keys = nil
+		r.table.Lease.Keys = nil
 		for _, key := range keys {
-			r.table.lease.Keys = append(r.table.lease.Keys, authorized(key))
+			r.table.Lease.Keys = append(r.table.Lease.Keys, authorized(key))
 		}
 	})
 	for name, key := range keys {
@@ -142,7 +142,7 @@ func TestTheRightKeyAfterTenWrongOnes(t *testing.T) {
 }
 
 func TestTooManyWrongKeys(t *testing.T) {
-	refuses(t, "3 attempts were refused, which is the limit", func(r *rig) []ssh.AuthMethod {
+	refuses(t, "limit of 3 refused attempts reached", func(r *rig) []ssh.AuthMethod {
 		r.cfg.Limits.AuthAttempts = 3
 		return []ssh.AuthMethod{ssh.PublicKeys(newKey(t), newKey(t), newKey(t), r.key)}
 	})
@@ -152,15 +152,15 @@ func TestSHA1IsRefused(t *testing.T) {
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	signer := algorithm(t, signer(t, key, err), ssh.KeyAlgoRSA)
 	refuses(t, `algorithm "ssh-rsa" not accepted`, func(r *rig) []ssh.AuthMethod {
-		r.table.lease.Keys = []bastion.Key{authorized(signer)}
+		r.table.Lease.Keys = []bastion.Key{authorized(signer)}
 		return []ssh.AuthMethod{ssh.PublicKeys(signer)}
 	})
 }
 
 func TestSecurityKeyThatNobodyTouchedIsRefused(t *testing.T) {
-	refuses(t, "an admitted key was offered, but not proved", func(r *rig) []ssh.AuthMethod {
+	refuses(t, "admitted key offered but not proved", func(r *rig) []ssh.AuthMethod {
 		key := newSecurityKey(t, ssh.KeyAlgoSKED25519, 0)
-		r.table.lease.Keys = []bastion.Key{authorized(key)}
+		r.table.Lease.Keys = []bastion.Key{authorized(key)}
 		return []ssh.AuthMethod{ssh.PublicKeys(key)}
 	})
 }
@@ -180,7 +180,7 @@ func TestCertificateOfTheOwnersKeyIsRefused(t *testing.T) {
 }
 
 func TestPasswordsAreRefused(t *testing.T) {
-	l := refuses(t, "no key was offered", func(*rig) []ssh.AuthMethod {
+	l := refuses(t, "no key offered", func(*rig) []ssh.AuthMethod {
 		return []ssh.AuthMethod{ssh.Password("hunter2")}
 	})
 	if strings.Contains(l.text("error"), "hunter2") {
@@ -197,7 +197,7 @@ type lying struct {
 func (l lying) PublicKey() ssh.PublicKey { return l.offered }
 
 func TestOwnersKeyOfferedAnotherSigned(t *testing.T) {
-	l := refuses(t, "an admitted key was offered, but not proved", func(r *rig) []ssh.AuthMethod {
+	l := refuses(t, "admitted key offered but not proved", func(r *rig) []ssh.AuthMethod {
 		return []ssh.AuthMethod{ssh.PublicKeys(lying{r.key.PublicKey(), newKey(t)})}
 	})
 	if !strings.Contains(l.text("error"), "signature") {
@@ -213,7 +213,7 @@ var errUnsure = errors.New("it will not sign")
 func (unsure) Sign(io.Reader, []byte) (*ssh.Signature, error) { return nil, errUnsure }
 
 func TestOfferedButUnsigned(t *testing.T) {
-	l := refuses(t, "an admitted key was offered, but not proved", func(r *rig) []ssh.AuthMethod {
+	l := refuses(t, "admitted key offered but not proved", func(r *rig) []ssh.AuthMethod {
 		return []ssh.AuthMethod{ssh.PublicKeys(unsure{r.key})}
 	})
 	if l.text("keys_admitted") == "" {
@@ -241,7 +241,7 @@ func (silent) Sign(io.Reader, []byte) (*ssh.Signature, error) {
 
 func TestWhoOneIsComesFromTheKeyThatSigned(t *testing.T) {
 	other := newKey(t)
-	r := start(t, func(r *rig) { r.table.lease.Keys = append(r.table.lease.Keys, authorized(other)) })
+	r := start(t, func(r *rig) { r.table.Lease.Keys = append(r.table.Lease.Keys, authorized(other)) })
 	client, err := r.dialWith(r.client(ssh.PublicKeys(silent{r.key}, other)))
 	if err != nil {
 		t.Fatal(err)
@@ -274,15 +274,15 @@ func TestKeyReplacedBetweenOfferAndSignature(t *testing.T) {
 		failed <- err
 	}()
 	<-offered
-	if err := r.table.write(func(l *bastion.Lease) { l.Keys = []bastion.Key{authorized(newKey(t))} }); err != nil {
+	if err := r.table.Write(func(l *bastion.Lease) { l.Keys = []bastion.Key{authorized(newKey(t))} }); err != nil {
 		t.Fatal(err)
 	}
-	r.table.await(t, "has the new key in force", func(report bastion.Report) bool { return report.Generation == 2 })
+	r.awaitReport("has the new key in force", func(report bastion.Report) bool { return report.Generation == 2 })
 	close(sign)
 	if err := <-failed; err == nil {
 		t.Fatal("the old key got in")
 	}
-	r.refusal(kindAuthentication, errNewKeys.Error())
+	r.refusal(kindAuthentication, errKeyReplaced.Error())
 }
 
 func TestNoAuthenticationTried(t *testing.T) {
@@ -293,7 +293,7 @@ func TestNoAuthenticationTried(t *testing.T) {
 	}
 	conn.Close()
 	r.journal.await(t, msgRefusal, 1)
-	r.refusal(kindAuthentication, "no authentication was tried")
+	r.refusal(kindAuthentication, "no authentication attempted")
 }
 
 func TestHandshakeHasATimeLimit(t *testing.T) {
@@ -355,7 +355,7 @@ func TestTooManyConnections(t *testing.T) {
 	first.Close()
 	r.journal.await(t, msgConnection, 1)
 	r.dial()
-	r.refusal(kindAuthentication, errFull.Error())
+	r.refusal(kindAuthentication, errTooManyOpen.Error())
 }
 
 func TestModernAlgorithmsOnly(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/leaseloop"
 )
 
 // bubble runs a test in simulated time: the whole bastion, its clients and its
@@ -17,9 +18,9 @@ func bubble(t *testing.T, test func(t *testing.T, r *rig)) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		r.memory = newMemoryListener()
-		r.cfg.Timing = Timing{} // the defaults
-		r.table.lease.Deadline = time.Now().Add(time.Hour)
-		r.table.lease.IdleTimeout = 10 * time.Minute
+		r.cfg.LeaseTiming = leaseloop.Timing{} // the defaults
+		r.table.Lease.Deadline = time.Now().Add(time.Hour)
+		r.table.Lease.IdleTimeout = 10 * time.Minute
 		test(t, r)
 		r.stop()
 		synctest.Wait()
@@ -55,8 +56,8 @@ func (r *rig) endsAfter(d time.Duration, reason bastion.EndReason) {
 	if r.code != bastion.ExitOK {
 		r.t.Errorf("exit code %d, want 0", r.code)
 	}
-	report := r.table.last()
-	if want := (bastion.Ending{Reason: reason, Generation: r.table.lease.Generation}); report.Ending != want {
+	report := r.table.LastReport()
+	if want := (bastion.Ending{Reason: reason, Generation: r.table.Lease.Generation}); report.Ending != want {
 		r.t.Errorf("it reports the ending %+v, want %+v", report.Ending, want)
 	}
 	if report.Receipt.EndedAt.IsZero() {

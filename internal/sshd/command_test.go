@@ -23,24 +23,24 @@ func TestParseCommand(t *testing.T) {
 		}
 	}
 	for line, want := range map[string]string{
-		"id":              `no command "id" here: status, extend 30m, close, help`,
-		"":                `no command "" here`,
-		"status now":      `no command "status now"`,
-		"close everybody": `no command "close everybody"`,
-		"STATUS":          `no command "STATUS"`,
-		"a\x1b[31mb":      `no command "a?[31mb"`,
-		"extend":          "by how long",
-		"extend 1 hour":   "by how long",
-		"extend 30":       `"30" is not a time`,
-		"extend 0s":       `"0s" is not a time`,
-		"extend -1m":      `"-1m" is not a time`,
-		"extend \x1b]0;x": `"?]0;x" is not a time`,
+		"id":              `unknown command "id". Commands: status, extend 30m, close, help`,
+		"":                `unknown command ""`,
+		"status now":      `unknown command "status now"`,
+		"close everybody": `unknown command "close everybody"`,
+		"STATUS":          `unknown command "STATUS"`,
+		"a\x1b[31mb":      `unknown command "a?[31mb"`,
+		"extend":          "usage: extend 30m",
+		"extend 1 hour":   "usage: extend 30m",
+		"extend 30":       `"30" is not a duration`,
+		"extend 0s":       `"0s" is not a duration`,
+		"extend -1m":      `"-1m" is not a duration`,
+		"extend \x1b]0;x": `"?]0;x" is not a duration`,
 	} {
 		_, err := parseCommand(line)
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %q in it", line, err, want)
 		}
-		if unknown := errors.As(err, new(noCommand)); unknown != strings.HasPrefix(want, "no command") {
+		if unknown := errors.As(err, new(unknownCommand)); unknown != strings.HasPrefix(want, "unknown command") {
 			t.Errorf("%q: unknown is %v", line, unknown)
 		}
 	}
@@ -58,7 +58,7 @@ owner        slack:T1:?[2Jalice
 state        ready
 source       203.0.113.7/32
 deadline     2030-01-01T13:30:00Z, 1h30m from now
-idle         ends after 15m without a connection
+idle         closes after 15m without a connection
 connections  2 open
 destinations 10.0.0.0/8, fd12::/64
 `
@@ -67,7 +67,7 @@ destinations 10.0.0.0/8, fd12::/64
 	}
 	lease.IdleTimeout, lease.AllowedDestinations, lease.Deadline = 0, nil, now.Add(-time.Second)
 	got := statusText(lease, 0, now)
-	for _, part := range []string{"0s from now", "does not end for lack of use", "destinations none"} {
+	for _, part := range []string{"0s from now", "never closed for being idle", "destinations none"} {
 		if !strings.Contains(got, part) {
 			t.Errorf("%q is missing in:\n%s", part, got)
 		}

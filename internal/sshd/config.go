@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/leaseloop"
 )
 
 // Resolver finds the addresses of a host. It is called once for each forward.
@@ -20,20 +21,37 @@ type Resolver interface {
 	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
 }
 
-// Dialer connects to exactly the address given; it resolves nothing.
+// Dialer connects to exactly the given address. It does not resolve names.
 type Dialer interface {
 	// Dial honours ctx. The connection should have CloseWrite; without it the
-	// destination is not told when the client has no more to send.
+	// destination does not learn that the client has finished sending.
 	Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error)
 }
 
-// Config is what Run needs. Timing and Limits may be zero; each of their zero
-// fields has the documented default.
+// Network is the machine's own Resolver and Dialer.
+type Network struct{}
+
+// LookupNetIP uses the system's resolver.
+func (Network) LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error) {
+	return net.DefaultResolver.LookupNetIP(ctx, network, host)
+}
+
+// Dial connects by TCP.
+func (Network) Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
+	conn, err := new(net.Dialer).DialTCP(ctx, "tcp", netip.AddrPort{}, to)
+	if err != nil {
+		return nil, err // not a nil *net.TCPConn in an interface
+	}
+	return conn, nil
+}
+
+// Config is what Run needs. LeaseTiming, Timing and Limits may be zero; each of
+// their zero fields has the documented default.
 type Config struct {
 	BastionID string            // for the log, until the lease names it
 	Lease     bastion.TaskLease // this task's item in the table of leases
 
-	// Listen is called once a lease is held: no lease, no listener.
+	// Listen is called once there is a lease: no lease, no listener.
 	Listen   func() (net.Listener, error)
 	Resolver Resolver
 	Dialer   Dialer
@@ -41,28 +59,21 @@ type Config struct {
 	Own           []netip.Addr   // the bastion's own addresses: never a destination
 	AllowLoopback []netip.Prefix // exempt from the rule against loopback; local mode only
 
-	Rand io.Reader        // the host key comes from here; default crypto/rand
+	Rand io.Reader        // source of the host key; default crypto/rand
 	Now  func() time.Time // default time.Now
 	Log  *slog.Logger     // operation and audit; default slog.Default
 
-	Timing Timing
-	Limits Limits
+	LeaseTiming leaseloop.Timing
+	Timing      Timing
+	Limits      Limits
 }
 
-// Timing is how patient the server is.
+// Timing holds the time limits of connections.
 type Timing struct {
-	Poll        time.Duration   // between reads of the lease; 3 s
-	FirstLease  time.Duration   // how long to wait for the first lease; 5 min
-	Call        time.Duration   // one read or report at most; 5 s
-	Report      time.Duration   // between reports when nothing changed; 1 min
-	ReportPause time.Duration   // between reports of changed connections; 1 s
-	Warnings    []time.Duration // before the deadline; 10 min and 1 min
-	Answer      time.Duration   // how long a console waits for an answer; 20 s
-
 	Handshake time.Duration // from accept to authenticated; 2 min, as typing a passphrase takes time
-	Drain     time.Duration // what a handshake in flight gets when idle ends the bastion; 10 s
 	Keepalive time.Duration // between keepalives; 15 s
-	Missed    int           // silent for this many keepalives is dead; 3
+	Missed    int           // a client that is silent for this many keepalives is dead; 3
+	Reply     time.Duration // how long a console waits for the reply to its request; 20 s
 
 	Resolve time.Duration // one look-up; 5 s
 	Dial    time.Duration // one connection attempt; 10 s
@@ -70,7 +81,7 @@ type Timing struct {
 	Grace   time.Duration // for consoles and forwards to close at an end, and again for the client; 1 s
 }
 
-// Limits is how much the server takes on. Each is logged when it is hit.
+// Limits bounds what the server accepts. Each refusal by a limit is logged.
 type Limits struct {
 	Unauthenticated int // connections that have not authenticated; 32
 	Connections     int // authenticated connections; 64
@@ -97,25 +108,15 @@ func (c Config) withDefaults() Config {
 }
 
 func (t Timing) withDefaults() Timing {
-	if t.Warnings == nil {
-		t.Warnings = []time.Duration{10 * time.Minute, time.Minute}
-	}
 	return Timing{
-		Poll:        cmp.Or(t.Poll, 3*time.Second),
-		FirstLease:  cmp.Or(t.FirstLease, 5*time.Minute),
-		Call:        cmp.Or(t.Call, 5*time.Second),
-		Report:      cmp.Or(t.Report, time.Minute),
-		ReportPause: cmp.Or(t.ReportPause, time.Second),
-		Warnings:    t.Warnings,
-		Answer:      cmp.Or(t.Answer, 20*time.Second),
-		Handshake:   cmp.Or(t.Handshake, 2*time.Minute),
-		Drain:       cmp.Or(t.Drain, 10*time.Second),
-		Keepalive:   cmp.Or(t.Keepalive, 15*time.Second),
-		Missed:      cmp.Or(t.Missed, 3),
-		Resolve:     cmp.Or(t.Resolve, 5*time.Second),
-		Dial:        cmp.Or(t.Dial, 10*time.Second),
-		Linger:      cmp.Or(t.Linger, 30*time.Second),
-		Grace:       cmp.Or(t.Grace, time.Second),
+		Handshake: cmp.Or(t.Handshake, 2*time.Minute),
+		Keepalive: cmp.Or(t.Keepalive, 15*time.Second),
+		Missed:    cmp.Or(t.Missed, 3),
+		Reply:     cmp.Or(t.Reply, 20*time.Second),
+		Resolve:   cmp.Or(t.Resolve, 5*time.Second),
+		Dial:      cmp.Or(t.Dial, 10*time.Second),
+		Linger:    cmp.Or(t.Linger, 30*time.Second),
+		Grace:     cmp.Or(t.Grace, time.Second),
 	}
 }
 
@@ -128,11 +129,11 @@ func (l Limits) withDefaults() Limits {
 	}
 }
 
-// check answers all that is missing, in one error.
+// check returns one error that lists everything that is missing.
 func (c Config) check() error {
 	var problems []error
 	if c.Lease == nil {
-		problems = append(problems, errors.New("no lease to obey"))
+		problems = append(problems, errors.New("no lease"))
 	}
 	if c.Listen == nil {
 		problems = append(problems, errors.New("no listener"))

@@ -3,94 +3,96 @@ package sshd
 import (
 	"context"
 	"log/slog"
+	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/ssh"
 )
 
-// cause is why a connection ends.
+// cause says why a connection ends.
 type cause struct {
 	result string // for the audit
-	notice string // for its consoles; may be empty
+	notice string // for the connection's consoles; may be empty
 }
 
 func (c *cause) Error() string { return c.result }
 
 var (
-	causeLeft = &cause{result: "closed by the client"}
-	causeDead = &cause{result: "no answer to keepalives"}
-	causeKey  = &cause{"its key was replaced", "The key of this connection was replaced by another."}
+	causeClientLeft  = &cause{result: "closed by the client"}
+	causeDead        = &cause{result: "no answer to keepalives"}
+	causeKeyReplaced = &cause{"key replaced", "The key of this connection was replaced by another one."}
 )
 
 // connection is one authenticated connection.
 type connection struct {
 	*server
-	who   actor
+	actor actor
 	key   string // that the client signed with, in wire form
 	wire  *wire
 	ssh   *ssh.ServerConn
 	since time.Time
 
-	// ctx ends when the connection is to end; its cause is a *cause. present ends
-	// with it, and when the client has left: what it sent may still be on its
-	// way to a destination then.
+	// ctx is done when the connection is to end; its cause is a *cause. present is
+	// done then, and also when the client has left: what the client sent may still be
+	// on its way to a destination.
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
 	present context.Context
 	leave   context.CancelFunc
 
-	slots   chan struct{} // one taken by each channel
+	slots   chan struct{} // each channel takes one
 	helpers sync.WaitGroup
 
 	mu       sync.Mutex
 	consoles map[*console]struct{}
 }
 
-func newConnection(s *server, w actor, wire *wire, sshConn *ssh.ServerConn) *connection {
+func newConnection(s *server, who actor, wire *wire, sshConn *ssh.ServerConn) *connection {
 	c := &connection{
-		server: s, who: w, wire: wire, ssh: sshConn, since: s.cfg.Now(),
-		// Only what the last, successful attempt left counts.
+		server: s, actor: who, wire: wire, ssh: sshConn, since: s.cfg.Now(),
+		// The library keeps the permissions of the successful attempt only.
 		key:      sshConn.Permissions.Extensions[keyPermission],
 		slots:    make(chan struct{}, s.cfg.Limits.Channels),
 		consoles: map[*console]struct{}{},
 	}
-	c.who.key = s.connections.inForce()[c.key]
+	c.actor.key = s.connections.admittedKeys()[c.key]
 	c.ctx, c.cancel = context.WithCancelCause(s.ctx)
 	c.present, c.leave = context.WithCancel(c.ctx)
 	return c
 }
 
-// end tells the connection to end. The first cause stands. It does not wait.
+// end makes the connection end, without waiting for it. The first cause counts.
 func (c *connection) end(why *cause) { c.cancel(why) }
 
-// run serves the connection until the client has left. wait waits for what it
-// left behind.
+// run serves the connection until the client has left. wait waits for what is still
+// running then.
 func (c *connection) run(channels <-chan ssh.NewChannel, requests <-chan *ssh.Request) {
-	gone := make(chan struct{}) // closed when the client is
+	left := make(chan struct{}) // closed when the client has left
 	c.helpers.Go(func() { c.globalRequests(requests) })
-	c.helpers.Go(func() { c.keepalive(gone) })
-	c.helpers.Go(func() { c.close(gone) })
+	c.helpers.Go(func() { c.keepalive(left) })
+	c.helpers.Go(func() { c.close(left) })
 	for channel := range channels {
-		c.take(channel)
+		c.serveChannel(channel)
 	}
 	c.leave()
-	close(gone)
+	close(left)
 }
 
-// wait waits for the connection's goroutines, and answers why it ended.
+// wait waits for the connection's goroutines, and returns why it ended.
 func (c *connection) wait() string {
 	c.helpers.Wait()
-	c.cancel(causeLeft)
+	c.cancel(causeClientLeft)
 	return context.Cause(c.ctx).Error()
 }
 
-// take serves one channel in a goroutine of its own, if there is a slot left.
-func (c *connection) take(channel ssh.NewChannel) {
-	serve, kind := c.channelServer(channel.ChannelType())
+// serveChannel serves one channel in a goroutine of its own, if a slot is free.
+func (c *connection) serveChannel(channel ssh.NewChannel) {
+	serve, reason := c.channelServer(channel.ChannelType())
 	if serve == nil {
-		c.audit.refusal(c.who, kindChannel, "this type of channel is not served", slog.String("asked", clip(channel.ChannelType())))
-		_ = channel.Reject(kind, "A bastion forwards connections (-J, -L, -D, -W) and has a status console; nothing else.")
+		c.audit.refusal(c.actor, kindChannel, "channel type not supported", slog.String("requested", clip(channel.ChannelType())))
+		_ = channel.Reject(reason, "A bastion forwards connections (-J, -L, -D, -W) and has a status console; nothing else.")
 		return
 	}
 	if c.ctx.Err() != nil {
@@ -100,7 +102,7 @@ func (c *connection) take(channel ssh.NewChannel) {
 	select {
 	case c.slots <- struct{}{}:
 	default:
-		c.audit.refusal(c.who, kindChannel, "too many channels are open on this connection", slog.Int("limit", c.cfg.Limits.Channels))
+		c.audit.refusal(c.actor, kindChannel, "too many channels on this connection", slog.Int("limit", c.cfg.Limits.Channels))
 		_ = channel.Reject(ssh.ResourceShortage, "Too many forwards and sessions are open on this connection; close some.")
 		return
 	}
@@ -110,7 +112,8 @@ func (c *connection) take(channel ssh.NewChannel) {
 	})
 }
 
-// channelServer is who serves a type of channel, or nil and why nobody does.
+// channelServer returns the function that serves a type of channel; nil and the
+// reason code if the type is not supported.
 func (c *connection) channelServer(channelType string) (func(ssh.NewChannel), ssh.RejectionReason) {
 	switch channelType {
 	case "direct-tcpip":
@@ -123,29 +126,29 @@ func (c *connection) channelServer(channelType string) (func(ssh.NewChannel), ss
 	return nil, ssh.UnknownChannelType
 }
 
-// globalRequests answers requests that concern the whole connection: no to all.
+// globalRequests refuses all requests that concern the whole connection.
 func (c *connection) globalRequests(requests <-chan *ssh.Request) {
 	for request := range requests {
 		_ = request.Reply(false, nil)
 		switch request.Type {
 		case "keepalive@openssh.com", "no-more-sessions@openssh.com":
-			// Every stock client sends these; a no does as well as a yes.
+			// Every stock client sends these. For a keepalive, a refusal is an answer too.
 		default:
-			c.audit.refusal(c.who, kindRequest, "this request is not served", slog.String("asked", clip(request.Type)))
+			c.audit.refusal(c.actor, kindRequest, "request type not supported", slog.String("requested", clip(request.Type)))
 		}
 	}
 }
 
-// keepalive finds out whether the client is still there. Anything it sends says
-// so; a keepalive makes one that has nothing to say speak up. A stock client
-// answers that it does not know the request, which is an answer.
-func (c *connection) keepalive(gone <-chan struct{}) {
+// keepalive ends the connection if the client is silent for too long. Anything that
+// the client sends counts. A keepalive makes an idle client send something: a stock
+// client answers that it does not know the request.
+func (c *connection) keepalive(left <-chan struct{}) {
 	ticker := time.NewTicker(c.cfg.Timing.Keepalive)
 	defer ticker.Stop()
-	asking := make(chan struct{}, 1) // full while an answer is awaited: requests have no time limit of their own
+	waiting := make(chan struct{}, 1) // full while an answer is awaited: requests have no time limit
 	for {
 		select {
-		case <-gone:
+		case <-left:
 			return
 		case <-ticker.C:
 		}
@@ -154,61 +157,105 @@ func (c *connection) keepalive(gone <-chan struct{}) {
 			return
 		}
 		select {
-		case asking <- struct{}{}:
+		case waiting <- struct{}{}:
 			c.helpers.Go(func() {
 				_, _, _ = c.ssh.SendRequest("keepalive@openssh.com", true, nil)
-				<-asking
+				<-waiting
 			})
 		default:
 		}
 	}
 }
 
-// close waits for the connection's end to be wanted, and brings it about: first
-// the channels, each in its own way; then the connection, by telling the client
-// and letting it go first. Each is given some time, and none more.
-func (c *connection) close(gone <-chan struct{}) {
+// close waits until the connection is to end, and closes it: first the channels, each
+// in its own way, then the connection, whose client may close it first. Both steps
+// have the grace time.
+func (c *connection) close(left <-chan struct{}) {
 	defer c.ssh.Close()
 	select {
-	case <-gone:
+	case <-left:
 		return
 	case <-c.ctx.Done():
 	}
 	grace := time.NewTimer(c.cfg.Timing.Grace)
 	defer grace.Stop()
-	if c.fillSlots(grace.C, gone) {
+	if c.fillSlots(grace.C, left) {
 		halfClose(c.wire.Conn)
 		grace.Reset(c.cfg.Timing.Grace)
 		select {
-		case <-gone:
+		case <-left:
 		case <-grace.C:
 		}
 	}
 }
 
-// fillSlots waits until all channels have ended; then no new one can begin. It
-// reports whether that came before both.
-func (c *connection) fillSlots(late <-chan time.Time, gone <-chan struct{}) bool {
+// fillSlots waits until all channels have ended; no new one can begin afterwards. It
+// reports whether that came before both late and left.
+func (c *connection) fillSlots(late <-chan time.Time, left <-chan struct{}) bool {
 	for range cap(c.slots) {
 		select {
 		case c.slots <- struct{}{}:
 		case <-late:
 			return false
-		case <-gone:
+		case <-left:
 			return false
 		}
 	}
 	return true
 }
 
-// tell writes a notice to the connection's consoles. It does not wait.
+// notify sends a notice to the connection's consoles. It does not wait.
 func (c *connection) notify(notice string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for console := range c.consoles {
 		select {
 		case console.notices <- notice:
-		default: // it does not read; it has enough to read
+		default: // this console does not read
 		}
+	}
+}
+
+// wire is the network connection under an SSH connection. It records when the client
+// last sent something, and keeps the handshake fast.
+type wire struct {
+	net.Conn
+	now         func() time.Time
+	received    atomic.Int64 // when bytes last came, in Unix nanoseconds
+	handshaking atomic.Bool
+}
+
+func newWire(conn net.Conn, now func() time.Time) *wire {
+	w := &wire{Conn: conn, now: now}
+	w.received.Store(now().UnixNano())
+	w.handshaking.Store(true)
+	quickAck(conn)
+	return w
+}
+
+func (w *wire) handshakeDone() { w.handshaking.Store(false) }
+
+func (w *wire) Read(b []byte) (int, error) {
+	n, err := w.Conn.Read(b)
+	if n > 0 {
+		w.received.Store(w.now().UnixNano())
+	}
+	if w.handshaking.Load() {
+		// The kernel returns to delayed acknowledgements by itself, which would cost a
+		// handshake 40 ms wherever the client waits for one.
+		quickAck(w.Conn)
+	}
+	return n, err
+}
+
+// silence returns for how long the client has sent nothing.
+func (w *wire) silence() time.Duration {
+	return time.Duration(w.now().UnixNano() - w.received.Load())
+}
+
+// halfClose tells the peer that no more data comes.
+func halfClose(conn net.Conn) {
+	if c, ok := conn.(interface{ CloseWrite() error }); ok {
+		_ = c.CloseWrite()
 	}
 }

@@ -6,148 +6,148 @@ import (
 	"time"
 )
 
-// roster knows who is connected and which keys are in force. It decides, under
-// one lock, whether a connection may begin, whether a key that was proved may
-// enter, and whether the bastion is unused, so that nobody enters between the
-// last look and the end.
+// connectionTable holds the connections and the admitted keys. It decides, under one
+// lock, whether a connection may begin, whether a key that was proved may enter, and
+// whether the bastion is unused, so that no connection enters between the check for
+// idleness and the end.
 type connectionTable struct {
-	now    func() time.Time
-	limits Limits
-	wake   func() // tells the keeper that something changed; does not block
+	now     func() time.Time
+	limits  Limits
+	changed func() // wakes the lease loop; does not block
 
-	mu       sync.Mutex
-	resumed  sync.Cond // signalled when paused or closed changes
-	paused   bool      // new connections wait
-	closed   bool      // no connection begins any more
-	keys     keySet
-	arriving map[*pendingConnection]struct{}
-	open     map[*connection]struct{}
-	lastUse  time.Time // when the last connection left
+	mu      sync.Mutex
+	resumed sync.Cond // signalled when paused or closed changes
+	paused  bool      // new connections wait
+	closed  bool      // no connection begins any more
+	keys    keySet
+	pending map[*pendingConnection]struct{}
+	open    map[*connection]struct{}
+	lastUse time.Time // when the last connection left
 }
 
-// arrival is a connection that has not authenticated yet. The roster's lock
-// guards it.
+// pendingConnection is a connection that has not authenticated yet. The connection
+// table's lock guards it.
 type pendingConnection struct {
-	cut    func() // ends the handshake
+	close  func()
 	since  time.Time
-	proved bool // its key was proved: it is not cut to end an unused bastion
-	ended  bool // it was cut: it can prove nothing any more
+	proved bool // it has signed with an admitted key: draining does not close it
+	ended  bool // it was closed, and cannot enter any more
 }
 
-func newConnectionTable(now func() time.Time, limits Limits, wake func()) *connectionTable {
-	r := &connectionTable{
-		now: now, limits: limits, wake: wake,
-		arriving: map[*pendingConnection]struct{}{},
-		open:     map[*connection]struct{}{},
+func newConnectionTable(now func() time.Time, limits Limits, changed func()) *connectionTable {
+	t := &connectionTable{
+		now: now, limits: limits, changed: changed,
+		pending: map[*pendingConnection]struct{}{},
+		open:    map[*connection]struct{}{},
 	}
-	r.resumed.L = &r.mu
-	return r
+	t.resumed.L = &t.mu
+	return t
 }
 
 var (
-	errClosed  = errors.New("the bastion has ended")
-	errNoRoom  = errors.New("too many connections that have not authenticated")
-	errNewKeys = errors.New("the key is not admitted any more")
-	errFull    = errors.New("too many connections are open")
+	errClosed         = errors.New("the bastion has ended")
+	errTooManyPending = errors.New("too many unauthenticated connections")
+	errKeyReplaced    = errors.New("the key was replaced")
+	errTooManyOpen    = errors.New("too many open connections")
 )
 
-// arrive lets a connection begin its handshake; it waits while the roster is
-// paused. It answers errClosed or errNoRoom.
-func (r *connectionTable) arrive(a *pendingConnection) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for r.paused && !r.closed {
-		r.resumed.Wait()
+// begin lets a connection begin its handshake. It waits while the table is paused,
+// and returns errClosed or errTooManyPending.
+func (t *connectionTable) begin(p *pendingConnection) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for t.paused && !t.closed {
+		t.resumed.Wait()
 	}
 	switch {
-	case r.closed:
+	case t.closed:
 		return errClosed
-	case len(r.arriving) >= r.limits.Unauthenticated:
-		return errNoRoom
+	case len(t.pending) >= t.limits.Unauthenticated:
+		return errTooManyPending
 	}
-	a.since = r.now()
-	r.arriving[a] = struct{}{}
+	p.since = t.now()
+	t.pending[p] = struct{}{}
 	return nil
 }
 
-// admits reports whether the key is in force.
-func (r *connectionTable) admits(key string) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	_, ok := r.keys[key]
+// admits reports whether the key is admitted.
+func (t *connectionTable) admits(key string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	_, ok := t.keys[key]
 	return ok
 }
 
-// inForce is the set of keys in force; nobody changes it.
-func (r *connectionTable) inForce() keySet {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.keys
+// admittedKeys returns the admitted keys. The set is never changed.
+func (t *connectionTable) admittedKeys() keySet {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.keys
 }
 
-// prove notes that an arriving client has signed with a key. It answers errors
-// as enter does; nil means that enter is next.
-func (r *connectionTable) prove(a *pendingConnection, key string) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if err := r.mayEnter(a, key); err != nil {
+// prove records that the client has signed with a key. It returns the errors of
+// enter; after nil, enter is next.
+func (t *connectionTable) prove(p *pendingConnection, key string) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := t.mayEnter(p, key); err != nil {
 		return err
 	}
-	a.proved = true
+	p.proved = true
 	return nil
 }
 
-// enter makes an arrival an open connection, unless meanwhile its key is no
-// longer in force (errNewKeys), there are too many (errFull), or it was cut or
-// all is over (errClosed). Either way it is no arrival any more.
-func (r *connectionTable) enter(a *pendingConnection, c *connection) error {
-	defer r.wake()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.arriving, a)
-	if err := r.mayEnter(a, c.key); err != nil {
+// enter makes a pending connection an open one, unless its key was replaced since
+// (errKeyReplaced), too many are open (errTooManyOpen), or it or the bastion has ended
+// (errClosed). In each case it is not pending any more.
+func (t *connectionTable) enter(p *pendingConnection, c *connection) error {
+	defer t.changed()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.pending, p)
+	if err := t.mayEnter(p, c.key); err != nil {
 		return err
 	}
-	r.open[c] = struct{}{}
+	t.open[c] = struct{}{}
 	return nil
 }
 
-func (r *connectionTable) mayEnter(a *pendingConnection, key string) error {
-	_, admitted := r.keys[key]
+func (t *connectionTable) mayEnter(p *pendingConnection, key string) error {
+	_, admitted := t.keys[key]
 	switch {
-	case r.closed || a.ended:
+	case t.closed || p.ended:
 		return errClosed
 	case !admitted:
-		return errNewKeys
-	case len(r.open) >= r.limits.Connections:
-		return errFull
+		return errKeyReplaced
+	case len(t.open) >= t.limits.Connections:
+		return errTooManyOpen
 	}
 	return nil
 }
 
-// giveUp forgets an arrival that did not authenticate.
-func (r *connectionTable) giveUp(a *pendingConnection) {
-	defer r.wake()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.arriving, a)
+// giveUp removes a pending connection that did not authenticate.
+func (t *connectionTable) giveUp(p *pendingConnection) {
+	defer t.changed()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.pending, p)
 }
 
-// leave forgets an open connection.
-func (r *connectionTable) leave(c *connection) {
-	defer r.wake()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.open, c)
-	r.lastUse = r.now()
+// leave removes an open connection.
+func (t *connectionTable) leave(c *connection) {
+	defer t.changed()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.open, c)
+	t.lastUse = t.now()
 }
 
-// rekey puts keys in force, and answers the connections of other keys.
-func (r *connectionTable) rekey(keys keySet) (old []*connection) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.keys = keys
-	for c := range r.open {
+// setKeys replaces the admitted keys, and returns the open connections of other keys.
+func (t *connectionTable) setKeys(keys keySet) (old []*connection) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.keys = keys
+	for c := range t.open {
 		if _, ok := keys[c.key]; !ok {
 			old = append(old, c)
 		}
@@ -155,80 +155,80 @@ func (r *connectionTable) rekey(keys keySet) (old []*connection) {
 	return old
 }
 
-// use is how many connections are open, and when one last was.
-func (r *connectionTable) use() (open int, last time.Time) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if len(r.open) > 0 {
-		return len(r.open), r.now()
+// use returns how many connections are open, and when one last was.
+func (t *connectionTable) use() (open int, last time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.open) > 0 {
+		return len(t.open), t.now()
 	}
-	return 0, r.lastUse
+	return 0, t.lastUse
 }
 
-// pause makes new connections wait if nobody is left who has authenticated or
-// still may, and reports whether it did.
-func (r *connectionTable) pause() (empty bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	empty = len(r.open) == 0 && len(r.arriving) == 0
-	r.paused = r.paused || empty
+// pause makes new connections wait if none is open or pending, and reports whether
+// that was so.
+func (t *connectionTable) pause() (empty bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	empty = len(t.open) == 0 && len(t.pending) == 0
+	t.paused = t.paused || empty
 	return empty
 }
 
-// drain makes new connections wait, and ends the handshakes that began by the
-// time given and have proved no key. It answers when the oldest of the others
-// began; zero if there are none.
-func (r *connectionTable) drain(begun time.Time) (oldest time.Time) {
-	r.mu.Lock()
-	r.paused = true
-	var cuts []func()
-	for a := range r.arriving {
+// drain makes new connections wait, and closes the pending ones that began by the
+// given time and have proved no key. It returns when the oldest of the other
+// connections without a proved key began; zero if there is none.
+func (t *connectionTable) drain(begun time.Time) (oldest time.Time) {
+	t.mu.Lock()
+	t.paused = true
+	var closes []func()
+	for p := range t.pending {
 		switch {
-		case a.proved:
-		case !a.since.After(begun):
-			a.ended = true
-			cuts = append(cuts, a.cut)
-		case oldest.IsZero() || a.since.Before(oldest):
-			oldest = a.since
+		case p.proved:
+		case !p.since.After(begun):
+			p.ended = true
+			closes = append(closes, p.close)
+		case oldest.IsZero() || p.since.Before(oldest):
+			oldest = p.since
 		}
 	}
-	r.mu.Unlock()
-	for _, cut := range cuts {
-		cut()
+	t.mu.Unlock()
+	for _, close := range closes {
+		close()
 	}
 	return oldest
 }
 
-// resume lets those who wait go on.
-func (r *connectionTable) resume() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.paused = false
-	r.resumed.Broadcast()
+// resume lets waiting connections begin.
+func (t *connectionTable) resume() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.paused = false
+	t.resumed.Broadcast()
 }
 
-// close lets nobody in any more, and ends all handshakes.
-func (r *connectionTable) close() {
-	r.mu.Lock()
-	r.closed = true
-	r.resumed.Broadcast()
-	var cuts []func()
-	for a := range r.arriving {
-		a.ended = true
-		cuts = append(cuts, a.cut)
+// close admits no connection any more, and closes all pending ones.
+func (t *connectionTable) close() {
+	t.mu.Lock()
+	t.closed = true
+	t.resumed.Broadcast()
+	var closes []func()
+	for p := range t.pending {
+		p.ended = true
+		closes = append(closes, p.close)
 	}
-	r.mu.Unlock()
-	for _, cut := range cuts {
-		cut()
+	t.mu.Unlock()
+	for _, close := range closes {
+		close()
 	}
 }
 
-// everybody is who is connected now.
-func (r *connectionTable) everybody() []*connection {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+// all returns the open connections.
+func (t *connectionTable) all() []*connection {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	var all []*connection
-	for c := range r.open {
+	for c := range t.open {
 		all = append(all, c)
 	}
 	return all

@@ -7,41 +7,61 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/term"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/leaseloop"
 )
 
-// console is the status console. One goroutine runs it and does all writing;
-// another reads lines, each when it is told to. With a terminal both go through
-// term.Terminal, which has a lock of its own.
-type console struct {
-	*session
-	notices  chan string // to be shown; filled by connection.tell
-	out      io.Writer
-	terminal *term.Terminal // nil without a pty
-	parted   bool           // farewell was said
-}
-
 const (
+	commandList = "status, extend 30m, close, help"
+	help        = `status       show this bastion's status
+extend 30m   keep it open for at least 30 minutes from now (or 1h30m, 2d, ...)
+close        close it now and disconnect everyone
+help         show this help
+exit         leave the console, as Ctrl-D does
+`
 	prompt     = "bastion> "
 	maxNotices = 16 // that a console may leave unread
 	maxLine    = 4096
 )
 
+// endNotices is what consoles print when the bastion ends.
+var endNotices = map[leaseloop.Cause]string{
+	leaseloop.Deadline:          "This bastion reached its deadline.",
+	leaseloop.Idle:              "This bastion was closed because it was idle.",
+	leaseloop.Closed:            "This bastion was closed by its owner or an administrator.",
+	leaseloop.ClosedFromConsole: "This bastion was closed from its console.",
+	leaseloop.LeaseRemoved:      "This bastion was closed.",
+	leaseloop.Terminated:        "This bastion was stopped. Request it again if you still need it.",
+	leaseloop.ListenerFailed:    "This bastion failed and is being restarted. Request it again to get its new host key.",
+}
+
+// console is the status console of one session. One goroutine runs it and does all
+// writing; another reads lines, one at a time. With a terminal both use
+// term.Terminal, which has a lock of its own.
+type console struct {
+	*session
+	notices  chan string // to be shown; filled by connection.notify
+	out      io.Writer
+	terminal *term.Terminal // nil without a pty
+	finished bool           // the reason of the end was shown
+}
+
 func newConsole(s *session) *console {
 	return &console{session: s, notices: make(chan string, maxNotices), out: s.channel}
 }
 
-// run runs one command, or without one the console, and answers the exit
-// status. ctx ends when the client has closed the channel or the connection is
-// to end.
+// run runs one command or, without one, the console, and returns the exit status.
+// ctx is done when the client has closed the channel or the connection is to end.
 func (c *console) run(ctx context.Context, line string) int {
 	if strings.TrimSpace(line) != "" {
-		return c.command(ctx, line)
+		return c.runCommand(ctx, line)
 	}
 	c.mu.Lock()
 	c.consoles[c] = struct{}{}
@@ -55,11 +75,11 @@ func (c *console) run(ctx context.Context, line string) int {
 	return 0
 }
 
-// command runs a command that came with the session.
-func (c *console) command(ctx context.Context, line string) int {
+// runCommand runs a command that came with the session.
+func (c *console) runCommand(ctx context.Context, line string) int {
 	command, err := parseCommand(line)
-	if errors.As(err, new(noCommand)) {
-		c.audit.refusal(c.who, kindCommand, "there is no such command", slog.String("asked", clip(line)))
+	if errors.As(err, new(unknownCommand)) {
+		c.audit.refusal(c.actor, kindCommand, "unknown command", slog.String("requested", clip(line)))
 		fmt.Fprintf(c.channel.Stderr(), "bastion: %v\n", err)
 		return 127
 	}
@@ -67,11 +87,11 @@ func (c *console) command(ctx context.Context, line string) int {
 		fmt.Fprintf(c.channel.Stderr(), "bastion: %v\n", err)
 		return 1
 	}
-	return c.do(ctx, command)
+	return c.execute(ctx, command)
 }
 
-// interact shows the status and does what is typed, until the client leaves or
-// the connection is to end.
+// interact shows the status and runs the commands that are typed, until the client
+// leaves or the connection is to end.
 func (c *console) interact(ctx context.Context) {
 	lines, next := make(chan string), make(chan struct{})
 	defer close(next)
@@ -90,30 +110,30 @@ func (c *console) interact(ctx context.Context) {
 			}
 		}
 	})
-	c.status()
+	c.showStatus()
 	fmt.Fprintf(c.out, "\nCommands: %s, exit.\n", commandList)
-	ask := next
+	readNext := next
 	for {
 		select {
-		case ask <- struct{}{}:
-			ask = nil
+		case readNext <- struct{}{}:
+			readNext = nil
 		case line, ok := <-lines:
 			if !ok || c.typed(ctx, line) {
 				return
 			}
-			ask = next
+			readNext = next
 		case notice := <-c.notices:
 			fmt.Fprintf(c.out, "bastion: %s\n", notice)
 		case size := <-c.sizes:
 			c.setSize(size)
 		case <-ctx.Done():
-			c.farewell()
+			c.showEnd()
 			return
 		}
 	}
 }
 
-// typed does one line, and reports whether it was the last.
+// typed runs one line, and reports whether it was the last.
 func (c *console) typed(ctx context.Context, line string) (last bool) {
 	line = strings.TrimSpace(line)
 	if line == "" {
@@ -127,11 +147,11 @@ func (c *console) typed(ctx context.Context, line string) (last bool) {
 		fmt.Fprintf(c.out, "bastion: %v\n", err)
 		return false
 	}
-	c.do(ctx, command)
+	c.execute(ctx, command)
 	return false
 }
 
-// lineReader answers what reads a line, from the terminal if there is one.
+// lineReader returns a function that reads a line, from the terminal if there is one.
 func (c *console) lineReader() func() (string, error) {
 	if !c.pty {
 		scanner := bufio.NewScanner(c.channel)
@@ -165,58 +185,93 @@ func (c *console) setSize(s size) {
 	}
 }
 
-// farewell says, once, why the connection ends.
-func (c *console) farewell() {
+// showEnd prints, once, why the connection ends.
+func (c *console) showEnd() {
 	var why *cause
-	if c.parted || !errors.As(context.Cause(c.ctx), &why) || why.notice == "" {
+	if c.finished || !errors.As(context.Cause(c.ctx), &why) || why.notice == "" {
 		return
 	}
-	c.parted = true
+	c.finished = true
 	if c.terminal != nil {
 		c.terminal.SetPrompt("")
 	}
 	fmt.Fprintf(c.out, "bastion: %s\n", why.notice)
 }
 
-// do does a command, and answers its exit status.
-func (c *console) do(ctx context.Context, command command) int {
+// command is a parsed command line.
+type command struct {
+	name string        // status, extend, close or help
+	ttl  time.Duration // of extend
+}
+
+// unknownCommand is the error of parseCommand for a command that does not exist.
+type unknownCommand struct{ line string }
+
+func (u unknownCommand) Error() string {
+	return fmt.Sprintf("unknown command %q. Commands: %s", clip(u.line), commandList)
+}
+
+// parseCommand parses a line. Its errors are sentences for the person at the console.
+func parseCommand(line string) (command, error) {
+	words := strings.Fields(line)
+	if len(words) == 0 {
+		return command{}, unknownCommand{line}
+	}
+	name, args := words[0], words[1:]
+	switch {
+	case (name == "status" || name == "close" || name == "help") && len(args) == 0:
+		return command{name: name}, nil
+	case name == "extend" && len(args) == 1:
+		ttl, err := bastion.ParseTTL(args[0])
+		if err != nil {
+			return command{}, fmt.Errorf("%q is not a duration, such as 30m, 1h30m or 2d", clip(args[0]))
+		}
+		return command{name: name, ttl: ttl}, nil
+	case name == "extend":
+		return command{}, errors.New("usage: extend 30m")
+	}
+	return command{}, unknownCommand{line}
+}
+
+// execute runs a command, and returns its exit status.
+func (c *console) execute(ctx context.Context, command command) int {
 	switch command.name {
 	case "status":
-		c.status()
+		c.showStatus()
 		return 0
 	case "help":
 		fmt.Fprint(c.out, help)
 		return 0
 	case "extend":
-		return c.request(ctx, bastion.VerbExtend, command.ttl)
+		return c.sendRequest(ctx, bastion.VerbExtend, command.ttl)
 	default:
-		return c.request(ctx, bastion.VerbClose, 0)
+		return c.sendRequest(ctx, bastion.VerbClose, 0)
 	}
 }
 
-// request asks the control plane, waits for its answer, and prints that.
-func (c *console) request(ctx context.Context, verb bastion.Verb, ttl time.Duration) int {
-	answers, err := c.asks.submit(verb, ttl)
+// sendRequest sends a request to the control plane, waits for the reply and prints it.
+func (c *console) sendRequest(ctx context.Context, verb bastion.Verb, ttl time.Duration) int {
+	replies, err := c.requests.submit(verb, ttl)
 	if err != nil {
 		fmt.Fprintf(c.out, "bastion: %v\n", err)
 		return 1
 	}
-	defer c.asks.release()
-	late := time.NewTimer(c.cfg.Timing.Answer)
+	defer c.requests.release()
+	late := time.NewTimer(c.cfg.Timing.Reply)
 	defer late.Stop()
 	select {
-	case answer := <-answers:
-		return c.show(answer)
+	case reply := <-replies:
+		return c.showReply(reply)
 	case <-late.C:
-		fmt.Fprintf(c.out, "bastion: no answer came within %s. The request may still be granted: look at the status, or try again.\n", c.cfg.Timing.Answer)
+		fmt.Fprintf(c.out, "bastion: no reply within %s. The request may still succeed: check the status, or try again.\n", c.cfg.Timing.Reply)
 	case <-ctx.Done():
-		// An answer that ends the bastion comes with the end.
+		// The reply to a close comes together with the end.
 		select {
-		case answer := <-answers:
-			return c.show(answer)
+		case reply := <-replies:
+			return c.showReply(reply)
 		default:
 		}
-		c.farewell()
+		c.showEnd()
 		if verb == bastion.VerbClose && c.ctx.Err() != nil {
 			return 0
 		}
@@ -224,17 +279,120 @@ func (c *console) request(ctx context.Context, verb bastion.Verb, ttl time.Durat
 	return 1
 }
 
-// show prints an answer; of a refusal also the code, which scripts can rely on.
-func (c *console) show(answer bastion.ConsoleReply) int {
-	if answer.Code == "" {
-		fmt.Fprintf(c.out, "bastion: %s\n", clip(answer.Message))
+// showReply prints a reply; of a refusal also the code, which scripts can rely on.
+func (c *console) showReply(reply bastion.ConsoleReply) int {
+	if reply.Code == "" {
+		fmt.Fprintf(c.out, "bastion: %s\n", clip(reply.Message))
 		return 0
 	}
-	fmt.Fprintf(c.out, "bastion: %s (%s)\n", clip(answer.Message), answer.Code)
+	fmt.Fprintf(c.out, "bastion: %s (%s)\n", clip(reply.Message), reply.Code)
 	return 1
 }
 
-func (c *console) status() {
+func (c *console) showStatus() {
 	open, _ := c.connections.use()
 	fmt.Fprint(c.out, statusText(*c.lease.Load(), open, c.cfg.Now()))
+}
+
+// statusText returns what status prints.
+func statusText(lease bastion.Lease, open int, now time.Time) string {
+	idle := "never closed for being idle"
+	if lease.IdleTimeout > 0 {
+		idle = fmt.Sprintf("closes after %s without a connection", bastion.FormatTTL(lease.IdleTimeout))
+	}
+	left := bastion.FormatTTL(max(0, lease.Deadline.Sub(now)))
+	var b strings.Builder
+	for _, row := range [][2]string{
+		{"bastion", fmt.Sprintf("%s (%s)", clip(lease.Name), clip(lease.BastionID))},
+		{"owner", clip(lease.Owner)},
+		{"state", string(bastion.Ready)},
+		{"source", lease.Source.String()},
+		{"deadline", fmt.Sprintf("%s, %s from now", lease.Deadline.UTC().Format(time.RFC3339), left)},
+		{"idle", idle},
+		{"connections", fmt.Sprintf("%d open", open)},
+		{"destinations", joinPrefixes(lease.AllowedDestinations)},
+	} {
+		fmt.Fprintf(&b, "%-13s%s\n", row[0], row[1])
+	}
+	return b.String()
+}
+
+func joinPrefixes(prefixes []netip.Prefix) string {
+	if len(prefixes) == 0 {
+		return "none"
+	}
+	var all []string
+	for _, p := range prefixes {
+		all = append(all, p.String())
+	}
+	return strings.Join(all, ", ")
+}
+
+// warning returns the notice that consoles get before the deadline.
+func warning(lease bastion.Lease, before time.Duration) string {
+	return fmt.Sprintf("This bastion closes in %s, at %s. To keep it open, type: extend 30m",
+		spelledOut(before), lease.Deadline.UTC().Format(time.RFC3339))
+}
+
+func spelledOut(d time.Duration) string {
+	switch {
+	case d == time.Minute:
+		return "1 minute"
+	case d >= time.Minute && d%time.Minute == 0:
+		return fmt.Sprintf("%d minutes", d/time.Minute)
+	}
+	return d.String()
+}
+
+// consoleRequests holds the request that a console sends to the control plane: one at
+// a time, numbered, sent in the report. The reply comes in the lease.
+type consoleRequests struct {
+	changed func() // wakes the lease loop, which reports the request
+
+	mu      sync.Mutex
+	latest  bastion.ConsoleRequest
+	waiting chan bastion.ConsoleReply // nil: no console waits
+}
+
+var errRequestPending = errors.New("another console's request is pending; try again in a moment")
+
+// submit makes a request. The returned channel receives the reply, if one comes.
+// The caller must call release afterwards.
+func (r *consoleRequests) submit(verb bastion.Verb, ttl time.Duration) (<-chan bastion.ConsoleReply, error) {
+	defer r.changed()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.waiting != nil {
+		return nil, errRequestPending
+	}
+	r.latest = bastion.ConsoleRequest{Number: r.latest.Number + 1, Verb: verb, TTL: ttl}
+	r.waiting = make(chan bastion.ConsoleReply, 1)
+	return r.waiting, nil
+}
+
+// release makes room for the next request.
+func (r *consoleRequests) release() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.waiting = nil
+}
+
+// deliver passes a reply on if it is to the latest request.
+func (r *consoleRequests) deliver(reply bastion.ConsoleReply) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.waiting == nil || reply.Number != r.latest.Number {
+		return
+	}
+	select {
+	case r.waiting <- reply:
+	default: // it was delivered before
+	}
+}
+
+// current returns the latest request.
+func (r *consoleRequests) current() bastion.ConsoleRequest {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.latest
 }

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/test/simtask"
 )
 
 // testConsole is a client's side of a session.
@@ -118,14 +119,14 @@ func (r *rig) command(client *ssh.Client, command string) *testConsole {
 
 // granting is a control plane that grants extensions up to two hours, and any
 // close.
-func granting(tb *table) {
-	tb.around = func(report bastion.Report, apply func() error) error {
+func granting(tb *simtask.Table) {
+	tb.Around = func(report bastion.Report, apply func() error) error {
 		err := apply()
 		ask := report.ConsoleRequest
 		if ask.Number == 0 {
 			return err
 		}
-		_ = tb.write(func(l *bastion.Lease) {
+		_ = tb.Write(func(l *bastion.Lease) {
 			if l.ConsoleReply.Number == ask.Number {
 				l.Generation-- // it was answered
 				return
@@ -155,9 +156,9 @@ func TestCommands(t *testing.T) {
 		{"extend 30m", "bastion: Granted 30m0s.\n", 0},
 		{"extend 1h30m", "bastion: Granted 1h30m0s.\n", 0},
 		{"extend 3h", "bastion: Ask for less?[2J. (ttl_beyond_cap)\n", 1},
-		{"extend soon", `bastion: "soon" is not a time to extend by`, 1},
-		{"extend", "bastion: extend by how long?", 1},
-		{"rm -rf /", `bastion: no command "rm -rf /" here`, 127},
+		{"extend soon", `bastion: "soon" is not a duration`, 1},
+		{"extend", "bastion: usage: extend 30m", 1},
+		{"rm -rf /", `bastion: unknown command "rm -rf /"`, 127},
 	} {
 		console := r.command(client, c.command)
 		if status := console.status(); status != c.status || !strings.Contains(console.text(), c.shown) {
@@ -171,7 +172,7 @@ func TestCommands(t *testing.T) {
 	if code := r.exit(); code != bastion.ExitOK {
 		t.Errorf("exit code %d, want 0", code)
 	}
-	if ask := r.table.last().ConsoleRequest; ask != (bastion.ConsoleRequest{Number: 4, Verb: bastion.VerbClose}) {
+	if ask := r.table.LastReport().ConsoleRequest; ask != (bastion.ConsoleRequest{Number: 4, Verb: bastion.VerbClose}) {
 		t.Errorf("the last request was %+v", ask)
 	}
 }
@@ -197,7 +198,7 @@ func TestConsoleWithoutATerminal(t *testing.T) {
 	if got.status != 0 {
 		t.Errorf("%+v", got)
 	}
-	for _, want := range []string{"owner        local:alice", "Commands:", "leave the console", `no command "what"`, "Granted 30m0s"} {
+	for _, want := range []string{"owner        local:alice", "Commands:", "leave the console", `unknown command "what"`, "Granted 30m0s"} {
 		if !strings.Contains(got.stdout, want) {
 			t.Errorf("it does not show %q:\n%s", want, got.stdout)
 		}
@@ -246,15 +247,14 @@ func TestConsoleEndsWithItsInput(t *testing.T) {
 }
 
 func TestNoAnswerComes(t *testing.T) {
-	r := start(t, func(r *rig) { r.cfg.Timing.Answer = 20 * time.Millisecond })
+	r := start(t, func(r *rig) { r.cfg.Timing.Reply = 20 * time.Millisecond })
 	client := r.dial()
 	console := r.command(client, "extend 30m")
-	if status := console.status(); status != 1 || !strings.Contains(console.text(), "no answer came within 20ms") {
+	if status := console.status(); status != 1 || !strings.Contains(console.text(), "no reply within 20ms") {
 		t.Errorf("status %d; it shows:\n%s", status, console.text())
 	}
 	// Which leaves room for the next request.
-	r.table.set(granting)
-	r.table.set(func(tb *table) { tb.reports++ })
+	r.table.Change(granting)
 	console = r.command(client, "extend 20m")
 	if status := console.status(); status != 0 || !strings.Contains(console.text(), "Granted 20m0s") {
 		t.Errorf("status %d; it shows:\n%s", status, console.text())
@@ -265,14 +265,14 @@ func TestOneRequestAtATime(t *testing.T) {
 	r := start(t)
 	client := r.dial()
 	first := r.command(client, "extend 30m")
-	r.table.await(t, "carries the request", func(report bastion.Report) bool {
+	r.awaitReport("carries the request", func(report bastion.Report) bool {
 		return report.ConsoleRequest == bastion.ConsoleRequest{Number: 1, Verb: bastion.VerbExtend, TTL: 30 * time.Minute}
 	})
 	second := r.command(client, "close")
-	if status := second.status(); status != 1 || !strings.Contains(second.text(), "another console's request") {
+	if status := second.status(); status != 1 || !strings.Contains(second.text(), "another console's request is pending") {
 		t.Errorf("status %d; it shows:\n%s", status, second.text())
 	}
-	if err := r.table.write(func(l *bastion.Lease) { l.ConsoleReply = bastion.ConsoleReply{Number: 1, Message: "Yes."} }); err != nil {
+	if err := r.table.Write(func(l *bastion.Lease) { l.ConsoleReply = bastion.ConsoleReply{Number: 1, Message: "Yes."} }); err != nil {
 		t.Fatal(err)
 	}
 	if status := first.status(); status != 0 || !strings.Contains(first.text(), "Yes.") {
@@ -282,8 +282,8 @@ func TestOneRequestAtATime(t *testing.T) {
 
 func TestAnswerToAnotherRequestIsNotShown(t *testing.T) {
 	r := start(t, func(r *rig) {
-		r.table.lease.ConsoleReply = bastion.ConsoleReply{Number: 7, Message: "Not this."}
-		r.cfg.Timing.Answer = 50 * time.Millisecond
+		r.table.Lease.ConsoleReply = bastion.ConsoleReply{Number: 7, Message: "Not this."}
+		r.cfg.Timing.Reply = 50 * time.Millisecond
 	})
 	console := r.command(r.dial(), "extend 30m")
 	if status := console.status(); status != 1 || strings.Contains(console.text(), "Not this") {
@@ -294,8 +294,8 @@ func TestAnswerToAnotherRequestIsNotShown(t *testing.T) {
 func TestLeaseThatIsGoneAnswersClose(t *testing.T) {
 	r := start(t)
 	console := r.command(r.dial(), "close")
-	r.table.await(t, "carries the request", func(report bastion.Report) bool { return report.ConsoleRequest.Number == 1 })
-	r.table.set(func(tb *table) { tb.ended = true })
+	r.awaitReport("carries the request", func(report bastion.Report) bool { return report.ConsoleRequest.Number == 1 })
+	r.table.Change(func(tb *simtask.Table) { tb.Removed = true })
 	if status := console.status(); status != 0 || !strings.Contains(console.text(), "was closed") {
 		t.Errorf("status %d; it shows:\n%s", status, console.text())
 	}

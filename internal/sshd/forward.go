@@ -4,13 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
+	"syscall"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 )
 
-// directTCPIP is what a direct-tcpip channel is opened with (RFC 4254, 7.2).
+// directTCPIP is the data that opens a direct-tcpip channel (RFC 4254, 7.2).
 type directTCPIP struct {
 	Host       string
 	Port       uint32
@@ -18,7 +21,7 @@ type directTCPIP struct {
 	OriginPort uint32
 }
 
-// forward serves one direct-tcpip channel: it finds the destination, connects,
+// forward serves one direct-tcpip channel: it finds the destination, connects to it,
 // and copies both ways.
 func (c *connection) forward(channel ssh.NewChannel) {
 	f := forwarded{since: c.cfg.Now()}
@@ -33,23 +36,23 @@ func (c *connection) forward(channel ssh.NewChannel) {
 		return
 	}
 	defer target.Close()
-	f.result = "the client was gone before the connection was made"
+	f.result = "the client left before the connection was made"
 	if client, requests, err := channel.Accept(); err == nil {
-		r := relay{client: client, gone: discard(requests), target: target, linger: c.cfg.Timing.Linger, cut: c.ctx.Done()}
+		r := relay{client: client, closed: discard(requests), target: target, linger: c.cfg.Timing.Linger, cut: c.ctx.Done()}
 		f.in, f.out, f.result = r.run()
 		if f.result == resultCut {
 			f.result = context.Cause(c.ctx).Error()
 		}
-		c.audit.forward(c.who, f)
+		c.audit.forward(c.actor, f)
 		// The slot stays taken until the client has closed its side too.
-		<-r.gone
+		<-r.closed
 		return
 	}
-	c.audit.forward(c.who, f)
+	c.audit.forward(c.actor, f)
 }
 
 // connect finds the destination and connects to the first of its addresses that
-// answers. It answers *refused.
+// answers. Its errors are *refused.
 func (c *connection) connect(f *forwarded, host string, port uint32) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(c.present, c.cfg.Timing.Resolve)
 	defer cancel()
@@ -76,8 +79,8 @@ func (c *connection) connect(f *forwarded, host string, port uint32) (net.Conn, 
 		fmt.Sprintf("The bastion could not connect to %s: %s.", f.name, plainDialError(causes)), causes}
 }
 
-// refuseForward rejects the channel and writes the one line for it: what policy
-// forbids is a refusal; what did not work is a forward that came to nothing.
+// refuseForward rejects the channel and writes the audit line: a refusal if the policy
+// forbids the destination, else a forward that failed.
 func (c *connection) refuseForward(channel ssh.NewChannel, f forwarded, err error) {
 	var r *refused
 	if !errors.As(err, &r) {
@@ -85,26 +88,143 @@ func (c *connection) refuseForward(channel ssh.NewChannel, f forwarded, err erro
 	}
 	if r.reason == ssh.ConnectionFailed {
 		f.result = clip(r.Error())
-		c.audit.forward(c.who, f)
+		c.audit.forward(c.actor, f)
 	} else {
-		attrs := []slog.Attr{slog.String("asked", f.name)}
+		attrs := []slog.Attr{slog.String("requested", f.name)}
 		if len(f.dropped) > 0 {
 			attrs = append(attrs, slog.Any("dropped", f.dropped))
 		}
-		c.audit.refusal(c.who, kindForward, r.message, attrs...)
+		c.audit.refusal(c.actor, kindForward, r.message, attrs...)
 	}
 	_ = channel.Reject(r.reason, r.message)
 }
 
-// discard refuses a channel's requests, and closes what it answers when the
-// channel is closed: by the client, or with the connection.
+// discard refuses a channel's requests. The returned channel is closed when the SSH
+// channel is closed, by the client or with the connection.
 func discard(requests <-chan *ssh.Request) <-chan struct{} {
-	gone := make(chan struct{})
+	closed := make(chan struct{})
 	go func() {
-		defer close(gone)
+		defer close(closed)
 		for request := range requests {
 			_ = request.Reply(false, nil)
 		}
 	}()
-	return gone
+	return closed
+}
+
+// relay copies between a client's channel and a destination. The end of one direction
+// is passed on, and the other direction continues.
+type relay struct {
+	client ssh.Channel
+	closed <-chan struct{} // closed when the client has closed the channel
+	target net.Conn
+	linger time.Duration   // for delivering what a client sent before it closed the channel
+	cut    <-chan struct{} // closed when the relay is to end at once
+}
+
+// resultCut is the result of a relay that was cut.
+const resultCut = "cut"
+
+// transfer is the outcome of one direction.
+type transfer struct {
+	bytes int64
+	err   error // of the destination's connection
+}
+
+// run copies until both directions have ended or are cut, and closes both sides.
+func (r *relay) run() (in, out int64, result string) {
+	up, down := make(chan transfer, 1), make(chan transfer, 1)
+	go func() { up <- r.toTarget() }()
+	go func() { down <- r.toClient() }()
+
+	var sent, received *transfer
+	var late <-chan time.Time
+	closed, cut := r.closed, r.cut
+	result = "ok"
+	for sent == nil || received == nil {
+		select {
+		case t := <-up:
+			sent = &t
+		case t := <-down:
+			received = &t
+		case <-closed:
+			closed, result = nil, "closed by the client"
+			timer := time.NewTimer(r.linger)
+			defer timer.Stop()
+			late = timer.C
+		case <-late:
+			late = nil
+			_ = r.target.Close()
+		case <-cut:
+			cut, result = nil, resultCut
+			_ = r.target.Close()
+			_ = r.client.Close()
+		}
+	}
+	_ = r.client.Close()
+	_ = r.target.Close()
+	if result != resultCut && (isReset(sent.err) || isReset(received.err)) {
+		result = "reset by the destination"
+	}
+	return sent.bytes, received.bytes, result
+}
+
+// toTarget copies what the client sends, and then tells the destination that no more
+// comes. It delivers all of it, even if the client leaves meanwhile.
+func (r *relay) toTarget() transfer {
+	n, err := io.Copy(r.target, received{r.client})
+	halfClose(r.target)
+	if err != nil {
+		// The destination accepts no more. OpenSSH tells the client so in this way.
+		_, _ = r.client.SendRequest("eow@openssh.com", false, nil)
+	}
+	return transfer{n, err}
+}
+
+// toClient copies what the destination sends, and then tells the client that no more
+// comes.
+func (r *relay) toClient() transfer {
+	source := &source{Reader: r.target}
+	n, err := io.Copy(r.client, source)
+	_ = r.client.CloseWrite()
+	switch {
+	case source.err != nil:
+		// The connection to the destination is lost in both directions.
+		_ = r.client.Close()
+	case err != nil:
+		// The client does not read any more. If the rest stayed unread, the kernel
+		// would reset the connection, and the destination might lose what was sent.
+		_, _ = io.Copy(io.Discard, r.target)
+	}
+	return transfer{n, source.err}
+}
+
+// received reads all that a client sent: the library returns data together with an
+// error when it can no longer confirm the data to the client.
+type received struct{ io.Reader }
+
+func (r received) Read(b []byte) (int, error) {
+	n, err := r.Reader.Read(b)
+	if n > 0 {
+		return n, nil
+	}
+	return n, err
+}
+
+// source remembers why reading failed.
+type source struct {
+	io.Reader
+	err error
+}
+
+func (s *source) Read(b []byte) (int, error) {
+	n, err := s.Reader.Read(b)
+	if err != nil && err != io.EOF {
+		s.err = err
+	}
+	return n, err
+}
+
+func isReset(err error) bool {
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }

@@ -47,7 +47,7 @@ func TestForwardLine(t *testing.T) {
 	l := r.journal.await(t, msgForward, 1)
 	for key, want := range map[string]string{
 		"bastion": "b1", "owner": "local:alice", "connection": "1", "source": "127.0.0.1", "user": "bastion",
-		"key": ssh.FingerprintSHA256(r.key.PublicKey()), "asked": "db.internal:7", "address": "10.0.0.1:7",
+		"key": ssh.FingerprintSHA256(r.key.PublicKey()), "requested": "db.internal:7", "address": "10.0.0.1:7",
 		"dropped": "[127.0.0.1]", "bytes_in": "5", "bytes_out": "5", "result": "ok",
 	} {
 		if l.text(key) != want {
@@ -213,10 +213,10 @@ func TestForwardsThatFail(t *testing.T) {
 			}
 			r.stop()
 			lines := r.journal.all(msgForward)
-			if len(lines) != 1 || !strings.Contains(lines[0].text("result"), c.result) || lines[0].text("asked") != c.address {
+			if len(lines) != 1 || !strings.Contains(lines[0].text("result"), c.result) || lines[0].text("requested") != c.address {
 				t.Errorf("lines %v", lines)
 			}
-			if receipt := r.table.last().Receipt; receipt.Forwards != 0 || receipt.Refusals != 0 {
+			if receipt := r.table.LastReport().Receipt; receipt.Forwards != 0 || receipt.Refusals != 0 {
 				t.Errorf("receipt %+v", receipt)
 			}
 		})

@@ -14,18 +14,18 @@ import (
 func TestFrozenStockClientDoesNotKeepItAlive(t *testing.T) {
 	const idle = 300 * time.Millisecond
 	r := start(t, func(r *rig) {
-		r.table.lease.IdleTimeout = time.Hour
+		r.table.Lease.IdleTimeout = time.Hour
 		r.cfg.Timing.Keepalive, r.cfg.Timing.Missed = 100*time.Millisecond, 3
-		r.cfg.Timing.Report = 50 * time.Millisecond
+		r.cfg.LeaseTiming.Report = 50 * time.Millisecond
 		r.cfg.Timing.Grace = 50 * time.Millisecond
 	})
 	client := r.stock().hold("-N", "bastion")
 	r.connected(1)
-	if err := r.table.write(func(l *bastion.Lease) { l.IdleTimeout = idle }); err != nil {
+	if err := r.table.Write(func(l *bastion.Lease) { l.IdleTimeout = idle }); err != nil {
 		t.Fatal(err)
 	}
 	until := time.Now().Add(3 * idle)
-	r.table.await(t, "says that it is in use long after", func(report bastion.Report) bool {
+	r.awaitReport("says that it is in use long after", func(report bastion.Report) bool {
 		return report.Connections == 1 && report.LastUsedAt.After(until)
 	})
 	if err := client.Process.Signal(syscall.SIGSTOP); err != nil {
@@ -34,7 +34,7 @@ func TestFrozenStockClientDoesNotKeepItAlive(t *testing.T) {
 	if code := r.exit(); code != bastion.ExitOK {
 		t.Errorf("exit code %d, want 0", code)
 	}
-	if ending := r.table.last().Ending.Reason; ending != bastion.EndIdle {
+	if ending := r.table.LastReport().Ending.Reason; ending != bastion.EndIdle {
 		t.Errorf("it ended because of %q, want idle", ending)
 	}
 	if result := r.journal.await(t, msgConnection, 1).text("result"); result != causeDead.result {

@@ -5,7 +5,7 @@ import (
 	"syscall"
 )
 
-// quickAck asks the kernel to acknowledge at once, where the connection is TCP.
+// quickAck makes the kernel acknowledge at once, if the connection is TCP.
 func quickAck(conn net.Conn) {
 	c, ok := conn.(syscall.Conn)
 	if !ok {

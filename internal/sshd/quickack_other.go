@@ -4,5 +4,5 @@ package sshd
 
 import "net"
 
-// quickAck does nothing: TCP_QUICKACK is Linux's.
+// quickAck does nothing: only Linux has TCP_QUICKACK.
 func quickAck(net.Conn) {}

@@ -25,12 +25,12 @@ func TestForbiddenDestinations(t *testing.T) {
 		{"loopback.internal", "a loopback address"},
 		{"credentials.internal", "a link-local address"},
 		{"own.internal", "the bastion's own address"},
-		{"2130706433", "neither a host name nor an address"},
-		{"127.1", "neither a host name nor an address"},
+		{"2130706433", "not a valid host name or IP address"},
+		{"127.1", "not a valid host name or IP address"},
 	} {
 		t.Run(c.host, func(t *testing.T) {
 			r := start(t, func(r *rig) {
-				r.table.lease.AllowedDestinations = append(r.table.lease.AllowedDestinations, prefixes("::/0", "169.254.0.0/16", "127.0.0.0/8", "0.0.0.0/8")...)
+				r.table.Lease.AllowedDestinations = append(r.table.Lease.AllowedDestinations, prefixes("::/0", "169.254.0.0/16", "127.0.0.0/8", "0.0.0.0/8")...)
 				r.names.answers["loopback.internal"] = [][]netip.Addr{addrs("127.0.0.1", "::1")}
 				r.names.answers["credentials.internal"] = [][]netip.Addr{addrs("169.254.170.2")}
 				r.names.answers["own.internal"] = [][]netip.Addr{addrs("10.9.9.9")}
@@ -44,7 +44,7 @@ func TestForbiddenDestinations(t *testing.T) {
 				t.Errorf("dialled %s", dialed)
 			}
 			l := r.refusal(kindForward, c.why)
-			if l.text("asked") != address || l.text("key") == "" || l.text("user") != "bastion" {
+			if l.text("requested") != address || l.text("key") == "" || l.text("user") != "bastion" {
 				t.Errorf("the line is %v", l)
 			}
 			if lines := r.journal.all(msgForward); len(lines) > 0 {
@@ -72,16 +72,16 @@ func TestStockClientIsRefused(t *testing.T) {
 		kind, reason string
 		asked        string
 	}{
-		{"command", []string{"bastion", "id"}, `bastion: no command "id" here: status, extend 30m, close, help`, 127,
-			kindCommand, "no such command", "id"},
+		{"command", []string{"bastion", "id"}, `bastion: unknown command "id". Commands: status, extend 30m, close, help`, 127,
+			kindCommand, "unknown command", "id"},
 		{"remote forward", []string{"-R", "8022:localhost:22", "bastion", "status"}, "remote port forwarding failed", 0,
-			kindRequest, "not served", "tcpip-forward"},
+			kindRequest, "not supported", "tcpip-forward"},
 		{"remote stream", []string{"-R", "/tmp/s:localhost:22", "bastion", "status"}, "remote port forwarding failed", 0,
-			kindRequest, "not served", "streamlocal-forward@openssh.com"},
+			kindRequest, "not supported", "streamlocal-forward@openssh.com"},
 		{"X11", []string{"-Y", "bastion", "status"}, "X11 forwarding request failed", 0,
-			kindRequest, "not served", "x11-req"},
+			kindRequest, "not supported", "x11-req"},
 		{"subsystem", []string{"-s", "bastion", "sftp"}, "subsystem request failed", 255,
-			kindRequest, "not served", "subsystem sftp"},
+			kindRequest, "not supported", "subsystem sftp"},
 		{"destination", []string{"-W", "169.254.170.2:80", "bastion"}, "administratively prohibited: This bastion does not connect there: 169.254.170.2 is a link-local address", 255,
 			kindForward, "link-local", "169.254.170.2:80"},
 	} {
@@ -94,8 +94,8 @@ func TestStockClientIsRefused(t *testing.T) {
 			if !strings.Contains(got.stderr, c.shown) || got.status != c.status {
 				t.Errorf("%+v, want status %d and %q", got, c.status, c.shown)
 			}
-			if l := r.refusal(c.kind, c.reason); l.text("asked") != c.asked {
-				t.Errorf("the line says that %q was asked, want %q", l.text("asked"), c.asked)
+			if l := r.refusal(c.kind, c.reason); l.text("requested") != c.asked {
+				t.Errorf("the line says that %q was asked, want %q", l.text("requested"), c.asked)
 			}
 		})
 	}
@@ -108,7 +108,7 @@ func TestSftpIsRefused(t *testing.T) {
 	if got.status == 0 || !strings.Contains(got.stderr, "subsystem request failed") {
 		t.Errorf("%+v", got)
 	}
-	r.refusal(kindRequest, "not served")
+	r.refusal(kindRequest, "not supported")
 }
 
 func TestAgentForwardingIsRefused(t *testing.T) {
@@ -119,7 +119,7 @@ func TestAgentForwardingIsRefused(t *testing.T) {
 	if got := s.finish(cmd, ""); got.status != 0 {
 		t.Errorf("%+v", got)
 	}
-	if l := r.refusal(kindRequest, "not served"); l.text("asked") != "auth-agent-req@openssh.com" {
+	if l := r.refusal(kindRequest, "not supported"); l.text("requested") != "auth-agent-req@openssh.com" {
 		t.Errorf("the line is %v", l)
 	}
 }
@@ -138,7 +138,7 @@ func TestOtherChannelsAreRefused(t *testing.T) {
 			if refused, ok := err.(*ssh.OpenChannelError); !ok || refused.Reason != reason {
 				t.Errorf("%v, want %v", err, reason)
 			}
-			if l := r.refusal(kindChannel, "not served"); l.text("asked") != kind {
+			if l := r.refusal(kindChannel, "not supported"); l.text("requested") != kind {
 				t.Errorf("the line is %v", l)
 			}
 		})
@@ -173,11 +173,11 @@ func TestStockClientWithoutTheRightKey(t *testing.T) {
 		shown  string
 		reason string
 	}{
-		"wrong key": {[]string{"-i", "wrong"}, "gets in here", "is not admitted"},
+		"wrong key": {[]string{"-i", "wrong"}, "this bastion accepts", "is not admitted"},
 		"ssh-rsa only": {[]string{"-i", "rsa", "-o", "PubkeyAcceptedAlgorithms=ssh-rsa"}, "Permission denied",
-			"no key was offered"}, // the server says what it takes, so the client does not even offer it
+			"no key offered"}, // the server says what it takes, so the client does not even offer it
 		"password": {[]string{"-o", "PreferredAuthentications=password,keyboard-interactive", "-o", "NumberOfPasswordPrompts=1"},
-			"Permission denied (publickey)", "no key was offered"},
+			"Permission denied (publickey)", "no key offered"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := start(t)
@@ -221,7 +221,7 @@ func TestStockAgentWithTenWrongKeysFirst(t *testing.T) {
 	if got.status != 0 {
 		t.Errorf("%+v", got)
 	}
-	if n := strings.Count(got.stderr, "gets in here"); n != 1 {
+	if n := strings.Count(got.stderr, "this bastion accepts"); n != 1 {
 		t.Errorf("%d banners, want one: %s", n, got.stderr)
 	}
 	r.stop()

@@ -16,6 +16,8 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/leaseloop"
+	"github.com/bastion-on-demand/bastion/internal/test/simtask"
 )
 
 // rig is a bastion under test, with the owner's key, a control plane, and a
@@ -23,7 +25,7 @@ import (
 type rig struct {
 	t       testing.TB
 	cfg     Config
-	table   *table
+	table   *simtask.Table
 	journal *journal
 	names   *names
 	network *network
@@ -65,7 +67,7 @@ func (n *network) dials() string {
 func newRig(t testing.TB) *rig {
 	private := newPrivateKey(t)
 	r := &rig{
-		t: t, table: newTable(), journal: newJournal(), private: private, key: signer(t, private, nil),
+		t: t, table: &simtask.Table{}, journal: newJournal(), private: private, key: signer(t, private, nil),
 		names:   &names{answers: map[string][][]netip.Addr{}},
 		network: &network{hosts: map[netip.AddrPort]func(context.Context) (net.Conn, error){}},
 		exited:  make(chan struct{}),
@@ -73,9 +75,9 @@ func newRig(t testing.TB) *rig {
 	r.cfg = Config{
 		BastionID: "b1", Lease: r.table, Listen: r.listen, Resolver: r.names, Dialer: r.network,
 		Own: addrs("10.9.9.9"), Log: slog.New(slog.NewJSONHandler(r.journal, nil)),
-		Timing: Timing{Poll: 10 * time.Millisecond, ReportPause: time.Millisecond},
+		LeaseTiming: leaseloop.Timing{Poll: 10 * time.Millisecond, ReportPause: time.Millisecond},
 	}
-	r.table.lease = bastion.Lease{
+	r.table.Lease = bastion.Lease{
 		BastionID: "b1", Owner: "local:alice", Name: "default", Generation: 1, Open: true,
 		Source: netip.MustParsePrefix("127.0.0.1/32"), Keys: []bastion.Key{authorized(r.key)},
 		Deadline: time.Now().Add(time.Hour), AllowedDestinations: prefixes("10.0.0.0/8"),
@@ -114,7 +116,7 @@ func start(t testing.TB, change ...func(*rig)) *rig {
 		f(r)
 	}
 	r.run()
-	r.table.await(t, "gives the host key", func(report bastion.Report) bool { return report.HostKey != "" })
+	r.awaitReport("gives the host key", func(report bastion.Report) bool { return report.HostKey != "" })
 	return r
 }
 
@@ -155,7 +157,7 @@ func authorized(key ssh.Signer) bastion.Key { return publicKey(key.PublicKey()) 
 // client is the configuration of a client that checks the host key.
 func (r *rig) client(auth ...ssh.AuthMethod) *ssh.ClientConfig {
 	r.t.Helper()
-	host, _, _, _, err := ssh.ParseAuthorizedKey([]byte(r.table.last().HostKey))
+	host, _, _, _, err := ssh.ParseAuthorizedKey([]byte(r.table.LastReport().HostKey))
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -219,8 +221,20 @@ func (r *rig) refusal(kind, reason string) line {
 	if l.number("connection") == 0 {
 		r.t.Errorf("the line has no connection id: %v", l)
 	}
-	if n := r.table.last().Receipt.Refusals; n != 1 {
+	if n := r.table.LastReport().Receipt.Refusals; n != 1 {
 		r.t.Errorf("the receipt has %d refusals, want 1", n)
 	}
 	return l
+}
+
+// awaitReport waits for a report that matches.
+func (r *rig) awaitReport(what string, match func(bastion.Report) bool) bastion.Report {
+	r.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	report, ok := r.table.Await(ctx, match)
+	if !ok {
+		r.t.Fatalf("no report came that %s; the last was %+v", what, report)
+	}
+	return report
 }

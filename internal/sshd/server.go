@@ -1,12 +1,36 @@
+// Package sshd is the SSH server that runs in a bastion's task. It forwards
+// (direct-tcpip) and has a status console, and does nothing else that SSH servers
+// do. Package leaseloop controls it: the lease in force says which keys are admitted,
+// which destinations are allowed, and when the bastion ends.
+//
+// # Goroutines and locks
+//
+// The goroutine that calls [Run] runs the lease loop. One goroutine accepts
+// connections. Each connection has one goroutine that does the handshake and then
+// receives channels, and starts others: for global requests, for keepalives, for
+// closing the connection, and for each channel. A connection's goroutine waits for
+// the others, and Run waits for all connections, so nothing outlives Run.
+//
+// Shared state is in three places, each with its own lock: the connection table, the
+// console requests, and the audit with its receipt. A connection has a lock for the
+// set of its open consoles. No lock is held while another is taken, nor during a call
+// that can block.
+//
+// A connection is not closed from outside. It is given a cause: its consoles print
+// the cause, its forwards close, then the connection closes, and its audit line has
+// the cause as the result.
 package sshd
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,52 +38,157 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/leaseloop"
 )
 
-// server is what all connections share.
+// Run runs one bastion from its first lease to its end, and returns the exit code.
+// When ctx is done (SIGTERM), the bastion ends in order, with bastion.ExitTerminated.
+// When Run returns, nothing that it started is left.
+func Run(ctx context.Context, cfg Config) int {
+	cfg = cfg.withDefaults()
+	log := cfg.Log.With("bastion", cfg.BastionID)
+	if err := cfg.check(); err != nil {
+		log.Error("invalid configuration", "error", err)
+		return bastion.ExitFailure
+	}
+	host, err := newHostKey(cfg.Rand)
+	if err != nil {
+		log.Error("no host key", "error", err)
+		return bastion.ExitFailure
+	}
+	loop := leaseloop.Config{BastionID: cfg.BastionID, Lease: cfg.Lease, Now: cfg.Now, Log: cfg.Log, Timing: cfg.LeaseTiming}
+	return leaseloop.Run(ctx, loop, func(_ bastion.Lease, log *slog.Logger) leaseloop.Server {
+		return newServer(cfg, log, host)
+	})
+}
+
+// newHostKey makes the host key, which is only ever in memory.
+func newHostKey(rand io.Reader) (ssh.Signer, error) {
+	seed := make([]byte, ed25519.SeedSize)
+	if _, err := io.ReadFull(rand, seed); err != nil {
+		return nil, fmt.Errorf("make a host key: %w", err)
+	}
+	return ssh.NewSignerFromKey(ed25519.NewKeyFromSeed(seed))
+}
+
+// publicKey returns a key in the form that the domain uses.
+func publicKey(key ssh.PublicKey) bastion.Key {
+	return bastion.Key(strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key))))
+}
+
+// server is what all connections share. It implements [leaseloop.Server].
 type server struct {
-	ctx         context.Context // ends when all connections are to end; its cause is a *cause
+	ctx         context.Context // done when all connections are to end; the cause is a *cause
 	end         context.CancelCauseFunc
 	cfg         Config
 	log         *slog.Logger
 	host        ssh.Signer
 	connections *connectionTable
-	asks        *consoleRequests
+	requests    *consoleRequests
 	audit       *audit
-	lease       atomic.Pointer[bastion.Lease] // in force; the keeper alone changes it
+	lease       atomic.Pointer[bastion.Lease] // in force; only the lease loop changes it
 
-	wake  chan struct{} // tells the keeper that something changed
-	wg    sync.WaitGroup
-	count int64 // of accepted connections; the accepting goroutine's own
+	changed  chan struct{}
+	failed   chan error
+	listener net.Listener // the lease loop's own
+	wg       sync.WaitGroup
+	accepted int64 // connections so far; the accepting goroutine's own
 }
 
 func newServer(cfg Config, log *slog.Logger, host ssh.Signer) *server {
-	s := &server{cfg: cfg, log: log, host: host, wake: make(chan struct{}, 1)}
+	s := &server{cfg: cfg, log: log, host: host, changed: make(chan struct{}, 1), failed: make(chan error, 1)}
 	s.ctx, s.end = context.WithCancelCause(context.Background())
-	s.connections = newConnectionTable(cfg.Now, cfg.Limits, s.nudge)
-	s.asks = &consoleRequests{nudge: s.nudge}
+	s.connections = newConnectionTable(cfg.Now, cfg.Limits, s.notifyChanged)
+	s.requests = &consoleRequests{changed: s.notifyChanged}
 	s.audit = newAudit(log, cfg.Now)
 	return s
 }
 
-// nudge wakes the keeper.
-func (s *server) nudge() {
+// notifyChanged wakes the lease loop. It does not block.
+func (s *server) notifyChanged() {
 	select {
-	case s.wake <- struct{}{}:
-	default: // it will wake anyway
+	case s.changed <- struct{}{}:
+	default: // a value is waiting already
 	}
+}
+
+func (s *server) Changed() <-chan struct{} { return s.changed }
+
+func (s *server) Failed() <-chan error { return s.failed }
+
+func (s *server) HostKey() bastion.Key { return publicKey(s.host.PublicKey()) }
+
+func (s *server) Connections() (open int, lastUse time.Time) { return s.connections.use() }
+
+func (s *server) Pause() bool { return s.connections.pause() }
+
+func (s *server) Drain(begun time.Time) (oldest time.Time) { return s.connections.drain(begun) }
+
+func (s *server) Resume() { s.connections.resume() }
+
+func (s *server) ConsoleRequest() bastion.ConsoleRequest { return s.requests.current() }
+
+func (s *server) Reply(reply bastion.ConsoleReply) { s.requests.deliver(reply) }
+
+// SetLease implements [leaseloop.Server].
+func (s *server) SetLease(lease bastion.Lease) (closed int) {
+	keys, err := parseKeys(lease.Keys)
+	if err != nil {
+		s.log.Error("unreadable key in the lease ignored", "error", err)
+	}
+	s.lease.Store(&lease)
+	old := s.connections.setKeys(keys)
+	for _, c := range old {
+		c.end(causeKeyReplaced)
+	}
+	return len(old)
+}
+
+// Warn implements [leaseloop.Server].
+func (s *server) Warn(before time.Duration) {
+	notice := warning(*s.lease.Load(), before)
+	for _, c := range s.connections.all() {
+		c.notify(notice)
+	}
+}
+
+// Listen implements [leaseloop.Server].
+func (s *server) Listen() error {
+	listener, err := s.cfg.Listen()
+	if err != nil {
+		return err
+	}
+	s.listener = listener
+	s.log.Info("listening", "address", listener.Addr().String())
+	s.wg.Go(func() {
+		if err := s.accept(listener); err != nil {
+			s.failed <- err
+		}
+	})
+	return nil
+}
+
+// Close implements [leaseloop.Server].
+func (s *server) Close(why leaseloop.Cause) bastion.Receipt {
+	s.connections.close()
+	if s.listener != nil {
+		_ = s.listener.Close()
+	}
+	s.end(&cause{result: string(why), notice: endNotices[why]})
+	s.wg.Wait()
+	return s.audit.close()
 }
 
 func (s *server) policy() Policy {
 	return Policy{Allowed: s.lease.Load().AllowedDestinations, Own: s.cfg.Own, AllowLoopback: s.cfg.AllowLoopback}
 }
 
-// maxAcceptErrors is how many times in a row Accept may fail before the
-// listener counts as lost.
+// maxAcceptErrors is how many times in a row Accept may fail before the listener
+// counts as failed.
 const maxAcceptErrors = 20
 
-// accept takes connections until the roster is closed, when it answers nil, or
-// the listener has failed.
+// accept accepts connections until the connection table is closed, when it returns
+// nil, or the listener has failed.
 func (s *server) accept(listener net.Listener) error {
 	for failures := 0; ; {
 		conn, err := listener.Accept()
@@ -69,7 +198,7 @@ func (s *server) accept(listener net.Listener) error {
 				return fmt.Errorf("accept on %s: %w", listener.Addr(), err)
 			}
 			s.log.Warn("accept failed", "error", err, "failures", failures)
-			time.Sleep(50 * time.Millisecond) // out of descriptors, most likely
+			time.Sleep(50 * time.Millisecond) // probably out of file descriptors
 			continue
 		}
 		failures = 0
@@ -79,27 +208,27 @@ func (s *server) accept(listener net.Listener) error {
 	}
 }
 
-// begin starts serving a connection, unless there is no room for it.
+// begin starts serving a connection, unless there are too many.
 func (s *server) begin(conn net.Conn) error {
-	s.count++
-	w := actor{connection: s.count, source: sourceOf(conn)}
-	a := &pendingConnection{cut: func() { conn.Close() }}
-	if err := s.connections.arrive(a); err != nil {
+	s.accepted++
+	who := actor{connection: s.accepted, source: sourceOf(conn)}
+	p := &pendingConnection{close: func() { conn.Close() }}
+	if err := s.connections.begin(p); err != nil {
 		conn.Close()
-		if errors.Is(err, errNoRoom) {
-			s.audit.refusal(w, kindConnection, err.Error(), slog.Int("limit", s.cfg.Limits.Unauthenticated))
+		if errors.Is(err, errTooManyPending) {
+			s.audit.refusal(who, kindConnection, err.Error(), slog.Int("limit", s.cfg.Limits.Unauthenticated))
 		}
 		return err
 	}
-	s.wg.Go(func() { s.serve(conn, a, w) })
+	s.wg.Go(func() { s.serve(conn, p, who) })
 	return nil
 }
 
-// serve does a connection's handshake and, if that ends well, all the rest.
-func (s *server) serve(conn net.Conn, a *pendingConnection, w actor) {
+// serve does a connection's handshake and, if it succeeds, serves the connection.
+func (s *server) serve(conn net.Conn, p *pendingConnection, who actor) {
 	defer conn.Close()
 	wire := newWire(conn, s.cfg.Now)
-	h := &handshake{roster: s.connections, arrival: a}
+	h := &handshake{connections: s.connections, pending: p}
 	var late atomic.Bool
 	timer := time.AfterFunc(s.cfg.Timing.Handshake, func() {
 		late.Store(true)
@@ -107,41 +236,41 @@ func (s *server) serve(conn net.Conn, a *pendingConnection, w actor) {
 	})
 	sshConn, channels, requests, err := ssh.NewServerConn(wire, h.config(s.host, s.cfg.Limits))
 	timer.Stop()
-	w.user = h.user
+	who.user = h.user
 	if err != nil {
-		s.connections.giveUp(a)
+		s.connections.giveUp(p)
 		reason := h.failure(err, s.cfg.Limits)
 		if late.Load() {
 			reason = fmt.Sprintf("not authenticated within %s", s.cfg.Timing.Handshake)
 		}
-		s.audit.refusal(w, kindAuthentication, reason, h.attrs(err)...)
+		s.audit.refusal(who, kindAuthentication, reason, h.attrs(err)...)
 		return
 	}
-	wire.settled()
-	c := newConnection(s, w, wire, sshConn)
-	if err := s.connections.enter(a, c); err != nil {
+	wire.handshakeDone()
+	c := newConnection(s, who, wire, sshConn)
+	if err := s.connections.enter(p, c); err != nil {
 		sshConn.Close()
-		s.audit.refusal(w, kindAuthentication, err.Error(), h.attrs(err)...)
+		s.audit.refusal(who, kindAuthentication, err.Error(), h.attrs(err)...)
 		discardAll(channels, requests)
 		return
 	}
 	s.audit.authenticated()
 	c.run(channels, requests)
 	s.connections.leave(c)
-	s.audit.connection(c.who, c.since, c.wait())
+	s.audit.connection(c.actor, c.since, c.wait())
 }
 
-// discardAll takes what a closed connection still had to say, so that the
+// discardAll drains a closed connection's channels and requests, so that the
 // library's goroutine can end.
 func discardAll(channels <-chan ssh.NewChannel, requests <-chan *ssh.Request) {
-	gone := discard(requests)
+	closed := discard(requests)
 	for channel := range channels {
 		_ = channel.Reject(ssh.Prohibited, "")
 	}
-	<-gone
+	<-closed
 }
 
-// sourceOf is the address that a connection comes from, without the port.
+// sourceOf returns the address that a connection comes from, without the port.
 func sourceOf(conn net.Conn) string {
 	addr, err := netip.ParseAddrPort(conn.RemoteAddr().String())
 	if err != nil {

@@ -7,16 +7,16 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// session is one session channel: it waits to be told whether it is to be a
-// console or one command, and whether there is a terminal.
+// session is one session channel. Its requests say whether it has a terminal and
+// whether it runs the console or one command.
 type session struct {
 	*connection
 	channel ssh.Channel
 
-	pty    bool
-	wanted *string     // what the client asked to start, "" for a console; nil before
-	begin  chan string // gets it, once the client has been told yes
-	sizes  chan size   // holds the terminal's latest size until the console takes it
+	pty     bool
+	command *string     // what the client starts, "" for the console; nil before
+	begin   chan string // receives the command after the client has been told yes
+	sizes   chan size   // holds the terminal's latest size until the console takes it
 }
 
 type size struct{ width, height int }
@@ -29,17 +29,17 @@ func (c *connection) session(channel ssh.NewChannel) {
 	}
 	s := &session{connection: c, channel: accepted, begin: make(chan string, 1), sizes: make(chan size, 1)}
 	ctx, cancel := context.WithCancel(c.present)
-	gone := make(chan struct{})
+	closed := make(chan struct{})
 	go func() {
-		defer close(gone)
+		defer close(closed)
 		defer cancel()
 		for request := range requests {
-			before := s.wanted
-			_ = request.Reply(s.request(request), nil)
-			if s.wanted != before {
-				// Not sooner: a command may be done, and the channel closed, before
-				// the client is told that it began.
-				s.begin <- *s.wanted
+			before := s.command
+			_ = request.Reply(s.handle(request), nil)
+			if s.command != before {
+				// Not before the reply: a command may finish, and close the channel,
+				// before the client is told that it began.
+				s.begin <- *s.command
 			}
 		}
 	}()
@@ -49,66 +49,66 @@ func (c *connection) session(channel ssh.NewChannel) {
 	case <-ctx.Done():
 	}
 	_ = accepted.Close()
-	<-gone
+	<-closed
 }
 
-// request decides about one request; it is called for one at a time, in their
-// order. It must not wait for the console: while it does, nothing that the
-// client sends is read, on any channel.
-func (s *session) request(r *ssh.Request) bool {
+// handle decides about one request. Requests come one at a time, in order. handle
+// must not wait for the console: meanwhile nothing that the client sends is read, on
+// any channel.
+func (s *session) handle(r *ssh.Request) bool {
 	switch r.Type {
 	case "env", "signal", "break", "eow@openssh.com":
 		return false // harmless, and of no use here
 	case "pty-req":
-		var ask struct {
+		var pty struct {
 			Term                         string
 			Width, Height, Pixels, Lines uint32
 			Modes                        string
 		}
-		if s.wanted != nil || ssh.Unmarshal(r.Payload, &ask) != nil {
+		if s.command != nil || ssh.Unmarshal(r.Payload, &pty) != nil {
 			return false
 		}
 		s.pty = true
-		s.resize(ask.Width, ask.Height)
+		s.resize(pty.Width, pty.Height)
 		return true
 	case "window-change":
-		var ask struct{ Width, Height, Pixels, Lines uint32 }
-		if ssh.Unmarshal(r.Payload, &ask) != nil {
+		var window struct{ Width, Height, Pixels, Lines uint32 }
+		if ssh.Unmarshal(r.Payload, &window) != nil {
 			return false
 		}
-		s.resize(ask.Width, ask.Height)
+		s.resize(window.Width, window.Height)
 		return true
 	case "shell":
 		return s.start("")
 	case "exec":
-		var ask struct{ Command string }
-		return ssh.Unmarshal(r.Payload, &ask) == nil && s.start(ask.Command)
+		var exec struct{ Command string }
+		return ssh.Unmarshal(r.Payload, &exec) == nil && s.start(exec.Command)
 	}
 	s.refuse(r)
 	return false
 }
 
-// refuse writes the line for a request that is not served.
+// refuse writes the audit line of a request that is not supported.
 func (s *session) refuse(r *ssh.Request) {
-	asked := r.Type
+	requested := r.Type
 	var subsystem struct{ Name string }
 	if r.Type == "subsystem" && ssh.Unmarshal(r.Payload, &subsystem) == nil {
-		asked += " " + subsystem.Name
+		requested += " " + subsystem.Name
 	}
-	s.audit.refusal(s.who, kindRequest, "this request is not served", slog.String("asked", clip(asked)))
+	s.audit.refusal(s.actor, kindRequest, "request type not supported", slog.String("requested", clip(requested)))
 }
 
-// start has the console or the command begin; a session has one.
+// start sets what the session runs. A session runs one thing only.
 func (s *session) start(command string) bool {
-	if s.wanted != nil {
+	if s.command != nil {
 		return false
 	}
-	s.wanted = &command
+	s.command = &command
 	return true
 }
 
-// resize leaves the terminal's size for the console. A client without a
-// terminal of its own says 0 by 0.
+// resize stores the terminal's size for the console. A client without a terminal of
+// its own sends 0 by 0.
 func (s *session) resize(width, height uint32) {
 	latest := size{80, 24}
 	if width > 0 && height > 0 {
@@ -121,7 +121,7 @@ func (s *session) resize(width, height uint32) {
 	s.sizes <- latest
 }
 
-// exit tells the client how it ended.
+// exit sends the exit status to the client.
 func (s *session) exit(status int) {
 	_, _ = s.channel.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{uint32(status)}))
 }

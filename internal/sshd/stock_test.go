@@ -36,7 +36,7 @@ func (r *rig) stock() stock {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	s.write("known_hosts", fmt.Appendf(nil, "bastion %s\n", r.table.last().HostKey))
+	s.write("known_hosts", fmt.Appendf(nil, "bastion %s\n", r.table.LastReport().HostKey))
 	s.write("config", fmt.Appendf(nil, `Host bastion
 	HostName %s
 	Port %s

@@ -51,7 +51,7 @@ func freePort(t testing.TB) string {
 // connected waits until n connections are open.
 func (r *rig) connected(n int) {
 	r.t.Helper()
-	r.table.await(r.t, fmt.Sprintf("counts %d connections", n), func(report bastion.Report) bool { return report.Connections == n })
+	r.awaitReport(fmt.Sprintf("counts %d connections", n), func(report bastion.Report) bool { return report.Connections == n })
 }
 
 // dialUntil connects to what a client that is starting will listen on.
@@ -137,12 +137,12 @@ func TestJump(t *testing.T) {
 		_, _ = io.Copy(struct{ io.Writer }{conn}, onward)
 	})
 	s := r.stock()
-	s.write("known_hosts", fmt.Appendf(nil, "bastion %s\n10.0.0.1 %s\n", r.table.last().HostKey, behind.table.last().HostKey))
+	s.write("known_hosts", fmt.Appendf(nil, "bastion %s\n10.0.0.1 %s\n", r.table.LastReport().HostKey, behind.table.LastReport().HostKey))
 	behind.private = r.private
-	if err := behind.table.write(func(l *bastion.Lease) { l.Keys, l.Name = []bastion.Key{authorized(r.key)}, "behind" }); err != nil {
+	if err := behind.table.Write(func(l *bastion.Lease) { l.Keys, l.Name = []bastion.Key{authorized(r.key)}, "behind" }); err != nil {
 		t.Fatal(err)
 	}
-	behind.table.await(t, "has the key in force", func(report bastion.Report) bool { return report.Generation == 2 })
+	behind.awaitReport("has the key in force", func(report bastion.Report) bool { return report.Generation == 2 })
 	got := s.ssh("", "-J", "bastion", "-i", s.path("id"), "-o", "IdentitiesOnly=yes", "10.0.0.1", "status")
 	if got.status != 0 || !strings.Contains(got.stdout, "behind") {
 		t.Errorf("%+v", got)

@@ -19,15 +19,15 @@ func TestLeaseMovesFirst(t *testing.T) {
 		t.Run(string(reason), func(t *testing.T) {
 			bubble(t, func(t *testing.T, r *rig) {
 				if reason == bastion.EndDeadline {
-					r.table.lease.IdleTimeout = 0
-					r.table.lease.Deadline = time.Now().Add(10 * time.Minute)
+					r.table.Lease.IdleTimeout = 0
+					r.table.Lease.Deadline = time.Now().Add(10 * time.Minute)
 				}
 				moved := make(chan struct{})
 				var waiting net.Conn
-				r.table.around = func(report bastion.Report, apply func() error) error {
+				r.table.Around = func(report bastion.Report, apply func() error) error {
 					if report.Ending.Reason != "" && report.Ending.Generation == 1 {
 						// The owner asks again, and connects, before the ending is written.
-						if err := r.table.write(func(l *bastion.Lease) { l.Deadline = time.Now().Add(time.Hour) }); err != nil {
+						if err := r.table.Write(func(l *bastion.Lease) { l.Deadline = time.Now().Add(time.Hour) }); err != nil {
 							t.Error(err)
 						}
 						var err error
@@ -60,7 +60,7 @@ func TestLeaseMovesFirst(t *testing.T) {
 func TestEndingComesFirst(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		var waiting net.Conn
-		r.table.around = func(report bastion.Report, apply func() error) error {
+		r.table.Around = func(report bastion.Report, apply func() error) error {
 			if report.Ending.Reason == "" || waiting != nil {
 				return apply()
 			}
@@ -69,7 +69,7 @@ func TestEndingComesFirst(t *testing.T) {
 				t.Error(err)
 			}
 			err = apply()
-			if err := r.table.write(func(l *bastion.Lease) {}); !errors.Is(err, bastion.ErrConflict) {
+			if err := r.table.Write(func(l *bastion.Lease) {}); !errors.Is(err, bastion.ErrConflict) {
 				t.Errorf("the lease of a task that is ending is renewed: %v", err)
 			}
 			return err
@@ -82,7 +82,7 @@ func TestEndingComesFirst(t *testing.T) {
 		if _, _, _, err := ssh.NewClientConn(waiting, "bastion", r.client(ssh.PublicKeys(r.key))); err == nil {
 			t.Error("it got in after the end")
 		}
-		if n := r.table.last().Receipt.Connections; n != 0 {
+		if n := r.table.LastReport().Receipt.Connections; n != 0 {
 			t.Errorf("the receipt counts %d connections", n)
 		}
 	})
@@ -104,7 +104,7 @@ func TestHandshakeInFlightKeepsItAlive(t *testing.T) {
 		}()
 		<-offered
 		after(5 * time.Second) // idle was due four seconds ago
-		if r.table.last().Ending.Reason != "" {
+		if r.table.LastReport().Ending.Reason != "" {
 			t.Fatal("it ends though a handshake is in flight")
 		}
 		// Who comes now waits, for the ending may yet be written.
@@ -127,94 +127,6 @@ func TestHandshakeInFlightKeepsItAlive(t *testing.T) {
 	})
 }
 
-// A handshake that does not end is cut, and does not keep the bastion alive.
-func TestHandshakeThatDoesNotEndIsCut(t *testing.T) {
-	bubble(t, func(t *testing.T, r *rig) {
-		r.run()
-		after(10*time.Minute - time.Second)
-		offered, sign := make(chan struct{}), make(chan struct{})
-		failed := make(chan error)
-		go func() {
-			_, err := r.dialWith(r.client(ssh.PublicKeys(late{r.key, offered, sign})))
-			failed <- err
-		}()
-		<-offered
-		r.endsAfter(time.Second+10*time.Second, bastion.EndIdle)
-		close(sign)
-		if err := <-failed; err == nil {
-			t.Error("it got in after the end")
-		}
-	})
-}
-
-// The table took the ending but did not say so.
-// The table took the ending, and its answer was lost. Nobody may be let in before
-// that is known: the control plane may be closing the bastion already.
-func TestEndingOfUnknownFateIsRepeated(t *testing.T) {
-	bubble(t, func(t *testing.T, r *rig) {
-		failed := false
-		r.table.around = func(report bastion.Report, apply func() error) error {
-			if report.Ending.Reason != "" && !failed {
-				failed = true
-				return errors.Join(apply(), errTable)
-			}
-			return apply()
-		}
-		r.run()
-		after(10*time.Minute + time.Second)
-		if !failed || r.ended() {
-			t.Fatalf("tried: %v, ended: %v", failed, r.ended())
-		}
-		came := make(chan error, 1)
-		go func() {
-			_, err := r.dialWith(r.client(ssh.PublicKeys(r.key)))
-			came <- err
-		}()
-		after(5 * time.Second)
-		if !r.ended() || r.code != bastion.ExitOK || r.table.last().Ending.Reason != bastion.EndIdle {
-			t.Errorf("ended: %v, code %d, with %+v", r.ended(), r.code, r.table.last().Ending)
-		}
-		if err := <-came; err == nil {
-			t.Error("somebody was let in, only to be cut")
-		}
-	})
-}
-
-func TestIdleIsTriedAgainWhenTheTableIsAway(t *testing.T) {
-	bubble(t, func(t *testing.T, r *rig) {
-		r.run()
-		after(time.Minute)
-		r.table.set(func(tb *table) {
-			tb.around = func(bastion.Report, func() error) error { return errTable }
-		})
-		after(20 * time.Minute)
-		if r.ended() {
-			t.Fatal("it ended without the table's consent")
-		}
-		r.table.set(func(tb *table) { tb.around = nil })
-		after(5 * time.Second)
-		if !r.ended() || r.code != bastion.ExitOK {
-			t.Errorf("ended: %v, code %d", r.ended(), r.code)
-		}
-	})
-}
-
-func TestLeaseGoneAtTheEnd(t *testing.T) {
-	bubble(t, func(t *testing.T, r *rig) {
-		r.table.around = func(report bastion.Report, apply func() error) error {
-			if report.Ending.Reason != "" {
-				r.table.set(func(tb *table) { tb.ended = true })
-			}
-			return apply()
-		}
-		r.run()
-		after(10*time.Minute + time.Second)
-		if !r.ended() || r.code != bastion.ExitOK {
-			t.Errorf("ended: %v, code %d", r.ended(), r.code)
-		}
-	})
-}
-
 // Every moment of a client's arrival around the end: it gets in and stays, or
 // it never gets in.
 func TestUseAtEveryMomentOfTheEnd(t *testing.T) {
@@ -222,7 +134,7 @@ func TestUseAtEveryMomentOfTheEnd(t *testing.T) {
 		t.Run(fmt.Sprint(offset), func(t *testing.T) {
 			bubble(t, func(t *testing.T, r *rig) {
 				// The table takes its time, so that there are moments within the call.
-				r.table.around = func(report bastion.Report, apply func() error) error {
+				r.table.Around = func(report bastion.Report, apply func() error) error {
 					time.Sleep(time.Second)
 					err := apply()
 					time.Sleep(time.Second)
@@ -233,7 +145,7 @@ func TestUseAtEveryMomentOfTheEnd(t *testing.T) {
 				client, err := r.dialWith(r.client(ssh.PublicKeys(r.key)))
 				if err != nil {
 					after(time.Minute)
-					if !r.ended() || r.table.last().Receipt.Connections != 0 {
+					if !r.ended() || r.table.LastReport().Receipt.Connections != 0 {
 						t.Errorf("it does not get in (%v), but the bastion has not ended unused: %s", err, r.journal.text())
 					}
 					return

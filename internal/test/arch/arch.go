@@ -40,11 +40,12 @@ var imports = map[string][]string{
 	"internal/publickey": {"internal/bastion"},
 	"internal/leasefile": {"internal/bastion"},
 	"internal/config":    {"internal/bastion"},
+	"internal/leaseloop": {"internal/bastion"},
 
 	// Adapters import the domain and helpers, and never each other.
 	"internal/awscloud":   {"internal/bastion"},
 	"internal/localcloud": {"internal/bastion"},
-	"internal/sshd":       {"internal/bastion", "internal/api", "internal/publickey"},
+	"internal/sshd":       {"internal/bastion", "internal/leaseloop"},
 	"internal/httpapi":    {"internal/bastion", "internal/api", "internal/publickey"},
 	"internal/slack":      {"internal/bastion", "internal/api", "internal/publickey"},
 
@@ -61,6 +62,7 @@ var imports = map[string][]string{
 	"internal/test/template":  {},
 	"internal/test/cloudtest": {"internal/bastion"},
 	"internal/test/awswire":   {"internal/bastion", "internal/localcloud"},
+	"internal/test/simtask":   {"internal/bastion", "internal/leaseloop", "internal/localcloud"},
 	"internal/test/system":    {"internal/*", "internal/test/*"},
 
 	// Wiring may import every package of the product.

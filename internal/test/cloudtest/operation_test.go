@@ -30,12 +30,12 @@ var operations = []operation{
 		w.service.CloseAll(context.Background(), alice(home), time.Minute)
 	}, createFrom(home, "")},
 	{"create over an expired one", true, func(w *world) {
-		w.agent.BrokenTimer = true
+		w.runner.BrokenTimer = true
 		w.ready()
 		time.Sleep(9 * time.Hour)
 	}, createFrom(travel, keyB)},
 	{"observe a console's request", false, func(w *world) {
-		w.agent.Ask(w.ready().Attempt.TaskID, bastion.ConsoleRequest{Verb: bastion.VerbExtend, TTL: 10 * time.Hour})
+		w.runner.Request(w.ready().Attempt.TaskID, bastion.VerbExtend, 10*time.Hour)
 		time.Sleep(10 * time.Second)
 	}, func(ctx context.Context, s *bastion.Service, w *world) error {
 		return s.Observe(ctx, w.only().ID)

@@ -243,7 +243,7 @@ func TestKilledTaskComesBack(t *testing.T) {
 // With its own timer broken a task outlives its deadline; the reaper ends it.
 func TestTheReaperEndsWhatDoesNotEndItself(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
-		w.agent.BrokenTimer = true
+		w.runner.BrokenTimer = true
 		rec := w.ready()
 		time.Sleep(time.Until(rec.Intent.Deadline))
 		w.reap(2 * time.Minute)
@@ -273,12 +273,12 @@ func TestIdleEndsOnlyWhatNobodyUses(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		w.service.Config.IdleTimeout = 30 * time.Minute
 		rec := w.ready()
-		w.agent.Use(rec.Attempt.TaskID, 1)
+		w.runner.Use(rec.Attempt.TaskID, 1)
 		w.reap(2 * time.Hour)
 		if w.only().State() != bastion.Ready {
 			t.Fatal("ended though it was used")
 		}
-		w.agent.Use(rec.Attempt.TaskID, 0)
+		w.runner.Use(rec.Attempt.TaskID, 0)
 		w.reap(20 * time.Minute)
 		if w.only().State() != bastion.Ready {
 			t.Fatal("ended before its idle time")
@@ -342,7 +342,7 @@ func TestConsoleRequests(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		rec := w.ready()
 		ask := func(verb bastion.Verb, ttl time.Duration) bastion.ConsoleReply {
-			w.agent.Ask(rec.Attempt.TaskID, bastion.ConsoleRequest{Verb: verb, TTL: ttl})
+			w.runner.Request(rec.Attempt.TaskID, verb, ttl)
 			time.Sleep(10 * time.Second)
 			if err := w.service.Observe(context.Background(), rec.ID); err != nil {
 				t.Error(err)
@@ -433,7 +433,7 @@ func TestTheSweepEndsWhatAFinishedBastionLeft(t *testing.T) {
 
 func TestAnExpiredOneFreesItsName(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
-		w.agent.BrokenTimer = true
+		w.runner.BrokenTimer = true
 		first := w.ready()
 		time.Sleep(time.Until(first.Intent.Deadline) + time.Second)
 		_, err := w.service.Extend(context.Background(), alice(home), first.ID, time.Hour, 0)

@@ -115,7 +115,7 @@ func (w *world) person(day context.Context, s *bastion.Service, n int, chance fu
 			}
 		case 4:
 			if recs, err := s.List(ctx, caller, 0); err == nil && len(recs) > 0 {
-				w.agent.Use(recs[0].Attempt.TaskID, pick(3))
+				w.runner.Use(recs[0].Attempt.TaskID, pick(3))
 			}
 		case 5:
 			s.CloseAll(ctx, caller, 10*time.Second)

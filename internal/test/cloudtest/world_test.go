@@ -11,8 +11,10 @@ import (
 	"time"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/leaseloop"
 	"github.com/bastion-on-demand/bastion/internal/localcloud"
 	"github.com/bastion-on-demand/bastion/internal/test/cloudtest"
+	"github.com/bastion-on-demand/bastion/internal/test/simtask"
 )
 
 // functionTimeout is how long an invocation lives; timing as a deployment has it,
@@ -40,15 +42,17 @@ const (
 type world struct {
 	t       *testing.T
 	cloud   *localcloud.Cloud
-	agent   *localcloud.Agent // runs in its tasks
-	mail    mailbox           // of those who asked to be told
-	tasks   cloudtest.Hook    // what the tasks' own calls go through; nil for nothing
-	service *bastion.Service  // healthy
+	runner  *simtask.Runner  // of its tasks
+	mail    mailbox          // of those who asked to be told
+	tasks   cloudtest.Hook   // what the tasks' own calls go through; nil for nothing
+	service *bastion.Service // healthy
 }
 
 func newWorld(t *testing.T, staleness time.Duration) *world {
-	agent := &localcloud.Agent{Poll: 3070 * time.Millisecond, LeaseTimeout: 2 * time.Minute}
-	w := &world{t: t, agent: agent}
+	runner := &simtask.Runner{Timing: leaseloop.Timing{
+		Poll: 3070 * time.Millisecond, FirstLease: 2 * time.Minute, Report: 61300 * time.Millisecond, ReportPause: 1130 * time.Millisecond,
+	}}
+	w := &world{t: t, runner: runner}
 	w.cloud = localcloud.New(localcloud.Config{
 		LaunchDelay: 4100 * time.Millisecond, Linger: 2 * time.Second, StopTimeout: 10 * time.Second,
 		Staleness: staleness,
@@ -64,7 +68,7 @@ func (w *world) Run(ctx context.Context, task localcloud.Process) int {
 	if w.tasks != nil {
 		task.Lease = hookedLease{task.Lease, w.tasks}
 	}
-	return w.agent.Run(ctx, task)
+	return w.runner.Run(ctx, task)
 }
 
 type hookedLease struct {

@@ -1,0 +1,109 @@
+// Package leaseloop keeps a bastion's task in step with its lease. Its loop reads
+// the lease and puts it in force, writes the report, warns before the deadline, and
+// decides when the bastion ends. It has no sockets and knows nothing of SSH: it
+// controls a [Server]. Package sshd is the server that ships; the simulation of the
+// whole system runs the same loop with a server in memory.
+package leaseloop
+
+import (
+	"cmp"
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+)
+
+// Server is the SSH server as the loop controls it. The loop calls its methods from
+// one goroutine.
+type Server interface {
+	// HostKey returns the public host key.
+	HostKey() bastion.Key
+	// Listen opens the listener. The loop calls it once, with a lease in force.
+	Listen() error
+	// Failed receives the error of a listener that fails after Listen.
+	Failed() <-chan error
+	// Changed receives a value when a connection has come or gone, or a console
+	// has made a request.
+	Changed() <-chan struct{}
+
+	// SetLease puts a lease in force. Open connections whose key it does not have
+	// are closed; SetLease returns how many, and does not wait for them.
+	SetLease(lease bastion.Lease) (closed int)
+	// Warn tells all consoles how soon the lease in force ends.
+	Warn(before time.Duration)
+	// ConsoleRequest returns the latest request of a console; zero if there was none.
+	ConsoleRequest() bastion.ConsoleRequest
+	// Reply passes a reply to the console that made the request of the same number.
+	Reply(reply bastion.ConsoleReply)
+
+	// Connections returns how many authenticated connections are open, and when
+	// one last was: now, if one is.
+	Connections() (open int, lastUse time.Time)
+	// Pause makes new connections wait if none is open or in its handshake, and
+	// reports whether that was so.
+	Pause() bool
+	// Drain makes new connections wait, and closes those that began their handshake
+	// by the given time and have not proved an admitted key. It returns when the
+	// oldest of the other handshakes without a proved key began; zero if there is none.
+	Drain(begun time.Time) (oldest time.Time)
+	// Resume lets the connections that wait begin their handshakes.
+	Resume()
+
+	// Close closes the listener and all connections, for the cause, waits until all
+	// of them are closed, and returns the receipt. The loop calls it once, last.
+	Close(cause Cause) bastion.Receipt
+}
+
+// Config is what Run needs.
+type Config struct {
+	BastionID string            // for the log, until the lease names it
+	Lease     bastion.TaskLease // the task's own item in the table of leases
+	Now       func() time.Time
+	Log       *slog.Logger
+	Timing    Timing
+}
+
+// Timing holds the loop's intervals and limits. A zero field has the documented
+// default.
+type Timing struct {
+	Poll        time.Duration   // between reads of the lease; 3 s
+	FirstLease  time.Duration   // how long to wait for the first lease; 5 min
+	Call        time.Duration   // time limit of one read or report; 5 s
+	Report      time.Duration   // between reports when nothing changed; 1 min
+	ReportPause time.Duration   // between reports when connections come and go; 1 s
+	Warnings    []time.Duration // before the deadline; 10 min and 1 min
+	Drain       time.Duration   // what a handshake gets when the bastion is to end as idle; 10 s
+}
+
+func (t Timing) withDefaults() Timing {
+	if t.Warnings == nil {
+		t.Warnings = []time.Duration{10 * time.Minute, time.Minute}
+	}
+	return Timing{
+		Poll:        cmp.Or(t.Poll, 3*time.Second),
+		FirstLease:  cmp.Or(t.FirstLease, 5*time.Minute),
+		Call:        cmp.Or(t.Call, 5*time.Second),
+		Report:      cmp.Or(t.Report, time.Minute),
+		ReportPause: cmp.Or(t.ReportPause, time.Second),
+		Warnings:    t.Warnings,
+		Drain:       cmp.Or(t.Drain, 10*time.Second),
+	}
+}
+
+// Run waits for the task's first lease, starts the server for it, and controls the
+// server until the bastion ends. It returns the process's exit code. When ctx is
+// done (SIGTERM), the bastion ends with bastion.ExitTerminated.
+//
+// start returns the server for a bastion's first lease. The logger has the
+// attributes that name the bastion and its owner.
+func Run(ctx context.Context, cfg Config, start func(first bastion.Lease, log *slog.Logger) Server) int {
+	cfg.Timing = cfg.Timing.withDefaults()
+	first, code := firstLease(ctx, cfg, cfg.Log.With("bastion", cfg.BastionID))
+	if code != bastion.ExitOK || !first.Open {
+		return code
+	}
+	cfg.Log = cfg.Log.With("bastion", first.BastionID, "owner", first.Owner)
+	l := &loop{cfg: cfg, server: start(first, cfg.Log)}
+	return l.run(ctx, first)
+}

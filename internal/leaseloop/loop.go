@@ -1,0 +1,270 @@
+package leaseloop
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+)
+
+// firstLease waits for a lease. A code other than ExitOK means that none came.
+func firstLease(ctx context.Context, cfg Config, log *slog.Logger) (bastion.Lease, int) {
+	limit := time.NewTimer(cfg.Timing.FirstLease)
+	defer limit.Stop()
+	poll := time.NewTicker(cfg.Timing.Poll)
+	defer poll.Stop()
+	failed := false
+	for {
+		call, cancel := context.WithTimeout(ctx, cfg.Timing.Call)
+		lease, err := cfg.Lease.Read(call)
+		cancel()
+		if err == nil && lease.Generation > 0 {
+			if !lease.Open {
+				log.Info("first lease is closed already", "reason", lease.EndReason)
+			}
+			return lease, bastion.ExitOK
+		}
+		if err != nil && !errors.Is(err, bastion.ErrNotFound) && ctx.Err() == nil && !failed {
+			failed = true
+			log.Warn("lease not readable, retrying", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			log.Info("stopped before the first lease")
+			return bastion.Lease{}, bastion.ExitTerminated
+		case <-limit.C:
+			log.Error("no lease", "waited", cfg.Timing.FirstLease.String(), "error", err)
+			return bastion.Lease{}, bastion.ExitNoLease
+		case <-poll.C:
+		}
+	}
+}
+
+// loop is one bastion's loop. Only the goroutine that called Run uses it.
+type loop struct {
+	cfg    Config
+	server Server
+
+	lease    bastion.Lease // in force
+	leasedAt time.Time     // when it was put in force
+
+	sent    bastion.Report // the last report that was written
+	sentAt  time.Time
+	readyAt time.Time // when the first report was written
+
+	decidedAt time.Time // when decide was last called
+	decideAt  time.Time // when it is due again
+	pollAt    time.Time
+	reportAt  time.Time // no report before this: the last one failed
+	idleAt    time.Time // no idle end before this: the last one failed
+	drainAt   time.Time // when handshakes are to be closed; zero unless an idle end waits for them
+
+	readFailing, reportFailing bool // the failure is logged once
+}
+
+// stop is the decision to end.
+type stop struct {
+	cause  Cause
+	ending bastion.Ending // for the last report; zero if the task did not decide itself
+	code   int            // of the process
+}
+
+// run serves until an end is decided, and then ends.
+func (l *loop) run(ctx context.Context, first bastion.Lease) int {
+	end := l.start(first)
+	for end == nil {
+		if end = l.step(ctx); end == nil {
+			end = l.wait(ctx)
+		}
+	}
+	return l.finish(ctx, end)
+}
+
+// start puts the first lease in force and listens, unless the lease has expired.
+func (l *loop) start(first bastion.Lease) *stop {
+	l.setLease(first)
+	now := l.cfg.Now()
+	l.pollAt = now.Add(l.cfg.Timing.Poll)
+	if !now.Before(first.Deadline) {
+		return nil
+	}
+	if err := l.server.Listen(); err != nil {
+		return l.listenerFailed(err)
+	}
+	return nil
+}
+
+func (l *loop) listenerFailed(err error) *stop {
+	l.cfg.Log.Error("listener failed", "error", err)
+	return &stop{cause: ListenerFailed, code: bastion.ExitFailure}
+}
+
+// step does what is due: it reads the lease, decides by time, and reports. At the
+// deadline it does not read the lease first, which could take time: the report of the
+// ending finds out whether there is a newer one.
+func (l *loop) step(ctx context.Context) *stop {
+	if now := l.cfg.Now(); !now.Before(l.pollAt) && now.Before(l.lease.Deadline) {
+		if end, _ := l.poll(ctx); end != nil {
+			return end
+		}
+	}
+	now := l.cfg.Now()
+	open, lastUse := l.server.Connections()
+	d := decide(timeInput{
+		now: now, decidedAt: l.decidedAt, lease: l.lease,
+		unusedSince: unusedSince(l.readyAt, l.leasedAt, lastUse, open),
+	}, l.cfg.Timing.Warnings)
+	l.decidedAt, l.decideAt = now, d.next
+	if d.warn > 0 {
+		l.server.Warn(d.warn)
+	}
+	var end *stop
+	switch d.end {
+	case bastion.EndDeadline:
+		end = l.endAtDeadline(ctx)
+	case bastion.EndIdle:
+		end = l.endIdle(ctx, now)
+	default:
+		l.resume()
+	}
+	if end != nil {
+		return end
+	}
+	return l.reportIfDue(ctx)
+}
+
+// wait waits until something is due, or has happened.
+func (l *loop) wait(ctx context.Context) *stop {
+	next := earlier(earlier(l.decideAt, l.pollAt), l.nextReport())
+	timer := time.NewTimer(next.Sub(l.cfg.Now()))
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return l.terminated(ctx)
+	case err := <-l.server.Failed():
+		return l.listenerFailed(err)
+	case <-l.server.Changed():
+	case <-timer.C:
+	}
+	return nil
+}
+
+// terminated ends the bastion after SIGTERM. The control plane closes the lease just
+// before it calls StopTask, so the lease, read once more, usually has the reason.
+func (l *loop) terminated(ctx context.Context) *stop {
+	if end, _ := l.poll(context.WithoutCancel(ctx)); end != nil {
+		return end
+	}
+	return &stop{cause: Terminated, code: bastion.ExitTerminated}
+}
+
+// poll reads the lease and obeys it. If the lease cannot be read, the one in force
+// stays, and poll returns the error.
+func (l *loop) poll(ctx context.Context) (*stop, error) {
+	call, cancel := l.call(ctx)
+	lease, err := l.cfg.Lease.Read(call)
+	cancel()
+	l.pollAt = l.cfg.Now().Add(l.cfg.Timing.Poll)
+	switch {
+	case errors.Is(err, bastion.ErrNotFound):
+		return &stop{cause: LeaseRemoved}, nil
+	case err != nil:
+		if !l.readFailing && ctx.Err() == nil {
+			l.cfg.Log.Warn("lease not readable, keeping the last one", "error", err)
+		}
+		l.readFailing = true
+		return nil, err
+	}
+	l.readFailing = false
+	if lease.Generation <= l.lease.Generation {
+		return nil, nil
+	}
+	if !lease.Open {
+		l.server.Reply(lease.ConsoleReply)
+		return &stop{cause: closedFor(lease.EndReason)}, nil
+	}
+	l.setLease(lease)
+	return nil, nil
+}
+
+// setLease puts a lease in force.
+func (l *loop) setLease(lease bastion.Lease) {
+	now := l.cfg.Now()
+	if !lease.Deadline.Equal(l.lease.Deadline) {
+		l.decidedAt = now // a warning whose time was past when the deadline was set is not due
+	}
+	l.lease, l.leasedAt = lease, now
+	closed := l.server.SetLease(lease)
+	l.server.Reply(lease.ConsoleReply)
+	var keys []string
+	for _, key := range lease.Keys {
+		keys = append(keys, key.Fingerprint())
+	}
+	l.cfg.Log.Info("lease in force", "generation", lease.Generation, "deadline", lease.Deadline,
+		"keys", keys, "source", lease.Source, "idle", lease.IdleTimeout.String(), "connections_closed", closed)
+}
+
+// call returns the context of one call to the table of leases. No call outlasts the
+// deadline.
+func (l *loop) call(ctx context.Context) (context.Context, context.CancelFunc) {
+	limit := l.cfg.Timing.Call
+	if left := l.lease.Deadline.Sub(l.cfg.Now()); left > 0 {
+		limit = min(limit, left)
+	}
+	return context.WithTimeout(ctx, limit)
+}
+
+// report returns the report as of now.
+func (l *loop) report() bastion.Report {
+	open, lastUse := l.server.Connections()
+	return bastion.Report{
+		HostKey:        l.server.HostKey(),
+		Generation:     l.lease.Generation,
+		Connections:    open,
+		LastUsedAt:     lastUse.UTC(),
+		ConsoleRequest: l.server.ConsoleRequest(),
+	}
+}
+
+// nextReport returns when the next report is due.
+func (l *loop) nextReport() time.Time {
+	return later(reportDue(l.sent, l.sentAt, l.report(), l.cfg.Timing), l.reportAt)
+}
+
+// reportIfDue writes the report if it is due. With the first one the bastion is ready.
+func (l *loop) reportIfDue(ctx context.Context) *stop {
+	if l.nextReport().After(l.cfg.Now()) {
+		return nil
+	}
+	switch err := l.write(ctx, l.report()); {
+	case errors.Is(err, bastion.ErrNotFound):
+		return &stop{cause: LeaseRemoved}
+	case err == nil && l.readyAt.IsZero():
+		l.readyAt = l.sentAt
+		l.cfg.Log.Info("ready", "host_key", l.sent.HostKey.Fingerprint(), "generation", l.sent.Generation)
+	}
+	return nil
+}
+
+// write writes a report. It returns ErrConflict for an ending under an older lease.
+func (l *loop) write(ctx context.Context, report bastion.Report) error {
+	call, cancel := l.call(ctx)
+	defer cancel()
+	err := l.cfg.Lease.Report(call, report)
+	now := l.cfg.Now()
+	if errors.Is(err, bastion.ErrConflict) {
+		return err // the table works: it refused an ending
+	}
+	if err != nil {
+		l.reportAt = now.Add(l.cfg.Timing.Poll)
+		if !l.reportFailing && ctx.Err() == nil {
+			l.cfg.Log.Warn("report not written, retrying", "error", err)
+		}
+		l.reportFailing = true
+		return err
+	}
+	l.sent, l.sentAt, l.reportAt, l.reportFailing = report, now, time.Time{}, false
+	return nil
+}

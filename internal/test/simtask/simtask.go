@@ -1,0 +1,154 @@
+// Package simtask runs bastions' tasks in a local cloud without sockets, so that
+// thousands of them fit into a simulation. A task runs the lease loop that ships,
+// [leaseloop.Run], over a [Server] in memory.
+package simtask
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/leaseloop"
+	"github.com/bastion-on-demand/bastion/internal/localcloud"
+)
+
+// Runner is a [localcloud.Runner]. One Runner runs any number of tasks. Its zero
+// value works.
+type Runner struct {
+	Timing leaseloop.Timing
+
+	// BrokenTimer makes tasks see a deadline that never comes and no idle time-out,
+	// so that they never end by themselves.
+	BrokenTimer bool
+	// CrashAfter makes a task's process crash so long after its first lease; 0 for
+	// never.
+	CrashAfter time.Duration
+
+	mu    sync.Mutex
+	tasks map[string]*Server // of the tasks that run and have had a lease
+}
+
+// exitCrash is the exit code of a Go process that panics.
+const exitCrash = 2
+
+// Run runs one task's process, and returns its exit code.
+func (r *Runner) Run(ctx context.Context, task localcloud.Process) int {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	lease := &taskLease{TaskLease: task.Lease, brokenTimer: r.BrokenTimer}
+	cfg := leaseloop.Config{
+		BastionID: task.BastionID, Lease: lease, Timing: r.Timing,
+		Now: time.Now, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+	}
+	code := leaseloop.Run(ctx, cfg, func(bastion.Lease, *slog.Logger) leaseloop.Server {
+		server := NewServer(HostKey(task.TaskID))
+		r.set(task.TaskID, server)
+		if r.CrashAfter > 0 {
+			timer := time.AfterFunc(r.CrashAfter, func() {
+				lease.crash()
+				cancel()
+			})
+			context.AfterFunc(ctx, func() { timer.Stop() })
+		}
+		return server
+	})
+	r.set(task.TaskID, nil)
+	if lease.crashed() {
+		return exitCrash
+	}
+	return code
+}
+
+func (r *Runner) set(taskID string, server *Server) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.tasks == nil {
+		r.tasks = map[string]*Server{}
+	}
+	r.tasks[taskID] = server
+	if server == nil {
+		delete(r.tasks, taskID)
+	}
+}
+
+// Server returns the server of a task; nil if the task does not run or has had no
+// lease yet.
+func (r *Runner) Server(taskID string) *Server {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.tasks[taskID]
+}
+
+// Use makes a task have n authenticated connections. It reports whether the task
+// accepted them; without a lease, or after its end, a task does not.
+func (r *Runner) Use(taskID string, n int) bool {
+	server := r.Server(taskID)
+	return server != nil && server.Use(n)
+}
+
+// Request makes a console request. It reports whether the task accepted it.
+func (r *Runner) Request(taskID string, verb bastion.Verb, ttl time.Duration) bool {
+	server := r.Server(taskID)
+	return server != nil && server.Request(verb, ttl)
+}
+
+// taskLease is a task's side of its lease, of a process that can be broken.
+type taskLease struct {
+	bastion.TaskLease
+	brokenTimer bool
+
+	mu   sync.Mutex
+	dead bool
+}
+
+var errCrashed = errors.New("the process has crashed")
+
+func (l *taskLease) crash() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.dead = true
+}
+
+func (l *taskLease) crashed() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.dead
+}
+
+func (l *taskLease) Read(ctx context.Context) (bastion.Lease, error) {
+	if l.crashed() {
+		return bastion.Lease{}, errCrashed
+	}
+	lease, err := l.TaskLease.Read(ctx)
+	if l.brokenTimer {
+		lease.Deadline, lease.IdleTimeout = lease.Deadline.AddDate(100, 0, 0), 0
+	}
+	return lease, err
+}
+
+func (l *taskLease) Report(ctx context.Context, report bastion.Report) error {
+	if l.crashed() {
+		return errCrashed
+	}
+	return l.TaskLease.Report(ctx, report)
+}
+
+// HostKey returns a well-formed ed25519 public key that has no private half. It
+// depends on the name only.
+func HostKey(name string) bastion.Key {
+	const kind = "ssh-ed25519"
+	public := sha256.Sum256([]byte(name))
+	var blob []byte
+	for _, part := range [][]byte{[]byte(kind), public[:]} {
+		blob = binary.BigEndian.AppendUint32(blob, uint32(len(part)))
+		blob = append(blob, part...)
+	}
+	return bastion.Key(kind + " " + base64.StdEncoding.EncodeToString(blob))
+}

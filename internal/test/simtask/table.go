@@ -1,0 +1,136 @@
+package simtask
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+)
+
+// ErrTable is the error of a table that cannot be reached.
+var ErrTable = errors.New("the table cannot be reached")
+
+// Table is one task's item in the table of leases. It implements
+// [bastion.TaskLease], and a test can change it, break it and delay it. As a table
+// that is called over a network, it fails calls whose context is done.
+type Table struct {
+	// Set these before the task runs, or in Change.
+	Lease   bastion.Lease // generation 0: none
+	Removed bool          // a tombstone is in the item's place
+	ReadErr error
+	// Around, if set, replaces Report; apply is what Report does otherwise.
+	Around func(report bastion.Report, apply func() error) error
+
+	mu      sync.Mutex
+	report  bastion.Report
+	reports int
+	changed chan struct{}
+}
+
+// Change changes the table.
+func (tb *Table) Change(change func(*Table)) {
+	tb.mu.Lock()
+	defer tb.mu.Unlock()
+	change(tb)
+}
+
+// Write changes the lease as the control plane does: it writes a newer generation,
+// and returns ErrConflict for an open lease of a task that is ending.
+func (tb *Table) Write(change func(*bastion.Lease)) error {
+	tb.mu.Lock()
+	defer tb.mu.Unlock()
+	next := tb.Lease
+	next.Generation++
+	change(&next)
+	if next.Open && tb.report.Ending != (bastion.Ending{}) {
+		return bastion.ErrConflict
+	}
+	tb.Lease = next
+	return nil
+}
+
+// LastReport returns the last report that was written.
+func (tb *Table) LastReport() bastion.Report {
+	tb.mu.Lock()
+	defer tb.mu.Unlock()
+	return tb.report
+}
+
+// Reports returns how many reports were written.
+func (tb *Table) Reports() int {
+	tb.mu.Lock()
+	defer tb.mu.Unlock()
+	return tb.reports
+}
+
+// Await waits until a report was written that matches, and returns it and true. It
+// returns the last report and false if ctx is done before.
+func (tb *Table) Await(ctx context.Context, match func(bastion.Report) bool) (bastion.Report, bool) {
+	for {
+		tb.mu.Lock()
+		if tb.changed == nil {
+			tb.changed = make(chan struct{})
+		}
+		report, reports, changed := tb.report, tb.reports, tb.changed
+		tb.mu.Unlock()
+		if reports > 0 && match(report) {
+			return report, true
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return report, false
+		}
+	}
+}
+
+// Read implements [bastion.TaskLease].
+func (tb *Table) Read(ctx context.Context) (bastion.Lease, error) {
+	tb.mu.Lock()
+	defer tb.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return bastion.Lease{}, err
+	}
+	if tb.ReadErr != nil {
+		return bastion.Lease{}, tb.ReadErr
+	}
+	if tb.Removed || tb.Lease.Generation == 0 {
+		return bastion.Lease{}, fmt.Errorf("read lease: %w", bastion.ErrNotFound)
+	}
+	return tb.Lease, nil
+}
+
+// Report implements [bastion.TaskLease].
+func (tb *Table) Report(ctx context.Context, report bastion.Report) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	tb.mu.Lock()
+	around := tb.Around
+	tb.mu.Unlock()
+	apply := func() error { return tb.apply(report) }
+	if around != nil {
+		return around(report, apply)
+	}
+	return apply()
+}
+
+func (tb *Table) apply(report bastion.Report) error {
+	tb.mu.Lock()
+	defer tb.mu.Unlock()
+	if tb.Removed {
+		return bastion.ErrNotFound
+	}
+	if e := report.Ending; e != (bastion.Ending{}) && e != tb.report.Ending && e.Generation != tb.Lease.Generation {
+		return bastion.ErrConflict
+	}
+	tb.report = report
+	tb.reports++
+	if tb.changed != nil {
+		close(tb.changed)
+		tb.changed = nil
+	}
+	return nil
+}
