@@ -32,9 +32,9 @@ conformance: ## install emulators and a browser, and run the tests that need the
 	scripts/conformance
 
 screenshots: ## save a picture of every state and look of Slack's pages in .screenshots
-	scripts/emulators chromium
+	scripts/emulators chromium axe
 	rm -rf .screenshots && mkdir .screenshots
-	SCREENSHOTS=$(CURDIR)/.screenshots go test -tags conformance -count=1 -timeout 60m -run TestEveryStateInABrowser ./internal/slack
+	SCREENSHOTS=$(CURDIR)/.screenshots go test -tags conformance -count=1 -timeout 60m -run TestEveryStateInBrowser ./internal/slack
 
 bench: ## measure the time until a bastion is ready, and the first reply to a Slack command
 	go test -run '^$$' -bench BenchmarkReady -benchtime 1x -timeout 60m ./internal/localmode

@@ -22,15 +22,15 @@ import (
 //go:embed templates
 var files embed.FS
 
-// The pages hold their style and script: nothing is fetched from anywhere. What is
-// not ours by its hash, the browser does not run.
+// A page contains its style and script and fetches nothing. The policy allows both
+// by their hashes, so the browser runs no other script.
 var (
 	style  = embedded("page.css")
 	script = embedded("page.js")
 
 	pages = map[string]*template.Template{
-		"claim":   parsePage("claim.html"),
-		"view":    parsePage("view.html"),
+		"start":   parsePage("start.html"),
+		"status":  parsePage("status.html"),
 		"message": parsePage("message.html"),
 	}
 
@@ -49,7 +49,7 @@ var (
 func embedded(name string) string {
 	text, err := files.ReadFile("templates/" + name)
 	if err != nil {
-		panic(err) // it is part of the program
+		panic(err) // the file is compiled in
 	}
 	return string(text)
 }
@@ -61,25 +61,35 @@ func hashSource(text string) string {
 
 func parsePage(name string) *template.Template {
 	return template.Must(template.New("layout.html").Funcs(template.FuncMap{
-		"style":     func() template.CSS { return template.CSS(style) },
-		"script":    func() template.JS { return template.JS(script) },
-		"iso":       func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
-		"clock":     clock,
-		"seconds":   func(d time.Duration) int { return int(d.Seconds()) },
-		"more":      func(at time.Time) more { return more{Time: at} },
-		"countdown": func(at time.Time, left time.Duration, over string) more { return more{at, left, over} },
+		"style":    func() template.CSS { return template.CSS(style) },
+		"script":   func() template.JS { return template.JS(script) },
+		"iso":      func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
+		"utc":      func(t time.Time) string { return t.UTC().Format("2 Jan 2006, 15:04 UTC") },
+		"seconds":  func(d time.Duration) int { return int(d.Seconds()) },
+		"timenote": func(at time.Time) timeNote { return timeNote{Time: at} },
+		"countdown": func(at time.Time, left time.Duration, expired string) timeNote {
+			return timeNote{at, left, expired}
+		},
 	}).ParseFS(files, "templates/layout.html", "templates/"+name))
 }
 
-// more is what script says of a time beside it: the reader's own, and how much of
-// it is left, with Over for none.
-type more struct {
-	Time time.Time
-	Left time.Duration
-	Over string
+// timeNote is what the script adds to a time: the reader's own time and, if Expired
+// is set, how much time is left. Expired is the text for none.
+type timeNote struct {
+	Time    time.Time
+	Left    time.Duration
+	Expired string
 }
 
-// pageHeaders are those of every page, beside those of every answer.
+// family returns the name of an address's family.
+func family(address netip.Addr) string {
+	if address.Is4() {
+		return "IPv4"
+	}
+	return "IPv6"
+}
+
+// pageHeaders are set on every page, in addition to headers.
 var pageHeaders = map[string]string{
 	"Content-Type":                 "text/html; charset=utf-8",
 	"Content-Security-Policy":      contentPolicy,
@@ -89,46 +99,47 @@ var pageHeaders = map[string]string{
 	"Permissions-Policy":           "camera=(), geolocation=(), microphone=(), payment=(), usb=(), clipboard-read=(), clipboard-write=(self)",
 }
 
-// visit is one request for a page, and its line in the log.
+// visit is one request for a page, with its log line.
 type visit struct {
 	*http.Request
 	line
-	header http.Header // of the answer
-	token  string      // of the path
+	header http.Header // of the response
+	token  string      // from the path
 }
 
-// pageAnswer is what a visit is answered with: a page, or where to go instead.
+// pageResponse is a page, a redirect or a file.
 type pageResponse struct {
 	status   int
-	page     string // a name of pages
+	page     string // a key of pages
 	data     any
-	location string
+	location string // of a redirect
+	file     []byte // sent as it is; the headers are set already
 }
 
-// servePage answers a visit to a page of one route.
-func (a *App) servePage(w http.ResponseWriter, r *http.Request, route string, methods []string, answerTo func(*visit) pageResponse) {
+// servePage serves the pages of one route.
+func (a *App) servePage(w http.ResponseWriter, r *http.Request, route string, methods []string, respond func(*visit) pageResponse) {
 	start := a.Now()
 	v := &visit{Request: r, line: line{route: route}, header: w.Header(), token: r.PathValue("token")}
 	for name, value := range pageHeaders {
 		v.header.Set(name, value)
 	}
-	ans := a.visited(v, methods, answerTo)
-	body := v.render(ans)
-	w.WriteHeader(ans.status)
+	response := a.respondToVisit(v, methods, respond)
+	body := v.render(response)
+	w.WriteHeader(response.status)
 	if r.Method != http.MethodHead {
-		_, _ = w.Write(body) // if the connection is gone, nobody is left to be told
+		_, _ = w.Write(body) // an error means that the client has gone
 	}
-	v.status = ans.status
+	v.status = response.status
 	a.log(r, v.line, start)
 }
 
-// visited finds the answer. A panic is one of our faults like others: no server of
-// net/http stands around a Lambda function to catch it.
-func (a *App) visited(v *visit, methods []string, answerTo func(*visit) pageResponse) (ans pageResponse) {
+// respondToVisit checks the request and calls respond. It turns a panic into a page,
+// because a Lambda function has no net/http server that recovers.
+func (a *App) respondToVisit(v *visit, methods []string, respond func(*visit) pageResponse) (response pageResponse) {
 	defer func() {
 		if p := recover(); p != nil {
 			v.cause = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
-			ans = messageResponse(http.StatusInternalServerError, internalErrorPage)
+			response = messageResponse(http.StatusInternalServerError, internalErrorPage)
 		}
 	}()
 	if v.source, v.cause = addressOf(v.RemoteAddr); v.cause != nil {
@@ -138,24 +149,27 @@ func (a *App) visited(v *visit, methods []string, answerTo func(*visit) pageResp
 		v.header.Set("Allow", strings.Join(methods, ", "))
 		return messageResponse(http.StatusMethodNotAllowed, methodNotAllowedPage)
 	}
-	return answerTo(v)
+	return respond(v)
 }
 
-func (v *visit) render(ans pageResponse) []byte {
-	if ans.location != "" {
-		v.header.Set("Location", ans.location)
+func (v *visit) render(response pageResponse) []byte {
+	switch {
+	case response.location != "":
+		v.header.Set("Location", response.location)
 		v.header.Del("Content-Type")
 		return nil
+	case response.file != nil:
+		return response.file
 	}
 	var page bytes.Buffer
-	if err := pages[ans.page].Execute(&page, ans.data); err != nil {
-		panic(err) // templates and their data are both ours, and a buffer takes all
+	if err := pages[response.page].Execute(&page, response.data); err != nil {
+		panic(err) // the templates and their data are part of the program
 	}
 	return page.Bytes()
 }
 
-// addressOf is the address that a request's connection came from, as whoever
-// accepted it says. No header has a say.
+// addressOf returns the address of the connection that a request came on. Headers
+// are ignored, because the client sets them.
 func addressOf(remote string) (netip.Addr, error) {
 	host, _, err := net.SplitHostPort(remote)
 	if err != nil {
@@ -168,8 +182,8 @@ func addressOf(remote string) (netip.Addr, error) {
 	return address.Unmap().WithZone(""), nil
 }
 
-// failed answers an error of the table. All links that are not open get the same
-// answer: which of them was ever one is nobody's business.
+// failed returns the page for an error of the table. Every link that cannot be
+// opened gets the same page, so guessing does not reveal which ones existed.
 func (v *visit) failed(err error) pageResponse {
 	if errors.Is(err, bastion.ErrNotFound) {
 		return messageResponse(http.StatusNotFound, linkInvalidPage)
@@ -178,14 +192,13 @@ func (v *visit) failed(err error) pageResponse {
 	return messageResponse(http.StatusServiceUnavailable, unavailablePage)
 }
 
-// messagePage says one thing.
+// messagePage is a page of a heading and some paragraphs.
 type messagePage struct {
-	Title   string
-	Heading string
-	Text    []string
+	Title string
+	Text  []string
 }
 
-// Follow: a message does not change.
+// Follow reports whether the page updates itself.
 func (messagePage) Follow() bool { return false }
 
 func messageResponse(status int, page messagePage) pageResponse {
@@ -193,18 +206,19 @@ func messageResponse(status int, page messagePage) pageResponse {
 }
 
 var (
-	linkInvalidPage = messagePage{"This link leads nowhere", "This link leads nowhere", []string{
-		"It was used already, it is older than ten minutes, a newer one took its place, your key was replaced since, or it was cut off when it was copied.",
-		"If you pressed its button a moment ago, ask for /bastion status in Slack. Otherwise ask for a new link there: /bastion up.",
+	linkInvalidPage = messagePage{"This link is no longer valid", []string{
+		"If you have used it, run /bastion status in Slack to see your bastion. To get a new link, run /bastion up.",
+		"It may have been used, expired (links last ten minutes), been replaced by a newer link or key, or been copied incompletely.",
 	}}
-	unavailablePage = messagePage{"The service does not answer", "The service does not answer", []string{
-		"What this page needs could not be read or written just now. Load it again in a moment.",
-		"If that does not help, ask for /bastion status in Slack: it says whether anything was started.",
+	unavailablePage = messagePage{"The service isn't responding", []string{
+		"The service couldn't load its data. Please reload this page in a moment.",
+		"If that doesn't help, run /bastion status in Slack to see whether anything was started.",
 	}}
-	internalErrorPage = messagePage{"Something went wrong", "Something went wrong", []string{
-		"The fault is on the side of the service, and its log holds the cause. Ask for /bastion status in Slack: it says whether anything was started.",
+	internalErrorPage = messagePage{"Something went wrong", []string{
+		"This is a problem with the service. Its log has the details.",
+		"Run /bastion status in Slack to see whether anything was started.",
 	}}
-	methodNotAllowedPage = messagePage{"This page only shows", "This page only shows", []string{
-		"Nothing can be done here in the way that was tried, and nothing was.",
+	methodNotAllowedPage = messagePage{"Not supported", []string{
+		"That request method isn't supported. Nothing was changed.",
 	}}
 )

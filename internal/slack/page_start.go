@@ -12,38 +12,43 @@ import (
 )
 
 const (
-	maxForm        = 4 << 10         // bytes of the claim page's form
-	enqueueTimeout = 2 * time.Second // is how long handing a job over may take
+	maxForm        = 4 << 10         // bytes of the start page's form
+	maxNameShown   = 80              // characters of a user's or workspace's name
+	enqueueTimeout = 2 * time.Second // of one attempt to enqueue a job
 )
 
-// claimPage is what a person sees before they press the button.
+// startPage is what a start link shows before the button is pressed.
 type startPage struct {
 	Alert   *alert
-	Address netip.Addr // seen now, and shown back by the form
+	Address netip.Addr // of this visit; the form sends it back
 	Family  string
-	Proof   string // is also in a cookie
+	Proof   string // the cookie holds the same value
 
-	User, Team, Name     string
+	User, Team           named
+	Name                 string
 	KeyType, Fingerprint string
 	Reason               string
 	TTL                  string
-	Until, Expires       time.Time
-	Left                 time.Duration // until Expires
+	Until, ExpiresAt     time.Time
+	Left                 time.Duration // until ExpiresAt
 }
+
+// named is a user or a workspace of Slack. Name may be empty.
+type named struct{ Name, ID string }
 
 // alert says why the page is shown again.
 type alert struct{ Title, Heading, Text string }
 
 var (
-	alertNotProven = &alert{"Press the button once more", "Nothing has been started",
-		"It could not be told that this page is where the button was pressed: it was open elsewhere too, or your browser keeps no cookies here. Check what it says and press again."}
+	alertNotProven = &alert{"Please press the button again", "Nothing was started",
+		"We couldn't verify that the request came from this page. It may be open in another tab, or cookies may be blocked. Check the details and press the button again."}
 	alertAddressChanged = &alert{"Your address has changed", "Your address has changed",
-		"The button was pressed from another address than the one that was shown. Nothing has been started. Check the new one below; if you are where you want to be, press again."}
-	alertNotEnqueued = &alert{"Not started: press again", "The service did not take this up",
-		"Nothing has been started as far as is known. Press again: this link still works, and you will not get two bastions."}
+		"Your request came from a different address than the one shown. Nothing was started. Check the new address below and, if it is right, press the button again."}
+	alertNotEnqueued = &alert{"Not started: press the button again", "The request couldn't be submitted",
+		"As far as we can tell, nothing was started. Press the button again: the link still works, and you won't get two bastions."}
 )
 
-// Title changes with what the page has to say.
+// Title depends on the alert.
 func (p startPage) Title() string {
 	if p.Alert != nil {
 		return p.Alert.Title
@@ -51,86 +56,110 @@ func (p startPage) Title() string {
 	return "Start a bastion for " + p.Address.String() + "?"
 }
 
-// Follow: the page changes only when the person does something.
+// Follow reports whether the page updates itself.
 func (startPage) Follow() bool { return false }
 
-// serveClaim is the page of a claim's link. GET and HEAD show it and change
-// nothing, for links in Slack are fetched by machines; POST uses it up.
+// serveStartLink serves the page of a start link. GET and HEAD change nothing,
+// because machines fetch the links in Slack; POST uses the link.
 func (a *App) serveStartLink(w http.ResponseWriter, r *http.Request) {
 	methods := []string{http.MethodGet, http.MethodHead, http.MethodPost}
 	a.servePage(w, r, startLinkRoute, methods, func(v *visit) pageResponse {
-		c, version, err := a.openStartLink(v.Context(), v.token)
+		link, version, err := a.openStartLink(v.Context(), v.token)
+		if errors.Is(err, bastion.ErrNotFound) {
+			if location, ok := a.statusPageOf(v); ok {
+				return pageResponse{status: http.StatusSeeOther, location: location}
+			}
+		}
 		if err != nil {
 			return v.failed(err)
 		}
-		v.owner = c.Owner
+		v.owner = link.Owner
 		if v.Method != http.MethodPost {
-			return a.showStartLink(v, http.StatusOK, c, nil)
+			return a.showStartLink(v, http.StatusOK, link, nil)
 		}
 		switch address, proven := a.readForm(v); {
 		case !proven:
-			return a.showStartLink(v, http.StatusForbidden, c, alertNotProven)
+			return a.showStartLink(v, http.StatusForbidden, link, alertNotProven)
 		case address != v.source:
-			return a.showStartLink(v, http.StatusConflict, c, alertAddressChanged)
+			return a.showStartLink(v, http.StatusConflict, link, alertAddressChanged)
 		}
-		return a.followStartLink(v, c, version)
+		return a.followStartLink(v, link, version)
 	})
 }
 
-func (a *App) showStartLink(v *visit, status int, c startLink, why *alert) pageResponse {
+func (a *App) showStartLink(v *visit, status int, link startLink, why *alert) pageResponse {
 	proof, err := a.giveProof(v)
 	if err != nil {
 		return v.failed(err)
 	}
-	team, user := teamAndUser(c.Owner)
-	keyType, _, _ := strings.Cut(c.Key, " ")
+	team, user := teamAndUser(link.Owner)
+	keyType, _, _ := strings.Cut(link.Key, " ")
 	now := a.Now()
 	page := startPage{
 		Alert: why, Address: v.source, Family: family(v.source), Proof: proof,
-		User: user, Team: team, Name: oneLine(c.Name),
-		KeyType: oneLine(keyType), Fingerprint: bastion.Key(c.Key).Fingerprint(),
-		Reason: oneLine(c.Reason), TTL: inWords(c.TTL),
-		Until: now.Add(c.TTL), Expires: c.ExpiresAt, Left: c.ExpiresAt.Sub(now),
+		User: named{shortened(oneLine(link.UserName), maxNameShown), user},
+		Team: named{shortened(oneLine(link.TeamDomain), maxNameShown), team},
+		Name: oneLine(link.Name), KeyType: oneLine(keyType), Fingerprint: bastion.Key(link.Key).Fingerprint(),
+		Reason: oneLine(link.Reason), TTL: inWords(link.TTL),
+		Until: now.Add(link.TTL), ExpiresAt: link.ExpiresAt, Left: link.ExpiresAt.Sub(now),
 	}
-	return pageResponse{status: status, page: "claim", data: page}
+	return pageResponse{status: status, page: "start", data: page}
 }
 
-// startClaim uses the claim and hands the start over. If that fails the claim is as if
-// it had not been used, so that the button can be pressed again.
-func (a *App) followStartLink(v *visit, c startLink, version int64) pageResponse {
+// followStartLink uses the link and enqueues the start. If that fails, the link is
+// unused again, so the person can press the button again.
+func (a *App) followStartLink(v *visit, link startLink, version int64) pageResponse {
 	now := a.Now()
-	seen := statusPage{Owner: c.Owner, StartLink: hashOf(v.token), Source: v.source, StartedAt: now, EnqueuedAt: now, ExpiresAt: now.Add(statusPageLife)}
-	token, err := a.newStatusPage(v.Context(), seen)
+	page := statusPage{Owner: link.Owner, StartLink: hashOf(v.token), Source: v.source, StartedAt: now, EnqueuedAt: now, ExpiresAt: now.Add(statusPageLife)}
+	token, err := a.newStatusPage(v.Context(), page)
 	if err != nil {
 		return v.failed(err)
 	}
-	viewHash := hashOf(token)
-	if err := a.useStartLink(v.Context(), c, version, viewHash, seen); err != nil {
-		a.dropStatusPage(v.Context(), viewHash)
+	hash := hashOf(token)
+	if err := a.useStartLink(v.Context(), link, version, hash, page); err != nil {
+		a.dropStatusPage(v.Context(), hash)
 		return v.failed(err)
 	}
-	if err := a.enqueue(v.Context(), startJob(c, seen.StartLink)); err != nil {
-		a.dropStatusPage(v.Context(), viewHash)
-		if back := a.unuseStartLink(v.Context(), c, version+1, seen); back != nil {
-			return v.failed(errors.Join(err, back))
+	if err := a.enqueue(v.Context(), startJob(link, page.StartLink)); err != nil {
+		a.dropStatusPage(v.Context(), hash)
+		if undo := a.unuseStartLink(v.Context(), link, version+1, page); undo != nil {
+			return v.failed(errors.Join(err, undo))
 		}
-		ans := a.showStartLink(v, http.StatusServiceUnavailable, c, alertNotEnqueued)
+		response := a.showStartLink(v, http.StatusServiceUnavailable, link, alertNotEnqueued)
 		v.cause = err
-		return ans
+		return response
 	}
-	a.endProof(v)
-	return pageResponse{status: http.StatusSeeOther, location: "/slack/status/" + token}
+	a.setCookie(v, proofCookie, "", -1, http.SameSiteStrictMode)
+	// Lax, because the next click on the link comes from Slack's site. The token only
+	// lets its holder read.
+	a.setCookie(v, statusCookie, token, int(statusPageLife.Seconds()), http.SameSiteLaxMode)
+	return pageResponse{status: http.StatusSeeOther, location: statusPath + token}
 }
 
-// startOf is the job that starts what a claim asked for.
-func startJob(c startLink, hash string) Job {
-	return Job{Action: JobStart, Owner: c.Owner, ResponseURL: c.ResponseURL, StartLink: hash, Name: c.Name, TTL: c.TTL}
+// startJob returns the job that starts what a link describes.
+func startJob(link startLink, hash string) Job {
+	return Job{Action: JobStart, Owner: link.Owner, ResponseURL: link.ResponseURL, StartLink: hash, Name: link.Name, TTL: link.TTL}
 }
 
-// readForm is the address that the form showed, and whether it was our page, in
-// this browser, that it was sent from. The proof is that the form holds what the
-// cookie does: another site can make a browser send forms, but neither read nor
-// set that cookie. What browsers say of a request's origin is the second line.
+// statusPageOf returns the path of the status page of a link that this browser has
+// used.
+func (a *App) statusPageOf(v *visit) (path string, ok bool) {
+	cookies := v.CookiesNamed(a.cookieName(statusCookie, v.token))
+	if len(cookies) != 1 || !isToken(cookies[0].Value) {
+		return "", false
+	}
+	page, err := a.openStatusPage(v.Context(), cookies[0].Value)
+	if err != nil || page.StartLink != hashOf(v.token) {
+		return "", false
+	}
+	v.owner = page.Owner
+	return statusPath + cookies[0].Value, true
+}
+
+// readForm returns the address that the form showed, and reports whether the form
+// was sent from our page in this browser. The proof is that the form and the cookie
+// hold the same value: another site can make a browser send a form, but can neither
+// read nor set that cookie. The headers about a request's origin are checked too.
 func (a *App) readForm(v *visit) (shown netip.Addr, proven bool) {
 	v.Body = http.MaxBytesReader(nil, v.Body, maxForm)
 	if err := v.ParseForm(); err != nil {
@@ -140,7 +169,7 @@ func (a *App) readForm(v *visit) (shown netip.Addr, proven bool) {
 		v.cause = err
 		return netip.Addr{}, false
 	}
-	cookies := v.CookiesNamed(a.cookieName(v.token))
+	cookies := v.CookiesNamed(a.cookieName(proofCookie, v.token))
 	proofs, addresses := v.PostForm["proof"], v.PostForm["address"]
 	if len(cookies) != 1 || len(proofs) != 1 || len(addresses) != 1 || !isToken(cookies[0].Value) {
 		return netip.Addr{}, false
@@ -152,42 +181,40 @@ func (a *App) readForm(v *visit) (shown netip.Addr, proven bool) {
 	return shown, err == nil
 }
 
-// giveProof sets the cookie that the form's answer must come with. The one that is
-// there stays, so that a page which is open twice works in both places.
+// giveProof sets the cookie that the form must come with. An existing cookie stays,
+// so a page that is open in two tabs works in both.
 func (a *App) giveProof(v *visit) (string, error) {
-	name := a.cookieName(v.token)
-	if have := v.CookiesNamed(name); len(have) == 1 && isToken(have[0].Value) {
+	if have := v.CookiesNamed(a.cookieName(proofCookie, v.token)); len(have) == 1 && isToken(have[0].Value) {
 		return have[0].Value, nil
 	}
 	proof, err := a.newToken()
 	if err != nil {
 		return "", err
 	}
-	a.setCookie(v, proof, int(startLinkLife.Seconds()))
+	a.setCookie(v, proofCookie, proof, int(startLinkLife.Seconds()), http.SameSiteStrictMode)
 	return proof, nil
 }
 
-func (a *App) endProof(v *visit) { a.setCookie(v, "", -1) }
+// The cookies of a start link.
+const (
+	proofCookie  = "bastion-start"  // its form's proof
+	statusCookie = "bastion-status" // the token of its status page
+)
 
-func (a *App) setCookie(v *visit, value string, maxAge int) {
+func (a *App) setCookie(v *visit, kind, value string, maxAge int, sameSite http.SameSite) {
 	cookie := http.Cookie{
-		Name: a.cookieName(v.token), Value: value, MaxAge: maxAge,
-		Path: "/", Secure: !a.Plain, HttpOnly: true, SameSite: http.SameSiteStrictMode,
+		Name: a.cookieName(kind, v.token), Value: value, MaxAge: maxAge,
+		Path: "/", Secure: !a.Plain, HttpOnly: true, SameSite: sameSite,
 	}
 	v.header.Add("Set-Cookie", cookie.String())
 }
 
-// cookieName is a name for each claim, so that two links can be open at once. It
-// tells nothing: it is made of the token's hash.
-func (a *App) cookieName(token string) string {
-	name := "bastion-start-" + hashOf(token)[:16]
+// cookieName differs for each link, so two links can be open at once. It contains a
+// part of the token's hash, which reveals nothing.
+func (a *App) cookieName(kind, token string) string {
+	name := kind + "-" + hashOf(token)[:16]
 	if a.Plain {
 		return name
 	}
 	return "__Host-" + name
-}
-
-// isToken reports whether a value is of the form that newToken makes.
-func isToken(value string) bool {
-	return len(value) == 43 && strings.Trim(value, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") == ""
 }

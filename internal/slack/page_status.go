@@ -6,112 +6,136 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"regexp"
 	"slices"
+	"strings"
 	"time"
 
+	"github.com/bastion-on-demand/bastion/internal/api"
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-const describeTimeout = 5 * time.Second // is how long asking for a bastion may take
+const describeTimeout = 5 * time.Second // of one call for a bastion
 
-// viewPage is what a person sees of a start, from the button to the end.
-type followPage struct {
+// progressPage is what a status page shows, from the button to the end.
+type progressPage struct {
 	Title   string
 	Heading string
-	Status  string // what there is to say of it now, for screen readers too
-	Follow  bool   // there is something to wait for
-	Over    bool   // there will be no bastion of this start any more
+	Status  string // in a live region, so screen readers announce its changes
+	Follow  bool   // the page updates itself
+	Over    bool   // this start has no bastion, or none any more
 	Address netip.Addr
 	Family  string
 
-	// One of these at most:
+	// At most one of these is set:
 	Steps   []step
-	Problem *problemShown
+	Problem *problem
 	Access  *access
 }
 
-// step is one of the steps of a start; Mark is "done", "now" or "next".
-type step struct{ Text, Mark string }
+// step is one of the steps of a start; State is "done", "current" or "next".
+type step struct{ Text, State string }
 
-type problemShown struct{ Code, Sentence string }
+type problem struct{ Code, Sentence string }
 
-// serveView is the page that follows a start. Its token is good for looking only.
+// access is how to use a bastion that is ready.
+type access struct {
+	File     string // the name of the configuration's file
+	Config   string
+	Save     string // the shell command that writes File
+	Connect  string // the command that connects through the bastion
+	Console  string // the command that opens the status console; may be empty
+	Address  netip.Addr
+	Family   string
+	Keys     []string
+	Deadline time.Time
+	Left     time.Duration
+}
+
+// serveStatusPage serves the page that follows a start. Its token lets its holder
+// read only. With ?download it sends the ssh configuration as a file.
 func (a *App) serveStatusPage(w http.ResponseWriter, r *http.Request) {
 	a.servePage(w, r, statusPageRoute, []string{http.MethodGet, http.MethodHead}, func(v *visit) pageResponse {
-		seen, err := a.openStatusPage(v.Context(), v.token)
+		stored, err := a.openStatusPage(v.Context(), v.token)
 		if err != nil {
 			return v.failed(err)
 		}
-		v.owner = seen.Owner
-		page, err := a.followStart(v, seen)
+		v.owner = stored.Owner
+		page, err := a.progress(v, stored)
 		if err != nil {
 			return v.failed(err)
 		}
-		return pageResponse{status: http.StatusOK, page: "view", data: page}
+		if page.Access != nil && v.URL.Query().Has("download") {
+			v.header.Set("Content-Type", "text/plain; charset=utf-8")
+			v.header.Set("Content-Disposition", `attachment; filename="`+page.Access.File+`"`)
+			return pageResponse{status: http.StatusOK, file: []byte(page.Access.Config)}
+		}
+		return pageResponse{status: http.StatusOK, page: "status", data: page}
 	})
 }
 
-// followStart looks at what has become of a start. bastion.ErrNotFound: it has been
-// over for so long that the view is over too.
-func (a *App) followStart(v *visit, seen statusPage) (followPage, error) {
-	page := followPage{Address: seen.Source, Family: family(seen.Source)}
+// progress looks up the state of a start. It returns bastion.ErrNotFound if the
+// start ended so long ago that the page has expired.
+func (a *App) progress(v *visit, stored statusPage) (progressPage, error) {
+	page := progressPage{Address: stored.Source, Family: family(stored.Source)}
 	switch {
-	case seen.Problem != "":
-		return page.refused(seen.Problem), nil
-	case seen.ID == "":
-		return a.untilTaken(v, seen, page), nil
+	case stored.Problem != "":
+		return page.notStarted(stored.Problem), nil
+	case stored.ID == "":
+		return a.waitForJob(v, stored, page), nil
 	}
 	ctx, cancel := context.WithTimeout(v.Context(), describeTimeout)
 	defer cancel()
-	b, err := a.describe(ctx, seen.Owner, seen.ID)
+	b, err := a.describe(ctx, stored.Owner, stored.ID)
 	var refusal *bastion.Error
 	switch {
-	case errors.As(err, &refusal) && refusal.Code == bastion.CodeNotFound, err == nil && b.Owner != seen.Owner:
-		return page.refused("There is no such bastion any more."), nil
+	case errors.As(err, &refusal) && refusal.Code == bastion.CodeNotFound, err == nil && b.Owner != stored.Owner:
+		return page.notStarted("This bastion no longer exists."), nil
 	case err != nil:
 		v.cause = err
-		return page.troubled(), nil
+		return page.retrying(), nil
 	}
-	if end := statusPageEnd(b, a.Now()); !end.IsZero() {
-		until := seen.until(end)
+	if end := followedUntil(b, a.Now()); !end.IsZero() {
+		until := stored.until(end)
 		if !a.Now().Before(until) {
-			return followPage{}, bastion.ErrNotFound
+			return progressPage{}, bastion.ErrNotFound
 		}
 		v.cause = a.endStatusPage(v.Context(), hashOf(v.token), until)
 	}
-	if b.IsOpen() && !accepts(b, seen.Source) {
-		return page.movedAway(b), nil
+	if b.IsOpen() && !accepts(b, stored.Source) {
+		return page.moved(b), nil
 	}
 	return page.of(b, a.Now()), nil
 }
 
-// untilTaken is the page while nothing is known of the job. Whoever was handed it
-// may have lost it: after a while it is handed over again, which is no harm if it
-// was not lost, for the same name is the same bastion.
-func (a *App) untilTaken(v *visit, seen statusPage, page followPage) followPage {
-	if a.Now().Sub(seen.StartedAt) >= startTimeout {
-		return page.refused("It is not known what has become of the start. Type /bastion status in Slack.")
+// waitForJob returns the page while the job has reported nothing. The job may have
+// been lost, so it is enqueued again after a while. That is safe: a second job of
+// the same name finds the same bastion.
+func (a *App) waitForJob(v *visit, stored statusPage, page progressPage) progressPage {
+	if a.Now().Sub(stored.StartedAt) >= startTimeout {
+		return page.notStarted("We lost track of this request. Run /bastion status in Slack.")
 	}
-	if v.Method == http.MethodGet && a.Now().Sub(seen.EnqueuedAt) >= enqueueAgainAfter {
-		v.cause = a.enqueueAgain(v.Context(), hashOf(v.token), seen.StartLink)
+	if v.Method == http.MethodGet && a.Now().Sub(stored.EnqueuedAt) >= enqueueAgainAfter {
+		v.cause = a.enqueueAgain(v.Context(), hashOf(v.token), stored.StartLink)
 	}
 	return page.waiting("")
 }
 
-func (a *App) enqueueAgain(ctx context.Context, viewHash, claimHash string) error {
-	mine, err := a.acquireEnqueue(ctx, viewHash)
-	if err != nil || !mine {
+func (a *App) enqueueAgain(ctx context.Context, pageHash, linkHash string) error {
+	acquired, err := a.acquireEnqueue(ctx, pageHash)
+	if err != nil || !acquired {
 		return err
 	}
-	c, err := a.usedStartLink(ctx, claimHash)
+	link, err := a.usedStartLink(ctx, linkHash)
 	if err != nil {
 		return err
 	}
-	return a.enqueue(ctx, startJob(c, claimHash))
+	return a.enqueue(ctx, startJob(link, linkHash))
 }
 
-// endOfView is when what a view follows came to its end; zero while it has not.
-func statusPageEnd(b Bastion, now time.Time) time.Time {
+// followedUntil returns the time at which there is nothing left to follow; zero
+// while the bastion starts.
+func followedUntil(b Bastion, now time.Time) time.Time {
 	switch {
 	case b.State == bastion.Starting:
 		return time.Time{}
@@ -123,103 +147,142 @@ func statusPageEnd(b Bastion, now time.Time) time.Time {
 	return now
 }
 
-// of fills the page with a bastion.
-func (p followPage) of(b Bastion, now time.Time) followPage {
+// accepts reports whether a bastion accepts connections from an address.
+func accepts(b Bastion, address netip.Addr) bool {
+	source, err := netip.ParsePrefix(b.Source)
+	return err == nil && source.IsSingleIP() && source.Addr() == address
+}
+
+// of returns the page for the state of a bastion.
+func (p progressPage) of(b Bastion, now time.Time) progressPage {
 	switch b.State {
 	case bastion.Starting:
 		return p.waiting(b.Stage)
 	case bastion.Ready:
 		return p.ready(b, now)
 	case bastion.Failed:
-		p = p.refused("The bastion could not be started.")
+		p = p.notStarted("The bastion couldn't be started.")
 		if b.Failure != nil {
-			p.Problem = &problemShown{oneLine(string(b.Failure.Code)), oneLine(b.Failure.Message)}
+			p.Problem = &problem{oneLine(string(b.Failure.Code)), oneLine(b.Failure.Message)}
 		}
 		return p
 	}
 	p.Over = true
 	p.Title, p.Heading = "Bastion closed", "The bastion is closed"
-	p.Status = "It lets nobody in any more."
-	if b.Ended != nil && endings[b.Ended.Reason] != "" {
-		p.Status = "It lets nobody in any more: " + endings[b.Ended.Reason] + "."
+	p.Status = "It no longer accepts connections."
+	if b.Ended != nil {
+		p.Status = strings.TrimSpace(p.Status + " " + api.EndSentence(b.Ended.Reason))
 	}
 	return p
 }
 
-// refused is the page of a start that comes to nothing.
-func (p followPage) refused(sentence string) followPage {
-	p.Title, p.Heading = "Bastion not started", "The bastion was not started"
-	p.Status = "There is nothing more to wait for."
-	p.Over, p.Problem = true, &problemShown{"", oneLine(sentence)}
+// notStarted is the page of a start that has failed.
+func (p progressPage) notStarted(sentence string) progressPage {
+	p.Title, p.Heading = "Bastion not started", "The bastion couldn't be started"
+	p.Over, p.Problem = true, &problem{"", oneLine(sentence)}
 	return p
 }
 
-// stages are the steps that people wait for, by the API's names, in order. The
-// first is before the API knows of the start.
-var (
-	stagesOfStart = []step{
-		{"Taking up the request", ""},
-		{"Making a firewall rule for your address alone", "security group"},
-		{"Finding a place to run", "capacity"},
-		{"Fetching the bastion's image", "image"},
-		{"Getting a network address", "network"},
-		{"Learning its host key", "host key"},
-	}
-	stagesOfMove = []step{
-		{"Taking up the request", ""},
-		{"Moving the firewall rule to your address", "address"},
-		{"Telling the running bastion", "lease"},
-	}
-)
-
-// letsIn reports whether an address is the one that a bastion is for.
-func accepts(b Bastion, address netip.Addr) bool {
-	source, err := netip.ParsePrefix(b.Source)
-	return err == nil && source.IsSingleIP() && source.Addr() == address
-}
-
-// movedAway is the page of a bastion that has been asked for from another address
-// since: what is on a page that was opened at this one is true no more. Where it
-// went is said in Slack, and not to whoever holds an old page's address.
-func (p followPage) movedAway(b Bastion) followPage {
-	p.Title, p.Heading = "Bastion moved", "The bastion lets in another address now"
-	p.Status = "It does not let in " + p.Address.String() + " any more: since this page was opened, bastion " + oneLine(b.Name) + " was asked for from elsewhere. If that was not you, close it in Slack at once: /bastion down."
+// moved is the page of a bastion that was requested from another address since. The
+// new address is shown in Slack only, because an old page may be in other hands.
+func (p progressPage) moved(b Bastion) progressPage {
+	p.Title, p.Heading = "Bastion moved", "The bastion moved to another address"
+	p.Status = "Bastion " + oneLine(b.Name) + " no longer accepts " + p.Address.String() + ": it was requested from another address. If that wasn't you, close it in Slack now: /bastion down."
 	p.Over = true
 	return p
 }
 
-// waiting is the page of a start that is at a stage.
-func (p followPage) waiting(stage string) followPage {
+// The stages of a start and of a move to another address, in order. The first is
+// before the API has the request.
+var (
+	startStages = []string{"", "security group", "capacity", "image", "network", "host key"}
+	moveStages  = []string{"", "address", "lease"}
+)
+
+func stageText(stage string) string {
+	if stage == "" {
+		return "Accepting the request"
+	}
+	return api.StageText(stage)
+}
+
+// waiting is the page of a start that has reached a stage.
+func (p progressPage) waiting(stage string) progressPage {
 	p.Follow = true
 	p.Title, p.Heading = "Starting…", "Starting your bastion"
-	p.Status = "It is at: " + oneLine(stage) + "."
-	stages := stagesOfStart
-	if stage == "address" || stage == "lease" {
-		stages = stagesOfMove
+	p.Status = "Current stage: " + oneLine(stage) + "."
+	stages := startStages
+	if slices.Contains(moveStages[1:], stage) {
+		stages = moveStages
 	}
-	at := slices.IndexFunc(stages, func(s step) bool { return s.Mark == stage })
-	if at < 0 { // a stage that is not known here
+	at := slices.Index(stages, stage)
+	if at < 0 { // a stage that this version does not know
 		return p
 	}
 	p.Title = fmt.Sprintf("Starting… (%d of %d)", at+1, len(stages))
-	p.Status = fmt.Sprintf("Step %d of %d: %s.", at+1, len(stages), stages[at].Text)
-	for i, s := range stages {
-		mark := "done"
+	p.Status = fmt.Sprintf("Step %d of %d: %s.", at+1, len(stages), stageText(stage))
+	for i, stage := range stages {
+		state := "done"
 		switch {
 		case i == at:
-			mark = "now"
+			state = "current"
 		case i > at:
-			mark = "next"
+			state = "next"
 		}
-		p.Steps = append(p.Steps, step{s.Text, mark})
+		p.Steps = append(p.Steps, step{stageText(stage), state})
 	}
 	return p
 }
 
-// troubled is the page of a start of which nothing can be learnt just now.
-func (p followPage) troubled() followPage {
+// retrying is the page while the API does not respond.
+func (p progressPage) retrying() progressPage {
 	p.Follow = true
 	p.Title, p.Heading = "Starting…", "Starting your bastion"
-	p.Status = "The service does not answer just now; this page keeps trying."
+	p.Status = "The service isn't responding. Retrying…"
 	return p
+}
+
+// ready is the page of a bastion that can be used.
+func (p progressPage) ready(b Bastion, now time.Time) progressPage {
+	if !safeName.MatchString(b.Name) || !safeConfig(b.SSHConfig) {
+		p = p.notStarted("The service returned an unexpected configuration, so it isn't shown. Close the bastion in Slack with /bastion down, and tell your operator.")
+		p.Status = "Connecting to it isn't safe."
+		p.Title, p.Heading = "Do not use this bastion", "Do not use this bastion"
+		return p
+	}
+	p.Title, p.Heading = "Ready: bastion "+b.Name, "Bastion "+b.Name+" is ready"
+	p.Status = "Ready. You can connect now."
+	alias := "bastion-" + b.Name
+	file := alias + ".conf"
+	p.Access = &access{
+		File: file, Config: b.SSHConfig,
+		Save:    "cat > " + file + " <<'EOF'\n" + b.SSHConfig + "EOF\n",
+		Connect: "ssh -F " + file + " -J " + alias + " TARGET",
+		Address: p.Address, Family: p.Family, Keys: b.Keys,
+		Deadline: b.Deadline, Left: max(0, b.Deadline.Sub(now)),
+	}
+	if safeCommand.MatchString(b.SSH) {
+		p.Access.Console = b.SSH
+	}
+	return p
+}
+
+// People paste these texts into a file that ssh reads and into a shell, without
+// reading them, and a task has reported the host key in them. The API has checked
+// it; these patterns check again that the texts can do nothing else.
+var (
+	safeName    = regexp.MustCompile(`^[a-z0-9-]{1,32}$`)
+	safeCommand = regexp.MustCompile(`^ssh [A-Za-z0-9 '=@:/+._\[\]-]+$`)
+	safeLine    = regexp.MustCompile(`^( *(HostName|Port|User|UserKnownHostsFile|GlobalKnownHostsFile|StrictHostKeyChecking|KnownHostsCommand /bin/echo)|Host) [A-Za-z0-9 =@:/+._\[\]-]+\n$`)
+)
+
+// safeConfig reports whether a text is an ssh configuration that runs nothing but
+// echo, in whole lines.
+func safeConfig(text string) bool {
+	for line := range strings.Lines(text) {
+		if !safeLine.MatchString(line) {
+			return false
+		}
+	}
+	return text != ""
 }
