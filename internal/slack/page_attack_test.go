@@ -9,16 +9,16 @@ import (
 	"time"
 )
 
-func TestMachinesThatFetchTheLinkChangeNothing(t *testing.T) {
+func TestFetchingTheLinkChangesNothing(t *testing.T) {
 	rig := newPageRig(t, nil)
 	link := rig.link(nil)
 	before := rig.table.writes
 	for name, header := range map[string]http.Header{
-		"a bot that expands links": {"User-Agent": {"Slackbot-LinkExpanding 1.0 (+https://api.slack.com/robots)"}},
+		"a bot that unfurls links": {"User-Agent": {"Slackbot-LinkExpanding 1.0 (+https://api.slack.com/robots)"}},
 		"a prefetch":               {"Sec-Purpose": {"prefetch"}, "Purpose": {"prefetch"}},
 		"a prerender":              {"Sec-Purpose": {"prefetch;prerender"}},
-		"a scanner of mail":        {"Accept": {"*/*"}, "Range": {"bytes=0-0"}},
-		"a proxy that revalidates": {"If-Modified-Since": {"Sun, 01 Mar 2026 12:00:00 GMT"}, "If-None-Match": {"*"}},
+		"a mail scanner":           {"Accept": {"*/*"}, "Range": {"bytes=0-0"}},
+		"a revalidating proxy":     {"If-Modified-Since": {"Sun, 01 Mar 2026 12:00:00 GMT"}, "If-None-Match": {"*"}},
 	} {
 		for _, method := range []string{"GET", "HEAD"} {
 			b := newVisitor(rig, homeV4)
@@ -35,7 +35,7 @@ func TestMachinesThatFetchTheLinkChangeNothing(t *testing.T) {
 	rig.mustBeUnused(link)
 }
 
-func TestOtherMethodsDoNothing(t *testing.T) {
+func TestOtherMethodsAreRefused(t *testing.T) {
 	rig := newPageRig(t, nil)
 	link := rig.link(nil)
 	for _, method := range []string{"PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "post", "PREFETCH"} {
@@ -47,7 +47,7 @@ func TestOtherMethodsDoNothing(t *testing.T) {
 	rig.mustBeUnused(link)
 }
 
-func TestSecondPressFindsNothing(t *testing.T) {
+func TestSecondPressIsRefused(t *testing.T) {
 	rig := newPageRig(t, nil)
 	link := rig.link(nil)
 	b := newVisitor(rig, homeV4).open(link)
@@ -68,7 +68,7 @@ func TestSecondPressFindsNothing(t *testing.T) {
 	}
 }
 
-func TestOfTwoPressesAtOnceOneStarts(t *testing.T) {
+func TestConcurrentPressesStartOnce(t *testing.T) {
 	for range 20 {
 		rig := newPageRig(t, nil)
 		link := rig.link(nil)
@@ -92,21 +92,21 @@ func TestOfTwoPressesAtOnceOneStarts(t *testing.T) {
 			}
 		}
 		if started != 1 || lost != many-1 || len(rig.jobs) != 1 {
-			t.Fatalf("of %d presses %d started and %d found nothing; %d jobs", many, started, lost, len(rig.jobs))
+			t.Fatalf("of %d presses %d started and %d were refused; %d jobs", many, started, lost, len(rig.jobs))
 		}
-		views := 0
+		pages := 0
 		for key := range rig.table.items {
 			if strings.HasPrefix(key, "statuspage#") {
-				views++
+				pages++
 			}
 		}
-		if views != 1 {
-			t.Fatalf("%d views are left, want that of the start", views)
+		if pages != 1 {
+			t.Fatalf("%d status pages, want 1", pages)
 		}
 	}
 }
 
-func TestPressWithoutProof(t *testing.T) {
+func TestPressWithoutProofIsRefused(t *testing.T) {
 	foreign := strings.Repeat("A", 43)
 	only := func(b *visitor) string {
 		for name := range b.cookies {
@@ -128,26 +128,26 @@ func TestPressWithoutProof(t *testing.T) {
 		},
 		"a cookie of another name": func(b *visitor, f url.Values) {
 			right := only(b)
-			b.cookies["bastion-start"] = b.cookies[right]
+			b.cookies[proofCookie] = b.cookies[right]
 			delete(b.cookies, right)
 		},
-		"no field":          func(_ *visitor, f url.Values) { f.Del("proof") },
-		"an empty field":    func(_ *visitor, f url.Values) { f.Set("proof", "") },
-		"another field":     func(_ *visitor, f url.Values) { f.Set("proof", foreign) },
-		"two fields":        func(_ *visitor, f url.Values) { f.Add("proof", f.Get("proof")) },
-		"no address":        func(_ *visitor, f url.Values) { f.Del("address") },
-		"two addresses":     func(_ *visitor, f url.Values) { f.Add("address", f.Get("address")) },
-		"no address at all": func(_ *visitor, f url.Values) { f.Set("address", "home") },
-		"a form too long":   func(_ *visitor, f url.Values) { f.Set("more", strings.Repeat("x", maxForm)) },
+		"no field":        func(_ *visitor, f url.Values) { f.Del("proof") },
+		"an empty field":  func(_ *visitor, f url.Values) { f.Set("proof", "") },
+		"another field":   func(_ *visitor, f url.Values) { f.Set("proof", foreign) },
+		"two fields":      func(_ *visitor, f url.Values) { f.Add("proof", f.Get("proof")) },
+		"no address":      func(_ *visitor, f url.Values) { f.Del("address") },
+		"two addresses":   func(_ *visitor, f url.Values) { f.Add("address", f.Get("address")) },
+		"not an address":  func(_ *visitor, f url.Values) { f.Set("address", "home") },
+		"a form too long": func(_ *visitor, f url.Values) { f.Set("more", strings.Repeat("x", maxForm)) },
 		"fields in the query": func(b *visitor, f url.Values) {
 			b.path += "?" + f.Encode()
 			clear(f)
 		},
-		"a form that is no form":  func(b *visitor, _ url.Values) { b.header.Set("Content-Type", "text/plain") },
-		"another site, by fetch":  func(b *visitor, _ url.Values) { b.header.Set("Sec-Fetch-Site", "cross-site") },
-		"a sister site, by fetch": func(b *visitor, _ url.Values) { b.header.Set("Sec-Fetch-Site", "same-site") },
-		"another site, by origin": func(b *visitor, _ url.Values) { b.header.Set("Origin", "https://evil.example.test") },
-		"a page without origin":   func(b *visitor, _ url.Values) { b.header.Set("Origin", "null") },
+		"a body that is not a form":            func(b *visitor, _ url.Values) { b.header.Set("Content-Type", "text/plain") },
+		"another site, by fetch":               func(b *visitor, _ url.Values) { b.header.Set("Sec-Fetch-Site", "cross-site") },
+		"another origin of the site, by fetch": func(b *visitor, _ url.Values) { b.header.Set("Sec-Fetch-Site", "same-site") },
+		"another site, by origin":              func(b *visitor, _ url.Values) { b.header.Set("Origin", "https://evil.example.test") },
+		"a page without origin":                func(b *visitor, _ url.Values) { b.header.Set("Origin", "null") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			rig := newPageRig(t, nil)
@@ -156,7 +156,7 @@ func TestPressWithoutProof(t *testing.T) {
 			form := b.form()
 			attack(b, form)
 			b.do("POST", b.path, form.Encode())
-			if b.status != http.StatusForbidden || !strings.Contains(b.text(), "Nothing has been started") {
+			if b.status != http.StatusForbidden || !strings.Contains(b.text(), "Nothing was started") {
 				t.Errorf("status %d: %s", b.status, b.text())
 			}
 			rig.mustBeUnused(link)
@@ -164,12 +164,12 @@ func TestPressWithoutProof(t *testing.T) {
 	}
 }
 
-// What the browser says when it is our own page must not be taken for an attack.
-func TestPressFromOurOwnPage(t *testing.T) {
+// The headers that browsers send with our own page's form are accepted.
+func TestPressFromOurOwnPageIsAccepted(t *testing.T) {
 	for name, header := range map[string]http.Header{
-		"a browser of today": {"Sec-Fetch-Site": {"same-origin"}, "Origin": {"null"}}, // no-referrer hides the origin
-		"an older one":       {"Origin": {"https://" + pageHost}},
-		"an old one":         {},
+		"a current browser": {"Sec-Fetch-Site": {"same-origin"}, "Origin": {"null"}}, // no-referrer hides the origin
+		"an older one":      {"Origin": {"https://" + pageHost}},
+		"an old one":        {},
 	} {
 		rig := newPageRig(t, nil)
 		b := newVisitor(rig, homeV4).open(rig.link(nil))
@@ -180,26 +180,26 @@ func TestPressFromOurOwnPage(t *testing.T) {
 	}
 }
 
-// The proof of one claim is none for another.
-func TestProofIsForOneClaim(t *testing.T) {
+// The proof of one link is not accepted for another.
+func TestProofIsForOneLink(t *testing.T) {
 	rig := newPageRig(t, nil)
-	mine, theirs := rig.link(nil), rig.link(func(c *startLink) { c.Owner = "slack:T0AB:U0OTHER" })
+	mine, theirs := rig.link(nil), rig.link(func(l *startLink) { l.Owner = "slack:T0AB:U0OTHER" })
 	b := newVisitor(rig, homeV4).open(mine)
 	if b.do("POST", theirs, b.form().Encode()); b.status != http.StatusForbidden {
 		t.Errorf("status %d", b.status)
 	}
-	if c := rig.claimOf(theirs); !c.UsedAt.IsZero() {
-		t.Error("the other claim was used")
+	if l := rig.storedLink(theirs); !l.UsedAt.IsZero() {
+		t.Error("the other link was used")
 	}
 }
 
-// Unknown, altered, void, used, expired: the same page, so that guessing teaches
-// nothing.
-func TestLinksThatLeadNowhereLookTheSame(t *testing.T) {
+// Unknown, altered, void, used and expired links get the same page, so guessing
+// reveals nothing.
+func TestInvalidLinksGetTheSamePage(t *testing.T) {
 	rig := newPageRig(t, nil)
 	used, expired := rig.link(nil), rig.link(nil)
 	b := newVisitor(rig, homeV4).open(used).press()
-	view := lastOf(b.head.Get("Location"))
+	status := lastOf(b.head.Get("Location"))
 	rig.sleep(startLinkLife)
 	open := rig.link(nil)
 	token := lastOf(open)
@@ -210,8 +210,8 @@ func TestLinksThatLeadNowhereLookTheSame(t *testing.T) {
 	paths := []string{
 		used, expired, open + "A", open[:len(open)-1], "/slack/start/" + altered,
 		"/slack/start/" + strings.ToUpper(token), "/slack/start/" + hashOf(token), "/slack/start/" + strings.Repeat("A", 43),
-		"/slack/start/" + view, "/slack/start/%00", "/slack/start/" + strings.Repeat("A", 9000),
-		"/slack/status/" + token, "/slack/status/" + lastOf(used), "/slack/status/" + hashOf(view), "/slack/status/nothing",
+		"/slack/start/" + status, "/slack/start/%00", "/slack/start/" + strings.Repeat("A", 9000),
+		"/slack/status/" + token, "/slack/status/" + lastOf(used), "/slack/status/" + hashOf(status), "/slack/status/nothing",
 	}
 	var want string
 	for i, path := range paths {
@@ -224,13 +224,13 @@ func TestLinksThatLeadNowhereLookTheSame(t *testing.T) {
 		}
 	}
 	if !strings.Contains(want, "/bastion up") {
-		t.Error("the page does not say what to do")
+		t.Error("the page does not say what to do next")
 	}
 	rig.jobs = nil
 	rig.mustBeUnused(open)
 }
 
-func TestClaimIsGoodForTenMinutes(t *testing.T) {
+func TestLinkExpiresAfterTenMinutes(t *testing.T) {
 	rig := newPageRig(t, nil)
 	link := rig.link(nil)
 	b := newVisitor(rig, homeV4).open(link)
@@ -242,47 +242,47 @@ func TestClaimIsGoodForTenMinutes(t *testing.T) {
 	}
 }
 
-// The table may show what has expired: DynamoDB deletes it days later.
-func TestExpiredClaimThatIsStillThere(t *testing.T) {
+// DynamoDB may return an expired item for days.
+func TestExpiredItemThatIsStillStored(t *testing.T) {
 	rig := newPageRig(t, nil)
 	link := rig.link(nil)
 	b := newVisitor(rig, homeV4).open(link).press()
-	view := b.head.Get("Location")
+	status := b.head.Get("Location")
 	other := rig.link(nil)
 	for key, value := range rig.table.items {
 		value.expires = time.Time{}
 		rig.table.items[key] = value
 	}
 	rig.sleep(statusPageLife)
-	for _, path := range []string{other, view} {
+	for _, path := range []string{other, status} {
 		if b.do("GET", path, ""); b.status != http.StatusNotFound {
-			t.Errorf("%s…: status %d", path[:12], b.status)
+			t.Errorf("%s…: status %d", path[:13], b.status)
 		}
 	}
 }
 
-func TestHeadersHaveNoSayAboutTheAddress(t *testing.T) {
+func TestHeadersDoNotChangeTheAddress(t *testing.T) {
 	rig := newPageRig(t, nil)
 	link := rig.link(nil)
-	const lie = "198.51.100.66"
+	const spoofed = "198.51.100.66"
 	b := newVisitor(rig, homeV4)
 	for _, name := range []string{
 		"X-Forwarded-For", "X-Real-IP", "CF-Connecting-IP", "CF-Connecting-IPv6", "True-Client-IP", "X-Client-IP",
 		"X-Cluster-Client-IP", "Fastly-Client-IP", "X-Amzn-Source-Ip", "X-Original-Forwarded-For", "X-Envoy-External-Address", "Client-IP", "From",
 	} {
-		b.header.Set(name, lie)
+		b.header.Set(name, spoofed)
 	}
-	b.header.Set("Forwarded", "for="+lie+";by="+lie)
+	b.header.Set("Forwarded", "for="+spoofed+";by="+spoofed)
 	b.open(link)
-	if strings.Contains(b.body, lie) || !strings.Contains(b.text(), "203.0.113.7 IPv4") {
+	if strings.Contains(b.body, spoofed) || !strings.Contains(b.text(), "203.0.113.7 IPv4") {
 		t.Errorf("the page:\n%s", b.text())
 	}
 	form := b.form()
-	form.Set("address", lie)
-	if b.do("POST", link, form.Encode()); b.status != http.StatusConflict || strings.Contains(b.body, lie) {
-		t.Errorf("a form that agrees with the headers: status %d", b.status)
+	form.Set("address", spoofed)
+	if b.do("POST", link, form.Encode()); b.status != http.StatusConflict || strings.Contains(b.body, spoofed) {
+		t.Errorf("a form with the address of the headers: status %d", b.status)
 	}
-	if b.open(link).press(); b.status != http.StatusSeeOther || rig.claimOf(link).Source != pageAddress {
-		t.Errorf("status %d, started for %s", b.status, rig.claimOf(link).Source)
+	if b.open(link).press(); b.status != http.StatusSeeOther || rig.storedLink(link).Source != pageAddress {
+		t.Errorf("status %d, started for %s", b.status, rig.storedLink(link).Source)
 	}
 }

@@ -17,93 +17,121 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/test/browser"
 )
 
-// The looks that every state is seen in.
+// looks are the screens and settings that every state is tested with.
 var looks = map[string]browser.Look{
-	"light":  {Width: 1024, Height: 768},
-	"dark":   {Width: 1024, Height: 768, Dark: true},
-	"narrow": {Width: 320, Height: 640},
-	"plain":  {Width: 390, Height: 844, Dark: true, NoScript: true},
+	"light":    {Width: 1024, Height: 768},
+	"dark":     {Width: 1024, Height: 768, Dark: true},
+	"narrow":   {Width: 320, Height: 640},
+	"forced":   {Width: 1024, Height: 768, ForcedColors: true},
+	"noscript": {Width: 390, Height: 844, Dark: true, NoScript: true},
 }
 
-// state brings a rig to a state of its pages, and the tab in front of it.
-type state struct {
+// pageState brings an app to a state of its pages, and the tab to that page.
+type pageState struct {
 	name  string
-	title string // of the tab, as it begins
-	reach func(*stage)
+	title string
+	reach func(*browserRig)
 }
 
-// stage is a rig with a real browser in front of it, over https.
-type stage struct {
+// browserRig is a rig with a real browser in front of it, over https.
+type browserRig struct {
 	*pageRig
 	*browser.Tab
 	url  string
-	from string // where the person is
+	from string // the address that the browser connects from
 }
 
-func (s *stage) open(edit func(*startLink)) { s.Go(s.url + s.link(edit)) }
+func (s *browserRig) open(edit func(*startLink)) { s.Go(s.url + s.link(edit)) }
 
-func (s *stage) press() {
+func (s *browserRig) press() {
 	s.Focus("form button")
 	s.PressAndLoad("\r")
 }
 
-var states = []state{
-	{"claim-ipv4", "Start a bastion for 203.0.113.7?", func(s *stage) {
-		s.open(func(c *startLink) { c.Reason = "rebuild the index of orders <before Monday>" })
+var pageStates = []pageState{
+	{"start-ipv4", "Start a bastion for 203.0.113.7?", func(s *browserRig) {
+		s.open(func(l *startLink) {
+			l.UserName, l.TeamDomain, l.Reason = "ann", "example-team", "rebuild the index of orders <before Monday>"
+		})
 	}},
-	{"claim-ipv6", "Start a bastion for 2001:db8:7:1f2e:a3b4:c5d6:e7f8:9a0b?", func(s *stage) {
+	{"start-ipv6", "Start a bastion for 2001:db8:7:1f2e:a3b4:c5d6:e7f8:9a0b?", func(s *browserRig) {
 		s.from = "[2001:db8:7:1f2e:a3b4:c5d6:e7f8:9a0b]:50123"
-		s.open(func(c *startLink) { c.Name = "a-name-of-two-and-thirty-letters"; c.TTL = 26 * time.Hour })
+		s.open(func(l *startLink) { l.Name = "a-name-of-two-and-thirty-letters"; l.TTL = 26 * time.Hour })
 	}},
-	{"address-changed", "Your address has changed", func(s *stage) {
+	{"address-changed", "Your address has changed", func(s *browserRig) {
 		s.open(nil)
 		s.from = homeV6
 		s.press()
 	}},
-	{"hand-over-failed", "Not started: press again", func(s *stage) {
-		s.handOver = errPage
+	{"not-proven", "Please press the button again", func(s *browserRig) {
+		s.open(nil)
+		browser.Eval[bool](s.Tab, `(document.querySelector("[name=proof]").value = "x") && true`)
+		s.press()
+	}},
+	{"not-enqueued", "Not started: press the button again", func(s *browserRig) {
+		s.enqueueErr = errDownTest
 		s.open(nil)
 		s.press()
 	}},
-	{"taking-up", "Starting… (1 of 6)", func(s *stage) {
+	{"accepting", "Starting… (1 of 6)", func(s *browserRig) {
 		s.open(nil)
 		s.press()
 	}},
-	{"starting", "Starting… (4 of 6)", func(s *stage) { s.followed(bastionAt("starting", "image")) }},
-	{"moving", "Starting… (2 of 3)", func(s *stage) { s.followed(bastionAt("starting", "address")) }},
-	{"ready", "Ready: bastion default", func(s *stage) { s.followed(readyBastion()) }},
-	{"moved-away", "Bastion moved", func(s *stage) {
+	{"starting", "Starting… (4 of 6)", func(s *browserRig) { s.showBastion(bastionAt("starting", "image")) }},
+	{"moving", "Starting… (2 of 3)", func(s *browserRig) { s.showBastion(bastionAt("starting", "address")) }},
+	{"unknown-stage", "Starting…", func(s *browserRig) { s.showBastion(bastionAt("starting", "something new")) }},
+	{"ready", "Ready: bastion default", func(s *browserRig) { s.showBastion(readyBastion()) }},
+	{"ready-console", "Ready: bastion default", func(s *browserRig) {
+		s.showBastion(readyBastion())
+		browser.Eval[bool](s.Tab, `document.querySelector("details").open = true`)
+	}},
+	{"unsafe", "Do not use this bastion", func(s *browserRig) {
+		b := readyBastion()
+		b.SSHConfig += "  ProxyCommand id\n"
+		s.showBastion(b)
+	}},
+	{"moved", "Bastion moved", func(s *browserRig) {
 		b := readyBastion()
 		b.Source = "198.51.100.99/32"
-		s.followed(b)
+		s.showBastion(b)
 	}},
-	{"failed", "Bastion not started", func(s *stage) {
+	{"failed", "Bastion not started", func(s *browserRig) {
 		b := bastionAt("failed", "")
-		setFailure(&b, "capacity_unavailable", "AWS Fargate has no capacity for the bastion in the configured subnets right now. Try again in a few minutes; if it goes on, ask your operator for subnets in another Availability Zone.")
-		s.followed(b)
+		setFailure(&b, "capacity_unavailable", "AWS Fargate has no capacity for the bastion in the configured subnets right now. Try again in a few minutes; if it keeps happening, ask your operator for subnets in another Availability Zone.")
+		s.showBastion(b)
 	}},
-	{"refused", "Bastion not started", func(s *stage) {
+	{"problem", "Bastion not started", func(s *browserRig) {
 		s.open(nil)
 		s.press()
-		s.find(func(hash string) error {
-			return s.foundProblem(s.pageRig.t.Context(), hash, "You hold 1 bastion already, and may hold no more. Close it first, or use it.")
+		s.updateAndReload(func(hash string) error {
+			return s.foundProblem(s.pageRig.t.Context(), hash, "You have 1 bastion, the maximum per owner. Close it first, or use it.")
 		})
 	}},
-	{"closed", "Bastion closed", func(s *stage) {
+	{"closed", "Bastion closed", func(s *browserRig) {
 		b := bastionAt("closed", "")
 		setEnded(&b, "idle", b.Deadline)
-		s.followed(b)
+		s.showBastion(b)
 	}},
-	{"service-down", "Starting…", func(s *stage) {
+	{"api-down", "Starting…", func(s *browserRig) {
 		s.open(nil)
 		s.press()
-		s.reply = func(Call) (Reply, error) { return Reply{}, errPage }
-		s.find(func(hash string) error { return s.foundBastion(s.pageRig.t.Context(), hash, pageBastion) })
+		s.reply = func(Call) (Reply, error) { return Reply{}, errDownTest }
+		s.updateAndReload(func(hash string) error { return s.foundBastion(s.pageRig.t.Context(), hash, pageBastion) })
 	}},
-	{"unknown-link", "This link leads nowhere", func(s *stage) { s.Go(s.url + "/slack/start/unknown") }},
-	{"table-down", "The service does not answer", func(s *stage) {
-		s.table.down = errPage
+	{"invalid-link", linkInvalidPage.Title, func(s *browserRig) { s.Go(s.url + "/slack/start/unknown") }},
+	{"table-down", unavailablePage.Title, func(s *browserRig) {
+		s.table.fetchErr = errDownTest
 		s.Go(s.url + "/slack/start/unknown")
+	}},
+	{"internal-error", internalErrorPage.Title, func(s *browserRig) {
+		s.from = "nowhere"
+		s.Go(s.url + "/slack/start/unknown")
+	}},
+	{"method-not-allowed", methodNotAllowedPage.Title, func(s *browserRig) {
+		s.showBastion(readyBastion())
+		browser.Eval[bool](s.Tab, `document.body.append(Object.assign(document.createElement("form"), { method: "post" })) ?? true`)
+		browser.Eval[bool](s.Tab, `document.querySelector("form").submit() ?? true`)
+		s.AwaitTrue(`document.title === "` + methodNotAllowedPage.Title + `"`)
 	}},
 }
 
@@ -113,26 +141,27 @@ func bastionAt(state bastion.State, stage string) Bastion {
 	return b
 }
 
-// followed opens, presses, and shows what has become of it.
-func (s *stage) followed(b Bastion) {
-	s.answers(b)
+// showBastion opens a link, presses the button, and shows the status page of a
+// bastion.
+func (s *browserRig) showBastion(b Bastion) {
+	s.returns(b)
 	s.open(nil)
 	s.press()
-	s.find(func(hash string) error { return s.foundBastion(s.pageRig.t.Context(), hash, pageBastion) })
+	s.updateAndReload(func(hash string) error { return s.foundBastion(s.pageRig.t.Context(), hash, pageBastion) })
 }
 
-// find is what a job does, while the view is open; then the page is loaded again.
-func (s *stage) find(found func(viewHash string) error) {
+// updateAndReload does to the status page what a job would, and loads it again.
+func (s *browserRig) updateAndReload(update func(hash string) error) {
 	s.pageRig.t.Helper()
 	path := s.Location()
-	if err := found(hashOf(lastOf(path))); err != nil {
+	if err := update(hashOf(lastOf(path))); err != nil {
 		s.pageRig.t.Fatal(err)
 	}
 	s.Go(path)
 }
 
-func newStage(t *testing.T, b *browser.Browser, look browser.Look) *stage {
-	s := &stage{pageRig: newPageRig(t, nil), from: homeV4}
+func newBrowserRig(t *testing.T, b *browser.Browser, look browser.Look) *browserRig {
+	s := &browserRig{pageRig: newPageRig(t, nil), from: homeV4}
 	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		r.RemoteAddr = s.from
 		s.pageRig.ServeHTTP(w, r)
@@ -142,42 +171,47 @@ func newStage(t *testing.T, b *browser.Browser, look browser.Look) *stage {
 	return s
 }
 
-// Every state of the pages, in every look: the browser has nothing to say against
-// it, nothing is wider than the screen, and a screen reader finds its way. With
-// SCREENSHOTS set, a picture of each goes into that folder.
-func TestEveryStateInABrowser(t *testing.T) {
+// TestEveryStateInBrowser opens every state of the pages in every look: the browser
+// and axe report nothing, nothing is wider than the screen, and a screen reader has
+// what it needs. With SCREENSHOTS set, a picture of each is written to that folder.
+func TestEveryStateInBrowser(t *testing.T) {
 	b := browser.Start(t)
-	for _, state := range states {
+	for _, state := range pageStates {
 		for name, look := range looks {
 			t.Run(state.name+"/"+name, func(t *testing.T) {
-				s := newStage(t, b, look)
+				s := newBrowserRig(t, b, look)
 				state.reach(s)
 				if title := s.Title(); title != state.title {
 					t.Errorf("the title is %q, want %q", title, state.title)
+				}
+				if folder := os.Getenv("SCREENSHOTS"); folder != "" {
+					if err := os.WriteFile(filepath.Join(folder, state.name+"-"+name+".png"), s.Screenshot(), 0o644); err != nil {
+						t.Fatal(err)
+					}
 				}
 				if pixels := s.Overflow(); pixels > 0 {
 					t.Errorf("the page is %d pixels wider than its screen", pixels)
 				}
 				if faint := s.Faint(); len(faint) > 0 {
-					t.Errorf("hard to read: %s", strings.Join(faint, "; "))
+					t.Errorf("contrast below 4.5: %s", strings.Join(faint, "; "))
 				}
-				hears(t, s.Heard())
-				if troubles := s.Troubles(); len(troubles) > 0 {
-					t.Errorf("the browser says: %s", strings.Join(troubles, "\n"))
-				}
-				if folder := os.Getenv("SCREENSHOTS"); folder != "" {
-					if err := os.WriteFile(filepath.Join(folder, state.name+"-"+name+".png"), s.Picture(), 0o644); err != nil {
-						t.Fatal(err)
+				checkAccessibilityTree(t, s.AccessibilityTree())
+				if !look.NoScript { // axe is a script
+					if violations := s.Axe(); len(violations) > 0 {
+						t.Errorf("axe: %s", strings.Join(violations, "\n"))
 					}
+				}
+				if problems := s.Problems(); len(problems) > 0 {
+					t.Errorf("the browser reports: %s", strings.Join(problems, "\n"))
 				}
 			})
 		}
 	}
 }
 
-// hears checks what a screen reader needs of any page: a title, landmarks, a
-// heading, and a name for whatever can be used.
-func hears(t *testing.T, page []browser.Node) {
+// checkAccessibilityTree checks what a screen reader needs of any page: landmarks, a
+// heading, and a name for everything that can be used.
+func checkAccessibilityTree(t *testing.T, page []browser.Node) {
 	t.Helper()
 	count := map[string]int{}
 	for _, node := range page {
@@ -194,28 +228,44 @@ func hears(t *testing.T, page []browser.Node) {
 	}
 }
 
-// held is a Work that takes jobs when it is let.
-type held struct {
+// On the smallest screen the button is visible without scrolling, and the line for
+// phones is shown on narrow screens only.
+func TestButtonIsVisibleOnSmallScreenInBrowser(t *testing.T) {
+	b := browser.Start(t)
+	for look, phone := range map[string]bool{"narrow": true, "light": false} {
+		s := newBrowserRig(t, b, looks[look])
+		s.open(func(l *startLink) { l.Reason = "index rebuild" })
+		if bottom := browser.Eval[float64](s.Tab, `document.querySelector("form button").getBoundingClientRect().bottom`); bottom > float64(looks[look].Height) {
+			t.Errorf("%s: the button ends at %.0f pixels, below the screen of %d", look, bottom, looks[look].Height)
+		}
+		if got := browser.Eval[bool](s.Tab, `document.querySelector(".phone").checkVisibility()`); got != phone {
+			t.Errorf("%s: the line for phones is visible: %v", look, got)
+		}
+	}
+}
+
+// blockingQueue enqueues a job when the test allows it.
+type blockingQueue struct {
 	Queue
-	entered, let chan struct{}
+	entered, proceed chan struct{}
 }
 
-func (h held) Enqueue(ctx context.Context, job Job) error {
-	h.entered <- struct{}{}
-	<-h.let
-	return h.Queue.Enqueue(ctx, job)
+func (q blockingQueue) Enqueue(ctx context.Context, job Job) error {
+	q.entered <- struct{}{}
+	<-q.proceed
+	return q.Queue.Enqueue(ctx, job)
 }
 
-// A browser drops what it was doing for the second of two clicks: its answer, that
-// the link was used, must not take the place of the first one's.
-func TestDoubleClickIsOnePress(t *testing.T) {
-	s := newStage(t, browser.Start(t), looks["light"])
-	work := held{s.Queue, make(chan struct{}, 2), make(chan struct{})}
-	s.Queue = work
+// A browser drops the response to the first of two clicks. The response to the
+// second, that the link was used, must not be shown instead.
+func TestDoubleClickIsOnePressInBrowser(t *testing.T) {
+	s := newBrowserRig(t, browser.Start(t), looks["light"])
+	queue := blockingQueue{s.Queue, make(chan struct{}, 2), make(chan struct{})}
+	s.Queue = queue
 	s.open(nil)
 	browser.Eval[bool](s.Tab, `setTimeout(() => document.querySelector("form button").click(), 100), document.querySelector("form button").click() ?? true`)
-	<-work.entered
-	time.AfterFunc(time.Second, func() { close(work.let) }) // well after the second
+	<-queue.entered
+	time.AfterFunc(time.Second, func() { close(queue.proceed) }) // well after the second click
 	s.Await("main:not(:has(form))")
 	if title := s.Title(); title != "Starting… (1 of 6)" {
 		t.Errorf("after two clicks the title is %q", title)
@@ -227,52 +277,64 @@ func TestDoubleClickIsOnePress(t *testing.T) {
 	}
 }
 
-// What a screen reader says of the pages that matter, by role and name.
-func TestPagesAsTheyAreHeard(t *testing.T) {
+// TestScreenReaderOrderInBrowser checks roles and names of the pages that matter most,
+// in reading order.
+func TestScreenReaderOrderInBrowser(t *testing.T) {
 	b := browser.Start(t)
 	for name, want := range map[string][]browser.Node{
-		"claim-ipv4": {
-			{Role: "heading", Name: "Start a bastion for the address you are at?"},
-			{Role: "region", Name: "Your address, as seen from here"},
+		"start-ipv4": {
+			{Role: "heading", Name: "Start a bastion for your current address?"},
+			{Role: "region", Name: "Your IP address, as this server sees it"},
 			{Role: "button", Name: "Start the bastion"},
+			{Role: "heading", Name: "Details"},
 		},
 		"address-changed": {{Role: "alert"}, {Role: "heading", Name: "Your address has changed"}, {Role: "button", Name: "Start the bastion"}},
 		"starting": {
 			{Role: "heading", Name: "Starting your bastion"}, {Role: "status"},
-			{Role: "list", Name: "Steps of the start"}, {Role: "StaticText", Name: "(now)"},
+			{Role: "list", Name: "Steps"}, {Role: "StaticText", Name: "(now)"},
 		},
-		"ready": {
+		"ready-console": {
 			{Role: "heading", Name: "Bastion default is ready"}, {Role: "status"},
-			{Role: "region", Name: "ssh configuration"}, {Role: "button", Name: "Copy the configuration"},
-			{Role: "region", Name: "Command to connect through the bastion"}, {Role: "button", Name: "Copy the command"},
+			{Role: "link", Name: "Download bastion-default.conf"},
+			{Role: "region", Name: "Command that writes the ssh configuration"}, {Role: "button", Name: "Copy the command that writes it"},
+			{Role: "region", Name: "Command to connect through the bastion"}, {Role: "button", Name: "Copy the connect command"},
 			{Role: "region", Name: "Command to open the status console"}, {Role: "button", Name: "Copy the console command"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newStage(t, b, looks["light"])
-			states[slices.IndexFunc(states, func(s state) bool { return s.name == name })].reach(s)
-			heard := s.Heard()
+			s := newBrowserRig(t, b, looks["light"])
+			pageStates[slices.IndexFunc(pageStates, func(s pageState) bool { return s.name == name })].reach(s)
+			tree := s.AccessibilityTree()
 			for _, node := range want {
-				at := slices.IndexFunc(heard, func(h browser.Node) bool { return h.Role == node.Role && (node.Name == "" || h.Name == node.Name) })
+				at := slices.IndexFunc(tree, func(h browser.Node) bool { return h.Role == node.Role && (node.Name == "" || h.Name == node.Name) })
 				if at < 0 {
 					t.Errorf("no %s %q, or not in this order", node.Role, node.Name)
 					continue
 				}
-				heard = heard[at+1:]
+				tree = tree[at+1:]
 			}
 		})
 	}
 }
 
-// Whoever uses the keyboard sees where they are.
-func TestFocusIsSeen(t *testing.T) {
+// A person who uses the keyboard sees where the focus is.
+func TestFocusIsVisibleInBrowser(t *testing.T) {
 	b := browser.Start(t)
 	for _, look := range []string{"light", "dark"} {
-		s := newStage(t, b, looks[look])
+		s := newBrowserRig(t, b, looks[look])
 		s.open(nil)
 		s.Press("\t")
 		if got := browser.Eval[string](s.Tab, `document.activeElement.matches("form button") && getComputedStyle(document.activeElement).outlineStyle + " " + getComputedStyle(document.activeElement).outlineWidth`); got != "solid 3px" {
-			t.Errorf("%s: the button has the focus, and looks so: %s", look, got)
+			t.Errorf("%s: the outline of the focused button: %s", look, got)
 		}
+	}
+}
+
+// The reader's own time has a time zone.
+func TestLocalTimeHasItsZoneInBrowser(t *testing.T) {
+	s := newBrowserRig(t, browser.Start(t), looks["light"])
+	s.open(nil)
+	if got := s.Text(".timenote"); !strings.Contains(got, "GMT+1") {
+		t.Errorf("the local time in Berlin: %q", got)
 	}
 }

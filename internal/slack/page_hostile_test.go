@@ -11,33 +11,34 @@ import (
 func TestHostileTextStaysText(t *testing.T) {
 	const hostile = `</style><script>alert(1)</script><img src=x onerror=alert(1)>"'><a href="javascript:alert(1)">&lt;b&gt;` + "\u202egnp.exe\x00\r\nSet-Cookie: a=b"
 	rig := newPageRig(t, nil)
-	b := newVisitor(rig, homeV4).open(rig.link(func(c *startLink) {
-		c.Name, c.Reason, c.Owner, c.Key = hostile, hostile, "slack:"+hostile+":"+hostile, hostile+" AAAA"
+	b := newVisitor(rig, homeV4).open(rig.link(func(l *startLink) {
+		l.Name, l.Reason, l.Owner, l.Key = hostile, hostile, "slack:"+hostile+":"+hostile, hostile+" AAAA"
+		l.UserName, l.TeamDomain = hostile, hostile
 	}))
-	pages := map[string]string{"claim": b.body}
+	pages := map[string]string{"start": b.body}
 
 	problem := newPageRig(t, nil)
 	b = newVisitor(problem, homeV4).open(problem.link(nil)).press()
-	view := b.head.Get("Location")
-	if err := problem.foundProblem(t.Context(), hashOf(lastOf(view)), hostile); err != nil {
+	status := b.head.Get("Location")
+	if err := problem.foundProblem(t.Context(), hashOf(lastOf(status)), hostile); err != nil {
 		t.Fatal(err)
 	}
-	pages["problem"] = b.open(view).body
+	pages["problem"] = b.open(status).body
 
 	for _, state := range []bastion.State{bastion.Starting, bastion.Ready, bastion.Failed, bastion.Closed, bastion.State(hostile)} {
-		rig, view := startedRig(t)
+		rig, status := startedRig(t)
 		found := readyBastion()
 		found.State, found.Stage, found.Name, found.Reason, found.SSHConfig, found.SSH = state, hostile, hostile, hostile, hostile, hostile
 		found.Keys = []string{hostile}
 		setFailure(&found, bastion.FailureCode(hostile), hostile)
 		setEnded(&found, bastion.EndReason(hostile), rig.now)
-		rig.answers(found)
-		pages[string(state)] = newVisitor(rig, homeV4).open(view).body
+		rig.returns(found)
+		pages[string(state)] = newVisitor(rig, homeV4).open(status).body
 	}
 	for name, page := range pages {
 		for _, bad := range []string{"<script>alert", "<img", "onerror=alert(1)>", "<a ", "\u202e", "\x00"} {
 			if strings.Contains(page, bad) {
-				t.Errorf("%.10s: the page holds %q", name, bad)
+				t.Errorf("%.10s: the page contains %q", name, bad)
 			}
 		}
 		if n := strings.Count(page, "<script>"); n != 1 {
@@ -46,12 +47,12 @@ func TestHostileTextStaysText(t *testing.T) {
 	}
 }
 
-// What people paste into a file that ssh obeys, and into a shell, is shown only if
-// it can do nothing else than it says.
+// People paste the configuration and the commands without reading them, so they are
+// shown only if they match the patterns of harmless ones.
 func TestHostileConfigurationIsNotShown(t *testing.T) {
 	good := readyBastion()
 	for name, spoil := range map[string]func(*Bastion){
-		"a ProxyCommand behind the host key": func(b *Bastion) {
+		"a ProxyCommand after the host key": func(b *Bastion) {
 			b.SSHConfig = strings.Replace(b.SSHConfig, "\n  UserKnown", "\n  ProxyCommand sh -c id\n  UserKnown", 1)
 		},
 		"a carriage return":     func(b *Bastion) { b.SSHConfig += "  User x\rProxyCommand id\n" },
@@ -59,40 +60,41 @@ func TestHostileConfigurationIsNotShown(t *testing.T) {
 		"an Include":            func(b *Bastion) { b.SSHConfig += "Include /tmp/x\n" },
 		"another command":       func(b *Bastion) { b.SSHConfig += "  KnownHostsCommand /bin/sh x\n" },
 		"a shell in the echo":   func(b *Bastion) { b.SSHConfig += "  KnownHostsCommand /bin/echo $(id)\n" },
-		"a token of ssh's":      func(b *Bastion) { b.SSHConfig += "  User %h\n" },
+		"a token of ssh":        func(b *Bastion) { b.SSHConfig += "  User %h\n" },
+		"an incomplete line":    func(b *Bastion) { b.SSHConfig = strings.TrimSuffix(b.SSHConfig, "\n") },
 		"nothing":               func(b *Bastion) { b.SSHConfig = "" },
-		"a name that is a flag": func(b *Bastion) { b.Name = "x; id" },
+		"a name with a command": func(b *Bastion) { b.Name = "x; id" },
 	} {
-		rig, view := startedRig(t)
+		rig, status := startedRig(t)
 		found := good
 		spoil(&found)
-		rig.answers(found)
-		b := newVisitor(rig, homeV4).open(view)
+		rig.returns(found)
+		b := newVisitor(rig, homeV4).open(status)
 		if strings.Contains(b.body, "<pre") || !strings.Contains(b.text(), "Do not use this bastion") {
 			t.Errorf("%s: the page shows it:\n%s", name, b.text())
 		}
 	}
 	for _, command := range []string{"ssh x; id", "ssh x && id", "ssh $(id)", "ssh `id`", "ssh x\nid", "sh -c id", "ssh x | sh", `ssh "x"`, "ssh x > f", ""} {
-		rig, view := startedRig(t)
+		rig, status := startedRig(t)
 		found := good
 		found.SSH = command
-		rig.answers(found)
-		if b := newVisitor(rig, homeV4).open(view); strings.Contains(b.body, `id="console"`) || !strings.Contains(b.body, `id="config"`) {
+		rig.returns(found)
+		if b := newVisitor(rig, homeV4).open(status); strings.Contains(b.body, `id="console"`) || !strings.Contains(b.body, `id="save"`) {
 			t.Errorf("%q: shown as a command, or the configuration is missing", command)
 		}
 	}
 }
 
-func TestPagesTellNobodyAndStandAlone(t *testing.T) {
-	rig, view := startedRig(t)
-	rig.answers(readyBastion())
+func TestPagesAreSelfContainedAndNotCached(t *testing.T) {
+	rig, status := startedRig(t)
+	rig.returns(readyBastion())
 	link := rig.link(nil)
 	used := rig.link(nil)
 	newVisitor(rig, homeV4).open(used).press()
-	for _, visit := range []struct{ method, path string }{
-		{"GET", link}, {"HEAD", link}, {"POST", link}, {"PUT", link}, {"GET", used}, {"GET", view}, {"POST", view}, {"GET", "/slack/status/x"},
+	for _, request := range []struct{ method, path string }{
+		{"GET", link}, {"HEAD", link}, {"POST", link}, {"PUT", link}, {"GET", used}, {"GET", status}, {"POST", status}, {"GET", "/slack/status/x"},
 	} {
-		b := newVisitor(rig, homeV4).do(visit.method, visit.path, "")
+		b := newVisitor(rig, homeV4).do(request.method, request.path, "")
 		for name, want := range map[string]string{
 			"X-Frame-Options": "DENY", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store",
 			"X-Content-Type-Options": "nosniff", "X-Robots-Tag": "noindex, nofollow",
@@ -100,53 +102,53 @@ func TestPagesTellNobodyAndStandAlone(t *testing.T) {
 			"Content-Type": "text/html; charset=utf-8",
 		} {
 			if got := b.head.Get(name); got != want {
-				t.Errorf("%s, status %d: %s: %q, want %q", visit.method, b.status, name, got, want)
+				t.Errorf("%s, status %d: %s: %q, want %q", request.method, b.status, name, got, want)
 			}
 		}
 		policy := b.head.Get("Content-Security-Policy")
 		for _, part := range []string{"default-src 'none'", "form-action 'self'", "frame-ancestors 'none'", "base-uri 'none'"} {
 			if !strings.Contains(policy, part) {
-				t.Errorf("%s: the policy lacks %s: %s", visit.method, part, policy)
+				t.Errorf("%s: the policy lacks %s: %s", request.method, part, policy)
 			}
 		}
 		if strings.Contains(policy, "unsafe") || strings.Contains(policy, "http") || strings.Contains(policy, "*") {
-			t.Errorf("the policy is not strict: %s", policy)
+			t.Errorf("the policy is too wide: %s", policy)
 		}
 		if b.head.Get("Permissions-Policy") == "" {
 			t.Error("no Permissions-Policy")
 		}
-		for _, part := range []string{lastOf(visit.path), " style=", " onclick=", "src=", `href="http`, "url(", "@import"} {
+		for _, part := range []string{lastOf(request.path), " style=", " onclick=", "src=", `href="http`, "url(", "@import"} {
 			if len(part) > 2 && strings.Contains(b.body, part) {
-				t.Errorf("%s, status %d: the page holds %q", visit.method, b.status, part)
+				t.Errorf("%s, status %d: the page contains %q", request.method, b.status, part)
 			}
 		}
 	}
 }
 
-// The policy lets run what is on the page, and nothing else.
-func TestPolicyHasTheHashesOfWhatIsOnThePage(t *testing.T) {
+// The policy allows the page's own style and script only.
+func TestPolicyHasTheHashesOfThePage(t *testing.T) {
 	rig := newPageRig(t, nil)
 	b := newVisitor(rig, homeV4).open(rig.link(nil))
 	for _, tag := range []string{"style", "script"} {
 		_, rest, _ := strings.Cut(b.body, "<"+tag+">")
 		text, _, found := strings.Cut(rest, "</"+tag+">")
 		if want := tag + "-src " + hashSource(text); !found || !strings.Contains(b.head.Get("Content-Security-Policy"), want) {
-			t.Errorf("the %s of the page is not that of the policy", tag)
+			t.Errorf("the policy does not have the hash of the page's %s", tag)
 		}
 	}
 }
 
-// Every request has its one line, with the pattern of the path.
+// Every request has one log line, with the pattern of the path.
 func TestOneLogLineEach(t *testing.T) {
 	rig := newPageRig(t, nil)
 	link := rig.link(nil)
 	b := newVisitor(rig, homeV4)
 	b.header.Set("Referer", "https://"+pageHost+link)
 	b.open(link).do("POST", link, "proof=x").open(link).press()
-	view := b.head.Get("Location")
-	b.do("GET", link+"?q="+lastOf(link), "").do("PUT", link, "").open(view)
+	status := b.head.Get("Location")
+	b.do("GET", link+"?q="+lastOf(link), "").do("PUT", link, "").open(status)
 	lines := strings.Split(strings.TrimSpace(rig.log.String()), "\n")
-	want := []string{"GET 200", "POST 403", "GET 200", "POST 303", "GET 404", "PUT 405", "GET 200"}
+	want := []string{"GET 200", "POST 403", "GET 200", "POST 303", "GET 303", "PUT 405", "GET 200"}
 	if len(lines) != len(want) {
 		t.Fatalf("%d lines, want %d:\n%s", len(lines), len(want), rig.log)
 	}
@@ -164,9 +166,9 @@ func TestOneLogLineEach(t *testing.T) {
 	}
 }
 
-// A handler that panics has an answer and a line like others: around a Lambda
-// function there is nobody to catch it.
-func TestPanicIsAnAnswer(t *testing.T) {
+// A panic gets a page and a log line like any other fault: a Lambda function has no
+// net/http server that recovers.
+func TestPanicGetsAPage(t *testing.T) {
 	rig := newPageRig(t, nil)
 	rig.Queue = nil
 	b := newVisitor(rig, homeV4).open(rig.link(nil))
@@ -175,7 +177,7 @@ func TestPanicIsAnAnswer(t *testing.T) {
 	}
 }
 
-func TestAddressThatIsNoneIsAFault(t *testing.T) {
+func TestInvalidRemoteAddressIsAFault(t *testing.T) {
 	rig := newPageRig(t, nil)
 	for _, from := range []string{"", "pipe", "203.0.113.7", "example.test:80"} {
 		b := newVisitor(rig, from)

@@ -30,21 +30,21 @@ const (
 	homeV6    = "[2001:db8:7::42]:50123"
 )
 
-// pageRig is an app in front of a table in memory, of functions that answer as the
-// test says, and of a queue of jobs that nobody does.
+// pageRig is an app with a table in memory, an API that replies as the test sets,
+// and a queue whose jobs are never run.
 type pageRig struct {
 	*App
 	t     testing.TB
 	table *pageTable
 	log   *pageLog
 
-	mu       sync.Mutex
-	now      time.Time
-	jobs     []Job
-	handOver error // what handing over answers
-	reply    func(Call) (Reply, error)
-	calls    []Call
-	secrets  []string // no log line may hold one
+	mu         sync.Mutex
+	now        time.Time
+	jobs       []Job
+	enqueueErr error // of Enqueue
+	reply      func(Call) (Reply, error)
+	calls      []Call
+	secrets    []string // must not be in the log
 }
 
 func newPageRig(t testing.TB, edit func(*Options)) *pageRig {
@@ -78,8 +78,8 @@ func (rig *pageRig) sleep(d time.Duration) {
 func (rig *pageRig) Enqueue(_ context.Context, job Job) error {
 	rig.mu.Lock()
 	defer rig.mu.Unlock()
-	if rig.handOver != nil {
-		return rig.handOver
+	if rig.enqueueErr != nil {
+		return rig.enqueueErr
 	}
 	rig.jobs = append(rig.jobs, job)
 	return nil
@@ -92,8 +92,8 @@ func (rig *pageRig) Call(_ context.Context, call Call) (Reply, error) {
 	return rig.reply(call)
 }
 
-// answers lets the functions answer with a bastion.
-func (rig *pageRig) answers(b Bastion) {
+// returns makes the API return a bastion.
+func (rig *pageRig) returns(b Bastion) {
 	rig.mu.Lock()
 	defer rig.mu.Unlock()
 	body, err := json.Marshal(b)
@@ -103,7 +103,7 @@ func (rig *pageRig) answers(b Bastion) {
 	rig.reply = func(Call) (Reply, error) { return Reply{Status: http.StatusOK, Body: string(body)}, nil }
 }
 
-// secret takes note of what must not be in the log.
+// secret records a value that must not be in the log.
 func (rig *pageRig) secret(value string) string {
 	rig.mu.Lock()
 	defer rig.mu.Unlock()
@@ -111,8 +111,8 @@ func (rig *pageRig) secret(value string) string {
 	return value
 }
 
-// noSecretLogged holds every test of pages to the rule that the log has no token:
-// not whole, and not the half of one.
+// noSecretLogged checks at the end of every test that the log contains no token, and
+// no half of one.
 func (rig *pageRig) noSecretLogged() {
 	for _, secret := range rig.secrets {
 		if strings.Contains(rig.log.String(), secret[:len(secret)/2]) {
@@ -121,17 +121,18 @@ func (rig *pageRig) noSecretLogged() {
 	}
 }
 
-// link remembers a claim's key for its owner, issues it and answers its path.
+// link stores the key of a start link for its owner, issues the link and returns its
+// path.
 func (rig *pageRig) link(edit func(*startLink)) (path string) {
 	rig.t.Helper()
-	c := startLink{Owner: pageOwner, Name: "default", Key: pageKey, TTL: 2 * time.Hour, ResponseURL: "https://hooks.slack.com/commands/x"}
+	link := startLink{Owner: pageOwner, Name: "default", Key: pageKey, TTL: 2 * time.Hour, ResponseURL: "https://hooks.slack.com/commands/x"}
 	if edit != nil {
-		edit(&c)
+		edit(&link)
 	}
-	if _, err := rig.remember(rig.t.Context(), c.Owner, bastion.Key(c.Key)); err != nil {
+	if _, err := rig.remember(rig.t.Context(), link.Owner, bastion.Key(link.Key)); err != nil {
 		rig.t.Fatal(err)
 	}
-	token, err := rig.issueStartLink(rig.t.Context(), c)
+	token, err := rig.issueStartLink(rig.t.Context(), link)
 	if err != nil {
 		rig.t.Fatal(err)
 	}
@@ -142,30 +143,31 @@ func (rig *pageRig) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	rig.Handler().ServeHTTP(w, r)
 }
 
-// claimOf is the claim that a path stands for, as it is stored.
-func (rig *pageRig) claimOf(path string) startLink {
+// storedLink returns the stored start link of a path.
+func (rig *pageRig) storedLink(path string) startLink {
 	rig.t.Helper()
-	var c startLink
-	if _, err := rig.fetch(rig.t.Context(), startLinkKey(hashOf(lastOf(path))), &c); err != nil {
+	var link startLink
+	if _, err := rig.fetch(rig.t.Context(), startLinkKey(hashOf(lastOf(path))), &link); err != nil {
 		rig.t.Fatal(err)
 	}
-	return c
+	return link
 }
 
-// mustBeUnused checks that nothing has come of a link, and that it still works.
+// mustBeUnused checks that a link was not used and still works.
 func (rig *pageRig) mustBeUnused(path string) {
 	rig.t.Helper()
-	if c := rig.claimOf(path); !c.UsedAt.IsZero() || len(rig.jobs) > 0 {
-		rig.t.Fatalf("the claim was used (%v), and %d jobs were handed over", c.UsedAt, len(rig.jobs))
+	if link := rig.storedLink(path); !link.UsedAt.IsZero() || len(rig.jobs) > 0 {
+		rig.t.Fatalf("the link was used (%v), and %d jobs were enqueued", link.UsedAt, len(rig.jobs))
 	}
 	if got := newVisitor(rig, homeV4).open(path).press(); got.status != http.StatusSeeOther {
-		rig.t.Fatalf("the link does not work any more: status %d", got.status)
+		rig.t.Fatalf("the link no longer works: status %d", got.status)
 	}
 }
 
 func lastOf(path string) string { return path[strings.LastIndex(path, "/")+1:] }
 
-// visitor is a person's: it keeps cookies, and sends a form as the page has it.
+// visitor is a browser without a screen: it keeps cookies and sends the form of the
+// open page.
 type visitor struct {
 	rig     *pageRig
 	from    string
@@ -223,7 +225,7 @@ func (b *visitor) open(path string) *visitor {
 
 var hiddenField = regexp.MustCompile(`<input type="hidden" name="([a-z]+)" value="([^"]*)">`)
 
-// form is the form of the page that is open.
+// form returns the fields of the open page's form.
 func (b *visitor) form() url.Values {
 	values := url.Values{}
 	for _, field := range hiddenField.FindAllStringSubmatch(b.body, -1) {
@@ -236,22 +238,21 @@ func (b *visitor) press() *visitor { return b.do("POST", b.path, b.form().Encode
 
 var markup = regexp.MustCompile(`(?s)<(style|script)>.*?</(style|script)>|<[^>]*>`)
 
-// text is what a person reads, in one line.
+// text returns the visible text of the open page in one line.
 func (b *visitor) text() string {
 	return strings.Join(strings.Fields(html.UnescapeString(markup.ReplaceAllString(b.body, " "))), " ")
 }
 
-// pageTable is a memory whose writes can fail, by their key, and whose reads can be
-// down.
+// pageTable is a memory whose reads and writes can fail.
 type pageTable struct {
 	*memory
-	fail func(key string) (before, after error) // the effect
-	down error                                  // of every fetch
+	fail     func(key string) (before, after error) // of writes, before and after the effect
+	fetchErr error                                  // of every fetch
 }
 
 func (t *pageTable) Fetch(ctx context.Context, key string) ([]byte, int64, error) {
-	if t.down != nil {
-		return nil, 0, t.down
+	if t.fetchErr != nil {
+		return nil, 0, t.fetchErr
 	}
 	return t.memory.Fetch(ctx, key)
 }
@@ -270,7 +271,7 @@ func (t *pageTable) Write(ctx context.Context, key string, prev int64, value []b
 	return after
 }
 
-// pageLog keeps what is logged.
+// pageLog keeps the log in memory.
 type pageLog struct {
 	mu   sync.Mutex
 	text bytes.Buffer
@@ -288,9 +289,10 @@ func (l *pageLog) String() string {
 	return l.text.String()
 }
 
-var errPage = errors.New("it is down")
+var errDownTest = errors.New("connection refused")
 
 var pageAddress = netip.MustParseAddr("203.0.113.7")
 
-// errConflictItself is what a write sent twice answers: the first had its effect.
+// errConflictItself is the error of a write that was sent twice: the first one took
+// effect.
 var errConflictItself = bastion.ErrConflict

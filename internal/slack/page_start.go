@@ -13,7 +13,7 @@ import (
 
 const (
 	maxForm        = 4 << 10         // bytes of the start page's form
-	maxNameShown   = 80              // characters of a user's or workspace's name
+	maxDisplayName = 80              // characters of a user's or workspace's name
 	enqueueTimeout = 2 * time.Second // of one attempt to enqueue a job
 )
 
@@ -97,8 +97,8 @@ func (a *App) showStartLink(v *visit, status int, link startLink, why *alert) pa
 	now := a.Now()
 	page := startPage{
 		Alert: why, Address: v.source, Family: family(v.source), Proof: proof,
-		User: named{shortened(oneLine(link.UserName), maxNameShown), user},
-		Team: named{shortened(oneLine(link.TeamDomain), maxNameShown), team},
+		User: named{shortened(oneLine(link.UserName), maxDisplayName), user},
+		Team: named{shortened(oneLine(link.TeamDomain), maxDisplayName), team},
 		Name: oneLine(link.Name), KeyType: oneLine(keyType), Fingerprint: bastion.Key(link.Key).Fingerprint(),
 		Reason: oneLine(link.Reason), TTL: inWords(link.TTL),
 		Until: now.Add(link.TTL), ExpiresAt: link.ExpiresAt, Left: link.ExpiresAt.Sub(now),

@@ -7,23 +7,25 @@ import (
 	"time"
 )
 
-func TestClaimPageSaysWhatWouldBeStarted(t *testing.T) {
+func TestStartPageShowsTheDetails(t *testing.T) {
 	rig := newPageRig(t, nil)
-	link := rig.link(func(c *startLink) { c.Name, c.Reason = "db-work", "index rebuild" })
+	link := rig.link(func(l *startLink) {
+		l.Name, l.Reason, l.UserName, l.TeamDomain = "db-work", "index rebuild", "ann", "example-team"
+	})
 	for from, want := range map[string][]string{
-		homeV4: {"203.0.113.7 IPv4", "ssh will connect over IPv4"},
-		homeV6: {"2001:db8:7::42 IPv6", "ssh will connect over IPv6"},
+		homeV4: {"203.0.113.7 IPv4", "Only this address will be able to connect, over IPv4."},
+		homeV6: {"2001:db8:7::42 IPv6", "Only this address will be able to connect, over IPv6."},
 		// An IPv4 caller on a socket for both is an IPv4 caller.
 		"[::ffff:203.0.113.7]:5": {"203.0.113.7 IPv4"},
 	} {
 		b := newVisitor(rig, from).open(link)
 		for _, words := range append(want,
-			"Slack user U0CD , workspace T0AB", "db-work", pagePrint+" (ssh-ed25519)", "index rebuild",
-			"2 hours; started now, until 1 Mar 2026, 14:00 UTC", "works once, until 1 Mar 2026, 12:10 UTC",
-			"Open this on the machine you will use ssh from; if you did not ask for it, close it.", "Start the bastion",
+			"Slack user ann ( U0CD )", "Workspace example-team ( T0AB )", "db-work", pagePrint+" (ssh-ed25519)", "index rebuild",
+			"2 hours (until 1 Mar 2026, 14:00 UTC if started now)", "Single use, expires 1 Mar 2026, 12:10 UTC",
+			"On a phone? Open this on your computer. Use the machine you'll run ssh from. If you didn't request a bastion, close this page.", "Start the bastion",
 		) {
 			if !strings.Contains(b.text(), words) {
-				t.Errorf("from %s the page does not say %q:\n%s", from, words, b.text())
+				t.Errorf("from %s the page lacks %q:\n%s", from, words, b.text())
 			}
 		}
 		if n := strings.Count(b.body, "<button"); n != 1 {
@@ -32,54 +34,94 @@ func TestClaimPageSaysWhatWouldBeStarted(t *testing.T) {
 	}
 }
 
-func TestClaimPageWithoutReason(t *testing.T) {
+func TestStartPageWithoutReasonAndNames(t *testing.T) {
 	rig := newPageRig(t, nil)
 	b := newVisitor(rig, homeV4).open(rig.link(nil))
-	if text := b.text(); strings.Contains(text, "Reason") {
-		t.Errorf("the page of a claim that does not say why:\n%s", text)
+	text := b.text()
+	if strings.Contains(text, "Reason") || !strings.Contains(text, "Slack user U0CD Workspace T0AB Bastion") {
+		t.Errorf("the page:\n%s", text)
 	}
 }
 
 func TestPressStarts(t *testing.T) {
 	rig := newPageRig(t, nil)
-	link := rig.link(func(c *startLink) { c.Name = "db" })
+	link := rig.link(func(l *startLink) { l.Name = "db" })
 	b := newVisitor(rig, homeV6).open(link).press()
 	if b.status != http.StatusSeeOther || !strings.HasPrefix(b.head.Get("Location"), "/slack/status/") {
 		t.Fatalf("status %d, to %q", b.status, b.head.Get("Location"))
 	}
 	if strings.Contains(b.head.Get("Location"), lastOf(link)) {
-		t.Error("the view's address holds the claim's token")
+		t.Error("the status page's path contains the link's token")
 	}
 	want := Job{Action: JobStart, Owner: pageOwner, ResponseURL: "https://hooks.slack.com/commands/x", StartLink: hashOf(lastOf(link)), Name: "db", TTL: 2 * time.Hour}
 	if len(rig.jobs) != 1 || rig.jobs[0] != want {
 		t.Fatalf("jobs: %+v, want %+v", rig.jobs, want)
 	}
-	c, err := rig.usedStartLink(t.Context(), want.StartLink)
-	if err != nil || c.Source.String() != "2001:db8:7::42" || !c.UsedAt.Equal(rig.now) || c.StatusPage != hashOf(lastOf(b.head.Get("Location"))) {
-		t.Errorf("the used claim: %+v, %v", c, err)
+	used, err := rig.usedStartLink(t.Context(), want.StartLink)
+	if err != nil || used.Source.String() != "2001:db8:7::42" || !used.UsedAt.Equal(rig.now) || used.StatusPage != hashOf(lastOf(b.head.Get("Location"))) {
+		t.Errorf("the used link: %+v, %v", used, err)
 	}
-	if len(b.cookies) != 0 {
-		t.Errorf("cookies left: %v", b.cookies)
+	if len(b.cookies) != 1 || b.cookies[rig.cookieName(statusCookie, lastOf(link))] != lastOf(b.head.Get("Location")) {
+		t.Errorf("cookies after the start: %v, want the status page's only", b.cookies)
 	}
 }
 
 func TestCookieAttributes(t *testing.T) {
-	for plain, want := range map[bool]string{
-		false: "; Path=/; Max-Age=600; HttpOnly; Secure; SameSite=Strict",
-		true:  "; Path=/; Max-Age=600; HttpOnly; SameSite=Strict",
+	for plain, want := range map[bool][]string{
+		false: {"; Path=/; Max-Age=600; HttpOnly; Secure; SameSite=Strict", "; Path=/; Max-Age=3600; HttpOnly; Secure; SameSite=Lax"},
+		true:  {"; Path=/; Max-Age=600; HttpOnly; SameSite=Strict", "; Path=/; Max-Age=3600; HttpOnly; SameSite=Lax"},
 	} {
 		rig := newPageRig(t, func(o *Options) { o.Plain = plain })
-		cookie := newVisitor(rig, homeV4).open(rig.link(nil)).head.Get("Set-Cookie")
-		if !strings.HasSuffix(cookie, want) || strings.HasPrefix(cookie, "__Host-") == plain {
-			t.Errorf("plain %v: cookie …%s", plain, cookie[strings.Index(cookie, ";"):])
+		b := newVisitor(rig, homeV4).open(rig.link(nil))
+		proof := b.head.Get("Set-Cookie")
+		status := b.press().head.Values("Set-Cookie")[1]
+		for i, cookie := range []string{proof, status} {
+			if !strings.HasSuffix(cookie, want[i]) || strings.HasPrefix(cookie, "__Host-") == plain {
+				t.Errorf("plain %v: cookie …%s", plain, cookie[strings.Index(cookie, ";"):])
+			}
 		}
 	}
 }
 
-// Two tabs of one link have one proof, and two links have one each.
+// A used link that is opened again in the same browser leads to its status page, and
+// in any other browser to the page of links that are not valid.
+func TestUsedLinkLeadsToStatusPageInTheSameBrowser(t *testing.T) {
+	rig := newPageRig(t, nil)
+	link, other := rig.link(nil), rig.link(func(l *startLink) { l.Name = "other" })
+	b := newVisitor(rig, homeV4).open(link).press()
+	status := b.head.Get("Location")
+	for _, method := range []string{"GET", "HEAD", "POST"} {
+		if b.do(method, link, ""); b.status != http.StatusSeeOther || b.head.Get("Location") != status {
+			t.Errorf("%s in the same browser: status %d, to the status page: %v", method, b.status, b.head.Get("Location") == status)
+		}
+	}
+	if b.open(other); b.head.Get("Location") != "" {
+		t.Error("an unused link leads to the status page of another")
+	}
+	if len(rig.jobs) != 1 {
+		t.Errorf("%d jobs, want 1", len(rig.jobs))
+	}
+	name := rig.cookieName(statusCookie, lastOf(link))
+	otherStatus := newVisitor(rig, homeV4).open(other).press().head.Get("Location")
+	for cookie, value := range map[string]string{
+		"none": "", "unknown": strings.Repeat("A", 43), "of another link": lastOf(otherStatus), "not a token": "x", "the link's own token": lastOf(link),
+	} {
+		b := newVisitor(rig, homeV4)
+		b.cookies[name] = value
+		if b.do("GET", link, ""); b.status != http.StatusNotFound || b.head.Get("Location") != "" {
+			t.Errorf("cookie %s: status %d", cookie, b.status)
+		}
+	}
+	rig.sleep(statusPageLife)
+	if b.do("GET", link, ""); b.status != http.StatusNotFound {
+		t.Errorf("after the status page expired: status %d", b.status)
+	}
+}
+
+// Two tabs of one link share a proof, and two links have one each.
 func TestTwoTabsBothWork(t *testing.T) {
 	rig := newPageRig(t, nil)
-	one, two := rig.link(nil), rig.link(func(c *startLink) { c.Name = "two" })
+	one, two := rig.link(nil), rig.link(func(l *startLink) { l.Name = "two" })
 	b := newVisitor(rig, homeV4)
 	first := b.open(one).form()
 	b.open(one)
@@ -92,26 +134,26 @@ func TestTwoTabsBothWork(t *testing.T) {
 	}
 }
 
-func TestAddressThatChangedIsShownAgain(t *testing.T) {
+func TestChangedAddressIsShownAgain(t *testing.T) {
 	rig := newPageRig(t, nil)
 	link := rig.link(nil)
 	b := newVisitor(rig, homeV4).open(link)
 	b.from = homeV6
 	if b.press(); b.status != http.StatusConflict || !strings.Contains(b.text(), "Your address has changed") || !strings.Contains(b.text(), "2001:db8:7::42 IPv6") {
-		t.Fatalf("pressed from elsewhere: status %d: %s", b.status, b.text())
+		t.Fatalf("pressed from another address: status %d: %s", b.status, b.text())
 	}
-	if c := rig.claimOf(link); !c.UsedAt.IsZero() || len(rig.jobs) > 0 {
-		t.Fatal("it was started all the same")
+	if l := rig.storedLink(link); !l.UsedAt.IsZero() || len(rig.jobs) > 0 {
+		t.Fatal("it was started")
 	}
 	if b.press(); b.status != http.StatusSeeOther {
 		t.Fatalf("pressed again: status %d: %s", b.status, b.text())
 	}
-	if c := rig.claimOf(link); c.Source.String() != "2001:db8:7::42" {
-		t.Errorf("started for %s", c.Source)
+	if l := rig.storedLink(link); l.Source.String() != "2001:db8:7::42" {
+		t.Errorf("started for %s", l.Source)
 	}
 }
 
-// The port is not the address: every connection has its own.
+// Every connection has a port of its own, so the port is not compared.
 func TestOtherPortIsTheSameAddress(t *testing.T) {
 	rig := newPageRig(t, nil)
 	b := newVisitor(rig, homeV4).open(rig.link(nil))
@@ -121,67 +163,67 @@ func TestOtherPortIsTheSameAddress(t *testing.T) {
 	}
 }
 
-func TestHandOverThatFailsLeavesTheClaim(t *testing.T) {
+func TestFailedEnqueueLeavesTheLinkUnused(t *testing.T) {
 	rig := newPageRig(t, nil)
-	rig.handOver = errPage
+	rig.enqueueErr = errDownTest
 	link := rig.link(nil)
 	b := newVisitor(rig, homeV4).open(link)
 	for range 2 {
-		if b.press(); b.status != http.StatusServiceUnavailable || !strings.Contains(b.text(), "The service did not take this up") {
+		if b.press(); b.status != http.StatusServiceUnavailable || !strings.Contains(b.text(), "The request couldn't be submitted") {
 			t.Fatalf("status %d: %s", b.status, b.text())
 		}
-		// If it was handed over all the same, it starts nothing.
+		// If the job was enqueued in spite of the error, it starts nothing.
 		if _, err := rig.usedStartLink(t.Context(), hashOf(lastOf(link))); err == nil {
-			t.Fatal("the claim counts as used")
+			t.Fatal("the link counts as used")
 		}
 	}
 	for key := range rig.table.items {
 		if strings.HasPrefix(key, "statuspage#") {
-			t.Error("a view is left")
+			t.Error("a status page is left")
 		}
 	}
-	if !strings.Contains(rig.log.String(), errPage.Error()) {
-		t.Error("the log does not hold the cause")
+	if !strings.Contains(rig.log.String(), errDownTest.Error()) {
+		t.Error("the log does not contain the cause")
 	}
-	rig.handOver = nil
+	rig.enqueueErr = nil
 	if b.press(); b.status != http.StatusSeeOther || len(rig.jobs) != 1 {
 		t.Errorf("pressed again: status %d, %d jobs", b.status, len(rig.jobs))
 	}
 }
 
-// A write may have had its effect although it answered with an error, or with a
-// conflict with itself.
+// A write may have taken effect although it returned an error, or a conflict with
+// itself.
 func TestUseThatWasWrittenCounts(t *testing.T) {
-	for _, answered := range []error{errPage, errConflictItself} {
+	for _, returned := range []error{errDownTest, errConflictItself} {
 		rig := newPageRig(t, nil)
 		link := rig.link(nil)
 		b := newVisitor(rig, homeV4).open(link)
 		rig.table.fail = func(key string) (error, error) {
 			if strings.HasPrefix(key, "startlink#") {
-				return nil, answered
+				return nil, returned
 			}
 			return nil, nil
 		}
 		if b.press(); b.status != http.StatusSeeOther || len(rig.jobs) != 1 {
-			t.Errorf("%v: status %d, %d jobs", answered, b.status, len(rig.jobs))
+			t.Errorf("%v: status %d, %d jobs", returned, b.status, len(rig.jobs))
 		}
 	}
 }
 
-func TestTableThatIsDownIsSaid(t *testing.T) {
+func TestUnavailableTable(t *testing.T) {
 	rig := newPageRig(t, nil)
 	link := rig.link(nil)
 	b := newVisitor(rig, homeV4).open(link)
-	rig.table.fail = func(string) (error, error) { return errPage, nil }
-	if b.press(); b.status != http.StatusServiceUnavailable || !strings.Contains(b.text(), "does not answer") || len(rig.jobs) > 0 {
-		t.Errorf("press while nothing can be written: status %d, %d jobs: %s", b.status, len(rig.jobs), b.text())
+	rig.table.fail = func(string) (error, error) { return errDownTest, nil }
+	if b.press(); b.status != http.StatusServiceUnavailable || !strings.Contains(b.text(), "The service isn't responding") || len(rig.jobs) > 0 {
+		t.Errorf("the button while writes fail: status %d, %d jobs: %s", b.status, len(rig.jobs), b.text())
 	}
-	rig.table.down = errPage
+	rig.table.fetchErr = errDownTest
 	for _, path := range []string{link, "/slack/status/x"} {
-		if b.do("GET", path, ""); b.status != http.StatusServiceUnavailable || strings.Contains(b.body, errPage.Error()) {
-			t.Errorf("%s while nothing can be read: status %d: %s", path[:12], b.status, b.text())
+		if b.do("GET", path, ""); b.status != http.StatusServiceUnavailable || strings.Contains(b.body, errDownTest.Error()) {
+			t.Errorf("%s while reads fail: status %d: %s", path[:13], b.status, b.text())
 		}
 	}
-	rig.table.fail, rig.table.down = nil, nil
+	rig.table.fail, rig.table.fetchErr = nil, nil
 	rig.mustBeUnused(link)
 }

@@ -46,8 +46,8 @@ func setEnded(b *Bastion, reason bastion.EndReason, at time.Time) {
 	b.Ended = &api.Ended{Reason: reason, At: at}
 }
 
-// startedRig is one where the button was pressed, and the job has found the
-// bastion; the path is the view's.
+// startedRig returns a rig in which the button was pressed and the job has found the
+// bastion, and the path of the status page.
 func startedRig(t testing.TB) (rig *pageRig, path string) {
 	t.Helper()
 	rig, path = pressedRig(t)
@@ -57,7 +57,8 @@ func startedRig(t testing.TB) (rig *pageRig, path string) {
 	return rig, path
 }
 
-// pressedRig is one where the button was pressed.
+// pressedRig returns a rig in which the button was pressed, and the path of the status
+// page.
 func pressedRig(t testing.TB) (rig *pageRig, path string) {
 	t.Helper()
 	rig = newPageRig(t, nil)
@@ -68,8 +69,8 @@ func pressedRig(t testing.TB) (rig *pageRig, path string) {
 	return rig, b.head.Get("Location")
 }
 
-// follows reports whether the page looks again by itself, with JavaScript and
-// without; it is an error if the two disagree.
+// follows reports whether the page updates itself. It must do so either with and
+// without JavaScript, or with neither.
 func follows(t *testing.T, b *visitor) bool {
 	t.Helper()
 	script, refresh := strings.Contains(b.body, "<main id=\"main\" data-follow>"), strings.Contains(b.body, `<noscript><meta http-equiv="refresh"`)
@@ -79,62 +80,63 @@ func follows(t *testing.T, b *visitor) bool {
 	return script
 }
 
-func TestViewShowsTheStagesInOrder(t *testing.T) {
+func TestStatusPageShowsTheStagesInOrder(t *testing.T) {
 	for stage, want := range map[string]string{
-		"":               "Step 1 of 6: Taking up the request.",
-		"security group": "Step 2 of 6: Making a firewall rule for your address alone.",
-		"capacity":       "Step 3 of 6: Finding a place to run.",
-		"image":          "Step 4 of 6: Fetching the bastion's image.",
-		"network":        "Step 5 of 6: Getting a network address.",
-		"host key":       "Step 6 of 6: Learning its host key.",
+		"":               "Step 1 of 6: Accepting the request.",
+		"security group": "Step 2 of 6: Creating a firewall rule for your address only.",
+		"capacity":       "Step 3 of 6: Waiting for capacity.",
+		"image":          "Step 4 of 6: Pulling the image.",
+		"network":        "Step 5 of 6: Assigning a network address.",
+		"host key":       "Step 6 of 6: Waiting for the host key.",
 		"address":        "Step 2 of 3: Moving the firewall rule to your address.",
-		"lease":          "Step 3 of 3: Telling the running bastion.",
+		"lease":          "Step 3 of 3: Updating the running bastion.",
 	} {
-		rig, view := startedRig(t)
+		rig, path := startedRig(t)
 		found := readyBastion()
 		found.State, found.Stage, found.SSHConfig = "starting", stage, ""
-		rig.answers(found)
-		b := newVisitor(rig, homeV4).open(view)
+		rig.returns(found)
+		b := newVisitor(rig, homeV4).open(path)
 		text := b.text()
 		if !strings.Contains(text, want) || !follows(t, b) || strings.Count(b.body, `aria-current="step"`) != 1 {
 			t.Errorf("stage %q:\n%s", stage, text)
 		}
 		_, step, _ := strings.Cut(strings.TrimSuffix(want, "."), ": ")
 		before, after, _ := strings.Cut(text, step+" (now)")
-		if strings.Contains(before, "(to come)") || strings.Contains(after, "(done)") {
+		if strings.Contains(before, "(to do)") || strings.Contains(after, "(done)") {
 			t.Errorf("stage %q: the steps are not in order:\n%s", stage, text)
 		}
 	}
 }
 
-func TestViewOfAStageThatIsNotKnown(t *testing.T) {
-	rig, view := startedRig(t)
+func TestStatusPageOfUnknownStage(t *testing.T) {
+	rig, path := startedRig(t)
 	found := readyBastion()
 	found.State, found.Stage = "starting", "something new"
-	rig.answers(found)
-	b := newVisitor(rig, homeV4).open(view)
-	if !follows(t, b) || !strings.Contains(b.text(), "It is at: something new.") || strings.Contains(b.body, "<ol") {
+	rig.returns(found)
+	b := newVisitor(rig, homeV4).open(path)
+	if !follows(t, b) || !strings.Contains(b.text(), "Current stage: something new.") || strings.Contains(b.body, "<ol") {
 		t.Errorf("the page:\n%s", b.text())
 	}
 }
 
-func TestViewOfReady(t *testing.T) {
-	rig, view := startedRig(t)
-	rig.answers(readyBastion())
-	b := newVisitor(rig, homeV4).open(view)
+func TestStatusPageOfReady(t *testing.T) {
+	rig, path := startedRig(t)
+	rig.returns(readyBastion())
+	b := newVisitor(rig, homeV4).open(path)
 	for _, words := range []string{
 		"Bastion default is ready", "Host bastion-default", "ssh -F bastion-default.conf -J bastion-default TARGET",
-		"Save this as bastion-default.conf", pageConsole, "Open until 1 Mar 2026, 14:00 UTC", "203.0.113.7 (IPv4), " + pagePrint,
+		"Ready. You can connect now.", "Download bastion-default.conf", "cat > bastion-default.conf <<'EOF' Host bastion-default", "EOF", pageConsole,
+		"Open until 1 Mar 2026, 14:00 UTC", "Allowed address 203.0.113.7 (IPv4)", "Allowed key " + pagePrint,
 	} {
 		if !strings.Contains(b.text(), strings.Join(strings.Fields(words), " ")) {
-			t.Errorf("the page does not say %q:\n%s", words, b.text())
+			t.Errorf("the page lacks %q:\n%s", words, b.text())
 		}
 	}
 	if follows(t, b) {
-		t.Error("the page goes on asking")
+		t.Error("the page still updates itself")
 	}
-	if !strings.Contains(b.body, `data-left="7200"`) {
-		t.Error("the page does not say how much time is left")
+	if !strings.Contains(b.body, `data-seconds-left="7200"`) {
+		t.Error("the page does not have the time left")
 	}
 	want := []Call{{Owner: pageOwner, Method: "GET", Path: "/bastions/" + pageBastion}}
 	if !reflect.DeepEqual(rig.calls, want) {
@@ -142,7 +144,42 @@ func TestViewOfReady(t *testing.T) {
 	}
 }
 
-func TestViewOfWhatIsOver(t *testing.T) {
+// The download link works without JavaScript, and is offered while the bastion is
+// ready only.
+func TestDownload(t *testing.T) {
+	rig, path := startedRig(t)
+	rig.returns(readyBastion())
+	b := newVisitor(rig, homeV4).open(path)
+	if !strings.Contains(b.body, `href="?download"`) {
+		t.Errorf("the page has no link:\n%s", b.text())
+	}
+	for method, body := range map[string]string{"GET": pageConfig, "HEAD": ""} {
+		b.do(method, path+"?download", "")
+		if b.status != http.StatusOK || b.body != body {
+			t.Errorf("%s: status %d: %q", method, b.status, b.body)
+		}
+		for name, want := range map[string]string{
+			"Content-Type": "text/plain; charset=utf-8", "Content-Disposition": `attachment; filename="bastion-default.conf"`,
+			"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff",
+		} {
+			if got := b.head.Get(name); got != want {
+				t.Errorf("%s: %s: %q, want %q", method, name, got, want)
+			}
+		}
+	}
+	closed := readyBastion()
+	closed.State = bastion.Closed
+	spoiled := readyBastion()
+	spoiled.SSHConfig += "  ProxyCommand id\n"
+	for _, found := range []Bastion{closed, spoiled} {
+		rig.returns(found)
+		if b.open(path + "?download"); b.head.Get("Content-Disposition") != "" || b.head.Get("Content-Type") != "text/html; charset=utf-8" {
+			t.Errorf("%s: got a file: %q", found.State, b.body)
+		}
+	}
+}
+
+func TestStatusPageOfEndedBastion(t *testing.T) {
 	failed, closed, closing := readyBastion(), readyBastion(), readyBastion()
 	failed.State = "failed"
 	setFailure(&failed, "capacity_unavailable", "AWS Fargate has no capacity.")
@@ -150,33 +187,33 @@ func TestViewOfWhatIsOver(t *testing.T) {
 	setEnded(&closed, "deadline", closed.Deadline)
 	for words, b := range map[string]Bastion{
 		"capacity_unavailable AWS Fargate has no capacity.": failed,
-		"The bastion is closed":                             closed, "It lets nobody in any more: its time was up. ": closed,
-		"It lets nobody in any more.": closing,
+		"The bastion is closed":                             closed, "It no longer accepts connections. It reached its deadline.": closed,
+		"It no longer accepts connections.": closing,
 	} {
-		rig, view := startedRig(t)
-		rig.answers(b)
-		page := newVisitor(rig, homeV4).open(view)
+		rig, path := startedRig(t)
+		rig.returns(b)
+		page := newVisitor(rig, homeV4).open(path)
 		if !strings.Contains(page.text(), words) || follows(t, page) || strings.Contains(page.body, "<pre") {
 			t.Errorf("%s: want %q:\n%s", b.State, words, page.text())
 		}
-		if !strings.Contains(page.text(), "To ask again, type /bastion up in Slack.") {
+		if !strings.Contains(page.text(), "To start another, run /bastion up in Slack.") {
 			t.Errorf("%s: the page does not say what to do", b.State)
 		}
 	}
 }
 
-// Asked for from another address, the bastion goes there: a page at the first must
-// not go on saying that it lets that one in.
-func TestViewOfABastionThatMovedAway(t *testing.T) {
+// A bastion that is requested from another address moves there. A page that was
+// opened from the first address must no longer say that it can connect.
+func TestStatusPageOfMovedBastion(t *testing.T) {
 	for _, state := range []bastion.State{bastion.Starting, bastion.Ready} {
-		rig, view := startedRig(t)
+		rig, path := startedRig(t)
 		moved := readyBastion()
 		moved.State, moved.Source = state, "198.51.100.99/32"
-		rig.answers(moved)
-		b := newVisitor(rig, homeV4).open(view)
-		for _, words := range []string{"The bastion lets in another address now", "It does not let in 203.0.113.7 any more", "/bastion down", "/bastion up"} {
+		rig.returns(moved)
+		b := newVisitor(rig, homeV4).open(path)
+		for _, words := range []string{"The bastion moved to another address", "no longer accepts 203.0.113.7", "/bastion down", "/bastion up"} {
 			if !strings.Contains(b.text(), words) {
-				t.Errorf("%s: the page does not say %q:\n%s", state, words, b.text())
+				t.Errorf("%s: the page lacks %q:\n%s", state, words, b.text())
 			}
 		}
 		if follows(t, b) || strings.Contains(b.body, "<pre") || strings.Contains(b.text(), "198.51.100.99") {
@@ -185,20 +222,20 @@ func TestViewOfABastionThatMovedAway(t *testing.T) {
 	}
 }
 
-func TestViewOfAProblem(t *testing.T) {
-	rig, view := pressedRig(t)
-	if err := rig.foundProblem(t.Context(), hashOf(lastOf(view)), "You hold as many bastions as you may."); err != nil {
+func TestStatusPageOfProblem(t *testing.T) {
+	rig, path := pressedRig(t)
+	if err := rig.foundProblem(t.Context(), hashOf(lastOf(path)), "You hold as many bastions as you may."); err != nil {
 		t.Fatal(err)
 	}
-	b := newVisitor(rig, homeV4).open(view)
+	b := newVisitor(rig, homeV4).open(path)
 	if !strings.Contains(b.text(), "You hold as many bastions as you may.") || follows(t, b) || len(rig.calls) > 0 {
 		t.Errorf("%d calls, and the page:\n%s", len(rig.calls), b.text())
 	}
 }
 
-// Jobs come twice and out of order. A bastion that was found is no problem, and a
-// problem ends with a bastion.
-func TestABastionCountsForMoreThanAProblem(t *testing.T) {
+// Jobs may run twice and in any order. A problem does not replace a bastion, and a
+// bastion replaces a problem.
+func TestBastionReplacesProblem(t *testing.T) {
 	rig, path := pressedRig(t)
 	hash := hashOf(lastOf(path))
 	for _, found := range []func() error{
@@ -210,13 +247,12 @@ func TestABastionCountsForMoreThanAProblem(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if v, err := rig.openStatusPage(t.Context(), lastOf(path)); err != nil || v.ID != pageBastion || v.Problem != "" {
-		t.Errorf("the view: %+v, %v", v, err)
+	if page, err := rig.openStatusPage(t.Context(), lastOf(path)); err != nil || page.ID != pageBastion || page.Problem != "" {
+		t.Errorf("the status page: %+v, %v", page, err)
 	}
 }
 
-// A view that is gone is not made by what is found for it.
-func TestFoundForNoView(t *testing.T) {
+func TestResultForExpiredStatusPageIsDropped(t *testing.T) {
 	rig := newPageRig(t, nil)
 	if err := rig.foundBastion(t.Context(), hashOf("x"), pageBastion); err != nil {
 		t.Error(err)
@@ -225,95 +261,95 @@ func TestFoundForNoView(t *testing.T) {
 		t.Error(err)
 	}
 	if len(rig.table.items) > 0 {
-		t.Errorf("the table holds %v", rig.table.items)
+		t.Errorf("the table has %v", rig.table.items)
 	}
 }
 
-func TestFunctionThatIsDownIsWaitedFor(t *testing.T) {
-	rig, view := startedRig(t)
+func TestStatusPageRetriesWhileTheAPIIsDown(t *testing.T) {
+	rig, path := startedRig(t)
 	for name, reply := range map[string]func(Call) (Reply, error){
-		"down":            func(Call) (Reply, error) { return Reply{}, errPage },
-		"failing":         func(Call) (Reply, error) { return Reply{Status: 500, Body: `{"detail":"secret"}`}, nil },
-		"out of its mind": func(Call) (Reply, error) { return Reply{Status: 200, Body: "<html>"}, nil },
+		"down":    func(Call) (Reply, error) { return Reply{}, errDownTest },
+		"failing": func(Call) (Reply, error) { return Reply{Status: 500, Body: `{"detail":"secret"}`}, nil },
+		"broken":  func(Call) (Reply, error) { return Reply{Status: 200, Body: "<html>"}, nil },
 	} {
 		rig.reply = reply
-		b := newVisitor(rig, homeV4).open(view)
-		if !follows(t, b) || !strings.Contains(b.text(), "does not answer just now") || strings.Contains(b.body, "secret") {
+		b := newVisitor(rig, homeV4).open(path)
+		if !follows(t, b) || !strings.Contains(b.text(), "The service isn't responding. Retrying…") || strings.Contains(b.body, "secret") {
 			t.Errorf("%s:\n%s", name, b.text())
 		}
 	}
 	if n := strings.Count(rig.log.String(), `"level":"WARN"`); n != 3 {
-		t.Errorf("the log holds %d causes, want 3:\n%s", n, rig.log)
+		t.Errorf("the log has %d causes, want 3:\n%s", n, rig.log)
 	}
 }
 
-func TestViewOfABastionThatIsNotTheirs(t *testing.T) {
-	rig, view := startedRig(t)
+func TestStatusPageOfAnotherOwnersBastion(t *testing.T) {
+	rig, path := startedRig(t)
 	theirs := readyBastion()
 	theirs.Owner = "slack:T0AB:U0OTHER"
-	rig.answers(theirs)
-	gone := newVisitor(rig, homeV4).open(view)
+	rig.returns(theirs)
+	gone := newVisitor(rig, homeV4).open(path)
 	rig.reply = func(Call) (Reply, error) {
 		return Reply{Status: 404, Body: `{"code":"not_found","detail":"x"}`}, nil
 	}
-	unknown := newVisitor(rig, homeV4).open(view)
+	unknown := newVisitor(rig, homeV4).open(path)
 	if gone.body != unknown.body || follows(t, gone) || strings.Contains(gone.body, "198.51.100.20") {
-		t.Errorf("another's bastion:\n%s\nand an unknown one:\n%s", gone.text(), unknown.text())
+		t.Errorf("another owner's bastion:\n%s\nand an unknown one:\n%s", gone.text(), unknown.text())
 	}
 }
 
-// Whoever was handed the job may have lost it. Looking at the page hands it over
-// again, not more than once in ten seconds however many look, and not for ever.
-func TestLostJobIsHandedOverAgain(t *testing.T) {
-	rig, view := pressedRig(t)
-	look := func() { newVisitor(rig, homeV4).open(view); newVisitor(rig, homeV6).open(view) }
+// A lost job is enqueued again when the page is loaded: at most once in ten seconds,
+// however many browsers load it, and not after startTimeout.
+func TestLostJobIsEnqueuedAgain(t *testing.T) {
+	rig, path := pressedRig(t)
+	look := func() { newVisitor(rig, homeV4).open(path); newVisitor(rig, homeV6).open(path) }
 	look()
 	rig.sleep(enqueueAgainAfter - time.Second)
 	look()
 	if len(rig.jobs) != 1 {
-		t.Fatalf("%d jobs before ten seconds went by", len(rig.jobs))
+		t.Fatalf("%d jobs before ten seconds have passed", len(rig.jobs))
 	}
 	rig.sleep(time.Second)
-	newVisitor(rig, homeV4).do("HEAD", view, "")
+	newVisitor(rig, homeV4).do("HEAD", path, "")
 	if len(rig.jobs) != 1 {
-		t.Fatal("HEAD handed the job over")
+		t.Fatal("HEAD enqueued the job")
 	}
 	look()
 	if len(rig.jobs) != 2 || rig.jobs[1] != rig.jobs[0] {
 		t.Fatalf("jobs: %+v", rig.jobs)
 	}
-	rig.handOver = errPage
+	rig.enqueueErr = errDownTest
 	rig.sleep(enqueueAgainAfter)
 	look()
-	rig.handOver = nil
+	rig.enqueueErr = nil
 	rig.sleep(startTimeout)
-	b := newVisitor(rig, homeV4).open(view)
+	b := newVisitor(rig, homeV4).open(path)
 	if len(rig.jobs) != 2 || follows(t, b) || !strings.Contains(b.text(), "/bastion status") {
 		t.Errorf("%d jobs; after five minutes the page says:\n%s", len(rig.jobs), b.text())
 	}
 }
 
-func TestJobThatWasDoneIsNotHandedOverAgain(t *testing.T) {
-	rig, view := startedRig(t)
-	rig.answers(readyBastion())
+func TestFinishedJobIsNotEnqueuedAgain(t *testing.T) {
+	rig, path := startedRig(t)
+	rig.returns(readyBastion())
 	rig.sleep(time.Minute)
-	newVisitor(rig, homeV4).open(view)
+	newVisitor(rig, homeV4).open(path)
 	if len(rig.jobs) != 1 {
 		t.Errorf("%d jobs", len(rig.jobs))
 	}
 }
 
-func TestViewActsOnNothing(t *testing.T) {
-	rig, view := startedRig(t)
-	rig.answers(readyBastion())
+func TestStatusPageIsReadOnly(t *testing.T) {
+	rig, path := startedRig(t)
+	rig.returns(readyBastion())
 	before := rig.table.writes
 	for _, method := range []string{"POST", "PUT", "PATCH", "DELETE", "OPTIONS"} {
-		if b := newVisitor(rig, homeV4).do(method, view, "a=b"); b.status != http.StatusMethodNotAllowed || b.head.Get("Allow") != "GET, HEAD" {
+		if b := newVisitor(rig, homeV4).do(method, path, "a=b"); b.status != http.StatusMethodNotAllowed || b.head.Get("Allow") != "GET, HEAD" {
 			t.Errorf("%s: status %d, Allow %q", method, b.status, b.head.Get("Allow"))
 		}
-		b := newVisitor(rig, homeV4).do(method, "/slack/start/"+lastOf(view), "a=b")
+		b := newVisitor(rig, homeV4).do(method, "/slack/start/"+lastOf(path), "a=b")
 		if want := map[bool]int{true: 404, false: 405}[method == "POST"]; b.status != want {
-			t.Errorf("%s as a claim: status %d, want %d", method, b.status, want)
+			t.Errorf("%s with the token of a start link: status %d, want %d", method, b.status, want)
 		}
 	}
 	if len(rig.jobs) != 1 || len(rig.calls) > 0 || rig.table.writes != before {
@@ -321,9 +357,9 @@ func TestViewActsOnNothing(t *testing.T) {
 	}
 }
 
-// The view ends ten minutes after there is nothing more to follow, and after an
-// hour in any case.
-func TestViewEnds(t *testing.T) {
+// A status page expires ten minutes after there is nothing left to follow, and at
+// most an hour after the start.
+func TestStatusPageExpires(t *testing.T) {
 	starting, failed, old := readyBastion(), readyBastion(), readyBastion()
 	starting.State, starting.ReadyAt = "starting", time.Time{}
 	failed.State, failed.ReadyAt = "failed", time.Time{}
@@ -338,44 +374,44 @@ func TestViewEnds(t *testing.T) {
 		"one that was ready already": {old, 10 * time.Minute},
 		"one that never is":          {starting, time.Hour},
 	} {
-		rig, view := startedRig(t)
-		rig.answers(test.b)
-		b := newVisitor(rig, homeV4).open(view)
+		rig, path := startedRig(t)
+		rig.returns(test.b)
+		b := newVisitor(rig, homeV4).open(path)
 		rig.sleep(test.last - time.Second)
-		b.open(view)
+		b.open(path)
 		rig.sleep(time.Second)
-		if b.do("GET", view, ""); b.status != http.StatusNotFound {
+		if b.do("GET", path, ""); b.status != http.StatusNotFound {
 			t.Errorf("%s: status %d after %s", name, b.status, test.last)
 		}
-		// What it followed may change its state: that does not bring it back.
-		rig.answers(starting)
-		if b.do("GET", view, ""); b.status != http.StatusNotFound {
-			t.Errorf("%s: it is back", name)
+		// A later change of the bastion does not bring the page back.
+		rig.returns(starting)
+		if b.do("GET", path, ""); b.status != http.StatusNotFound {
+			t.Errorf("%s: the page is back", name)
 		}
 	}
 }
 
-// Nobody looked for a while: the page that is too late is not shown even once.
-func TestViewThatIsOpenedTooLate(t *testing.T) {
-	rig, view := startedRig(t)
-	rig.answers(readyBastion())
+// A page that nobody loaded while it was valid is not shown even once.
+func TestStatusPageOpenedTooLate(t *testing.T) {
+	rig, path := startedRig(t)
+	rig.returns(readyBastion())
 	rig.sleep(20 * time.Minute)
-	if b := newVisitor(rig, homeV4).do("GET", view, ""); b.status != http.StatusNotFound {
+	if b := newVisitor(rig, homeV4).do("GET", path, ""); b.status != http.StatusNotFound {
 		t.Errorf("status %d", b.status)
 	}
 }
 
-func TestProblemEndsTheViewAfterTenMinutes(t *testing.T) {
-	rig, view := pressedRig(t)
+func TestStatusPageOfProblemExpires(t *testing.T) {
+	rig, path := pressedRig(t)
 	rig.sleep(time.Minute)
-	if err := rig.foundProblem(t.Context(), hashOf(lastOf(view)), "busy"); err != nil {
+	if err := rig.foundProblem(t.Context(), hashOf(lastOf(path)), "busy"); err != nil {
 		t.Fatal(err)
 	}
 	b := newVisitor(rig, homeV4)
 	rig.sleep(10*time.Minute - time.Second)
-	b.open(view)
+	b.open(path)
 	rig.sleep(time.Second)
-	if b.do("GET", view, ""); b.status != http.StatusNotFound {
+	if b.do("GET", path, ""); b.status != http.StatusNotFound {
 		t.Errorf("status %d", b.status)
 	}
 }

@@ -19,35 +19,35 @@ const (
 )
 
 const (
-	// window is how far a request's time may be from ours, either way: what Slack
-	// recommends.
+	// window is the largest difference between a request's time and ours, either way.
+	// Slack recommends this value.
 	window = 5 * time.Minute
-	// seenFor is for how long a signature is remembered from the time that Slack made
-	// it. Beyond the window it passes no more; the rest is for clocks.
+	// seenFor is how long a signature is remembered, from its timestamp. After the
+	// window it is refused anyway; the extra minute allows for differing clocks.
 	seenFor = window + time.Minute
 )
 
-// What [verify] answers. A caller gets to know only that it did not pass.
+// The errors of [verify]. They go to the log; the client learns only that the
+// signature was refused.
 var (
-	errHeaders   = errors.New("not one value of each of the signature's two headers")
+	errHeaders   = errors.New("the signature or timestamp header is missing or repeated")
 	errTimestamp = errors.New("the timestamp is not a number of seconds")
-	errStale     = errors.New("the timestamp is too far from the present")
-	errSignature = errors.New("the signature is another")
-	errNoSecret  = errors.New("no signing secret is agreed")
+	errStale     = errors.New("the timestamp is too far from the current time")
+	errSignature = errors.New("the signature does not match")
+	errNoSecret  = errors.New("no signing secret is configured")
 )
 
-// seconds are decimal digits and no more than time.Unix can take.
+// seconds matches a decimal number that time.Unix accepts.
 var seconds = regexp.MustCompile(`^[0-9]{1,12}$`)
 
-// signed is a request that Slack has signed: what it is remembered by, and when it
-// was made.
+// signed is the signature of a request from Slack, and when it was made.
 type signed struct {
 	signature string
 	at        time.Time
 }
 
-// verify reports whether body is exactly what Slack sent, and when. Nothing has
-// looked into the body before.
+// verify returns the signature of a request if Slack has signed exactly this body.
+// Nothing may parse the body before.
 func verify(header http.Header, body []byte, secret string, now time.Time) (signed, error) {
 	if secret == "" {
 		return signed{}, errNoSecret
@@ -67,8 +67,8 @@ func verify(header http.Header, body []byte, secret string, now time.Time) (sign
 	if now.Sub(at).Abs() > window {
 		return signed{}, errStale
 	}
-	// The whole text is compared, so that one request has one signature: what can be
-	// written in two ways can be replayed once.
+	// The text is compared, not the decoded bytes: a signature that can be written in
+	// two ways could be replayed once.
 	want := signatureOf(secret, timestamps[0], body)
 	if !hmac.Equal([]byte(signatures[0]), []byte(want)) {
 		return signed{}, errSignature
@@ -76,7 +76,7 @@ func verify(header http.Header, body []byte, secret string, now time.Time) (sign
 	return signed{signature: want, at: at}, nil
 }
 
-// signatureOf is Slack's signature of a body, as its header has it.
+// signatureOf returns Slack's signature of a body, as in its header.
 func signatureOf(secret, timestamp string, body []byte) string {
 	mac := hmac.New(sha256.New, []byte(secret))
 	mac.Write([]byte("v0:" + timestamp + ":"))

@@ -9,22 +9,24 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// The limits of links.
 const (
-	startLinkLife = 10 * time.Minute // of a link that nobody has used
-	tokenBytes    = 32               // of randomness in a token
-	maxStartLinks = 5                // open links of one person
+	startLinkLife = 10 * time.Minute // of an unused link
+	maxStartLinks = 5                // unused links of one person
+	tokenBytes    = 32               // random bytes in a token
 )
 
-// The patterns of the pages' paths.
+// The paths of the pages, and their patterns in the log.
 const (
-	startLinkRoute  = "/slack/start/{token}"
-	statusPageRoute = "/slack/status/{token}"
+	startPath       = "/slack/start/"
+	statusPath      = "/slack/status/"
+	startLinkRoute  = startPath + "{token}"
+	statusPageRoute = statusPath + "{token}"
 )
 
 // startLink is a request to start one bastion, as the command described it. It is
@@ -57,7 +59,7 @@ type openLink struct {
 
 func startLinkKey(hash string) string { return "startlink#" + hash }
 
-// newToken makes what only its bearer knows.
+// newToken returns a secret for a path, a cookie or a form.
 func (a *App) newToken() (string, error) {
 	random := make([]byte, tokenBytes)
 	if _, err := io.ReadFull(a.Rand, random); err != nil {
@@ -66,24 +68,30 @@ func (a *App) newToken() (string, error) {
 	return base64.RawURLEncoding.EncodeToString(random), nil
 }
 
-// issue stores a claim, for ten minutes from now, and answers the token of its
-// link. A person's sixth open link makes their oldest void.
-func (a *App) issueStartLink(ctx context.Context, c startLink) (token string, err error) {
+// isToken reports whether a value has the form of newToken's.
+func isToken(value string) bool {
+	return len(value) == base64.RawURLEncoding.EncodedLen(tokenBytes) &&
+		strings.Trim(value, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") == ""
+}
+
+// issueStartLink stores a start link, valid for startLinkLife from now, and returns
+// its token. A person's sixth unused link voids the oldest.
+func (a *App) issueStartLink(ctx context.Context, link startLink) (token string, err error) {
 	token, err = a.newToken()
 	if err != nil {
 		return "", err
 	}
-	c.ExpiresAt = a.Now().Add(startLinkLife)
-	link := openLink{StartLink: hashOf(token), ExpiresAt: c.ExpiresAt}
-	if err := a.write(ctx, startLinkKey(link.StartLink), 0, c, c.ExpiresAt); err != nil {
+	link.ExpiresAt = a.Now().Add(startLinkLife)
+	added := openLink{StartLink: hashOf(token), ExpiresAt: link.ExpiresAt}
+	if err := a.write(ctx, startLinkKey(added.StartLink), 0, link, link.ExpiresAt); err != nil {
 		return "", err
 	}
-	_, err = edit(ctx, a, personKey(c.Owner), func(p *person) (time.Time, error) {
+	_, err = edit(ctx, a, personKey(link.Owner), func(p *person) (time.Time, error) {
 		p.StartLinks = append(slices.DeleteFunc(p.StartLinks, func(l openLink) bool {
-			return l.StartLink == link.StartLink || !a.Now().Before(l.ExpiresAt)
-		}), link)
-		// Void before they are forgotten: one that is forgotten but open would be a
-		// sixth.
+			return l.StartLink == added.StartLink || !a.Now().Before(l.ExpiresAt)
+		}), added)
+		// A link is voided before it leaves the list: one that is open but not listed
+		// would be a sixth.
 		for len(p.StartLinks) > maxStartLinks {
 			if err := a.voidStartLink(ctx, p.StartLinks[0].StartLink); err != nil {
 				return time.Time{}, err
@@ -98,81 +106,82 @@ func (a *App) issueStartLink(ctx context.Context, c startLink) (token string, er
 	return token, nil
 }
 
-// void ends an open claim. One that was used stays: a job may need it yet, which
-// is why the claim is not just deleted.
+// voidStartLink ends an unused link. A used link stays, because its job may still
+// read it.
 func (a *App) voidStartLink(ctx context.Context, hash string) error {
-	_, err := edit(ctx, a, startLinkKey(hash), func(c *startLink) (time.Time, error) {
-		if !c.open(a.Now()) {
+	_, err := edit(ctx, a, startLinkKey(hash), func(link *startLink) (time.Time, error) {
+		if !link.open(a.Now()) {
 			return time.Time{}, errKeep
 		}
-		c.ExpiresAt = a.Now()
-		return c.ExpiresAt, nil
+		link.ExpiresAt = a.Now()
+		return link.ExpiresAt, nil
 	})
 	return err
 }
 
-// open reports whether a claim may be used. A claim that is not there is not open.
-func (c startLink) open(now time.Time) bool { return c.UsedAt.IsZero() && now.Before(c.ExpiresAt) }
+// open reports whether a link may be used. The zero value is not open.
+func (link startLink) open(now time.Time) bool {
+	return link.UsedAt.IsZero() && now.Before(link.ExpiresAt)
+}
 
-// claimURL is the link that a token is given out in. The host is the one that
-// Slack's own request came to.
+// startLinkURL returns the URL of a token's page, on the host that Slack's request
+// was sent to.
 func (a *App) startLinkURL(r *http.Request, token string) string {
 	scheme := "https"
 	if a.Plain {
 		scheme = "http"
 	}
-	return scheme + "://" + r.Host + "/slack/start/" + token
+	return scheme + "://" + r.Host + startPath + token
 }
 
-// openClaim is what the token of an open link stands for, and the version that it
-// has. bastion.ErrNotFound: unknown, void, used, too old, or for a key that its
-// person has replaced since, perhaps because somebody else has it; nothing tells
-// which.
-func (a *App) openStartLink(ctx context.Context, token string) (c startLink, version int64, err error) {
-	version, err = a.fetch(ctx, startLinkKey(hashOf(token)), &c)
+// openStartLink returns the link of a token, and its version. It returns
+// bastion.ErrNotFound if the link is unknown, void, used or expired, or if its owner
+// has replaced the key since: somebody else may have the old one.
+func (a *App) openStartLink(ctx context.Context, token string) (link startLink, version int64, err error) {
+	version, err = a.fetch(ctx, startLinkKey(hashOf(token)), &link)
 	if err != nil {
 		return startLink{}, 0, err
 	}
-	if !c.open(a.Now()) {
+	if !link.open(a.Now()) {
 		return startLink{}, 0, bastion.ErrNotFound
 	}
 	var p person
-	if _, err := a.fetch(ctx, personKey(c.Owner), &p); err != nil {
+	if _, err := a.fetch(ctx, personKey(link.Owner), &p); err != nil {
 		return startLink{}, 0, err
 	}
-	if p.Key != c.Key {
+	if p.Key != link.Key {
 		return startLink{}, 0, bastion.ErrNotFound
 	}
-	return c, version, nil
+	return link, version, nil
 }
 
-// usedClaim is the claim of a job. bastion.ErrNotFound: there is none, or its use
-// was taken back because the job seemed not to have been handed over; nothing is
-// to be started then.
+// usedStartLink returns the link of a job. It returns bastion.ErrNotFound if the
+// link is unknown, or unused because the job seemed not to be enqueued: then the job
+// must start nothing.
 func (a *App) usedStartLink(ctx context.Context, hash string) (startLink, error) {
-	var c startLink
-	if _, err := a.fetch(ctx, startLinkKey(hash), &c); err != nil {
+	var link startLink
+	if _, err := a.fetch(ctx, startLinkKey(hash), &link); err != nil {
 		return startLink{}, err
 	}
-	if c.UsedAt.IsZero() {
+	if link.UsedAt.IsZero() {
 		return startLink{}, bastion.ErrNotFound
 	}
-	return c, nil
+	return link, nil
 }
 
-// use is the one step that consumes a claim: of any number of tries at once, one
-// gets through, and the others get bastion.ErrNotFound. The view must be there
-// before, because the job looks for it.
-func (a *App) useStartLink(ctx context.Context, c startLink, version int64, viewHash string, v statusPage) error {
-	c.UsedAt, c.Source, c.StatusPage = v.StartedAt, v.Source, viewHash
-	err := a.write(ctx, startLinkKey(v.StartLink), version, c, v.ExpiresAt)
+// useStartLink marks a link as used. Of several concurrent calls one succeeds, and
+// the others return bastion.ErrNotFound. The status page must be stored before,
+// because the job reads it.
+func (a *App) useStartLink(ctx context.Context, link startLink, version int64, pageHash string, page statusPage) error {
+	link.UsedAt, link.Source, link.StatusPage = page.StartedAt, page.Source, pageHash
+	err := a.write(ctx, startLinkKey(page.StartLink), version, link, page.ExpiresAt)
 	if err == nil {
 		return nil
 	}
-	// A write that answers with an error may have taken effect, and a conflict may
-	// be one with itself, sent twice. The view in it says whose it is.
-	var there startLink
-	if _, again := a.fetch(ctx, startLinkKey(v.StartLink), &there); again == nil && there.StatusPage == viewHash {
+	// A write that returns an error may have taken effect, and the conflict may be
+	// with this very write, sent twice. The stored status page tells.
+	var stored startLink
+	if _, again := a.fetch(ctx, startLinkKey(page.StartLink), &stored); again == nil && stored.StatusPage == pageHash {
 		return nil
 	}
 	if errors.Is(err, bastion.ErrConflict) {
@@ -181,10 +190,9 @@ func (a *App) useStartLink(ctx context.Context, c startLink, version int64, view
 	return err
 }
 
-// takeBack undoes use, which left the claim at the given version, because the job
-// seems not to have been handed over. If it was after all, it finds a claim that
-// nobody has used.
-func (a *App) unuseStartLink(ctx context.Context, c startLink, version int64, v statusPage) error {
-	c.UsedAt, c.Source, c.StatusPage = time.Time{}, netip.Addr{}, ""
-	return a.write(ctx, startLinkKey(v.StartLink), version, c, c.ExpiresAt)
+// unuseStartLink undoes useStartLink, which wrote the given version, because the job
+// seems not to be enqueued. If it was, it finds an unused link and starts nothing.
+func (a *App) unuseStartLink(ctx context.Context, link startLink, version int64, page statusPage) error {
+	link.UsedAt, link.Source, link.StatusPage = time.Time{}, netip.Addr{}, ""
+	return a.write(ctx, startLinkKey(page.StartLink), version, link, link.ExpiresAt)
 }

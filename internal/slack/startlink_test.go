@@ -14,18 +14,18 @@ import (
 
 func TestTableHoldsNoToken(t *testing.T) {
 	rig := newPageRig(t, nil)
-	claim := rig.link(nil)
-	b := newVisitor(rig, homeV4).open(claim).press()
-	view := b.head.Get("Location")
+	link := rig.link(nil)
+	b := newVisitor(rig, homeV4).open(link).press()
+	status := b.head.Get("Location")
 	for key, value := range rig.table.items {
-		for _, token := range []string{lastOf(claim), lastOf(view)} {
+		for _, token := range []string{lastOf(link), lastOf(status)} {
 			if strings.Contains(key, token) || strings.Contains(string(value.value), token) {
 				t.Errorf("a token is in the table, under %s", key)
 			}
 		}
 	}
-	if a, b := lastOf(claim), lastOf(view); a == b || !isToken(a) || !isToken(b) {
-		t.Errorf("tokens of a claim and its view: want two of 43 characters, got %d and %d", len(a), len(b))
+	if a, b := lastOf(link), lastOf(status); a == b || !isToken(a) || !isToken(b) {
+		t.Errorf("tokens of a link and its status page: want two of 43 characters, got %d and %d", len(a), len(b))
 	}
 }
 
@@ -36,14 +36,14 @@ func TestNoTokenWithoutRandomness(t *testing.T) {
 	}
 }
 
-func TestSixthLinkMakesTheOldestVoid(t *testing.T) {
+func TestSixthLinkVoidsTheOldest(t *testing.T) {
 	rig := newPageRig(t, nil)
 	var links []string
 	for i := range maxStartLinks + 2 {
-		links = append(links, rig.link(func(c *startLink) { c.Name = fmt.Sprint("n", i) }))
+		links = append(links, rig.link(func(l *startLink) { l.Name = fmt.Sprint("n", i) }))
 		rig.sleep(time.Second)
 	}
-	other := rig.link(func(c *startLink) { c.Owner = "slack:T0AB:U0OTHER" })
+	other := rig.link(func(l *startLink) { l.Owner = "slack:T0AB:U0OTHER" })
 	for i, link := range append(links, other) {
 		want := 200
 		if i < 2 {
@@ -55,9 +55,9 @@ func TestSixthLinkMakesTheOldestVoid(t *testing.T) {
 	}
 }
 
-func TestManyLinksAtOnceLeaveFive(t *testing.T) {
+func TestConcurrentLinksLeaveFive(t *testing.T) {
 	rig := newPageRig(t, nil)
-	rig.link(nil) // so that the key is remembered
+	rig.link(nil) // stores the key
 	const many = 12
 	links := make([]string, many)
 	var all sync.WaitGroup
@@ -82,30 +82,28 @@ func TestManyLinksAtOnceLeaveFive(t *testing.T) {
 	}
 }
 
-// A job reads the claim that it starts from: making the link void must not take it
-// away.
-func TestUsedClaimIsNotMadeVoid(t *testing.T) {
+// A job reads its used link, so newer links must not void it.
+func TestUsedLinkIsNotVoided(t *testing.T) {
 	rig := newPageRig(t, nil)
 	link := rig.link(nil)
 	newVisitor(rig, homeV4).open(link).press()
 	for range maxStartLinks + 1 {
 		rig.link(nil)
 	}
-	c, err := rig.usedStartLink(t.Context(), rig.jobs[0].StartLink)
-	if err != nil || c.Source != pageAddress || c.StatusPage == "" {
-		t.Errorf("the claim of the job: %+v, %v", c, err)
+	used, err := rig.usedStartLink(t.Context(), rig.jobs[0].StartLink)
+	if err != nil || used.Source != pageAddress || used.StatusPage == "" {
+		t.Errorf("the link of the job: %+v, %v", used, err)
 	}
 }
 
-// Whoever replaces a key may do so because somebody else has it: a link that was
-// given out for the old one must not let that one in. One that was used already has
-// its job.
-func TestLinksForAReplacedKeyAreVoid(t *testing.T) {
+// A person may replace a key because somebody else has it, so links for the old key
+// must not work. A used link already has its job.
+func TestLinksForReplacedKeyAreVoid(t *testing.T) {
 	rig := newPageRig(t, nil)
 	used, open, shown := rig.link(nil), rig.link(nil), rig.link(nil)
 	newVisitor(rig, homeV4).open(used).press()
 	b := newVisitor(rig, homeV4).open(shown)
-	other := rig.link(func(c *startLink) { c.Owner = "slack:T0AB:U0OTHER" })
+	other := rig.link(func(l *startLink) { l.Owner = "slack:T0AB:U0OTHER" })
 	if _, err := rig.remember(t.Context(), pageOwner, "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIF1CE6FEP1wUcyLQj7Z9YTUPW2E6wgbUKtPwy9Rujd3G"); err != nil {
 		t.Fatal(err)
 	}
@@ -113,17 +111,17 @@ func TestLinksForAReplacedKeyAreVoid(t *testing.T) {
 		t.Errorf("a link for the old key: status %d, want 404", got)
 	}
 	if b.press(); b.status != 404 || len(rig.jobs) != 1 {
-		t.Errorf("the button of one that was open already: status %d and %d jobs, want 404 and the one of before", b.status, len(rig.jobs))
+		t.Errorf("the button of a page that was open before: status %d and %d jobs, want 404 and 1", b.status, len(rig.jobs))
 	}
 	if got := newVisitor(rig, homeV4).do("GET", other, "").status; got != 200 {
-		t.Errorf("somebody else's link: status %d", got)
+		t.Errorf("another person's link: status %d", got)
 	}
 	if _, err := rig.usedStartLink(t.Context(), rig.jobs[0].StartLink); err != nil {
-		t.Errorf("the claim that was used before: %v", err)
+		t.Errorf("the link that was used before: %v", err)
 	}
 }
 
-func TestOldLinksLeaveThePersonsList(t *testing.T) {
+func TestExpiredLinksLeaveTheList(t *testing.T) {
 	rig := newPageRig(t, nil)
 	for range 3 {
 		rig.link(nil)
@@ -136,7 +134,7 @@ func TestOldLinksLeaveThePersonsList(t *testing.T) {
 	}
 }
 
-func TestIssueKeepsWhatElseIsKnownOfAPerson(t *testing.T) {
+func TestIssueKeepsThePersonsOtherData(t *testing.T) {
 	rig := newPageRig(t, nil)
 	if err := rig.write(t.Context(), personKey(pageOwner), 0, person{Key: pageKey, Commands: 3}, time.Time{}); err != nil {
 		t.Fatal(err)
@@ -148,25 +146,24 @@ func TestIssueKeepsWhatElseIsKnownOfAPerson(t *testing.T) {
 	}
 }
 
-// What cannot be listed is not given out, and what cannot be made void is not
-// forgotten.
+// A link that cannot be stored and listed is not given out.
 func TestIssueFailsWithTheTable(t *testing.T) {
 	for _, key := range []string{"startlink#", "person#"} {
 		rig := newPageRig(t, nil)
 		rig.table.fail = func(k string) (error, error) {
 			if strings.HasPrefix(k, key) {
-				return errPage, nil
+				return errDownTest, nil
 			}
 			return nil, nil
 		}
-		if token, err := rig.issueStartLink(t.Context(), startLink{Owner: pageOwner}); !errors.Is(err, errPage) || token != "" {
-			t.Errorf("issue while %s cannot be written: %q, %v", key, token, err)
+		if token, err := rig.issueStartLink(t.Context(), startLink{Owner: pageOwner}); !errors.Is(err, errDownTest) || token != "" {
+			t.Errorf("issue while writes of %s fail: %q, %v", key, token, err)
 		}
 	}
 }
 
-// A write whose answer got lost is repeated, and is the same link.
-func TestIssueThatHitsItselfListsOneLink(t *testing.T) {
+// A write whose response was lost is repeated, and lists the link once.
+func TestRepeatedWriteListsOneLink(t *testing.T) {
 	rig := newPageRig(t, nil)
 	if _, err := rig.remember(t.Context(), pageOwner, pageKey); err != nil {
 		t.Fatal(err)
@@ -185,7 +182,7 @@ func TestIssueThatHitsItselfListsOneLink(t *testing.T) {
 	}
 }
 
-func TestClaimURL(t *testing.T) {
+func TestStartLinkURL(t *testing.T) {
 	r := httptest.NewRequest("POST", "/slack/command", nil)
 	r.Host = "abc.example.test"
 	r.Header.Set("X-Forwarded-Host", "evil.example.test")
@@ -199,11 +196,11 @@ func TestClaimURL(t *testing.T) {
 	}
 }
 
-func TestUnusedClaimStartsNothing(t *testing.T) {
+func TestUnusedLinkStartsNothing(t *testing.T) {
 	rig := newPageRig(t, nil)
 	for _, hash := range []string{hashOf(lastOf(rig.link(nil))), hashOf("unknown")} {
 		if _, err := rig.usedStartLink(t.Context(), hash); !errors.Is(err, bastion.ErrNotFound) {
-			t.Errorf("a job with a claim that nobody used: %v", err)
+			t.Errorf("a job of an unused link: %v", err)
 		}
 	}
 }

@@ -9,12 +9,11 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// The limits of views.
 const (
-	statusPageLife    = time.Hour        // of one whose bastion never becomes ready
-	statusPageGrace   = 10 * time.Minute // how long the page stays when there is nothing more to follow
-	enqueueAgainAfter = 10 * time.Second // of silence, until the job is handed over again
-	startTimeout      = 5 * time.Minute  // of silence, until the page gives up
+	statusPageLife    = time.Hour        // of a page whose bastion never becomes ready
+	statusPageGrace   = 10 * time.Minute // from the end of what a page follows until the page expires
+	enqueueAgainAfter = 10 * time.Second // without a report from the job
+	startTimeout      = 5 * time.Minute  // without a report from the job, until the page gives up
 )
 
 // statusPage is the state behind the page that follows one start. Its token lets
@@ -32,98 +31,100 @@ type statusPage struct {
 
 func statusPageKey(hash string) string { return "statuspage#" + hash }
 
-// newView stores a view of what a claim is about to start, and answers its token.
-func (a *App) newStatusPage(ctx context.Context, v statusPage) (token string, err error) {
+// newStatusPage stores a status page and returns its token.
+func (a *App) newStatusPage(ctx context.Context, page statusPage) (token string, err error) {
 	token, err = a.newToken()
 	if err != nil {
 		return "", err
 	}
-	return token, a.write(ctx, statusPageKey(hashOf(token)), 0, v, v.ExpiresAt)
+	return token, a.write(ctx, statusPageKey(hashOf(token)), 0, page, page.ExpiresAt)
 }
 
-// dropView forgets a view that nobody was given. One that stays is no harm.
+// dropStatusPage deletes a page whose token was given to nobody. If it fails, the
+// page does no harm until it expires.
 func (a *App) dropStatusPage(ctx context.Context, hash string) {
 	if err := a.Table.Delete(ctx, statusPageKey(hash)); err != nil {
-		a.Log.WarnContext(ctx, "a view stays until it expires", "cause", err)
+		a.Log.WarnContext(ctx, "status page not deleted", "cause", err)
 	}
 }
 
-// viewOf is what a view's token may see. bastion.ErrNotFound: unknown, or over.
+// openStatusPage returns the status page of a token, or bastion.ErrNotFound if it is
+// unknown or has expired.
 func (a *App) openStatusPage(ctx context.Context, token string) (statusPage, error) {
-	var v statusPage
-	version, err := a.fetch(ctx, statusPageKey(hashOf(token)), &v)
+	var page statusPage
+	version, err := a.fetch(ctx, statusPageKey(hashOf(token)), &page)
 	if err != nil {
 		return statusPage{}, err
 	}
-	if version == 0 || !a.Now().Before(v.ExpiresAt) {
+	if version == 0 || !a.Now().Before(page.ExpiresAt) {
 		return statusPage{}, bastion.ErrNotFound
 	}
-	return v, nil
+	return page, nil
 }
 
-// foundBastion tells a view which bastion its start has come to.
-func (a *App) foundBastion(ctx context.Context, viewHash, id string) error {
-	return a.editStatusPage(ctx, viewHash, func(v *statusPage) bool {
-		changed := v.ID != id || v.Problem != ""
-		v.ID, v.Problem = id, ""
+// foundBastion stores the bastion that a start led to.
+func (a *App) foundBastion(ctx context.Context, hash, id string) error {
+	return a.editStatusPage(ctx, hash, func(page *statusPage) bool {
+		changed := page.ID != id || page.Problem != ""
+		page.ID, page.Problem = id, ""
 		return changed
 	})
 }
 
-// foundProblem tells a view why its start comes to nothing. A bastion that was
-// found stays found: the problem is that of a job that came twice.
-func (a *App) foundProblem(ctx context.Context, viewHash, sentence string) error {
-	return a.editStatusPage(ctx, viewHash, func(v *statusPage) bool {
-		if v.ID != "" || v.Problem != "" {
+// foundProblem stores why a start failed. It does nothing if a bastion was found
+// before: then a second run of the job has the problem.
+func (a *App) foundProblem(ctx context.Context, hash, sentence string) error {
+	return a.editStatusPage(ctx, hash, func(page *statusPage) bool {
+		if page.ID != "" || page.Problem != "" {
 			return false
 		}
-		v.Problem = sentence
-		v.ExpiresAt = earlier(v.ExpiresAt, a.Now().Add(statusPageGrace))
+		page.Problem = sentence
+		page.ExpiresAt = earlier(page.ExpiresAt, a.Now().Add(statusPageGrace))
 		return true
 	})
 }
 
-// until is when a view ends of which there is nothing more to follow since a time.
-// What was so already when the button was pressed counts from then.
-func (v statusPage) until(end time.Time) time.Time {
-	if end.Before(v.StartedAt) {
-		end = v.StartedAt
+// until returns when a page expires if what it follows ended at a time. An end
+// before the start counts as one at the start.
+func (page statusPage) until(end time.Time) time.Time {
+	if end.Before(page.StartedAt) {
+		end = page.StartedAt
 	}
-	return earlier(v.ExpiresAt, end.Add(statusPageGrace))
+	return earlier(page.ExpiresAt, end.Add(statusPageGrace))
 }
 
-// endView lets a view end, and never later than it would.
+// endStatusPage lets a page expire at a time, but not later than it would.
 func (a *App) endStatusPage(ctx context.Context, hash string, until time.Time) error {
-	return a.editStatusPage(ctx, hash, func(v *statusPage) bool {
-		sooner := until.Before(v.ExpiresAt)
-		v.ExpiresAt = earlier(v.ExpiresAt, until)
+	return a.editStatusPage(ctx, hash, func(page *statusPage) bool {
+		sooner := until.Before(page.ExpiresAt)
+		page.ExpiresAt = earlier(page.ExpiresAt, until)
 		return sooner
 	})
 }
 
-// takeHandOver reports whether it is for the caller to hand a view's job over
-// again: among many who look at the page at once, it is one.
-func (a *App) acquireEnqueue(ctx context.Context, viewHash string) (bool, error) {
-	var mine bool
-	err := a.editStatusPage(ctx, viewHash, func(v *statusPage) bool {
-		mine = v.ID == "" && v.Problem == "" && a.Now().Sub(v.EnqueuedAt) >= enqueueAgainAfter
-		v.EnqueuedAt = a.Now()
-		return mine
+// acquireEnqueue reports whether the caller is to enqueue a page's job again. Of
+// several concurrent callers it is one.
+func (a *App) acquireEnqueue(ctx context.Context, hash string) (bool, error) {
+	var acquired bool
+	err := a.editStatusPage(ctx, hash, func(page *statusPage) bool {
+		acquired = page.ID == "" && page.Problem == "" && a.Now().Sub(page.EnqueuedAt) >= enqueueAgainAfter
+		page.EnqueuedAt = a.Now()
+		return acquired
 	})
-	return mine && err == nil, err
+	return acquired && err == nil, err
 }
 
-// editView changes a view if it is there; change says whether there is anything to
-// write.
+// editStatusPage changes a page if it exists. change reports whether there is
+// something to write.
 func (a *App) editStatusPage(ctx context.Context, hash string, change func(*statusPage) bool) error {
-	_, err := edit(ctx, a, statusPageKey(hash), func(v *statusPage) (time.Time, error) {
-		if v.ExpiresAt.IsZero() || !change(v) {
+	_, err := edit(ctx, a, statusPageKey(hash), func(page *statusPage) (time.Time, error) {
+		if page.ExpiresAt.IsZero() || !change(page) {
 			return time.Time{}, errKeep
 		}
-		return v.ExpiresAt, nil
+		return page.ExpiresAt, nil
 	})
 	if err != nil {
-		return fmt.Errorf("edit a view: %w", err)
+		return fmt.Errorf("edit a status page: %w", err)
 	}
 	return nil
 }

@@ -1,12 +1,13 @@
-// Package browser is a person in front of a real browser, for tests: they open
-// pages, read them, press keys, and take pictures. What the browser itself has to
-// say against a page is kept.
+// Package browser drives a real Chromium for tests: it opens pages, reads them,
+// presses keys and takes screenshots. It keeps the errors and warnings that the
+// browser reports, and runs axe on a page.
 package browser
 
 import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -23,16 +24,18 @@ import (
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
+
+	"github.com/bastion-on-demand/bastion/internal/test/emulator"
 )
 
-// patience is how long a page may take for what it must do.
-const patience = time.Minute
+// timeout bounds one step in the browser.
+const timeout = 5 * time.Minute
 
-// Browser is one that runs, without a window.
+// Browser is a Chromium that runs without a window.
 type Browser struct{ ctx context.Context }
 
-// Start starts a Chromium that reaches loopback only and takes any certificate. It
-// ends with the test.
+// Start starts a Chromium that connects to loopback only and accepts any
+// certificate. It ends with the test.
 func Start(t testing.TB) *Browser {
 	t.Helper()
 	program, err := exec.LookPath("chromium")
@@ -42,7 +45,7 @@ func Start(t testing.TB) *Browser {
 	ctx, cancelAllocator := chromedp.NewExecAllocator(context.Background(), append(chromedp.DefaultExecAllocatorOptions[:],
 		chromedp.ExecPath(program),
 		chromedp.UserDataDir(t.TempDir()),
-		chromedp.NoSandbox, // it does not start as root otherwise, and sees our own pages only
+		chromedp.NoSandbox, // required to run as root; it opens our own pages only
 		chromedp.IgnoreCertErrors,
 		chromedp.Flag("hide-scrollbars", true),
 		chromedp.Flag("host-resolver-rules", "MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost"),
@@ -61,23 +64,24 @@ func Start(t testing.TB) *Browser {
 	return &Browser{ctx}
 }
 
-// Look is what kind of screen a tab has, and what its person has chosen.
+// Look is the screen of a tab and the settings of its browser.
 type Look struct {
 	Width, Height int64
 	Dark          bool
+	ForcedColors  bool // as Windows' contrast themes
 	NoScript      bool
 }
 
-// Tab is one tab, with cookies of its own.
+// Tab is a tab with its own cookies.
 type Tab struct {
 	t   testing.TB
 	ctx context.Context
 
 	mu       sync.Mutex
-	troubles []string
+	problems []string
 }
 
-// Open opens an empty tab, of somebody in Berlin. It is closed with the test.
+// Open opens an empty tab, in the time zone of Berlin. It is closed with the test.
 func (b *Browser) Open(t testing.TB, look Look) *Tab {
 	t.Helper()
 	tab := &Tab{t: t}
@@ -87,52 +91,55 @@ func (b *Browser) Open(t testing.TB, look Look) *Tab {
 	if err := chromedp.Do(ctx); err != nil {
 		t.Fatalf("open a tab: %v", err)
 	}
-	scheme := "light"
+	scheme, forced := "light", "none"
 	if look.Dark {
 		scheme = "dark"
+	}
+	if look.ForcedColors {
+		forced = "active"
 	}
 	call(tab, emulation.SetDeviceMetricsOverride, emulation.SetDeviceMetricsOverrideParams{
 		Width: look.Width, Height: look.Height, DeviceScaleFactor: 1.5, Mobile: look.Width < 500})
 	call(tab, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
-		Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}})
+		Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}, {Name: "forced-colors", Value: forced}}})
 	call(tab, emulation.SetTimezoneOverride, emulation.SetTimezoneOverrideParams{TimezoneID: "Europe/Berlin"})
 	call(tab, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: look.NoScript})
 	return tab
 }
 
-// note keeps what the browser has to say against a page. That the server answered
-// with an error status is the test's to judge.
+// note keeps what the browser reports about a page, except that the server returned
+// an error status, which the test checks itself.
 func (tab *Tab) note(event any) {
-	var trouble string
+	var problem string
 	switch event := event.(type) {
 	case *log.EventEntryAdded:
 		if event.Entry.Source == log.EntrySourceNetwork && strings.Contains(event.Entry.Text, "the server responded with a status of") {
 			return
 		}
-		trouble = fmt.Sprintf("%s, %s: %s", event.Entry.Source, event.Entry.Level, event.Entry.Text)
+		problem = fmt.Sprintf("%s, %s: %s", event.Entry.Source, event.Entry.Level, event.Entry.Text)
 	case *runtime.EventConsoleAPICalled:
-		trouble = fmt.Sprintf("the page called console.%s", event.Type)
+		problem = fmt.Sprintf("the page called console.%s", event.Type)
 	case *runtime.EventExceptionThrown:
-		trouble = "exception: " + event.ExceptionDetails.Text
+		problem = "exception: " + event.ExceptionDetails.Text
 	default:
 		return
 	}
 	tab.mu.Lock()
 	defer tab.mu.Unlock()
-	tab.troubles = append(tab.troubles, trouble)
+	tab.problems = append(tab.problems, problem)
 }
 
-// Troubles are the errors, warnings and violations of the policy so far.
-func (tab *Tab) Troubles() []string {
+// Problems returns the errors, warnings and policy violations so far.
+func (tab *Tab) Problems() []string {
 	tab.mu.Lock()
 	defer tab.mu.Unlock()
-	return slices.Clone(tab.troubles)
+	return slices.Clone(tab.problems)
 }
 
-// run takes one step, and answers what it finds.
+// run runs one step and returns its result.
 func run[T any](tab *Tab, what string, step chromedp.Action[T]) T {
 	tab.t.Helper()
-	ctx, cancel := context.WithTimeout(tab.ctx, patience)
+	ctx, cancel := context.WithTimeout(tab.ctx, timeout)
 	defer cancel()
 	found, err := chromedp.Run(ctx, step)
 	if err != nil {
@@ -141,10 +148,10 @@ func run[T any](tab *Tab, what string, step chromedp.Action[T]) T {
 	return found
 }
 
-// call gives one command of the browser's own protocol.
+// call sends one command of the browser's debugging protocol.
 func call[P, R any](tab *Tab, command cdp.Command[P, R], params P) R {
 	tab.t.Helper()
-	ctx, cancel := context.WithTimeout(tab.ctx, patience)
+	ctx, cancel := context.WithTimeout(tab.ctx, timeout)
 	defer cancel()
 	result, err := chromedp.Call(ctx, command, params)
 	if err != nil {
@@ -153,14 +160,14 @@ func call[P, R any](tab *Tab, command cdp.Command[P, R], params P) R {
 	return result
 }
 
-// Go opens an address, whatever status it answers with.
+// Go opens a URL, whatever status it returns.
 func (tab *Tab) Go(url string) {
 	tab.t.Helper()
 	run(tab, "open a page", chromedp.Navigate(url))
 	tab.Await("main")
 }
 
-// Await waits until an element of the page is there to be seen.
+// Await waits until an element is visible.
 func (tab *Tab) Await(selector string) {
 	tab.t.Helper()
 	run(tab, "wait for "+selector, chromedp.WaitVisible(selector))
@@ -172,40 +179,40 @@ func (tab *Tab) AwaitTrue(expression string) {
 	run(tab, "wait for "+expression, chromedp.Poll[bool](expression))
 }
 
-// Text is what a person reads of an element.
+// Text returns the visible text of an element.
 func (tab *Tab) Text(selector string) string {
 	tab.t.Helper()
 	return run(tab, "read "+selector, chromedp.Text(selector))
 }
 
-// Title is what stands on the tab.
+// Title returns the page's title.
 func (tab *Tab) Title() string {
 	tab.t.Helper()
 	return run(tab, "read the title", chromedp.Title())
 }
 
-// Location is the address of the page.
+// Location returns the page's URL.
 func (tab *Tab) Location() string {
 	tab.t.Helper()
-	return run(tab, "read the address", chromedp.Location())
+	return run(tab, "read the URL", chromedp.Location())
 }
 
-// Focus puts the focus on an element.
+// Focus focuses an element.
 func (tab *Tab) Focus(selector string) {
 	tab.t.Helper()
 	run(tab, "focus "+selector, chromedp.Focus(selector))
 }
 
-// Press presses keys, wherever the focus is.
+// Press presses keys in the focused element.
 func (tab *Tab) Press(keys string) {
 	tab.t.Helper()
 	run(tab, "press keys", chromedp.KeyEvent(keys))
 }
 
-// PressAndLoad presses keys that open another page, and waits for that.
+// PressAndLoad presses keys that open another page, and waits for that page.
 func (tab *Tab) PressAndLoad(keys string) {
 	tab.t.Helper()
-	ctx, cancel := context.WithTimeout(tab.ctx, patience)
+	ctx, cancel := context.WithTimeout(tab.ctx, timeout)
 	defer cancel()
 	if _, err := chromedp.RunResponse(ctx, chromedp.KeyEvent(keys)); err != nil {
 		tab.t.Fatalf("press keys that open a page: %v", err)
@@ -213,17 +220,17 @@ func (tab *Tab) PressAndLoad(keys string) {
 	tab.Await("main")
 }
 
-// Eval is the value of an expression, which may be a promise, on a tab's page.
+// Eval returns the value of an expression, which may be a promise, on a tab's page.
 func Eval[T any](tab *Tab, expression string) T {
 	tab.t.Helper()
-	return run(tab, "evaluate "+expression, chromedp.Evaluate[T](expression, chromedp.EvalAwaitPromise))
+	return run(tab, "evaluate "+expression[:min(len(expression), 200)], chromedp.Evaluate[T](expression, chromedp.EvalAwaitPromise))
 }
 
-// LetCopy lets pages of an origin write to the clipboard, as browsers with a window
-// let the page whose button was pressed.
-func (tab *Tab) LetCopy(origin string) {
+// AllowClipboard permits pages of an origin to write to the clipboard. A browser with
+// a window permits it to the page whose button was pressed.
+func (tab *Tab) AllowClipboard(origin string) {
 	tab.t.Helper()
-	ctx, cancel := context.WithTimeout(tab.ctx, patience)
+	ctx, cancel := context.WithTimeout(tab.ctx, timeout)
 	defer cancel()
 	_, err := chromedp.CallBrowser(ctx, cdpbrowser.SetPermission, cdpbrowser.SetPermissionParams{
 		Permission: &cdpbrowser.PermissionDescriptor{Name: "clipboard-write"}, Setting: cdpbrowser.PermissionSettingGranted,
@@ -234,9 +241,9 @@ func (tab *Tab) LetCopy(origin string) {
 	}
 }
 
-// Pasted is what the clipboard holds: what a person would paste, for a page of ours
-// may not read it. What stands on the page stays.
-func (tab *Tab) Pasted() string {
+// Paste returns the text on the clipboard. It pastes into a new element, because our
+// pages may not read the clipboard, and removes that element.
+func (tab *Tab) Paste() string {
 	tab.t.Helper()
 	Eval[bool](tab, `document.body.append(Object.assign(document.createElement("textarea"), { id: "pasted" })) ?? true`)
 	tab.Focus("#pasted")
@@ -248,44 +255,57 @@ func (tab *Tab) Pasted() string {
 	return Eval[string](tab, `(() => { const area = document.getElementById("pasted"); area.remove(); return area.value })()`)
 }
 
-// Node is one thing of a page as a screen reader has it.
+// Node is an element of the accessibility tree.
 type Node struct{ Role, Name string }
 
-// Heard is the page as a screen reader has it, in order, without what it passes
-// over.
-func (tab *Tab) Heard() []Node {
+// AccessibilityTree returns the page as screen readers get it, in reading order,
+// without ignored nodes.
+func (tab *Tab) AccessibilityTree() []Node {
 	tab.t.Helper()
-	var heard []Node
+	var nodes []Node
 	for _, node := range call(tab, accessibility.GetFullAXTree, accessibility.GetFullAXTreeParams{}).Nodes {
 		if !node.Ignored {
-			heard = append(heard, Node{text(node.Role), text(node.Name)})
+			nodes = append(nodes, Node{text(node.Role), text(node.Name)})
 		}
 	}
-	return heard
+	return nodes
 }
 
 func text(value *accessibility.Value) string {
 	var s string
 	if value != nil {
-		_ = json.Unmarshal(value.Value, &s) // what is no text has no name
+		_ = json.Unmarshal(value.Value, &s) // a value that is not text counts as no name
 	}
 	return s
 }
 
-// Picture is the whole page as a PNG file.
-func (tab *Tab) Picture() []byte {
+// Screenshot returns the whole page as a PNG file.
+func (tab *Tab) Screenshot() []byte {
 	tab.t.Helper()
-	return run(tab, "take a picture", chromedp.FullScreenshot(100))
+	return run(tab, "take a screenshot", chromedp.FullScreenshot(100))
 }
 
-// Overflow is by how many pixels the page is wider than its screen.
+// Overflow returns by how many pixels the page is wider than its screen.
 func (tab *Tab) Overflow() int {
 	tab.t.Helper()
 	return Eval[int](tab, "document.documentElement.scrollWidth - document.documentElement.clientWidth")
 }
 
-// Faint is what a person with weak eyes can hardly read: texts whose contrast with
-// what is behind them is below 4.5, the AA of WCAG 2.2.
+// Axe runs axe-core on the page, with its rules for WCAG 2.2 AA and its best
+// practices, and returns the violations. The page's policy does not apply to it.
+func (tab *Tab) Axe() []string {
+	tab.t.Helper()
+	source, err := os.ReadFile(emulator.Tool(tab.t, "axe-core-4.14.1/node_modules/axe-core/axe.min.js"))
+	if err != nil {
+		tab.t.Fatal(err)
+	}
+	Eval[bool](tab, string(source)+"\n;true")
+	return Eval[[]string](tab, `axe.run({ runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"] })
+		.then(({ violations }) => violations.flatMap(({ id, help, nodes }) => nodes.map(({ html }) => id + ": " + help + ": " + html)))`)
+}
+
+// Faint returns the texts whose contrast with their background is below 4.5, the
+// minimum of WCAG 2.2 AA.
 func (tab *Tab) Faint() []string {
 	tab.t.Helper()
 	return Eval[[]string](tab, faint)
@@ -308,7 +328,7 @@ const faint = `(() => {
 	const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
 	while (texts.nextNode()) {
 		const element = texts.currentNode.parentElement, text = texts.currentNode.textContent.trim();
-		if (text === "" || !element.checkVisibility() || element.closest("script, .unseen")) continue;
+		if (text === "" || !element.checkVisibility() || element.closest("script, .visually-hidden")) continue;
 		const [dark, bright] = [light(getComputedStyle(element).color), light(behind(element))].sort((a, b) => a - b);
 		const contrast = (bright + 0.05) / (dark + 0.05);
 		if (contrast < 4.5) found.push(text + ": " + contrast.toFixed(2));

@@ -29,7 +29,7 @@ type Lambda struct {
 // environ is the function's environment without the variables that Lambda adds.
 func Emulate(t testing.TB, bootstrap string, environ []string) *Lambda {
 	t.Helper()
-	program := tool(t, emulator)
+	program := Tool(t, emulator)
 	if err := os.Chmod(program, 0o755); err != nil { // pip installs it without the executable bit
 		t.Fatal(err)
 	}

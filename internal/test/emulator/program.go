@@ -33,8 +33,8 @@ func root() (string, error) {
 	return folder, err
 }
 
-// tool returns the path of a program that scripts/emulators has installed.
-func tool(t testing.TB, path string) string {
+// Tool returns the path of a file that scripts/emulators has installed.
+func Tool(t testing.TB, path string) string {
 	t.Helper()
 	folder, err := root()
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 // of each access key and region apart.
 func DynamoDB(t testing.TB) string {
 	t.Helper()
-	lib := tool(t, filepath.Join("dynamodb-local-3.1.0", "lib"))
+	lib := Tool(t, filepath.Join("dynamodb-local-3.1.0", "lib"))
 	port := FreePort(t)
 	java := exec.Command("sh", "-c", untilStdinEnds, "sh",
 		"java", "-Xmx768m", "-Djava.library.path="+lib, "-cp", lib+"/*",
@@ -30,7 +30,7 @@ func DynamoDB(t testing.TB) string {
 func Moto(t testing.TB) string {
 	t.Helper()
 	port := fmt.Sprint(FreePort(t))
-	output := start(t, exec.Command("sh", "-c", untilStdinEnds, "sh", tool(t, "moto-5.2.5/bin/moto_server"), "-H", "127.0.0.1", "-p", port), "moto")
+	output := start(t, exec.Command("sh", "-c", untilStdinEnds, "sh", Tool(t, "moto-5.2.5/bin/moto_server"), "-H", "127.0.0.1", "-p", port), "moto")
 	url := "http://127.0.0.1:" + port
 	await(t, url, output)
 	return url
