@@ -262,12 +262,25 @@ type Node struct{ Role, Name string }
 // without ignored nodes.
 func (tab *Tab) AccessibilityTree() []Node {
 	tab.t.Helper()
+	all := map[accessibility.NodeID]*accessibility.Node{}
+	tree := call(tab, accessibility.GetFullAXTree, accessibility.GetFullAXTreeParams{}).Nodes
+	for _, node := range tree {
+		all[node.NodeID] = node
+	}
 	var nodes []Node
-	for _, node := range call(tab, accessibility.GetFullAXTree, accessibility.GetFullAXTreeParams{}).Nodes {
+	var visit func(node *accessibility.Node)
+	visit = func(node *accessibility.Node) {
+		if node == nil {
+			return
+		}
 		if !node.Ignored {
 			nodes = append(nodes, Node{text(node.Role), text(node.Name)})
 		}
+		for _, child := range node.ChildIDs {
+			visit(all[child])
+		}
 	}
+	visit(tree[0])
 	return nodes
 }
 
