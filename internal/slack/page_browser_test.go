@@ -306,8 +306,8 @@ func TestScreenReaderOrderInBrowser(t *testing.T) {
 		"ready-console": {
 			{Role: "heading", Name: "Bastion default is ready"}, {Role: "status"},
 			{Role: "link", Name: "Download bastion-default.conf"},
-			{Role: "region", Name: "Command that writes the ssh configuration"}, {Role: "button", Name: "Copy the command that writes it"},
-			{Role: "region", Name: "Command to connect through the bastion"}, {Role: "button", Name: "Copy the connect command"},
+			{Role: "region", Name: "Command that writes the ssh configuration"}, {Role: "button", Name: "Copy the command"},
+			{Role: "region", Name: "Command to connect through the bastion"}, {Role: "button", Name: "Copy the ssh command"},
 			{Role: "region", Name: "Command to open the status console"}, {Role: "button", Name: "Copy the console command"},
 		},
 	} {

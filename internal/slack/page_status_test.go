@@ -126,7 +126,7 @@ func TestStatusPageOfReady(t *testing.T) {
 	for _, words := range []string{
 		"Bastion default is ready", "Host bastion-default", "ssh -F bastion-default.conf -J bastion-default TARGET",
 		"Ready. You can connect now.", "Download bastion-default.conf", "cat > bastion-default.conf <<'EOF' Host bastion-default", "EOF", pageConsole,
-		"Open until 1 Mar 2026, 14:00 UTC", "Allowed address 203.0.113.7 (IPv4)", "Allowed key " + pagePrint,
+		"Open until 1 Mar 2026, 14:00 UTC", "Address 203.0.113.7 (IPv4)", "SSH key " + pagePrint,
 	} {
 		if !strings.Contains(b.text(), strings.Join(strings.Fields(words), " ")) {
 			t.Errorf("the page lacks %q:\n%s", words, b.text())
