@@ -23,7 +23,7 @@ func manifestCommand() *cobra.Command {
 		Long: `Print the manifest of the Slack app as YAML, for api.slack.com/apps, "Create New
 App", "From a manifest". The URL is the output Url of the stack. SLACK.md has all
 steps.`,
-		Example: `  bastion slack manifest --url https://….execute-api.eu-west-1.amazonaws.com/bastions > slack/manifest.yaml`,
+		Example: `  bastion slack manifest --url https://….execute-api.eu-west-1.amazonaws.com/bastions`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			manifest, err := slack.Manifest(url)

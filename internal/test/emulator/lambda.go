@@ -13,8 +13,9 @@ import (
 	"time"
 )
 
-// emulator is the path of the Lambda emulator, which comes with the SAM CLI.
-const emulator = "aws-sam-cli-1.170.0/lib/python3.11/site-packages/samcli/local/rapid/aws-lambda-rie-x86_64"
+// emulator is the path of the Lambda emulator, which comes with the SAM CLI. The
+// folder depends on the version of Python.
+const emulator = "aws-sam-cli-1.170.0/lib/python3.*/site-packages/samcli/local/rapid/aws-lambda-rie-x86_64"
 
 // Lambda is a function under Lambda's Runtime Interface Emulator.
 type Lambda struct {

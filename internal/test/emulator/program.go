@@ -33,18 +33,19 @@ func root() (string, error) {
 	return folder, err
 }
 
-// Tool returns the path of a file that scripts/emulators has installed.
-func Tool(t testing.TB, path string) string {
+// Tool returns the path of a file that scripts/emulators has installed. The argument
+// is a pattern below .tools.
+func Tool(t testing.TB, pattern string) string {
 	t.Helper()
 	folder, err := root()
 	if err != nil {
 		t.Fatal(err)
 	}
-	found := filepath.Join(folder, ".tools", path)
-	if !exists(found) {
-		t.Fatalf("%s does not exist: run scripts/emulators first", found)
+	found, err := filepath.Glob(filepath.Join(folder, ".tools", pattern))
+	if err != nil || len(found) == 0 {
+		t.Fatalf("no .tools/%s: run scripts/emulators first", pattern)
 	}
-	return found
+	return found[0]
 }
 
 func exists(path string) bool {
