@@ -5,8 +5,8 @@ import (
 	"net/netip"
 )
 
-// Do is a step that Decide can ask for. Values are bits, so that a set of them
-// says what a function may do.
+// Step is a kind of action. Steps are bits, so that a set of them says what a
+// function may do.
 type Step uint
 
 // The steps.
@@ -23,8 +23,8 @@ const (
 	Notify
 )
 
-// What each function may do. A step outside its set is not tried: the record
-// becomes due at once, and the reaper or the observer takes it. The functions'
+// The steps that each function may take. A function leaves every other step to
+// the reaper or the observer: the record becomes due at once. The functions' IAM
 // roles follow from this table.
 const (
 	CreateSteps   = CreateGroup | RevokeEgress | AuthorizeIngress | RevokeIngress | RunTask | WriteLease | EndLease
@@ -35,7 +35,7 @@ const (
 	ObserverSteps = ReaperSteps
 )
 
-// Action is one step with what it is done to. Equal actions have equal effects.
+// Action is one step with its parameters. Equal actions have equal effects.
 type Action struct {
 	Step       Step
 	GroupID    string
@@ -47,8 +47,7 @@ type Action struct {
 	Notice     Notice       // of Notify
 }
 
-// String is for logs and tests: the step, and what tells it from others of its
-// kind.
+// String returns the step and its most important parameter, for logs and tests.
 func (a Action) String() string {
 	switch a.Step {
 	case CreateGroup:
@@ -72,5 +71,5 @@ func (a Action) String() string {
 	case Notify:
 		return fmt.Sprintf("Notify(%s)", a.Notice)
 	}
-	return fmt.Sprintf("Do(%d)", a.Step)
+	return fmt.Sprintf("Step(%d)", a.Step)
 }

@@ -9,17 +9,17 @@ import (
 	"testing"
 )
 
-// functions are all there are, in the order in which they are shown.
+// functions are the Lambda functions, in the order of the table.
 var functions = []struct {
-	name string
-	may  Step
+	name    string
+	allowed Step
 }{
 	{"create", CreateSteps}, {"describe", DescribeSteps}, {"extend", ExtendSteps}, {"destroy", DestroySteps},
 	{"reaper", ReaperSteps}, {"observer", ObserverSteps}, {"slack", 0},
 }
 
-// actionTable is the table of functions and steps as SECURITY.md shows it.
-func actionTable() string {
+// stepTable returns the table of functions and steps in SECURITY.md.
+func stepTable() string {
 	head, rule := "| step |", "| --- |"
 	for _, f := range functions {
 		head, rule = head+" "+f.name+" |", rule+" --- |"
@@ -29,7 +29,7 @@ func actionTable() string {
 		name, _, _ := strings.Cut(Action{Step: step}.String(), "(")
 		line := "| " + name + " |"
 		for _, f := range functions {
-			if f.may&step != 0 {
+			if f.allowed&step != 0 {
 				line += " yes |"
 			} else {
 				line += " |"
@@ -40,30 +40,29 @@ func actionTable() string {
 	return strings.Join(lines, "\n") + "\n"
 }
 
-// What the document says that a function may do is what the domain says.
-func TestTheDocumentSaysWhatFunctionsMay(t *testing.T) {
+func TestSecurityDocumentHasTheStepTable(t *testing.T) {
 	text, err := os.ReadFile("../../SECURITY.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(string(text), "\n\n"+actionTable()+"\n") {
-		t.Errorf("SECURITY.md must have this table, by itself:\n%s", actionTable())
+	if !strings.Contains(string(text), "\n\n"+stepTable()+"\n") {
+		t.Errorf("SECURITY.md must have this table, with an empty line before and after it:\n%s", stepTable())
 	}
 }
 
-func TestTheTableHasEveryFunction(t *testing.T) {
+func TestStepTableHasEveryFunction(t *testing.T) {
 	mains, err := filepath.Glob("../../functions/*/main.go")
 	if err != nil {
 		t.Fatal(err)
 	}
-	there, listed := map[string]bool{}, map[string]bool{}
+	exist, listed := map[string]bool{}, map[string]bool{}
 	for _, main := range mains {
-		there[filepath.Base(filepath.Dir(main))] = true
+		exist[filepath.Base(filepath.Dir(main))] = true
 	}
 	for _, f := range functions {
 		listed[f.name] = true
 	}
-	if !maps.Equal(there, listed) {
-		t.Errorf("there are the functions %q, and the table has %q", slices.Sorted(maps.Keys(there)), slices.Sorted(maps.Keys(listed)))
+	if !maps.Equal(exist, listed) {
+		t.Errorf("the functions are %q, and the table has %q", slices.Sorted(maps.Keys(exist)), slices.Sorted(maps.Keys(listed)))
 	}
 }

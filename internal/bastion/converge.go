@@ -8,22 +8,22 @@ import (
 	"time"
 )
 
-// maxRounds bounds one converge against a record that never stops changing; the
-// record stays due, so that the next one goes on.
+// maxRounds limits one converge of a record that keeps changing. The record stays
+// due, so that a later converge continues.
 const maxRounds = 24
 
-// Converge brings the cloud to what the record says, as far as may allows, and
-// answers the record as it last was. It reads the record anew after its last
-// effect, so that it never leaves the cloud at an intent that it knows to be
-// old. Steps that failed are not tried again in this call; their errors are
-// joined into the one returned, and the record stays due.
+// Converge brings the cloud to what the record says, with the allowed steps only,
+// and returns the record as it last was. It reads the record again after its last
+// action, so that it does not end with an intent that has changed meanwhile. It
+// does not retry an action that failed; it joins the errors into the one that it
+// returns, and the record stays due.
 //
-// ErrNoTime: it stopped where there was no time for the next call.
-// ErrNotFound: there is no such record.
-func (s *Service) Converge(ctx context.Context, id string, may Step) (Record, error) {
+// ErrNoTime: there was no time left for the next call. ErrNotFound: there is no
+// such record.
+func (s *Service) Converge(ctx context.Context, id string, allowed Step) (Record, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.Config.Timing.CallTimeout)
 	defer cancel()
-	c := converge{Service: s, allowed: may, done: map[Action]bool{}}
+	c := converge{Service: s, allowed: allowed, done: map[Action]bool{}}
 	var rec Record
 	for range maxRounds {
 		began := s.now()
@@ -33,13 +33,13 @@ func (s *Service) Converge(ctx context.Context, id string, may Step) (Record, er
 		}
 		seen, err := c.observe(ctx, rec)
 		if errors.Is(err, ErrNoTime) {
-			return rec, errors.Join(c.failed, err) // it keeps its place among those due
+			return rec, errors.Join(c.failed, err) // the record stays due
 		}
 		if err != nil {
 			return rec, errors.Join(c.failed, err, c.postpone(ctx, rec, began))
 		}
 		plan := Decide(s.Config, rec, seen, began)
-		todo := c.permitted(&plan, rec)
+		todo := c.selectActions(&plan, rec)
 		saved, err := s.save(ctx, rec, plan.Next)
 		if errors.Is(err, ErrConflict) {
 			continue
@@ -52,17 +52,17 @@ func (s *Service) Converge(ctx context.Context, id string, may Step) (Record, er
 			return rec, c.failed
 		}
 		for _, a := range todo {
-			c.done[a] = true // not before: a plan that met another writer's was not carried out
+			c.done[a] = true // not before the save: after a conflict no action was taken
 			if c.act(ctx, rec, a); errors.Is(c.failed, ErrNoTime) {
 				return rec, c.failed
 			}
 		}
 	}
-	return rec, errors.Join(c.failed, fmt.Errorf("converge %s: still changing after %d rounds", id, maxRounds))
+	return rec, errors.Join(c.failed, fmt.Errorf("converge %s: the record is still changing after %d rounds", id, maxRounds))
 }
 
-// postpone lets others have their turn before a due record that could not be
-// observed is tried again.
+// postpone moves the DueAt of a due record that could not be observed, so that
+// other records have their turn before it is tried again.
 func (s *Service) postpone(ctx context.Context, rec Record, began time.Time) error {
 	if rec.DueAt.IsZero() || rec.DueAt.After(began) {
 		return nil
@@ -73,8 +73,8 @@ func (s *Service) postpone(ctx context.Context, rec Record, began time.Time) err
 	return err
 }
 
-// converge is what one call remembers between its rounds: what it has done, and
-// what it learned by doing it that a stale read may not show yet.
+// converge is the state of one call of Converge: the actions it has taken, and
+// their results, which a stale read may not show yet.
 type converge struct {
 	*Service
 	allowed Step
@@ -86,19 +86,19 @@ type converge struct {
 	startedTask  *Task
 	refused      *Refusal
 
-	notifiedVersion int64 // the version in which the owner was told, and the record does not say so yet
-	notifyFailed    bool  // that failed, so it is left to a later call
+	notifiedVersion int64 // the version that a notice was sent for; 0 once the record says so
+	notifyFailed    bool  // a later call sends the notice
 }
 
-// permitted picks the actions to take now. When one is left for somebody else,
-// the record becomes due at once.
-func (c *converge) permitted(plan *Plan, rec Record) []Action {
+// selectActions returns the actions to take now. If it leaves an action to the
+// reaper or the observer, the record becomes due at once.
+func (c *converge) selectActions(plan *Plan, rec Record) []Action {
 	var todo []Action
 	for _, a := range plan.Actions {
 		switch {
 		case a.Step&c.allowed == 0:
 			plan.Next.DueAt = c.dueNow(rec)
-		case a.Step == Notify && c.notifyFailed, c.done[a]: // not again in this call
+		case a.Step == Notify && c.notifyFailed, c.done[a]: // not twice in one call
 		case a.Step == Notify:
 			plan.Next.markNotifying(a.Notice, rec.Version+1, c.now())
 			fallthrough
@@ -109,7 +109,8 @@ func (c *converge) permitted(plan *Plan, rec Record) []Action {
 	return todo
 }
 
-// dueNow leaves a record that is due already as it is.
+// dueNow returns the DueAt of a record that must be due now. A record that is due
+// already keeps its DueAt.
 func (s *Service) dueNow(rec Record) time.Time {
 	now := s.now()
 	if !rec.DueAt.IsZero() && !rec.DueAt.After(now) {
@@ -118,7 +119,7 @@ func (s *Service) dueNow(rec Record) time.Time {
 	return now
 }
 
-// save writes next in place of rec if that changes anything.
+// save writes next in place of rec, unless they are equal.
 func (s *Service) save(ctx context.Context, rec, next Record) (Record, error) {
 	if reflect.DeepEqual(rec, next) {
 		return rec, nil
@@ -131,17 +132,16 @@ func (s *Service) save(ctx context.Context, rec, next Record) (Record, error) {
 	return next, nil
 }
 
-// logChange tells the log what a person who reads it later wants to know of a
-// bastion's life.
+// logChange logs a change of state and the begin of an attempt.
 func (s *Service) logChange(rec, next Record) {
 	if rec.State() != next.State() || rec.Attempt.Number != next.Attempt.Number {
-		s.Log.Info("bastion", "bastion", next.ID, "owner", next.Owner, "name", next.Name,
+		s.Log.Info("state changed", "bastion", next.ID, "owner", next.Owner, "name", next.Name,
 			"state", next.State(), "stage", next.Stage(), "attempt", next.Attempt.Number,
 			"generation", next.Intent.Generation, "source", next.Intent.Source.String(), "end", next.End.String())
 	}
 }
 
-// observe reads the cloud, and adds what this converge knows better.
+// observe reads the cloud, and adds the results of this converge's own actions.
 func (c *converge) observe(ctx context.Context, rec Record) (Observed, error) {
 	seen := Observed{Refused: c.refused, GroupGone: c.deletedGroup != "", NotifiedVersion: c.notifiedVersion}
 	group, err := c.Groups.Describe(ctx, rec.ID, rec.Group.ID)
@@ -186,9 +186,9 @@ func (c *converge) observeTasks(ctx context.Context, rec Record) ([]Task, error)
 	return append(tasks, *c.startedTask), nil
 }
 
-// tasksOf reads the bastion's tasks. A first attempt has no more than one, however
-// often RunTask was sent, and no other attempt can have left any: once its id is
-// known it is all there is to look at, which saves a search each time.
+// tasksOf reads the bastion's tasks. A first attempt has at most one task, however
+// often RunTask was sent, and there is no earlier attempt. So once the task's ID is
+// known, one Fetch replaces the search.
 func (c *converge) tasksOf(ctx context.Context, rec Record) ([]Task, error) {
 	a := rec.Attempt
 	switch {
@@ -204,7 +204,7 @@ func (c *converge) tasksOf(ctx context.Context, rec Record) ([]Task, error) {
 	return []Task{task}, err
 }
 
-// act takes one step. rec is the record as it was saved just before.
+// act takes one action. rec is the record as it was just saved.
 func (c *converge) act(ctx context.Context, rec Record, a Action) {
 	if err := c.try(ctx, rec, a); err != nil {
 		c.failed = errors.Join(c.failed, err)
@@ -221,14 +221,14 @@ func (c *converge) try(ctx context.Context, rec Record, a Action) error {
 		}
 	case AuthorizeIngress:
 		err := c.Groups.Authorize(ctx, a.GroupID, a.Source)
-		if err != nil && !errors.Is(err, ErrNotFound) { // a new group shows later
+		if err != nil && !errors.Is(err, ErrNotFound) { // a stale read does not show a new group
 			return fmt.Errorf("authorize %s in group %s: %w", a.Source, a.GroupID, err)
 		}
 	case RunTask:
 		return c.runTask(ctx, rec, a)
 	case WriteLease:
 		err := c.Leases.Write(ctx, a.TaskID, c.lease(rec))
-		if err != nil && !errors.Is(err, ErrConflict) { // the next round sees what it met
+		if err != nil && !errors.Is(err, ErrConflict) { // the next round reads what is stored
 			return fmt.Errorf("write lease %d of task %s: %w", a.Generation, a.TaskID, err)
 		}
 	case StopTask:
@@ -250,7 +250,7 @@ func (c *converge) try(ctx context.Context, rec Record, a Action) error {
 func (c *converge) createGroup(ctx context.Context, rec Record) error {
 	group, err := c.Groups.Create(ctx, GroupSpec{BastionID: rec.ID})
 	if errors.Is(err, ErrNotFound) {
-		return nil // it is there, and shows later
+		return nil // it exists; a later read shows it
 	}
 	if err != nil {
 		return fmt.Errorf("create group of %s: %w", rec.ID, err)
@@ -262,7 +262,7 @@ func (c *converge) createGroup(ctx context.Context, rec Record) error {
 func (c *converge) deleteGroup(ctx context.Context, a Action) error {
 	err := c.Groups.Delete(ctx, a.GroupID)
 	if errors.Is(err, ErrInUse) || errors.Is(err, ErrNotFound) {
-		return nil // the interface lingers, or a read was stale; the record stays due
+		return nil // a network interface still has it, or a read was stale; the record stays due
 	}
 	if err != nil {
 		return fmt.Errorf("delete group %s: %w", a.GroupID, err)
@@ -286,7 +286,7 @@ func (c *converge) runTask(ctx context.Context, rec Record, a Action) error {
 		c.refused = &Refusal{Attempt: a.Attempt, Failure: refused.Failure}
 		c.Log.Warn("task refused", "bastion", rec.ID, "attempt", a.Attempt, "cause", refused.Detail)
 	case errors.Is(err, ErrNotFound):
-		// The group does not show to ECS yet.
+		// A stale read does not show the group to ECS yet.
 	case err != nil:
 		return fmt.Errorf("run task of %s, attempt %d: %w", rec.ID, a.Attempt, err)
 	default:
@@ -295,7 +295,7 @@ func (c *converge) runTask(ctx context.Context, rec Record, a Action) error {
 	return nil
 }
 
-// lease is what the record's intent says to the task.
+// lease returns the lease that follows from the record's intent.
 func (s *Service) lease(rec Record) Lease {
 	return Lease{
 		BastionID:           rec.ID,

@@ -1,46 +1,47 @@
 package bastion
 
 import (
+	"net/netip"
 	"slices"
 	"time"
 )
 
-// Observed is what one round of a converge saw.
+// Observed is what one round of a converge read from the cloud.
 type Observed struct {
-	Group           *Group     // nil: none showed
-	GroupGone       bool       // this converge deleted it: its absence is no stale read
-	Tasks           []Task     // the bastion's tasks, of whatever attempt
-	Lease           *LeaseItem // of the current attempt's task; nil: none
+	Group           *Group     // nil: none was found
+	GroupGone       bool       // this converge deleted the group, so that its absence is certain
+	Tasks           []Task     // the bastion's tasks, of all attempts
+	Lease           *LeaseItem // of the current attempt's task; nil: none was found
 	Refused         *Refusal   // RunTask refused an attempt in this converge
-	NotifiedVersion int64      // the version in which this converge told the owner; 0: in none
+	NotifiedVersion int64      // the record's version in which this converge notified the owner; 0: it did not
 }
 
-// Refusal is RunTask's definite no to one attempt.
+// Refusal is RunTask's definite refusal of one attempt.
 type Refusal struct {
 	Attempt int
 	Failure Failure
 }
 
-// Plan is what Decide wants: the record saved as Next, and only then the
+// Plan is what Decide wants: first save the record as Next, then take the
 // actions, in their order.
 type Plan struct {
 	Next    Record
 	Actions []Action
 }
 
-// Decide compares what the record says should be with what was seen, and says
-// what comes next. It is a pure function. now is when the round began, before
-// anything was read.
+// Decide compares what the record says should be with what was observed, and
+// returns what to do next. It is a pure function. now is the time at which the
+// round began, before it read anything.
 func Decide(cfg Config, rec Record, seen Observed, now time.Time) Plan {
 	d := decision{cfg: cfg, seen: seen, now: now, next: rec}
-	d.absorbGroup()
-	d.absorbAttempt()
-	d.absorbReport()
-	d.absorbNotified()
+	d.recordGroup()
+	d.recordAttempt()
+	d.recordReport()
+	d.recordNotified()
 	if d.next.Intent.Open && !now.Before(d.next.Intent.Deadline) {
 		d.next.close(End{Reason: EndDeadline, At: now}, cfg.Timing)
 	}
-	d.stopStrays()
+	d.stopOtherTasks()
 	if d.next.Intent.Open {
 		d.open()
 	} else {
@@ -60,15 +61,207 @@ type decision struct {
 	actions []Action
 }
 
-func (d *decision) do(a Action) { d.actions = append(d.actions, a) }
+func (d *decision) add(a Action) { d.actions = append(d.actions, a) }
 
-// stopStrays stops every task but the one of an attempt that has not ended: one
-// that a late RunTask started, or one that had been taken for gone.
-func (d *decision) stopStrays() {
+// The first half of a decision copies what was observed into the record.
+
+// recordGroup copies the group's status. If no group was found, the group counts
+// as gone only when it is too old for a stale read.
+func (d *decision) recordGroup() {
+	status, group := &d.next.Group, d.seen.Group
+	if group != nil {
+		if status.ID != group.ID {
+			*status = GroupStatus{ID: group.ID, FirstSeenAt: d.now}
+		}
+		status.Ingress = group.onlySource()
+		return
+	}
+	status.Ingress = netip.Prefix{}
+	if d.seen.GroupGone || d.now.Sub(status.FirstSeenAt) > d.cfg.Timing.ReadLag {
+		*status = GroupStatus{}
+	}
+}
+
+// onlySource returns the source of the group's only rule. It is zero if the group
+// has no rule, another rule as well, or a rule of another kind.
+func (g Group) onlySource() (source netip.Prefix) {
+	if len(g.Ingress) == 1 && len(g.Egress) == 0 {
+		return g.Ingress[0].Source
+	}
+	return source
+}
+
+// recordAttempt copies the state of the current attempt's task.
+func (d *decision) recordAttempt() {
+	a := &d.next.Attempt
+	if !a.active() {
+		return
+	}
+	if r := d.seen.Refused; r != nil && r.Attempt == a.Number {
+		d.endAttempt(r.Failure)
+		return
+	}
+	if a.TaskID == "" && d.seen.Group != nil && a.GroupID != d.next.Group.ID {
+		// The attempt's group is gone, so its task cannot start any more.
+		d.endAttempt(failureTaskLost)
+		return
+	}
+	task := currentTask(d.next, d.seen.Tasks)
+	if task == nil {
+		d.recordMissingTask()
+		return
+	}
+	if a.TaskID == "" {
+		a.TaskID, a.TaskSeenAt = task.ID, d.now
+	}
+	a.Status = task.Status
+	if len(task.Endpoints) > 0 {
+		a.Endpoints = task.Endpoints
+	}
+	if task.Status == TaskStopped {
+		d.recordStoppedTask(*task)
+	}
+}
+
+// currentTask returns the task of the record's current attempt, or nil.
+func currentTask(rec Record, tasks []Task) *Task {
+	for i := range tasks {
+		if tasks[i].Attempt == rec.Attempt.Number && rec.Attempt.Number > 0 {
+			return &tasks[i]
+		}
+	}
+	return nil
+}
+
+// recordMissingTask handles an active attempt whose task was not found.
+func (d *decision) recordMissingTask() {
+	a := d.next.Attempt
+	switch {
+	case a.TaskID != "":
+		// The task was found before. Once it is too old for a stale read, it is gone.
+		if d.now.Sub(a.TaskSeenAt) > d.cfg.Timing.ReadLag {
+			d.endAttempt(failureTaskLost)
+		}
+	case d.next.Intent.Open:
+		// RunTask is sent again, and returns the task that an earlier call started,
+		// for as long as ECS remembers the clientToken.
+		if d.now.Sub(a.CreatedAt) > RunTaskReplayWindow {
+			d.endAttempt(failureTaskLost)
+		}
+	case !d.now.Before(d.next.UnsettledUntil):
+		// No function that read the open intent can still call RunTask, and a task
+		// that one of them started would be visible by now.
+		d.endAttempt(failureTaskLost)
+	}
+}
+
+// recordStoppedTask ends the attempt of a task that has stopped. The task's own
+// report has precedence, then its exit code, then what ECS says.
+func (d *decision) recordStoppedTask(task Task) {
+	ending := d.report().Ending
+	exitedOK := task.ExitCode != nil && *task.ExitCode == ExitOK
+	switch {
+	case ending.Reason != "" && ending.Generation == d.next.Intent.Generation:
+		d.endAttempt(Failure{})
+		d.next.close(End{Reason: ending.Reason, At: d.now}, d.cfg.Timing)
+	case ending.Reason != "": // the intent changed after the task had decided to end
+		d.endAttempt(d.endedEarly())
+	case exitedOK && d.report().Generation == d.next.Intent.Generation:
+		d.endAttempt(Failure{})
+		d.next.close(End{Reason: EndTask, At: d.now}, d.cfg.Timing)
+	case exitedOK: // under an older intent, or before it had any
+		d.endAttempt(d.endedEarly())
+	default:
+		d.endAttempt(explain(task))
+	}
+}
+
+// endedEarly returns the failure for a task that ended on purpose, but not under
+// the current intent. It counts as a failure so that an image that always exits
+// at once, because it is not bastiond's, is not started for ever. After a bastion
+// that was ready for a while, the next attempt begins at once.
+func (d *decision) endedEarly() Failure {
+	if !d.next.Intent.Open {
+		return Failure{}
+	}
+	return failureEndedEarly
+}
+
+// endAttempt records the end of the attempt and its receipt. A failure counts
+// towards the limit of attempts. If the bastion had been ready for a while, the
+// count starts again at one.
+func (d *decision) endAttempt(failure Failure) {
+	r := &d.next
+	r.Attempt.EndedAt = d.now
+	r.Attempt.Status = TaskStopped
+	r.Attempt.Failure = failure
+	r.Receipt = r.Receipt.Merge(d.report().Receipt)
+	if !r.Intent.Open || failure.Code == "" {
+		return
+	}
+	ready := r.Attempt.ReadyAt
+	if !ready.IsZero() && d.now.Sub(ready) >= d.cfg.Timing.StableAfter {
+		r.Failures = 0
+	}
+	r.Failures++
+	if r.Failures >= d.cfg.MaxAttempts {
+		r.close(End{Reason: EndFailed, At: d.now, Failure: failure}, d.cfg.Timing)
+		return
+	}
+	r.NextAttemptAt = d.now.Add(backoff(d.cfg.Timing.Backoff, r.Failures))
+}
+
+// backoff returns zero after the first failure, base after the second, and then
+// twice as much each time.
+func backoff(base time.Duration, failures int) time.Duration {
+	if failures < 2 {
+		return 0
+	}
+	return base << min(failures-2, 10)
+}
+
+// report returns the report of the current attempt's task, or a zero report.
+func (d *decision) report() Report {
+	if d.seen.Lease == nil || d.seen.Lease.TaskID != d.next.Attempt.TaskID {
+		return Report{}
+	}
+	return d.seen.Lease.Report.Bounded()
+}
+
+// recordReport copies what a running task reports.
+func (d *decision) recordReport() {
+	a := &d.next.Attempt
+	if !a.active() {
+		return
+	}
+	report := d.report()
+	a.HostKey, a.Generation = report.HostKey, report.Generation
+	if d.next.matchesIntent() && a.ReadyAt.IsZero() {
+		a.ReadyAt = d.now
+	}
+	if !d.next.Intent.Open {
+		return
+	}
+	ending := report.Ending
+	if ending.Reason != "" && ending.Generation == d.next.Intent.Generation {
+		d.next.close(End{Reason: ending.Reason, At: d.now}, d.cfg.Timing)
+		return
+	}
+	expired := !d.now.Before(d.next.Intent.Deadline) // then a request has no effect any more
+	if report.ConsoleRequest.Number > d.next.Intent.ConsoleReply.Number && !expired {
+		d.next.replyToConsole(report.ConsoleRequest, d.now, d.cfg.Timing)
+	}
+}
+
+// The second half decides on actions.
+
+// stopOtherTasks stops every task that is not the active attempt's: a late RunTask
+// may have started it, or the record may have taken it for gone.
+func (d *decision) stopOtherTasks() {
 	for _, task := range d.seen.Tasks {
-		current := d.next.Attempt.running() && task.Attempt == d.next.Attempt.Number
+		current := d.next.Attempt.active() && task.Attempt == d.next.Attempt.Number
 		if !current && task.stoppable() {
-			d.do(Action{Step: StopTask, TaskID: task.ID})
+			d.add(Action{Step: StopTask, TaskID: task.ID})
 		}
 	}
 }
@@ -86,32 +279,32 @@ func (t Task) stoppable() bool {
 func (d *decision) open() {
 	d.openGroup()
 	a := &d.next.Attempt
-	if !a.running() {
+	if !a.active() {
 		if d.endLease() || d.next.Group.Ingress != d.next.Intent.Source || d.now.Before(d.next.NextAttemptAt) {
 			return
 		}
-		d.next.announce(d.cfg, d.now)
+		d.next.beginAttempt(d.cfg, d.now)
 	}
 	switch {
 	case a.TaskID == "":
-		d.do(Action{Step: RunTask, Attempt: a.Number})
+		d.add(Action{Step: RunTask, Attempt: a.Number})
 	case d.report().Ending.Reason == "":
 		d.writeLease()
 	}
 }
 
-// openGroup brings the group to admit the source and nothing else. What should
-// not be there goes first.
+// openGroup makes the group admit the source and nothing else. It removes the
+// wrong rules before it adds the right one.
 func (d *decision) openGroup() {
 	group, source := d.seen.Group, d.next.Intent.Source
 	if group == nil {
 		if d.next.Group.ID == "" {
-			d.do(Action{Step: CreateGroup})
+			d.add(Action{Step: CreateGroup})
 		}
 		return
 	}
 	for _, rule := range group.Egress {
-		d.do(Action{Step: RevokeEgress, GroupID: group.ID, Rule: rule})
+		d.add(Action{Step: RevokeEgress, GroupID: group.ID, Rule: rule})
 	}
 	admitted := false
 	for _, rule := range group.Ingress {
@@ -119,16 +312,16 @@ func (d *decision) openGroup() {
 			admitted = true
 			continue
 		}
-		d.do(Action{Step: RevokeIngress, GroupID: group.ID, Rule: rule})
+		d.add(Action{Step: RevokeIngress, GroupID: group.ID, Rule: rule})
 	}
 	if !admitted {
-		d.do(Action{Step: AuthorizeIngress, GroupID: group.ID, Source: source})
+		d.add(Action{Step: AuthorizeIngress, GroupID: group.ID, Source: source})
 	}
 }
 
-// announce begins the next attempt. A console's requests are counted for each
-// task, so the last answer goes.
-func (r *Record) announce(cfg Config, now time.Time) {
+// beginAttempt puts the next attempt into the record. It drops the latest reply to
+// a console, because each task numbers its requests from 1.
+func (r *Record) beginAttempt(cfg Config, now time.Time) {
 	n := r.Attempt.Number + 1
 	r.Attempt = Attempt{
 		Number:         n,
@@ -140,72 +333,74 @@ func (r *Record) announce(cfg Config, now time.Time) {
 	r.Intent.ConsoleReply = ConsoleReply{}
 }
 
-// writeLease tells the task the intent, unless it has been told.
+// writeLease writes the intent into the task's lease, unless it is there.
 func (d *decision) writeLease() {
 	item, want := d.seen.Lease, d.next.Intent.Generation
 	if item != nil && (item.Ended || item.Lease.Generation >= want) {
 		return
 	}
-	d.do(Action{Step: WriteLease, TaskID: d.next.Attempt.TaskID, Generation: want})
+	d.add(Action{Step: WriteLease, TaskID: d.next.Attempt.TaskID, Generation: want})
 }
 
-// endLease ends the lease of an attempt that has ended, and reports whether
-// that was still to be done.
+// endLease replaces the lease of an attempt that has ended by a tombstone, and
+// reports whether that was still to be done.
 func (d *decision) endLease() bool {
 	a := d.next.Attempt
 	if a.TaskID == "" || d.seen.Lease != nil && d.seen.Lease.Ended {
 		return false
 	}
-	d.do(Action{Step: EndLease, TaskID: a.TaskID})
+	d.add(Action{Step: EndLease, TaskID: a.TaskID})
 	return true
 }
 
-// close takes the next steps towards nothing: ingress, lease, task, then the
-// tombstone and the group.
+// close takes the next steps towards a bastion that is finished: revoke ingress,
+// close the lease, stop the task, and when it has stopped, write the tombstone and
+// delete the group.
 func (d *decision) close() {
 	group, a := d.seen.Group, d.next.Attempt
 	if group != nil {
 		for _, rule := range group.Ingress {
-			d.do(Action{Step: RevokeIngress, GroupID: group.ID, Rule: rule})
+			d.add(Action{Step: RevokeIngress, GroupID: group.ID, Rule: rule})
 		}
 	}
-	if a.running() && a.TaskID != "" {
+	if a.active() && a.TaskID != "" {
 		d.writeLease()
 		if task := currentTask(d.next, d.seen.Tasks); task != nil && task.stoppable() {
-			d.do(Action{Step: StopTask, TaskID: a.TaskID})
+			d.add(Action{Step: StopTask, TaskID: a.TaskID})
 		}
 	}
-	if a.running() || slices.ContainsFunc(d.seen.Tasks, func(t Task) bool { return t.Status != TaskStopped }) {
+	if a.active() || slices.ContainsFunc(d.seen.Tasks, func(t Task) bool { return t.Status != TaskStopped }) {
 		return
 	}
-	leased := d.next.FinishedAt.IsZero() && d.endLease() // it had to end before anything was finished
+	leased := d.next.FinishedAt.IsZero() && d.endLease() // a finished bastion's lease has ended
 	if group != nil {
-		d.do(Action{Step: DeleteGroup, GroupID: group.ID})
+		d.add(Action{Step: DeleteGroup, GroupID: group.ID})
 	}
 	if !leased && d.next.Group.ID == "" && d.next.FinishedAt.IsZero() {
 		d.next.FinishedAt = d.now
 	}
 }
 
-// settle clears UnsettledUntil once a round that began after it saw agreement.
+// settle clears UnsettledUntil if a round that began after that time found nothing
+// to do.
 func (d *decision) settle() {
-	agreed := d.next.agrees() || !d.next.FinishedAt.IsZero()
-	if agreed && len(d.actions) == 0 && !d.now.Before(d.next.UnsettledUntil) {
+	done := d.next.matchesIntent() || !d.next.FinishedAt.IsZero()
+	if done && len(d.actions) == 0 && !d.now.Before(d.next.UnsettledUntil) {
 		d.next.UnsettledUntil = time.Time{}
 	}
 }
 
-// schedule says when to look again if nothing calls before. An earlier time
-// that is still to come stays, which saves a write; never is zero, before all.
+// schedule sets DueAt. An earlier DueAt that is still in the future stays, which
+// saves a write. Zero means never.
 func (d *decision) schedule() {
-	r, due := &d.next, d.due()
-	written := d.seen.NotifiedVersion > 0 // the record is written anyway
+	r, due := &d.next, d.nextDue()
+	written := d.seen.NotifiedVersion > 0 // the record is written in any case
 	if !r.DueAt.After(d.now) || due.Before(r.DueAt) || written {
 		r.DueAt = due
 	}
 }
 
-func (d *decision) due() time.Time {
+func (d *decision) nextDue() time.Time {
 	r, timing := d.next, d.cfg.Timing
 	soon := d.now.Add(timing.WatchInterval)
 	var due time.Time
@@ -214,7 +409,7 @@ func (d *decision) due() time.Time {
 		return time.Time{}
 	case !r.FinishedAt.IsZero() && len(d.actions) == 0:
 		due = r.UnsettledUntil
-	case r.agrees() && len(d.actions) == 0:
+	case r.matchesIntent() && len(d.actions) == 0:
 		due = earlier(d.now.Add(timing.CheckInterval), r.Intent.Deadline)
 	case r.Intent.Open && r.NextAttemptAt.After(d.now):
 		due = earlier(earlier(soon, r.NextAttemptAt), r.Intent.Deadline)

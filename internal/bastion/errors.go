@@ -5,31 +5,30 @@ import (
 	"fmt"
 )
 
-// Code is the stable, machine-readable name of an error. It is part of the
-// API: callers switch on it, so it never changes its meaning.
+// Code is the stable, machine-readable name of an error. It is part of the API:
+// clients depend on it, so a code never changes its meaning.
 type Code string
 
-// The codes that an operation of [Service] can end in.
+// The codes of errors that the operations of [Service] return.
 const (
-	CodeKeyRequired      Code = "key_required"       // no key given and none remembered
-	CodeNameInvalid      Code = "name_invalid"       // not 1 to 32 of a-z, 0-9 and -
-	CodeReasonInvalid    Code = "reason_invalid"     // too long, or control characters
-	CodeTTLInvalid       Code = "ttl_invalid"        // zero or negative
+	CodeKeyRequired      Code = "key_required"       // no key was sent and none is on file
+	CodeNameInvalid      Code = "name_invalid"       // see ValidName
+	CodeReasonInvalid    Code = "reason_invalid"     // see CleanReason
+	CodeTTLInvalid       Code = "ttl_invalid"        // not a duration of a second or more
 	CodeTTLBeyondCap     Code = "ttl_beyond_cap"     // past the latest deadline
 	CodeSourceInvalid    Code = "source_invalid"     // not one usable address
 	CodeSourceFamily     Code = "source_family"      // bastions have no address of that family
-	CodeSourceNotAllowed Code = "source_not_allowed" // the operator does not let callers name it
-	CodeSourceRequired   Code = "source_required"    // bastions are private: it must be named
-	CodeQuotaOwner       Code = "quota_owner"        // the caller holds as many as they may
-	CodeQuotaTotal       Code = "quota_total"        // the stack holds as many as it may
-	CodeNotFound         Code = "not_found"          // no such bastion, or not the caller's
-	CodeNotOpen          Code = "not_open"           // closing, closed or failed
-	CodeBusy             Code = "busy"               // too many writers at once; try again
+	CodeSourceNotAllowed Code = "source_not_allowed" // outside the sources that callers may name
+	CodeSourceRequired   Code = "source_required"    // bastions are private, so the source must be named
+	CodeQuotaOwner       Code = "quota_owner"        // the owner has the maximum number open
+	CodeQuotaTotal       Code = "quota_total"        // the stack has the maximum number open
+	CodeNotFound         Code = "not_found"          // no such bastion, or another owner's
+	CodeNotOpen          Code = "not_open"           // closing, closed, failed or expired
+	CodeBusy             Code = "busy"               // too many concurrent writers; retry
 )
 
-// Error is an error that a person gets to read: a stable code and a sentence
-// that says what was wrong and what to do about it. Cause, if any, is for the
-// log only.
+// Error is an error for people: a stable code, and a sentence that says what was
+// wrong and what to do. Cause, if there is one, is for the log only.
 type Error struct {
 	Code    Code
 	Message string
@@ -43,39 +42,41 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("%s: %s", e.Code, e.Message)
 }
 
+// Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Cause }
 
-// Errorf makes an [Error] with a formatted message.
+// Errorf returns an [Error] with a formatted message.
 func Errorf(code Code, format string, args ...any) *Error {
 	return &Error{Code: code, Message: fmt.Sprintf(format, args...)}
 }
 
-// What the ports answer, beside errors of their own that only mean "it did not
-// work; it may have had its effect; try again later".
+// The errors that ports return. Any other error of a port means that the call
+// failed, that it may have had its effect, and that a later retry may succeed.
 var (
-	// ErrNotFound: no such thing. From EC2 and ECS it may only mean that the
-	// read was stale.
+	// ErrNotFound: it does not exist. From EC2 and ECS it can mean that the read
+	// was stale.
 	ErrNotFound = errors.New("not found")
-	// ErrConflict: the stored thing is not the one the write was meant for.
-	ErrConflict = errors.New("changed meanwhile")
-	// ErrNameTaken: the owner has a live bastion of that name.
+	// ErrConflict: what is stored is not what the write expected.
+	ErrConflict = errors.New("changed by another writer")
+	// ErrNameTaken: the owner has an open bastion of that name.
 	ErrNameTaken = errors.New("name taken")
-	// ErrQuotaOwner and ErrQuotaTotal: creating one more would pass the limit.
+	// ErrQuotaOwner and ErrQuotaTotal: one more would exceed the limit.
 	ErrQuotaOwner = errors.New("owner's quota reached")
 	ErrQuotaTotal = errors.New("total quota reached")
-	// ErrInUse: a group still has an interface, or another group names it.
+	// ErrInUse: a network interface still has the group, or another group's rule
+	// refers to it.
 	ErrInUse = errors.New("in use")
-	// ErrNoTime: the call would have to wait for its turn, within the rate that
-	// the cloud allows, for longer than the caller has. It is no failure, only for
-	// later.
+	// ErrNoTime: to stay within the cloud's rate limits, the call would have to
+	// wait beyond the caller's deadline, so it was not made. This is not a failure:
+	// a later run makes the call.
 	ErrNoTime = errors.New("no time left")
 )
 
-// Refused is a definite answer of RunTask that no task was made: the attempt
-// it was sent for has ended.
+// RefusedError is RunTask's definite refusal: no task was started, and none will
+// be for this attempt.
 type RefusedError struct {
-	Failure Failure // for the person
-	Detail  string  // the cloud's own words, for the log
+	Failure Failure // for people
+	Detail  string  // the cloud's message, for the log
 }
 
 func (e *RefusedError) Error() string { return string(e.Failure.Code) + ": " + e.Detail }

@@ -7,43 +7,55 @@ import (
 
 // The codes of a failed start.
 const (
-	FailureCapacity FailureCode = "capacity_unavailable" // Fargate has no room for the task
-	FailureImage    FailureCode = "image_unavailable"    // the image cannot be pulled
-	FailureNetwork  FailureCode = "network_unavailable"  // the task cannot reach what it needs to start
-	FailureLease    FailureCode = "lease_unavailable"    // the task never got its lease
-	FailureCrash    FailureCode = "task_crashed"         // bastiond, or the machine under it, died
-	FailureSpot     FailureCode = "spot_interrupted"     // Fargate Spot took the capacity back
-	FailureStopped  FailureCode = "task_stopped"         // somebody or something stopped it from outside
-	FailureStart    FailureCode = "task_not_started"     // ECS gave a reason that is none of the above
+	FailureCapacity FailureCode = "capacity_unavailable" // Fargate has no capacity for the task
+	FailureImage    FailureCode = "image_unavailable"    // the image could not be pulled
+	FailureNetwork  FailureCode = "network_unavailable"  // no network interface, or no route to what the start needs
+	FailureLease    FailureCode = "lease_unavailable"    // the task did not get its lease
+	FailureCrash    FailureCode = "task_crashed"         // bastiond exited with an error
+	FailureSpot     FailureCode = "spot_interrupted"     // Fargate Spot reclaimed the capacity
+	FailureStopped  FailureCode = "task_stopped"         // someone called StopTask
+	FailureStart    FailureCode = "task_not_started"     // ECS gave a reason that is none of these
 	FailureTaskLost FailureCode = "task_lost"            // the task disappeared
-	FailureConfig   FailureCode = "misconfigured"        // ECS will not take what the operator configured
+	FailureConfig   FailureCode = "misconfigured"        // ECS refused what the operator configured
 )
 
 var failureEndedEarly = Failure{FailureCrash,
-	"The bastion's server ended by itself before anybody could use it. Ask your operator to check which image the task definition names, and the server's log."}
+	"The bastion's server exited before the bastion was ready. Ask your operator to check the image in the task definition and the server's log."}
 
-var failureTaskLost = Failure{FailureTaskLost, "The bastion's task disappeared. Ask for the bastion again."}
+var failureTaskLost = Failure{FailureTaskLost, "The bastion's task disappeared. Request the bastion again."}
 
-// CapacityFailure is what a person reads when Fargate has no room.
+// CapacityFailure is the failure for a start that Fargate has no capacity for.
 var CapacityFailure = Failure{FailureCapacity,
-	"AWS Fargate has no capacity for the bastion in the configured subnets right now. Try again in a few minutes; if it goes on, ask your operator for subnets in another Availability Zone."}
+	"AWS Fargate has no capacity for the bastion in the configured subnets right now. Try again in a few minutes. If it keeps happening, ask your operator to add subnets in another Availability Zone."}
 
-// stopReasons reads ECS's stoppedReason; the words are those of the ECS
-// developer guide, "Stopped task error messages".
+// stopReasons maps parts of ECS's stoppedReason to failures; the first match
+// counts. The texts are from the ECS developer guide, "Stopped task error
+// messages", and from its page on TaskFailedToStart.
 var stopReasons = []struct {
 	part    string
 	failure Failure
 }{
 	{"Capacity is unavailable", CapacityFailure},
 	{"CannotPull", Failure{FailureImage,
-		"The bastion's image could not be pulled. Ask your operator to check that the image is in the registry and that the subnet can reach it."}},
+		"The bastion's image could not be pulled. Ask your operator to check that the image is in the registry and that the subnet can reach the registry."}},
+	{"Create Network Interface", failureInterface},
+	{"Timeout waiting for network interface", failureInterface},
+	{"AccessDenied", failurePermission},
+	{"not authorized", failurePermission},
+	{"log group", Failure{FailureConfig,
+		"The bastion's log group does not exist. Ask your operator to deploy the service again."}},
 	{"ResourceInitializationError", Failure{FailureNetwork,
-		"The bastion could not reach what it needs to start (registry, logs or table). Ask your operator to check the subnet's route and the egress of the member group."}},
-	{"Timeout waiting for network interface", Failure{FailureNetwork,
-		"The bastion's network interface could not be attached. Try again; if it goes on, ask your operator to check the subnet's free addresses."}},
+		"The bastion could not reach the registry, the logs or DynamoDB. Ask your operator to check the subnet's route and the egress rules of the member group."}},
 }
 
-// explain says why a task that did not end on purpose has stopped.
+var (
+	failureInterface = Failure{FailureNetwork,
+		"The bastion got no network interface. Try again. If it keeps happening, ask your operator to check the subnet's free addresses and the account's limit of network interfaces."}
+	failurePermission = Failure{FailureConfig,
+		"AWS denied the bastion's task a permission that it needs to start. Ask your operator to check the task's execution role; the task's stopped reason names the permission."}
+)
+
+// explain returns the failure for a task that has stopped, but not on purpose.
 func explain(task Task) Failure {
 	for _, known := range stopReasons {
 		if strings.Contains(task.StopReason, known.part) {
@@ -52,13 +64,13 @@ func explain(task Task) Failure {
 	}
 	switch {
 	case task.StopCode == "SpotInterruption" || task.StopCode == "TerminationNotice":
-		return Failure{FailureSpot, "AWS took back the Spot capacity under the bastion. Ask for the bastion again."}
+		return Failure{FailureSpot, "AWS reclaimed the Spot capacity that the bastion ran on. Request the bastion again."}
 	case task.StopCode == "UserInitiated":
-		return Failure{FailureStopped, "The bastion's task was stopped from outside. Ask for the bastion again; if it goes on, ask your operator who stops tasks in its cluster."}
+		return Failure{FailureStopped, "Someone stopped the bastion's task in AWS. Request the bastion again. If it keeps happening, ask your operator what stops tasks in the cluster."}
 	case task.ExitCode != nil && *task.ExitCode == ExitNoLease:
-		return Failure{FailureLease, "The bastion started but never got its lease. Ask your operator to check that its subnet reaches DynamoDB."}
+		return Failure{FailureLease, "The bastion started but did not receive its lease. Ask your operator to check that its subnet can reach DynamoDB."}
 	case task.ExitCode != nil:
-		return Failure{FailureCrash, fmt.Sprintf("The bastion's server died with exit code %d. Ask for the bastion again; your operator finds the cause in its log.", *task.ExitCode)}
+		return Failure{FailureCrash, fmt.Sprintf("The bastion's server exited with code %d. Request the bastion again; its log shows your operator the cause.", *task.ExitCode)}
 	}
-	return Failure{FailureStart, "The bastion's task did not start. Ask for the bastion again; your operator finds the cause in the task's stopped reason."}
+	return Failure{FailureStart, "The bastion's task did not start. Request the bastion again; the task's stopped reason shows your operator the cause."}
 }

@@ -5,10 +5,11 @@ import (
 	"time"
 )
 
-// This file holds every change of intent. Each raises the generation, makes the
-// record unsettled, and sees to it that somebody looks soon.
+// Every change of intent is in this file or ends in intentChanged.
 
-func (r *Record) changed(now time.Time, timing Timing) {
+// intentChanged raises the generation, makes the record unsettled, and makes it
+// due soon.
+func (r *Record) intentChanged(now time.Time, timing Timing) {
 	r.Intent.Generation++
 	r.UnsettledUntil = now.Add(timing.Settle)
 	if soon := now.Add(timing.WatchInterval); r.DueAt.IsZero() || soon.Before(r.DueAt) {
@@ -16,21 +17,21 @@ func (r *Record) changed(now time.Time, timing Timing) {
 	}
 }
 
-// close changes the intent to closed; of a bastion that is closed already it
-// changes nothing.
+// close changes the intent to closed. It changes nothing if the intent is closed
+// already.
 func (r *Record) close(end End, timing Timing) {
 	if !r.Intent.Open {
 		return
 	}
 	r.Intent.Open = false
 	r.End = end
-	r.changed(end.At, timing)
+	r.intentChanged(end.At, timing)
 }
 
-// extend moves the deadline to at least ttl from now, and reports whether that
-// changed it. *Error: CodeTTLInvalid, CodeTTLBeyondCap.
+// extend moves the deadline to at least ttl from now, and reports whether the
+// deadline changed. *Error: CodeTTLInvalid, CodeTTLBeyondCap.
 func (r *Record) extend(ttl time.Duration, now time.Time) (bool, error) {
-	deadline, err := r.deadline(ttl, now)
+	deadline, err := r.deadlineAfter(ttl, now)
 	if err != nil || !deadline.After(r.Intent.Deadline) {
 		return false, err
 	}
@@ -38,8 +39,9 @@ func (r *Record) extend(ttl time.Duration, now time.Time) (bool, error) {
 	return true, nil
 }
 
-// deadline is ttl from now as a whole second, if the bastion may live so long.
-func (r *Record) deadline(ttl time.Duration, now time.Time) (time.Time, error) {
+// deadlineAfter returns the time ttl from now, rounded up to a whole second. It
+// refuses a time beyond LatestDeadline.
+func (r *Record) deadlineAfter(ttl time.Duration, now time.Time) (time.Time, error) {
 	if err := checkTTL(ttl); err != nil {
 		return time.Time{}, err
 	}
@@ -53,7 +55,7 @@ func (r *Record) deadline(ttl time.Duration, now time.Time) (time.Time, error) {
 	return deadline, nil
 }
 
-// checkTTL refuses what no deadline can follow from: deadlines are whole seconds.
+// checkTTL refuses a ttl of less than a second: deadlines are whole seconds.
 func checkTTL(ttl time.Duration) error {
 	if ttl < time.Second {
 		return Errorf(CodeTTLInvalid, "The ttl must be a second or more, for example 30m or 2h; it was %s.", ttl)
@@ -61,31 +63,31 @@ func checkTTL(ttl time.Duration) error {
 	return nil
 }
 
-// answer grants or refuses what a console asked for. The answer travels in the
-// lease, so that it raises the generation even when nothing else changes.
-func (r *Record) replyToConsole(ask ConsoleRequest, now time.Time, timing Timing) {
-	r.Intent.ConsoleReply = ConsoleReply{Number: ask.Number}
-	answer := &r.Intent.ConsoleReply
-	switch ask.Verb {
+// replyToConsole grants or refuses a console's request. The reply is part of the
+// lease, so it raises the generation even if nothing else changes.
+func (r *Record) replyToConsole(request ConsoleRequest, now time.Time, timing Timing) {
+	r.Intent.ConsoleReply = ConsoleReply{Number: request.Number}
+	reply := &r.Intent.ConsoleReply
+	switch request.Verb {
 	case VerbClose:
-		answer.Message = "This bastion is being closed."
+		reply.Message = "This bastion is being closed."
 		r.close(End{Reason: EndConsole, At: now}, timing)
 		return
 	case VerbExtend:
-		_, err := r.extend(ask.TTL, now)
+		_, err := r.extend(request.TTL, now)
 		if refusal, ok := err.(*Error); ok {
-			answer.Code, answer.Message = refusal.Code, refusal.Message
+			reply.Code, reply.Message = refusal.Code, refusal.Message
 		} else {
-			answer.Message = fmt.Sprintf("The deadline is %s.", r.Intent.Deadline.Format(time.RFC3339))
+			reply.Message = fmt.Sprintf("The deadline is %s.", r.Intent.Deadline.Format(time.RFC3339))
 		}
 	default:
-		answer.Code, answer.Message = CodeNotFound, "There is no such request."
+		reply.Code, reply.Message = CodeNotFound, "Unknown request."
 	}
-	r.changed(now, timing)
+	r.intentChanged(now, timing)
 }
 
-// wholeSecond rounds up, because deadlines are shown in whole seconds and must
-// not be earlier than they were asked for.
+// wholeSecond rounds up. Deadlines are shown in whole seconds and must not be
+// earlier than requested.
 func wholeSecond(t time.Time) time.Time {
 	if second := t.Truncate(time.Second); second.Before(t) {
 		return second.Add(time.Second)

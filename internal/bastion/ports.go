@@ -67,42 +67,43 @@ type Store interface {
 	OrphanMarks
 }
 
-// Quota limits how many bastions may be open at once.
+// Quota limits how many bastions can be open at once.
 type Quota struct {
 	PerOwner int
 	Total    int
 }
 
-// Groups are the security groups of this stack's bastions. What is read may be
-// stale: something just made may be missing, something just changed may look as
-// it was. Nothing waits, but for its turn: any call may answer [ErrNoTime].
+// Groups manages the security groups of this stack's bastions. Reads can be stale:
+// a thing that was just created can be missing, and a thing that was just changed
+// can show its old state. Calls do not wait, except for their turn within the rate
+// limits; any call can return [ErrNoTime].
 type Groups interface {
 	// Create creates the bastion's group, or returns the one that exists: its name
 	// is derived from the bastion's ID. A new group can have a default egress rule.
-	// ErrNotFound: it exists but does not show yet.
+	// ErrNotFound: it exists, but a stale read does not show it yet.
 	Create(ctx context.Context, spec GroupSpec) (Group, error)
-	// Describe finds the bastion's group by its own id, or by the derived name
-	// when groupID is empty. ErrNotFound may be stale.
+	// Describe returns the group of that ID, or, if groupID is empty, the group of
+	// the name that is derived from the bastion's ID. ErrNotFound can be stale.
 	Describe(ctx context.Context, bastionID, groupID string) (Group, error)
-	// Authorize admits the source to the SSH port. A rule that is there already
-	// is fine.
+	// Authorize admits the source to the SSH port. If the rule exists, it does
+	// nothing.
 	Authorize(ctx context.Context, groupID string, source netip.Prefix) error
-	// Revoke removes one rule. A rule or group that is gone already is fine.
-	// Open connections are not cut.
+	// Revoke removes one rule. If the rule or the group is gone, it does nothing.
+	// Open connections stay open.
 	Revoke(ctx context.Context, groupID string, rule Rule) error
-	// Delete answers ErrInUse while an interface carries the group, and
-	// ErrNotFound for one that is gone already or does not show yet.
+	// Delete returns ErrInUse while a network interface has the group, and
+	// ErrNotFound if the group is gone or a stale read does not show it yet.
 	Delete(ctx context.Context, groupID string) error
-	// List lists all groups that carry this stack's tag.
+	// List lists all groups that have this stack's tag.
 	List(ctx context.Context) ([]Group, error)
 }
 
-// GroupSpec is what CreateSecurityGroup's parameters follow from.
+// GroupSpec holds everything that CreateSecurityGroup's parameters depend on.
 type GroupSpec struct {
 	BastionID string
 }
 
-// Group is a security group made for a bastion.
+// Group is the security group of one bastion.
 type Group struct {
 	ID        string
 	BastionID string
@@ -114,38 +115,38 @@ type Group struct {
 type Rule struct {
 	ID     string
 	Egress bool
-	// Source is the one address prefix that an ingress rule admits to the SSH
-	// port; zero for a rule of any other kind.
+	// Source is the prefix that an ingress rule admits to the SSH port. It is zero
+	// for every other kind of rule.
 	Source netip.Prefix
 }
 
-// RunTaskReplayWindow is for how long after its creation an attempt's RunTask can
+// RunTaskReplayWindow is how long after the attempt's CreatedAt its RunTask can
 // be sent again. ECS remembers a clientToken for an hour after the task's end; a
 // RunTask that is sent later would start a second task.
 const RunTaskReplayWindow = 55 * time.Minute
 
-// Tasks are the Fargate tasks of this stack's bastions. What is read may be
-// stale, as with Groups. Nothing waits, but for its turn; see [ErrNoTime].
+// Tasks manages the Fargate tasks of this stack's bastions. Reads can be stale, and
+// any call can return [ErrNoTime]; see [Groups].
 type Tasks interface {
-	// Run starts the task of an attempt. Everything that is sent follows from the
-	// spec, so that a repeat within RunTaskReplayWindow returns the same task,
-	// whatever its state is by then. *RefusedError: there is no task, and this
-	// attempt never will have one. ErrNotFound: the group does not show yet.
+	// Run starts the task of an attempt. All parameters follow from the spec, so
+	// that a repeat within RunTaskReplayWindow returns the same task, whatever its
+	// state is by then. *RefusedError: there is no task, and this attempt never
+	// will have one. ErrNotFound: a stale read does not show the group yet.
 	Run(ctx context.Context, spec TaskSpec) (Task, error)
-	// Describe answers the bastion's tasks: those found by startedBy, running or
-	// stopped within the hour, and those of the known ids.
+	// Describe returns the bastion's tasks: those that startedBy finds, running or
+	// stopped within the last hour, and those of the known IDs.
 	Describe(ctx context.Context, bastionID string, known ...string) ([]Task, error)
-	// Fetch answers one task by its id, running or stopped within the hour. It is
-	// one call where Describe is several. ErrNotFound may be stale.
+	// Fetch returns one task by its ID, running or stopped within the last hour.
+	// It takes one call where Describe takes several. ErrNotFound can be stale.
 	Fetch(ctx context.Context, taskID string) (Task, error)
-	// Stop asks a task to end: SIGTERM, and later SIGKILL. A task that is
-	// stopped or gone already is fine.
+	// Stop asks a task to end: SIGTERM, and later SIGKILL. If the task has stopped
+	// or is gone, it does nothing.
 	Stop(ctx context.Context, taskID, reason string) error
-	// List lists all tasks of this stack that are not stopped.
+	// List lists all tasks of this stack that have not stopped.
 	List(ctx context.Context) ([]Task, error)
 }
 
-// TaskSpec is what RunTask's parameters follow from.
+// TaskSpec holds everything that RunTask's parameters depend on.
 type TaskSpec struct {
 	BastionID        string
 	Attempt          int
@@ -155,25 +156,25 @@ type TaskSpec struct {
 	AttemptCreatedAt time.Time
 }
 
-// Task is what ECS says of one task.
+// Task is one task as ECS describes it.
 type Task struct {
 	ID        string
 	BastionID string
 	Attempt   int
 	Status    TaskStatus
-	Endpoints []netip.AddrPort // known once the network is attached; at most one per family
+	Endpoints []netip.AddrPort // known once the network is attached; at most one for each family
 	CreatedAt time.Time
 
 	// Of a stopped task:
-	StopCode   string // as ECS has it: TaskFailedToStart, EssentialContainerExited, …
-	StopReason string // ECS's own words
-	ExitCode   *int   // of the container, if it ever ran
+	StopCode   string // ECS's stopCode, such as TaskFailedToStart or EssentialContainerExited
+	StopReason string // ECS's stoppedReason
+	ExitCode   *int   // of the container; nil if it never ran
 }
 
 // TaskStatus is a task's lastStatus.
 type TaskStatus string
 
-// The life of a task, in order.
+// The statuses, in the order in which a task has them.
 const (
 	TaskProvisioning   TaskStatus = "PROVISIONING"
 	TaskPending        TaskStatus = "PENDING"
@@ -185,40 +186,40 @@ const (
 	TaskStopped        TaskStatus = "STOPPED"
 )
 
-// Leases is the control plane's side of the table of leases: one item for each
-// task. Reads are strongly consistent.
+// Leases is the control plane's side of the table of leases, which has one item for
+// each task. Reads are strongly consistent.
 type Leases interface {
-	// Fetch answers ErrNotFound for a task that was never leased anything.
+	// Fetch returns ErrNotFound for a task that never had a lease.
 	Fetch(ctx context.Context, taskID string) (LeaseItem, error)
-	// Write writes the lease if the item has none or an older generation. It
-	// answers ErrConflict if the item has this generation or a newer one, if it
-	// is a tombstone, or if an open lease meets a task that is ending.
+	// Write writes the lease if the item has none or an older generation.
+	// ErrConflict: the item has this generation or a newer one, the item is a
+	// tombstone, or the lease is open and the task has reported its ending.
 	Write(ctx context.Context, taskID string, lease Lease) error
-	// End puts a tombstone in the item's place, whether or not there is one. The
-	// table's TTL takes it away after the time given.
+	// End replaces the item, if there is one, by a tombstone. The table's TTL
+	// deletes the tombstone after the given time.
 	End(ctx context.Context, taskID, bastionID string, until time.Time) error
 	// List lists all items that are not tombstones.
 	List(ctx context.Context) ([]LeaseItem, error)
 }
 
-// Notices reaches owners who want to be told what becomes of their bastions.
+// Notifier sends notices to the owners of bastions.
 type Notifier interface {
-	// Tell hands a notice of the record over to whoever brings it to the owner, and
-	// does not wait for that. After an error it may have been handed over all the
-	// same. A notice may be told more than once, and after a later one: of two, the
-	// one with the lower rec.Version is the older. Two of one version are the same.
+	// Notify accepts a notice for delivery and does not wait for the delivery.
+	// After an error the notice may have been accepted. A notice can be delivered
+	// more than once, and after a later one: of two notices, the one with the
+	// lower rec.Version is the older. Two of the same version are equal.
 	Notify(ctx context.Context, rec Record, notice Notice) error
 }
 
-// TaskLease is a task's own side of its item in the table of leases. It reaches
-// no other item.
+// TaskLease is a task's side of its own item in the table of leases. It has no
+// access to other items.
 type TaskLease interface {
-	// Read answers the lease, strongly consistent. ErrNotFound: there is none
-	// yet, or it has ended.
+	// Read returns the lease; the read is strongly consistent. ErrNotFound: there
+	// is none yet, or it has ended.
 	Read(ctx context.Context) (Lease, error)
 	// Report replaces the report. ErrNotFound: the item is gone or a tombstone,
-	// and nothing was written. When the report carries an Ending that the stored
-	// one does not have, it is written on condition that the lease's generation
-	// is still Ending.Generation, else ErrConflict.
+	// and nothing was written. If the report has an Ending that the stored report
+	// does not have, it is written only if the lease's generation is still
+	// Ending.Generation; otherwise ErrConflict.
 	Report(ctx context.Context, report Report) error
 }

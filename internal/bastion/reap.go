@@ -9,29 +9,29 @@ import (
 	"time"
 )
 
-// reapBatch is how many due records are asked for at once, reapers how many are
-// converged at the same time: enough to keep to the rates that the cloud allows,
-// and so few that none waits for its turn longer than a call may take.
+// reapBatch is how many due records one query returns. reapWorkers is how many of
+// them are converged concurrently: enough to use the cloud's rate limits, and few
+// enough that no call waits too long for its turn.
 const (
-	reapBatch = 200
-	reapers   = 8
+	reapBatch   = 200
+	reapWorkers = 8
 )
 
-// lastStart is how much time must be left for one more to be begun: about what a
-// converge takes that has to wait for its turn at every call. One that takes
-// longer leaves its record due.
+// lastStart is how much time must be left to begin with one more record: about as
+// long as a converge takes that waits for its turn at every call. A converge that
+// takes longer leaves its record due.
 const lastStart = 10 * time.Second
 
-// Reap converges every record that was due when it began, the most overdue first
-// and each of them once, and answers how many it took up. One that fails stays
-// due and hinders no other; the errors are joined. When the deadline of ctx
-// leaves no time for more, the rest stays due, which is no error.
+// Reap converges every record that was due when Reap began, the most overdue first
+// and each of them once, and returns how many it began with. A record that fails
+// stays due and does not affect the others; the errors are joined. If the deadline
+// of ctx leaves no time for more, the rest stays due, which is not an error.
 func (s *Service) Reap(ctx context.Context) (int, error) {
 	began := s.now()
 	taken := map[string]bool{}
 	var failed error
 	for {
-		limit := reapBatch + len(taken) // those that stayed due come again
+		limit := reapBatch + len(taken) // records that stayed due are returned again
 		ids, err := s.DueList.Due(ctx, began, limit)
 		if err != nil {
 			return len(taken), errors.Join(failed, fmt.Errorf("list due records: %w", err))
@@ -45,10 +45,10 @@ func (s *Service) Reap(ctx context.Context) (int, error) {
 	}
 }
 
-// reapAll converges the records, and notes those that it took up.
+// reapAll converges the records and adds those that it began with to taken.
 func (s *Service) reapAll(ctx context.Context, ids []string, taken map[string]bool) error {
 	var wg sync.WaitGroup
-	slots := make(chan struct{}, reapers)
+	slots := make(chan struct{}, reapWorkers)
 	errs := make([]error, len(ids))
 	for i, id := range ids {
 		slots <- struct{}{}
@@ -59,32 +59,32 @@ func (s *Service) reapAll(ctx context.Context, ids []string, taken map[string]bo
 		wg.Go(func() {
 			defer func() { <-slots }()
 			_, errs[i] = s.Converge(ctx, id, ReaperSteps)
-			if errs[i] != nil && ctx.Err() != nil { // its end came first
+			if errs[i] != nil && ctx.Err() != nil { // the run's own deadline passed
 				errs[i] = ErrNoTime
 			}
 		})
 	}
 	wg.Wait()
 	failed := slices.DeleteFunc(slices.Clone(errs), func(err error) bool { return errors.Is(err, ErrNoTime) })
-	if late := len(errs) - len(failed); late > 0 {
-		s.Log.Info("no time left: they stay due", "bastions", late)
+	if postponed := len(errs) - len(failed); postponed > 0 {
+		s.Log.Info("no time left", "bastions", postponed)
 	}
 	return errors.Join(failed...)
 }
 
-// outOfTime reports whether it is too late to begin with one more.
+// outOfTime reports whether it is too late to begin with one more record.
 func outOfTime(ctx context.Context) bool {
 	deadline, limited := ctx.Deadline()
 	return ctx.Err() != nil || limited && time.Until(deadline) < lastStart
 }
 
-// Observe converges one bastion that something has happened to. One that there
-// is no record of is fine: the sweep finds what it left. When many things happen
-// at once and its turn does not come, the record becomes due, for the reaper.
+// Observe converges one bastion after an event. If there is no record of it, Observe
+// does nothing: the sweep finds what is left. If too many events come at once for
+// the rate limits, the record becomes due and the reaper converges it.
 func (s *Service) Observe(ctx context.Context, id string) error {
 	_, err := s.Converge(ctx, id, ObserverSteps)
 	if errors.Is(err, ErrNoTime) {
-		_, err = s.change(ctx, Caller{Admin: true}, id, func(next *Record) error {
+		_, err = s.update(ctx, Caller{Admin: true}, id, func(next *Record) error {
 			next.DueAt = s.dueNow(*next)
 			return nil
 		})

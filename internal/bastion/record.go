@@ -9,104 +9,116 @@ import (
 	"time"
 )
 
-// Record is all that is known of one bastion: what should be (Intent), what a
-// converge last saw of it (Group, Attempt), and when somebody must look again
-// (DueAt). All times are UTC.
+// Record is everything that is known about one bastion: what should be (Intent),
+// what the latest converge saw (Group, Attempt), and when to look again (DueAt).
+// All times are UTC.
+//
+// Records are stored as JSON documents. A field can be added; a name that is in
+// use never changes.
 type Record struct {
-	ID    string `json:"id"`    // 16 characters of lower-case base32
-	Owner string `json:"owner"` // prefixed: iam:…, jwt:…, slack:…, local:…
-	Name  string `json:"name"`  // unique among the owner's live bastions
+	ID    string `json:"id"`    // see ValidID
+	Owner string `json:"owner"` // see ValidOwner
+	Name  string `json:"name"`  // see ValidName; unique among the owner's open bastions
 
 	CreatedAt      time.Time `json:"created_at,omitzero"`
-	LatestDeadline time.Time `json:"latest_deadline,omitzero"` // no intent moves the deadline past it
+	LatestDeadline time.Time `json:"latest_deadline,omitzero"` // no extension goes beyond it
 
 	Intent Intent `json:"intent"`
-	// UnsettledUntil is when no function that read an older intent can still be
-	// running. Until a converge that began later has seen agreement, the record
-	// stays due. Zero when settled.
+	// UnsettledUntil is the time after which no function that read an older intent
+	// can still be running. The record stays due until a converge that began after
+	// that time finds nothing to do. Zero: settled.
 	UnsettledUntil time.Time `json:"unsettled_until,omitzero"`
 
-	// End says why the bastion was closed; zero while it is open.
+	// End says why the bastion was closed. It is zero while the bastion is open.
 	End End `json:"end,omitzero"`
 	// FinishedAt is when nothing of a closed bastion was left.
 	FinishedAt time.Time `json:"finished_at,omitzero"`
 
 	Group   GroupStatus `json:"group,omitzero"`
-	Attempt Attempt     `json:"attempt,omitzero"` // the latest; Number 0 before the first
-	// Failures counts the attempts in a row that ended without a bastion that
-	// stayed ready; NextAttemptAt is the backoff that follows from it.
+	Attempt Attempt     `json:"attempt,omitzero"` // the latest; Number is 0 before the first
+	// Failures counts the failed attempts since the bastion was last ready for a
+	// while. The next attempt does not begin before NextAttemptAt.
 	Failures      int       `json:"failures,omitempty"`
 	NextAttemptAt time.Time `json:"next_attempt_at,omitzero"`
 
-	Receipt Receipt `json:"receipt,omitzero"` // of all attempts that ended
+	Receipt Receipt `json:"receipt,omitzero"` // of all attempts that have ended
 
-	// Notify: the owner is told what becomes of the bastion.
+	// Notify: the owner receives a notice whenever something they can see changes.
 	Notify bool `json:"notify,omitempty"`
-	// Told is the notice that somebody last began to tell the owner, in the record's
-	// version ToldVersion. UntoldSince is since when nobody has been known to succeed
-	// in that; zero when the owner has been told.
+	// LastNotice is the notice that was sent last, LastNoticeVersion the record's
+	// version that it was sent for. NotifyPendingSince is the time of the first
+	// try since a notice was last sent with success; zero if none is pending.
 	LastNotice         Notice    `json:"last_notice,omitzero"`
 	LastNoticeVersion  int64     `json:"last_notice_version,omitempty"`
 	NotifyPendingSince time.Time `json:"notify_pending_since,omitzero"`
 
-	DueAt   time.Time `json:"due_at,omitzero"` // when it must next be looked at; zero for never
-	Version int64     `json:"version"`         // counts writes; the compare-and-swap token
+	DueAt   time.Time `json:"due_at,omitzero"` // when the reaper must look at it next; zero for never
+	Version int64     `json:"version"`         // counts the writes; the compare-and-swap token
 }
 
-// Intent is what the record says should be. Each change raises Generation.
+// Intent is what should be. Each change raises Generation.
 type Intent struct {
 	Generation   int64        `json:"generation"`
 	Open         bool         `json:"open"`
 	Source       netip.Prefix `json:"source,omitzero"` // a /32 or a /128
 	Keys         []Key        `json:"keys,omitempty"`
-	Deadline     time.Time    `json:"deadline,omitzero"`      // a whole second
-	Reason       string       `json:"reason,omitempty"`       // the owner's own words; may be empty
-	ConsoleReply ConsoleReply `json:"console_reply,omitzero"` // to the latest request of the current task's console
+	Deadline     time.Time    `json:"deadline,omitzero"` // a whole second
+	Reason       string       `json:"reason,omitempty"`  // see CleanReason
+	ConsoleReply ConsoleReply `json:"console_reply,omitzero"`
 
-	DeadlineSetAt time.Time `json:"deadline_set_at,omitzero"` // when somebody last asked for time
+	DeadlineSetAt time.Time `json:"deadline_set_at,omitzero"` // when the deadline last moved
 }
 
 // End says why and when a bastion was closed.
 type End struct {
 	Reason  EndReason `json:"reason"`
 	At      time.Time `json:"at,omitzero"`
-	Failure Failure   `json:"failure,omitzero"` // set when Reason is EndFailed
+	Failure Failure   `json:"failure,omitzero"` // set if Reason is EndFailed
 }
 
-// EndReason says why a bastion ended.
+// EndReason says why a bastion was closed.
 type EndReason string
 
 // The reasons.
 const (
 	EndClosed   EndReason = "closed"   // its owner, or an admin, closed it
-	EndConsole  EndReason = "console"  // somebody typed close in its console
-	EndDeadline EndReason = "deadline" // its time was up
-	EndIdle     EndReason = "idle"     // nobody used it
-	EndFailed   EndReason = "failed"   // it could not be started, or kept dying
-	EndTask     EndReason = "task"     // its task ended on purpose but left no reason
+	EndConsole  EndReason = "console"  // its console received the command close
+	EndDeadline EndReason = "deadline" // it reached its deadline
+	EndIdle     EndReason = "idle"     // no connection was open for the idle timeout
+	EndFailed   EndReason = "failed"   // every attempt failed
+	EndTask     EndReason = "task"     // its task exited with code 0 and no other reason
 )
 
-// Failure is a failed start as a person reads it: a stable code and a sentence
-// that says what to do.
+// String returns the reason, and the code of the failure if there is one.
+func (e End) String() string {
+	if e.Reason == EndFailed {
+		return fmt.Sprintf("%s (%s)", e.Reason, e.Failure.Code)
+	}
+	return string(e.Reason)
+}
+
+// Failure is a failed start in a form for people: a stable code, and a sentence
+// that says what happened and what to do next.
 type Failure struct {
 	Code    FailureCode `json:"code"`
 	Message string      `json:"message,omitempty"`
 }
 
-// FailureCode is the stable name of a reason that a start fails for.
+// FailureCode is the stable name of the cause of a failed start.
 type FailureCode string
 
-// GroupFacts is what a converge last saw of the bastion's security group.
+// GroupStatus is the state of the bastion's security group as the latest converge
+// saw it.
 type GroupStatus struct {
 	ID          string    `json:"id"`
-	FirstSeenAt time.Time `json:"first_seen_at,omitzero"` // when it was first seen
-	// Ingress is the source that the group admits; zero unless the group admits
-	// exactly one, and nothing out.
+	FirstSeenAt time.Time `json:"first_seen_at,omitzero"`
+	// Ingress is the source that the group admits. It is zero unless the group's
+	// only rule admits one source.
 	Ingress netip.Prefix `json:"ingress,omitzero"`
 }
 
-// Attempt is one try at a task. Everything up to AnnouncedAt is in the record
-// before RunTask is called; the rest is what was seen since.
+// Attempt is one try to run a task. The fields up to CreatedAt are in the record
+// before RunTask is called; the others are what was observed since.
 type Attempt struct {
 	Number         int       `json:"number"`
 	GroupID        string    `json:"group_id,omitempty"`
@@ -117,18 +129,18 @@ type Attempt struct {
 	TaskID     string           `json:"task_id,omitempty"`
 	TaskSeenAt time.Time        `json:"task_seen_at,omitzero"` // when the task was first seen
 	Status     TaskStatus       `json:"status,omitempty"`
-	Endpoints  []netip.AddrPort `json:"endpoints,omitempty"` // where the task can be reached: at most one per family
+	Endpoints  []netip.AddrPort `json:"endpoints,omitempty"` // the task's addresses, at most one for each family
 	HostKey    Key              `json:"host_key,omitempty"`
-	Generation int64            `json:"generation,omitempty"` // the generation that the task reports to be in force
-	ReadyAt    time.Time        `json:"ready_at,omitzero"`    // when ingress and report first matched the intent
-	EndedAt    time.Time        `json:"ended_at,omitzero"`    // zero while its end is not known
-	Failure    Failure          `json:"failure,omitzero"`     // why it ended, unless on purpose
+	Generation int64            `json:"generation,omitempty"` // of the lease that the task reports to be in force
+	ReadyAt    time.Time        `json:"ready_at,omitzero"`    // when group and report first matched the intent
+	EndedAt    time.Time        `json:"ended_at,omitzero"`    // zero until the end is known
+	Failure    Failure          `json:"failure,omitzero"`     // why it ended, unless it ended on purpose
 }
 
-// running reports whether the attempt was announced and has no known end.
-func (a Attempt) running() bool { return a.Number > 0 && a.EndedAt.IsZero() }
+// active reports whether the attempt has begun and is not known to have ended.
+func (a Attempt) active() bool { return a.Number > 0 && a.EndedAt.IsZero() }
 
-// State is what a person sees of a bastion.
+// State is the state of a bastion as people see it.
 type State string
 
 // The states.
@@ -149,34 +161,35 @@ func (r Record) State() State {
 		return Closed
 	case !r.Intent.Open:
 		return Closing
-	case r.agrees():
+	case r.matchesIntent():
 		return Ready
 	}
 	return Starting
 }
 
-// agrees reports whether ingress and the task's report match the intent.
-func (r Record) agrees() bool {
+// matchesIntent reports whether an open bastion's group admits the source and its
+// task reports the intent's generation to be in force.
+func (r Record) matchesIntent() bool {
 	a := r.Attempt
-	return r.Intent.Open && a.running() && r.Endpoint().IsValid() && a.HostKey != "" &&
+	return r.Intent.Open && a.active() && r.Endpoint().IsValid() && a.HostKey != "" &&
 		r.Group.Ingress == r.Intent.Source && a.Generation == r.Intent.Generation
 }
 
-// Stage says what a starting bastion waits for: "security group", "capacity",
-// "image", "network" or "host key"; of one that was ready before, "address" or
+// Stage returns what a starting bastion waits for: "security group", "capacity",
+// "image", "network" or "host key", or, after it was ready before, "address" or
 // "lease". It is empty in every other state.
 func (r Record) Stage() string {
 	a := r.Attempt
 	switch {
 	case r.State() != Starting:
 		return ""
-	case a.running() && !a.ReadyAt.IsZero() && r.Group.Ingress != r.Intent.Source:
+	case a.active() && !a.ReadyAt.IsZero() && r.Group.Ingress != r.Intent.Source:
 		return "address"
-	case a.running() && !a.ReadyAt.IsZero():
+	case a.active() && !a.ReadyAt.IsZero():
 		return "lease"
 	case !r.Group.Ingress.IsValid():
 		return "security group"
-	case !a.running() || a.TaskID == "" || a.Status == "" || a.Status == TaskProvisioning:
+	case !a.active() || a.TaskID == "" || a.Status == "" || a.Status == TaskProvisioning:
 		return "capacity"
 	case a.Status == TaskPending:
 		return "image"
@@ -186,23 +199,23 @@ func (r Record) Stage() string {
 	return "host key"
 }
 
-// Endpoint is where the owner connects to, in the family of the source. It is
-// zero until it is known.
+// Endpoint returns the address that the owner connects to, in the family of the
+// source. It is zero until the address is known.
 func (r Record) Endpoint() netip.AddrPort {
 	for _, e := range r.Attempt.Endpoints {
-		if e.Addr().Is4() == r.Intent.Source.Addr().Is4() && r.Attempt.running() {
+		if e.Addr().Is4() == r.Intent.Source.Addr().Is4() && r.Attempt.active() {
 			return e
 		}
 	}
 	return netip.AddrPort{}
 }
 
-// Key is a public key as authorized_keys has it: the type and the base64 of the
-// key, one space between them, no options, no comment.
+// Key is a public key in the form of authorized_keys: the type, one space, and
+// the key in base64, without options and comment.
 type Key string
 
-// Fingerprint is the key's SHA-256 fingerprint as OpenSSH prints it, or the
-// empty string if the key is not of the documented form.
+// Fingerprint returns the key's SHA-256 fingerprint as OpenSSH prints it. It is
+// empty if the key does not have the documented form.
 func (k Key) Fingerprint() string {
 	_, b64, _ := strings.Cut(string(k), " ")
 	blob, err := base64.StdEncoding.DecodeString(b64)
@@ -211,11 +224,4 @@ func (k Key) Fingerprint() string {
 	}
 	sum := sha256.Sum256(blob)
 	return "SHA256:" + base64.RawStdEncoding.EncodeToString(sum[:])
-}
-
-func (e End) String() string {
-	if e.Reason == EndFailed {
-		return fmt.Sprintf("%s (%s)", e.Reason, e.Failure.Code)
-	}
-	return string(e.Reason)
 }

@@ -19,32 +19,33 @@ type Service struct {
 	Groups  Groups
 	Tasks   Tasks
 	Leases  Leases
-	// Notifier can be nil: then no notices are sent.
+	// Notifier can be nil. Then no notices are sent.
 	Notifier Notifier
 
 	Now  func() time.Time
-	Rand io.Reader // ids come from here
+	Rand io.Reader // for IDs
 	Log  *slog.Logger
 }
 
-// Caller is who makes a request, as the authenticated transport tells it.
+// Caller is the caller of an operation, as the authenticated transport identifies
+// it.
 type Caller struct {
-	Owner   string     // prefixed; never taken from a request's body
-	Admin   bool       // sees and closes everybody's bastions
-	Address netip.Addr // where the request came from
+	Owner   string     // see ValidOwner; never taken from a request's body
+	Admin   bool       // may see and close the bastions of all owners
+	Address netip.Addr // the address that the request came from
 }
 
-// now is the present, in the form that records keep.
+// now returns the current time in the form that records keep.
 func (s *Service) now() time.Time { return s.Now().UTC().Round(0) }
 
-// maxTries bounds how often an operation begins anew because another writer was
-// first. Each time means that somebody else got something done.
+// maxTries limits how often an operation starts over because another writer was
+// first.
 const maxTries = 100
 
-var errBusy = Errorf(CodeBusy, "Too many requests change this bastion at once. Try again.")
+var errBusy = Errorf(CodeBusy, "Too many concurrent changes to this bastion. Try again.")
 
-// Get answers one bastion of the caller's (an admin: of anybody's) and waits at
-// most so long for it to be ready or over. It changes nothing.
+// Get returns a bastion that the caller may see. It waits until the bastion is
+// ready, closed or failed, but at most for the given time. It changes nothing.
 // *Error: CodeNotFound.
 func (s *Service) Get(ctx context.Context, caller Caller, id string, wait time.Duration) (Record, error) {
 	rec, err := s.fetch(ctx, caller, id)
@@ -54,8 +55,8 @@ func (s *Service) Get(ctx context.Context, caller Caller, id string, wait time.D
 	return s.await(ctx, rec, DescribeSteps, wait, readyOrOver), nil
 }
 
-// List answers the caller's bastions (an admin: everybody's) that are not
-// closed, oldest first, and waits as Get does for all of them.
+// List returns the caller's bastions, or for an admin those of all owners, that are
+// not finished, oldest first. It waits as Get does, for all of them.
 func (s *Service) List(ctx context.Context, caller Caller, wait time.Duration) ([]Record, error) {
 	var recs []Record
 	var err error
@@ -70,18 +71,24 @@ func (s *Service) List(ctx context.Context, caller Caller, wait time.Duration) (
 	return s.awaitAll(ctx, recs, DescribeSteps, wait, readyOrOver), nil
 }
 
-// Extend moves the deadline to at least ttl from now; it never moves earlier.
+// Extend moves the deadline to at least ttl from now. It never moves the deadline
+// to an earlier time. It waits as Get does.
 // *Error: CodeNotFound, CodeNotOpen, CodeTTLInvalid, CodeTTLBeyondCap.
 func (s *Service) Extend(ctx context.Context, caller Caller, id string, ttl, wait time.Duration) (Record, error) {
-	caller.Admin = false // admins see and close; more time is for the owner to ask for
-	rec, err := s.change(ctx, caller, id, func(next *Record) error {
+	caller.Admin = false // an admin can see and close a bastion, but only its owner can extend it
+	rec, err := s.update(ctx, caller, id, func(next *Record) error {
 		now := s.now()
-		if !next.Intent.Open || !now.Before(next.Intent.Deadline) {
-			return Errorf(CodeNotOpen, "The bastion %s is %s. Ask for a new one.", id, over(*next))
+		expired := !now.Before(next.Intent.Deadline)
+		if !next.Intent.Open || expired {
+			state := string(next.State())
+			if next.Intent.Open {
+				state = "expired"
+			}
+			return Errorf(CodeNotOpen, "The bastion %s is %s. Start a new one.", id, state)
 		}
 		changed, err := next.extend(ttl, now)
 		if changed {
-			next.changed(now, s.Config.Timing)
+			next.intentChanged(now, s.Config.Timing)
 		}
 		return err
 	})
@@ -91,28 +98,20 @@ func (s *Service) Extend(ctx context.Context, caller Caller, id string, ttl, wai
 	return s.await(ctx, rec, ExtendSteps, wait, readyOrOver), nil
 }
 
-// over is how a bastion that cannot be extended is described: its state, or
-// expired while the reaper has not come by.
-func over(rec Record) string {
-	if rec.Intent.Open {
-		return "expired"
-	}
-	return string(rec.State())
-}
-
-// Close changes the intent to closed, and waits at most so long until nothing
-// is left. Closing what is closed already changes nothing.
-// *Error: CodeNotFound.
+// Close changes the intent to closed. It waits until nothing of the bastion is
+// left, but at most for the given time. For a bastion that is closed already it
+// changes nothing. *Error: CodeNotFound.
 func (s *Service) Close(ctx context.Context, caller Caller, id string, wait time.Duration) (Record, error) {
-	rec, err := s.intendClosed(ctx, caller, id)
+	rec, err := s.closeIntent(ctx, caller, id)
 	if err != nil {
 		return Record{}, err
 	}
 	return s.await(ctx, rec, DestroySteps, wait, finished), nil
 }
 
-// CloseAll closes every bastion of the caller's own, and waits as Close does. It
-// answers all that were not finished when it was called.
+// CloseAll closes all of the caller's own bastions, and waits as Close does. It
+// returns all that were not finished when it was called. An error for one does not
+// keep it from closing the others.
 func (s *Service) CloseAll(ctx context.Context, caller Caller, wait time.Duration) ([]Record, error) {
 	recs, err := s.Records.ListByOwner(ctx, caller.Owner)
 	if err != nil {
@@ -120,9 +119,9 @@ func (s *Service) CloseAll(ctx context.Context, caller Caller, wait time.Duratio
 	}
 	var failed error
 	for i, rec := range recs {
-		closed, err := s.intendClosed(ctx, caller, rec.ID)
+		closed, err := s.closeIntent(ctx, caller, rec.ID)
 		if err != nil {
-			failed = errors.Join(failed, err) // and the others all the same
+			failed = errors.Join(failed, err)
 			continue
 		}
 		recs[i] = closed
@@ -130,25 +129,32 @@ func (s *Service) CloseAll(ctx context.Context, caller Caller, wait time.Duratio
 	return s.awaitAll(ctx, recs, DestroySteps, wait, finished), failed
 }
 
-func (s *Service) intendClosed(ctx context.Context, caller Caller, id string) (Record, error) {
-	return s.change(ctx, caller, id, func(next *Record) error {
+func (s *Service) closeIntent(ctx context.Context, caller Caller, id string) (Record, error) {
+	return s.update(ctx, caller, id, func(next *Record) error {
 		next.close(End{Reason: EndClosed, At: s.now()}, s.Config.Timing)
 		return nil
 	})
 }
 
-// fetch reads a bastion that the caller may see. Somebody else's is not found.
+// fetch returns a bastion that the caller may see. Another owner's bastion is not
+// found.
 func (s *Service) fetch(ctx context.Context, caller Caller, id string) (Record, error) {
 	rec, err := s.Records.Fetch(ctx, id)
 	if errors.Is(err, ErrNotFound) || err == nil && rec.Owner != caller.Owner && !caller.Admin {
-		return Record{}, Errorf(CodeNotFound, "There is no bastion %q of yours. GET /bastions lists those you have.", id)
+		return Record{}, NotFoundError(id)
 	}
 	return rec, err
 }
 
-// change applies an edit to a bastion of the caller's, however many others
-// write it at the same time.
-func (s *Service) change(ctx context.Context, caller Caller, id string, edit func(*Record) error) (Record, error) {
+// NotFoundError returns the error for a bastion that does not exist, or that is
+// another owner's.
+func NotFoundError(id string) *Error {
+	return Errorf(CodeNotFound, "You have no bastion %s. GET /bastions lists yours.", quoteShort(id))
+}
+
+// update applies an edit to a bastion that the caller may see. It starts over if
+// another writer was first.
+func (s *Service) update(ctx context.Context, caller Caller, id string, edit func(*Record) error) (Record, error) {
 	for range maxTries {
 		rec, err := s.fetch(ctx, caller, id)
 		if err != nil {
@@ -176,21 +182,21 @@ func readyOrOver(rec Record) bool {
 	return false
 }
 
-// await takes the steps that may allows and looks again and again until done,
-// or for at most so long. What goes wrong on the way is for the log: the intent
-// is written, and the reaper goes on from it.
-func (s *Service) await(ctx context.Context, rec Record, may Step, wait time.Duration, done func(Record) bool) Record {
-	if may == DescribeSteps && wait <= 0 {
-		return rec // it was only just read
+// await converges the bastion with the allowed steps, again and again, until done
+// reports true or the time is over, and returns the record as it last was. Errors
+// are only logged: the intent is written, and the reaper does what is left.
+func (s *Service) await(ctx context.Context, rec Record, allowed Step, wait time.Duration, done func(Record) bool) Record {
+	if allowed == DescribeSteps && wait <= 0 {
+		return rec // it was just read
 	}
 	until := s.now().Add(wait)
 	for {
-		latest, err := s.look(ctx, rec.ID, may)
+		latest, err := s.refresh(ctx, rec.ID, allowed)
 		switch {
 		case err != nil && ctx.Err() != nil:
 			return rec
 		case err != nil:
-			s.Log.Warn("converge", "bastion", rec.ID, "error", err)
+			s.Log.Warn("converge failed", "bastion", rec.ID, "error", err)
 		default:
 			rec = latest
 		}
@@ -201,28 +207,29 @@ func (s *Service) await(ctx context.Context, rec Record, may Step, wait time.Dur
 	}
 }
 
-func (s *Service) look(ctx context.Context, id string, may Step) (Record, error) {
-	if may == DescribeSteps {
+func (s *Service) refresh(ctx context.Context, id string, allowed Step) (Record, error) {
+	if allowed == DescribeSteps {
 		return s.Records.Fetch(ctx, id)
 	}
-	return s.Converge(ctx, id, may)
+	return s.Converge(ctx, id, allowed)
 }
 
-// awaitAll awaits several, all within the same time.
-func (s *Service) awaitAll(ctx context.Context, recs []Record, may Step, wait time.Duration, done func(Record) bool) []Record {
+// awaitAll awaits several bastions, all within the same time. It first converges
+// each of them once, so that none waits for another's end.
+func (s *Service) awaitAll(ctx context.Context, recs []Record, allowed Step, wait time.Duration, done func(Record) bool) []Record {
 	until := s.now().Add(wait)
-	for i, rec := range recs { // first a step for each, so that none waits for another's end
-		recs[i] = s.await(ctx, rec, may, 0, done)
+	for i, rec := range recs {
+		recs[i] = s.await(ctx, rec, allowed, 0, done)
 	}
 	for i, rec := range recs {
 		if left := until.Sub(s.now()); left > 0 && !done(rec) {
-			recs[i] = s.await(ctx, rec, may, left, done)
+			recs[i] = s.await(ctx, rec, allowed, left, done)
 		}
 	}
 	return recs
 }
 
-// sleep waits for d, or for the end of ctx, whose error it then answers.
+// sleep waits for d. If ctx ends first, it returns the error of ctx.
 func sleep(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()

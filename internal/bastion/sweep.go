@@ -7,33 +7,33 @@ import (
 	"time"
 )
 
-// Sweep looks for orphans: tasks, groups and leases of this stack that no live
-// record accounts for. What it sees for the first time it only marks; what has
-// been marked for SweepGrace and is an orphan still, it ends, tasks before
-// groups. So nothing that was just made is ended, whatever order the reads come
-// in. It answers how many orphans it saw.
+// Sweep looks for orphans: tasks, groups and leases of this stack that belong to
+// no live record. It marks an orphan when it first sees it. It ends an orphan that
+// has been marked for SweepGrace, tasks before groups. A thing that was just
+// created is therefore never ended, in whatever order the reads happen. Sweep
+// returns how many orphans it saw.
 func (s *Service) Sweep(ctx context.Context) (int, error) {
 	sw := sweep{Service: s, records: map[string]*Record{}, orphans: map[string]bool{}}
-	if err := sw.find(ctx); err != nil {
+	if err := sw.run(ctx); err != nil {
 		return 0, err
 	}
-	if err := sw.forget(ctx); err != nil {
+	if err := sw.unmark(ctx); err != nil {
 		sw.failed = errors.Join(sw.failed, err)
 	}
 	return len(sw.orphans), sw.failed
 }
 
-// sweep is one pass.
+// sweep is the state of one call of Sweep.
 type sweep struct {
 	*Service
-	records map[string]*Record // by bastion id; nil: there is none
-	orphans map[string]bool
+	records map[string]*Record // by the bastion's ID; nil: no record
+	orphans map[string]bool    // orphans, and things that could not be checked
 	failed  error
 }
 
-// find marks and ends the orphans. Listing comes before reading the records, so
-// that a record made meanwhile is seen.
-func (sw *sweep) find(ctx context.Context) error {
+// run marks and ends the orphans. It lists the things before it reads the records,
+// so that it sees the record of a thing that was created in between.
+func (sw *sweep) run(ctx context.Context) error {
 	tasks, err := sw.Tasks.List(ctx)
 	if err != nil {
 		return fmt.Errorf("list tasks: %w", err)
@@ -47,33 +47,33 @@ func (sw *sweep) find(ctx context.Context) error {
 		return fmt.Errorf("list leases: %w", err)
 	}
 	for _, task := range tasks {
-		sw.judge(ctx, "task "+task.ID, task.BastionID, func(rec Record) bool {
+		sw.check(ctx, "task "+task.ID, task.BastionID, func(rec Record) bool {
 			return rec.Attempt.Number == task.Attempt
-		}, func() error { return sw.Tasks.Stop(ctx, task.ID, "orphan: no bastion accounts for it") })
+		}, func() error { return sw.Tasks.Stop(ctx, task.ID, "orphan: the task belongs to no bastion") })
 	}
 	for _, item := range leases {
-		sw.judge(ctx, "lease "+item.TaskID, item.BastionID, func(rec Record) bool {
+		sw.check(ctx, "lease "+item.TaskID, item.BastionID, func(rec Record) bool {
 			return rec.Attempt.TaskID == item.TaskID || rec.Attempt.TaskID == ""
 		}, func() error {
 			return sw.Leases.End(ctx, item.TaskID, item.BastionID, sw.now().Add(sw.Config.Timing.TombstoneLife))
 		})
 	}
 	for _, group := range groups {
-		sw.judge(ctx, "group "+group.ID, group.BastionID, func(Record) bool { return true },
+		sw.check(ctx, "group "+group.ID, group.BastionID, func(Record) bool { return true },
 			func() error { return sw.endGroup(ctx, group) })
 	}
 	return nil
 }
 
-// judge marks a thing that no live record accounts for, and ends it when it has
-// been marked for long enough.
-func (sw *sweep) judge(ctx context.Context, thing, bastionID string, accounts func(Record) bool, end func() error) {
+// check marks a thing that belongs to no live record, and ends it if it has been
+// marked for long enough. belongs reports whether it is part of its live record.
+func (sw *sweep) check(ctx context.Context, thing, bastionID string, belongs func(Record) bool, end func() error) {
 	if outOfTime(ctx) {
-		sw.orphans[thing] = true // not known: its mark, if any, stays, and the next pass goes on
+		sw.orphans[thing] = true // not checked: its mark, if there is one, stays
 		return
 	}
 	rec, err := sw.record(ctx, bastionID)
-	if err == nil && (rec == nil || !rec.FinishedAt.IsZero() || !accounts(*rec)) {
+	if err == nil && (rec == nil || !rec.FinishedAt.IsZero() || !belongs(*rec)) {
 		sw.orphans[thing] = true
 		var since time.Time
 		if since, err = sw.Marks.Mark(ctx, thing, sw.now()); err == nil && sw.now().Sub(since) >= sw.Config.Timing.SweepGrace {
@@ -81,13 +81,14 @@ func (sw *sweep) judge(ctx context.Context, thing, bastionID string, accounts fu
 			err = end()
 		}
 	} else if err != nil {
-		sw.orphans[thing] = true // not known: its mark, if any, stays
+		sw.orphans[thing] = true // not checked: its mark, if there is one, stays
 	}
 	if err != nil && !errors.Is(err, ErrNoTime) {
 		sw.failed = errors.Join(sw.failed, fmt.Errorf("sweep %s: %w", thing, err))
 	}
 }
 
+// record returns the bastion's record, or nil if there is none.
 func (sw *sweep) record(ctx context.Context, id string) (*Record, error) {
 	if rec, known := sw.records[id]; known {
 		return rec, nil
@@ -104,7 +105,8 @@ func (sw *sweep) record(ctx context.Context, id string) (*Record, error) {
 	return found, nil
 }
 
-// endGroup closes the group at once, and deletes it once no interface carries it.
+// endGroup revokes the group's ingress, and deletes the group once no network
+// interface has it.
 func (sw *sweep) endGroup(ctx context.Context, group Group) error {
 	for _, rule := range group.Ingress {
 		if err := sw.Groups.Revoke(ctx, group.ID, rule); err != nil {
@@ -113,13 +115,13 @@ func (sw *sweep) endGroup(ctx context.Context, group Group) error {
 	}
 	err := sw.Groups.Delete(ctx, group.ID)
 	if errors.Is(err, ErrInUse) || errors.Is(err, ErrNotFound) {
-		return nil // the next pass looks again
+		return nil // the next sweep tries again
 	}
 	return err
 }
 
-// forget takes away the marks of what is no orphan any more.
-func (sw *sweep) forget(ctx context.Context) error {
+// unmark deletes the marks of things that are not orphans any more.
+func (sw *sweep) unmark(ctx context.Context) error {
 	marked, err := sw.Marks.Marks(ctx)
 	if err != nil {
 		return fmt.Errorf("list marks: %w", err)

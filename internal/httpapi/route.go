@@ -63,7 +63,7 @@ func pattern(path string) string {
 func (x *exchange) bastionID() (string, error) {
 	id := strings.TrimPrefix(x.URL.Path, collection+"/")
 	if !bastion.ValidID(id) {
-		return "", bastion.Errorf(bastion.CodeNotFound, "There is no bastion of this id. GET %s lists yours.", collection)
+		return "", bastion.NotFoundError(id)
 	}
 	return id, nil
 }
