@@ -1,13 +1,14 @@
-// Package awscloud is the ports of package bastion on AWS: records and leases in
-// DynamoDB, groups in EC2, tasks in ECS. It is the only package that calls the
-// AWS SDK, and no error of the SDK's own types leaves it.
+// Package awscloud implements the ports of package bastion on AWS: records and
+// leases in DynamoDB, groups in EC2, tasks in ECS. It is the only package of the
+// functions and of bastiond that calls the AWS SDK, and it returns no error of the
+// SDK's types.
 //
-// Nothing here waits for the cloud to catch up: what a call finds is answered,
-// and the domain looks again. Calls that are throttled, time out or meet a
-// conflict that will pass are repeated within the caller's context.
+// No method waits until AWS is consistent: it returns what a call finds, and the
+// domain reads again later. Calls that are throttled, time out or meet a temporary
+// conflict are retried until the caller's context ends.
 //
-// Each adapter names, as an interface, the calls that it makes. The functions'
-// and the task's permissions follow from those interfaces.
+// Each adapter declares an interface with the calls that it makes. The permissions
+// of the functions and of the task follow from these interfaces.
 package awscloud
 
 import (
@@ -25,15 +26,13 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ecs"
-
-	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// Tables says where a stack's records and leases are.
+// Tables names the tables of a stack.
 type Tables struct {
 	Records string
 	Leases  string
-	RoleID  string        // the unique id of the tasks' role; see [NewLeases]
+	RoleID  string        // the unique id of the task role; see [NewLeases]
 	History time.Duration // how long finished records stay; see [NewStore]
 }
 
@@ -44,25 +43,25 @@ type Ports struct {
 	Tasks  *Tasks
 	Leases *Leases
 
-	Functions *Functions // through which owners are told things
+	Functions *Functions // invokes the Slack function, which notifies owners
 }
 
-// Reach says how a process calls AWS.
+// Transport configures how a process calls AWS.
 type Transport struct {
 	Pacer *Pacer
-	HTTP  *http.Client // nil for the SDK's own; else all calls go through it
+	HTTP  *http.Client // nil for the clients of the SDK
 }
 
-// Connect makes the ports, with the credentials and the region of the
-// environment. It calls nobody.
-func Connect(ctx context.Context, stack Stack, tables Tables, reach Transport) (Ports, error) {
+// Connect returns the ports. They use the credentials and the region of the
+// environment. Connect itself makes no call.
+func Connect(ctx context.Context, stack Stack, tables Tables, transport Transport) (Ports, error) {
 	cfg, err := config.LoadDefaultConfig(ctx)
 	if err != nil {
 		return Ports{}, fmt.Errorf("read the AWS configuration: %w", opaque(err))
 	}
-	dynamo := NewDynamoDB(cfg, func(o *dynamodb.Options) { o.HTTPClient = reach.or(o.HTTPClient) })
-	ec2 := NewEC2(cfg, reach.Pacer, func(o *ec2.Options) { o.HTTPClient = reach.or(o.HTTPClient) })
-	ecs := NewECS(cfg, reach.Pacer, func(o *ecs.Options) { o.HTTPClient = reach.or(o.HTTPClient) })
+	dynamo := NewDynamoDB(cfg, func(o *dynamodb.Options) { o.HTTPClient = transport.or(o.HTTPClient) })
+	ec2 := NewEC2(cfg, transport.Pacer, func(o *ec2.Options) { o.HTTPClient = transport.or(o.HTTPClient) })
+	ecs := NewECS(cfg, transport.Pacer, func(o *ecs.Options) { o.HTTPClient = transport.or(o.HTTPClient) })
 	return Ports{
 		Store:  NewStore(dynamo, tables.Records, tables.History, rand.Reader),
 		Groups: NewGroups(ec2, stack),
@@ -73,22 +72,22 @@ func Connect(ctx context.Context, stack Stack, tables Tables, reach Transport) (
 	}, nil
 }
 
-func (r Transport) or(own aws.HTTPClient) aws.HTTPClient {
-	if r.HTTP != nil {
-		return r.HTTP
+func (t Transport) or(standard aws.HTTPClient) aws.HTTPClient {
+	if t.HTTP != nil {
+		return t.HTTP
 	}
-	return own
+	return standard
 }
 
-// SlackPorts are all that the Slack function may touch.
+// SlackPorts are all ports of the Slack function.
 type SlackPorts struct {
 	Items     *Items
 	Secrets   *Secrets
 	Functions *Functions
 }
 
-// ConnectSlack makes the ports of the Slack function: a table of [ItemsSchema], and
-// secrets of these names. It calls nobody.
+// ConnectSlack returns the ports of the Slack function: a table of [ItemsSchema]
+// and the secrets of these names. It makes no call.
 func ConnectSlack(ctx context.Context, table string, secrets ...string) (SlackPorts, error) {
 	cfg, err := config.LoadDefaultConfig(ctx)
 	if err != nil {
@@ -101,50 +100,54 @@ func ConnectSlack(ctx context.Context, table string, secrets ...string) (SlackPo
 	}, nil
 }
 
-var (
-	_ bastion.Store  = Ports{}.Store
-	_ bastion.Leases = Ports{}.Leases
-)
-
-// How patient a client of EC2 or ECS is. The caller's context ends all of it
-// sooner.
-const (
-	computeTimeout  = 10 * time.Second // of one try; RunTask may take seconds
-	computeTries    = 10
-	computeMaxPause = 2 * time.Second
-)
-
-// NewEC2 makes a client that repeats what was throttled or lost until the context
-// ends or it was in vain ten times, and keeps to the pacer's rates. Options are
-// applied last.
-func NewEC2(cfg aws.Config, pace *Pacer, options ...func(*ec2.Options)) *ec2.Client {
-	ours := func(o *ec2.Options) {
-		o.HTTPClient, o.Retryer, o.RetryMaxAttempts = newComputeHTTP(), newComputeRetryer(), 0
-		o.APIOptions = append(o.APIOptions, pace.addTo)
+// ConnectTaskLease returns a task's side of the lease table, with the credentials
+// and the region of the environment. It makes no call.
+func ConnectTaskLease(ctx context.Context, table, roleID, taskID string) (*TaskLease, error) {
+	cfg, err := config.LoadDefaultConfig(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read the AWS configuration: %w", opaque(err))
 	}
-	return ec2.NewFromConfig(cfg, append([]func(*ec2.Options){ours}, options...)...)
+	return NewTaskLease(NewDynamoDB(cfg), table, roleID, taskID), nil
 }
 
-// NewECS makes a client of ECS, patient as that of EC2. RunTask may be repeated
-// because it carries a clientToken.
-func NewECS(cfg aws.Config, pace *Pacer, options ...func(*ecs.Options)) *ecs.Client {
-	ours := func(o *ecs.Options) {
+// Limits of a client of EC2 or ECS. The caller's context can end a call earlier.
+const (
+	computeTimeout    = 10 * time.Second // of one attempt; RunTask can take seconds
+	computeAttempts   = 10
+	computeMaxBackoff = 2 * time.Second
+)
+
+// NewEC2 returns a client that retries throttled requests and lost responses up to
+// ten times or until the context ends, and keeps within the pacer's rates. The
+// options are applied last.
+func NewEC2(cfg aws.Config, pacer *Pacer, options ...func(*ec2.Options)) *ec2.Client {
+	defaults := func(o *ec2.Options) {
 		o.HTTPClient, o.Retryer, o.RetryMaxAttempts = newComputeHTTP(), newComputeRetryer(), 0
-		o.APIOptions = append(o.APIOptions, pace.addTo)
+		o.APIOptions = append(o.APIOptions, pacer.addTo)
 	}
-	return ecs.NewFromConfig(cfg, append([]func(*ecs.Options){ours}, options...)...)
+	return ec2.NewFromConfig(cfg, append([]func(*ec2.Options){defaults}, options...)...)
+}
+
+// NewECS returns a client of ECS that retries like that of EC2. A retry of RunTask
+// is safe because the request has a clientToken.
+func NewECS(cfg aws.Config, pacer *Pacer, options ...func(*ecs.Options)) *ecs.Client {
+	defaults := func(o *ecs.Options) {
+		o.HTTPClient, o.Retryer, o.RetryMaxAttempts = newComputeHTTP(), newComputeRetryer(), 0
+		o.APIOptions = append(o.APIOptions, pacer.addTo)
+	}
+	return ecs.NewFromConfig(cfg, append([]func(*ecs.Options){defaults}, options...)...)
 }
 
 func newComputeHTTP() *awshttp.BuildableClient {
 	return awshttp.NewBuildableClient().WithTimeout(computeTimeout)
 }
 
-// newComputeRetryer repeats, with pauses that grow. The SDK's adaptive mode is not
-// for us: it slows down all calls of a client when one of them is throttled, where
-// each has a bucket of its own, which the pacer knows. Nor is its budget of
-// repeats, which a hundred of them use up.
+// newComputeRetryer returns a retryer with growing pauses. It does not use the
+// SDK's adaptive mode, which slows down all calls of a client when one is
+// throttled: AWS has a bucket for each kind of call, and the pacer knows them. It
+// has no retry budget either, because a hundred retries would use it up.
 func newComputeRetryer() aws.RetryerV2 {
 	return retry.NewStandard(func(o *retry.StandardOptions) {
-		o.MaxAttempts, o.MaxBackoff, o.RateLimiter = computeTries, computeMaxPause, ratelimit.None
+		o.MaxAttempts, o.MaxBackoff, o.RateLimiter = computeAttempts, computeMaxBackoff, ratelimit.None
 	})
 }

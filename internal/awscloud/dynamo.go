@@ -55,7 +55,7 @@ func NewDynamoDB(cfg aws.Config, options ...func(*dynamodb.Options)) *dynamodb.C
 
 // skipChecksumOverHTTP turns off the check of X-Amz-Crc32 for an emulator, which
 // is reached without TLS. DynamoDB Local sends no such header with an error, and
-// the SDK then logs a warning for every condition that fails. AWS always sends it.
+// the SDK then logs a warning for every condition that fails. DynamoDB on AWS sends it.
 func skipChecksumOverHTTP(o *dynamodb.Options) {
 	o.DisableValidateResponseChecksum = strings.HasPrefix(aws.ToString(o.BaseEndpoint), "http://")
 }

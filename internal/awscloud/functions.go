@@ -17,93 +17,92 @@ import (
 )
 
 const (
-	// invokeTimeout bounds a call whose answer is waited for. Functions that answer
-	// such calls have 28 seconds.
+	// invokeTimeout limits a synchronous call. The functions that are called like
+	// that have 28 seconds.
 	invokeTimeout = 30 * time.Second
-	// handOverTimeout bounds a call that only leaves an event. Lambda takes one in
-	// tens of milliseconds, and a person may be waiting.
-	handOverTimeout = 2 * time.Second
+	// asyncTimeout limits an asynchronous call. Lambda accepts an event within tens
+	// of milliseconds, and a person may be waiting.
+	asyncTimeout = 2 * time.Second
 
-	lambdaTries    = 3
-	lambdaMaxPause = 500 * time.Millisecond
+	lambdaAttempts   = 3
+	lambdaMaxBackoff = 500 * time.Millisecond
 )
 
-// ErrOutcomeUnknown: nobody knows whether the function was called, or what came of
-// it.
-var ErrOutcomeUnknown = errors.New("what came of it is not known")
+// ErrOutcomeUnknown means that the function may or may not have run.
+var ErrOutcomeUnknown = errors.New("outcome unknown")
 
-// FunctionFailed is what is answered of a function that was called and ended
-// without an answer of its own. What it had done by then is done.
+// FunctionError is the error of a function that ran and failed. Effects that it had
+// before it failed remain.
 type FunctionError struct {
 	Type    string // the type of its error, for the log
 	Message string
 }
 
-func (e *FunctionError) Error() string { return "the function failed: " + e.Type + ": " + e.Message }
+func (e *FunctionError) Error() string { return "function failed: " + e.Type + ": " + e.Message }
 
 // LambdaAPI is what [Functions] calls.
 type LambdaAPI interface {
 	Invoke(context.Context, *lambda.InvokeInput, ...func(*lambda.Options)) (*lambda.InvokeOutput, error)
 }
 
-// NewLambda makes a client that repeats only what certainly was not begun:
-// calls that were throttled, or that found no connection. Options are applied last.
+// NewLambda returns a client that retries a call only if the function certainly did
+// not run: if the call was throttled or there was no connection. The options are
+// applied last.
 //
 // Each call has a connection of its own. A function is frozen between two events,
-// and what was left open dies meanwhile without a sign: the next call would be lost
-// on it, with an outcome that nobody knows.
+// and a connection that it left open can break meanwhile. The next call on it would
+// be lost, with an unknown outcome.
 func NewLambda(cfg aws.Config, options ...func(*lambda.Options)) *lambda.Client {
-	ours := func(o *lambda.Options) {
+	defaults := func(o *lambda.Options) {
 		o.HTTPClient = awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) { t.DisableKeepAlives = true })
-		o.RetryMaxAttempts = 0 // the retryer's own
+		o.RetryMaxAttempts = 0 // the retryer has its own limit
 		o.Retryer = retry.NewStandard(func(o *retry.StandardOptions) {
-			o.MaxAttempts, o.MaxBackoff = lambdaTries, lambdaMaxPause
-			o.Retryables = []retry.IsErrorRetryable{retry.IsErrorRetryableFunc(notBegun)}
+			o.MaxAttempts, o.MaxBackoff = lambdaAttempts, lambdaMaxBackoff
+			o.Retryables = []retry.IsErrorRetryable{retry.IsErrorRetryableFunc(didNotRun)}
 		})
 	}
-	return lambda.NewFromConfig(cfg, append([]func(*lambda.Options){ours}, options...)...)
+	return lambda.NewFromConfig(cfg, append([]func(*lambda.Options){defaults}, options...)...)
 }
 
-// notBegun says that a call is worth repeating, and that nothing can have come of
-// it.
-func notBegun(err error) aws.Ternary {
-	return aws.BoolTernary(statusOf(err) == http.StatusTooManyRequests || unreached(err))
+// didNotRun reports whether the function certainly did not run, so that the call can
+// be retried.
+func didNotRun(err error) aws.Ternary {
+	return aws.BoolTernary(statusOf(err) == http.StatusTooManyRequests || noConnection(err))
 }
 
-// statusOf is the status that Lambda answered; 0 if it did not.
+// statusOf returns the status of Lambda's response; 0 if there was no response.
 func statusOf(err error) int {
-	var answered *awshttp.ResponseError
-	if errors.As(err, &answered) {
-		return answered.HTTPStatusCode()
+	var response *awshttp.ResponseError
+	if errors.As(err, &response) {
+		return response.HTTPStatusCode()
 	}
 	return 0
 }
 
-// unreached reports whether there was no connection to send anything on.
-func unreached(err error) bool {
+// noConnection reports whether there was no connection to send the call on.
+func noConnection(err error) bool {
 	var failed *net.OpError
 	return errors.As(err, &failed) && failed.Op == "dial"
 }
 
-// outcome marks the errors after which nobody knows what came of a call. After all
-// others nothing did.
-func outcome(err error) error {
+// callError adds ErrOutcomeUnknown to errors after which the function may have run.
+func callError(err error) error {
 	status := statusOf(err)
-	if unreached(err) || status >= 400 && status < 500 {
+	if noConnection(err) || status >= 400 && status < 500 {
 		return opaque(err)
 	}
 	return fmt.Errorf("%w: %w", ErrOutcomeUnknown, opaque(err))
 }
 
-// Functions calls functions of Lambda's, by name or ARN, with or without an alias.
+// Functions calls Lambda functions by name or ARN, with or without an alias.
 type Functions struct{ api LambdaAPI }
 
-// NewFunctions makes one from a client.
+// NewFunctions returns the port on a client of Lambda.
 func NewFunctions(api LambdaAPI) *Functions { return &Functions{api} }
 
-// Invoke calls a function and waits for what it answers, for at most 30 seconds.
-// *FunctionFailed and ErrOutcomeUnknown tell what may have come of it; after any
-// other error the function was not called.
+// Invoke calls a function and returns its response, within 30 seconds. After a
+// *FunctionError the function ran and failed. After ErrOutcomeUnknown it may have
+// run. After any other error it did not run.
 func (f *Functions) Invoke(ctx context.Context, function string, payload []byte) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, invokeTimeout)
 	defer cancel()
@@ -111,37 +110,37 @@ func (f *Functions) Invoke(ctx context.Context, function string, payload []byte)
 		FunctionName: &function, InvocationType: types.InvocationTypeRequestResponse, Payload: payload,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("call function %s: %w", function, outcome(err))
+		return nil, fmt.Errorf("call function %s: %w", function, callError(err))
 	}
 	if out.FunctionError != nil {
-		return nil, fmt.Errorf("call function %s: %w", function, failureOf(out.Payload))
+		return nil, fmt.Errorf("call function %s: %w", function, functionError(out.Payload))
 	}
 	return out.Payload, nil
 }
 
-// failureOf reads what Lambda answers for a function that failed.
-func failureOf(payload []byte) *FunctionError {
-	var said struct {
+// functionError decodes Lambda's response for a function that failed.
+func functionError(payload []byte) *FunctionError {
+	var response struct {
 		Type    string `json:"errorType"`
 		Message string `json:"errorMessage"`
 	}
-	if err := json.Unmarshal(payload, &said); err != nil {
-		said.Type, said.Message = "unreadable", string(payload[:min(len(payload), 200)])
+	if err := json.Unmarshal(payload, &response); err != nil {
+		response.Type, response.Message = "unreadable", string(payload[:min(len(payload), 200)])
 	}
-	return &FunctionError{Type: said.Type, Message: said.Message}
+	return &FunctionError{Type: response.Type, Message: response.Message}
 }
 
-// InvokeAsync leaves an event for a function and does not wait for what becomes of it:
-// Lambda keeps it, and calls the function at least once. It takes two seconds at
-// most. ErrOutcomeUnknown: it may have been left; after any other error it was not.
+// InvokeAsync queues an event for a function, within two seconds. Lambda then calls
+// the function at least once. After ErrOutcomeUnknown the event may have been
+// queued. After any other error it was not.
 func (f *Functions) InvokeAsync(ctx context.Context, function string, payload []byte) error {
-	ctx, cancel := context.WithTimeout(ctx, handOverTimeout)
+	ctx, cancel := context.WithTimeout(ctx, asyncTimeout)
 	defer cancel()
 	_, err := f.api.Invoke(ctx, &lambda.InvokeInput{
 		FunctionName: &function, InvocationType: types.InvocationTypeEvent, Payload: payload,
 	})
 	if err != nil {
-		return fmt.Errorf("hand over to function %s: %w", function, outcome(err))
+		return fmt.Errorf("queue an event for function %s: %w", function, callError(err))
 	}
 	return nil
 }

@@ -99,7 +99,7 @@ func TestWhatBecomesOfACall(t *testing.T) {
 	}{
 		"answered":             {[]http.HandlerFunc{answers(200, `{"status":200}`)}, `{"status":200}`, 1, ""},
 		"throttled once":       {[]http.HandlerFunc{throttled, answers(200, `{}`)}, `{}`, 2, ""},
-		"throttled":            {[]http.HandlerFunc{throttled}, refused, lambdaTries, refused},
+		"throttled":            {[]http.HandlerFunc{throttled}, refused, lambdaAttempts, refused},
 		"gone":                 {[]http.HandlerFunc{refuses(404, "ResourceNotFoundException")}, refused, 1, refused},
 		"forbidden":            {[]http.HandlerFunc{refuses(403, "AccessDeniedException")}, refused, 1, refused},
 		"Lambda's own trouble": {[]http.HandlerFunc{refuses(500, "ServiceException")}, unknown, 1, unknown},
@@ -183,7 +183,7 @@ func TestEveryCallIsBounded(t *testing.T) {
 		t.Error(err)
 	}
 	must(t, f.InvokeAsync(context.Background(), testFunction, nil))
-	for i, most := range []time.Duration{invokeTimeout, handOverTimeout} {
+	for i, most := range []time.Duration{invokeTimeout, asyncTimeout} {
 		if left := d.left[i]; left <= 0 || left > most {
 			t.Errorf("call %d has %s, want at most %s", i, left, most)
 		}

@@ -15,7 +15,7 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// EC2Groups is what Groups calls of EC2.
+// EC2Groups is what [Groups] calls.
 type EC2Groups interface {
 	CreateSecurityGroup(context.Context, *ec2.CreateSecurityGroupInput, ...func(*ec2.Options)) (*ec2.CreateSecurityGroupOutput, error)
 	DescribeSecurityGroups(context.Context, *ec2.DescribeSecurityGroupsInput, ...func(*ec2.Options)) (*ec2.DescribeSecurityGroupsOutput, error)
@@ -26,26 +26,28 @@ type EC2Groups interface {
 	DeleteSecurityGroup(context.Context, *ec2.DeleteSecurityGroupInput, ...func(*ec2.Options)) (*ec2.DeleteSecurityGroupOutput, error)
 }
 
-// Groups is bastion.Groups on EC2.
+// Groups is a [bastion.Groups] on EC2.
 type Groups struct {
 	ec2   EC2Groups
 	stack Stack
 }
 
-// NewGroups makes the port. The stack must be valid.
+var _ bastion.Groups = (*Groups)(nil)
+
+// NewGroups returns the port.
 func NewGroups(ec2 EC2Groups, stack Stack) *Groups { return &Groups{ec2: ec2, stack: stack} }
 
-// Create makes the bastion's group or answers the one of its name; see
-// bastion.Groups. CreateSecurityGroup takes no client token, so that the name,
-// unique in the VPC, is what keeps a repeat from making a second one. A new
-// group's egress rule is not in the answer: its id is for Describe to find.
+// Create creates the bastion's group, or returns the existing one of its name.
+// CreateSecurityGroup has no client token. The name, which is unique in the VPC,
+// prevents a second group when the call is repeated. The result is without the
+// egress rule of a new group, because only Describe finds the rule's id.
 func (g *Groups) Create(ctx context.Context, spec bastion.GroupSpec) (bastion.Group, error) {
 	out, err := g.ec2.CreateSecurityGroup(ctx, g.stack.createGroupInput(spec))
 	if hasCode(err, "InvalidGroup.Duplicate") {
 		return g.Describe(ctx, spec.BastionID, "")
 	}
 	if err != nil {
-		return bastion.Group{}, fmt.Errorf("CreateSecurityGroup for %s: %w", spec.BastionID, opaque(err))
+		return bastion.Group{}, fmt.Errorf("create the security group of %s: %w", spec.BastionID, opaque(err))
 	}
 	return bastion.Group{ID: aws.ToString(out.GroupId), BastionID: spec.BastionID}, nil
 }
@@ -65,11 +67,12 @@ func (s Stack) createGroupInput(spec bastion.GroupSpec) *ec2.CreateSecurityGroup
 	}
 }
 
-// Authorize admits the source to the SSH port; see bastion.Groups. It takes one
-// address only, so that no mistake above it can open a port to a whole network.
+// Authorize adds a rule that allows the source to connect to the SSH port. It
+// accepts single addresses only, so that no fault of a caller can open the port to a
+// whole network.
 func (g *Groups) Authorize(ctx context.Context, groupID string, source netip.Prefix) error {
 	if !source.IsSingleIP() || source.Addr().Is4In6() || source.Addr().Zone() != "" {
-		return fmt.Errorf("authorize ingress of %s: the source %s is not one address", groupID, source)
+		return fmt.Errorf("authorize ingress to %s: source %s is not a single address", groupID, source)
 	}
 	_, err := g.ec2.AuthorizeSecurityGroupIngress(ctx, &ec2.AuthorizeSecurityGroupIngressInput{
 		GroupId:       aws.String(groupID),
@@ -79,9 +82,9 @@ func (g *Groups) Authorize(ctx context.Context, groupID string, source netip.Pre
 	case hasCode(err, "InvalidPermission.Duplicate"):
 		return nil
 	case hasCode(err, "InvalidGroup.NotFound"):
-		return fmt.Errorf("AuthorizeSecurityGroupIngress of %s: %w", groupID, bastion.ErrNotFound)
+		return fmt.Errorf("authorize ingress to %s: %w", groupID, bastion.ErrNotFound)
 	case err != nil:
-		return fmt.Errorf("AuthorizeSecurityGroupIngress of %s: %w", groupID, opaque(err))
+		return fmt.Errorf("authorize ingress to %s: %w", groupID, opaque(err))
 	}
 	return nil
 }
@@ -100,11 +103,11 @@ func (s Stack) permission(source netip.Prefix) types.IpPermission {
 	return p
 }
 
-// Revoke removes one rule by its id; see bastion.Groups. By id alone: a revoke
-// by content errs and revokes nothing when part of the content is gone.
+// Revoke removes one rule by its id. A call that names the rule's content instead
+// fails and revokes nothing if a part of that content is gone.
 func (g *Groups) Revoke(ctx context.Context, groupID string, rule bastion.Rule) error {
 	if rule.ID == "" {
-		return fmt.Errorf("revoke a rule of %s: the rule has no id", groupID)
+		return fmt.Errorf("revoke a rule of %s: rule has no id", groupID)
 	}
 	var err error
 	if rule.Egress {
@@ -120,21 +123,21 @@ func (g *Groups) Revoke(ctx context.Context, groupID string, rule bastion.Rule) 
 	return fmt.Errorf("revoke rule %s of %s: %w", rule.ID, groupID, opaque(err))
 }
 
-// Delete deletes the group; see bastion.Groups.
+// Delete deletes the group.
 func (g *Groups) Delete(ctx context.Context, groupID string) error {
 	_, err := g.ec2.DeleteSecurityGroup(ctx, &ec2.DeleteSecurityGroupInput{GroupId: aws.String(groupID)})
 	switch {
 	case hasCode(err, "DependencyViolation", "InvalidGroup.InUse"):
-		return fmt.Errorf("DeleteSecurityGroup %s: %w", groupID, bastion.ErrInUse)
+		return fmt.Errorf("delete security group %s: %w", groupID, bastion.ErrInUse)
 	case hasCode(err, "InvalidGroup.NotFound"):
-		return fmt.Errorf("DeleteSecurityGroup %s: %w", groupID, bastion.ErrNotFound)
+		return fmt.Errorf("delete security group %s: %w", groupID, bastion.ErrNotFound)
 	case err != nil:
-		return fmt.Errorf("DeleteSecurityGroup %s: %w", groupID, opaque(err))
+		return fmt.Errorf("delete security group %s: %w", groupID, opaque(err))
 	}
 	return nil
 }
 
-// hasCode reports whether AWS answered with one of these error codes.
+// hasCode reports whether an error of AWS has one of these codes.
 func hasCode(err error, codes ...string) bool {
 	var api smithy.APIError
 	if !errors.As(err, &api) {
@@ -148,56 +151,56 @@ func hasCode(err error, codes ...string) bool {
 	return false
 }
 
-// perPage is how much EC2 is asked for at a time, which is the most it gives.
-// Calls with a page size or a filter come out of the larger of its two buckets.
+// perPage is the largest page of EC2. A call with a page size or a filter counts
+// against the larger of EC2's two buckets.
 const perPage = 1000
 
-// Describe finds the bastion's group by id, or by the derived name; see
-// bastion.Groups. It is a search with a filter, which answers nothing where a
-// look-up by id would err.
+// Describe returns the bastion's group by its id, or by its name if groupID is
+// empty. It uses a filter in both cases: for an unknown id, the result of a filter
+// is empty, while a lookup by id is an error.
 func (g *Groups) Describe(ctx context.Context, bastionID, groupID string) (bastion.Group, error) {
-	by := filter("group-name", GroupName(bastionID))
+	match := filter("group-name", GroupName(bastionID))
 	if groupID != "" {
-		by = filter("group-id", groupID)
+		match = filter("group-id", groupID)
 	}
-	groups, err := g.find(ctx, by, filter("vpc-id", g.stack.VPC), g.ours())
+	groups, err := g.find(ctx, match, filter("vpc-id", g.stack.VPC), g.ofStack())
 	if err != nil {
-		return bastion.Group{}, fmt.Errorf("the security group %q of %s: %w", groupID, bastionID, err)
+		return bastion.Group{}, fmt.Errorf("describe the security group %q of %s: %w", groupID, bastionID, err)
 	}
 	if len(groups) == 0 {
-		return bastion.Group{}, fmt.Errorf("the security group %q of %s: %w", groupID, bastionID, bastion.ErrNotFound)
+		return bastion.Group{}, fmt.Errorf("describe the security group %q of %s: %w", groupID, bastionID, bastion.ErrNotFound)
 	}
 	return groups[0], nil
 }
 
-// List lists all groups that carry this stack's tag; see bastion.Groups.
-func (g *Groups) List(ctx context.Context) ([]bastion.Group, error) { return g.find(ctx, g.ours()) }
+// List lists all groups with the stack's tag.
+func (g *Groups) List(ctx context.Context) ([]bastion.Group, error) { return g.find(ctx, g.ofStack()) }
 
-// ours finds what carries this stack's tag: nothing else may be touched.
-func (g *Groups) ours() types.Filter { return filter("tag:"+TagStack, g.stack.ID) }
+// ofStack matches groups with the stack's tag. No other group is read or changed.
+func (g *Groups) ofStack() types.Filter { return filter("tag:"+TagStack, g.stack.ID) }
 
-// find searches groups, and then the rules of those that have any: the groups do
-// not tell their rules' ids.
-func (g *Groups) find(ctx context.Context, by ...types.Filter) ([]bastion.Group, error) {
+// find describes groups, then the rules of the groups that have any: the
+// description of a group does not include the ids of its rules.
+func (g *Groups) find(ctx context.Context, filters ...types.Filter) ([]bastion.Group, error) {
 	var groups []bastion.Group
-	var ruled []string
-	in := &ec2.DescribeSecurityGroupsInput{Filters: by, MaxResults: aws.Int32(perPage)}
+	var withRules []string
+	in := &ec2.DescribeSecurityGroupsInput{Filters: filters, MaxResults: aws.Int32(perPage)}
 	for {
 		out, err := g.ec2.DescribeSecurityGroups(ctx, in)
 		if err != nil {
-			return nil, fmt.Errorf("DescribeSecurityGroups: %w", opaque(err))
+			return nil, fmt.Errorf("describe security groups: %w", opaque(err))
 		}
 		for _, found := range out.SecurityGroups {
 			groups = append(groups, groupOf(found))
 			if len(found.IpPermissions)+len(found.IpPermissionsEgress) > 0 {
-				ruled = append(ruled, aws.ToString(found.GroupId))
+				withRules = append(withRules, aws.ToString(found.GroupId))
 			}
 		}
 		if in.NextToken = out.NextToken; aws.ToString(out.NextToken) == "" {
 			break
 		}
 	}
-	for batch := range slices.Chunk(ruled, valuesPerFilter) {
+	for batch := range slices.Chunk(withRules, valuesPerFilter) {
 		if err := g.addRules(ctx, groups, batch); err != nil {
 			return nil, err
 		}
@@ -215,7 +218,7 @@ func groupOf(found types.SecurityGroup) bastion.Group {
 	return group
 }
 
-// addRules looks up the rules of these groups and adds them.
+// addRules reads the rules of the groups with these ids and adds them to the groups.
 func (g *Groups) addRules(ctx context.Context, groups []bastion.Group, ids []string) error {
 	index := map[string]*bastion.Group{}
 	for i := range groups {
@@ -228,7 +231,7 @@ func (g *Groups) addRules(ctx context.Context, groups []bastion.Group, ids []str
 	for {
 		out, err := g.ec2.DescribeSecurityGroupRules(ctx, in)
 		if err != nil {
-			return fmt.Errorf("DescribeSecurityGroupRules: %w", opaque(err))
+			return fmt.Errorf("describe security group rules: %w", opaque(err))
 		}
 		for _, found := range out.SecurityGroupRules {
 			group := index[aws.ToString(found.GroupId)]
@@ -246,8 +249,8 @@ func (g *Groups) addRules(ctx context.Context, groups []bastion.Group, ids []str
 	}
 }
 
-// rule translates a rule. Only one that admits a prefix to the SSH port, and
-// nothing besides, has a Source: any other is a stranger's, to be revoked.
+// rule converts a rule. It sets Source only for a rule that allows a prefix to
+// connect to the SSH port, and nothing else. The domain revokes all other rules.
 func (s Stack) rule(found types.SecurityGroupRule) bastion.Rule {
 	rule := bastion.Rule{ID: aws.ToString(found.SecurityGroupRuleId), Egress: aws.ToBool(found.IsEgress)}
 	port := int32(s.Port)
@@ -259,6 +262,6 @@ func (s Stack) rule(found types.SecurityGroupRule) bastion.Rule {
 	if found.CidrIpv6 != nil {
 		cidr = *found.CidrIpv6
 	}
-	rule.Source, _ = netip.ParsePrefix(cidr) // zero for a group or a prefix list
+	rule.Source, _ = netip.ParsePrefix(cidr) // zero if the source is a group or a prefix list
 	return rule
 }

@@ -13,13 +13,13 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// The attributes of an item of a table of values; see also nonceAttribute.
+// The attributes of a value's item. There is also the nonce of the latest writes.
 const (
 	keyItem  = "key"
 	attValue = "value"
 )
 
-// ItemsSchema is a table of values, but for its name.
+// ItemsSchema returns the schema of a table of values, without its name.
 func ItemsSchema() dynamodb.CreateTableInput {
 	return dynamodb.CreateTableInput{
 		BillingMode:          types.BillingModePayPerRequest,
@@ -35,9 +35,9 @@ type ItemsAPI interface {
 	DeleteItem(context.Context, *dynamodb.DeleteItemInput, ...func(*dynamodb.Options)) (*dynamodb.DeleteItemOutput, error)
 }
 
-// Items is a table of values under keys, written by compare-and-swap, which may
-// expire. DynamoDB's TTL takes what has expired away within days; until then it is
-// looked over here, in reads and in conditions alike.
+// Items is a table of values by key. A write is a compare-and-swap, and a value can
+// expire. DynamoDB's TTL deletes an expired item within days; until then, reads and
+// conditions here treat it as missing.
 type Items struct {
 	api   ItemsAPI
 	table string
@@ -45,16 +45,16 @@ type Items struct {
 	rand  io.Reader
 }
 
-// NewItems makes the values of a table of [ItemsSchema]. The names of writes come
-// from rand, which must be safe for concurrent use.
+// NewItems returns the values in a table of [ItemsSchema]. Nonces come from rand,
+// which must be safe for concurrent use.
 func NewItems(api ItemsAPI, table string, now func() time.Time, rand io.Reader) *Items {
 	return &Items{api: api, table: table, now: now, rand: rand}
 }
 
 func (i *Items) key(key string) item { return item{keyItem: text(key)} }
 
-// Fetch answers the value and its version, strongly consistent.
-// bastion.ErrNotFound: there is none, or it has expired.
+// Fetch returns a value and its version, with strong consistency. It returns
+// bastion.ErrNotFound if there is none or it has expired.
 func (i *Items) Fetch(ctx context.Context, key string) (value []byte, version int64, err error) {
 	out, err := i.api.GetItem(ctx, &dynamodb.GetItemInput{TableName: &i.table, Key: i.key(key), ConsistentRead: aws.Bool(true)})
 	if err != nil {
@@ -72,15 +72,15 @@ func (i *Items) Fetch(ctx context.Context, key string) (value []byte, version in
 	}
 	stored, ok := out.Item[attValue].(*types.AttributeValueMemberB)
 	if !ok {
-		return nil, 0, fmt.Errorf("decode an item of %s: its value is a %T", i.table, out.Item[attValue])
+		return nil, 0, fmt.Errorf("decode an item of %s: the value is a %T", i.table, out.Item[attValue])
 	}
 	return stored.Value, version, nil
 }
 
-// Write writes the value on condition that the present version is still prev, 0 for
-// none or an expired one; it then is prev+1. The value expires at the end of the
-// second of expires; a zero time is never. bastion.ErrConflict: another version is
-// there, and nothing was written.
+// Write writes a value with version prev+1, on condition that the stored version is
+// prev; 0 stands for no value or an expired one. The value expires at the end of the
+// second of expires, or never if that is zero. Write returns bastion.ErrConflict,
+// and writes nothing, if another version is stored.
 func (i *Items) Write(ctx context.Context, key string, prev int64, value []byte, expires time.Time) error {
 	nonce, err := newNonce(i.rand)
 	if err != nil {
@@ -94,7 +94,7 @@ func (i *Items) Write(ctx context.Context, key string, prev int64, value []byte,
 	case !refused:
 		return fmt.Errorf("write an item of %s: %w", i.table, opaque(err))
 	case tookEffect(stored, prev+1, nonce):
-		return nil // the answer to the first try was lost
+		return nil // the response to an earlier attempt was lost
 	}
 	return fmt.Errorf("write an item of %s: %w", i.table, bastion.ErrConflict)
 }
@@ -103,7 +103,7 @@ func (i *Items) update(key string, prev int64, value []byte, expires time.Time, 
 	e := newEdit()
 	e.use(attExpiresAt)
 	e.values[":now"] = number(i.now().Unix())
-	e.set(attValue, &types.AttributeValueMemberB{Value: append([]byte{}, value...)}) // nil would not be sent
+	e.set(attValue, &types.AttributeValueMemberB{Value: append([]byte{}, value...)}) // the SDK does not send nil
 	e.set(attVersion, number(prev+1))
 	e.set(nonceAttribute(prev+1), text(nonce))
 	condition := "attribute_not_exists(#version) OR #expires_at <= :now"
@@ -114,12 +114,12 @@ func (i *Items) update(key string, prev int64, value []byte, expires time.Time, 
 	if expires.IsZero() {
 		e.remove(attExpiresAt)
 	} else {
-		e.set(attExpiresAt, ttl(expires.Add(time.Second-1))) // not before its time
+		e.set(attExpiresAt, ttl(expires.Add(time.Second-1))) // never early
 	}
 	return e.update(i.table, i.key(key), condition)
 }
 
-// Delete removes the value; one that is not there is fine.
+// Delete deletes a value, if there is one.
 func (i *Items) Delete(ctx context.Context, key string) error {
 	if _, err := i.api.DeleteItem(ctx, &dynamodb.DeleteItemInput{TableName: &i.table, Key: i.key(key)}); err != nil {
 		return fmt.Errorf("delete an item of %s: %w", i.table, opaque(err))

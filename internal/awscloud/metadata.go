@@ -9,27 +9,25 @@ import (
 	"net/netip"
 	"strings"
 	"time"
-
-	"github.com/aws/aws-sdk-go-v2/config"
 )
 
-// TaskMetadata is what a task finds out about itself from the endpoint that ECS
-// gives each container ("Amazon ECS task metadata endpoint version 4" in the ECS
-// developer guide).
+// TaskMetadata describes the task that the process runs in. The source is an
+// endpoint that ECS gives each container ("Amazon ECS task metadata endpoint
+// version 4" in the ECS developer guide).
 type TaskMetadata struct {
 	TaskID    string
-	Addresses []netip.Addr // of the task's interface, as the VPC knows them
+	Addresses []netip.Addr // of the task's network interface, in the VPC
 }
 
-// maxMetadata is far more than a task's metadata takes.
+// maxMetadata is far more than the size of a task's metadata.
 const maxMetadata = 1 << 20
 
-// metadataTimeout bounds one try; the endpoint is on the same machine.
+// metadataTimeout is the limit of one attempt. The endpoint is on the same machine.
 const metadataTimeout = 2 * time.Second
 
-// ReadTaskMetadata reads the metadata below uri, which is the environment's
-// ECS_CONTAINER_METADATA_URI_V4. The endpoint may not answer in a container's
-// first moments, so it is asked again until ctx is done.
+// ReadTaskMetadata reads the metadata below uri, the value of
+// ECS_CONTAINER_METADATA_URI_V4 in the environment. It retries until ctx ends,
+// because the endpoint may not respond yet when a container starts.
 func ReadTaskMetadata(ctx context.Context, uri string) (TaskMetadata, error) {
 	for {
 		found, err := readTaskMetadata(ctx, uri)
@@ -76,7 +74,7 @@ func parseTaskMetadata(body io.Reader) (TaskMetadata, error) {
 	kind, rest, _ := strings.Cut(task.TaskARN[strings.LastIndex(task.TaskARN, ":")+1:], "/")
 	found := TaskMetadata{TaskID: rest[strings.LastIndex(rest, "/")+1:]}
 	if kind != "task" || found.TaskID == "" {
-		return TaskMetadata{}, fmt.Errorf("%q is no task's ARN", task.TaskARN)
+		return TaskMetadata{}, fmt.Errorf("%q is not the ARN of a task", task.TaskARN)
 	}
 	for _, container := range task.Containers {
 		for _, network := range container.Networks {
@@ -84,14 +82,4 @@ func parseTaskMetadata(body io.Reader) (TaskMetadata, error) {
 		}
 	}
 	return found, nil
-}
-
-// ConnectTaskLease makes a task's side of the table of leases, with the
-// credentials and the region of the environment. It calls nobody.
-func ConnectTaskLease(ctx context.Context, table, roleID, taskID string) (*TaskLease, error) {
-	cfg, err := config.LoadDefaultConfig(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("read the AWS configuration: %w", opaque(err))
-	}
-	return NewTaskLease(NewDynamoDB(cfg), table, roleID, taskID), nil
 }

@@ -13,24 +13,24 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// Pacer keeps a process's calls of EC2 and ECS within a share of [Rates]: each
-// try, repeats as well, waits for its turn. It knows of its own process only.
-// When AWS refuses a call all the same, because others had their part, it takes
-// its own buckets for empty, too, and the SDK repeats the call.
+// Pacer keeps a process's calls of EC2 and ECS within a share of [Rates]. Each
+// attempt of a call waits for its turn. A pacer counts the calls of its own process
+// only. If AWS throttles a call because of other processes, the pacer empties its
+// own buckets too, and the SDK retries the call.
 type Pacer struct {
 	buckets           map[string]*rate.Limiter
 	failWhenThrottled bool
 }
 
-// NewPacer makes a pacer with all of the rates.
+// NewPacer returns a pacer with the full rates.
 func NewPacer() *Pacer {
 	p := &Pacer{buckets: map[string]*rate.Limiter{}}
 	p.SetShare(1)
 	return p
 }
 
-// Take sets the share of the rates, which is more than 0. It is to be called
-// before the first call.
+// SetShare sets the share of the rates, which must be more than 0. It must not be
+// used after the first call.
 func (p *Pacer) SetShare(share float64) {
 	for _, rates := range Rates {
 		for _, r := range rates {
@@ -39,13 +39,13 @@ func (p *Pacer) SetShare(share float64) {
 	}
 }
 
-// Yield makes calls that AWS refuses end at once with bastion.ErrNoTime, instead of
-// being repeated: for a function of which there can be hundreds of processes, whose
-// work somebody else does in time.
+// FailWhenThrottled makes a call that AWS throttles return bastion.ErrNoTime at once
+// instead of being retried. It is for a function that can have hundreds of processes
+// and whose work another function does later.
 func (p *Pacer) FailWhenThrottled() { p.failWhenThrottled = true }
 
-// wait waits for the action's turn, but not in vain: if that comes after the
-// deadline of ctx, it answers bastion.ErrNoTime at once.
+// wait waits for the action's turn. If that comes after the deadline of ctx, it
+// returns bastion.ErrNoTime at once.
 func (p *Pacer) wait(ctx context.Context, action string) error {
 	for _, r := range Rates[action] {
 		err := p.buckets[r.Bucket].Wait(ctx)
@@ -59,16 +59,16 @@ func (p *Pacer) wait(ctx context.Context, action string) error {
 	return nil
 }
 
-// refused empties the action's buckets.
-func (p *Pacer) refused(action string) {
+// empty empties the action's buckets.
+func (p *Pacer) empty(action string) {
 	for _, r := range Rates[action] {
 		bucket, now := p.buckets[r.Bucket], time.Now()
 		bucket.AllowN(now, int(bucket.TokensAt(now)))
 	}
 }
 
-// addTo puts the pacer between a client's repeats and the network. It is an
-// option of a client of the SDK.
+// addTo is an APIOption of an SDK client. It inserts the pacer after the retry
+// middleware, so that each attempt waits.
 func (p *Pacer) addTo(stack *middleware.Stack) error {
 	return stack.Finalize.Insert(middleware.FinalizeMiddlewareFunc("Pace", func(
 		ctx context.Context, in middleware.FinalizeInput, next middleware.FinalizeHandler,
@@ -79,7 +79,7 @@ func (p *Pacer) addTo(stack *middleware.Stack) error {
 		}
 		out, metadata, err = next.HandleFinalize(ctx, in)
 		if throttling.IsErrorThrottle(err).Bool() {
-			p.refused(action)
+			p.empty(action)
 			if p.failWhenThrottled {
 				err = fmt.Errorf("%s was throttled: %w", action, bastion.ErrNoTime)
 			}
@@ -90,30 +90,30 @@ func (p *Pacer) addTo(stack *middleware.Stack) error {
 
 var throttling = retry.IsErrorThrottles(retry.DefaultThrottles)
 
-// Rate is how often AWS lets an account make a call in one region: Burst at once
-// out of a full bucket, which fills again by PerSecond.
+// Rate is the rate at which AWS accepts a call from an account in one region: Burst
+// calls at once from a full bucket, which refills by PerSecond.
 type Rate struct {
-	Bucket           string // calls that share a bucket name it here; EC2 gives each call its own
+	Bucket           string // EC2 has one for each call; several calls of ECS share one
 	Burst, PerSecond float64
 }
 
-// Rates is what AWS publishes of the calls that Groups and Tasks make. A call
-// takes one from each of its buckets.
+// Rates are the published rates of the calls of Groups and Tasks. A call takes one
+// token from each of its buckets.
 //
 // EC2: https://docs.aws.amazon.com/ec2/latest/devguide/ec2-api-throttling.html
 // ("Request token bucket sizes and refill rates"): non-mutating calls 100 and 20,
-// if they have a filter or a page size, as all of ours (else 50 and 10 for
+// if they have a filter or a page size, as all calls here do (else 50 and 10 for
 // DescribeSecurityGroups and DescribeNetworkInterfaces); mutating calls 50 and 5,
 // and the same for the resource-intensive ones, which are
 // AuthorizeSecurityGroupIngress and RevokeSecurityGroupIngress. CreateTags, which
-// CreateSecurityGroup brings along, has 100 and 10. Over it: RequestLimitExceeded.
+// CreateSecurityGroup includes, has 100 and 10. Beyond these rates: RequestLimitExceeded.
 //
 // ECS: https://docs.aws.amazon.com/AmazonECS/latest/APIReference/request-throttling.html
 // ("cluster resource modify actions" 100 and 40 for StopTask and RunTask together,
 // "cluster resource read actions" 100 and 20 for ListTasks and DescribeTasks
-// together). On Fargate, RunTask has launches of 100 and 20 besides:
+// together). On Fargate, RunTask also has a bucket of 100 and 20:
 // https://docs.aws.amazon.com/AmazonECS/latest/developerguide/throttling.html.
-// Over it: ThrottlingException.
+// Beyond these rates: ThrottlingException.
 var Rates = map[string][]Rate{
 	"CreateSecurityGroup":           {{"CreateSecurityGroup", 50, 5}},
 	"AuthorizeSecurityGroupIngress": {{"AuthorizeSecurityGroupIngress", 50, 5}},

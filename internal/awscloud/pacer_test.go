@@ -59,7 +59,7 @@ func TestCallsWaitForTheirTurn(t *testing.T) {
 func TestNobodyWaitsInVain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := NewPacer()
-		p.refused("DeleteSecurityGroup")
+		p.empty("DeleteSecurityGroup")
 		began := time.Now()
 		short, cancel := context.WithTimeout(t.Context(), 199*time.Millisecond)
 		defer cancel()
@@ -140,7 +140,7 @@ func TestWhoYieldsDoesNotRepeat(t *testing.T) {
 func TestThrottlingIsNoFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := pacedWire(t, NewPacer())
-		for range computeTries {
+		for range computeAttempts {
 			w.server.Fail("RunTask", "ThrottlingException", "Rate exceeded")
 			w.server.Fail("DeleteSecurityGroup", "RequestLimitExceeded", "Request limit exceeded.")
 		}
@@ -151,7 +151,7 @@ func TestThrottlingIsNoFailure(t *testing.T) {
 			}
 			wantNoneOfTheSDK(t, err)
 		}
-		if calls := w.server.Calls(); len(calls) != 2*computeTries {
+		if calls := w.server.Calls(); len(calls) != 2*computeAttempts {
 			t.Errorf("%d calls", len(calls))
 		}
 	})
@@ -163,7 +163,7 @@ func TestNoTimeIsRecognised(t *testing.T) {
 		p := NewPacer()
 		w := pacedWire(t, p)
 		for action := range Rates {
-			p.refused(action)
+			p.empty(action)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 		defer cancel()

@@ -13,44 +13,44 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 )
 
-// secretsKept is how long values are cached, and so how late a changed one is
+// secretsMaxAge is how long values are cached, and so how late a changed one is
 // noticed. Parameter Store's standard throughput is 40 calls a second for the whole
 // account, so an unauthenticated request must not cost a call.
-const secretsKept = 5 * time.Minute
+const secretsMaxAge = 5 * time.Minute
 
 // SecretsAPI is what [Secrets] calls.
 type SecretsAPI interface {
 	GetParameters(context.Context, *ssm.GetParametersInput, ...func(*ssm.Options)) (*ssm.GetParametersOutput, error)
 }
 
-// secretsTimeout is for one try. Slack waits three seconds for a response.
+// secretsTimeout is the limit of one attempt. Slack waits three seconds for a response.
 const secretsTimeout = time.Second
 
-// NewSSM makes a client of Parameter Store. Calls are too rare to keep a connection
-// open. Options are applied last.
+// NewSSM returns a client of Parameter Store. Calls are too rare to keep a connection
+// open. The options are applied last.
 func NewSSM(cfg aws.Config, options ...func(*ssm.Options)) *ssm.Client {
-	ours := func(o *ssm.Options) {
+	defaults := func(o *ssm.Options) {
 		o.HTTPClient = awshttp.NewBuildableClient().WithTimeout(secretsTimeout).
 			WithTransportOptions(func(t *http.Transport) { t.DisableKeepAlives = true })
 	}
-	return ssm.NewFromConfig(cfg, append([]func(*ssm.Options){ours}, options...)...)
+	return ssm.NewFromConfig(cfg, append([]func(*ssm.Options){defaults}, options...)...)
 }
 
-// Secrets are parameters of Parameter Store, decrypted.
+// Secrets reads and caches decrypted parameters of Parameter Store.
 type Secrets struct {
 	api   SecretsAPI
 	names []string
 	now   func() time.Time
 
-	turn   chan struct{}     // held while values and until are read or written
-	values map[string]string // by name
-	until  time.Time
+	lock    chan struct{}     // holds one element while locked; guards the fields below
+	values  map[string]string // by name
+	expires time.Time
 }
 
-// NewSecrets makes the secrets of at most ten names, which is how many one call
-// reads. It reads none yet.
+// NewSecrets returns the secrets of at most ten names, which is the limit of one
+// call. It does not read them yet.
 func NewSecrets(api SecretsAPI, now func() time.Time, names ...string) *Secrets {
-	return &Secrets{api: api, names: names, now: now, turn: make(chan struct{}, 1)}
+	return &Secrets{api: api, names: names, now: now, lock: make(chan struct{}, 1)}
 }
 
 // Get returns the values of some of the names, in their order, at most five minutes
@@ -60,17 +60,17 @@ func NewSecrets(api SecretsAPI, now func() time.Time, names ...string) *Secrets 
 // callers that want its value.
 func (s *Secrets) Get(ctx context.Context, names ...string) ([]string, error) {
 	select {
-	case s.turn <- struct{}{}:
-		defer func() { <-s.turn }()
+	case s.lock <- struct{}{}:
+		defer func() { <-s.lock }()
 	case <-ctx.Done():
 		return nil, fmt.Errorf("wait for the secrets: %w", ctx.Err())
 	}
-	if !s.now().Before(s.until) || len(s.missing(names)) > 0 {
+	if !s.now().Before(s.expires) || len(s.missing(names)) > 0 {
 		values, err := s.read(ctx)
 		if err != nil {
 			return nil, err
 		}
-		s.values, s.until = values, s.now().Add(secretsKept)
+		s.values, s.expires = values, s.now().Add(secretsMaxAge)
 	}
 	if missing := s.missing(names); len(missing) > 0 {
 		return nil, fmt.Errorf("no value in Parameter Store for %s: create each as a SecureString parameter in this region", strings.Join(missing, ", "))
@@ -86,11 +86,11 @@ func (s *Secrets) missing(names []string) []string {
 	return slices.DeleteFunc(slices.Clone(names), func(name string) bool { return s.values[name] != "" })
 }
 
-// read reads all of them in one call. No error holds a value.
+// read reads all values in one call. Its errors do not contain values.
 func (s *Secrets) read(ctx context.Context) (map[string]string, error) {
 	out, err := s.api.GetParameters(ctx, &ssm.GetParametersInput{Names: s.names, WithDecryption: aws.Bool(true)})
 	if err != nil {
-		return nil, fmt.Errorf("read the parameters %s: %w", strings.Join(s.names, ", "), opaque(err))
+		return nil, fmt.Errorf("read parameters %s: %w", strings.Join(s.names, ", "), opaque(err))
 	}
 	values := map[string]string{}
 	for _, p := range out.Parameters {

@@ -51,7 +51,7 @@ func TestSecretsAreReadOnceInFiveMinutes(t *testing.T) {
 				t.Fatalf("%v, %v", got, err)
 			}
 		}
-		time.Sleep(secretsKept - time.Nanosecond)
+		time.Sleep(secretsMaxAge - time.Nanosecond)
 		if got, err := s.Get(t.Context(), "/a/signing"); err != nil || !slices.Equal(got, []string{"one"}) || len(store.asked) != 1 {
 			t.Fatalf("%v, %v after %d reads", got, err, len(store.asked))
 		}

@@ -3,68 +3,62 @@ package awscloud
 import (
 	"strconv"
 	"strings"
-
-	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
 // Stack describes where a stack's bastions run. Package config has validated it.
 type Stack struct {
-	ID          string // the stack's id, the value of TagStack on everything made
+	ID          string // the value of TagStack on every group and task
 	VPC         string
 	MemberGroup string // the security group that targets name in their rules
-	Cluster     string // its ARN
+	Cluster     string // the cluster's ARN
 	Container   string // the name of bastiond's container in the task definition
-	Port        uint16 // where bastiond listens for SSH
-	Public      bool   // tasks get a public IPv4 address; without, the private one is theirs
-	IPv4, IPv6  bool   // the families in which tasks have an address that callers use
-	Spot        bool   // run on Fargate Spot
+	Port        uint16 // the SSH port of bastiond
+	Public      bool   // tasks get a public IPv4 address; if false, callers use the private one
+	IPv4, IPv6  bool   // the address families by which callers reach tasks
+	Spot        bool   // tasks run on Fargate Spot
 }
 
-// The tags of what is made at run time. Roles and the sweep demand TagStack.
+// Tags of groups and tasks. Roles and the sweep require TagStack.
 const (
 	TagStack   = "bastion:stack"
 	TagID      = "bastion:id"
-	TagAttempt = "bastion:attempt" // on tasks only
+	TagAttempt = "bastion:attempt" // of tasks only
 )
 
-// EnvBastionID is what a task's environment gets beside what the task
-// definition holds: the one thing in which a stack's tasks differ.
+// EnvBastionID is the environment variable that RunTask adds to those of the task
+// definition. Nothing else differs between the containers of a stack.
 const EnvBastionID = "BASTION_ID"
 
-// startedByPrefix makes a task's startedBy, which events carry too.
+// startedByPrefix is the first part of a task's startedBy, which is in events too.
 const startedByPrefix = "bastion/"
 
-// StartedBy is what the tasks of a bastion are found by. ECS takes letters,
-// digits and -_/ in it, 128 at most.
+// StartedBy returns the startedBy of a bastion's tasks. ECS accepts at most 128
+// letters, digits and -_/ in it.
 func StartedBy(bastionID string) string { return startedByPrefix + bastionID }
 
-// BastionID is the bastion that a task's startedBy names; false for a task that
-// no bastion was the reason of.
+// BastionID returns the bastion's id from a task's startedBy. It returns false for
+// a task that was not started for a bastion.
 func BastionID(startedBy string) (string, bool) {
-	if id, ours := strings.CutPrefix(startedBy, startedByPrefix); ours && id != "" {
+	if id, ok := strings.CutPrefix(startedBy, startedByPrefix); ok && id != "" {
 		return id, true
 	}
 	return "", false
 }
 
-// TaskID is the last part of a task's ARN, which names it within its cluster.
+// TaskID returns the last part of a task's ARN, which identifies the task in its
+// cluster.
 func TaskID(arn string) string { return arn[strings.LastIndexByte(arn, '/')+1:] }
 
-// ClientToken names an attempt to ECS: the same attempt is at most one task. ECS
-// takes 64 characters of ASCII 33 to 126.
+// ClientToken identifies an attempt to ECS, which starts at most one task for it.
+// ECS accepts at most 64 characters of ASCII 33 to 126.
 func ClientToken(bastionID string, attempt int) string {
 	return "bastion-" + bastionID + "-" + strconv.Itoa(attempt)
 }
 
-// GroupName is the name of a bastion's security group.
+// GroupName returns the name of a bastion's security group.
 func GroupName(bastionID string) string { return "bastion-" + bastionID }
 
-// taskARN is the ARN of a task in the stack's cluster.
+// taskARN returns the ARN of a task in the stack's cluster.
 func (s Stack) taskARN(taskID string) string {
 	return strings.Replace(s.Cluster, ":cluster/", ":task/", 1) + "/" + taskID
 }
-
-var (
-	_ bastion.Groups = (*Groups)(nil)
-	_ bastion.Tasks  = (*Tasks)(nil)
-)

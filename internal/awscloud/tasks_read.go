@@ -19,14 +19,14 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// tasksPerDescribe is how many tasks one DescribeTasks takes.
+// tasksPerDescribe is the most tasks that one DescribeTasks accepts.
 const tasksPerDescribe = 100
 
-// Describe answers the bastion's tasks, oldest first; see bastion.Tasks.
+// Describe returns the bastion's tasks, oldest first.
 func (t *Tasks) Describe(ctx context.Context, bastionID string, known ...string) ([]bastion.Task, error) {
 	arns, err := t.list(ctx, &ecs.ListTasksInput{StartedBy: aws.String(StartedBy(bastionID))})
 	if err != nil {
-		return nil, fmt.Errorf("tasks of %s: %w", bastionID, err)
+		return nil, fmt.Errorf("describe tasks of %s: %w", bastionID, err)
 	}
 	for _, id := range known {
 		arns = append(arns, t.stack.taskARN(id))
@@ -36,26 +36,25 @@ func (t *Tasks) Describe(ctx context.Context, bastionID string, known ...string)
 		return id == bastionID
 	})
 	if err != nil {
-		return nil, fmt.Errorf("tasks of %s: %w", bastionID, err)
+		return nil, fmt.Errorf("describe tasks of %s: %w", bastionID, err)
 	}
 	return tasks, nil
 }
 
-// Fetch answers one task; see bastion.Tasks.
+// Fetch returns one task.
 func (t *Tasks) Fetch(ctx context.Context, taskID string) (bastion.Task, error) {
 	tasks, err := t.describe(ctx, []string{t.stack.taskARN(taskID)}, func(types.Task) bool { return true })
 	if err == nil && len(tasks) == 0 {
 		err = bastion.ErrNotFound
 	}
 	if err != nil {
-		return bastion.Task{}, fmt.Errorf("task %s: %w", taskID, err)
+		return bastion.Task{}, fmt.Errorf("describe task %s: %w", taskID, err)
 	}
 	return tasks[0], nil
 }
 
-// List lists all tasks of this stack that are not stopped; see bastion.Tasks.
-// ListTasks goes by the status that ECS wants a task to have, so that one on its
-// way to its end is among the stopped.
+// List lists all tasks of the stack that are not stopped. ListTasks selects by the
+// desired status, so a task that is being stopped is listed with the stopped ones.
 func (t *Tasks) List(ctx context.Context) ([]bastion.Task, error) {
 	arns, err := t.list(ctx, &ecs.ListTasksInput{})
 	if err != nil {
@@ -66,9 +65,8 @@ func (t *Tasks) List(ctx context.Context) ([]bastion.Task, error) {
 	})
 }
 
-// list finds the ARNs of tasks, whatever status ECS wants them to have: first
-// those that are to run, so that one which is stopped meanwhile is found all the
-// same, if twice.
+// list returns the ARNs of tasks of every desired status. It lists those that are to
+// run first, so that a task that is stopped meanwhile is not missed, but found twice.
 func (t *Tasks) list(ctx context.Context, in *ecs.ListTasksInput) ([]string, error) {
 	var arns []string
 	for _, desired := range []types.DesiredStatus{types.DesiredStatusRunning, types.DesiredStatusStopped} {
@@ -77,7 +75,7 @@ func (t *Tasks) list(ctx context.Context, in *ecs.ListTasksInput) ([]string, err
 		for {
 			out, err := t.ecs.ListTasks(ctx, &query)
 			if err != nil {
-				return nil, fmt.Errorf("ListTasks: %w", opaque(err))
+				return nil, fmt.Errorf("list tasks: %w", opaque(err))
 			}
 			arns = append(arns, out.TaskArns...)
 			if query.NextToken = out.NextToken; aws.ToString(out.NextToken) == "" {
@@ -88,8 +86,8 @@ func (t *Tasks) list(ctx context.Context, in *ecs.ListTasksInput) ([]string, err
 	return arns, nil
 }
 
-// describe looks at those of the tasks that are wanted, and at their addresses.
-// Tasks that ECS does not know (any more, or yet) are left out.
+// describe returns the wanted tasks with their addresses. It leaves out tasks that
+// ECS does not know yet, or no longer.
 func (t *Tasks) describe(ctx context.Context, arns []string, wanted func(types.Task) bool) ([]bastion.Task, error) {
 	slices.Sort(arns)
 	var found []types.Task
@@ -100,10 +98,10 @@ func (t *Tasks) describe(ctx context.Context, arns []string, wanted func(types.T
 			Include: []types.TaskField{types.TaskFieldTags},
 		})
 		if err == nil {
-			err = otherThanMissing(out.Failures)
+			err = exceptMissing(out.Failures)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("DescribeTasks: %w", opaque(err))
+			return nil, fmt.Errorf("describe tasks: %w", opaque(err))
 		}
 		found = append(found, out.Tasks...)
 	}
@@ -111,7 +109,8 @@ func (t *Tasks) describe(ctx context.Context, arns []string, wanted func(types.T
 	return t.withEndpoints(ctx, found)
 }
 
-func otherThanMissing(failures []types.Failure) error {
+// exceptMissing returns the failures other than that of a task that ECS does not know.
+func exceptMissing(failures []types.Failure) error {
 	var failed []error
 	for _, f := range failures {
 		if aws.ToString(f.Reason) != "MISSING" {
@@ -121,7 +120,7 @@ func otherThanMissing(failures []types.Failure) error {
 	return errors.Join(failed...)
 }
 
-// withEndpoints translates tasks and looks their addresses up, many at a time.
+// withEndpoints converts tasks and adds their addresses, with few calls for all of them.
 func (t *Tasks) withEndpoints(ctx context.Context, found []types.Task) ([]bastion.Task, error) {
 	var interfaces []string
 	for _, task := range found {
@@ -135,9 +134,9 @@ func (t *Tasks) withEndpoints(ctx context.Context, found []types.Task) ([]bastio
 	}
 	var tasks []bastion.Task
 	for _, task := range found {
-		seen := t.stack.task(task)
-		seen.Endpoints = endpoints[interfaceOf(task)]
-		tasks = append(tasks, seen)
+		converted := t.stack.task(task)
+		converted.Endpoints = endpoints[interfaceOf(task)]
+		tasks = append(tasks, converted)
 	}
 	slices.SortFunc(tasks, func(a, b bastion.Task) int {
 		return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), strings.Compare(a.ID, b.ID))
@@ -145,8 +144,9 @@ func (t *Tasks) withEndpoints(ctx context.Context, found []types.Task) ([]bastio
 	return tasks, nil
 }
 
-// interfaceOf is the network interface that a task can be reached by, as far as
-// ECS has attached one. A task that is to end has none that anybody should reach.
+// interfaceOf returns the id of the task's network interface. It returns "" if ECS
+// has not attached one yet, and for a task that is being stopped, because nobody
+// should connect to it.
 func interfaceOf(task types.Task) string {
 	if aws.ToString(task.DesiredStatus) == string(types.DesiredStatusStopped) {
 		return ""
@@ -164,32 +164,33 @@ func interfaceOf(task types.Task) string {
 	return ""
 }
 
-// task translates what ECS says of a task.
+// task converts ECS's description of a task.
 func (s Stack) task(task types.Task) bastion.Task {
-	seen := bastion.Task{
+	converted := bastion.Task{
 		ID:         TaskID(aws.ToString(task.TaskArn)),
 		Status:     bastion.TaskStatus(aws.ToString(task.LastStatus)),
 		StopCode:   string(task.StopCode),
 		StopReason: aws.ToString(task.StoppedReason),
 	}
-	seen.BastionID, _ = BastionID(aws.ToString(task.StartedBy))
-	seen.Attempt, _ = strconv.Atoi(tag(task.Tags, TagAttempt)) // 0 is no attempt of anybody's
+	converted.BastionID, _ = BastionID(aws.ToString(task.StartedBy))
+	converted.Attempt, _ = strconv.Atoi(tag(task.Tags, TagAttempt)) // 0 for a task without the tag
 	if task.CreatedAt != nil {
-		seen.CreatedAt = task.CreatedAt.UTC()
+		converted.CreatedAt = task.CreatedAt.UTC()
 	}
 	for _, c := range task.Containers {
 		if aws.ToString(c.Name) != s.Container {
 			continue
 		}
 		if c.ExitCode != nil {
-			seen.ExitCode = aws.Int(int(*c.ExitCode))
+			converted.ExitCode = aws.Int(int(*c.ExitCode))
 		}
-		// Why an image cannot be pulled, say, may stand with the container only.
-		if why := aws.ToString(c.Reason); !strings.Contains(seen.StopReason, why) {
-			seen.StopReason = strings.TrimPrefix(seen.StopReason+": "+why, ": ")
+		// Only the container may have the reason, for example of an image that cannot
+		// be pulled.
+		if reason := aws.ToString(c.Reason); !strings.Contains(converted.StopReason, reason) {
+			converted.StopReason = strings.TrimPrefix(converted.StopReason+": "+reason, ": ")
 		}
 	}
-	return seen
+	return converted
 }
 
 func tag(tags []types.Tag, key string) string {
@@ -201,18 +202,18 @@ func tag(tags []types.Tag, key string) string {
 	return ""
 }
 
-// EC2Interfaces is what Tasks calls of EC2.
+// EC2Interfaces is what [Tasks] calls of EC2.
 type EC2Interfaces interface {
 	DescribeNetworkInterfaces(context.Context, *ec2.DescribeNetworkInterfacesInput, ...func(*ec2.Options)) (*ec2.DescribeNetworkInterfacesOutput, error)
 }
 
-// valuesPerFilter is how many values EC2 takes in one filter.
+// valuesPerFilter is the most values that EC2 accepts in one filter.
 const valuesPerFilter = 200
 
-// endpoints looks up where the interfaces can be reached, at most one endpoint
-// for each family, IPv4 first. It asks with a filter and not by id: an interface
-// that is gone, or does not show yet, is then left out where it would fail the
-// call for all; and EC2 allows more filtered calls than others.
+// endpoints returns the endpoints of network interfaces, by interface id: at most
+// one for each address family, IPv4 first. It uses a filter. A call by id would fail
+// for all interfaces if one is gone or not visible yet, and EC2 has a larger bucket
+// for calls with a filter.
 func (t *Tasks) endpoints(ctx context.Context, interfaces []string) (map[string][]netip.AddrPort, error) {
 	found := map[string][]netip.AddrPort{}
 	for batch := range slices.Chunk(interfaces, valuesPerFilter) {
@@ -220,7 +221,7 @@ func (t *Tasks) endpoints(ctx context.Context, interfaces []string) (map[string]
 		for {
 			out, err := t.ec2.DescribeNetworkInterfaces(ctx, in)
 			if err != nil {
-				return nil, fmt.Errorf("DescribeNetworkInterfaces: %w", opaque(err))
+				return nil, fmt.Errorf("describe network interfaces: %w", opaque(err))
 			}
 			for _, i := range out.NetworkInterfaces {
 				found[aws.ToString(i.NetworkInterfaceId)] = t.stack.endpointsOf(i)
@@ -233,8 +234,8 @@ func (t *Tasks) endpoints(ctx context.Context, interfaces []string) (map[string]
 	return found, nil
 }
 
-// endpointsOf is where callers reach the interface as far as it is known: a
-// public IPv4 address is associated some time after the interface is attached.
+// endpointsOf returns the known endpoints of an interface. EC2 associates a public
+// IPv4 address some time after it attaches the interface.
 func (s Stack) endpointsOf(i ec2types.NetworkInterface) []netip.AddrPort {
 	var known []netip.AddrPort
 	add := func(address *string) {
