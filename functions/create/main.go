@@ -1,14 +1,12 @@
-// Command create is the function behind POST /bastions.
+// Command create is the function for POST /bastions.
 package main
 
 import (
+	"net/http"
+
 	"github.com/aws/aws-lambda-go/lambda"
 
-	"github.com/bastion-on-demand/bastion/internal/httpapi"
 	"github.com/bastion-on-demand/bastion/internal/lambdamode"
 )
 
-func main() {
-	app := lambdamode.Start()
-	lambda.Start(app.EntryPoints(httpapi.OnlyCreate(app.Service, app.Config.Draining)).Handle)
-}
+func main() { lambda.Start(lambdamode.Start().API(http.MethodPost).Handle) }

@@ -1,14 +1,12 @@
-// Command describe is the function behind GET, and behind paths that there are not.
+// Command describe is the function for GET, HEAD and unknown paths.
 package main
 
 import (
+	"net/http"
+
 	"github.com/aws/aws-lambda-go/lambda"
 
-	"github.com/bastion-on-demand/bastion/internal/httpapi"
 	"github.com/bastion-on-demand/bastion/internal/lambdamode"
 )
 
-func main() {
-	app := lambdamode.Start()
-	lambda.Start(app.EntryPoints(httpapi.OnlyDescribe(app.Service)).Handle)
-}
+func main() { lambda.Start(lambdamode.Start().API(http.MethodGet, http.MethodHead).Handle) }

@@ -1,14 +1,12 @@
-// Command destroy is the function behind DELETE.
+// Command destroy is the function for DELETE.
 package main
 
 import (
+	"net/http"
+
 	"github.com/aws/aws-lambda-go/lambda"
 
-	"github.com/bastion-on-demand/bastion/internal/httpapi"
 	"github.com/bastion-on-demand/bastion/internal/lambdamode"
 )
 
-func main() {
-	app := lambdamode.Start()
-	lambda.Start(app.EntryPoints(httpapi.OnlyDestroy(app.Service)).Handle)
-}
+func main() { lambda.Start(lambdamode.Start().API(http.MethodDelete).Handle) }

@@ -1,14 +1,12 @@
-// Command extend is the function behind PATCH.
+// Command extend is the function for PATCH.
 package main
 
 import (
+	"net/http"
+
 	"github.com/aws/aws-lambda-go/lambda"
 
-	"github.com/bastion-on-demand/bastion/internal/httpapi"
 	"github.com/bastion-on-demand/bastion/internal/lambdamode"
 )
 
-func main() {
-	app := lambdamode.Start()
-	lambda.Start(app.EntryPoints(httpapi.OnlyExtend(app.Service)).Handle)
-}
+func main() { lambda.Start(lambdamode.Start().API(http.MethodPatch).Handle) }

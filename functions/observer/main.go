@@ -1,4 +1,4 @@
-// Command observer is the function behind the events of tasks and the stream of leases.
+// Command observer is the function for task events and the stream of leases.
 package main
 
 import (

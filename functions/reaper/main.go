@@ -1,4 +1,4 @@
-// Command reaper is the function behind the schedules.
+// Command reaper is the function for the schedules.
 package main
 
 import (

@@ -1,5 +1,5 @@
-// Command slack is the function behind Slack's requests and the pages that people
-// open from Slack.
+// Command slack is the function for Slack's requests, the pages that its users open,
+// jobs and notices.
 package main
 
 import (

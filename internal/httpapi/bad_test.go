@@ -85,6 +85,15 @@ func TestBadRequests(t *testing.T) {
 		"JSON not in UTF-8":         {"POST", "/bastions", "{\"reason\": \"\xff\"}", 400, "json_invalid"},
 		"JSON nested deeply":        {"POST", "/bastions", `{"ttl": ` + strings.Repeat("[", 20000), 400, "json_invalid"},
 		"a JSON array":              {"PATCH", item, `["30m"]`, 400, "json_invalid"},
+		"an array to POST":          {"POST", "/bastions", `[{"ttl": "1h"}]`, 400, "json_invalid"},
+		"half a character":          {"POST", "/bastions", `{"reason": "\ud800"}`, 400, "json_invalid"},
+		"its other half":            {"POST", "/bastions", `{"reason": "a\uDC00b"}`, 400, "json_invalid"},
+		"halves the wrong way":      {"POST", "/bastions", `{"reason": "\udc00\ud800"}`, 400, "json_invalid"},
+		"half a name":               {"POST", "/bastions", `{"\ud800": "x"}`, 400, "json_invalid"},
+		"reason of two lines":       {"POST", "/bastions", `{"reason": "a\u2028b"}`, 400, "reason_invalid"},
+		"reason from the right":     {"POST", "/bastions", `{"reason": "\u202eevil"}`, 400, "reason_invalid"},
+		"reason of 201 letters":     {"POST", "/bastions", `{"reason": "` + strings.Repeat("é", 201) + `"}`, 400, "reason_invalid"},
+		"byte order mark alone":     {"PATCH", item, "\ufeff", 422, "ttl_required"},
 		"a key to PATCH":            {"PATCH", item, key, 400, "json_invalid"},
 		"unknown field":             {"POST", "/bastions", `{"tll": "1h"}`, 400, "unknown_field"},
 		"field in capitals":         {"POST", "/bastions", `{"TTL": "1h"}`, 400, "unknown_field"},
@@ -101,6 +110,7 @@ func TestBadRequests(t *testing.T) {
 		"ttl of abc":                {"POST", "/bastions", `{"ttl": "abc"}`, 400, "ttl_invalid"},
 		"ttl with no unit":          {"POST", "/bastions", `{"ttl": "60"}`, 400, "ttl_invalid"},
 		"ttl empty":                 {"POST", "/bastions", `{"ttl": ""}`, 400, "ttl_invalid"},
+		"ttl of an overflow":        {"POST", "/bastions", `{"ttl": "9999999999h"}`, 422, "ttl_beyond_cap"},
 		"ttl of 10 centuries":       {"POST", "/bastions", `{"ttl": "9999999h"}`, 422, "ttl_beyond_cap"},
 		"ttl of 0 to PATCH":         {"PATCH", item, `{"ttl": "0s"}`, 400, "ttl_invalid"},
 		"no ttl to PATCH":           {"PATCH", item, `{}`, 422, "ttl_required"},
@@ -145,10 +155,10 @@ func TestBadRequests(t *testing.T) {
 
 func TestWrongMethods(t *testing.T) {
 	for path, allow := range map[string]string{
-		"/bastions":           "DELETE, GET, POST",
-		"/bastions/" + someID: "DELETE, GET, PATCH",
+		"/bastions":           "DELETE, GET, HEAD, POST",
+		"/bastions/" + someID: "DELETE, GET, HEAD, PATCH",
 	} {
-		for _, method := range []string{"HEAD", "OPTIONS", "PUT", "TRACE", "CONNECT", "get", "POST", "PATCH"} {
+		for _, method := range []string{"OPTIONS", "PUT", "TRACE", "CONNECT", "get", "POST", "PATCH"} {
 			if strings.Contains(allow, method) {
 				continue
 			}
@@ -222,7 +232,7 @@ func TestTheFirstMalformedFieldIsReported(t *testing.T) {
 func TestProblemsNameWhatIsWrong(t *testing.T) {
 	for body, want := range map[string]string{
 		`{"tll": "1h"}`:                             `"tll"`,
-		`{"ttl": "1h", "ttl": "2h"}`:                "ttl is given twice",
+		`{"ttl": "1h", "ttl": "2h"}`:                "Duplicate field ttl",
 		`{"ttl": "abc"}`:                            `"abc"`,
 		`{"source": "10.0.0.0/8"}`:                  `"10.0.0.0/8"`,
 		`{"` + strings.Repeat("é", 100) + `": "x"}`: `"` + strings.Repeat("é", 40) + `…"`,

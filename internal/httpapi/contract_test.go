@@ -19,6 +19,7 @@ import (
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 	"github.com/bastion-on-demand/bastion/internal/httpapi"
+	"github.com/bastion-on-demand/bastion/internal/httpedge"
 )
 
 func contract(t *testing.T) *openapi3.T {
@@ -125,7 +126,8 @@ func (x exchange) play(t *testing.T, router routers.Router) string {
 		t.Errorf("%s %s %s: the request: %v", x.method, x.path, x.want, err)
 	}
 	w := httptest.NewRecorder()
-	httpapi.New(r.options).ServeHTTP(w, x.request())
+	req = x.request()
+	httpapi.New(r.options).ServeHTTP(w, req.WithContext(httpedge.WithRequestID(req.Context(), "request-1")))
 
 	body := w.Body.Bytes()
 	response := &openapi3filter.ResponseValidationInput{

@@ -18,6 +18,7 @@ import (
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 	"github.com/bastion-on-demand/bastion/internal/httpapi"
+	"github.com/bastion-on-demand/bastion/internal/httpedge"
 )
 
 // fake is a service that answers what it is told to and remembers what it was
@@ -87,10 +88,9 @@ type rig struct {
 func newRig() *rig {
 	f, log := &fake{}, &bytes.Buffer{}
 	return &rig{fake: f, log: log, options: httpapi.Options{
-		Service:   f,
-		Log:       slog.New(slog.NewJSONHandler(log, nil)),
-		Now:       func() time.Time { return noon.Add(time.Minute) },
-		RequestID: func(*http.Request) string { return "request-1" },
+		Service: f,
+		Log:     slog.New(slog.NewJSONHandler(log, nil)),
+		Now:     func() time.Time { return noon.Add(time.Minute) },
 		Identify: func(*http.Request) (bastion.Caller, error) {
 			return bastion.Caller{Owner: "local:alice", Address: netip.MustParseAddr("203.0.113.7")}, nil
 		},
@@ -108,7 +108,7 @@ func (r *rig) sendReader(method, path string, body io.Reader, headers ...string)
 		req.Header.Add(headers[i], headers[i+1])
 	}
 	w := httptest.NewRecorder()
-	httpapi.New(r.options).ServeHTTP(w, req)
+	httpapi.New(r.options).ServeHTTP(w, req.WithContext(httpedge.WithRequestID(req.Context(), "request-1")))
 	return w
 }
 

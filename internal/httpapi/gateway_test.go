@@ -4,9 +4,9 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
-	"net/http"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -71,65 +71,6 @@ func TestAnEventIsARequest(t *testing.T) {
 	}
 	if len(answer.Cookies) != 0 || len(answer.MultiValueHeaders) != 0 {
 		t.Errorf("the format has no such: %+v", answer)
-	}
-}
-
-// Cookies have places of their own in the format, which headers do not reach.
-func TestCookiesGoBothWays(t *testing.T) {
-	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		var got []string
-		for _, c := range r.Cookies() {
-			got = append(got, c.Name+" is "+c.Value)
-		}
-		http.SetCookie(w, &http.Cookie{Name: "__Host-a", Value: "1", Path: "/", Secure: true, SameSite: http.SameSiteStrictMode})
-		http.SetCookie(w, &http.Cookie{Name: "b", Value: "2"})
-		_, _ = w.Write([]byte(strings.Join(got, ", ")))
-	})
-	for name, test := range map[string]struct {
-		cookies []string
-		want    string
-	}{
-		"none":  {nil, ""},
-		"one":   {[]string{"__Host-a=1"}, "__Host-a is 1"},
-		"three": {[]string{"a=1", "b=2", "a=3"}, "a is 1, b is 2, a is 3"},
-	} {
-		event := requestOf("GET", "/", "")
-		event.Cookies = test.cookies
-		got, err := httpapi.ServeEvent(t.Context(), handler, event)
-		if err != nil || got.Body != test.want {
-			t.Errorf("%s: %q, %v; want %q", name, got.Body, err, test.want)
-		}
-		want := []string{"__Host-a=1; Path=/; Secure; SameSite=Strict", "b=2"}
-		if _, joined := got.Headers["Set-Cookie"]; joined || !reflect.DeepEqual(got.Cookies, want) {
-			t.Errorf("%s: the answer sets %q, and has the headers %v", name, got.Cookies, got.Headers)
-		}
-	}
-}
-
-// Host and RemoteAddr are what API Gateway saw, whatever a client writes.
-func TestHostAndAddressAreTheContexts(t *testing.T) {
-	event := requestOf("GET", "/", "")
-	for _, header := range []string{"host", "x-forwarded-for", "x-forwarded-host", "forwarded"} {
-		event.Headers[header] = "198.51.100.1"
-	}
-	var host, address string
-	handler := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { host, address = r.Host, r.RemoteAddr })
-	for source, want := range map[string]string{"203.0.113.7": "203.0.113.7:0", "2001:db8::7": "[2001:db8::7]:0"} {
-		event.RequestContext.HTTP.SourceIP = source
-		if _, err := httpapi.ServeEvent(t.Context(), handler, event); err != nil || host != event.RequestContext.DomainName || address != want {
-			t.Errorf("%s: from %q, to %q, %v", source, address, host, err)
-		}
-	}
-}
-
-// The format has one value for a header, and text for a body.
-func TestAResponseIsAnEvent(t *testing.T) {
-	got := httpapi.EventOf(http.Header{"Vary": {"Accept", "Prefer"}}, []byte("grüße"))
-	if got.StatusCode != 200 || got.Headers["Vary"] != "Accept, Prefer" || got.Body != "grüße" || got.IsBase64Encoded {
-		t.Errorf("text: %+v", got)
-	}
-	if got := httpapi.EventOf(http.Header{}, []byte{0xff, 0x00}); got.Body != "/wA=" || !got.IsBase64Encoded {
-		t.Errorf("bytes: %+v", got)
 	}
 }
 
@@ -279,7 +220,7 @@ func TestABodyMayBeTooLargeOnlyOnce(t *testing.T) {
 
 // slow answers when its context ends, as a service that is asked to wait does.
 type slow struct {
-	httpapi.Nothing
+	httpapi.Service
 	rec bastion.Record
 }
 
@@ -304,42 +245,44 @@ func TestTheAnswerComesBeforeTheDeadline(t *testing.T) {
 	})
 }
 
-// Each function serves its own operations, whatever event it is given.
-func TestFunctionsServeTheirOwn(t *testing.T) {
+// A function serves its own methods, whatever event it gets; others are a fault of
+// the routes in front of it.
+func TestFunctionsServeTheirOwnMethods(t *testing.T) {
 	all := []struct{ method, path, call string }{
-		{"POST", "/bastions", "Create"}, {"GET", "/bastions", "List"}, {"GET", "/bastions/" + someID, "Get"},
+		{"POST", "/bastions", "Create"}, {"GET", "/bastions", "List"}, {"HEAD", "/bastions", "List"}, {"GET", "/bastions/" + someID, "Get"},
 		{"PATCH", "/bastions/" + someID, "Extend"}, {"DELETE", "/bastions", "CloseAll"}, {"DELETE", "/bastions/" + someID, "Close"},
 	}
-	for _, test := range []struct {
-		name   string
-		only   func(httpapi.Service) httpapi.Service
-		serves string
-	}{
-		{"create", func(s httpapi.Service) httpapi.Service { return httpapi.OnlyCreate(s, false) }, "Create"},
-		{"describe", httpapi.OnlyDescribe, "List Get"},
-		{"extend", httpapi.OnlyExtend, "Extend"},
-		{"destroy", httpapi.OnlyDestroy, "CloseAll Close"},
-		{"draining", func(s httpapi.Service) httpapi.Service { return httpapi.OnlyCreate(s, true) }, ""},
-	} {
-		var served []string
+	for _, methods := range [][]string{{"POST"}, {"GET", "HEAD"}, {"PATCH"}, {"DELETE"}, {}} {
 		for _, op := range all {
 			r := newRig()
 			r.rec = ready()
-			r.options.Service = test.only(r.fake)
+			r.options.Methods = methods
 			body := map[string]string{"PATCH": `{"ttl":"30m"}`}[op.method]
-			answer := r.handle(t, byIAM, requestOf(op.method, op.path, body))
-			served = append(served, r.calls...)
-			if len(r.calls) == 0 && answer.StatusCode < 500 {
-				t.Errorf("%s: %s %s is not served, and answered %d", test.name, op.method, op.path, answer.StatusCode)
+			response := r.handle(t, byIAM, requestOf(op.method, op.path, body))
+			var want []string
+			if len(methods) == 0 || slices.Contains(methods, op.method) {
+				want = []string{op.call}
+			}
+			if !slices.Equal(r.calls, want) || (response.StatusCode == 500) != (want == nil) {
+				t.Errorf("a function for %v: %s %s returns %d after %v", methods, op.method, op.path, response.StatusCode, r.calls)
 			}
 		}
-		if got := strings.Join(served, " "); got != test.serves {
-			t.Errorf("%s serves %q, want %q", test.name, got, test.serves)
+		r := newRig()
+		r.options.Methods = methods
+		if response := r.handle(t, byIAM, requestOf("PUT", "/bastions", "")); response.StatusCode != 405 {
+			t.Errorf("a function for %v: PUT returns %d", methods, response.StatusCode)
 		}
 	}
+}
+
+func TestDrainingRefusesToCreate(t *testing.T) {
 	r := newRig()
-	r.options.Service = httpapi.OnlyCreate(r.fake, true)
-	if answer := r.handle(t, byIAM, requestOf("POST", "/bastions", "")); answer.StatusCode != 503 || !strings.Contains(answer.Body, `"draining"`) {
-		t.Errorf("draining: %d %s", answer.StatusCode, answer.Body)
+	r.options.Draining = true
+	if response := r.handle(t, byIAM, requestOf("POST", "/bastions", "")); response.StatusCode != 503 || !strings.Contains(response.Body, `"draining"`) || len(r.calls) > 0 {
+		t.Errorf("POST returns %d %s after %v", response.StatusCode, response.Body, r.calls)
+	}
+	r.rec = ready()
+	if response := r.handle(t, byIAM, requestOf("PATCH", "/bastions/"+someID, `{"ttl":"1h"}`)); response.StatusCode != 200 {
+		t.Errorf("PATCH returns %d %s", response.StatusCode, response.Body)
 	}
 }

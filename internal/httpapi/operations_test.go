@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -61,6 +62,25 @@ func TestOperations(t *testing.T) {
 	}
 }
 
+func TestHeadIsGetWithoutABody(t *testing.T) {
+	for _, path := range []string{"/bastions", "/bastions/" + someID} {
+		r := newRig()
+		r.rec, r.records = ready(), []bastion.Record{ready()}
+		get, head := r.send("GET", path, "", "Accept", "text/plain"), r.send("HEAD", path, "", "Accept", "text/plain")
+		if head.Code != 200 || head.Body.Len() > 0 || !reflect.DeepEqual(head.Header(), get.Header()) || len(r.calls) != 2 || r.calls[0] != r.calls[1] {
+			t.Errorf("HEAD %s: %d %v %q after %v, GET has %v", path, head.Code, head.Header(), head.Body, r.calls, get.Header())
+		}
+	}
+}
+
+func TestTwoAuthorizationHeadersAreRefused(t *testing.T) {
+	r := newRig()
+	w := r.send("GET", "/bastions", "", "Authorization", "Basic YWxpY2U6", "Authorization", "Basic Ym9iOg==")
+	if p := readProblem(t, w); w.Code != 400 || p.Code != "authorization_invalid" || len(r.calls) > 0 {
+		t.Errorf("%d %s after %v", w.Code, p.Code, r.calls)
+	}
+}
+
 func TestExtendPassesTheTTL(t *testing.T) {
 	r := newRig()
 	r.rec = ready()
@@ -78,25 +98,30 @@ func TestCloseAllOfNothingIsDone(t *testing.T) {
 }
 
 func TestCreateBodies(t *testing.T) {
-	hour := time.Hour
+	hour, days := time.Hour, 48*time.Hour
 	key := string(userKey)
 	for name, test := range map[string]struct {
 		body string
 		want bastion.CreateRequest
 	}{
-		"nothing":           {"", bastion.CreateRequest{}},
-		"blank":             {" \r\n", bastion.CreateRequest{}},
-		"a key":             {key + " alice@laptop\n", bastion.CreateRequest{Key: userKey}},
-		"empty object":      {" {} ", bastion.CreateRequest{}},
-		"a key in JSON":     {`{"public_key":"` + key + ` alice\n"}`, bastion.CreateRequest{Key: userKey}},
-		"all fields":        {`{"name":"db","source":"198.51.100.9","reason":"why","ttl":"1h","public_key":"` + key + `"}`, bastion.CreateRequest{Key: userKey, TTL: &hour, Reason: "why", Source: netip.MustParsePrefix("198.51.100.9/32"), Name: "db"}},
-		"source as /32":     {`{"source":"198.51.100.9/32"}`, bastion.CreateRequest{Source: netip.MustParsePrefix("198.51.100.9/32")}},
-		"source v6":         {`{"source":"2001:db8::7"}`, bastion.CreateRequest{Source: netip.MustParsePrefix("2001:db8::7/128")}},
-		"source as /128":    {`{"source":"2001:db8::7/128"}`, bastion.CreateRequest{Source: netip.MustParsePrefix("2001:db8::7/128")}},
-		"source mapped":     {`{"source":"::ffff:198.51.100.9"}`, bastion.CreateRequest{Source: netip.MustParsePrefix("198.51.100.9/32")}},
-		"source mapped/128": {`{"source":"::ffff:198.51.100.9/128"}`, bastion.CreateRequest{Source: netip.MustParsePrefix("198.51.100.9/32")}},
-		"escapes":           {"{\"reason\":\"a \\u0022b\\u0022\"}", bastion.CreateRequest{Reason: `a "b"`}},
-		"empty reason":      {`{"reason":""}`, bastion.CreateRequest{}},
+		"nothing":            {"", bastion.CreateRequest{}},
+		"blank":              {" \r\n", bastion.CreateRequest{}},
+		"a key":              {key + " alice@laptop\n", bastion.CreateRequest{Key: userKey}},
+		"empty object":       {" {} ", bastion.CreateRequest{}},
+		"a key in JSON":      {`{"public_key":"` + key + ` alice\n"}`, bastion.CreateRequest{Key: userKey}},
+		"all fields":         {`{"name":"db","source":"198.51.100.9","reason":"why","ttl":"1h","public_key":"` + key + `"}`, bastion.CreateRequest{Key: userKey, TTL: &hour, Reason: "why", Source: netip.MustParsePrefix("198.51.100.9/32"), Name: "db"}},
+		"source as /32":      {`{"source":"198.51.100.9/32"}`, bastion.CreateRequest{Source: netip.MustParsePrefix("198.51.100.9/32")}},
+		"source v6":          {`{"source":"2001:db8::7"}`, bastion.CreateRequest{Source: netip.MustParsePrefix("2001:db8::7/128")}},
+		"source as /128":     {`{"source":"2001:db8::7/128"}`, bastion.CreateRequest{Source: netip.MustParsePrefix("2001:db8::7/128")}},
+		"source mapped":      {`{"source":"::ffff:198.51.100.9"}`, bastion.CreateRequest{Source: netip.MustParsePrefix("198.51.100.9/32")}},
+		"source mapped/128":  {`{"source":"::ffff:198.51.100.9/128"}`, bastion.CreateRequest{Source: netip.MustParsePrefix("198.51.100.9/32")}},
+		"escapes":            {"{\"reason\":\"a \\u0022b\\u0022\"}", bastion.CreateRequest{Reason: `a "b"`}},
+		"empty reason":       {`{"reason":""}`, bastion.CreateRequest{}},
+		"pair of surrogates": {`{"reason":"\ud83d\uDE00"}`, bastion.CreateRequest{Reason: "😀"}},
+		"escaped backslash":  {`{"reason":"\\ud800"}`, bastion.CreateRequest{Reason: `\ud800`}},
+		"mark before JSON":   {"\ufeff{\"ttl\":\"1h\"}\r\n", bastion.CreateRequest{TTL: &hour}},
+		"mark before a key":  {"\ufeff" + key + "\r\n", bastion.CreateRequest{Key: userKey}},
+		"two days":           {`{"ttl":"2d"}`, bastion.CreateRequest{TTL: &days}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig()

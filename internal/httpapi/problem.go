@@ -5,31 +5,35 @@ import (
 	"errors"
 	"net/http"
 
-	"github.com/bastion-on-demand/bastion/internal/api"
 	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/httpedge"
 	"github.com/bastion-on-demand/bastion/internal/publickey"
 )
 
-// The codes of errors that the HTTP side itself finds.
+// Codes of the problems that the handlers find themselves; those of every HTTP
+// handler are in httpedge.
 const (
-	CodeUnauthenticated  bastion.Code = "unauthenticated"    // nobody knows who is calling
-	CodeForbidden        bastion.Code = "forbidden"          // known, and not allowed in
-	CodePathNotFound     bastion.Code = "path_not_found"     // no such path
-	CodeMethodNotAllowed bastion.Code = "method_not_allowed" // see the Allow header
-	CodeNotAcceptable    bastion.Code = "not_acceptable"     // Accept wants neither JSON nor text
-	CodeBodyTooLarge     bastion.Code = "body_too_large"     // more than 64 KiB
-	CodeBodyIncomplete   bastion.Code = "body_incomplete"    // the body ended before its end
-	CodeJSONInvalid      bastion.Code = "json_invalid"       // not one JSON object
-	CodeUnknownField     bastion.Code = "unknown_field"      // a field that there is not
-	CodeFieldInvalid     bastion.Code = "field_invalid"      // a field twice, or not a string
-	CodeTTLRequired      bastion.Code = "ttl_required"       // an extension without a ttl
-	CodeUnavailable      bastion.Code = "unavailable"        // no answer in time; try again
-	CodeInternal         bastion.Code = "internal"           // a fault of ours
+	CodeUnauthenticated      bastion.Code = "unauthenticated"       // the caller is not known
+	CodeForbidden            bastion.Code = "forbidden"             // the caller is known and may not use the service
+	CodeAuthorizationInvalid bastion.Code = "authorization_invalid" // more than one Authorization header
+	CodeNotAcceptable        bastion.Code = "not_acceptable"        // Accept allows neither JSON nor text
+	CodeJSONInvalid          bastion.Code = "json_invalid"          // the body is not one JSON object
+	CodeUnknownField         bastion.Code = "unknown_field"         // the body has an unknown field
+	CodeFieldInvalid         bastion.Code = "field_invalid"         // a field twice, or not a string
+	CodeTTLRequired          bastion.Code = "ttl_required"          // an extension without a ttl
+	CodeDraining             bastion.Code = "draining"              // the stack is being removed
 )
 
-// statuses says with which HTTP status each code is answered: 400 for what is
-// malformed, 422 for what is well-formed and missing or too much, 409 for what
-// the present state does not allow.
+// Codes of the problems that only local mode has.
+const (
+	CodeOwnerInvalid bastion.Code = "owner_invalid" // the user name cannot be an owner
+	CodeCrossOrigin  bastion.Code = "cross_origin"  // a web page sent the request
+	CodeHostForeign  bastion.Code = "host_foreign"  // the Host header names another host
+)
+
+// statuses is the HTTP status of each code: 400 for a malformed request, 422 for a
+// well-formed one in which something is missing or too large, 409 if the present
+// state does not allow it.
 var statuses = map[bastion.Code]int{
 	publickey.CodeInvalid:     http.StatusBadRequest,
 	publickey.CodeTwo:         http.StatusBadRequest,
@@ -53,77 +57,69 @@ var statuses = map[bastion.Code]int{
 	bastion.CodeSourceFamily:     http.StatusUnprocessableEntity,
 	bastion.CodeSourceRequired:   http.StatusUnprocessableEntity,
 	bastion.CodeBusy:             http.StatusServiceUnavailable,
-	CodeDraining:                 http.StatusServiceUnavailable,
 
-	CodeJSONInvalid:      http.StatusBadRequest,
-	CodeUnknownField:     http.StatusBadRequest,
-	CodeFieldInvalid:     http.StatusBadRequest,
-	CodeBodyIncomplete:   http.StatusBadRequest,
-	CodeUnauthenticated:  http.StatusUnauthorized,
-	CodeForbidden:        http.StatusForbidden,
-	CodePathNotFound:     http.StatusNotFound,
-	CodeMethodNotAllowed: http.StatusMethodNotAllowed,
-	CodeNotAcceptable:    http.StatusNotAcceptable,
-	CodeBodyTooLarge:     http.StatusRequestEntityTooLarge,
-	CodeTTLRequired:      http.StatusUnprocessableEntity,
-	CodeInternal:         http.StatusInternalServerError,
-	CodeUnavailable:      http.StatusServiceUnavailable,
+	httpedge.CodePathNotFound:     http.StatusNotFound,
+	httpedge.CodeMethodNotAllowed: http.StatusMethodNotAllowed,
+	httpedge.CodeBodyTooLarge:     http.StatusRequestEntityTooLarge,
+	httpedge.CodeBodyIncomplete:   http.StatusBadRequest,
+	httpedge.CodeUnavailable:      http.StatusServiceUnavailable,
+	httpedge.CodeInternal:         http.StatusInternalServerError,
+
+	CodeUnauthenticated:      http.StatusUnauthorized,
+	CodeForbidden:            http.StatusForbidden,
+	CodeAuthorizationInvalid: http.StatusBadRequest,
+	CodeNotAcceptable:        http.StatusNotAcceptable,
+	CodeJSONInvalid:          http.StatusBadRequest,
+	CodeUnknownField:         http.StatusBadRequest,
+	CodeFieldInvalid:         http.StatusBadRequest,
+	CodeTTLRequired:          http.StatusUnprocessableEntity,
+	CodeDraining:             http.StatusServiceUnavailable,
+
+	CodeOwnerInvalid: http.StatusUnauthorized,
+	CodeCrossOrigin:  http.StatusForbidden,
+	CodeHostForeign:  http.StatusMisdirectedRequest,
 }
 
-// unidentified wraps what [Identify] answered: a code without a status of its own
-// then means 401.
-type unidentified struct{ cause *bastion.Error }
+// unidentifiedError wraps the error of [Identify]: a code without a status then
+// means 401.
+type unidentifiedError struct{ cause *bastion.Error }
 
-func (u unidentified) Error() string { return u.cause.Error() }
-func (u unidentified) Unwrap() error { return u.cause }
+func (u unidentifiedError) Error() string { return u.cause.Error() }
+func (u unidentifiedError) Unwrap() error { return u.cause }
 
 func identityError(err error) error {
 	var known *bastion.Error
 	if errors.As(err, &known) {
-		return unidentified{known}
+		return unidentifiedError{known}
 	}
-	return unidentified{&bastion.Error{Code: CodeUnauthenticated, Cause: err,
-		Message: "It is not known who you are. Sign the request, or give the credentials that this service asks for."}}
+	return unidentifiedError{&bastion.Error{Code: CodeUnauthenticated, Cause: err,
+		Message: "You are not authenticated. Sign the request, or send the credentials that this service requires."}}
 }
 
-// problemFor says what a person gets to read of an error: its own sentence if it
-// has one, and of anything else only that it happened.
-func problemFor(x *exchange, err error) api.Problem {
+// fail writes the problem document of an error. The client sees the message of a
+// [*bastion.Error]; of any other error it sees only that something failed, and the
+// log has the cause.
+func (h *handler) fail(x *exchange, err error) {
 	var known *bastion.Error
-	isKnown := errors.As(err, &known)
-	var status int
-	if isKnown {
+	status := 0
+	if errors.As(err, &known) {
 		status = statuses[known.Code]
+		if status == 0 && errors.As(err, new(unidentifiedError)) {
+			status = http.StatusUnauthorized
+		}
 	}
 	switch {
-	case status == 0 && errors.As(err, new(unidentified)):
-		status = http.StatusUnauthorized
-	case status == 0 && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)):
-		known = bastion.Errorf(CodeUnavailable, "There was no answer in time. What was asked for may have been begun: ask again.")
-		status = statuses[CodeUnavailable]
-	case status == 0:
-		known = bastion.Errorf(CodeInternal, "Something went wrong on the side of the service. What was begun is finished or undone by itself. Try again; if it goes on, give your operator the request id %s.", x.id)
-		status = statuses[CodeInternal]
+	case status == http.StatusUnauthorized:
+		x.Header().Set("WWW-Authenticate", h.Challenge)
+		fallthrough
+	case status != 0:
+		x.Cause = known.Cause
+		x.Problem(status, known.Code, known.Message)
+	case errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled):
+		x.Cause = err
+		x.Problem(http.StatusServiceUnavailable, httpedge.CodeUnavailable, "The request timed out. It may have been started; send it again, which is safe.")
+	default:
+		x.Cause = err
+		x.Internal()
 	}
-	return api.NewProblem(status, known.Code, known.Message, x.id)
-}
-
-// hiddenCause is what the log says of an error beyond what the person reads.
-func hiddenCause(err error) error {
-	var known *bastion.Error
-	if errors.As(err, &known) && statuses[known.Code] != 0 {
-		return known.Cause
-	}
-	return err
-}
-
-// problemReply writes the document, and sets the headers that its status asks for.
-func problemReply(p api.Problem, header http.Header, challenge string) reply {
-	switch p.Status {
-	case http.StatusUnauthorized:
-		header.Set("WWW-Authenticate", challenge)
-	case http.StatusServiceUnavailable:
-		header.Set("Retry-After", "1")
-	}
-	return reply{status: p.Status, contentType: "application/problem+json", body: marshal(p)}
 }

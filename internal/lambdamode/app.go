@@ -17,43 +17,44 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/config"
 )
 
-// history is how long the record of a finished bastion stays, with its receipt.
+// history is how long the record of a finished bastion is kept, with its receipt.
 const history = 400 * 24 * time.Hour
 
-// App is the service as a function on AWS has it.
+// App is the service, wired for a function on AWS.
 type App struct {
 	Config  config.Config
 	Service *bastion.Service
 
 	taskID  func(leaseKey string) string
 	pace    *awscloud.Pacer
-	work    work // of the Slack function
+	invoker invoker // of the Slack function
 	metrics *metrics
 	log     *slog.Logger
 }
 
-// backgroundShare is how much of AWS's rates the reaper, the sweep and the
-// observer each take. The other half is for people, whose functions may take all
-// of it, and for whatever else the account runs: 2.5 new groups a second, the
-// scarcest, are more than people ask for. More would gain little, since the
-// observer's part comes on top of the reaper's.
+// backgroundShare is the part of AWS's rates that the reaper, the sweep and the
+// observer each use. The other half is for the API functions, which may use all of
+// it, and for the rest of the account: 2.5 new groups a second, the scarcest, are
+// more than people request. A larger part would gain little, because the observer
+// works beside the reaper.
 const backgroundShare = 0.5
 
-// Start reads the environment and wires the service. A function that is told
-// something wrong ends here, with all that is wrong in its log: Lambda then calls
-// it a failed init.
+// Start reads the environment and wires the service. If the configuration is wrong,
+// the process ends with all problems in its log, which Lambda reports as a failed
+// init.
 func Start() *App {
 	log := slog.New(lambdacontext.NewLogHandler())
 	app, err := wire(context.Background(), os.Environ(), log, nil)
 	if err != nil {
-		log.Error("start", "error", err.Error())
+		log.Error("start failed", "error", err.Error())
 		os.Exit(1)
 	}
 	return app
 }
 
-// wire calls AWS through the client, if there is one.
-func wire(ctx context.Context, environ []string, log *slog.Logger, through *http.Client) (*App, error) {
+// wire reads the configuration and connects to AWS, with the HTTP client unless it is
+// nil.
+func wire(ctx context.Context, environ []string, log *slog.Logger, client *http.Client) (*App, error) {
 	cfg, err := config.Load(environ)
 	if err != nil {
 		return nil, err
@@ -61,7 +62,7 @@ func wire(ctx context.Context, environ []string, log *slog.Logger, through *http
 	pace := awscloud.NewPacer()
 	ports, err := awscloud.Connect(ctx, stack(cfg), awscloud.Tables{
 		Records: cfg.Cloud.Table, Leases: cfg.Cloud.LeaseTable, RoleID: cfg.Cloud.TaskRoleID, History: history,
-	}, awscloud.Transport{Pacer: pace, HTTP: through})
+	}, awscloud.Transport{Pacer: pace, HTTP: client})
 	if err != nil {
 		return nil, fmt.Errorf("connect to AWS: %w", err)
 	}
@@ -83,7 +84,7 @@ func wire(ctx context.Context, environ []string, log *slog.Logger, through *http
 		},
 		taskID:  ports.Leases.TaskID,
 		pace:    pace,
-		work:    ports.Functions,
+		invoker: ports.Functions,
 		metrics: meters,
 		log:     log,
 	}, nil
@@ -104,26 +105,18 @@ func stack(cfg config.Config) awscloud.Stack {
 	}
 }
 
-// stackName is the name in a stack's id: arn:…:stack/NAME/UUID.
+// stackName returns the name in a stack's ID, arn:…:stack/NAME/UUID.
 func stackName(id string) string {
 	_, rest, _ := strings.Cut(id, ":stack/")
 	name, _, _ := strings.Cut(rest, "/")
 	return name
 }
 
-// requestID is Lambda's name of an invocation.
-func requestID(r *http.Request) string {
-	if lc, ok := lambdacontext.FromContext(r.Context()); ok {
-		return lc.AwsRequestID
-	}
-	return ""
-}
-
-// endTime is what a function keeps of its time, to say how it went before Lambda
-// ends it.
+// endTime is the part of a function's time in which it logs its result, before
+// Lambda ends it.
 const endTime = 2 * time.Second
 
-// withinDeadline ends ctx before Lambda ends the function.
+// withinDeadline returns a context that ends before Lambda ends the function.
 func withinDeadline(ctx context.Context) (context.Context, context.CancelFunc) {
 	if deadline, limited := ctx.Deadline(); limited {
 		return context.WithDeadline(ctx, deadline.Add(-endTime))

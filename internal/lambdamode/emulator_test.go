@@ -20,7 +20,7 @@ import (
 // functionNames are all functions, each with what it answers to {}, which is no
 // event of any door.
 var functionNames = map[string]string{
-	"create": "no event of an HTTP API", "describe": "no event of an HTTP API", "extend": "no event of an HTTP API", "destroy": "no event of an HTTP API",
+	"create": "not an event of an HTTP API", "describe": "not an event of an HTTP API", "extend": "not an event of an HTTP API", "destroy": "not an event of an HTTP API",
 	"reaper":   `told \"reap\" or \"sweep\"`,
 	"observer": "neither an event of a task nor of a stream",
 }
@@ -101,18 +101,18 @@ func TestAnEventThroughACompiledFunction(t *testing.T) {
 func TestDoorsUnderTheEmulator(t *testing.T) {
 	bootstrap := compile(t, "../../functions/describe")
 	const event = `{"version":"2.0","rawPath":"/","requestContext":{"apiId":"abc123","requestId":"request-1","http":{"method":"GET","path":"/","sourceIp":"203.0.113.7"}}}`
-	const call = `{"slack":{"owner":"OWNER","source":"203.0.113.7","method":"GET","path":"/"}}`
+	const call = `{"owner":"OWNER","source":"203.0.113.7","method":"GET","path":"/"}`
 	for name, tests := range map[string]map[string]string{ // what it answers to what
 		"describe": {
 			event: `"statusCode":401`,
-			strings.Replace(call, "OWNER", "slack:T0123ABCD:U0123ABCD", 1): "came through API Gateway's door",
+			strings.Replace(call, "OWNER", "slack:T0123ABCD:U0123ABCD", 1): "came through the entry point of API Gateway",
 		},
 		"describe:slack": {
-			event: "no call of the Slack function",
+			event: "not a call of the Slack function",
 			strings.Replace(call, "OWNER", "slack:T0123ABCD:U0123ABCD", 1):              `"status":404`,
-			strings.Replace(call, "OWNER", "iam:111122223333:AIDAEXAMPLEEXAMPLE123", 1): "speaks for owners of Slack",
+			strings.Replace(call, "OWNER", "iam:111122223333:AIDAEXAMPLEEXAMPLE123", 1): "may act for owners such as slack:",
 		},
-		"describe:queue": {event: "no door", strings.Replace(call, "OWNER", "slack:T0123ABCD:U0123ABCD", 1): "no door"},
+		"describe:queue": {event: "no entry point", strings.Replace(call, "OWNER", "slack:T0123ABCD:U0123ABCD", 1): "no entry point"},
 	} {
 		e := emulate(t, bootstrap, environment("AWS_LAMBDA_FUNCTION_NAME="+name))
 		for payload, want := range tests {
@@ -128,9 +128,9 @@ func TestTheSlackFunctionUnderTheEmulator(t *testing.T) {
 	const event = `{"version":"2.0","rawPath":"/slack","requestContext":{"apiId":"abc123","requestId":"request-1","http":{"method":"GET","path":"/slack","sourceIp":"203.0.113.7"}}}`
 	const job = `{"job":{"do":"status","owner":"iam:111122223333:AIDAEXAMPLEEXAMPLE123"}}`
 	for name, tests := range map[string]map[string]string{ // what it answers to what
-		"slack":       {event: `"statusCode":404`, job: "came through API Gateway's door", `{}`: "no event of an HTTP API"},
+		"slack":       {event: `"statusCode":404`, job: "came through the entry point of API Gateway", `{}`: "not an event of an HTTP API"},
 		"slack:queue": {event: "neither a job nor a notice", job: "null"},
-		"slack:slack": {event: "no door", job: "no door"},
+		"slack:slack": {event: "no entry point", job: "no entry point"},
 	} {
 		e := emulate(t, bootstrap, slackEnvironment("AWS_LAMBDA_FUNCTION_NAME="+name))
 		for payload, want := range tests {

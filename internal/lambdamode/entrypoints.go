@@ -14,79 +14,93 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/api"
 	"github.com/bastion-on-demand/bastion/internal/config"
 	"github.com/bastion-on-demand/bastion/internal/httpapi"
+	"github.com/bastion-on-demand/bastion/internal/httpedge"
 )
 
-// Doors is one function of the API, which has two doors. Which of them a call came
-// through decides what it may say of itself:
+// EntryPoints are the names by which a function can be invoked, with the handler
+// of each. A name is the qualifier of the ARN in the call: empty, or an alias of
+// template.yaml. The entry point decides what a call may claim:
 //
-//	unqualified    API Gateway's: events of an HTTP API, whose caller the authorizer
-//	               found out. Owners of every kind but Slack's; admins.
-//	alias "slack"  the Slack function's: calls that name their owner themselves.
-//	               Owners of Slack and no others; never an admin.
+//	API functions
+//	  unqualified    API Gateway: events of an HTTP API, whose caller the authorizer
+//	                 has identified. Owners of all kinds but Slack's; admins.
+//	  alias "slack"  the Slack function: calls that name their owner themselves.
+//	                 Owners of Slack only; never an admin.
+//	Slack function
+//	  unqualified    API Gateway: requests of Slack and of browsers, which no
+//	                 authorizer has seen. Slack's are signed; the pages have tokens.
+//	  alias "queue"  the function itself, the observer and the reaper: jobs and
+//	                 notices, which Lambda sends again if they fail.
 //
-// The door is the qualifier of the ARN that the function was invoked by. Lambda
-// takes it from the request that IAM has authorized, and hands it over beside the
-// payload, so nothing that a payload says can choose or change it. Who may use which
-// door is in template.yaml: API Gateway may invoke the unqualified function only, the
-// Slack function's role the aliases only. IAM tells the two apart by the same ARN.
+// Lambda takes the ARN from the request that IAM has authorized, and passes it
+// beside the payload, so nothing in a payload can choose or change the entry point.
+// template.yaml says who may use which: API Gateway may invoke the unqualified
+// functions only, the other functions' roles the aliases only.
 //
-// Each door knows one kind of payload and refuses the other's, even when it carries
-// both. So a client of the API, who writes a body, cannot reach the Slack payload;
-// and the Slack function, even taken over, cannot write an event with an authorizer
-// in it. A call that no door is for ends in an error before anything is asked of the
-// domain.
-type EntryPoints struct {
-	client *httpapi.Gateway
-	slack  *httpapi.InternalAPI
+// Each entry point accepts one kind of payload and refuses the other kinds, also
+// in one payload together. So a client of the API, who writes a body, cannot make
+// an internal call; and even a compromised Slack function cannot write an event
+// with an authorizer in it. A call without an entry point ends in an error before
+// it reaches the domain.
+type EntryPoints map[string]func(ctx context.Context, payload json.RawMessage) (any, error)
+
+// The names of the entry points.
+const (
+	unqualified = ""
+	aliasSlack  = "slack" // of the API functions
+	aliasQueue  = config.QueueAlias
+)
+
+// Handle serves a call. An error is for the invoker of the function.
+func (e EntryPoints) Handle(ctx context.Context, payload json.RawMessage) (any, error) {
+	name, err := invokedAs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	handle, ok := e[name]
+	if !ok {
+		return nil, fmt.Errorf("this function has no entry point %q", name)
+	}
+	return handle(ctx, payload)
 }
 
-// doorSlack and doorWork are aliases of template.yaml: of the API's functions, and
-// of the Slack function.
-const (
-	doorSlack = "slack"
-	doorWork  = config.QueueAlias
-)
-
-// Doors makes a function that serves a part of the API; see httpapi.OnlyCreate and
-// its like.
-func (a *App) EntryPoints(part httpapi.Service) *EntryPoints {
-	options := httpapi.Options{Service: part, Log: a.log}
-	client := httpapi.NewGateway(options, httpapi.Owners{
+// API returns the entry points of a function that serves some methods of the API.
+func (a *App) API(methods ...string) EntryPoints {
+	options := httpapi.Options{Service: a.Service, Methods: methods, Draining: a.Config.Draining, Log: a.log}
+	return apiEntryPoints(options, httpapi.Owners{
 		TrustedRoles: a.Config.Access.TrustedRoles,
 		Admins:       a.Config.Access.Admins,
 		JWTIssuer:    a.Config.Access.JWTIssuer,
 	})
-	options.RequestID = requestID
-	return &EntryPoints{client: client, slack: httpapi.NewInternalAPI(options)}
 }
 
-// Handle answers a call by the door that it came through. An error is for whoever
-// invoked the function.
-func (d *EntryPoints) Handle(ctx context.Context, payload json.RawMessage) (any, error) {
-	door, err := invokedAs(ctx)
-	switch {
-	case err != nil:
-		return nil, err
-	case door == "":
-		event, err := readEvent(payload)
-		if err != nil {
-			return nil, err
-		}
-		return d.client.Handle(ctx, event)
-	case door == doorSlack:
-		call, err := readSlackCall(payload)
-		if err != nil {
-			return nil, err
-		}
-		return d.slack.Handle(ctx, call)
+func apiEntryPoints(options httpapi.Options, owners httpapi.Owners) EntryPoints {
+	gateway, internal := httpapi.NewGateway(options, owners), httpapi.NewInternalAPI(options)
+	return EntryPoints{
+		unqualified: func(ctx context.Context, payload json.RawMessage) (any, error) {
+			event, err := readEvent(payload)
+			if err != nil {
+				return nil, err
+			}
+			return gateway.Handle(ctx, event)
+		},
+		aliasSlack: func(ctx context.Context, payload json.RawMessage) (any, error) {
+			call, err := readCall(payload)
+			if err != nil {
+				return nil, err
+			}
+			if lc, ok := lambdacontext.FromContext(ctx); ok {
+				ctx = httpedge.WithRequestID(ctx, lc.AwsRequestID)
+			}
+			return internal.Handle(ctx, call)
+		},
 	}
-	return nil, fmt.Errorf("this function has no door %q", door)
 }
 
-// invokedAs is the qualifier of arn:PARTITION:lambda:REGION:ACCOUNT:function:NAME
-// (:QUALIFIER) that Lambda says the function was invoked by, or empty. Without such
-// an ARN no door is open: a default would be a door for whoever finds out how to
-// leave it out.
+// invokedAs returns the qualifier of arn:PARTITION:lambda:REGION:ACCOUNT:function:NAME
+// (:QUALIFIER), the ARN by which Lambda invoked the function; empty if there is no
+// qualifier. Without such an ARN it returns an error: a default would be an entry
+// point for a caller who finds a way to leave the ARN out.
 func invokedAs(ctx context.Context) (qualifier string, err error) {
 	lc, ok := lambdacontext.FromContext(ctx)
 	if !ok {
@@ -100,42 +114,33 @@ func invokedAs(ctx context.Context) (qualifier string, err error) {
 	case len(parts) == 8 && parts[7] != "":
 		return parts[7], nil
 	}
-	return "", fmt.Errorf("what Lambda says was invoked is no function's ARN: %q", lc.InvokedFunctionArn)
+	return "", fmt.Errorf("the invoked ARN %q is not that of a function", lc.InvokedFunctionArn)
 }
 
-// readEvent reads an event of API Gateway. What our own functions write has no
-// business in it.
+// readEvent reads an event of API Gateway. It refuses an event that also holds
+// fields that only functions of this stack write.
 func readEvent(payload json.RawMessage) (events.APIGatewayV2HTTPRequest, error) {
 	var event struct {
 		events.APIGatewayV2HTTPRequest
-		Slack  json.RawMessage `json:"slack"`
+		Owner  json.RawMessage `json:"owner"`
 		Job    json.RawMessage `json:"job"`
 		Notice json.RawMessage `json:"notice"`
 	}
 	if err := json.Unmarshal(payload, &event); err != nil {
-		return event.APIGatewayV2HTTPRequest, fmt.Errorf("read the event: %w", err)
+		return event.APIGatewayV2HTTPRequest, fmt.Errorf("decode the event: %w", err)
 	}
-	if event.Slack != nil || event.Job != nil || event.Notice != nil {
-		return event.APIGatewayV2HTTPRequest, errors.New("a call of another function came through API Gateway's door")
+	if event.Owner != nil || event.Job != nil || event.Notice != nil {
+		return event.APIGatewayV2HTTPRequest, errors.New("a call of another function came through the entry point of API Gateway")
 	}
 	return event.APIGatewayV2HTTPRequest, nil
 }
 
-// readSlackCall reads {"slack": …} and nothing that has anything beside it.
-func readSlackCall(payload json.RawMessage) (api.InternalCall, error) {
-	var p slackPayload
+// readCall reads an internal call that has no other fields.
+func readCall(payload json.RawMessage) (call api.InternalCall, err error) {
 	decoder := json.NewDecoder(bytes.NewReader(payload))
 	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(&p); err != nil {
-		return api.InternalCall{}, fmt.Errorf("this is no call of the Slack function: %w", err)
+	if err := decoder.Decode(&call); err != nil {
+		return api.InternalCall{}, fmt.Errorf("not a call of the Slack function: %w", err)
 	}
-	if p.Slack == nil {
-		return api.InternalCall{}, errors.New("this is no call of the Slack function")
-	}
-	return *p.Slack, nil
-}
-
-// slackPayload is what the Slack function writes.
-type slackPayload struct {
-	Slack *api.InternalCall `json:"slack"`
+	return call, nil
 }

@@ -17,7 +17,7 @@ import (
 
 	"github.com/bastion-on-demand/bastion/internal/api"
 	"github.com/bastion-on-demand/bastion/internal/bastion"
-	"github.com/bastion-on-demand/bastion/internal/config"
+	"github.com/bastion-on-demand/bastion/internal/httpapi"
 )
 
 // domain notes who asked for what.
@@ -72,13 +72,12 @@ func invokedBy(t *testing.T, arn string) context.Context {
 	return lambdacontext.NewContext(ctx, &lambdacontext.LambdaContext{AwsRequestID: "invocation-1", InvokedFunctionArn: arn})
 }
 
-// doors is a function that would serve everything, with everybody an admin who
-// can be.
-func doors(d *domain, log *bytes.Buffer) *EntryPoints {
-	app := App{log: slog.New(slog.NewJSONHandler(log, nil)), Config: config.Config{Access: config.Access{
+// entryPointsOf returns the entry points of a function that serves every method, for
+// which every caller who can be an admin is one.
+func entryPointsOf(d *domain, log *bytes.Buffer) EntryPoints {
+	return apiEntryPoints(httpapi.Options{Service: d, Log: slog.New(slog.NewJSONHandler(log, nil))}, httpapi.Owners{
 		Admins: []string{"iam:111122223333:AIDAEXAMPLEEXAMPLE123", "slack:T0123ABCD:U0123ABCD"},
-	}}}
-	return app.EntryPoints(d)
+	})
 }
 
 // eventWith is a signed request's event, with a body.
@@ -103,12 +102,12 @@ func eventWith(t *testing.T, body string) string {
 // slackCallOf is a right call but for its owner.
 func slackCallOf(owner string) string {
 	quoted, _ := json.Marshal(owner) // a string
-	return fmt.Sprintf(`{"slack":{"owner":%s,"source":"203.0.113.7","method":"POST","path":"/bastions","body":"{\"name\":\"db\"}"}}`, quoted)
+	return fmt.Sprintf(`{"owner":%s,"source":"203.0.113.7","method":"POST","path":"/bastions","body":"{\"name\":\"db\"}"}`, quoted)
 }
 
 const someone = "slack:T0123ABCD:U0123ABCD"
 
-func TestEachDoorHasItsCallers(t *testing.T) {
+func TestEachEntryPointHasItsCallers(t *testing.T) {
 	for name, test := range map[string]struct {
 		arn, payload string
 		want         bastion.Caller
@@ -124,7 +123,7 @@ func TestEachDoorHasItsCallers(t *testing.T) {
 			bastion.Caller{Owner: someone, Address: netip.MustParseAddr("203.0.113.7")}, true},
 	} {
 		d, log := &domain{}, &bytes.Buffer{}
-		answer, err := doors(d, log).Handle(invokedBy(t, test.arn), json.RawMessage(test.payload))
+		answer, err := entryPointsOf(d, log).Handle(invokedBy(t, test.arn), json.RawMessage(test.payload))
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
@@ -145,9 +144,9 @@ func TestEachDoorHasItsCallers(t *testing.T) {
 
 // Whoever comes through a door with what is not for it, or says to be somebody
 // whom it does not let in, gets an error, and the domain is not asked.
-func TestNobodyComesThroughAnothersDoor(t *testing.T) {
+func TestPayloadsOfOtherEntryPointsAreRefused(t *testing.T) {
 	client, call := eventWith(t, "{}"), slackCallOf(someone)
-	both := strings.Replace(client, "{", `{"slack":`+call[len(`{"slack":`):len(call)-1]+",", 1)
+	both := strings.Replace(client, "{", call[:len(call)-1]+",", 1)
 	slack := functionARN + ":slack"
 	changed := func(before, after string) string { return strings.Replace(call, before, after, 1) }
 	for name, test := range map[string]struct{ arn, payload string }{
@@ -155,7 +154,7 @@ func TestNobodyComesThroughAnothersDoor(t *testing.T) {
 		"a Slack call through the API's door":                    {functionARN, call},
 		"both, through the API's door":                           {functionARN, both},
 		"both, through the Slack door":                           {slack, both},
-		"both, with the names in capitals, through the API's":    {functionARN, strings.Replace(both, `"slack"`, `"SLACK"`, 1)},
+		"both, with the names in capitals, through the API's":    {functionARN, strings.Replace(both, `"owner"`, `"OWNER"`, 1)},
 		"an authorizer beside the Slack call":                    {slack, call[:len(call)-1] + `,"requestContext":{"authorizer":{}}}`},
 		"an authorizer in the Slack call":                        {slack, changed(`"owner"`, `"authorizer":{"iam":{}},"owner"`)},
 		"admin in the Slack call":                                {slack, changed(`"owner"`, `"admin":true,"owner"`)},
@@ -186,7 +185,7 @@ func TestNobodyComesThroughAnothersDoor(t *testing.T) {
 		"a method with a line's end":                             {slack, changed(`"POST"`, `"POST /bastions HTTP/1.1\r\nX: "`)},
 		"a body that is no text":                                 {slack, changed(`"body":"{\"name\":\"db\"}"`, `"body":{"name":"db"}`)},
 		"null":                                                   {slack, "null"},
-		"a Slack call of null":                                   {slack, `{"slack":null}`},
+		"a Slack call of null":                                   {slack, `{"owner":null}`},
 		"a list":                                                 {slack, "[" + call + "]"},
 		"nothing":                                                {slack, "{}"},
 		"nothing, through the API's":                             {functionARN, "{}"},
@@ -210,27 +209,27 @@ func TestNobodyComesThroughAnothersDoor(t *testing.T) {
 		"a Slack call in the ARN's door by name, with event too": {"arn:aws:lambda:eu-west-1:111122223333:function:slack", both},
 	} {
 		d := &domain{}
-		answer, err := doors(d, &bytes.Buffer{}).Handle(invokedBy(t, test.arn), json.RawMessage(test.payload))
+		answer, err := entryPointsOf(d, &bytes.Buffer{}).Handle(invokedBy(t, test.arn), json.RawMessage(test.payload))
 		if err == nil || answer != nil && !reflect.ValueOf(answer).IsZero() || len(d.calls) > 0 {
 			t.Errorf("%s: answered %+v, %v; the domain was asked for %v by %+v", name, answer, err, d.calls, d.callers)
 		}
 	}
 	d := &domain{}
-	if answer, err := doors(d, &bytes.Buffer{}).Handle(t.Context(), json.RawMessage(client)); err == nil || len(d.calls) > 0 {
+	if answer, err := entryPointsOf(d, &bytes.Buffer{}).Handle(t.Context(), json.RawMessage(client)); err == nil || len(d.calls) > 0 {
 		t.Errorf("without Lambda: answered %+v, %v", answer, d.calls)
 	}
 }
 
 // A client of the API writes the body, and nothing in a body is a door: it is a
 // request that is not understood, of the one who signed it.
-func TestASlackCallInABodyIsABody(t *testing.T) {
+func TestInternalCallInABodyIsOnlyABody(t *testing.T) {
 	for name, body := range map[string]string{
 		"the call":             slackCallOf("slack:T0123ABCD:U9999ZZZZ"),
 		"the call's inside":    `{"owner":"slack:T0123ABCD:U9999ZZZZ","source":"198.51.100.1","method":"DELETE","path":"/bastions"}`,
-		"an event in the call": `{"slack":` + eventWith(t, "") + `}`,
+		"an event in the call": `{"owner":` + eventWith(t, "") + `}`,
 	} {
 		d := &domain{}
-		answer, err := doors(d, &bytes.Buffer{}).Handle(invokedBy(t, functionARN), json.RawMessage(eventWith(t, body)))
+		answer, err := entryPointsOf(d, &bytes.Buffer{}).Handle(invokedBy(t, functionARN), json.RawMessage(eventWith(t, body)))
 		got, ok := answer.(events.APIGatewayV2HTTPResponse)
 		if err != nil || !ok || got.StatusCode != 400 || !strings.Contains(got.Body, `"unknown_field"`) || len(d.calls) > 0 {
 			t.Errorf("%s: answered %+v, %v; the domain was asked for %v", name, answer, err, d.calls)
@@ -240,7 +239,7 @@ func TestASlackCallInABodyIsABody(t *testing.T) {
 
 // What a person of Slack may ask for is what the API has, as the API judges it,
 // for that person alone.
-func TestTheSlackDoorIsTheAPI(t *testing.T) {
+func TestInternalAPIIsTheAPI(t *testing.T) {
 	const item = "/bastions/3kq7vmx2p4hzr6ta"
 	for _, test := range []struct {
 		method, path, body string
@@ -267,11 +266,11 @@ func TestTheSlackDoorIsTheAPI(t *testing.T) {
 		if test.method == "POST" { // nothing else needs to know where they are
 			call.Source = netip.MustParseAddr("203.0.113.7")
 		}
-		payload, err := json.Marshal(slackPayload{&call})
+		payload, err := json.Marshal(call)
 		if err != nil {
 			t.Fatal(err)
 		}
-		answer, err := doors(d, &bytes.Buffer{}).Handle(invokedBy(t, functionARN+":slack"), payload)
+		answer, err := entryPointsOf(d, &bytes.Buffer{}).Handle(invokedBy(t, functionARN+":slack"), payload)
 		got, ok := answer.(api.InternalReply)
 		if err != nil || !ok || got.Status != test.status || !json.Valid([]byte(got.Body)) || !strings.Contains(got.Body, test.says) {
 			t.Errorf("%s %s: answered %+v, %v", test.method, test.path, answer, err)

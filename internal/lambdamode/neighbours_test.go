@@ -20,7 +20,6 @@ import (
 
 	"github.com/bastion-on-demand/bastion/internal/awscloud"
 	"github.com/bastion-on-demand/bastion/internal/bastion"
-	"github.com/bastion-on-demand/bastion/internal/httpapi"
 	"github.com/bastion-on-demand/bastion/internal/localcloud"
 )
 
@@ -32,7 +31,7 @@ const taskRole = "AROAEXAMPLEEXAMPLE123" // as environment has it
 type neighbours struct {
 	app      *App
 	observer *Observer
-	gateway  *httpapi.Gateway
+	gateway  EntryPoints
 	cloud    *localcloud.Cloud
 	tables   dynamoWire
 	records  string // the tables' names
@@ -80,7 +79,7 @@ func live(t *testing.T, url string) *neighbours {
 	w.cloud = localcloud.New(localcloud.Config{Now: w.now})
 	t.Cleanup(w.cloud.Close)
 	app.Service.Now, app.Service.Groups, app.Service.Tasks = w.now, w.cloud.Groups(), w.cloud.Tasks()
-	w.observer, w.gateway = app.Observer(), app.EntryPoints(app.Service).client
+	w.observer, w.gateway = app.Observer(), app.API()
 	w.honest = w.start(t, "AIDAHONESTHONEST0001", keyOfHonest)
 	w.hostile = w.start(t, "AIDAHOSTILEHOSTILE01", keyOfHostile)
 	w.pass(app.Config.Bastion.Timing.Settle)
@@ -159,8 +158,11 @@ func (w *neighbours) get(t *testing.T, n neighbour, path, accept string) string 
 			AccountID: "111122223333", UserID: n.user, UserARN: "arn:aws:iam::111122223333:user/" + n.user,
 		},
 	}
-	answer, err := w.gateway.Handle(t.Context(), event)
+	payload, err := json.Marshal(event)
 	must(t, err)
+	response, err := w.gateway.Handle(invokedBy(t, functionARN), payload)
+	must(t, err)
+	answer := response.(events.APIGatewayV2HTTPResponse)
 	if answer.StatusCode != http.StatusOK {
 		t.Fatalf("GET %s as %s: %d %s", path, n.user, answer.StatusCode, answer.Body)
 	}

@@ -10,41 +10,41 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/httpapi"
 )
 
-// work takes events for functions, and does not wait for what becomes of them.
-type work interface {
+// invoker invokes functions asynchronously.
+type invoker interface {
 	InvokeAsync(ctx context.Context, function string, payload []byte) error
 }
 
-// tell has the service tell owners what becomes of their bastions. It is for the
-// functions that may; without Slack there is nobody to tell.
+// notifyOwners lets the service notify owners. It is for the functions that have
+// the right to; without Slack there is no notifier.
 func (a *App) notifyOwners() {
 	if a.Config.Slack != "" {
-		a.Service.Notifier = notices{a.work, a.Config.Slack}
+		a.Service.Notifier = notices{a.invoker, a.Config.Slack}
 	}
 }
 
-// notices hands notices over to the Slack function.
+// notices sends notices to the Slack function.
 type notices struct {
-	work     work
+	invoker  invoker
 	function string
 }
 
-// Tell is of bastion.Notices.
+// Notify implements bastion.Notifier.
 func (n notices) Notify(ctx context.Context, rec bastion.Record, notice bastion.Notice) error {
-	payload, err := noticeOf(rec, notice)
+	payload, err := encodeNotice(rec, notice)
 	if err != nil {
 		return err
 	}
-	return n.work.InvokeAsync(ctx, n.function, payload)
+	return n.invoker.InvokeAsync(ctx, n.function, payload)
 }
 
-// noticeOf is the event for a notice: the bastion as the API answers it, and what
-// the API does not.
-func noticeOf(rec bastion.Record, notice bastion.Notice) ([]byte, error) {
+// encodeNotice returns the payload of a notice: the bastion as the API returns it,
+// and the receipt, which the API does not return.
+func encodeNotice(rec bastion.Record, notice bastion.Notice) ([]byte, error) {
 	n := api.NewNotice(rec, notice, httpapi.Document(rec))
-	payload, err := json.Marshal(slackEvent{Notice: &n})
+	payload, err := json.Marshal(queued{Notice: &n})
 	if err != nil {
-		return nil, fmt.Errorf("write the notice of %s: %w", rec.ID, err)
+		return nil, fmt.Errorf("encode the notice of bastion %s: %w", rec.ID, err)
 	}
 	return payload, nil
 }

@@ -134,7 +134,7 @@ func TestTheLargestNoticeFits(t *testing.T) {
 	}
 	rec.Intent.Reason = strings.Repeat("<", 200)
 	rec.Intent.Keys = slices.Repeat(rec.Intent.Keys, 10)
-	payload, err := noticeOf(rec, bastion.Notice{State: bastion.Closed})
+	payload, err := encodeNotice(rec, bastion.Notice{State: bastion.Closed})
 	if err != nil || len(payload) > 64<<10 {
 		t.Errorf("%d bytes, %v", len(payload), err)
 	}
@@ -161,7 +161,7 @@ func TestWhoTells(t *testing.T) {
 			}
 			start(app)
 			told, tells := app.Service.Notifier.(notices)
-			if want := name != "" && function != ""; tells != want || tells && (told.function != slackWork || told.work == nil) {
+			if want := name != "" && function != ""; tells != want || tells && (told.function != slackWork || told.invoker == nil) {
 				t.Errorf("%q with %q: %+v", name, function, app.Service.Notifier)
 			}
 			if !tells && app.Service.Notifier != nil {

@@ -16,38 +16,24 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/api"
 	"github.com/bastion-on-demand/bastion/internal/awscloud"
 	"github.com/bastion-on-demand/bastion/internal/config"
-	"github.com/bastion-on-demand/bastion/internal/httpapi"
+	"github.com/bastion-on-demand/bastion/internal/httpedge"
 	"github.com/bastion-on-demand/bastion/internal/slack"
 )
 
-// Slack is the Slack function, which has two doors as those of the API have
-// ([Doors]):
-//
-//	unqualified   API Gateway's: requests of Slack and of people's browsers, which
-//	              nobody has authorized. Slack's are signed; the pages have tokens.
-//	alias "queue"  its own, and the observer's and the reaper's: jobs and notices,
-//	              which Lambda sends again if they fail.
-type Slack struct {
-	app interface {
-		RunJob(context.Context, slack.Job) error
-		Notify(context.Context, api.Notice) error
-	}
-	routes http.Handler
-}
-
-// StartSlack is [Start] for the Slack function, which is no part of the service: it
-// has no record, and nothing of the cloud.
-func StartSlack() *Slack {
+// StartSlack reads the environment and returns the Slack function's entry points;
+// see [Start]. The Slack function is not part of the service: it has no right to
+// read or write records, groups or tasks.
+func StartSlack() EntryPoints {
 	log := slog.New(lambdacontext.NewLogHandler())
-	s, err := wireSlack(context.Background(), os.Environ(), log)
+	app, err := wireSlack(context.Background(), os.Environ(), log)
 	if err != nil {
-		log.Error("start", "error", err.Error())
+		log.Error("start failed", "error", err.Error())
 		os.Exit(1)
 	}
-	return s
+	return slackEntryPoints(app, app.Handler())
 }
 
-func wireSlack(ctx context.Context, environ []string, log *slog.Logger) (*Slack, error) {
+func wireSlack(ctx context.Context, environ []string, log *slog.Logger) (*slack.App, error) {
 	cfg, err := config.LoadSlack(environ)
 	if err != nil {
 		return nil, err
@@ -56,17 +42,17 @@ func wireSlack(ctx context.Context, environ []string, log *slog.Logger) (*Slack,
 	if err != nil {
 		return nil, fmt.Errorf("connect to AWS: %w", err)
 	}
-	// A function is frozen between two events, and what was left open dies meanwhile.
-	outside := http.DefaultTransport.(*http.Transport).Clone()
-	outside.DisableKeepAlives = true
-	app := slack.New(slack.Options{
+	// Lambda freezes a function between two events, and idle connections die meanwhile.
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.DisableKeepAlives = true
+	return slack.New(slack.Options{
 		Table: ports.Items,
 		Functions: functions{ports.Functions, map[string]string{
 			http.MethodPost: cfg.Create, http.MethodGet: cfg.Describe, http.MethodPatch: cfg.Extend, http.MethodDelete: cfg.Destroy,
 		}},
 		Queue:       jobs{ports.Functions, cfg.Queue},
 		Credentials: credentials(ports.Secrets, cfg),
-		Transport:   outside,
+		Transport:   transport,
 		Teams:       cfg.Teams,
 		Channels:    cfg.Channels,
 		Users:       cfg.Users,
@@ -76,8 +62,7 @@ func wireSlack(ctx context.Context, environ []string, log *slog.Logger) (*Slack,
 		Now:  time.Now,
 		Rand: rand.Reader,
 		Log:  log,
-	})
-	return &Slack{app: app, routes: app.Handler()}, nil
+	}), nil
 }
 
 // credentials reads the parameters that the configuration names.
@@ -99,49 +84,54 @@ func credentials(secrets *awscloud.Secrets, cfg config.Slack) slack.Secrets {
 	}
 }
 
-// Handle serves a request, does a job or tells of a notice. An error of the latter
-// has Lambda send the event again.
-func (s *Slack) Handle(ctx context.Context, payload json.RawMessage) (any, error) {
-	door, err := invokedAs(ctx)
-	switch {
-	case err != nil:
-		return nil, err
-	case door == "":
-		event, err := readEvent(payload)
-		if err != nil {
-			return nil, err
-		}
-		return httpapi.ServeEvent(ctx, s.routes, event)
-	case door == doorWork:
-		return nil, s.work(ctx, payload)
-	}
-	return nil, fmt.Errorf("this function has no door %q", door)
+// jobRunner is the part of slack.App that runs jobs and sends notices.
+type jobRunner interface {
+	RunJob(context.Context, slack.Job) error
+	Notify(context.Context, api.Notice) error
 }
 
-// slackEvent is what comes through the door of work: one of the two. What else a
-// newer version of the function may have written in them is not looked at.
-type slackEvent struct {
+// slackEntryPoints returns the entry points of the Slack function.
+func slackEntryPoints(app jobRunner, routes http.Handler) EntryPoints {
+	return EntryPoints{
+		unqualified: func(ctx context.Context, payload json.RawMessage) (any, error) {
+			event, err := readEvent(payload)
+			if err != nil {
+				return nil, err
+			}
+			return httpedge.ServeEvent(ctx, routes, event)
+		},
+		aliasQueue: func(ctx context.Context, payload json.RawMessage) (any, error) {
+			return nil, runQueued(ctx, app, payload)
+		},
+	}
+}
+
+// queued is the payload of the queue: a job or a notice. Unknown fields, which a
+// newer version of the function may have written, are ignored.
+type queued struct {
 	Job    *slack.Job  `json:"job,omitempty"`
 	Notice *api.Notice `json:"notice,omitempty"`
 }
 
-func (s *Slack) work(ctx context.Context, payload json.RawMessage) error {
+// runQueued runs a job or sends a notice. After an error Lambda sends the payload
+// again.
+func runQueued(ctx context.Context, app jobRunner, payload json.RawMessage) error {
 	ctx, cancel := withinDeadline(ctx)
 	defer cancel()
-	var w slackEvent
-	if err := json.Unmarshal(payload, &w); err != nil {
-		return fmt.Errorf("read the work: %w", err)
+	var q queued
+	if err := json.Unmarshal(payload, &q); err != nil {
+		return fmt.Errorf("decode the payload of the queue: %w", err)
 	}
 	switch {
-	case w.Job != nil && w.Notice == nil:
-		return s.app.RunJob(ctx, *w.Job)
-	case w.Notice != nil && w.Job == nil:
-		return s.app.Notify(ctx, *w.Notice)
+	case q.Job != nil && q.Notice == nil:
+		return app.RunJob(ctx, *q.Job)
+	case q.Notice != nil && q.Job == nil:
+		return app.Notify(ctx, *q.Notice)
 	}
-	return errors.New("this is neither a job nor a notice: the Slack function is given no other work")
+	return errors.New("the payload of the queue is neither a job nor a notice")
 }
 
-// functions calls the API's functions by their aliases, each with its method.
+// functions invokes the API functions by their aliases; each serves one method.
 type functions struct {
 	lambda interface {
 		Invoke(ctx context.Context, function string, payload []byte) ([]byte, error)
@@ -155,7 +145,7 @@ func (f functions) Call(ctx context.Context, call api.InternalCall) (reply api.I
 	if !ok {
 		return reply, fmt.Errorf("no function serves %s", call.Method)
 	}
-	payload, err := json.Marshal(slackPayload{&call})
+	payload, err := json.Marshal(call)
 	if err != nil {
 		return reply, fmt.Errorf("encode the call of %s: %w", function, err)
 	}
@@ -169,17 +159,17 @@ func (f functions) Call(ctx context.Context, call api.InternalCall) (reply api.I
 	return reply, nil
 }
 
-// jobs hands jobs over to the function itself.
+// jobs sends jobs to the Slack function's own queue.
 type jobs struct {
-	work
+	invoker
 	function string
 }
 
 // Enqueue implements slack.Queue.
 func (j jobs) Enqueue(ctx context.Context, job slack.Job) error {
-	payload, err := json.Marshal(slackEvent{Job: &job})
+	payload, err := json.Marshal(queued{Job: &job})
 	if err != nil {
-		return fmt.Errorf("write the job: %w", err)
+		return fmt.Errorf("encode the job: %w", err)
 	}
-	return j.work.InvokeAsync(ctx, j.function, payload)
+	return j.invoker.InvokeAsync(ctx, j.function, payload)
 }

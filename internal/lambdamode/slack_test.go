@@ -1,6 +1,7 @@
 package lambdamode
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -37,7 +38,7 @@ func TestTheSlackFunctionIsWired(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	options := s.app.(*slack.App).Options
+	options := s.Options
 	for i, v := 0, reflect.ValueOf(options); i < v.NumField(); i++ {
 		name := v.Type().Field(i).Name
 		if empty := v.Field(i).IsZero(); empty != (name == "Channels" || name == "Users" || name == "Plain") {
@@ -110,7 +111,7 @@ func TestTheSlackFunctionHasTwoDoors(t *testing.T) {
 		"a job, for a function of no ARN": {"", job, ""},
 	} {
 		w, reached := &worker{}, ""
-		s := &Slack{app: w, routes: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { reached = "routes" })}
+		s := slackEntryPoints(w, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { reached = "routes" }))
 		answer, err := s.Handle(invokedBy(t, test.arn), json.RawMessage(test.payload))
 		switch {
 		case len(w.jobs) == 1 && w.jobs[0] == slack.Job{Action: slack.JobStatus, Owner: someone}:
@@ -131,7 +132,7 @@ func TestTheSlackFunctionHasTwoDoors(t *testing.T) {
 
 // An error is Lambda's sign to send the event again.
 func TestWorkThatFailsComesAgain(t *testing.T) {
-	s := &Slack{app: &worker{err: errors.New("broken")}}
+	s := slackEntryPoints(&worker{err: errors.New("broken")}, http.NotFoundHandler())
 	for _, payload := range []string{`{"job":{"do":"status"}}`, `{"notice":{}}`} {
 		if _, err := s.Handle(invokedBy(t, slackARN+":queue"), json.RawMessage(payload)); err == nil || err.Error() != "broken" {
 			t.Errorf("%s: %v", payload, err)
@@ -141,7 +142,7 @@ func TestWorkThatFailsComesAgain(t *testing.T) {
 
 // lambdas is Lambda, with functions that serve one door: the Slack function's.
 type lambdas struct {
-	functions map[string]*EntryPoints
+	functions map[string]EntryPoints
 	t         *testing.T
 }
 
@@ -157,11 +158,11 @@ func (l lambdas) Invoke(_ context.Context, function string, payload []byte) ([]b
 func TestACallFromFunctionToFunction(t *testing.T) {
 	const item = "/bastions/3kq7vmx2p4hzr6ta"
 	create, describe, extend, destroy := &domain{}, &domain{}, &domain{}, &domain{}
-	app := App{log: slog.New(slog.DiscardHandler)}
+	of := func(d *domain) EntryPoints { return entryPointsOf(d, &bytes.Buffer{}) }
 	f := functions{
-		lambdas{map[string]*EntryPoints{
-			functionARN + "1:slack": app.EntryPoints(create), functionARN + "2:slack": app.EntryPoints(describe),
-			functionARN + "3:slack": app.EntryPoints(extend), functionARN + "4:slack": app.EntryPoints(destroy),
+		lambdas{map[string]EntryPoints{
+			functionARN + "1:slack": of(create), functionARN + "2:slack": of(describe),
+			functionARN + "3:slack": of(extend), functionARN + "4:slack": of(destroy),
 		}, t},
 		map[string]string{"POST": functionARN + "1:slack", "GET": functionARN + "2:slack", "PATCH": functionARN + "3:slack", "DELETE": functionARN + "4:slack"},
 	}
@@ -219,7 +220,7 @@ func TestAJobGoesThroughAnEvent(t *testing.T) {
 	if err := (jobs{h, "slack:queue"}).Enqueue(t.Context(), job); err != nil || h.to != "slack:queue" {
 		t.Fatalf("handed to %s, %v", h.to, err)
 	}
-	if _, err := (&Slack{app: w}).Handle(invokedBy(t, slackARN+":queue"), json.RawMessage(h.payload)); err != nil || len(w.jobs) != 1 || w.jobs[0] != job {
+	if _, err := slackEntryPoints(w, http.NotFoundHandler()).Handle(invokedBy(t, slackARN+":queue"), json.RawMessage(h.payload)); err != nil || len(w.jobs) != 1 || w.jobs[0] != job {
 		t.Errorf("%+v came out of %s, %v", w.jobs, h.payload, err)
 	}
 	h.err = errors.New("broken")
@@ -228,14 +229,14 @@ func TestAJobGoesThroughAnEvent(t *testing.T) {
 	}
 }
 
-// A request for nothing goes through all of the wiring and calls nobody.
-func TestARequestThroughTheWiring(t *testing.T) {
-	s, err := wireSlack(t.Context(), slackEnvironment(), slog.New(slog.DiscardHandler))
+// The whole wiring serves a request, without a call of AWS.
+func TestRequestThroughTheWiring(t *testing.T) {
+	app, err := wireSlack(t.Context(), slackEnvironment(), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
-	answer, err := s.Handle(invokedBy(t, slackARN), json.RawMessage(eventWith(t, "")))
-	if got := answer.(events.APIGatewayV2HTTPResponse); err != nil || got.StatusCode != 404 {
-		t.Errorf("answered %+v, %v", got, err)
+	response, err := slackEntryPoints(app, app.Handler()).Handle(invokedBy(t, slackARN), json.RawMessage(eventWith(t, "")))
+	if got := response.(events.APIGatewayV2HTTPResponse); err != nil || got.StatusCode != 404 || got.Headers["X-Request-Id"] != "request-1" {
+		t.Errorf("the response is %+v, %v", got, err)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/httpapi"
 )
 
 func TestGuardLetsOnlyLocalToolsThrough(t *testing.T) {
@@ -30,20 +31,20 @@ func TestGuardLetsOnlyLocalToolsThrough(t *testing.T) {
 		{"own origin", "POST", "localhost:8080", http.Header{"Sec-Fetch-Site": {"same-origin"}, "Origin": {"http://localhost:8080"}}, ""},
 		{"a form of a page without referrer", "POST", "localhost:8080", http.Header{"Sec-Fetch-Site": {"same-origin"}, "Origin": {"null"}}, ""},
 
-		{"rebound name", "POST", "evil.example:8080", nil, codeHostForeign},
-		{"name that begins well", "POST", "localhost.evil.example:8080", nil, codeHostForeign},
-		{"another port", "POST", "127.0.0.1:8081", nil, codeHostForeign},
-		{"no port", "POST", "127.0.0.1", nil, codeHostForeign},
-		{"no host", "POST", "", nil, codeHostForeign},
-		{"another machine's address", "POST", "192.168.1.5:8080", nil, codeHostForeign},
-		{"cross-site", "POST", "127.0.0.1:8080", http.Header{"Sec-Fetch-Site": {"cross-site"}}, codeCrossOrigin},
-		{"same-site, another port", "POST", "127.0.0.1:8080", http.Header{"Sec-Fetch-Site": {"same-site"}}, codeCrossOrigin},
-		{"cross-site GET", "GET", "127.0.0.1:8080", http.Header{"Sec-Fetch-Site": {"cross-site"}}, codeCrossOrigin},
-		{"old browser", "POST", "127.0.0.1:8080", http.Header{"Origin": {"https://evil.example"}}, codeCrossOrigin},
-		{"another local page", "POST", "127.0.0.1:8080", http.Header{"Origin": {"http://127.0.0.1:3000"}}, codeCrossOrigin},
-		{"own site, another origin", "POST", "127.0.0.1:8080", http.Header{"Sec-Fetch-Site": {"same-origin"}, "Origin": {"https://evil.example"}}, codeCrossOrigin},
-		{"typed, opaque origin", "POST", "127.0.0.1:8080", http.Header{"Sec-Fetch-Site": {"none"}, "Origin": {"null"}}, codeCrossOrigin},
-		{"opaque origin", "POST", "127.0.0.1:8080", http.Header{"Origin": {"null"}}, codeCrossOrigin},
+		{"rebound name", "POST", "evil.example:8080", nil, httpapi.CodeHostForeign},
+		{"name that begins well", "POST", "localhost.evil.example:8080", nil, httpapi.CodeHostForeign},
+		{"another port", "POST", "127.0.0.1:8081", nil, httpapi.CodeHostForeign},
+		{"no port", "POST", "127.0.0.1", nil, httpapi.CodeHostForeign},
+		{"no host", "POST", "", nil, httpapi.CodeHostForeign},
+		{"another machine's address", "POST", "192.168.1.5:8080", nil, httpapi.CodeHostForeign},
+		{"cross-site", "POST", "127.0.0.1:8080", http.Header{"Sec-Fetch-Site": {"cross-site"}}, httpapi.CodeCrossOrigin},
+		{"same-site, another port", "POST", "127.0.0.1:8080", http.Header{"Sec-Fetch-Site": {"same-site"}}, httpapi.CodeCrossOrigin},
+		{"cross-site GET", "GET", "127.0.0.1:8080", http.Header{"Sec-Fetch-Site": {"cross-site"}}, httpapi.CodeCrossOrigin},
+		{"old browser", "POST", "127.0.0.1:8080", http.Header{"Origin": {"https://evil.example"}}, httpapi.CodeCrossOrigin},
+		{"another local page", "POST", "127.0.0.1:8080", http.Header{"Origin": {"http://127.0.0.1:3000"}}, httpapi.CodeCrossOrigin},
+		{"own site, another origin", "POST", "127.0.0.1:8080", http.Header{"Sec-Fetch-Site": {"same-origin"}, "Origin": {"https://evil.example"}}, httpapi.CodeCrossOrigin},
+		{"typed, opaque origin", "POST", "127.0.0.1:8080", http.Header{"Sec-Fetch-Site": {"none"}, "Origin": {"null"}}, httpapi.CodeCrossOrigin},
+		{"opaque origin", "POST", "127.0.0.1:8080", http.Header{"Origin": {"null"}}, httpapi.CodeCrossOrigin},
 	} {
 		reached := false
 		var logged bytes.Buffer
@@ -111,8 +112,8 @@ func TestOwnersAreNamesFromBasicAuthentication(t *testing.T) {
 		caller, err := identify(r)
 		var refused *bastion.Error
 		switch {
-		case test.owner == "" && (!errors.As(err, &refused) || refused.Code != codeOwnerInvalid):
-			t.Errorf("%s: %+v, %v, want %s", test.name, caller, err, codeOwnerInvalid)
+		case test.owner == "" && (!errors.As(err, &refused) || refused.Code != httpapi.CodeOwnerInvalid):
+			t.Errorf("%s: %+v, %v, want %s", test.name, caller, err, httpapi.CodeOwnerInvalid)
 		case test.owner == "" && strings.Contains(err.Error(), "secret"):
 			t.Errorf("%s: the error repeats the password", test.name)
 		case test.owner != "" && (err != nil || caller.Owner != test.owner):

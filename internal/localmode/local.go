@@ -163,6 +163,9 @@ func (l *Local) serve(ctx context.Context, s settings, listener net.Listener, ro
 		Handler:           guard(routes, s.Log),
 		ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout:       time.Minute, // longer than Prefer: wait, because it includes the handler's time
+		MaxHeaderBytes:    64 << 10,
+		// Otherwise net/http would serve OPTIONS * before the guard.
+		DisableGeneralOptionsHandler: true,
 		// Waiting requests end with local mode.
 		BaseContext: func(net.Listener) context.Context { return ctx },
 	}

@@ -33,7 +33,7 @@ var errNoButton = errors.New("not a button that does something")
 
 // serveInteraction answers a press of a button with nothing, as Slack wants it;
 // what there is to say goes to the message's own response_url.
-func (a *App) serveInteraction(x *exchange, r *http.Request) {
+func (a *App) serveInteraction(x exchange, r *http.Request) {
 	form, s, err := a.receive(x, r)
 	if err != nil {
 		x.WriteHeader(http.StatusOK)
@@ -44,7 +44,7 @@ func (a *App) serveInteraction(x *exchange, r *http.Request) {
 	}
 	var pressed interaction
 	if err := json.Unmarshal([]byte(form.Get("payload")), &pressed); err != nil {
-		x.refuse(http.StatusBadRequest, codeBodyInvalid, "The payload is not JSON as Slack sends it.")
+		x.Problem(http.StatusBadRequest, codeBodyInvalid, "The payload is not JSON as Slack sends it.")
 		return
 	}
 	job, err := a.jobOf(pressed)
@@ -55,11 +55,11 @@ func (a *App) serveInteraction(x *exchange, r *http.Request) {
 	}
 	c := caller{team: pressed.Team.ID, user: pressed.User.ID, responseURL: pressed.ResponseURL}
 	if err := c.check(); err != nil {
-		x.cause = err
-		x.refuse(http.StatusBadRequest, codeBodyInvalid, "The request is not as Slack makes them.")
+		x.Cause = err
+		x.Problem(http.StatusBadRequest, codeBodyInvalid, "The request is not as Slack makes them.")
 		return
 	}
-	x.owner = c.owner()
+	x.Owner = c.owner()
 	job.Owner, job.ResponseURL = c.owner(), c.responseURL
 	ctx, cancel := context.WithTimeout(r.Context(), answerFor)
 	defer cancel()
@@ -142,10 +142,10 @@ const complainFor = 700 * time.Millisecond
 
 // complain says beside the message why its button did nothing. The message stays,
 // so that the button can be pressed again.
-func (a *App) complain(ctx context.Context, x *exchange, to string, l *message) {
+func (a *App) complain(ctx context.Context, x exchange, to string, l *message) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), complainFor)
 	defer cancel()
 	if err := a.post(ctx, to, l, false); err != nil {
-		x.cause = errors.Join(x.cause, fmt.Errorf("tell of it: %w", err))
+		x.Cause = errors.Join(x.Cause, fmt.Errorf("tell of it: %w", err))
 	}
 }

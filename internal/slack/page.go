@@ -6,17 +6,15 @@ import (
 	"embed"
 	"encoding/base64"
 	"errors"
-	"fmt"
 	"html/template"
-	"net"
 	"net/http"
 	"net/netip"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/httpedge"
 )
 
 //go:embed templates
@@ -99,10 +97,10 @@ var pageHeaders = map[string]string{
 	"Permissions-Policy":           "camera=(), geolocation=(), microphone=(), payment=(), usb=(), clipboard-read=(), clipboard-write=(self)",
 }
 
-// visit is one request for a page, with its log line.
+// visit is one request for a page.
 type visit struct {
 	*http.Request
-	line
+	*httpedge.Exchange
 	header http.Header // of the response
 	token  string      // from the path
 }
@@ -117,39 +115,31 @@ type pageResponse struct {
 }
 
 // servePage serves the pages of one route.
-func (a *App) servePage(w http.ResponseWriter, r *http.Request, route string, methods []string, respond func(*visit) pageResponse) {
-	start := a.Now()
-	v := &visit{Request: r, line: line{route: route}, header: w.Header(), token: r.PathValue("token")}
+func (a *App) servePage(x *httpedge.Exchange, token, route string, methods []string, respond func(*visit) pageResponse) {
+	v := &visit{Request: x.Request, Exchange: x, header: x.Header(), token: token}
+	x.Route = route
+	x.OnPanic = func() { v.send(messageResponse(http.StatusInternalServerError, internalErrorPage)) }
 	for name, value := range pageHeaders {
 		v.header.Set(name, value)
 	}
-	response := a.respondToVisit(v, methods, respond)
-	body := v.render(response)
-	w.WriteHeader(response.status)
-	if r.Method != http.MethodHead {
-		_, _ = w.Write(body) // an error means that the client has gone
+	var err error
+	switch v.Source, err = httpedge.RemoteAddress(v.Request); {
+	case err != nil:
+		v.Cause = err
+		v.send(messageResponse(http.StatusInternalServerError, internalErrorPage))
+	case !slices.Contains(methods, v.Method):
+		v.header.Set("Allow", strings.Join(methods, ", "))
+		v.send(messageResponse(http.StatusMethodNotAllowed, methodNotAllowedPage))
+	default:
+		v.send(respond(v))
 	}
-	v.status = response.status
-	a.log(r, v.line, start)
 }
 
-// respondToVisit checks the request and calls respond. It turns a panic into a page,
-// because a Lambda function has no net/http server that recovers.
-func (a *App) respondToVisit(v *visit, methods []string, respond func(*visit) pageResponse) (response pageResponse) {
-	defer func() {
-		if p := recover(); p != nil {
-			v.cause = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
-			response = messageResponse(http.StatusInternalServerError, internalErrorPage)
-		}
-	}()
-	if v.source, v.cause = addressOf(v.RemoteAddr); v.cause != nil {
-		return messageResponse(http.StatusInternalServerError, internalErrorPage)
-	}
-	if !slices.Contains(methods, v.Method) {
-		v.header.Set("Allow", strings.Join(methods, ", "))
-		return messageResponse(http.StatusMethodNotAllowed, methodNotAllowedPage)
-	}
-	return respond(v)
+// send writes the response. An error means that the client has gone.
+func (v *visit) send(response pageResponse) {
+	body := v.render(response)
+	v.WriteHeader(response.status)
+	_, _ = v.Exchange.Write(body)
 }
 
 func (v *visit) render(response pageResponse) []byte {
@@ -168,27 +158,13 @@ func (v *visit) render(response pageResponse) []byte {
 	return page.Bytes()
 }
 
-// addressOf returns the address of the connection that a request came on. Headers
-// are ignored, because the client sets them.
-func addressOf(remote string) (netip.Addr, error) {
-	host, _, err := net.SplitHostPort(remote)
-	if err != nil {
-		return netip.Addr{}, fmt.Errorf("address of the caller: %w", err)
-	}
-	address, err := netip.ParseAddr(host)
-	if err != nil {
-		return netip.Addr{}, fmt.Errorf("address of the caller: %w", err)
-	}
-	return address.Unmap().WithZone(""), nil
-}
-
 // failed returns the page for an error of the table. Every link that cannot be
 // opened gets the same page, so guessing does not reveal which ones existed.
 func (v *visit) failed(err error) pageResponse {
 	if errors.Is(err, bastion.ErrNotFound) {
 		return messageResponse(http.StatusNotFound, linkInvalidPage)
 	}
-	v.cause = err
+	v.Cause = err
 	return messageResponse(http.StatusServiceUnavailable, unavailablePage)
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/httpedge"
 )
 
 const (
@@ -61,9 +62,9 @@ func (startPage) Follow() bool { return false }
 
 // serveStartLink serves the page of a start link. GET and HEAD change nothing,
 // because machines fetch the links in Slack; POST uses the link.
-func (a *App) serveStartLink(w http.ResponseWriter, r *http.Request) {
+func (a *App) serveStartLink(x *httpedge.Exchange, token string) {
 	methods := []string{http.MethodGet, http.MethodHead, http.MethodPost}
-	a.servePage(w, r, startLinkRoute, methods, func(v *visit) pageResponse {
+	a.servePage(x, token, startLinkRoute, methods, func(v *visit) pageResponse {
 		link, version, err := a.openStartLink(v.Context(), v.token)
 		if errors.Is(err, bastion.ErrNotFound) {
 			if location, ok := a.statusPageOf(v); ok {
@@ -73,14 +74,14 @@ func (a *App) serveStartLink(w http.ResponseWriter, r *http.Request) {
 		if err != nil {
 			return v.failed(err)
 		}
-		v.owner = link.Owner
+		v.Owner = link.Owner
 		if v.Method != http.MethodPost {
 			return a.showStartLink(v, http.StatusOK, link, nil)
 		}
 		switch address, proven := a.readForm(v); {
 		case !proven:
 			return a.showStartLink(v, http.StatusForbidden, link, alertNotProven)
-		case address != v.source:
+		case address != v.Source:
 			return a.showStartLink(v, http.StatusConflict, link, alertAddressChanged)
 		}
 		return a.followStartLink(v, link, version)
@@ -96,7 +97,7 @@ func (a *App) showStartLink(v *visit, status int, link startLink, why *alert) pa
 	keyType, _, _ := strings.Cut(link.Key, " ")
 	now := a.Now()
 	page := startPage{
-		Alert: why, Address: v.source, Family: family(v.source), Proof: proof,
+		Alert: why, Address: v.Source, Family: family(v.Source), Proof: proof,
 		User: named{shortened(oneLine(link.UserName), maxDisplayName), user},
 		Team: named{shortened(oneLine(link.TeamDomain), maxDisplayName), team},
 		Name: oneLine(link.Name), KeyType: oneLine(keyType), Fingerprint: bastion.Key(link.Key).Fingerprint(),
@@ -110,7 +111,7 @@ func (a *App) showStartLink(v *visit, status int, link startLink, why *alert) pa
 // unused again, so the person can press the button again.
 func (a *App) followStartLink(v *visit, link startLink, version int64) pageResponse {
 	now := a.Now()
-	page := statusPage{Owner: link.Owner, StartLink: hashOf(v.token), Source: v.source, StartedAt: now, EnqueuedAt: now, ExpiresAt: now.Add(statusPageLife)}
+	page := statusPage{Owner: link.Owner, StartLink: hashOf(v.token), Source: v.Source, StartedAt: now, EnqueuedAt: now, ExpiresAt: now.Add(statusPageLife)}
 	token, err := a.newStatusPage(v.Context(), page)
 	if err != nil {
 		return v.failed(err)
@@ -126,7 +127,7 @@ func (a *App) followStartLink(v *visit, link startLink, version int64) pageRespo
 			return v.failed(errors.Join(err, undo))
 		}
 		response := a.showStartLink(v, http.StatusServiceUnavailable, link, alertNotEnqueued)
-		v.cause = err
+		v.Cause = err
 		return response
 	}
 	a.setCookie(v, proofCookie, "", -1, http.SameSiteStrictMode)
@@ -152,7 +153,7 @@ func (a *App) statusPageOf(v *visit) (path string, ok bool) {
 	if err != nil || page.StartLink != hashOf(v.token) {
 		return "", false
 	}
-	v.owner = page.Owner
+	v.Owner = page.Owner
 	return statusPath + cookies[0].Value, true
 }
 
@@ -161,12 +162,12 @@ func (a *App) statusPageOf(v *visit) (path string, ok bool) {
 // hold the same value: another site can make a browser send a form, but can neither
 // read nor set that cookie. The headers about a request's origin are checked too.
 func (a *App) readForm(v *visit) (shown netip.Addr, proven bool) {
-	v.Body = http.MaxBytesReader(nil, v.Body, maxForm)
+	v.Request.Body = http.MaxBytesReader(nil, v.Request.Body, maxForm)
 	if err := v.ParseForm(); err != nil {
 		return netip.Addr{}, false
 	}
 	if err := new(http.CrossOriginProtection).Check(v.Request); err != nil {
-		v.cause = err
+		v.Cause = err
 		return netip.Addr{}, false
 	}
 	cookies := v.CookiesNamed(a.cookieName(proofCookie, v.token))

@@ -13,6 +13,7 @@ import (
 
 	"github.com/bastion-on-demand/bastion/internal/api"
 	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/httpedge"
 )
 
 const describeTimeout = 5 * time.Second // of one call for a bastion
@@ -54,13 +55,13 @@ type access struct {
 
 // serveStatusPage serves the page that follows a start. Its token lets its holder
 // read only. With ?download it sends the ssh configuration as a file.
-func (a *App) serveStatusPage(w http.ResponseWriter, r *http.Request) {
-	a.servePage(w, r, statusPageRoute, []string{http.MethodGet, http.MethodHead}, func(v *visit) pageResponse {
+func (a *App) serveStatusPage(x *httpedge.Exchange, token string) {
+	a.servePage(x, token, statusPageRoute, []string{http.MethodGet, http.MethodHead}, func(v *visit) pageResponse {
 		stored, err := a.openStatusPage(v.Context(), v.token)
 		if err != nil {
 			return v.failed(err)
 		}
-		v.owner = stored.Owner
+		v.Owner = stored.Owner
 		page, err := a.progress(v, stored)
 		if err != nil {
 			return v.failed(err)
@@ -92,7 +93,7 @@ func (a *App) progress(v *visit, stored statusPage) (progressPage, error) {
 	case errors.As(err, &refusal) && refusal.Code == bastion.CodeNotFound, err == nil && b.Owner != stored.Owner:
 		return page.notStarted("This bastion no longer exists."), nil
 	case err != nil:
-		v.cause = err
+		v.Cause = err
 		return page.retrying(), nil
 	}
 	if end := followedUntil(b, a.Now()); !end.IsZero() {
@@ -100,7 +101,7 @@ func (a *App) progress(v *visit, stored statusPage) (progressPage, error) {
 		if !a.Now().Before(until) {
 			return progressPage{}, bastion.ErrNotFound
 		}
-		v.cause = a.endStatusPage(v.Context(), hashOf(v.token), until)
+		v.Cause = a.endStatusPage(v.Context(), hashOf(v.token), until)
 	}
 	if b.IsOpen() && !accepts(b, stored.Source) {
 		return page.moved(b), nil
@@ -116,7 +117,7 @@ func (a *App) waitForJob(v *visit, stored statusPage, page progressPage) progres
 		return page.notStarted("We lost track of this request. Run /bastion status in Slack.")
 	}
 	if v.Method == http.MethodGet && a.Now().Sub(stored.EnqueuedAt) >= enqueueAgainAfter {
-		v.cause = a.enqueueAgain(v.Context(), hashOf(v.token), stored.StartLink)
+		v.Cause = a.enqueueAgain(v.Context(), hashOf(v.token), stored.StartLink)
 	}
 	return page.waiting("")
 }

@@ -5,22 +5,18 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"time"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/httpedge"
 	"github.com/bastion-on-demand/bastion/internal/publickey"
 )
 
-const (
-	// maxBody is the largest request of Slack's in bytes.
-	maxBody = 64 << 10
-	// answerFor is how long finding an answer may take: Slack waits for three
-	// seconds. handOverFor is within it.
-	answerFor = 2500 * time.Millisecond
-)
+// answerFor is how long finding an answer may take: Slack waits for three seconds.
+// enqueueTimeout is within it.
+const answerFor = 2500 * time.Millisecond
 
 // errPrivate: a private key stands in the request. Nothing else has looked at it.
 var errPrivate = errors.New("a private key stands in the request")
@@ -28,35 +24,36 @@ var errPrivate = errors.New("a private key stands in the request")
 // receive answers the form of a request that Slack has signed. If there is nothing
 // more to do with it, it has been answered, and form is nil. errPrivate alone is
 // left for the caller to answer.
-func (a *App) receive(x *exchange, r *http.Request) (form url.Values, s signed, err error) {
-	body, err := io.ReadAll(http.MaxBytesReader(x, bodyOf(r), maxBody))
+func (a *App) receive(x exchange, r *http.Request) (form url.Values, s signed, err error) {
+	body, err := x.Body()
+	var tooLarge *bastion.Error
 	switch {
-	case errors.As(err, new(*http.MaxBytesError)):
-		x.refuse(http.StatusRequestEntityTooLarge, codeBodyTooLarge, "The body is larger than any of Slack's.")
+	case errors.As(err, &tooLarge) && tooLarge.Code == httpedge.CodeBodyTooLarge:
+		x.Problem(http.StatusRequestEntityTooLarge, tooLarge.Code, tooLarge.Message)
 		return nil, signed{}, nil
 	case err != nil:
-		x.refuse(http.StatusBadRequest, codeBodyInvalid, "The body broke off.")
+		x.Problem(http.StatusBadRequest, codeBodyInvalid, "The body is incomplete.")
 		return nil, signed{}, nil
 	}
 	agreed, err := a.Credentials(r.Context(), "")
 	if err != nil {
-		x.cause = fmt.Errorf("what was agreed with Slack: %w", err)
-		x.refuse(http.StatusServiceUnavailable, codeUnavailable, "The signing secret cannot be read just now. Try again.")
+		x.Cause = fmt.Errorf("what was agreed with Slack: %w", err)
+		x.Problem(http.StatusServiceUnavailable, httpedge.CodeUnavailable, "The signing secret cannot be read just now. Try again.")
 		return nil, signed{}, nil
 	}
 	s, err = verify(r.Header, body, agreed.SigningSecret, a.Now())
 	if err != nil {
-		x.cause = err
-		x.refuse(http.StatusUnauthorized, codeSignature, "This is not signed by Slack, or not now.")
+		x.Cause = err
+		x.Problem(http.StatusUnauthorized, codeSignature, "This is not signed by Slack, or not now.")
 		return nil, signed{}, nil
 	}
 	if publickey.LooksPrivate(body) {
-		x.code = publickey.CodePrivate
+		x.Code = publickey.CodePrivate
 		return nil, s, errPrivate
 	}
 	form, err = url.ParseQuery(string(body))
 	if err != nil {
-		x.refuse(http.StatusBadRequest, codeBodyInvalid, "The body is not a form.")
+		x.Problem(http.StatusBadRequest, codeBodyInvalid, "The body is not a form.")
 		return nil, signed{}, nil
 	}
 	if form.Get("ssl_check") == "1" { // Slack looks at the certificate, and wants 200
@@ -66,15 +63,8 @@ func (a *App) receive(x *exchange, r *http.Request) (form url.Values, s signed, 
 	return form, s, nil
 }
 
-func bodyOf(r *http.Request) io.ReadCloser {
-	if r.Body == nil { // of a request that no server made
-		return http.NoBody
-	}
-	return r.Body
-}
-
 // serveCommand answers a slash command.
-func (a *App) serveCommand(x *exchange, r *http.Request) {
+func (a *App) serveCommand(x exchange, r *http.Request) {
 	form, s, err := a.receive(x, r)
 	if err != nil {
 		x.answer(privateKeyMessage())
@@ -85,11 +75,11 @@ func (a *App) serveCommand(x *exchange, r *http.Request) {
 	}
 	c := caller{form.Get("team_id"), form.Get("user_id"), form.Get("channel_id"), form.Get("response_url")}
 	if err := c.check(); err != nil {
-		x.cause = err
-		x.refuse(http.StatusBadRequest, codeBodyInvalid, "The request is not as Slack makes them.")
+		x.Cause = err
+		x.Problem(http.StatusBadRequest, codeBodyInvalid, "The request is not as Slack makes them.")
 		return
 	}
-	x.owner = c.owner()
+	x.Owner = c.owner()
 	ctx, cancel := context.WithTimeout(r.Context(), answerFor)
 	defer cancel()
 	l, err := a.command(ctx, r, c, s, form.Get("text"))
@@ -103,18 +93,18 @@ func (a *App) serveCommand(x *exchange, r *http.Request) {
 }
 
 // noteAndRefuse notes an error for the log, and refuses what was here before.
-func (x *exchange) noteAndRefuse(err error) (refused bool) {
+func (x exchange) noteAndRefuse(err error) (refused bool) {
 	var known *bastion.Error
 	switch {
 	case errors.As(err, &known) && known.Code == codeReplayed:
-		x.refuse(http.StatusUnauthorized, codeReplayed, known.Message)
+		x.Problem(http.StatusUnauthorized, codeReplayed, known.Message)
 		return true
 	case known != nil:
-		x.code = known.Code
+		x.Code = known.Code
 	case errors.As(err, new(*Wrong)):
-		x.code = codeCommand
+		x.Code = codeCommand
 	default:
-		x.code, x.cause = codeUnavailable, err
+		x.Code, x.Cause = httpedge.CodeUnavailable, err
 	}
 	return false
 }
@@ -215,7 +205,7 @@ func (a *App) offer(ctx context.Context, r *http.Request, c caller, cmd Command)
 }
 
 // answer writes a letter as the answer to Slack's own request.
-func (x *exchange) answer(l *message) {
+func (x exchange) answer(l *message) {
 	body, err := json.Marshal(l.webhook(false))
 	if err != nil {
 		panic(err) // letters hold strings

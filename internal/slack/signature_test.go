@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/bastion-on-demand/bastion/internal/httpedge"
 	slackgo "github.com/slack-go/slack"
 )
 
@@ -199,7 +200,7 @@ func TestNothingHappensWithoutASignature(t *testing.T) {
 		if did := d.table.writes > 0; did != (test.status == 200) {
 			t.Errorf("%s: %d writes", test.name, d.table.writes)
 		}
-		if test.status == 401 && !strings.Contains(w.Body.String(), `"code":"signature_invalid"`) {
+		if test.status == 401 && !strings.Contains(w.Body.String(), `"code": "signature_invalid"`) {
 			t.Errorf("%s: the answer is %s", test.name, w.Body)
 		}
 	}
@@ -219,7 +220,7 @@ func replay(t *testing.T, route string, form url.Values) {
 		r := again.Clone(t.Context())
 		r.Body = httptest.NewRequest(http.MethodPost, "/", strings.NewReader(form.Encode())).Body
 		w := d.serve(r)
-		if w.Code != 401 || !strings.Contains(w.Body.String(), `"code":"replayed"`) {
+		if w.Code != 401 || !strings.Contains(w.Body.String(), `"code": "replayed"`) {
 			t.Errorf("%s: the same request once more, %s later: %d %s", route, d.clock.Sub(start), w.Code, w.Body)
 		}
 	}
@@ -260,7 +261,7 @@ func TestReplayIsRememberedBeyondTheWindow(t *testing.T) {
 }
 
 func TestLargeBodyIsRefused(t *testing.T) {
-	for _, test := range []struct{ size, status int }{{maxBody, 200}, {maxBody + 1, 413}} {
+	for _, test := range []struct{ size, status int }{{httpedge.MaxBody, 200}, {httpedge.MaxBody + 1, 413}} {
 		d := newDesk(t)
 		form := command("help")
 		form.Set("pad", "")

@@ -37,6 +37,7 @@ var imports = map[string][]string{
 
 	// Helpers import at most the domain.
 	"internal/api":       {"internal/bastion"},
+	"internal/httpedge":  {"internal/bastion", "internal/api"},
 	"internal/publickey": {"internal/bastion"},
 	"internal/leasefile": {"internal/bastion"},
 	"internal/config":    {"internal/bastion"},
@@ -46,8 +47,8 @@ var imports = map[string][]string{
 	"internal/awscloud":   {"internal/bastion"},
 	"internal/localcloud": {"internal/bastion"},
 	"internal/sshd":       {"internal/bastion", "internal/leaseloop"},
-	"internal/httpapi":    {"internal/bastion", "internal/api", "internal/publickey"},
-	"internal/slack":      {"internal/bastion", "internal/api", "internal/publickey"},
+	"internal/httpapi":    {"internal/bastion", "internal/api", "internal/httpedge", "internal/publickey"},
+	"internal/slack":      {"internal/bastion", "internal/api", "internal/httpedge", "internal/publickey"},
 
 	// The operator's tools do not import the service.
 	"internal/image":  {},

@@ -94,9 +94,9 @@ var bodies = map[string]string{
 
 // slackCall is what the Slack function writes.
 func slackCall(owner, method, path string) []byte {
-	call, _ := json.Marshal(map[string]any{"slack": map[string]string{
+	call, _ := json.Marshal(map[string]string{
 		"owner": owner, "source": "127.0.0.9", "method": method, "path": path, "body": bodies[method],
-	}}) // strings
+	}) // strings
 	return call
 }
 

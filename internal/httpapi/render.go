@@ -1,0 +1,236 @@
+package httpapi
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/bastion-on-demand/bastion/internal/api"
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/httpedge"
+	"github.com/bastion-on-demand/bastion/internal/publickey"
+)
+
+// sshUser is the login name for all bastions; the key identifies the person.
+const sshUser = "bastion"
+
+// Document returns the document of a bastion as the API with these targets returns
+// it to the owner.
+func Document(rec bastion.Record, targets ...Target) api.Bastion {
+	d := api.NewBastion(rec)
+	at, ok := accessOf(rec)
+	if !ok {
+		return d
+	}
+	d.Host, d.Port, d.User = at.endpoint.Addr().String(), int(at.endpoint.Port()), sshUser
+	if at.hostKey != "" {
+		d.HostKey, d.KnownHosts = string(at.hostKey), at.knownHosts()
+		d.SSHConfig, d.SSH = sshConfig([]access{at}, targets), at.consoleCommand()
+	}
+	return d
+}
+
+// json returns the result as a JSON document.
+func (h *handler) json(res result) []byte {
+	documents := make([]api.Bastion, 0, len(res.records))
+	for _, rec := range res.records {
+		documents = append(documents, Document(rec, h.Targets...))
+	}
+	if res.list {
+		return httpedge.Marshal(api.List{Bastions: documents})
+	}
+	return httpedge.Marshal(documents[0])
+}
+
+// text returns the result as a configuration file for ssh: comments that say the
+// state and what to do next, then the bastions that are ready as hosts. Only the
+// caller's own bastions are hosts: others do not accept the caller, and two owners
+// can use the same name.
+func (h *handler) text(caller bastion.Caller, res result) []byte {
+	var b strings.Builder
+	var ready []access
+	for i, rec := range res.records {
+		if i > 0 {
+			b.WriteByte('\n')
+		}
+		h.describe(&b, rec)
+		at, ok := accessOf(rec)
+		if ok && at.hostKey != "" && rec.State() == bastion.Ready && rec.Owner == caller.Owner {
+			ready = append(ready, at)
+		}
+	}
+	if len(res.records) == 0 {
+		comment(&b, "no bastions: POST %s creates one", collection)
+	}
+	if len(ready) > 0 {
+		b.WriteByte('\n')
+		h.explain(&b, ready)
+		b.WriteString(sshConfig(ready, h.Targets))
+	}
+	return []byte(b.String())
+}
+
+// describe writes the comments about one bastion.
+func (h *handler) describe(b *strings.Builder, rec bastion.Record) {
+	d, path := api.NewBastion(rec), collection+"/"+rec.ID
+	comment(b, "bastion %s: %s", d.Name, d.State)
+	switch d.State {
+	case bastion.Starting:
+		comment(b, "stage %s: %s", d.Stage, api.StageText(d.Stage))
+	case bastion.Ready:
+		comment(b, "open until %s (%s left)", timestamp(d.Deadline), bastion.FormatTTL(max(0, d.Deadline.Sub(h.Now()))))
+		comment(b, "can be extended until %s", timestamp(d.LatestDeadline))
+	case bastion.Closing, bastion.Closed:
+		comment(b, "%s", api.EndSentence(d.Ended.Reason))
+	case bastion.Failed:
+		comment(b, "%s: %s", d.Failure.Code, d.Failure.Message)
+	}
+	comment(b, "id %s, owner %s, source %s, key %s", d.ID, d.Owner, rec.Intent.Source.Addr(), strings.Join(d.Keys, ", "))
+	if d.Reason != "" {
+		comment(b, "reason: %s", d.Reason)
+	}
+	switch d.State {
+	case bastion.Starting:
+		comment(b, "poll: GET %s with the headers Accept: text/plain and Prefer: wait=%d", path, int(h.MaxWait.Seconds()))
+	case bastion.Closing:
+		comment(b, "being removed: DELETE %s returns 200 when nothing is left", path)
+	case bastion.Closed, bastion.Failed:
+		comment(b, "POST %s creates a new one", collection)
+	}
+}
+
+// explain writes how to use the hosts that follow.
+func (h *handler) explain(b *strings.Builder, ready []access) {
+	file, alias := hostAlias(ready[0].name)+".conf", hostAlias(ready[0].name)
+	if len(ready) > 1 {
+		file = "bastions.conf"
+	}
+	target := "TARGET"
+	if len(h.Targets) > 0 {
+		target = h.Targets[0].Name
+	}
+	comment(b, "save as %s, then: ssh -F %s -J %s %s", file, file, alias, target)
+	comment(b, "status, extend, close: ssh -F %s %s", file, alias)
+	comment(b, "if ssh does not find your key, append a line: IdentityFile ~/.ssh/YOUR-KEY")
+	comment(b, "(ssh -F ignores ~/.ssh/config: append its IdentityAgent line if you use one)")
+}
+
+func timestamp(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") }
+
+// comment writes one comment line. Unprintable characters, above all line ends,
+// become spaces, so that text of a person or a task cannot leave the comment.
+func comment(b *strings.Builder, format string, args ...any) {
+	b.WriteString("# ")
+	b.WriteString(strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return ' '
+	}, fmt.Sprintf(format, args...)))
+	b.WriteByte('\n')
+}
+
+// access is the address of a bastion and the host key that proves its identity;
+// the key is empty while it is not known.
+type access struct {
+	name     string
+	endpoint netip.AddrPort
+	hostKey  bastion.Key
+}
+
+// accessOf returns how to reach a bastion; ok is false if it has no address yet or
+// has begun to end.
+func accessOf(rec bastion.Record) (at access, ok bool) {
+	at = access{name: rec.Name, endpoint: rec.Endpoint()}
+	if !rec.Intent.Open || !at.endpoint.IsValid() {
+		return access{}, false
+	}
+	// The task reported this key, and people paste it into files that ssh obeys. Text
+	// that is not exactly one key could give orders to their machines.
+	if key, err := publickey.Parse(string(rec.Attempt.HostKey)); err == nil {
+		at.hostKey = key
+	}
+	return at, true
+}
+
+// knownHosts returns the bastion's line for a known_hosts file. ssh looks for the
+// bare host at port 22, and for host and port at any other.
+func (at access) knownHosts() string {
+	host := at.endpoint.Addr().String()
+	if at.endpoint.Port() != 22 {
+		host = "[" + host + "]:" + at.port()
+	}
+	return host + " " + string(at.hostKey)
+}
+
+func (at access) port() string { return strconv.Itoa(int(at.endpoint.Port())) }
+
+// hostAlias returns the name of a bastion on ssh's command line.
+func hostAlias(name string) string { return "bastion-" + name }
+
+// hostKeyOptions hold for every host whose key a KnownHostsCommand prints: no file
+// can add a key, or contradict because the address once belonged to another host,
+// and a host that does not prove its identity is refused.
+var hostKeyOptions = []string{
+	"UserKnownHostsFile /dev/null",
+	"GlobalKnownHostsFile /dev/null",
+	"StrictHostKeyChecking yes",
+}
+
+// sshConfig returns a configuration file for ssh in which the bastions, whose host
+// keys must be known, and the targets are hosts. Options on ssh's command line do
+// not reach a -J hop, so the file holds all that the hop needs. The last block
+// matches all of these hosts: a line that a person adds at the end, such as
+// IdentityFile, holds for each.
+func sshConfig(bastions []access, targets []Target) string {
+	var b strings.Builder
+	var hosts []string
+	for _, at := range bastions {
+		hosts = append(hosts, hostAlias(at.name))
+		block(&b, hostAlias(at.name),
+			"HostName "+at.endpoint.Addr().String(),
+			"Port "+at.port(),
+			"User "+sshUser,
+			knownHostsCommand(at.knownHosts()))
+	}
+	for _, target := range targets {
+		hosts = append(hosts, target.Name)
+		block(&b, target.Name,
+			"User "+target.User,
+			knownHostsCommand(target.Name+" "+string(target.HostKey)))
+	}
+	if len(hosts) > 1 {
+		block(&b, strings.Join(hosts, " "))
+	}
+	writeLines(&b, hostKeyOptions)
+	return b.String()
+}
+
+// knownHostsCommand returns the option that prints one known_hosts line. It needs
+// OpenSSH 8.5. A file would be one more thing to write and to clean up.
+func knownHostsCommand(line string) string { return "KnownHostsCommand /bin/echo " + line }
+
+func block(b *strings.Builder, hosts string, lines ...string) {
+	fmt.Fprintf(b, "Host %s\n", hosts)
+	writeLines(b, lines)
+}
+
+func writeLines(b *strings.Builder, lines []string) {
+	for _, line := range lines {
+		fmt.Fprintf(b, "  %s\n", line)
+	}
+}
+
+// consoleCommand returns one shell command that opens the status console, with all
+// options on the command line. Nothing in it needs more quoting than single quotes:
+// it holds addresses, a port and base64.
+func (at access) consoleCommand() string {
+	words := []string{"ssh", "-p", at.port(), "-o", "'" + strings.Replace(knownHostsCommand(at.knownHosts()), " ", "=", 1) + "'"}
+	for _, option := range hostKeyOptions {
+		words = append(words, "-o", strings.Replace(option, " ", "=", 1))
+	}
+	return strings.Join(append(words, sshUser+"@"+at.endpoint.Addr().String()), " ")
+}

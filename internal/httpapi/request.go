@@ -1,0 +1,216 @@
+package httpapi
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/httpedge"
+	"github.com/bastion-on-demand/bastion/internal/publickey"
+)
+
+// byteOrderMark is U+FEFF in UTF-8. Windows PowerShell writes it before JSON.
+var byteOrderMark = []byte("\ufeff")
+
+// readBody returns the body without a byte order mark and the blanks around it.
+// Only publickey.LooksPrivate has read it before.
+func (x *exchange) readBody() ([]byte, error) {
+	body, err := x.Body()
+	var known *bastion.Error
+	switch {
+	case errors.As(err, &known) && known.Code == httpedge.CodeBodyTooLarge:
+		known.Message += " Send one public key, or one JSON object."
+		return nil, err
+	case err != nil:
+		return nil, err
+	case publickey.LooksPrivate(body):
+		return nil, publickey.PrivateKeyError()
+	}
+	return bytes.Trim(bytes.TrimPrefix(body, byteOrderMark), " \t\r\n"), nil
+}
+
+// createRequest reads the body of POST: JSON if the first byte says so, whatever
+// the content type is (curl's default is wrong); otherwise a public key as text.
+// The body may be empty.
+func createRequest(body []byte) (bastion.CreateRequest, error) {
+	var req bastion.CreateRequest
+	switch {
+	case len(body) == 0:
+		return req, nil
+	case body[0] != '{' && body[0] != '[':
+		key, err := publickey.Parse(string(body))
+		req.Key = key
+		return req, err
+	}
+	fields, err := parseObject(body, "public_key", "ttl", "reason", "source", "name")
+	if err != nil {
+		return req, err
+	}
+	return req, fillIn(&req, fields)
+}
+
+// fillIn reads the fields in the order in which the API lists them, up to the
+// first malformed one.
+func fillIn(req *bastion.CreateRequest, fields map[string]string) (err error) {
+	if text, given := fields["public_key"]; given {
+		if req.Key, err = publickey.Parse(text); err != nil {
+			return err
+		}
+	}
+	if text, given := fields["ttl"]; given {
+		ttl, err := bastion.ParseTTL(text)
+		if err != nil {
+			return err
+		}
+		req.TTL = &ttl
+	}
+	if req.Reason, err = bastion.CleanReason(fields["reason"]); err != nil {
+		return err
+	}
+	if text, given := fields["source"]; given {
+		if req.Source, err = parseSource(text); err != nil {
+			return err
+		}
+	}
+	name, given := fields["name"]
+	if given && name == "" { // the service would use the default
+		return bastion.Errorf(bastion.CodeNameInvalid, "The name is empty. Give one, or leave the field out for the bastion called default.")
+	}
+	req.Name = name
+	return nil
+}
+
+// extendTTL reads the body of PATCH.
+func extendTTL(body []byte) (time.Duration, error) {
+	var fields map[string]string
+	if len(body) > 0 {
+		var err error
+		if fields, err = parseObject(body, "ttl"); err != nil {
+			return 0, err
+		}
+	}
+	text, given := fields["ttl"]
+	if !given {
+		return 0, bastion.Errorf(CodeTTLRequired, `ttl is missing. Send {"ttl": "30m"}.`)
+	}
+	return bastion.ParseTTL(text)
+}
+
+// parseSource reads an address, which may be written as a prefix of full length.
+func parseSource(text string) (netip.Prefix, error) {
+	addr, err := netip.ParseAddr(text)
+	if before, bits, found := strings.Cut(text, "/"); found {
+		addr, err = netip.ParseAddr(before)
+		if err == nil && bits != strconv.Itoa(addr.BitLen()) {
+			err = errors.New("more than one address")
+		}
+	}
+	addr = addr.Unmap()
+	if err != nil || addr.Zone() != "" || addr.IsUnspecified() || addr.IsMulticast() {
+		return netip.Prefix{}, bastion.Errorf(bastion.CodeSourceInvalid, "The source %s is not a single address. Give the address that you connect from, such as 203.0.113.7 or 2001:db8::7.", quoted(text))
+	}
+	return netip.PrefixFrom(addr, addr.BitLen()), nil
+}
+
+// parseObject reads a JSON object whose fields are strings, all of them optional.
+// It accepts no other fields, no field twice and nothing after the object: a
+// misspelt field must not silently mean something else.
+func parseObject(body []byte, known ...string) (map[string]string, error) {
+	if body[0] != '{' {
+		return nil, bastion.Errorf(CodeJSONInvalid, "The body is not a JSON object, which begins with {. Send one like %s.", example(known))
+	}
+	if err := checkJSON(body); err != nil {
+		return nil, err
+	}
+	dec := json.NewDecoder(bytes.NewReader(body))
+	fields := map[string]string{}
+	if _, err := dec.Token(); err != nil { // the brace
+		return nil, err // the body is valid JSON, so this cannot happen; nor can the errors below
+	}
+	for dec.More() {
+		name, err := dec.Token()
+		if err != nil {
+			return nil, err
+		}
+		if err := readField(dec, fields, name.(string), known); err != nil {
+			return nil, err
+		}
+	}
+	return fields, nil
+}
+
+func readField(dec *json.Decoder, fields map[string]string, name string, known []string) error {
+	if !slices.Contains(known, name) {
+		return bastion.Errorf(CodeUnknownField, "Unknown field %s. Known fields: %s.", quoted(name), strings.Join(known, ", "))
+	}
+	if _, twice := fields[name]; twice {
+		return bastion.Errorf(CodeFieldInvalid, "Duplicate field %s.", name)
+	}
+	var value any
+	if err := dec.Decode(&value); err != nil {
+		return err
+	}
+	text, ok := value.(string)
+	if !ok {
+		return bastion.Errorf(CodeFieldInvalid, "The field %s must be a string: quote its value, or leave the field out.", name)
+	}
+	fields[name] = text
+	return nil
+}
+
+// checkJSON refuses a body that is not exactly one JSON value in UTF-8.
+func checkJSON(body []byte) error {
+	if !utf8.Valid(body) {
+		return bastion.Errorf(CodeJSONInvalid, "The body is not valid UTF-8, which JSON requires.")
+	}
+	var syntax *json.SyntaxError
+	var value json.RawMessage
+	if err := json.Unmarshal(body, &value); errors.As(err, &syntax) {
+		return bastion.Errorf(CodeJSONInvalid, "The body is not valid JSON: unexpected character at byte %d of %d.", syntax.Offset, len(body))
+	}
+	if escape := loneSurrogate(body); escape != "" {
+		return bastion.Errorf(CodeJSONInvalid, "The body holds %s, which is half of a character.", escape)
+	}
+	return nil
+}
+
+// surrogates finds, in valid JSON, pairs of surrogate escapes, single ones, and
+// (so that a backslash before a backslash is no escape) all other escapes.
+var surrogates = regexp.MustCompile(`(?i)(\\ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2})|(\\ud[89a-f][0-9a-f]{2})|\\.`)
+
+// loneSurrogate returns an escape that is half of a surrogate pair, or the empty
+// string. encoding/json would replace it silently.
+func loneSurrogate(body []byte) string {
+	for _, match := range surrogates.FindAllSubmatch(body, -1) {
+		if len(match[2]) > 0 {
+			return string(match[2])
+		}
+	}
+	return ""
+}
+
+func example(fields []string) string {
+	if slices.Contains(fields, "public_key") {
+		return `{"public_key": "ssh-ed25519 AAAA…", "ttl": "1h"}`
+	}
+	return `{"ttl": "30m"}`
+}
+
+// quoted quotes a client's text, shortened and without characters that a terminal
+// would act on.
+func quoted(text string) string {
+	const most = 40
+	if runes := []rune(text); len(runes) > most {
+		text = string(runes[:most]) + "…"
+	}
+	return fmt.Sprintf("%q", text)
+}

@@ -1,0 +1,9 @@
+package httpedge
+
+import (
+	"testing"
+
+	"github.com/bastion-on-demand/bastion/internal/test/leakcheck"
+)
+
+func TestMain(m *testing.M) { leakcheck.Main(m) }
