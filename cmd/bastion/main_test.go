@@ -124,14 +124,14 @@ func TestLocalModeStartsAndStopsOnSignal(t *testing.T) {
 func checkAPI(t *testing.T, url string) {
 	t.Helper()
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 5 * time.Minute}
-	answer, err := client.Get(url + "/bastions")
+	resp, err := client.Get(url + "/bastions")
 	if err != nil {
 		t.Error(err)
 		return
 	}
-	defer answer.Body.Close()
-	if answer.StatusCode != http.StatusOK {
-		t.Errorf("GET /bastions: %s", answer.Status)
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		t.Errorf("GET /bastions: %s", resp.Status)
 	}
 }
 

@@ -41,13 +41,13 @@ func fetchPage(t *testing.T, transport *http.Transport, address string) string {
 	t.Helper()
 	transport.DisableKeepAlives = true
 	client := http.Client{Transport: transport, Timeout: timeout}
-	answer, err := client.Get(address)
+	resp, err := client.Get(address)
 	if err != nil {
 		t.Error(err)
 		return ""
 	}
-	defer answer.Body.Close()
-	page, err := io.ReadAll(answer.Body)
+	defer resp.Body.Close()
+	page, err := io.ReadAll(resp.Body)
 	if err != nil {
 		t.Error(err)
 	}
@@ -134,7 +134,7 @@ func TestOneOwnerHasTwoNamedBastions(t *testing.T) {
 func TestOtherDestinationsAreRefused(t *testing.T) {
 	f, w := start(t, nil), newSSHClient(t)
 	config := f.sshConfig(request{body: w.addKey("ed25519")})
-	for _, test := range []struct{ to, says string }{
+	for _, test := range []struct{ to, want string }{
 		{"127.0.0.1:80", "administratively prohibited"},
 		{"169.254.170.2:80", "administratively prohibited"},
 		{"203.0.113.9:80", "administratively prohibited"},
@@ -144,8 +144,8 @@ func TestOtherDestinationsAreRefused(t *testing.T) {
 		{"example.com:80", "found no address for example.com"},
 	} {
 		out, errs, err := w.run("", w.command(config, "-W", test.to, "bastion-default"))
-		if err == nil || out != "" || !strings.Contains(errs, test.says) {
-			t.Errorf("%s: %q, %v: %s, want %q", test.to, out, err, errs, test.says)
+		if err == nil || out != "" || !strings.Contains(errs, test.want) {
+			t.Errorf("%s: %q, %v: %s, want %q", test.to, out, err, errs, test.want)
 		}
 	}
 }

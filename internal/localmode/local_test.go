@@ -116,7 +116,7 @@ type request struct {
 	header       map[string]string
 }
 
-// response is the API's answer: a bastion, a list of them, or a problem.
+// response is a response of the API: a bastion, a list of them, or a problem.
 type response struct {
 	status int
 	text   string
@@ -145,11 +145,11 @@ func (r response) address() string { return net.JoinHostPort(r.Host, fmt.Sprint(
 // do sends a request and reads the response, whatever its status.
 func (f *fixture) do(r request) response {
 	f.t.Helper()
-	answer, err := f.send(r)
+	got, err := f.send(r)
 	if err != nil {
 		f.t.Fatalf("%s %s: %v", r.method, r.path, err)
 	}
-	return answer
+	return got
 }
 
 // send is do for goroutines other than the test's own.
@@ -174,11 +174,11 @@ func (f *fixture) send(r request) (response, error) {
 	if err != nil {
 		return response{}, err
 	}
-	answer := response{status: resp.StatusCode, text: string(text)}
+	got := response{status: resp.StatusCode, text: string(text)}
 	if strings.Contains(resp.Header.Get("Content-Type"), "json") {
-		err = json.Unmarshal(text, &answer)
+		err = json.Unmarshal(text, &got)
 	}
-	return answer, err
+	return got, err
 }
 
 var clients sync.Mutex
@@ -209,16 +209,16 @@ func (f *fixture) create(r request) response {
 	f.t.Helper()
 	r.method, r.path = "POST", "/bastions"
 	r.header = map[string]string{"Prefer": "wait=25"}
-	answer := f.do(r)
-	if answer.status != http.StatusCreated && answer.status != http.StatusOK && answer.status != http.StatusAccepted {
-		f.t.Fatalf("POST /bastions: %d %s", answer.status, answer.text)
+	got := f.do(r)
+	if got.status != http.StatusCreated && got.status != http.StatusOK && got.status != http.StatusAccepted {
+		f.t.Fatalf("POST /bastions: %d %s", got.status, got.text)
 	}
-	if answer.State != bastion.Ready {
-		status := answer.status
-		answer = f.await(r.owner, answer.ID, bastion.Ready)
-		answer.status = status
+	if got.State != bastion.Ready {
+		status := got.status
+		got = f.await(r.owner, got.ID, bastion.Ready)
+		got.status = status
 	}
-	return answer
+	return got
 }
 
 // sshConfig requests a bastion, waits until it is ready, and returns a file with
@@ -227,22 +227,22 @@ func (f *fixture) sshConfig(r request) (file string) {
 	f.t.Helper()
 	f.create(r)
 	r.method, r.path, r.header = "POST", "/bastions", map[string]string{"Prefer": "wait=25", "Accept": "text/plain"}
-	answer := f.do(r)
-	if answer.status != http.StatusOK || !strings.Contains(answer.text, "Host bastion-") {
-		f.t.Fatalf("POST /bastions as text: %d %s", answer.status, answer.text)
+	got := f.do(r)
+	if got.status != http.StatusOK || !strings.Contains(got.text, "Host bastion-") {
+		f.t.Fatalf("POST /bastions as text: %d %s", got.status, got.text)
 	}
-	return f.file(fmt.Sprintf("%s%s.conf", r.owner, r.from), answer.text)
+	return f.file(fmt.Sprintf("%s%s.conf", r.owner, r.from), got.text)
 }
 
 // remove deletes one bastion, or all, and waits until nothing of it is left.
 func (f *fixture) remove(path string) response {
 	f.t.Helper()
-	var answer response
+	var got response
 	f.eventually("DELETE "+path+" returns 200", func() bool {
-		answer = f.do(request{method: "DELETE", path: path, header: map[string]string{"Prefer": "wait=25"}})
-		return answer.status != http.StatusAccepted
+		got = f.do(request{method: "DELETE", path: path, header: map[string]string{"Prefer": "wait=25"}})
+		return got.status != http.StatusAccepted
 	})
-	return answer
+	return got
 }
 
 func (f *fixture) get(id string) response {
@@ -253,12 +253,12 @@ func (f *fixture) get(id string) response {
 // await waits until a bastion has a state.
 func (f *fixture) await(owner, id string, state bastion.State) response {
 	f.t.Helper()
-	var answer response
+	var got response
 	f.eventually(id+" is "+string(state), func() bool {
-		answer = f.do(request{method: "GET", path: "/bastions/" + id, owner: owner})
-		return answer.State == state
+		got = f.do(request{method: "GET", path: "/bastions/" + id, owner: owner})
+		return got.State == state
 	})
-	return answer
+	return got
 }
 
 // eventually polls until something that must happen has happened.

@@ -147,9 +147,9 @@ func TestPipesHalfClose(t *testing.T) {
 	if err := conn.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
 		t.Fatal(err)
 	}
-	answer, err := io.ReadAll(conn)
-	if err != nil || string(answer) != "got all" {
-		t.Errorf("answer %q, %v", answer, err)
+	reply, err := io.ReadAll(conn)
+	if err != nil || string(reply) != "got all" {
+		t.Errorf("reply %q, %v", reply, err)
 	}
 	if err := <-served; err != nil {
 		t.Error(err)

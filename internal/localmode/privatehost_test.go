@@ -49,14 +49,14 @@ func TestPrivateHostPageShowsRequestAndBastion(t *testing.T) {
 	transport := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return dial(80), nil }}
 	defer transport.CloseIdleConnections()
 	client := http.Client{Transport: transport}
-	answer, err := client.Get("http://private.internal/some/path")
+	resp, err := client.Get("http://private.internal/some/path")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer answer.Body.Close()
-	body, err := io.ReadAll(answer.Body)
-	if err != nil || answer.StatusCode != http.StatusOK {
-		t.Fatalf("status %d, %v", answer.StatusCode, err)
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("status %d, %v", resp.StatusCode, err)
 	}
 	for _, want := range []string{"private.internal", "GET /some/path", "bastion b1"} {
 		if !strings.Contains(string(body), want) {

@@ -29,12 +29,12 @@ func TestRepeatedPOSTReturnsTheSameBastion(t *testing.T) {
 func TestTwentyConcurrentPOSTsCreateOneBastion(t *testing.T) {
 	f, w := start(t, nil), newSSHClient(t)
 	key := w.addKey("ed25519")
-	answers := make([]response, 20)
+	responses := make([]response, 20)
 	var callers sync.WaitGroup
-	for i := range answers {
+	for i := range responses {
 		callers.Go(func() {
 			var err error
-			answers[i], err = f.send(request{method: "POST", path: "/bastions", body: key, header: map[string]string{"Prefer": "wait=25"}})
+			responses[i], err = f.send(request{method: "POST", path: "/bastions", body: key, header: map[string]string{"Prefer": "wait=25"}})
 			if err != nil {
 				t.Error(err)
 			}
@@ -42,17 +42,17 @@ func TestTwentyConcurrentPOSTsCreateOneBastion(t *testing.T) {
 	}
 	callers.Wait()
 	created := 0
-	for _, s := range answers {
+	for _, s := range responses {
 		if s.status == http.StatusCreated {
 			created++
 		} else if s.status != http.StatusOK && s.status != http.StatusAccepted {
 			t.Errorf("status %d: %s", s.status, s.text)
 		}
-		if s.ID != answers[0].ID {
-			t.Errorf("bastion %s, but another request got %s", s.ID, answers[0].ID)
+		if s.ID != responses[0].ID {
+			t.Errorf("bastion %s, but another request got %s", s.ID, responses[0].ID)
 		}
 	}
-	f.await("", answers[0].ID, bastion.Ready)
+	f.await("", responses[0].ID, bastion.Ready)
 	all := f.Cloud.Inventory()
 	if created != 1 || len(all.Records) != 1 || len(all.Tasks) != 1 || len(all.Groups) != 1 {
 		t.Errorf("%d times 201, %d records, %d tasks, %d groups; want 1 of each", created, len(all.Records), len(all.Tasks), len(all.Groups))
@@ -185,13 +185,13 @@ func TestRequestsFromWebPagesAreRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 		edit(req)
-		answer, err := f.client("").Do(req)
+		resp, err := f.client("").Do(req)
 		if err != nil {
 			t.Fatal(err)
 		}
-		_ = answer.Body.Close()
-		if answer.StatusCode < 400 || answer.Header.Get("Content-Type") != "application/problem+json" {
-			t.Errorf("%s: %d, %s", name, answer.StatusCode, answer.Header.Get("Content-Type"))
+		_ = resp.Body.Close()
+		if resp.StatusCode < 400 || resp.Header.Get("Content-Type") != "application/problem+json" {
+			t.Errorf("%s: %d, %s", name, resp.StatusCode, resp.Header.Get("Content-Type"))
 		}
 	}
 	if all := f.Cloud.Inventory(); len(all.Records) != 0 {

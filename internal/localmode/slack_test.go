@@ -55,17 +55,17 @@ func (r slackFixture) command(secret, text string) (int, string) {
 	return r.read(r.browser.Do(request))
 }
 
-func (r slackFixture) read(answer *http.Response, err error) (int, string) {
+func (r slackFixture) read(resp *http.Response, err error) (int, string) {
 	r.t.Helper()
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	defer answer.Body.Close()
-	text, err := io.ReadAll(answer.Body)
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	return answer.StatusCode, string(text)
+	return resp.StatusCode, string(text)
 }
 
 // sent waits until a message with all the words would have been sent to Slack.
@@ -75,16 +75,16 @@ func (r slackFixture) sent(words ...string) {
 	defer look.Stop()
 	for giveUp := time.Now().Add(timeout); time.Now().Before(giveUp); <-look.C {
 		for line := range strings.Lines(r.log.String()) {
-			var said struct {
+			var entry struct {
 				Msg, URL string
 				Message  json.RawMessage
 			}
-			if json.Unmarshal([]byte(line), &said) != nil || said.Msg != "to Slack" {
+			if json.Unmarshal([]byte(line), &entry) != nil || entry.Msg != "to Slack" {
 				continue
 			}
-			found := strings.HasPrefix(said.URL, "https://hooks.slack.com/") || strings.HasPrefix(said.URL, "https://slack.com/api/")
+			found := strings.HasPrefix(entry.URL, "https://hooks.slack.com/") || strings.HasPrefix(entry.URL, "https://slack.com/api/")
 			for _, word := range words {
-				found = found && strings.Contains(string(said.Message), word)
+				found = found && strings.Contains(string(entry.Message), word)
 			}
 			if found {
 				return
@@ -169,7 +169,7 @@ func TestGuardProtectsSlackRoutes(t *testing.T) {
 		t.Errorf("the API: %d %s", status, text)
 	}
 	without := start(t, nil)
-	if answer := without.do(request{method: "GET", path: "/slack/start/x"}); answer.status != http.StatusNotFound {
-		t.Errorf("without a secret: %d %s", answer.status, answer.text)
+	if resp := without.do(request{method: "GET", path: "/slack/start/x"}); resp.status != http.StatusNotFound {
+		t.Errorf("without a secret: %d %s", resp.status, resp.text)
 	}
 }
