@@ -13,13 +13,13 @@ import (
 	"github.com/aws/smithy-go"
 )
 
-// isCode reports whether AWS answered with an error of that code.
+// isCode reports whether err is an error of AWS with that code.
 func isCode(err error, code string) bool {
 	refusal := smithy.APIError(nil)
 	return errors.As(err, &refusal) && refusal.ErrorCode() == code
 }
 
-// network is what is known of the VPC.
+// network is the part of the VPC that the checks need.
 type network struct {
 	region    string
 	tables    []types.RouteTable
@@ -27,9 +27,9 @@ type network struct {
 }
 
 func (d *Deployment) checkSubnets(ctx context.Context, f *facts) (failed []string, err error) {
-	answer, err := d.Cloud.EC2.DescribeSubnets(ctx, &ec2.DescribeSubnetsInput{SubnetIds: d.Settings.Subnets})
+	out, err := d.Cloud.EC2.DescribeSubnets(ctx, &ec2.DescribeSubnetsInput{SubnetIds: d.Settings.Subnets})
 	if isCode(err, "InvalidSubnetID.NotFound") {
-		return []string{fmt.Sprintf("Not all of SUBNETS are in %s (%v): see aws ec2 describe-subnets --region %[1]s.", d.Cloud.Region, err)}, nil
+		return []string{fmt.Sprintf("Not all of SUBNETS are in %s (%v): list subnets with aws ec2 describe-subnets --region %[1]s.", d.Cloud.Region, err)}, nil
 	}
 	if err != nil {
 		return nil, err
@@ -38,12 +38,12 @@ func (d *Deployment) checkSubnets(ctx context.Context, f *facts) (failed []strin
 	if err != nil {
 		return nil, err
 	}
-	for _, subnet := range answer.Subnets {
+	for _, subnet := range out.Subnets {
 		if aws.ToString(subnet.VpcId) != d.Settings.VPC {
-			failed = append(failed, fmt.Sprintf("The subnet %s is in %s, not in %s: take subnets of that VPC.", *subnet.SubnetId, aws.ToString(subnet.VpcId), d.Settings.VPC))
+			failed = append(failed, fmt.Sprintf("The subnet %s is in %s, not in %s: use subnets of that VPC.", *subnet.SubnetId, aws.ToString(subnet.VpcId), d.Settings.VPC))
 			continue
 		}
-		failed = append(failed, known.judge(subnet, f)...)
+		failed = append(failed, known.check(subnet, f)...)
 	}
 	return failed, nil
 }
@@ -70,30 +70,30 @@ func (d *Deployment) network(ctx context.Context) (network, error) {
 	return n, nil
 }
 
-// judge says what a subnet lacks for bastions.
-func (n network) judge(subnet types.Subnet, f *facts) (failed []string) {
+// check returns what is wrong with a subnet.
+func (n network) check(subnet types.Subnet, f *facts) (failed []string) {
 	id := aws.ToString(subnet.SubnetId)
 	if aws.ToInt32(subnet.AvailableIpAddressCount) == 0 {
-		failed = append(failed, fmt.Sprintf("The subnet %s has no free address: take another.", id))
+		failed = append(failed, fmt.Sprintf("The subnet %s has no free address: use another.", id))
 	}
 	if f.ipv6 && !hasIPv6(subnet) {
-		failed = append(failed, fmt.Sprintf("The subnet %s has no IPv6 prefix: associate one, or take AddressFamilies=ipv4.", id))
+		failed = append(failed, fmt.Sprintf("The subnet %s has no IPv6 prefix: associate one, or set AddressFamilies=ipv4.", id))
 	}
 	table, found := n.tableOf(id)
 	if !found {
-		return append(failed, fmt.Sprintf("The subnet %s has no route table that you may see: ask the VPC's owner.", id))
+		return append(failed, fmt.Sprintf("The subnet %s has no route table that you are allowed to see: ask the VPC's owner.", id))
 	}
-	out := way(table, "0.0.0.0/0")
+	out := defaultRoute(table, "0.0.0.0/0")
 	switch {
 	case f.public && out != internet:
-		failed = append(failed, fmt.Sprintf("The subnet %s has no route for 0.0.0.0/0 to an internet gateway, so nobody reaches a public address in it: take a public subnet, or PublicAddress=false with AllowedSources.", id))
-	case !f.public && out != elsewhere:
+		failed = append(failed, fmt.Sprintf("The subnet %s has no route for 0.0.0.0/0 to an internet gateway, so public addresses in it cannot be reached: use a public subnet, or set PublicAddress=false and AllowedSources.", id))
+	case !f.public && out != translated:
 		if missing := n.missing(aws.ToString(table.RouteTableId)); len(missing) > 0 {
-			failed = append(failed, fmt.Sprintf("The subnet %s has no route for 0.0.0.0/0 that a task without a public address can use, and the VPC no %s: add a NAT gateway, or these endpoints (interface endpoints with private DNS).", id, strings.Join(missing, ", no ")))
+			failed = append(failed, fmt.Sprintf("The subnet %s has no route for 0.0.0.0/0 that a task without a public address can use, and the VPC has no %s: add a NAT gateway, or these endpoints (interface endpoints with private DNS).", id, strings.Join(missing, ", no ")))
 		}
 	}
-	if f.public && f.ipv6 && way(table, "::/0") != internet {
-		failed = append(failed, fmt.Sprintf("The subnet %s has no route for ::/0 to an internet gateway, so nobody reaches its IPv6 addresses: add one, or take AddressFamilies=ipv4.", id))
+	if f.public && f.ipv6 && defaultRoute(table, "::/0") != internet {
+		failed = append(failed, fmt.Sprintf("The subnet %s has no route for ::/0 to an internet gateway, so its IPv6 addresses cannot be reached: add one, or set AddressFamilies=ipv4.", id))
 	}
 	return failed
 }
@@ -104,7 +104,7 @@ func hasIPv6(subnet types.Subnet) bool {
 	})
 }
 
-// tableOf finds the subnet's own route table, or else the VPC's main one.
+// tableOf returns the subnet's own route table, or else the VPC's main one.
 func (n network) tableOf(subnet string) (types.RouteTable, bool) {
 	var main types.RouteTable
 	found := false
@@ -121,14 +121,14 @@ func (n network) tableOf(subnet string) (types.RouteTable, bool) {
 	return main, found
 }
 
-// What a default route leads to.
+// The targets of a default route.
 const (
-	nowhere   = ""
-	internet  = "internet" // an internet gateway, of use to public addresses only
-	elsewhere = "elsewhere"
+	noRoute    = ""
+	internet   = "internet"   // an internet gateway, which only public addresses can use
+	translated = "translated" // NAT, or a transit gateway
 )
 
-func way(table types.RouteTable, to string) string {
+func defaultRoute(table types.RouteTable, to string) string {
 	for _, route := range table.Routes {
 		if route.State != types.RouteStateActive || aws.ToString(route.DestinationCidrBlock) != to && aws.ToString(route.DestinationIpv6CidrBlock) != to {
 			continue
@@ -136,13 +136,13 @@ func way(table types.RouteTable, to string) string {
 		if strings.HasPrefix(aws.ToString(route.GatewayId), "igw-") {
 			return internet
 		}
-		return elsewhere // NAT, or a transit gateway with one behind it
+		return translated
 	}
-	return nowhere
+	return noRoute
 }
 
-// missing names the endpoints that a task needs to start without any other way
-// out. Image layers come from S3; the others are called by name.
+// missing returns the endpoints that a task needs to start without a default route, and
+// the VPC does not have. Image layers come from S3.
 func (n network) missing(table string) (names []string) {
 	for _, need := range []struct {
 		service string

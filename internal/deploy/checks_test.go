@@ -10,6 +10,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/cloudformation/types"
 	ec2types "github.com/aws/aws-sdk-go-v2/service/ec2/types"
+	ssmtypes "github.com/aws/aws-sdk-go-v2/service/ssm/types"
 )
 
 func private(w *world) {
@@ -49,18 +50,27 @@ func groups(n int, tag ...ec2types.Tag) []ec2types.SecurityGroup {
 	return slices.Repeat([]ec2types.SecurityGroup{{Tags: tag}}, n)
 }
 
-// Each check: what is wrong, and what of the sentence says what to do.
-func TestEachCheckSaysWhatToDo(t *testing.T) {
+// slackNeeds sets the parameters of a stack with Slack, and creates two of three secrets.
+func slackNeeds(w *world) {
+	w.settings.Parameters["SlackTeams"] = "T0123ABCD,T4567EFGH"
+	w.settings.Parameters["SlackSigningSecretParameter"] = "/bastion/signing-secret"
+	w.settings.Parameters["SlackBotTokenParameter"] = "/bastion/tokens/"
+	w.secrets["/bastion/signing-secret"] = ssmtypes.ParameterTypeSecureString
+	w.secrets["/bastion/tokens/T0123ABCD"] = ssmtypes.ParameterTypeSecureString
+}
+
+// The table has, for each check, what is wrong, and the next step in its sentence.
+func TestFailedCheckSaysTheNextStep(t *testing.T) {
 	for name, test := range map[string]struct {
 		wrong func(*world)
-		want  []string // one for each sentence; none if all is well
+		want  []string // one for each sentence
 	}{
-		"all is well":      {func(*world) {}, nil},
+		"nothing wrong":    {func(*world) {}, nil},
 		"no go":            {func(w *world) { w.missingTools = []string{"go"} }, []string{"https://go.dev/dl"}},
-		"no python":        {func(w *world) { w.missingTools = []string{"python3"} }, []string{"no python3"}},
+		"no python":        {func(w *world) { w.missingTools = []string{"python3"} }, []string{"python3 is not installed"}},
 		"a misspelling":    {func(w *world) { w.settings.Parameters["QuotaTotl"] = "1" }, []string{"no parameter QuotaTotl"}},
-		"a quota of words": {func(w *world) { w.settings.Parameters["QuotaTotal"] = "many" }, []string{"say a number"}},
-		"no credentials":   {func(w *world) { w.fail["GetCallerIdentity"] = errTest }, []string{"aws sso login", "not looked at"}},
+		"a quota of words": {func(w *world) { w.settings.Parameters["QuotaTotal"] = "many" }, []string{"set a number"}},
+		"no credentials":   {func(w *world) { w.fail["GetCallerIdentity"] = errTest }, []string{"aws sso login", "not checked"}},
 		"no such VPC":      {func(w *world) { w.fail["DescribeVpcAttribute"] = refusal("InvalidVpcID.NotFound", "no") }, []string{"aws ec2 describe-vpcs"}},
 		"VPC not readable": {func(w *world) { w.fail["DescribeVpcAttribute"] = errTest }, []string{"not possible to check the VPC's DNS settings"}},
 		"no DNS":           {func(w *world) { w.dns[ec2types.VpcAttributeNameEnableDnsSupport] = false }, []string{"--enable-dns-support"}},
@@ -68,37 +78,37 @@ func TestEachCheckSaysWhatToDo(t *testing.T) {
 		"no such subnet":   {func(w *world) { w.fail["DescribeSubnets"] = refusal("InvalidSubnetID.NotFound", "no") }, []string{"aws ec2 describe-subnets"}},
 		"another VPC's":    {func(w *world) { w.subnet.VpcId = aws.String("vpc-other") }, []string{"is in vpc-other"}},
 		"a full subnet":    {func(w *world) { w.subnet.AvailableIpAddressCount = aws.Int32(0) }, []string{"no free address"}},
-		"no public route":  {func(w *world) { w.routes = nil }, []string{"take a public subnet"}},
-		"NAT, and public":  {func(w *world) { w.routes = []ec2types.Route{route("0.0.0.0/0", "nat-1")} }, []string{"take a public subnet"}},
-		"a dead route":     {func(w *world) { w.routes[0].State = ec2types.RouteStateBlackhole }, []string{"take a public subnet"}},
+		"no public route":  {func(w *world) { w.routes = nil }, []string{"use a public subnet"}},
+		"NAT, and public":  {func(w *world) { w.routes = []ec2types.Route{route("0.0.0.0/0", "nat-1")} }, []string{"use a public subnet"}},
+		"a dead route":     {func(w *world) { w.routes[0].State = ec2types.RouteStateBlackhole }, []string{"use a public subnet"}},
 		"private, no way":  {private, []string{"no interface endpoint for ecr.api, no interface endpoint for ecr.dkr, no interface endpoint for logs, no gateway endpoint for s3, no gateway endpoint for dynamodb: add a NAT"}},
 		"private, NAT":     {func(w *world) { private(w); w.routes = []ec2types.Route{route("0.0.0.0/0", "nat-1")} }, nil},
 		"private, public route": {func(w *world) { private(w); w.routes = []ec2types.Route{route("0.0.0.0/0", "igw-1")} },
 			[]string{"add a NAT gateway"}},
 		"private, endpoints": {func(w *world) { private(w); w.endpoints = allEndpoints() }, nil},
 		"one endpoint missing": {func(w *world) { private(w); w.endpoints = allEndpoints()[1:] },
-			[]string{"the VPC no interface endpoint for ecr.api: add"}},
+			[]string{"the VPC has no interface endpoint for ecr.api: add"}},
 		"an endpoint without DNS": {func(w *world) {
 			private(w)
 			w.endpoints = allEndpoints()
 			w.endpoints[2].PrivateDnsEnabled = aws.Bool(false)
 		},
-			[]string{"the VPC no interface endpoint for logs: add"}},
+			[]string{"the VPC has no interface endpoint for logs: add"}},
 		"an endpoint elsewhere": {func(w *world) {
 			private(w)
 			w.endpoints = allEndpoints()
 			w.endpoints[3].RouteTableIds = []string{"rtb-main"}
 		},
-			[]string{"the VPC no gateway endpoint for s3: add"}},
+			[]string{"the VPC has no gateway endpoint for s3: add"}},
 		"an endpoint to be": {func(w *world) { private(w); w.endpoints = allEndpoints(); w.endpoints[4].State = "pendingAcceptance" },
-			[]string{"the VPC no gateway endpoint for dynamodb: add"}},
+			[]string{"the VPC has no gateway endpoint for dynamodb: add"}},
 		"no role":            {func(w *world) { w.noRole = true }, []string{"aws iam create-service-linked-role"}},
 		"IPv6":               {ipv6, nil},
 		"no IPv6 for tasks":  {func(w *world) { ipv6(w); w.dualStack = "disabled" }, []string{"--name dualStackIPv6"}},
 		"no IPv6 needed":     {func(w *world) { w.dualStack = "disabled" }, nil},
 		"no IPv6 prefix":     {func(w *world) { ipv6(w); w.subnet.Ipv6CidrBlockAssociationSet = nil }, []string{"no IPv6 prefix"}},
 		"no IPv6 route":      {func(w *world) { ipv6(w); w.routes = w.routes[:1] }, []string{"no route for ::/0"}},
-		"few vCPU":           {func(w *world) { w.quotas[quotaOnDemand] = 6 }, []string{"6 vCPU, enough for 24 bastions, and QuotaTotal is 50: say QuotaTotal=24 or less in PARAMETERS, or run aws service-quotas request-service-quota-increase --region eu-west-1 --service-code fargate --quota-code L-3032A538 --desired-value 13"}},
+		"few vCPU":           {func(w *world) { w.quotas[quotaOnDemand] = 6 }, []string{"6 vCPU, enough for 24 bastions, but QuotaTotal is 50: set QuotaTotal=24 or less in PARAMETERS, or run aws service-quotas request-service-quota-increase --region eu-west-1 --service-code fargate --quota-code L-3032A538 --desired-value 13"}},
 		"few, but enough":    {func(w *world) { w.quotas[quotaOnDemand] = 6; w.settings.Parameters["QuotaTotal"] = "24" }, nil},
 		"few of Spot":        {func(w *world) { w.quotas[quotaSpot] = 6; w.settings.Parameters["UseSpot"] = "true" }, []string{"Fargate Spot quota is 6"}},
 		"Spot not used":      {func(w *world) { w.quotas[quotaSpot] = 0 }, nil},
@@ -112,6 +122,23 @@ func TestEachCheckSaysWhatToDo(t *testing.T) {
 		"our own groups": {func(w *world) {
 			w.groups = groups(2490, ec2types.Tag{Key: aws.String(stackTag), Value: &w.add("bastion", types.StackStatusCreateComplete).id})
 		}, nil},
+		"Slack, all secrets": {func(w *world) {
+			slackNeeds(w)
+			w.secrets["/bastion/tokens/T4567EFGH"] = ssmtypes.ParameterTypeSecureString
+		}, nil},
+		"Slack, a team without token": {slackNeeds, []string{"no parameter /bastion/tokens/T4567EFGH in eu-west-1: run aws ssm put-parameter --region eu-west-1 --type SecureString --name /bastion/tokens/T4567EFGH"}},
+		"Slack, one token": {func(w *world) {
+			slackNeeds(w)
+			w.settings.Parameters["SlackBotTokenParameter"] = "/bastion/token"
+			delete(w.secrets, "/bastion/signing-secret")
+		}, []string{"no parameter /bastion/signing-secret", "no parameter /bastion/token"}},
+		"Slack, not encrypted": {func(w *world) {
+			slackNeeds(w)
+			w.secrets["/bastion/tokens/T4567EFGH"] = ssmtypes.ParameterTypeString
+		}, []string{"/bastion/tokens/T4567EFGH has the type String"}},
+		"Slack without a token": {func(w *world) { slackNeeds(w); delete(w.settings.Parameters, "SlackBotTokenParameter") }, []string{"set all three"}},
+		"Slack without teams":   {func(w *world) { slackNeeds(w); delete(w.settings.Parameters, "SlackTeams") }, []string{"set all three"}},
+		"Slack's not readable":  {func(w *world) { slackNeeds(w); w.fail["GetParameters"] = errTest }, []string{"not possible to check the parameters with Slack's secrets"}},
 		"as the stack has it": {func(w *world) {
 			w.quotas[quotaOnDemand] = 6
 			w.add("bastion", types.StackStatusCreateComplete).params["QuotaTotal"] = "24"
@@ -142,8 +169,7 @@ func compare(failed Failed, want []string) string {
 	return ""
 }
 
-// All that is wrong is said at once, and nothing is made then.
-func TestAllFailedChecksAreListedAtOnce(t *testing.T) {
+func TestFailedChecksAreListedTogetherBeforeAnyChange(t *testing.T) {
 	w := newWorld()
 	w.missingTools = []string{"make"}
 	w.dns = nil
@@ -152,19 +178,19 @@ func TestAllFailedChecksAreListedAtOnce(t *testing.T) {
 	w.quotas = map[string]float64{}
 	err := w.deployment().Deploy(t.Context())
 	if err == nil {
-		t.Fatal("it deploys")
+		t.Fatal("the deployment succeeded")
 	}
-	for _, want := range []string{"7 of the checks failed", "no make", "--enable-dns-support", "--enable-dns-hostnames", "public subnet", "service-linked", quotaOnDemand, quotaGroups} {
+	for _, want := range []string{"7 checks failed", "make is not installed", "--enable-dns-support", "--enable-dns-hostnames", "public subnet", "service-linked", quotaOnDemand, quotaGroups} {
 		if !strings.Contains(err.Error(), want) {
-			t.Errorf("there is no %q in\n%v", want, err)
+			t.Errorf("%q is missing in\n%v", want, err)
 		}
 	}
 	if did := w.takeCalls(effects[1:]...); len(did) > 0 {
-		t.Errorf("all the same it does %q", did)
+		t.Errorf("the calls are %q", did)
 	}
 }
 
-func TestNoRegionIsOneOfTheFailures(t *testing.T) {
+func TestMissingRegionIsAFailure(t *testing.T) {
 	w := newWorld()
 	d := w.deployment()
 	d.Cloud.Region = ""
@@ -176,7 +202,7 @@ func TestNoRegionIsOneOfTheFailures(t *testing.T) {
 	}
 }
 
-func TestSettings(t *testing.T) {
+func TestInvalidSettingsAreRefused(t *testing.T) {
 	for _, test := range []struct {
 		change func(*Settings)
 		want   string
@@ -184,12 +210,12 @@ func TestSettings(t *testing.T) {
 		{func(*Settings) {}, ""},
 		{func(s *Settings) { s.Stack = "" }, "STACK=bastion"},
 		{func(s *Settings) { s.Stack = "it's" }, "STACK is"},
-		{func(s *Settings) { s.VPC = "10.0.0.0/8" }, "VPC="},
+		{func(s *Settings) { s.VPC = "10.0.0.0/8" }, "set VPC to"},
 		{func(s *Settings) { s.Subnets = nil }, "SUBNETS is empty"},
-		{func(s *Settings) { s.Subnets = []string{testSubnet, testSubnet} }, "there twice"},
+		{func(s *Settings) { s.Subnets = []string{testSubnet, testSubnet} }, "listed twice"},
 		{func(s *Settings) { s.Subnets = []string{"subnet-x"} }, `"subnet-x"`},
-		{func(s *Settings) { s.Parameters["VpcId"] = testVPC }, "VPC="},
-		{func(s *Settings) { s.Parameters["ImageUri"] = "x" }, "builds the image itself"},
+		{func(s *Settings) { s.Parameters["VpcId"] = testVPC }, "VpcId cannot be set here: set VPC="},
+		{func(s *Settings) { s.Parameters["ImageUri"] = "x" }, "builds the image"},
 	} {
 		w := newWorld()
 		test.change(&w.settings)
@@ -198,7 +224,7 @@ func TestSettings(t *testing.T) {
 			t.Errorf("want %q: %v", test.want, err)
 		}
 		if test.want != "" && (w.deployment().Deploy(t.Context()) == nil || len(w.calls) > 0) {
-			t.Errorf("%q: it calls %q", test.want, w.calls)
+			t.Errorf("%q: the calls are %q", test.want, w.calls)
 		}
 	}
 	err := Settings{}.Validate()
@@ -209,13 +235,13 @@ func TestSettings(t *testing.T) {
 	}
 }
 
-func TestParameters(t *testing.T) {
+func TestParseParameters(t *testing.T) {
 	got, err := ParseParameters("  Admins=arn:aws:iam::111122223333:role/Operator,iam:1:AROA  TrustedSessionRoles=AWS*\n JwtIssuer=")
 	if err != nil || len(got) != 3 || got["TrustedSessionRoles"] != "AWS*" || got["JwtIssuer"] != "" || !strings.HasSuffix(got["Admins"], "Operator,iam:1:AROA") {
 		t.Errorf("%q, %v", got, err)
 	}
 	for words, want := range map[string]string{
-		"Admins": "not of the form", `A="b"`: "without quotes", "A='b'": "without quotes", `A=b\c`: "without quotes", "A=1 A=2": "there twice", "=1": "not of the form",
+		"Admins": "not of the form", `A="b"`: "without quotes", "A='b'": "without quotes", `A=b\c`: "without quotes", "A=1 A=2": "set twice", "=1": "not of the form",
 	} {
 		if _, err := ParseParameters(words); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", words, err)

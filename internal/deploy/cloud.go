@@ -15,20 +15,21 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/iam"
 	"github.com/aws/aws-sdk-go-v2/service/lambda"
 	"github.com/aws/aws-sdk-go-v2/service/servicequotas"
+	"github.com/aws/aws-sdk-go-v2/service/ssm"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 )
 
-// The calls that are made of AWS, and no others. They are the SDK's own.
+// The calls of AWS that a deployment makes. The SDK's clients implement them.
 type (
-	// STS says who we are.
+	// STS identifies the caller.
 	STS interface {
 		GetCallerIdentity(context.Context, *sts.GetCallerIdentityInput, ...func(*sts.Options)) (*sts.GetCallerIdentityOutput, error)
 	}
-	// IAM knows the service-linked role.
+	// IAM has the service-linked role.
 	IAM interface {
 		GetRole(context.Context, *iam.GetRoleInput, ...func(*iam.Options)) (*iam.GetRoleOutput, error)
 	}
-	// ECS knows the account's settings.
+	// ECS has the account's settings.
 	ECS interface {
 		ListAccountSettings(context.Context, *ecs.ListAccountSettingsInput, ...func(*ecs.Options)) (*ecs.ListAccountSettingsOutput, error)
 	}
@@ -42,12 +43,12 @@ type (
 		ec2.DescribeSecurityGroupRulesAPIClient
 		ec2.DescribeNetworkInterfacesAPIClient
 	}
-	// Quotas are Service Quotas.
+	// Quotas is Service Quotas.
 	Quotas interface {
 		GetServiceQuota(context.Context, *servicequotas.GetServiceQuotaInput, ...func(*servicequotas.Options)) (*servicequotas.GetServiceQuotaOutput, error)
 		GetAWSDefaultServiceQuota(context.Context, *servicequotas.GetAWSDefaultServiceQuotaInput, ...func(*servicequotas.Options)) (*servicequotas.GetAWSDefaultServiceQuotaOutput, error)
 	}
-	// Stacks are CloudFormation.
+	// Stacks is CloudFormation.
 	Stacks interface {
 		cloudformation.DescribeStacksAPIClient
 		cloudformation.DescribeStackEventsAPIClient
@@ -62,11 +63,15 @@ type (
 		DescribeRepositories(context.Context, *ecr.DescribeRepositoriesInput, ...func(*ecr.Options)) (*ecr.DescribeRepositoriesOutput, error)
 		DeleteRepository(context.Context, *ecr.DeleteRepositoryInput, ...func(*ecr.Options)) (*ecr.DeleteRepositoryOutput, error)
 	}
-	// Functions are Lambda's.
+	// Functions is Lambda.
 	Functions interface {
 		Invoke(context.Context, *lambda.InvokeInput, ...func(*lambda.Options)) (*lambda.InvokeOutput, error)
 	}
-	// Tables are DynamoDB's.
+	// Parameters is Parameter Store.
+	Parameters interface {
+		GetParameters(context.Context, *ssm.GetParametersInput, ...func(*ssm.Options)) (*ssm.GetParametersOutput, error)
+	}
+	// Tables is DynamoDB.
 	Tables interface {
 		DescribeTable(context.Context, *dynamodb.DescribeTableInput, ...func(*dynamodb.Options)) (*dynamodb.DescribeTableOutput, error)
 		DeleteTable(context.Context, *dynamodb.DeleteTableInput, ...func(*dynamodb.Options)) (*dynamodb.DeleteTableOutput, error)
@@ -75,22 +80,23 @@ type (
 
 // Cloud is one account in one region.
 type Cloud struct {
-	Region      string // empty if nobody said one
+	Region      string // empty if none is configured
 	Credentials aws.CredentialsProvider
 
-	STS       STS
-	IAM       IAM
-	ECS       ECS
-	EC2       EC2
-	Quotas    Quotas
-	Stacks    Stacks
-	ECR       ECR
-	Functions Functions
-	Tables    Tables
+	STS        STS
+	IAM        IAM
+	ECS        ECS
+	EC2        EC2
+	Quotas     Quotas
+	Stacks     Stacks
+	ECR        ECR
+	Functions  Functions
+	Parameters Parameters
+	Tables     Tables
 }
 
-// Connect reads the AWS configuration and makes the clients. It calls nobody. An
-// empty region is that of the configuration; a nil client is the SDK's own.
+// Connect reads the AWS configuration and returns the clients, without any call. An
+// empty region means the configured one, and a nil client the SDK's own.
 func Connect(ctx context.Context, region string, client *http.Client) (Cloud, error) {
 	options := []func(*config.LoadOptions) error{config.WithRegion(region)}
 	if client != nil {
@@ -111,6 +117,7 @@ func Connect(ctx context.Context, region string, client *http.Client) (Cloud, er
 		Stacks:      cloudformation.NewFromConfig(cfg),
 		ECR:         ecr.NewFromConfig(cfg),
 		Functions:   lambda.NewFromConfig(cfg),
+		Parameters:  ssm.NewFromConfig(cfg),
 		Tables:      dynamodb.NewFromConfig(cfg),
 	}, nil
 }

@@ -11,16 +11,15 @@ import (
 	"testing"
 )
 
-// parse reads parameters as the SAM CLI's command line does.
+// parse is a Python program that reads parameters as the SAM CLI does.
 const parse = `
 import json, sys
 from samcli.cli.types import CfnParameterOverridesType
 json.dump(CfnParameterOverridesType().convert(tuple(sys.argv[1:]), None, None), sys.stdout)
 `
 
-// What an operator writes comes out of the SAM CLI as it was written, patterns and
-// empty values too.
-func TestTheSAMCLIReadsParametersAsTheyWereWritten(t *testing.T) {
+// Patterns and empty values pass through the SAM CLI too.
+func TestSAMCLIReadsParametersUnchanged(t *testing.T) {
 	d := newWorld().deployment()
 	given, err := ParseParameters("TrustedSessionRoles=AWSReservedSSO_*,Ops.+=@- AllowedSources= AllowedDestinationsIpv6=fd00::/8,2001:db8::/32 " +
 		"Admins=arn:aws:iam::111122223333:role/Operator,jwt:https://issuer.example/#a|b$c JwtIssuer=https://issuer.example/?a=b&c=d")

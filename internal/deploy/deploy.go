@@ -1,8 +1,15 @@
+// Package deploy installs the service in an AWS account, and removes it.
+//
+// A deployment is a list of steps in a fixed order, each of which can be repeated:
+// checks, registry, build, push, verify, deploy, test request. A dry run prints the list
+// and calls nothing. The AWS SAM CLI packages and deploys the templates, as a process.
+// The other steps call AWS through the interfaces in cloud.go.
 package deploy
 
 import (
 	"context"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"strings"
@@ -16,74 +23,102 @@ import (
 
 // Images builds bastiond's image and pushes it.
 type Images interface {
-	// Build answers the digest, as "sha256:…".
+	// Build returns the digest, "sha256:…".
 	Build(ctx context.Context) (digest string, err error)
-	// Push sends what Build made, checks that all of it arrived, and answers
-	// "REPOSITORY@sha256:…". What is there is not sent again.
+	// Push pushes the image that Build made, verifies it, and returns
+	// "REPOSITORY@sha256:…". It does not send again what the registry has.
 	Push(ctx context.Context, repository string) (reference string, err error)
 }
 
-// Deployment is all that deploying and taking away need.
+// Deployment has everything that deploying and undeploying need.
 type Deployment struct {
 	Settings Settings
 	Cloud    Cloud
 	Images   Images
 	Runner   Runner
-	HTTP     *http.Client // for the smoke request
+	HTTP     *http.Client // for the test request
 	LookPath func(program string) (string, error)
 	Now      func() time.Time // for signatures
 	Progress image.Progress
 }
 
-// Deploy makes the account be as the settings say. It is safe to repeat, after a
-// failure or without one. All that is wrong with the settings is one error, and
-// nothing was called then.
+// Deploy brings the account to the state that the settings describe. It is safe to
+// repeat, after a failure or without one. Invalid settings are one error, before any
+// call.
 func (d *Deployment) Deploy(ctx context.Context) error {
 	if err := d.Settings.Validate(); err != nil {
 		return err
 	}
-	return play(ctx, d.Progress.W, d.Settings.DryRun, "make deploy", d.deploySteps())
+	return run(ctx, d.Progress.W, d.Settings.DryRun, "make deploy", d.deploySteps())
 }
 
-// built is what the steps hand on.
+// step is a part of a deployment, and its description for a dry run.
+type step struct {
+	what    string
+	details []string // the commands and calls
+	do      func(context.Context) error
+}
+
+// run does the steps in order and stops at the first that fails. A dry run prints them.
+// command is the command that repeats them.
+func run(ctx context.Context, out io.Writer, dry bool, command string, steps []step) error {
+	for i, s := range steps {
+		fmt.Fprintf(out, "\n[%d/%d] %s\n", i+1, len(steps), s.what)
+		if dry {
+			for _, detail := range s.details {
+				fmt.Fprintf(out, "      would %s\n", detail)
+			}
+			continue
+		}
+		if err := s.do(ctx); err != nil {
+			return fmt.Errorf("step %d of %d, %s: %w\nFix that and rerun %s; completed steps are skipped", i+1, len(steps), s.what, err, command)
+		}
+	}
+	if dry {
+		fmt.Fprintln(out, "\nDry run: nothing was called, built or changed.")
+	}
+	return nil
+}
+
+// built is passed from step to step.
 type built struct{ repository, digest, reference string }
 
 func (d *Deployment) deploySteps() []step {
 	s, b := d.Settings, &built{}
 	return []step{
-		{"check that this machine, the account and the network are ready", d.describeChecks(), d.check},
+		{"check this machine, the account and the network", d.describeChecks(), d.check},
 		{"deploy the registry, stack " + s.Registry(), []string{
 			"run scripts/emulators sam, which installs the SAM CLI into .tools",
 			"run " + commandLine(samCLI, deployTemplate("registry.yaml", s.Registry(), d.region(), nil)),
 		}, func(ctx context.Context) error { return d.deployRegistry(ctx, b) }},
 		{"build the functions and the image", []string{
 			"run " + commandLine(samCLI, buildFunctions()),
-			"compile bastiond for linux/amd64 and linux/arm64, and make the image in .image",
+			"compile bastiond for linux/amd64 and linux/arm64, and write the image to .image",
 		}, func(ctx context.Context) error { return d.build(ctx, b) }},
-		{"push the image", []string{"push to the repository that the registry's stack names, what is not there yet"},
+		{"push the image", []string{"push to the repository in the registry's stack what it does not have"},
 			func(ctx context.Context) (err error) {
 				b.reference, err = d.Images.Push(ctx, b.repository)
 				return err
 			}},
-		{"verify the image's digest", []string{"ask ECR for the image by the digest that was built"},
+		{"verify the image's digest", []string{"look up the digest that was built in ECR"},
 			func(ctx context.Context) error { return d.verify(ctx, b) }},
 		{"deploy the service, stack " + s.Stack, []string{
 			"run " + commandLine(samCLI, deployTemplate(builtTemplate, s.Stack, d.region(), d.parameters("REPOSITORY@sha256:DIGEST"))),
 		}, func(ctx context.Context) error { return d.deployService(ctx, b) }},
-		{"send a smoke request", []string{"send a signed GET to the service's URL, which must answer 200, and print a command to begin with"},
+		{"send a test request", []string{"send a signed GET to the service's URL, which must return 200, and print a first command"},
 			d.smoke},
 	}
 }
 
 func (d *Deployment) describeChecks() []string {
-	all := []string{"look for go, make and python3", "read the parameters in " + templateFile, "ask AWS who you are, and where (" + d.region() + ")"}
+	all := []string{"look for go, make and python3", "read the parameters in " + templateFile, "look up your AWS identity in " + d.region()}
 	for _, c := range d.checks() {
 		all = append(all, "check "+c.what)
 	}
 	return all
 }
 
-// region is for what is printed when there may be none.
+// region returns the region for messages, or a placeholder.
 func (d *Deployment) region() string {
 	if d.Cloud.Region == "" {
 		return "REGION"
@@ -107,9 +142,9 @@ func (d *Deployment) deployRegistry(ctx context.Context, b *built) error {
 		return err
 	}
 	if b.repository = s.outputs["RepositoryUri"]; b.repository == "" {
-		return fmt.Errorf("the stack %s has no output RepositoryUri; was it made from another registry.yaml?", name)
+		return fmt.Errorf("the stack %s has no output RepositoryUri; was it created from another registry.yaml?", name)
 	}
-	fmt.Fprintf(d.Progress.W, "images go to %s\n", b.repository)
+	fmt.Fprintf(d.Progress.W, "the repository is %s\n", b.repository)
 	return nil
 }
 
@@ -121,28 +156,27 @@ func (d *Deployment) build(ctx context.Context, b *built) (err error) {
 	return err
 }
 
-// verify asks ECR itself, as whoever deploys: what the push talked to was the
-// registry's other face.
+// verify looks the image up in ECR's own API. The push used the registry's API.
 func (d *Deployment) verify(ctx context.Context, b *built) error {
 	if want := b.repository + "@" + b.digest; b.reference != want {
-		return fmt.Errorf("what was pushed is %s, and what was built %s", b.reference, want)
+		return fmt.Errorf("the pushed image is %s, and the built one %s", b.reference, want)
 	}
 	_, name, _ := strings.Cut(b.repository, "/")
-	answer, err := d.Cloud.ECR.DescribeImages(ctx, &ecr.DescribeImagesInput{
+	out, err := d.Cloud.ECR.DescribeImages(ctx, &ecr.DescribeImagesInput{
 		RepositoryName: &name, ImageIds: []ecrtypes.ImageIdentifier{{ImageDigest: &b.digest}},
 	})
 	if err != nil {
-		return fmt.Errorf("ask ECR for %s: %w", b.reference, err)
+		return fmt.Errorf("look up %s in ECR: %w", b.reference, err)
 	}
-	if len(answer.ImageDetails) != 1 || answer.ImageDetails[0].ImageDigest == nil || *answer.ImageDetails[0].ImageDigest != b.digest {
+	if len(out.ImageDetails) != 1 || out.ImageDetails[0].ImageDigest == nil || *out.ImageDetails[0].ImageDigest != b.digest {
 		return fmt.Errorf("ECR does not have %s", b.reference)
 	}
 	fmt.Fprintf(d.Progress.W, "ECR has %s\n", b.reference)
 	return nil
 }
 
-// parameters are what the service's stack is given. Those that nobody names stay
-// as they are, or begin with the template's defaults.
+// parameters returns the parameters to set on the service's stack. Others keep their
+// values, or start with the template's defaults.
 func (d *Deployment) parameters(reference string) map[string]string {
 	all := map[string]string{"Draining": "false"}
 	maps.Copy(all, d.Settings.Parameters)

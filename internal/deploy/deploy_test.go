@@ -1,24 +1,33 @@
 package deploy
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/cloudformation/types"
+
+	"github.com/bastion-on-demand/bastion/internal/image"
 )
 
 var errTest = errors.New("refused for the test")
 
-// bubble runs a test whose waiting takes no time.
+// bubble runs a test in simulated time.
 func bubble(t *testing.T, test func(t *testing.T)) {
 	t.Helper()
 	synctest.Test(t, test)
 }
 
-// effects are the calls of Deploy that do something, in order.
+// effects are the calls of Deploy that have effects, in order.
 var effects = []string{"GetCallerIdentity", "run ", "sam ", "build ", "push ", "DescribeImages", "GET ", "DeleteStack", "UpdateStack"}
 
 var wholeDeployment = []string{
@@ -26,7 +35,7 @@ var wholeDeployment = []string{
 	"DescribeImages registry-abc", "sam deploy bastion", "GET " + testURL,
 }
 
-func TestDeployDoesItsStepsInOrderAndAgain(t *testing.T) {
+func TestDeployIsRepeatable(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld()
 		w.settings.Parameters["QuotaTotal"] = "20"
@@ -35,47 +44,46 @@ func TestDeployDoesItsStepsInOrderAndAgain(t *testing.T) {
 				t.Fatalf("%v\n%s", err, w.out.String())
 			}
 			if got := w.takeCalls(effects...); !slices.Equal(got, wholeDeployment) {
-				t.Errorf("it does %q", got)
+				t.Errorf("the calls are %q", got)
 			}
 		}
 		args := w.deployed["bastion"]
 		for _, want := range []string{`ImageUri="` + testRepo + "@" + testDigest + `"`, `VpcId="` + testVPC + `"`, `SubnetIds="` + testSubnet + `"`, `Draining="false"`, `QuotaTotal="20"`} {
 			if !slices.Contains(args, want) {
-				t.Errorf("the service is deployed without %s: %q", want, args)
+				t.Errorf("%s is not among the arguments %q", want, args)
 			}
 		}
-		if said := w.out.String(); !strings.Contains(said, "--aws-sigv4 aws:amz:eu-west-1:execute-api") || !strings.Contains(said, "id_ed25519.pub\" "+testURL) || !strings.Contains(said, "sg-member") {
-			t.Errorf("it ends with\n%s", said)
+		if out := w.out.String(); !strings.Contains(out, "--aws-sigv4 aws:amz:eu-west-1:execute-api") || !strings.Contains(out, "id_ed25519.pub\" "+testURL) || !strings.Contains(out, "sg-member") {
+			t.Errorf("the output is\n%s", out)
 		}
 	})
 }
 
-// After a failure of any step, the same command does the rest.
-func TestDeployGoesOnAfterAnyFailure(t *testing.T) {
+func TestDeployCanBeRerunAfterAnyFailure(t *testing.T) {
 	for i, broken := range wholeDeployment {
 		bubble(t, func(t *testing.T) {
 			w := newWorld()
 			w.fail[broken] = errTest
 			err := w.deployment().Deploy(t.Context())
 			got := w.takeCalls(effects...)
-			if err == nil || !strings.Contains(err.Error(), errTest.Error()) || !strings.Contains(err.Error(), "make deploy again") {
+			if err == nil || !strings.Contains(err.Error(), errTest.Error()) || !strings.Contains(err.Error(), "rerun make deploy") {
 				t.Errorf("%s fails: %v", broken, err)
 			}
 			if last := got[len(got)-1]; last != broken || len(got) > i+smokeTries {
-				t.Errorf("%s fails, and then it does %q", broken, got)
+				t.Errorf("%s fails, and the calls are %q", broken, got)
 			}
 			clear(w.fail)
 			if err := w.deployment().Deploy(t.Context()); err != nil {
-				t.Errorf("%s failed once; again: %v", broken, err)
+				t.Errorf("%s failed once; the rerun: %v", broken, err)
 			}
 			if got := w.takeCalls(effects...); !slices.Equal(got, wholeDeployment) {
-				t.Errorf("%s failed once; again it does %q", broken, got)
+				t.Errorf("%s failed once; the calls of the rerun are %q", broken, got)
 			}
 		})
 	}
 }
 
-func TestDeployPutsStacksRightFirst(t *testing.T) {
+func TestDeployWaitsForOrDeletesUnusableStacks(t *testing.T) {
 	for _, test := range []struct {
 		status, next types.StackStatus
 		deletes      bool
@@ -104,41 +112,177 @@ func TestDeployPutsStacksRightFirst(t *testing.T) {
 	}
 }
 
-func TestAnotherDigestIsNotDeployed(t *testing.T) {
+func TestUnexpectedDigestIsNotDeployed(t *testing.T) {
 	d := newWorld().deployment()
 	err := d.verify(t.Context(), &built{repository: testRepo, digest: testDigest, reference: testRepo + "@sha256:2222"})
-	if err == nil || !strings.Contains(err.Error(), "what was built") {
+	if err == nil || !strings.Contains(err.Error(), "the built one") {
 		t.Error(err)
 	}
 }
 
-func TestTheSmokeRequest(t *testing.T) {
+func TestSmokeRequest(t *testing.T) {
 	for _, test := range []struct {
 		name, issuer, token string
-		answers             []int
+		statuses            []int
 		want, authorization string
 	}{
 		{"signed", "", "", []int{200}, "", "AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/20261123/eu-west-1/execute-api/aws4_request"},
-		{"not there at once", "", "", []int{404, 500, 200}, "", "AWS4-HMAC-SHA256"},
+		{"not ready at first", "", "", []int{404, 500, 200}, "", "AWS4-HMAC-SHA256"},
 		{"broken", "", "", []int{500}, "500 Internal Server Error", "AWS4-HMAC-SHA256"},
 		{"not allowed", "", "", []int{403}, "execute-api:Invoke", "AWS4-HMAC-SHA256"},
-		{"an answer of the wrong kind", "", "", []int{401}, "not 200", "AWS4-HMAC-SHA256"},
+		{"another status", "", "", []int{401}, "not 200", "AWS4-HMAC-SHA256"},
 		{"no token", "https://issuer.example", "", []int{401}, "", ""},
-		{"open to everybody", "https://issuer.example", "", []int{200}, "not 401", ""},
+		{"open without a token", "https://issuer.example", "", []int{200}, "not 401", ""},
 		{"token", "https://issuer.example", "abc", []int{200}, "", "Bearer abc"},
 		{"bad token", "https://issuer.example", "abc", []int{401}, "not 200", "Bearer abc"},
 	} {
 		bubble(t, func(t *testing.T) {
 			w := newWorld()
-			w.answers, w.settings.Token = test.answers, test.token
+			w.statuses, w.settings.Token = test.statuses, test.token
 			w.add("bastion", types.StackStatusCreateComplete).params["JwtIssuer"] = test.issuer
 			err := w.deployment().smoke(t.Context())
 			if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
 				t.Errorf("%s: %v", test.name, err)
 			}
 			if !strings.HasPrefix(w.signed[0], test.authorization) || test.authorization == "" && w.signed[0] != "" {
-				t.Errorf("%s: it sends %q", test.name, w.signed[0])
+				t.Errorf("%s: the authorization is %q", test.name, w.signed[0])
 			}
 		})
+	}
+}
+
+// forbidden is a network, a machine and a registry whose every call fails the test.
+type forbidden struct{ t *testing.T }
+
+func (f forbidden) called(what string) error {
+	f.t.Errorf("a dry run calls %s", what)
+	return errors.New("forbidden")
+}
+
+func (f forbidden) RoundTrip(r *http.Request) (*http.Response, error) {
+	return nil, f.called(r.URL.String())
+}
+func (f forbidden) Run(_ context.Context, program string, _ ...string) error {
+	return f.called(program)
+}
+func (f forbidden) Build(context.Context) (string, error)        { return "", f.called("build") }
+func (f forbidden) Push(context.Context, string) (string, error) { return "", f.called("push") }
+
+// The clients are the SDK's, with a transport that fails the test. A dry run does not
+// even look for credentials.
+func TestDryRunPrintsEveryStepAndCallsNothing(t *testing.T) {
+	cleanEnvironment(t)
+	no := forbidden{t}
+	client := &http.Client{Transport: no}
+	cloud, err := Connect(t.Context(), "eu-west-1", client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	s := newWorld().settings
+	s.DryRun = true
+	s.Module = t.TempDir() // without a template
+	d := &Deployment{
+		Settings: s, Cloud: cloud, Images: no, Runner: no, HTTP: client,
+		LookPath: func(tool string) (string, error) { return "", no.called(tool) },
+		Now:      func() time.Time { no.called("the clock"); return time.Time{} },
+		Progress: image.Progress{W: &out},
+	}
+	if err := errors.Join(d.Deploy(t.Context()), d.Undeploy(t.Context())); err != nil {
+		t.Error(err)
+	}
+	for i, s := range append(d.deploySteps(), d.undeploySteps()...) {
+		if !strings.Contains(out.String(), "] "+s.what+"\n") {
+			t.Errorf("step %d, %s, is not printed", i, s.what)
+		}
+		for _, detail := range s.details {
+			if !strings.Contains(out.String(), "would "+detail+"\n") {
+				t.Errorf("step %d, %s: %q is not printed", i, s.what, detail)
+			}
+		}
+		if len(s.details) == 0 {
+			t.Errorf("step %d, %s, has no details", i, s.what)
+		}
+	}
+}
+
+// The clients do use the transport of the test above.
+func TestCallsUseTheTransport(t *testing.T) {
+	cleanEnvironment(t)
+	caught := &catch{}
+	cloud, err := Connect(t.Context(), "eu-west-1", &http.Client{Transport: caught})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err = fetchStack(t.Context(), cloud.Stacks, "bastion"); err == nil || caught.n == 0 {
+		t.Errorf("%d calls: %v", caught.n, err)
+	}
+}
+
+// cleanEnvironment sets example credentials, and removes other AWS settings.
+func cleanEnvironment(t *testing.T) {
+	t.Helper()
+	for variable, value := range map[string]string{
+		"AWS_ACCESS_KEY_ID": "AKIDEXAMPLE", "AWS_SECRET_ACCESS_KEY": "example", "AWS_SESSION_TOKEN": "", "AWS_PROFILE": "", "AWS_CA_BUNDLE": "",
+		"AWS_CONFIG_FILE": os.DevNull, "AWS_SHARED_CREDENTIALS_FILE": os.DevNull, "AWS_MAX_ATTEMPTS": "1",
+	} {
+		t.Setenv(variable, value)
+	}
+}
+
+type catch struct{ n int }
+
+func (c *catch) RoundTrip(*http.Request) (*http.Response, error) {
+	c.n++
+	return nil, fmt.Errorf("caught: %w", io.ErrUnexpectedEOF)
+}
+
+func TestSAMCLIVersionIsTheInstalledOne(t *testing.T) {
+	script, err := os.ReadFile("../../scripts/emulators")
+	if err != nil {
+		t.Fatal(err)
+	}
+	folder := strings.Split(samCLI, "/")[1]
+	if !strings.Contains(string(script), "sam() { in_venv "+folder+" ") {
+		t.Errorf("scripts/emulators does not install %s", folder)
+	}
+}
+
+func TestProcesses(t *testing.T) {
+	var out strings.Builder
+	p := Processes{Folder: t.TempDir(), Out: &out}
+	if err := p.Run(t.Context(), "sh", "-c", "pwd; echo $SAM_CLI_TELEMETRY"); err != nil || out.String() != p.Folder+"\n0\n" {
+		t.Errorf("%v, %q", err, out.String())
+	}
+	if err := p.Run(t.Context(), "sh", "-c", "exit 3"); err == nil || !strings.Contains(err.Error(), "sh -c 'exit 3': exit status 3") {
+		t.Error(err)
+	}
+	if err := p.Run(t.Context(), "scripts/missing"); err == nil || !strings.Contains(err.Error(), p.Folder+"/scripts/missing") {
+		t.Error(err)
+	}
+}
+
+func TestOperationsGuideHasEveryAlarmAndFailureCode(t *testing.T) {
+	read := func(file string) string {
+		text, err := os.ReadFile("../../" + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	operations := read("OPERATIONS.md")
+	for file, pattern := range map[string]string{
+		"template.yaml":               `(?m)^  (\w+Alarm):$`,
+		"internal/bastion/failure.go": `FailureCode = "(\w+)"`,
+	} {
+		names := regexp.MustCompile(pattern).FindAllStringSubmatch(read(file), -1)
+		if len(names) < 5 {
+			t.Errorf("%s: %d names found", file, len(names))
+		}
+		for _, name := range names {
+			if !strings.Contains(operations, "| `"+name[1]+"` |") {
+				t.Errorf("%s: OPERATIONS.md has no row for %s", file, name[1])
+			}
+		}
 	}
 }

@@ -13,28 +13,28 @@ import (
 	"time"
 )
 
-// samCLI is where scripts/emulators puts the SAM CLI, pinned.
+// samCLI is the pinned SAM CLI that scripts/emulators installs.
 const samCLI = ".tools/aws-sam-cli-1.170.0/bin/sam"
 
-// builtTemplate is what `sam build` writes.
+// builtTemplate is the output of `sam build`.
 const builtTemplate = ".aws-sam/build/template.yaml"
 
-// Runner runs a program in the module's folder, with its output for the operator.
+// Runner runs a program in the module's folder, and shows its output to the operator.
 type Runner interface {
 	Run(ctx context.Context, program string, args ...string) error
 }
 
-// Processes is the Runner that there is outside of tests.
+// Processes implements Runner with processes.
 type Processes struct {
 	Folder string
 	Out    io.Writer
 }
 
-// Run starts the program and waits for its end. When ctx ends first, the program
-// is interrupted, and killed when it goes on for half a minute.
+// Run starts the program and waits for its end. If ctx ends first, the program is
+// interrupted, and killed if it has not ended half a minute later.
 func (p Processes) Run(ctx context.Context, program string, args ...string) error {
 	if strings.Contains(program, "/") {
-		program, _ = filepath.Abs(filepath.Join(p.Folder, program)) // on an error it stays relative, and starting it says why
+		program, _ = filepath.Abs(filepath.Join(p.Folder, program)) // if this fails, so does the start
 	}
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = p.Folder, p.Out, p.Out
@@ -42,31 +42,31 @@ func (p Processes) Run(ctx context.Context, program string, args ...string) erro
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 30 * time.Second
 	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("%s: %w; what it printed above says why", commandLine(program, args), err)
+		return fmt.Errorf("%s: %w; see its output above", commandLine(program, args), err)
 	}
 	return nil
 }
 
-// commandLine is a command as a person can paste it.
+// commandLine returns a command that can be pasted into a shell.
 func commandLine(program string, args []string) string {
 	words := []string{program}
 	for _, arg := range args {
 		if strings.ContainsAny(arg, " \"*$&|;<>()#") || arg == "" {
-			arg = "'" + arg + "'" // no argument of ours holds a single quote
+			arg = "'" + arg + "'" // no argument has a single quote
 		}
 		words = append(words, arg)
 	}
 	return strings.Join(words, " ")
 }
 
-// buildFunctions are the arguments of `sam build`; samconfig.toml has the rest.
+// buildFunctions returns the arguments of `sam build`; samconfig.toml has the others.
 func buildFunctions() []string {
 	return []string{"build", "--template-file", templateFile}
 }
 
-// deployTemplate are the arguments of `sam deploy`. It makes what is missing,
-// changes what differs, and is content when nothing does. Only what was built has
-// code to upload, for which the SAM CLI keeps a bucket.
+// deployTemplate returns the arguments of `sam deploy`, which creates or updates a
+// stack, and succeeds if there is nothing to change. Only the built template has code to
+// upload, for which the SAM CLI keeps a bucket.
 func deployTemplate(file, stack, region string, parameters map[string]string) []string {
 	args := []string{"deploy", "--template-file", file, "--stack-name", stack, "--region", region,
 		"--capabilities", "CAPABILITY_IAM", "--no-confirm-changeset", "--no-fail-on-empty-changeset", "--no-progressbar"}
@@ -78,7 +78,7 @@ func deployTemplate(file, stack, region string, parameters map[string]string) []
 	}
 	args = append(args, "--parameter-overrides")
 	for _, name := range slices.Sorted(maps.Keys(parameters)) {
-		args = append(args, fmt.Sprintf("%s=%q", name, parameters[name])) // quoted as the SAM CLI reads it
+		args = append(args, fmt.Sprintf("%s=%q", name, parameters[name])) // in the SAM CLI's syntax
 	}
 	return args
 }

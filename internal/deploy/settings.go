@@ -4,92 +4,139 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+
+	"go.yaml.in/yaml/v4"
+
+	"github.com/bastion-on-demand/bastion/internal/config"
 )
 
-// Settings are what the operator says.
+// Settings are the operator's settings.
 type Settings struct {
-	Stack      string            // the service's; the registry's is the same and "-registry"
-	Region     string            // empty: that of the AWS configuration
-	VPC        string            // as vpc-…
-	Subnets    []string          // as subnet-…
-	Parameters map[string]string // of template.yaml, except the ones named above
+	Stack      string            // of the service; the registry's has the suffix "-registry"
+	Region     string            // empty: the configured one
+	VPC        string            // vpc-…
+	Subnets    []string          // subnet-…
+	Parameters map[string]string // of template.yaml, except those that the fields above set
 	Module     string            // the folder with template.yaml
-	Token      string            // where requests need one: for the smoke request
+	Token      string            // for the test request, if callers have tokens
 	DryRun     bool
-	Purge      bool // undeploy only: delete also what is kept
+	Purge      bool // undeploy only: also delete what is kept
 }
 
-// What other settings, or the deployment itself, decide.
-var ownParameters = map[string]string{
-	"ImageUri":  "the deployment builds the image itself",
-	"VpcId":     "say VPC=vpc-… instead",
-	"SubnetIds": "say SUBNETS=subnet-…,subnet-… instead",
+// reserved are the parameters that the deployment sets itself, with the reason.
+var reserved = map[string]string{
+	"ImageUri":  "the deployment builds the image",
+	"VpcId":     "set VPC=vpc-… instead",
+	"SubnetIds": "set SUBNETS=subnet-…,subnet-… instead",
 }
 
-// What ParseParameters takes as a value: quotes and backslashes would mean
-// something else to the SAM CLI, and no parameter of the template needs them.
+// parameter matches one word of PARAMETERS. The SAM CLI interprets quotes and
+// backslashes, and no parameter of the template needs them.
 var parameter = regexp.MustCompile(`^([A-Za-z][A-Za-z0-9]*)=([^"'\\]*)$`)
 
-// ParseParameters reads "Name=value Name=value", with spaces between.
-func ParseParameters(words string) (map[string]string, error) {
+// ParseParameters reads "Name=value Name=value", separated by spaces.
+func ParseParameters(text string) (map[string]string, error) {
 	all := map[string]string{}
 	var wrong []error
-	for _, word := range strings.Fields(words) {
+	for _, word := range strings.Fields(text) {
 		match := parameter.FindStringSubmatch(word)
 		if match == nil {
 			wrong = append(wrong, fmt.Errorf("PARAMETERS: %q is not of the form Name=value, without quotes and backslashes", word))
 			continue
 		}
 		if _, twice := all[match[1]]; twice {
-			wrong = append(wrong, fmt.Errorf("PARAMETERS: %s is there twice", match[1]))
+			wrong = append(wrong, fmt.Errorf("PARAMETERS: %s is set twice", match[1]))
 		}
 		all[match[1]] = match[2]
 	}
 	return all, errors.Join(wrong...)
 }
 
-var (
-	// A stack's name may have 128 characters; the registry's is longer by nine.
-	stackName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9-]{0,99}$`)
-	vpcID     = regexp.MustCompile(`^vpc-[0-9a-f]{8,17}$`)
-	subnetID  = regexp.MustCompile(`^subnet-[0-9a-f]{8,17}$`)
-)
-
-// Validate names everything that is missing or malformed.
+// Validate returns an error that lists everything that is missing or malformed.
 func (s Settings) Validate() error {
 	wrong := []error{s.ValidateStack()}
-	if !vpcID.MatchString(s.VPC) {
-		wrong = append(wrong, fmt.Errorf("VPC is %q: say the id of the VPC that holds what people want to reach, as VPC=vpc-0123456789abcdef0", s.VPC))
+	if !config.VPCID.Match(s.VPC) {
+		wrong = append(wrong, fmt.Errorf("VPC is %q: set VPC to %s", s.VPC, config.VPCID.Want))
 	}
 	if len(s.Subnets) == 0 {
-		wrong = append(wrong, errors.New("SUBNETS is empty: say the ids of that VPC's subnets for bastions, as SUBNETS=subnet-0123456789abcdef0,subnet-0fedcba9876543210"))
+		wrong = append(wrong, errors.New("SUBNETS is empty: set the IDs of that VPC's subnets for bastions, such as SUBNETS=subnet-0123456789abcdef0,subnet-0fedcba9876543210"))
 	}
 	for i, subnet := range s.Subnets {
-		if !subnetID.MatchString(subnet) {
-			wrong = append(wrong, fmt.Errorf("SUBNETS: %q is not the id of a subnet", subnet))
+		if !config.SubnetID.Match(subnet) {
+			wrong = append(wrong, fmt.Errorf("SUBNETS: %q is not %s", subnet, config.SubnetID.Want))
 		}
 		if slices.Contains(s.Subnets[:i], subnet) {
-			wrong = append(wrong, fmt.Errorf("SUBNETS: %s is there twice", subnet))
+			wrong = append(wrong, fmt.Errorf("SUBNETS: %s is listed twice", subnet))
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.Parameters)) {
-		if instead, own := ownParameters[name]; own {
-			wrong = append(wrong, fmt.Errorf("PARAMETERS: %s is not yours to say: %s", name, instead))
+		if reason, is := reserved[name]; is {
+			wrong = append(wrong, fmt.Errorf("PARAMETERS: %s cannot be set here: %s", name, reason))
 		}
 	}
 	return errors.Join(wrong...)
 }
 
-// ValidateStack is Validate for undeploying, which needs no more than the stack.
+// ValidateStack validates the part of the settings that undeploying needs.
 func (s Settings) ValidateStack() error {
-	if !stackName.MatchString(s.Stack) {
-		return fmt.Errorf("STACK is %q: say a name for the stack, letters, digits and hyphens, a letter first, at most 100, as STACK=bastion", s.Stack)
+	if !config.StackName.Match(s.Registry()) { // the longer of the two names
+		return fmt.Errorf("STACK is %q: set a name of letters, digits and hyphens, a letter first, with at most 119 characters, such as STACK=bastion", s.Stack)
 	}
 	return nil
 }
 
-// Registry is the name of the registry's stack.
+// Registry returns the name of the registry's stack.
 func (s Settings) Registry() string { return s.Stack + "-registry" }
+
+// templateFile is the service's template, in the module's folder.
+const templateFile = "template.yaml"
+
+// template is the part of template.yaml that a deployment needs.
+type template struct {
+	Parameters map[string]struct {
+		Default any `yaml:"Default"`
+	} `yaml:"Parameters"`
+}
+
+func readTemplate(module string) (template, error) {
+	file := filepath.Join(module, templateFile)
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return template{}, fmt.Errorf("read the template: %w; run this in the folder of the source", err)
+	}
+	var t template
+	if err := yaml.Unmarshal(text, &t); err != nil {
+		return template{}, fmt.Errorf("read %s: %w", file, err)
+	}
+	return t, nil
+}
+
+// unknown returns the names of parameters that the template does not have. The SAM CLI
+// ignores them silently.
+func (t template) unknown(given map[string]string) []string {
+	var names []string
+	for name := range given {
+		if _, known := t.Parameters[name]; !known {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// value returns the value that a parameter will have: the given one, or else that of
+// the stack, or else the template's default.
+func (t template) value(name string, given, stack map[string]string) string {
+	if v, ok := given[name]; ok {
+		return v
+	}
+	if v, ok := stack[name]; ok {
+		return v
+	}
+	return fmt.Sprint(t.Parameters[name].Default)
+}

@@ -14,14 +14,14 @@ import (
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 )
 
-// A new API is not there everywhere at once.
+// A new API needs some time before it works everywhere.
 const (
 	smokePause   = 3 * time.Second
 	smokeTries   = 20
-	smokeTimeout = 35 * time.Second // API Gateway answers within 30
+	smokeTimeout = 35 * time.Second // API Gateway responds within 30
 )
 
-// smoke asks the deployed service for the caller's bastions.
+// smoke sends the test request: it lists the caller's bastions.
 func (d *Deployment) smoke(ctx context.Context) error {
 	s, err := fetchStack(ctx, d.Cloud.Stacks, d.Settings.Stack)
 	if err != nil {
@@ -29,12 +29,12 @@ func (d *Deployment) smoke(ctx context.Context) error {
 	}
 	url := s.outputs["Url"]
 	if url == "" {
-		return fmt.Errorf("the stack %s has no output Url; was it made from another template.yaml?", d.Settings.Stack)
+		return fmt.Errorf("the stack %s has no output Url; was it created from another template.yaml?", d.Settings.Stack)
 	}
 	tokens := s.parameters["JwtIssuer"] != ""
 	want := http.StatusOK
 	if tokens && d.Settings.Token == "" {
-		want = http.StatusUnauthorized // all that can be seen without a token
+		want = http.StatusUnauthorized // the only result without a token
 	}
 	var last error
 	tries := 0
@@ -48,7 +48,7 @@ func (d *Deployment) smoke(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("GET %s: %w", url, err)
 	}
-	d.begin(s, url, tokens, want)
+	d.printFirstSteps(s, url, tokens, want)
 	return nil
 }
 
@@ -69,26 +69,26 @@ func (d *Deployment) try(ctx context.Context, url string, tokens bool, want int)
 	if err != nil {
 		return err
 	}
-	answer, err := d.HTTP.Do(request)
+	response, err := d.HTTP.Do(request)
 	if err != nil {
 		return err
 	}
-	defer answer.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(answer.Body, 1000))
+	defer response.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(response.Body, 1000))
 	if err != nil {
-		return fmt.Errorf("read the answer: %w", err)
+		return fmt.Errorf("read the response: %w", err)
 	}
-	if answer.StatusCode == want {
+	if response.StatusCode == want {
 		return nil
 	}
-	text := fmt.Sprintf("it answers %s, not %d: %s", answer.Status, want, strings.TrimSpace(string(body)))
-	if answer.StatusCode == http.StatusForbidden {
-		text += "\nYou need execute-api:Invoke on what the stack's output InvokeArn says, and be an IAM user or in a role"
+	text := fmt.Sprintf("the status is %s, not %d: %s", response.Status, want, strings.TrimSpace(string(body)))
+	if response.StatusCode == http.StatusForbidden {
+		text += "\nThe caller must be an IAM user or role with execute-api:Invoke on the stack's output InvokeArn"
 	}
 	return errors.New(text)
 }
 
-// sign signs as API Gateway wants it; a GET has no body.
+// sign signs a request without a body as API Gateway expects it.
 func (d *Deployment) sign(ctx context.Context, request *http.Request) error {
 	credentials, err := d.Cloud.Credentials.Retrieve(ctx)
 	if err != nil {
@@ -98,14 +98,14 @@ func (d *Deployment) sign(ctx context.Context, request *http.Request) error {
 	return v4.NewSigner().SignHTTP(ctx, credentials, request, hex.EncodeToString(empty[:]), "execute-api", d.Cloud.Region, d.Now())
 }
 
-// begin says what was seen, and what a person does first.
-func (d *Deployment) begin(s stack, url string, tokens bool, status int) {
+// printFirstSteps prints the result and the first command to try.
+func (d *Deployment) printFirstSteps(s stack, url string, tokens bool, status int) {
 	w := d.Progress.W
-	fmt.Fprintf(w, "GET %s answers %d.\n", url, status)
+	fmt.Fprintf(w, "GET %s returned %d.\n", url, status)
 	if status != http.StatusOK {
-		fmt.Fprintln(w, "It turns away who brings no token. To see it answer 200, run make deploy again with a token in BASTION_TOKEN.")
+		fmt.Fprintln(w, "Requests without a token are refused. To test with one, rerun make deploy with a token in BASTION_TOKEN.")
 	}
-	fmt.Fprintf(w, "\nLet targets admit the security group %s, then ask for a bastion:\n\n", s.outputs["MemberGroupId"])
+	fmt.Fprintf(w, "\nAdmit the security group %s to your targets, then request a bastion:\n\n", s.outputs["MemberGroupId"])
 	how := `-H "Authorization: Bearer $BASTION_TOKEN"`
 	if !tokens {
 		fmt.Fprintln(w, `  eval "$(aws configure export-credentials --format env)"`)

@@ -15,10 +15,10 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/image"
 )
 
-// stackPause is the time between two looks at a stack that changes.
+// stackPause is the time between two reads of a stack that changes.
 const stackPause = 5 * time.Second
 
-// stack is what there is of a stack; the zero one is none.
+// stack is a CloudFormation stack. The zero value means that it does not exist.
 type stack struct {
 	id         string
 	status     types.StackStatus
@@ -29,27 +29,26 @@ type stack struct {
 func (s stack) exists() bool { return s.id != "" }
 
 func (s stack) changing() bool {
-	// A stack under review has a change set and nothing else: it does not end by
-	// itself, and the SAM CLI goes on from it.
+	// A stack in review has only a change set. It stays in that state, and the SAM CLI
+	// continues from it.
 	return strings.HasSuffix(string(s.status), "_IN_PROGRESS") && s.status != types.StackStatusReviewInProgress
 }
 
-// fetchStack reads a stack by name, or by id, under which a deleted one can
-// still be read.
+// fetchStack reads a stack by name, or by ID, which also finds a deleted stack.
 func fetchStack(ctx context.Context, api Stacks, name string) (stack, error) {
-	answer, err := api.DescribeStacks(ctx, &cloudformation.DescribeStacksInput{StackName: &name})
-	// "AWS CloudFormation API Reference", DescribeStacks: a ValidationError when
-	// there is no such stack. It is not the only reason for one.
+	out, err := api.DescribeStacks(ctx, &cloudformation.DescribeStacksInput{StackName: &name})
+	// "AWS CloudFormation API Reference", DescribeStacks: a stack that does not exist is
+	// a ValidationError, which has other reasons too.
 	if refusal := smithy.APIError(nil); errors.As(err, &refusal) && refusal.ErrorCode() == "ValidationError" && strings.Contains(refusal.ErrorMessage(), "does not exist") {
 		return stack{}, nil
 	}
 	if err != nil {
-		return stack{}, fmt.Errorf("look at the stack %s: %w", name, err)
+		return stack{}, fmt.Errorf("read the stack %s: %w", name, err)
 	}
-	if len(answer.Stacks) != 1 {
-		return stack{}, fmt.Errorf("look at the stack %s: CloudFormation answers %d stacks", name, len(answer.Stacks))
+	if len(out.Stacks) != 1 {
+		return stack{}, fmt.Errorf("read the stack %s: CloudFormation returned %d stacks", name, len(out.Stacks))
 	}
-	found := answer.Stacks[0]
+	found := out.Stacks[0]
 	s := stack{id: aws.ToString(found.StackId), status: found.StackStatus, parameters: map[string]string{}, outputs: map[string]string{}}
 	for _, p := range found.Parameters {
 		s.parameters[aws.ToString(p.ParameterKey)] = aws.ToString(p.ParameterValue)
@@ -60,13 +59,13 @@ func fetchStack(ctx context.Context, api Stacks, name string) (stack, error) {
 	return s, nil
 }
 
-// settled waits until nothing changes the stack.
+// settled waits until the stack is not changing.
 func settled(ctx context.Context, api Stacks, progress image.Progress, name string) (stack, error) {
 	s, err := fetchStack(ctx, api, name)
 	if err != nil || !s.changing() {
 		return s, err
 	}
-	name = s.id // it may be deleted meanwhile
+	name = s.id // it may be deleted in the meantime
 	err = poll(ctx, progress, "wait for "+name, stackPause, func(ctx context.Context) (bool, string, error) {
 		s, err = fetchStack(ctx, api, name)
 		return !s.changing(), string(s.status), err
@@ -74,8 +73,8 @@ func settled(ctx context.Context, api Stacks, progress image.Progress, name stri
 	return s, err
 }
 
-// ready brings a stack to where it can be deployed: nothing changes it, and what
-// a failed creation has left is gone, since CloudFormation never updates that.
+// ready prepares a stack for a deployment: it waits until the stack is not changing,
+// and deletes what a failed creation left, which CloudFormation cannot update.
 func ready(ctx context.Context, api Stacks, progress image.Progress, name string) error {
 	s, err := settled(ctx, api, progress, name)
 	if err != nil {
@@ -83,24 +82,24 @@ func ready(ctx context.Context, api Stacks, progress image.Progress, name string
 	}
 	switch s.status {
 	case types.StackStatusRollbackComplete, types.StackStatusCreateFailed, types.StackStatusRollbackFailed:
-		fmt.Fprintf(progress.W, "the stack %s was never whole (%s): it is deleted first\n", name, s.status)
+		fmt.Fprintf(progress.W, "the creation of the stack %s failed before (%s): deleting it first\n", name, s.status)
 		return deleteStack(ctx, api, progress, name)
 	case types.StackStatusDeleteFailed:
-		return fmt.Errorf("the stack %s is half deleted; finish that with make undeploy", name)
+		return fmt.Errorf("the stack %s is partly deleted; finish that with make undeploy", name)
 	case types.StackStatusUpdateRollbackFailed:
-		return fmt.Errorf("an update of the stack %[1]s failed, and going back failed too; run\n  aws cloudformation continue-update-rollback --stack-name %[1]s", name)
+		return fmt.Errorf("an update of the stack %[1]s failed, and so did its rollback; run\n  aws cloudformation continue-update-rollback --stack-name %[1]s", name)
 	}
 	return nil
 }
 
-// deleteStack deletes a stack and waits for that. One that is not there is fine.
+// deleteStack deletes a stack and waits for the end. The stack may not exist.
 func deleteStack(ctx context.Context, api Stacks, progress image.Progress, name string) error {
 	s, err := settled(ctx, api, progress, name)
 	if err != nil {
 		return err
 	}
 	if !s.exists() || s.status == types.StackStatusDeleteComplete {
-		fmt.Fprintf(progress.W, "there is no stack %s any more\n", name)
+		fmt.Fprintf(progress.W, "the stack %s does not exist\n", name)
 		return nil
 	}
 	if _, err := api.DeleteStack(ctx, &cloudformation.DeleteStackInput{StackName: &s.id}); err != nil {
@@ -116,28 +115,28 @@ func deleteStack(ctx context.Context, api Stacks, progress image.Progress, name 
 	return err
 }
 
-// reasons says what failed in a stack most recently.
+// reasons returns the most recent failures in a stack.
 func reasons(ctx context.Context, api Stacks, id string) string {
-	answer, err := api.DescribeStackEvents(ctx, &cloudformation.DescribeStackEventsInput{StackName: &id})
+	out, err := api.DescribeStackEvents(ctx, &cloudformation.DescribeStackEventsInput{StackName: &id})
 	if err != nil {
-		return fmt.Sprintf("it failed, and so did asking why: %v", err)
+		return fmt.Sprintf("it failed, and its events could not be read: %v", err)
 	}
 	var lines []string
-	for _, event := range answer.StackEvents { // the newest come first
+	for _, event := range out.StackEvents { // the newest first
 		if strings.HasSuffix(string(event.ResourceStatus), "_FAILED") {
 			lines = append(lines, fmt.Sprintf("%s: %s", aws.ToString(event.LogicalResourceId), aws.ToString(event.ResourceStatusReason)))
 		}
 	}
 	if len(lines) == 0 {
-		return "it failed, and its events do not say why"
+		return "it failed, and its events have no reason"
 	}
 	return strings.Join(lines, "\n  ")
 }
 
-// resource is one of a stack's.
+// resource is a resource of a stack.
 type resource struct {
 	logical, physical, kind string
-	retained                bool // the stack is deleted, and this was left
+	retained                bool // kept when the stack was deleted
 }
 
 func resources(ctx context.Context, api Stacks, id string) ([]resource, error) {
@@ -146,7 +145,7 @@ func resources(ctx context.Context, api Stacks, id string) ([]resource, error) {
 	for pages.HasMorePages() {
 		page, err := pages.NextPage(ctx)
 		if err != nil {
-			return nil, fmt.Errorf("list what is in the stack %s: %w", id, err)
+			return nil, fmt.Errorf("list the resources of the stack %s: %w", id, err)
 		}
 		for _, r := range page.StackResourceSummaries {
 			all = append(all, resource{
@@ -158,4 +157,48 @@ func resources(ctx context.Context, api Stacks, id string) ([]resource, error) {
 		}
 	}
 	return all, nil
+}
+
+// poll calls look until it is done, with pauses in between, and prints the state.
+func poll(ctx context.Context, progress image.Progress, what string, pause time.Duration, look func(context.Context) (done bool, state string, err error)) error {
+	states := make(chan string, 1)
+	latest := ""
+	detail := func() string {
+		select {
+		case latest = <-states:
+		default:
+		}
+		return latest
+	}
+	return progress.Step(what, detail, func() error {
+		for {
+			done, state, err := look(ctx)
+			if done || err != nil {
+				return err
+			}
+			select { // keep the newest only
+			case <-states:
+			default:
+			}
+			select {
+			case states <- state:
+			default:
+			}
+			if err := sleep(ctx, pause); err != nil {
+				return err
+			}
+		}
+	})
+}
+
+// sleep waits for d. If ctx ends first, it returns the error of ctx.
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
 }

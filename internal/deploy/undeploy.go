@@ -2,41 +2,49 @@ package deploy
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
+	"slices"
 	"strings"
+	"time"
 
+	"github.com/aws/aws-lambda-go/events"
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/cloudformation"
 	"github.com/aws/aws-sdk-go-v2/service/cloudformation/types"
+	"github.com/aws/aws-sdk-go-v2/service/lambda"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
+
+	"github.com/bastion-on-demand/bastion/internal/api"
 )
 
-// Undeploy takes the service away: no new bastions, the running ones closed with
-// the reaper still at work, then the stacks. It is safe to repeat.
+// Undeploy removes the service: it refuses new bastions, closes all bastions while the
+// reaper still runs, and then deletes the stacks. It is safe to repeat.
 func (d *Deployment) Undeploy(ctx context.Context) error {
 	if err := d.Settings.ValidateStack(); err != nil {
 		return err
 	}
-	return play(ctx, d.Progress.W, d.Settings.DryRun, "make undeploy", d.undeploySteps())
+	return run(ctx, d.Progress.W, d.Settings.DryRun, "make undeploy", d.undeploySteps())
 }
 
 func (d *Deployment) undeploySteps() []step {
 	s := d.Settings
-	last := step{"say what was kept", []string{"list tables, the repository and log groups that deleting left"}, d.sayKept}
+	last := step{"list what is kept", []string{"list the tables, the repository and the log groups that the stacks leave"}, d.listKept}
 	if s.Purge {
-		last = step{"delete what was kept", []string{"delete the tables and the repository that deleting left, and list the log groups"}, d.purge}
+		last = step{"delete what is kept", []string{"delete the tables and the repository that the stacks leave, and list the log groups"}, d.purge}
 	}
 	return []step{
-		{"drain " + s.Stack + ", so that no bastion is made any more", []string{
-			"update the stack: Draining=true, and you an admin of it; all else stays",
+		{"refuse new bastions in " + s.Stack, []string{
+			"update the stack with Draining=true and with you as an admin, and no other change",
 		}, d.drain},
 		{"close all bastions and wait until they are gone", []string{
-			"invoke the functions behind GET /bastions and DELETE /bastions/{id}, until nothing is listed; the reaper goes on meanwhile",
+			"invoke the functions of GET /bastions and DELETE /bastions/{id} until the list is empty, while the reaper runs",
 		}, d.closeAll},
-		{"look for what still refers to the member group", []string{
+		{"check that nothing else refers to the member group", []string{
 			"list rules of other security groups and network interfaces, and stop if there are any",
-		}, d.checkForeign},
+		}, d.checkReferences},
 		{"delete the stack " + s.Stack, []string{"delete it, and wait"}, func(ctx context.Context) error {
 			return deleteStack(ctx, d.Cloud.Stacks, d.Progress, s.Stack)
 		}},
@@ -47,9 +55,9 @@ func (d *Deployment) undeploySteps() []step {
 	}
 }
 
-// whole reports whether the stack can still serve. One that was never whole, or
-// is half deleted, has no bastions: deleting begins when none are left.
-func whole(s stack) bool {
+// serving reports whether the stack's service can run. A stack whose creation failed, or
+// whose deletion started, has no bastions: deleting starts when none are left.
+func serving(s stack) bool {
 	switch s.status {
 	case types.StackStatusCreateComplete, types.StackStatusUpdateComplete, types.StackStatusUpdateRollbackComplete,
 		types.StackStatusUpdateRollbackFailed, types.StackStatusUpdateFailed:
@@ -58,23 +66,23 @@ func whole(s stack) bool {
 	return false
 }
 
-// target is the service's stack, once nothing changes it.
+// target returns the service's stack once it is not changing, and whether it is serving.
 func (d *Deployment) target(ctx context.Context) (stack, bool, error) {
 	if d.Cloud.Region == "" {
-		return stack{}, false, errors.New("there is no AWS region: say REGION=eu-west-1, or set one with aws configure")
+		return stack{}, false, errors.New("no AWS region is configured: set REGION=eu-west-1, or configure one with aws configure")
 	}
 	s, err := settled(ctx, d.Cloud.Stacks, d.Progress, d.Settings.Stack)
 	if err != nil {
 		return s, false, err
 	}
-	if !whole(s) {
-		state := "is not there"
+	if !serving(s) {
+		state := "does not exist"
 		if s.exists() {
 			state = "is " + string(s.status)
 		}
 		fmt.Fprintf(d.Progress.W, "the stack %s %s: nothing to do\n", d.Settings.Stack, state)
 	}
-	return s, whole(s), nil
+	return s, serving(s), nil
 }
 
 func (d *Deployment) drain(ctx context.Context) error {
@@ -82,18 +90,18 @@ func (d *Deployment) drain(ctx context.Context) error {
 	if err != nil || !serves {
 		return err
 	}
-	me, err := d.operator(ctx, s)
+	me, err := d.identity(ctx, s)
 	if err != nil {
 		return err
 	}
 	admins := withAdmin(s.parameters["Admins"], me.admin)
 	if s.parameters["Draining"] == "true" && s.parameters["Admins"] == admins {
-		fmt.Fprintln(d.Progress.W, "it is draining already")
+		fmt.Fprintln(d.Progress.W, "new bastions are refused already")
 		return nil
 	}
 	_, err = d.Cloud.Stacks.UpdateStack(ctx, &cloudformation.UpdateStackInput{
 		StackName: &s.id, UsePreviousTemplate: aws.Bool(true), Parameters: changed(s.parameters, "true", admins),
-		// The template is a SAM one, which is expanded anew.
+		// The update transforms the SAM template again.
 		Capabilities: []types.Capability{types.CapabilityCapabilityIam, types.CapabilityCapabilityAutoExpand},
 	})
 	if err != nil {
@@ -105,7 +113,7 @@ func (d *Deployment) drain(ctx context.Context) error {
 	if s.status != types.StackStatusUpdateComplete {
 		return fmt.Errorf("update the stack %s: %s: %s", d.Settings.Stack, s.status, reasons(ctx, d.Cloud.Stacks, s.id))
 	}
-	fmt.Fprintln(d.Progress.W, "new bastions are refused (503 draining); make deploy would take that back")
+	fmt.Fprintln(d.Progress.W, "new bastions are refused (503 draining); make deploy reverts this")
 	return nil
 }
 
@@ -130,30 +138,161 @@ func changed(parameters map[string]string, draining, admins string) (all []types
 	return all
 }
 
-// operator is whom the functions take us for.
-type operator struct {
+// identity is the caller that the functions see when undeploying invokes them.
+type identity struct {
 	admin                string // as in the parameter Admins
 	account, userID, arn string
-	issuer, subject      string // where callers have tokens
+	issuer, subject      string // if callers have tokens
 }
 
-// operator asks who we are. With tokens there is no such identity, and a subject
-// that belongs to this stack alone stands for it.
-func (d *Deployment) operator(ctx context.Context, s stack) (operator, error) {
+// identity looks up the operator's identity. If callers have tokens, it is a subject that
+// belongs to this stack alone.
+func (d *Deployment) identity(ctx context.Context, s stack) (identity, error) {
 	if issuer := s.parameters["JwtIssuer"]; issuer != "" {
 		subject := "undeploy:" + s.id[strings.LastIndex(s.id, "/")+1:]
-		return operator{admin: "jwt:" + issuer + "#" + subject, issuer: issuer, subject: subject}, nil
+		return identity{admin: "jwt:" + issuer + "#" + subject, issuer: issuer, subject: subject}, nil
 	}
-	who, err := d.Cloud.STS.GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{})
+	caller, err := d.Cloud.STS.GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{})
 	if err != nil {
-		return operator{}, fmt.Errorf("AWS does not know you: %w; sign in, such as with aws sso login, or set AWS_PROFILE", err)
+		return identity{}, fmt.Errorf("AWS does not accept your credentials: %w; sign in, for example with aws sso login, or set AWS_PROFILE", err)
 	}
-	id, _, _ := strings.Cut(aws.ToString(who.UserId), ":")
+	id, _, _ := strings.Cut(aws.ToString(caller.UserId), ":")
 	if !strings.HasPrefix(id, "AIDA") && !strings.HasPrefix(id, "AROA") {
-		return operator{}, fmt.Errorf("you are %s, and the service takes orders from users and roles only: call as an IAM user or with a role", aws.ToString(who.Arn))
+		return identity{}, fmt.Errorf("you are %s, which cannot be an admin of the service: use an IAM user or role", aws.ToString(caller.Arn))
 	}
-	return operator{
-		admin:   "iam:" + aws.ToString(who.Account) + ":" + id,
-		account: aws.ToString(who.Account), userID: aws.ToString(who.UserId), arn: aws.ToString(who.Arn),
+	return identity{
+		admin:   "iam:" + aws.ToString(caller.Account) + ":" + id,
+		account: aws.ToString(caller.Account), userID: aws.ToString(caller.UserId), arn: aws.ToString(caller.Arn),
 	}, nil
+}
+
+// A request that was running when draining started ends within the functions' time-out,
+// and a list may be stale for a moment. So no bastion is left if the list was empty for
+// quietTime.
+const (
+	closePause = 10 * time.Second
+	quietTime  = 40 * time.Second
+)
+
+// functionClient invokes the functions as API Gateway does, as the admin that draining
+// added. A request through API Gateway would need a token if callers have tokens.
+type functionClient struct {
+	functions Functions
+	names     map[string]string // by the logical ID
+	caller    identity
+	requests  int
+}
+
+func (c *functionClient) call(ctx context.Context, function, method, path string, want ...int) ([]byte, error) {
+	name, known := c.names[function]
+	if !known {
+		return nil, fmt.Errorf("the stack has no %s", function)
+	}
+	c.requests++
+	event, err := json.Marshal(c.event(method, path))
+	if err != nil {
+		return nil, err
+	}
+	out, err := c.functions.Invoke(ctx, &lambda.InvokeInput{FunctionName: &name, Payload: event})
+	if err != nil {
+		return nil, fmt.Errorf("invoke %s: %w", name, err)
+	}
+	if out.FunctionError != nil {
+		return nil, fmt.Errorf("invoke %s: %s: %s", name, *out.FunctionError, out.Payload)
+	}
+	var response events.APIGatewayV2HTTPResponse
+	if err := json.Unmarshal(out.Payload, &response); err != nil {
+		return nil, fmt.Errorf("read the response of %s: %w", name, err)
+	}
+	if slices.Contains(want, response.StatusCode) {
+		return []byte(response.Body), nil
+	}
+	return nil, fmt.Errorf("%s %s: %s returned %d: %s", method, path, name, response.StatusCode, response.Body)
+}
+
+func (c *functionClient) event(method, path string) events.APIGatewayV2HTTPRequest {
+	authorizer := &events.APIGatewayV2HTTPRequestContextAuthorizerDescription{}
+	if c.caller.issuer != "" {
+		authorizer.JWT = &events.APIGatewayV2HTTPRequestContextAuthorizerJWTDescription{Claims: map[string]string{"iss": c.caller.issuer, "sub": c.caller.subject}}
+	} else {
+		authorizer.IAM = &events.APIGatewayV2HTTPRequestContextAuthorizerIAMDescription{AccountID: c.caller.account, UserARN: c.caller.arn, UserID: c.caller.userID}
+	}
+	return events.APIGatewayV2HTTPRequest{
+		Version: "2.0", RawPath: path,
+		RequestContext: events.APIGatewayV2HTTPRequestContext{
+			AccountID: c.caller.account, APIID: "undeploy", RequestID: fmt.Sprintf("undeploy-%d", c.requests), Authorizer: authorizer,
+			HTTP: events.APIGatewayV2HTTPRequestContextHTTPDescription{Method: method, Path: path, SourceIP: "127.0.0.1"},
+		},
+	}
+}
+
+func (c *functionClient) list(ctx context.Context) ([]api.Bastion, error) {
+	body, err := c.call(ctx, "DescribeFunction", http.MethodGet, "/bastions", http.StatusOK)
+	if err != nil {
+		return nil, err
+	}
+	var list api.List
+	if err := json.Unmarshal(body, &list); err != nil {
+		return nil, fmt.Errorf("read the list of bastions: %w", err)
+	}
+	return list.Bastions, nil
+}
+
+// close closes the bastions that are not in closed yet, and adds them to it.
+func (c *functionClient) close(ctx context.Context, bastions []api.Bastion, closed map[string]bool) error {
+	for _, b := range bastions {
+		if closed[b.ID] {
+			continue
+		}
+		// 404: the list was stale, and the bastion has ended.
+		_, err := c.call(ctx, "DestroyFunction", http.MethodDelete, "/bastions/"+b.ID, http.StatusOK, http.StatusAccepted, http.StatusNotFound)
+		if err != nil {
+			return err
+		}
+		closed[b.ID] = true
+	}
+	return nil
+}
+
+func (d *Deployment) closeAll(ctx context.Context) error {
+	s, serves, err := d.target(ctx)
+	if err != nil || !serves {
+		return err
+	}
+	c := &functionClient{functions: d.Cloud.Functions, names: map[string]string{}}
+	if c.caller, err = d.identity(ctx, s); err != nil {
+		return err
+	}
+	all, err := resources(ctx, d.Cloud.Stacks, s.id)
+	if err != nil {
+		return err
+	}
+	for _, r := range all {
+		c.names[r.logical] = r.physical
+	}
+	closed := map[string]bool{}
+	quiet := time.Duration(0)
+	err = poll(ctx, d.Progress, "close all bastions", closePause, func(ctx context.Context) (bool, string, error) {
+		left, err := c.list(ctx)
+		if err != nil {
+			return false, "", err
+		}
+		if len(left) == 0 {
+			quiet += closePause
+			return quiet > quietTime, "none left; waiting for late requests", nil
+		}
+		quiet = 0
+		return false, waitingFor(left), c.close(ctx, left, closed)
+	})
+	if err == nil {
+		fmt.Fprintf(d.Progress.W, "%d closed, none left\n", len(closed))
+	}
+	return err
+}
+
+// waitingFor describes the progress. A bastion is listed until its task's network
+// interface is deleted, up to fifteen minutes after the task.
+func waitingFor(left []api.Bastion) string {
+	first := left[0]
+	return fmt.Sprintf("%d left, for example %s of %s, %s", len(left), first.ID, first.Owner, first.State)
 }

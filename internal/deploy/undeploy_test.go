@@ -1,44 +1,50 @@
 package deploy
 
 import (
+	"encoding/json"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/aws/aws-lambda-go/events"
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/cloudformation/types"
 	ec2types "github.com/aws/aws-sdk-go-v2/service/ec2/types"
+
+	"github.com/bastion-on-demand/bastion/internal/api"
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/httpapi"
 )
 
-// deployedWorld has both stacks, and bastions of two owners.
+// deployedWorld returns a world with both stacks and bastions of two owners.
 func deployedWorld() *world {
 	w := newWorld()
 	w.add("bastion-registry", types.StackStatusCreateComplete)
 	w.add("bastion", types.StackStatusCreateComplete)
-	w.bastions = []listed{{"aaaa", "iam:1:AIDA", "ready"}, {"bbbb", "iam:1:AROB", "starting"}}
+	w.bastions = []api.Bastion{{ID: "aaaa", Owner: "iam:1:AIDA", State: bastion.Ready}, {ID: "bbbb", Owner: "iam:1:AROB", State: bastion.Starting}}
 	return w
 }
 
-// changes are the calls of Undeploy that do something.
+// changes are the calls of Undeploy that have effects.
 var changes = []string{"UpdateStack", "Invoke destroy", "Delete"}
 
 var wholeRemoval = []string{
 	"UpdateStack", "Invoke destroy-1 DELETE /bastions/aaaa", "Invoke destroy-1 DELETE /bastions/bbbb", "DeleteStack bastion", "DeleteStack bastion-registry",
 }
 
-func TestUndeployTakesAllAwayButWhatIsKept(t *testing.T) {
+func TestUndeployRemovesEverythingNotRetained(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := deployedWorld()
 		if err := w.deployment().Undeploy(t.Context()); err != nil {
 			t.Fatalf("%v\n%s", err, w.out.String())
 		}
 		if got := w.takeCalls(changes...); !slices.Equal(got, wholeRemoval) {
-			t.Errorf("it does %q", got)
+			t.Errorf("the calls are %q", got)
 		}
-		said := w.out.String()
-		for _, want := range []string{"close all bastions: 1s, 2 left, such as aaaa of iam:1:AIDA, ready\n", "2 closed, none left", "kept: the table records-1\n", "kept: the table leases-1\n", "kept: the repository registry-abc", "PURGE=1", "--log-group-name logs-1"} {
-			if !strings.Contains(said, want) {
-				t.Errorf("it does not say %q:\n%s", want, said)
+		out := w.out.String()
+		for _, want := range []string{"close all bastions: 1s, 2 left, for example aaaa of iam:1:AIDA, ready\n", "2 closed, none left", "kept: the table records-1\n", "kept: the table leases-1\n", "kept: the repository registry-abc", "PURGE=1", "--log-group-name logs-1"} {
+			if !strings.Contains(out, want) {
+				t.Errorf("%q is missing in\n%s", want, out)
 			}
 		}
 		w.settings.Purge = true
@@ -47,18 +53,17 @@ func TestUndeployTakesAllAwayButWhatIsKept(t *testing.T) {
 				t.Fatal(err)
 			}
 			if got := w.takeCalls(changes...); !slices.Equal(got, want) {
-				t.Errorf("purging does %q, want %q", got, want)
+				t.Errorf("the calls of a purge are %q, want %q", got, want)
 			}
 		}
 		w.settings.Purge = false
-		if err := w.deployment().Undeploy(t.Context()); err != nil || !strings.Contains(w.out.String(), "no table and no repository is left") {
+		if err := w.deployment().Undeploy(t.Context()); err != nil || !strings.Contains(w.out.String(), "no table and no repository is kept") {
 			t.Errorf("%v\n%s", err, w.out.String())
 		}
 	})
 }
 
-// Draining changes two parameters, and the reaper is there until all is closed.
-func TestDrainingLeavesAllElse(t *testing.T) {
+func TestDrainingChangesTwoParameters(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := deployedWorld()
 		w.fail["DeleteStack"] = errTest
@@ -72,24 +77,24 @@ func TestDrainingLeavesAllElse(t *testing.T) {
 		w.takeCalls()
 		clear(w.fail)
 		if err := w.deployment().Undeploy(t.Context()); err != nil || len(w.takeCalls("UpdateStack")) > 0 {
-			t.Errorf("again: %v; calls %q", err, w.calls)
+			t.Errorf("the rerun: %v; calls %q", err, w.calls)
 		}
 	})
 }
 
-func TestUndeployGoesOnAfterAnyFailure(t *testing.T) {
+func TestUndeployCanBeRerunAfterAnyFailure(t *testing.T) {
 	for _, broken := range append(wholeRemoval, "Invoke describe-1", "DescribeSecurityGroups", "DescribeNetworkInterfaces", "ListStacks", "DeleteTable", "DeleteRepository", "GetCallerIdentity") {
 		bubble(t, func(t *testing.T) {
 			w := deployedWorld()
 			w.settings.Purge = true
 			w.fail[broken] = errTest
 			err := w.deployment().Undeploy(t.Context())
-			if err == nil || !strings.Contains(err.Error(), errTest.Error()) || !strings.Contains(err.Error(), "make undeploy again") {
+			if err == nil || !strings.Contains(err.Error(), errTest.Error()) || !strings.Contains(err.Error(), "rerun make undeploy") {
 				t.Errorf("%s fails: %v", broken, err)
 			}
 			clear(w.fail)
 			if err := w.deployment().Undeploy(t.Context()); err != nil {
-				t.Errorf("%s failed once; again: %v", broken, err)
+				t.Errorf("%s failed once; the rerun: %v", broken, err)
 			}
 			if w.named("bastion") != nil || w.named("bastion-registry") != nil || len(w.tables) > 0 || w.repo || len(w.bastions) > 0 {
 				t.Errorf("%s failed once; left: %v %v %v", broken, w.tables, w.repo, w.bastions)
@@ -98,7 +103,7 @@ func TestUndeployGoesOnAfterAnyFailure(t *testing.T) {
 	}
 }
 
-func TestForeignRulesStopIt(t *testing.T) {
+func TestReferencesToTheMemberGroupStopUndeploy(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := deployedWorld()
 		member := &ec2types.ReferencedSecurityGroup{GroupId: aws.String("sg-member")}
@@ -117,7 +122,7 @@ func TestForeignRulesStopIt(t *testing.T) {
 			"eni-1",
 		} {
 			if err == nil || !strings.Contains(err.Error(), want) {
-				t.Errorf("no %q in %v", want, err)
+				t.Errorf("%q is missing in %v", want, err)
 			}
 		}
 		if err != nil && (strings.Contains(err.Error(), "sgr-2") || strings.Contains(err.Error(), "sgr-4")) || len(w.takeCalls("DeleteStack")) > 0 {
@@ -126,7 +131,7 @@ func TestForeignRulesStopIt(t *testing.T) {
 	})
 }
 
-func TestWhereCallersHaveTokensItClosesAllTheSame(t *testing.T) {
+func TestUndeployClosesBastionsOfTokenCallers(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := deployedWorld()
 		w.named("bastion").params["JwtIssuer"] = "https://issuer.example"
@@ -139,7 +144,7 @@ func TestWhereCallersHaveTokensItClosesAllTheSame(t *testing.T) {
 	})
 }
 
-func TestAStackThatCannotServeIsDeletedOnly(t *testing.T) {
+func TestStackThatIsNotServingIsOnlyDeleted(t *testing.T) {
 	for _, status := range []types.StackStatus{types.StackStatusRollbackComplete, types.StackStatusDeleteFailed, types.StackStatusCreateFailed} {
 		bubble(t, func(t *testing.T) {
 			w := deployedWorld()
@@ -148,19 +153,55 @@ func TestAStackThatCannotServeIsDeletedOnly(t *testing.T) {
 				t.Errorf("%s: %v", status, err)
 			}
 			if got := w.takeCalls(changes...); !slices.Equal(got, []string{"DeleteStack bastion", "DeleteStack bastion-registry"}) {
-				t.Errorf("%s: it does %q", status, got)
+				t.Errorf("%s: the calls are %q", status, got)
 			}
 		})
 	}
 }
 
-func TestWhyDeletingFailed(t *testing.T) {
+func TestFailedDeletionHasTheReason(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := deployedWorld()
-		w.fail["delete"] = errTest // a stack that ends in DELETE_FAILED
+		w.fail["delete"] = errTest // the status becomes DELETE_FAILED
 		err := w.deployment().Undeploy(t.Context())
 		if err == nil || !strings.Contains(err.Error(), "MemberGroup: DependencyViolation") || w.named("bastion-registry") == nil {
 			t.Errorf("%v", err)
 		}
 	})
+}
+
+// The functions identify the events of undeploying as those of the admin that draining
+// added.
+func TestFunctionsAcceptUndeployAsAdmin(t *testing.T) {
+	for _, issuer := range []string{"", "https://issuer.example"} {
+		w := newWorld()
+		w.add("bastion", types.StackStatusCreateComplete).params["JwtIssuer"] = issuer
+		d := w.deployment()
+		s, err := fetchStack(t.Context(), w, "bastion")
+		if err != nil {
+			t.Fatal(err)
+		}
+		me, err := d.identity(t.Context(), s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := &functionClient{caller: me}
+		sent, err := json.Marshal(c.event("GET", "/bastions"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var event events.APIGatewayV2HTTPRequest
+		if err := json.Unmarshal(sent, &event); err != nil {
+			t.Fatal(err)
+		}
+		admins := strings.Split(withAdmin("iam:111122223333:AIDAOTHER", me.admin), ",")
+		caller, err := httpapi.Owners{Admins: admins, JWTIssuer: issuer}.Caller(event.RequestContext)
+		if err != nil || !caller.Admin || caller.Owner != me.admin {
+			t.Errorf("issuer %q: %+v, %v; want the admin %s", issuer, caller, err, me.admin)
+		}
+		caller, err = httpapi.Owners{Admins: admins[:1], JWTIssuer: issuer}.Caller(event.RequestContext)
+		if err != nil || caller.Admin {
+			t.Errorf("issuer %q: without draining: %+v, %v", issuer, caller, err)
+		}
+	}
 }

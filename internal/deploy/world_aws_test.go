@@ -20,6 +20,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/lambda"
 	"github.com/aws/aws-sdk-go-v2/service/servicequotas"
 	quotatypes "github.com/aws/aws-sdk-go-v2/service/servicequotas/types"
+	"github.com/aws/aws-sdk-go-v2/service/ssm"
+	ssmtypes "github.com/aws/aws-sdk-go-v2/service/ssm/types"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 )
 
@@ -43,18 +45,18 @@ func (w *world) ListAccountSettings(context.Context, *ecs.ListAccountSettingsInp
 
 func (w *world) DescribeVpcAttribute(_ context.Context, in *ec2.DescribeVpcAttributeInput, _ ...func(*ec2.Options)) (*ec2.DescribeVpcAttributeOutput, error) {
 	value := &ec2types.AttributeBooleanValue{Value: aws.Bool(w.dns[in.Attribute])}
-	answer := &ec2.DescribeVpcAttributeOutput{EnableDnsSupport: value}
+	out := &ec2.DescribeVpcAttributeOutput{EnableDnsSupport: value}
 	if in.Attribute == ec2types.VpcAttributeNameEnableDnsHostnames {
-		answer = &ec2.DescribeVpcAttributeOutput{EnableDnsHostnames: value}
+		out = &ec2.DescribeVpcAttributeOutput{EnableDnsHostnames: value}
 	}
-	return answer, w.call("DescribeVpcAttribute")
+	return out, w.call("DescribeVpcAttribute")
 }
 
 func (w *world) DescribeSubnets(context.Context, *ec2.DescribeSubnetsInput, ...func(*ec2.Options)) (*ec2.DescribeSubnetsOutput, error) {
 	return &ec2.DescribeSubnetsOutput{Subnets: []ec2types.Subnet{w.subnet}}, w.call("DescribeSubnets")
 }
 
-// DescribeRouteTables has a main table that leads nowhere, and the subnet's own.
+// DescribeRouteTables returns a main table without routes, and the subnet's own.
 func (w *world) DescribeRouteTables(context.Context, *ec2.DescribeRouteTablesInput, ...func(*ec2.Options)) (*ec2.DescribeRouteTablesOutput, error) {
 	return &ec2.DescribeRouteTablesOutput{RouteTables: []ec2types.RouteTable{
 		{RouteTableId: aws.String("rtb-main"), Associations: []ec2types.RouteTableAssociation{{Main: aws.Bool(true)}}},
@@ -66,7 +68,7 @@ func (w *world) DescribeVpcEndpoints(context.Context, *ec2.DescribeVpcEndpointsI
 	return &ec2.DescribeVpcEndpointsOutput{VpcEndpoints: w.endpoints}, w.call("DescribeVpcEndpoints")
 }
 
-// DescribeSecurityGroups with a filter finds all of them: each is looked into.
+// DescribeSecurityGroups ignores filters.
 func (w *world) DescribeSecurityGroups(context.Context, *ec2.DescribeSecurityGroupsInput, ...func(*ec2.Options)) (*ec2.DescribeSecurityGroupsOutput, error) {
 	return &ec2.DescribeSecurityGroupsOutput{SecurityGroups: w.groups}, w.call("DescribeSecurityGroups")
 }
@@ -82,11 +84,11 @@ func (w *world) DescribeSecurityGroupRules(_ context.Context, in *ec2.DescribeSe
 }
 
 func (w *world) DescribeNetworkInterfaces(context.Context, *ec2.DescribeNetworkInterfacesInput, ...func(*ec2.Options)) (*ec2.DescribeNetworkInterfacesOutput, error) {
-	answer := &ec2.DescribeNetworkInterfacesOutput{}
+	out := &ec2.DescribeNetworkInterfacesOutput{}
 	for _, id := range w.interfaces {
-		answer.NetworkInterfaces = append(answer.NetworkInterfaces, ec2types.NetworkInterface{NetworkInterfaceId: &id})
+		out.NetworkInterfaces = append(out.NetworkInterfaces, ec2types.NetworkInterface{NetworkInterfaceId: &id})
 	}
-	return answer, w.call("DescribeNetworkInterfaces")
+	return out, w.call("DescribeNetworkInterfaces")
 }
 
 func (w *world) GetServiceQuota(_ context.Context, in *servicequotas.GetServiceQuotaInput, _ ...func(*servicequotas.Options)) (*servicequotas.GetServiceQuotaOutput, error) {
@@ -125,13 +127,13 @@ func (w *world) DescribeStackEvents(context.Context, *cloudformation.DescribeSta
 }
 
 func (w *world) ListStacks(context.Context, *cloudformation.ListStacksInput, ...func(*cloudformation.Options)) (*cloudformation.ListStacksOutput, error) {
-	answer := &cloudformation.ListStacksOutput{StackSummaries: []types.StackSummary{{StackName: aws.String("somebody-elses"), StackId: aws.String("theirs")}}}
+	out := &cloudformation.ListStacksOutput{StackSummaries: []types.StackSummary{{StackName: aws.String("another-stack"), StackId: aws.String("another-id")}}}
 	for _, s := range w.stacks {
 		if s.status == types.StackStatusDeleteComplete {
-			answer.StackSummaries = append(answer.StackSummaries, types.StackSummary{StackName: &s.name, StackId: &s.id})
+			out.StackSummaries = append(out.StackSummaries, types.StackSummary{StackName: &s.name, StackId: &s.id})
 		}
 	}
-	return answer, w.call("ListStacks")
+	return out, w.call("ListStacks")
 }
 
 func (w *world) ListStackResources(_ context.Context, in *cloudformation.ListStackResourcesInput, _ ...func(*cloudformation.Options)) (*cloudformation.ListStackResourcesOutput, error) {
@@ -227,4 +229,19 @@ func (w *world) Invoke(_ context.Context, in *lambda.InvokeInput, _ ...func(*lam
 	status, body := w.serve(*in.FunctionName, event)
 	payload, err := json.Marshal(events.APIGatewayV2HTTPResponse{StatusCode: status, Body: body})
 	return &lambda.InvokeOutput{Payload: payload}, err
+}
+
+func (w *world) GetParameters(_ context.Context, in *ssm.GetParametersInput, _ ...func(*ssm.Options)) (*ssm.GetParametersOutput, error) {
+	if aws.ToBool(in.WithDecryption) {
+		return nil, refusal("AccessDeniedException", "a deployment does not need the values")
+	}
+	out := &ssm.GetParametersOutput{}
+	for _, name := range in.Names {
+		if kind, ok := w.secrets[name]; ok {
+			out.Parameters = append(out.Parameters, ssmtypes.Parameter{Name: &name, Type: kind})
+		} else {
+			out.InvalidParameters = append(out.InvalidParameters, name)
+		}
+	}
+	return out, w.call("GetParameters")
 }

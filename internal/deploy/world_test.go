@@ -15,8 +15,11 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/cloudformation/types"
 	ec2types "github.com/aws/aws-sdk-go-v2/service/ec2/types"
+	ssmtypes "github.com/aws/aws-sdk-go-v2/service/ssm/types"
 	"github.com/aws/smithy-go"
 
+	"github.com/bastion-on-demand/bastion/internal/api"
+	"github.com/bastion-on-demand/bastion/internal/bastion"
 	"github.com/bastion-on-demand/bastion/internal/image"
 	"github.com/bastion-on-demand/bastion/internal/test/leakcheck"
 )
@@ -31,21 +34,21 @@ const (
 	testURL    = "https://abc.execute-api.eu-west-1.amazonaws.com/bastions"
 )
 
-// madeStack is a stack of the world's.
+// madeStack is a stack in the world.
 type madeStack struct {
 	name, id string
 	status   types.StackStatus
-	next     types.StackStatus // what it is at the look after the next
+	next     types.StackStatus // its status after the next read
 	params   map[string]string
 	outputs  map[string]string
 }
 
-// world is an account, a machine and a service, as far as deploying sees them. It
-// says each call, and fails those that it is told to.
+// world is an account, a machine and a service in memory. It records each call, and fails
+// the calls in fail.
 type world struct {
 	out      strings.Builder
 	calls    []string
-	fail     map[string]error // by a call, or its first words
+	fail     map[string]error // by a call, or the words that it starts with
 	settings Settings
 
 	missingTools []string
@@ -62,10 +65,11 @@ type world struct {
 
 	stacks   []*madeStack
 	deployed map[string][]string // the latest sam deploy of each stack
-	bastions []listed
+	bastions []api.Bastion
 	tables   map[string]bool
 	repo     bool
-	answers  []int // of the smoke request, the last one for ever
+	secrets  map[string]ssmtypes.ParameterType // in Parameter Store
+	statuses []int                             // of the test request; the last one repeats
 	signed   []string
 }
 
@@ -81,7 +85,8 @@ func newWorld() *world {
 		deployed:  map[string][]string{},
 		tables:    map[string]bool{"records-1": true, "leases-1": true},
 		repo:      true,
-		answers:   []int{200},
+		statuses:  []int{200},
+		secrets:   map[string]ssmtypes.ParameterType{},
 	}
 }
 
@@ -97,7 +102,7 @@ func (w *world) deployment() *Deployment {
 			Region: "eu-west-1", Credentials: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
 				return aws.Credentials{AccessKeyID: "AKIDEXAMPLE", SecretAccessKey: "example", SessionToken: "session"}, nil
 			}),
-			STS: w, IAM: w, ECS: w, EC2: w, Quotas: w, Stacks: w, ECR: w, Functions: w, Tables: w,
+			STS: w, IAM: w, ECS: w, EC2: w, Quotas: w, Stacks: w, ECR: w, Functions: w, Parameters: w, Tables: w,
 		},
 		Images: w, Runner: w, HTTP: &http.Client{Transport: w},
 		LookPath: func(tool string) (string, error) {
@@ -113,7 +118,7 @@ func (w *world) deployment() *Deployment {
 	}
 }
 
-// call notes a call, and answers the failure that it is to have.
+// call records a call, and returns its failure.
 func (w *world) call(format string, args ...any) error {
 	name := fmt.Sprintf(format, args...)
 	w.calls = append(w.calls, name)
@@ -125,7 +130,7 @@ func (w *world) call(format string, args ...any) error {
 	return nil
 }
 
-// takeCalls are those since the last time that begin with one of these.
+// takeCalls returns the calls since the last time that start with one of the texts.
 func (w *world) takeCalls(beginnings ...string) (found []string) {
 	for _, call := range w.calls {
 		for _, beginning := range beginnings {
@@ -142,7 +147,7 @@ func refusal(code, message string) error {
 	return &smithy.GenericAPIError{Code: code, Message: message}
 }
 
-// named is the newest stack of that name that is not deleted, or the one of that id.
+// named returns the newest stack with the name that is not deleted, or the one with the ID.
 func (w *world) named(name string) *madeStack {
 	for _, s := range w.stacks {
 		if s.id == name || s.name == name && s.status != types.StackStatusDeleteComplete {
@@ -162,7 +167,7 @@ func (w *world) add(name string, status types.StackStatus) *madeStack {
 	return s
 }
 
-// Run is the SAM CLI: what it deploys is there.
+// Run is the SAM CLI, which creates the stacks that it deploys.
 func (w *world) Run(_ context.Context, program string, args ...string) error {
 	if program != samCLI {
 		return w.call("run %s %s", program, strings.Join(args, " "))
@@ -193,9 +198,9 @@ func (w *world) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err := w.call("GET %s", r.URL); err != nil {
 		return nil, err
 	}
-	status := w.answers[0]
-	if len(w.answers) > 1 {
-		w.answers = w.answers[1:]
+	status := w.statuses[0]
+	if len(w.statuses) > 1 {
+		w.statuses = w.statuses[1:]
 	}
 	return &http.Response{
 		StatusCode: status, Status: fmt.Sprint(status, " ", http.StatusText(status)), Header: http.Header{}, Request: r,
@@ -203,14 +208,14 @@ func (w *world) RoundTrip(r *http.Request) (*http.Response, error) {
 	}, nil
 }
 
-// serve is the functions: a bastion that was closed takes two more looks to go.
+// serve is the functions. A closed bastion is listed two more times.
 func (w *world) serve(function string, event events.APIGatewayV2HTTPRequest) (int, string) {
-	who := event.RequestContext.Authorizer
+	authorizer := event.RequestContext.Authorizer
 	owner := ""
-	if who.IAM != nil {
-		owner, _, _ = strings.Cut("iam:"+who.IAM.AccountID+":"+who.IAM.UserID, ":session")
+	if authorizer.IAM != nil {
+		owner, _, _ = strings.Cut("iam:"+authorizer.IAM.AccountID+":"+authorizer.IAM.UserID, ":session")
 	} else {
-		owner = "jwt:" + who.JWT.Claims["iss"] + "#" + who.JWT.Claims["sub"]
+		owner = "jwt:" + authorizer.JWT.Claims["iss"] + "#" + authorizer.JWT.Claims["sub"]
 	}
 	if !strings.Contains(w.named("bastion").params["Admins"], owner) {
 		return 403, `{"code":"forbidden"}`
@@ -218,22 +223,22 @@ func (w *world) serve(function string, event events.APIGatewayV2HTTPRequest) (in
 	if function == "destroy-1" {
 		for i := range w.bastions {
 			if "/bastions/"+w.bastions[i].ID == event.RawPath {
-				w.bastions[i].State = "closing"
+				w.bastions[i].State = bastion.Closing
 				return 202, "{}"
 			}
 		}
 		return 404, "{}"
 	}
-	list, err := json.Marshal(map[string]any{"bastions": w.bastions})
+	list, err := json.Marshal(api.List{Bastions: w.bastions})
 	if err != nil {
 		return 500, err.Error()
 	}
-	var left []listed
+	var left []api.Bastion
 	for _, b := range w.bastions {
 		switch b.State {
-		case "closing":
-			b.State = "going"
-		case "going":
+		case bastion.Closing:
+			b.State = bastion.Closed
+		case bastion.Closed:
 			continue
 		}
 		left = append(left, b)

@@ -52,7 +52,7 @@ var imports = map[string][]string{
 
 	// The operator's tools do not import the service.
 	"internal/image":  {},
-	"internal/deploy": {"internal/image"},
+	"internal/deploy": {"internal/api", "internal/config", "internal/image"},
 
 	// Code that only tests use. No other package imports it, except in its tests.
 	"internal/test/arch":      {},
