@@ -6,13 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// serveECS answers a call in AWS JSON 1.1.
+// serveECS serves a call in AWS JSON 1.1.
 func (s *Server) serveECS(w http.ResponseWriter, r *http.Request, action string) {
 	handlers := map[string]func(context.Context, *json.Decoder) (any, error){
 		"RunTask":       s.runTask,
@@ -27,7 +29,7 @@ func (s *Server) serveECS(w http.ResponseWriter, r *http.Request, action string)
 		err = wireError{"UnknownOperationException", action}
 	} else if err == nil {
 		in := json.NewDecoder(r.Body)
-		in.DisallowUnknownFields() // what nothing here reads, the tests do not show to be right
+		in.DisallowUnknownFields() // a parameter that is not read here is not tested
 		out, err = handle(r.Context(), in)
 	}
 	if err != nil {
@@ -47,7 +49,7 @@ func (s *Server) failECS(w http.ResponseWriter, err error) {
 		body["__type"], body["message"], body["resourceIds"] = "ConflictException", conflict.Error(), conflict.arns
 	case errors.As(err, &known):
 		body["__type"], body["message"] = known.code, known.message
-	case throttled(err):
+	case isThrottled(err):
 		body["__type"], body["message"] = "ThrottlingException", "Rate exceeded"
 	default:
 		body["__type"], body["message"] = "ServerException", err.Error()
@@ -76,13 +78,13 @@ func (s *Server) taskARN(id string) string {
 	return strings.Replace(s.cfg.Cluster, ":cluster/", ":task/", 1) + "/" + id
 }
 
-// taskID is the id in a task's full ARN; false for what is no ARN of a task in
-// the cluster.
+// taskID returns the id in a task's ARN, and false for anything but the ARN of a
+// task in the cluster.
 func (s *Server) taskID(arn string) (string, bool) {
 	return strings.CutPrefix(arn, s.taskARN(""))
 }
 
-// desiredStatus is what ECS wants of a task in a status.
+// desiredStatus returns the desired status of a task with this last status.
 func desiredStatus(status bastion.TaskStatus) string {
 	switch status {
 	case bastion.TaskDeactivating, bastion.TaskStopping, bastion.TaskDeprovisioning, bastion.TaskStopped:
@@ -108,12 +110,12 @@ func (s *Server) listTasks(ctx context.Context, in *json.Decoder) (any, error) {
 	}
 	var arns []string
 	for _, id := range s.taskIDs() {
-		task, there, err := s.taskShown(ctx, id)
+		task, visible, err := s.visibleTask(ctx, id)
 		if err != nil {
 			return nil, err
 		}
 		by := query.StartedBy == "" || s.tasks[id].StartedBy == query.StartedBy
-		if there && by && desiredStatus(task.Status) == desired {
+		if visible && by && desiredStatus(task.Status) == desired {
 			arns = append(arns, s.taskARN(id))
 		}
 	}
@@ -132,7 +134,7 @@ func (s *Server) listTasks(ctx context.Context, in *json.Decoder) (any, error) {
 	return out, nil
 }
 
-// taskIDs are the ids of all tasks ever made here, in order.
+// taskIDs returns the ids of all tasks ever started, in order.
 func (s *Server) taskIDs() []string {
 	var ids []string
 	for id := range s.tasks {
@@ -162,11 +164,11 @@ func (s *Server) describeTasks(ctx context.Context, in *json.Decoder) (any, erro
 		if !ok {
 			return nil, wireError{"InvalidParameterException", "Invalid identifier: " + arn}
 		}
-		task, there, err := s.taskShown(ctx, id)
+		task, visible, err := s.visibleTask(ctx, id)
 		if err != nil {
 			return nil, err
 		}
-		if !there {
+		if !visible {
 			failures = append(failures, map[string]any{"arn": arn, "reason": "MISSING"})
 			continue
 		}
@@ -190,11 +192,11 @@ func (s *Server) stopTask(ctx context.Context, in *json.Decoder) (any, error) {
 	if len(query.Reason) > 255 {
 		return nil, wireError{"InvalidParameterException", "Reason is too long."}
 	}
-	task, there, err := s.taskShown(ctx, id)
+	task, visible, err := s.visibleTask(ctx, id)
 	if err != nil {
 		return nil, err
 	}
-	if !there {
+	if !visible {
 		return nil, wireError{"InvalidParameterException", "The referenced task was not found."}
 	}
 	if err := s.cfg.Cloud.Tasks().Stop(ctx, id, query.Reason); err != nil {
@@ -202,3 +204,190 @@ func (s *Server) stopTask(ctx context.Context, in *json.Decoder) (any, error) {
 	}
 	return map[string]any{"task": s.describedTask(task, false)}, nil
 }
+
+// runTask has those parameters of RunTask that awscloud uses.
+type runTask struct {
+	Cluster, TaskDefinition, ClientToken, StartedBy string
+	Count                                           int
+	CapacityProviderStrategy                        []struct {
+		CapacityProvider string
+		Weight           int
+	}
+	NetworkConfiguration struct {
+		AwsvpcConfiguration struct {
+			Subnets, SecurityGroups []string
+			AssignPublicIp          string
+		}
+	}
+	Overrides struct {
+		ContainerOverrides []struct {
+			Name        string
+			Environment []struct{ Name, Value string }
+		}
+	}
+	Tags []tag
+}
+
+type tag struct {
+	Key   string `json:"key" xml:"key"`
+	Value string `json:"value" xml:"value"`
+}
+
+// token is what ECS stores for a clientToken.
+type token struct {
+	in      runTask
+	attempt int
+	arn     string // empty if there was no capacity
+}
+
+type conflictError struct{ arns []string }
+
+func (conflictError) Error() string {
+	return "The provided clientToken is already in use with a different RunTask request."
+}
+
+var (
+	startedByForm   = regexp.MustCompile(`^[A-Za-z0-9_/-]{1,128}$`)
+	clientTokenForm = regexp.MustCompile(`^[!-~]{1,64}$`)
+	tagForm         = regexp.MustCompile(`^[A-Za-z0-9 _.:/=+@-]{1,256}$`)
+)
+
+// checkRunTask returns an error for a request that ECS refuses.
+func (s *Server) checkRunTask(in runTask) error {
+	vpc := in.NetworkConfiguration.AwsvpcConfiguration
+	bad := ""
+	switch {
+	case in.Count != 1:
+		bad = "count is not 1, and this server supports nothing else"
+	case !clientTokenForm.MatchString(in.ClientToken):
+		bad = "clientToken is invalid"
+	case !startedByForm.MatchString(in.StartedBy):
+		bad = "startedBy is invalid"
+	case len(in.CapacityProviderStrategy) != 1 || !strings.HasPrefix(in.CapacityProviderStrategy[0].CapacityProvider, "FARGATE"):
+		bad = "the capacity provider is not of Fargate"
+	case len(vpc.Subnets) < 1 || len(vpc.Subnets) > 16 || len(vpc.SecurityGroups) < 1 || len(vpc.SecurityGroups) > 5:
+		bad = "there must be 1 to 16 subnets and 1 to 5 security groups"
+	case vpc.AssignPublicIp != "ENABLED" && vpc.AssignPublicIp != "DISABLED":
+		bad = "assignPublicIp is neither ENABLED nor DISABLED"
+	case in.TaskDefinition == "":
+		bad = "TaskDefinition can not be blank."
+	}
+	for _, t := range in.Tags {
+		if !tagForm.MatchString(t.Key) || !tagForm.MatchString(t.Value) {
+			bad = "the tag " + t.Key + " is invalid"
+		}
+	}
+	if bad != "" {
+		return wireError{"InvalidParameterException", bad}
+	}
+	for _, id := range vpc.SecurityGroups[1:] {
+		if !slices.Contains(s.cfg.Groups, id) {
+			return noSuchGroup(vpc.SecurityGroups, id)
+		}
+	}
+	return s.checkCluster(in.Cluster)
+}
+
+func noSuchGroup(groups []string, id string) error {
+	return wireError{"InvalidParameterException", fmt.Sprintf(
+		"Error retrieving security group information for [%s]: The security group '%s' does not exist (ErrorCode: InvalidGroup.NotFound)",
+		strings.Join(groups, ", "), id)}
+}
+
+func (s *Server) runTask(ctx context.Context, decoder *json.Decoder) (any, error) {
+	in, err := decode[runTask](decoder)
+	if err == nil {
+		err = s.checkRunTask(in)
+	}
+	if err != nil {
+		return nil, err
+	}
+	known, replay := s.tokens[in.ClientToken]
+	if replay && !reflect.DeepEqual(known.in, in) {
+		return nil, conflictError{slices.DeleteFunc([]string{known.arn}, func(arn string) bool { return arn == "" })}
+	}
+	if !replay {
+		known = token{in: in, attempt: len(s.tokens) + 1}
+	}
+	vpc := in.NetworkConfiguration.AwsvpcConfiguration
+	task, err := s.cfg.Cloud.Tasks().Run(ctx, bastion.TaskSpec{
+		BastionID: in.StartedBy, Attempt: known.attempt, GroupID: vpc.SecurityGroups[0],
+		Subnet: vpc.Subnets[0], TaskDefinition: in.TaskDefinition,
+	})
+	var refused *bastion.RefusedError
+	switch {
+	case errors.Is(err, bastion.ErrNotFound):
+		return nil, noSuchGroup(vpc.SecurityGroups, vpc.SecurityGroups[0])
+	case errors.As(err, &refused):
+		s.tokens[in.ClientToken] = known
+		return map[string]any{"tasks": []any{}, "failures": []any{map[string]any{
+			"reason": "Capacity is unavailable at this time. Please try again later or in a different availability zone",
+		}}}, nil
+	case err != nil:
+		return nil, err
+	}
+	known.arn = s.taskARN(task.ID)
+	s.tokens[in.ClientToken], s.tasks[task.ID] = known, in
+	return map[string]any{"tasks": []any{s.startedTask(task)}, "failures": []any{}}, nil
+}
+
+// startedTask returns a task as RunTask describes it. For a task that has stopped
+// since, that is only the ARN and the statuses.
+func (s *Server) startedTask(task bastion.Task) map[string]any {
+	if task.Status == bastion.TaskStopped {
+		return map[string]any{
+			"taskArn": s.taskARN(task.ID), "lastStatus": string(task.Status), "desiredStatus": desiredStatus(task.Status),
+		}
+	}
+	task.Endpoints = nil
+	return s.describedTask(task, true)
+}
+
+// describedTask returns a task as DescribeTasks describes it.
+func (s *Server) describedTask(task bastion.Task, tags bool) map[string]any {
+	in := s.tasks[task.ID]
+	container := map[string]any{"name": in.container(), "lastStatus": string(task.Status)}
+	if task.ExitCode != nil {
+		container["exitCode"] = *task.ExitCode
+	}
+	out := map[string]any{
+		"taskArn":           s.taskARN(task.ID),
+		"clusterArn":        s.cfg.Cluster,
+		"taskDefinitionArn": in.TaskDefinition,
+		"startedBy":         in.StartedBy,
+		"lastStatus":        string(task.Status),
+		"desiredStatus":     desiredStatus(task.Status),
+		"createdAt":         float64(task.CreatedAt.UnixMilli()) / 1000,
+		"containers":        []any{container},
+		"attachments":       []any{attachment(task)},
+	}
+	if tags {
+		out["tags"] = in.Tags
+	}
+	if task.Status == bastion.TaskStopped {
+		out["stopCode"], out["stoppedReason"] = task.StopCode, task.StopReason
+	}
+	return out
+}
+
+func (in runTask) container() string {
+	if len(in.Overrides.ContainerOverrides) == 0 {
+		return "main"
+	}
+	return in.Overrides.ContainerOverrides[0].Name
+}
+
+// attachment returns a task's network interface. It has an id once it is attached.
+func attachment(task bastion.Task) map[string]any {
+	status, details := "PRECREATED", []any{map[string]any{"name": "subnetId", "value": "subnet-1"}}
+	switch {
+	case task.Status == bastion.TaskStopped:
+		status = "DELETED"
+	case len(task.Endpoints) > 0:
+		status = "ATTACHED"
+		details = append(details, map[string]any{"name": "networkInterfaceId", "value": interfacePrefix + task.ID})
+	}
+	return map[string]any{"id": "attachment-" + task.ID, "type": "ElasticNetworkInterface", "status": status, "details": details}
+}
+
+const interfacePrefix = "eni-"

@@ -1,12 +1,13 @@
-// Package wiretest is EC2 and ECS at the wire, for tests: an HTTP server that
-// understands the calls package awscloud makes, as the real SDK sends them, and
-// that behaves where an emulator does not. What is true of groups and tasks is
-// package localcloud's to know: staleness, clientTokens, groups in use, the life
-// of a task. This package adds what only shows at the wire: parameters that AWS
-// refuses, error codes, pages, desired statuses, tags, addresses that come later.
+// Package awswire is an HTTP server for tests that speaks the protocols of EC2 and
+// ECS. It serves the calls of package awscloud, as the SDK sends them, and it is
+// closer to AWS than the emulators where the adapters depend on it. Its groups and
+// tasks are those of package localcloud, with stale reads, clientTokens, groups in
+// use and the states of a task. This package adds the rest of the protocol: refused
+// parameters, error codes, pages, desired statuses, tags, and public addresses that
+// are associated later.
 //
-// It knows nothing of how awscloud names things. A group's name, or a task's
-// startedBy, is the bastion's id to the local cloud under it.
+// The package does not depend on how awscloud names things. The local cloud gets a
+// group's name, or a task's startedBy, as the bastion's id.
 package awswire
 
 import (
@@ -25,44 +26,42 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/localcloud"
 )
 
-// Config says what the server serves.
+// Config configures a server.
 type Config struct {
 	Cloud   *localcloud.Cloud
-	Cluster string   // the ARN of the one cluster there is
-	Groups  []string // security groups that exist beside those made
-	Port    uint16   // the only one that rules can be about
-	// PageSize is the most that one page holds, whatever is asked for; 0 for as
-	// much as AWS gives.
+	Cluster string   // the ARN of the only cluster
+	Groups  []string // security groups that exist from the start
+	Port    uint16   // the only port that a rule can have
+	// PageSize limits every page, whatever the request says; 0 for the limits of AWS.
 	PageSize int
-	// Admit, if any, is asked before each call by its action; where it says no, the
-	// call is throttled.
+	// Admit, if not nil, decides by its action whether a call is served or throttled.
 	Admit func(action string) bool
-	// AddressAfter is how many DescribeNetworkInterfaces see an interface before
-	// its public address is associated.
+	// AddressAfter is the number of times that an interface is described before it
+	// has a public address.
 	AddressAfter int
 }
 
-// Server answers both services' calls at one address.
+// Server serves the calls of both services.
 type Server struct {
 	cfg Config
 
-	mu       sync.Mutex // one call at a time
-	calls    []string
-	failures []failure
-	groups   map[string]groupFacts // by id
-	tokens   map[string]token      // by clientToken
-	tasks    map[string]runTask    // what each task was made of, by task id
-	looks    map[string]int        // at each interface
+	mu        sync.Mutex // one call at a time
+	calls     []string
+	failures  []failure
+	groups    map[string]groupDetails // by id
+	tokens    map[string]token        // by clientToken
+	tasks     map[string]runTask      // the request that started a task, by task id
+	described map[string]int          // how often, by interface
 }
 
-// New makes a server. It is an http.Handler.
+// New returns a server. It is an http.Handler.
 func New(cfg Config) *Server {
 	return &Server{
-		cfg:    cfg,
-		groups: map[string]groupFacts{},
-		tokens: map[string]token{},
-		tasks:  map[string]runTask{},
-		looks:  map[string]int{},
+		cfg:       cfg,
+		groups:    map[string]groupDetails{},
+		tokens:    map[string]token{},
+		tasks:     map[string]runTask{},
+		described: map[string]int{},
 	}
 }
 
@@ -71,21 +70,21 @@ type failure struct {
 	wireError
 }
 
-// Fail makes the next call of an action fail without an effect.
+// Fail makes the next call of an action fail without effect.
 func (s *Server) Fail(action, code, message string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.failures = append(s.failures, failure{action, wireError{code, message}})
 }
 
-// Calls are the actions called so far, in order.
+// Calls returns the actions called so far, in order.
 func (s *Server) Calls() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.calls)
 }
 
-// ServeHTTP tells ECS's calls from EC2's by the header that only ECS's have.
+// ServeHTTP serves a call. Only calls of ECS have the header.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -96,7 +95,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.serveEC2(w, r)
 }
 
-// RoundTrip answers a call without a network, for tests in simulated time.
+// RoundTrip serves a call without a network, for tests in simulated time.
 func (s *Server) RoundTrip(r *http.Request) (*http.Response, error) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
@@ -104,12 +103,12 @@ func (s *Server) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	served := r.Clone(r.Context())
 	served.Body = io.NopCloser(bytes.NewReader(body))
-	answer := httptest.NewRecorder()
-	s.ServeHTTP(answer, served)
-	return answer.Result(), r.Body.Close()
+	response := httptest.NewRecorder()
+	s.ServeHTTP(response, served)
+	return response.Result(), r.Body.Close()
 }
 
-// begin notes a call, and answers the error that it is to fail with, if any.
+// begin records a call and returns the error that it must fail with, if any.
 func (s *Server) begin(action string) error {
 	s.calls = append(s.calls, action)
 	if s.cfg.Admit != nil && !s.cfg.Admit(action) {
@@ -124,23 +123,23 @@ func (s *Server) begin(action string) error {
 	return err
 }
 
-// wireError is an error as the services answer it.
+// wireError is an error of EC2 or ECS.
 type wireError struct{ code, message string }
 
 func (e wireError) Error() string { return e.code + ": " + e.message }
 
-// page cuts one page out of all items.
+// page returns one page of all items, and the token of the next page.
 func page[T any](all []T, token string, most, pageSize int) (items []T, next string, err error) {
 	start := 0
 	if token != "" {
 		if start, err = strconv.Atoi(token); err != nil || start < 0 {
-			return nil, "", wireError{"InvalidParameterValue", "the NextToken " + token + " is none of ours"}
+			return nil, "", wireError{"InvalidParameterValue", "the NextToken " + token + " is unknown"}
 		}
 	}
 	if pageSize > 0 {
 		most = min(most, pageSize)
 	}
-	start = min(start, len(all)) // there may be fewer than when the token was made
+	start = min(start, len(all)) // there can be fewer than when the token was issued
 	end := min(start+most, len(all))
 	if end < len(all) {
 		next = strconv.Itoa(end)
@@ -148,8 +147,8 @@ func page[T any](all []T, token string, most, pageSize int) (items []T, next str
 	return all[start:end], next, nil
 }
 
-// taskShown finds a task as it shows at present.
-func (s *Server) taskShown(ctx context.Context, id string) (bastion.Task, bool, error) {
+// visibleTask returns a task as a read sees it now, which can be stale.
+func (s *Server) visibleTask(ctx context.Context, id string) (bastion.Task, bool, error) {
 	tasks, err := s.cfg.Cloud.Tasks().Describe(ctx, "", id)
 	if err != nil || len(tasks) == 0 {
 		return bastion.Task{}, false, err
@@ -159,7 +158,7 @@ func (s *Server) taskShown(ctx context.Context, id string) (bastion.Task, bool, 
 
 var errThrottled = errors.New("ThrottlingException")
 
-// throttled reports whether the call was throttled, here or by the local cloud.
-func throttled(err error) bool {
+// isThrottled reports whether this server or the local cloud throttled the call.
+func isThrottled(err error) bool {
 	return err != nil && strings.Contains(err.Error(), "ThrottlingException")
 }
