@@ -1,10 +1,10 @@
-// Package leasefile is a task's side of its lease in a directory, so that
-// bastiond can be run by hand: lease.json is a [bastion.Lease] that somebody
-// writes, report.json the [bastion.Report] that the task writes back.
+// Package leasefile keeps a task's lease in a directory, to run bastiond manually:
+// lease.json is a [bastion.Lease] that you write, report.json the [bastion.Report]
+// that the task writes.
 //
-// It is for trying things out. Nothing keeps somebody from changing lease.json
-// between the moment an ending is checked against it and the moment the ending
-// is written; the real table does both in one.
+// It is for development. The check of an ending against lease.json and the write of
+// report.json are two steps, between which lease.json can change; the table of
+// leases does both in one.
 package leasefile
 
 import (
@@ -25,12 +25,12 @@ const (
 	ReportName = "report.json"
 )
 
-// Dir is the directory. It is a [bastion.TaskLease] for one task.
+// Dir is the path of the directory of one task.
 type Dir string
 
 var _ bastion.TaskLease = Dir("")
 
-// Read answers what lease.json says, or ErrNotFound when there is no such file.
+// Read returns the lease in lease.json, or ErrNotFound if there is no such file.
 func (d Dir) Read(context.Context) (bastion.Lease, error) {
 	var lease bastion.Lease
 	err := d.read(LeaseName, &lease)
@@ -38,8 +38,8 @@ func (d Dir) Read(context.Context) (bastion.Lease, error) {
 }
 
 // Report replaces report.json. ErrNotFound: there is no lease.json. ErrConflict:
-// the report has an ending that report.json does not have, and lease.json is of
-// another generation than the ending.
+// the report has an ending that report.json does not have, and lease.json has
+// another generation than that ending.
 func (d Dir) Report(ctx context.Context, report bastion.Report) error {
 	lease, err := d.Read(ctx)
 	if err != nil {
@@ -51,14 +51,14 @@ func (d Dir) Report(ctx context.Context, report bastion.Report) error {
 			return err
 		}
 		if stored.Ending != report.Ending {
-			return fmt.Errorf("write %s: the lease is of generation %d, the ending of %d: %w",
+			return fmt.Errorf("write %s: the lease has generation %d, the ending %d: %w",
 				ReportName, lease.Generation, report.Ending.Generation, bastion.ErrConflict)
 		}
 	}
 	return d.write(ReportName, report)
 }
 
-// Reported answers what report.json says, or ErrNotFound.
+// Reported returns the report in report.json, or ErrNotFound.
 func (d Dir) Reported() (bastion.Report, error) {
 	var report bastion.Report
 	err := d.read(ReportName, &report)
@@ -82,9 +82,9 @@ func (d Dir) read(name string, into any) error {
 	return nil
 }
 
-// write replaces a file at once, so that nobody reads half of it.
-func (d Dir) write(name string, what any) error {
-	data, err := json.MarshalIndent(what, "", "\t")
+// write replaces a file atomically.
+func (d Dir) write(name string, value any) error {
+	data, err := json.MarshalIndent(value, "", "\t")
 	if err != nil {
 		return fmt.Errorf("write %s: %w", name, err)
 	}

@@ -15,10 +15,10 @@ import (
 
 func TestMain(m *testing.M) { leakcheck.Main(m) }
 
-func TestLeaseComesBackAsItWasGranted(t *testing.T) {
+func TestReadReturnsTheGrantedLease(t *testing.T) {
 	d := Dir(t.TempDir())
 	if _, err := d.Read(t.Context()); !errors.Is(err, bastion.ErrNotFound) {
-		t.Fatalf("Read with no lease: %v, want ErrNotFound", err)
+		t.Fatalf("Read without a lease: %v, want ErrNotFound", err)
 	}
 	want := bastion.Lease{
 		BastionID: "b", Owner: "local:alice", Name: "default", Generation: 3, Open: true,
@@ -36,10 +36,10 @@ func TestLeaseComesBackAsItWasGranted(t *testing.T) {
 	}
 }
 
-func TestReport(t *testing.T) {
+func TestReportChecksTheEnding(t *testing.T) {
 	d := Dir(t.TempDir())
 	if err := d.Report(t.Context(), bastion.Report{Generation: 1}); !errors.Is(err, bastion.ErrNotFound) {
-		t.Fatalf("Report with no lease: %v, want ErrNotFound", err)
+		t.Fatalf("Report without a lease: %v, want ErrNotFound", err)
 	}
 	if _, err := d.Reported(); !errors.Is(err, bastion.ErrNotFound) {
 		t.Fatalf("a report was written without a lease: %v", err)
@@ -59,12 +59,12 @@ func TestReport(t *testing.T) {
 		report bastion.Report
 		want   error
 	}{
-		{"a plain report", 1, bastion.Report{Generation: 1, Connections: 2}, nil},
-		{"an ending of an older lease", 2, ending(1), bastion.ErrConflict},
-		{"an ending of this lease", 2, ending(2), nil},
-		{"the same ending once more, though the lease has moved", 3, ending(2), nil},
-		{"taking the ending back", 3, bastion.Report{Generation: 3}, nil},
-		{"the old ending, which is not stored any more", 3, ending(2), bastion.ErrConflict},
+		{"report without an ending", 1, bastion.Report{Generation: 1, Connections: 2}, nil},
+		{"ending of an older lease", 2, ending(1), bastion.ErrConflict},
+		{"ending of this lease", 2, ending(2), nil},
+		{"same ending again after a newer lease", 3, ending(2), nil},
+		{"report without the ending", 3, bastion.Report{Generation: 3}, nil},
+		{"ending of an older lease that is not stored any more", 3, ending(2), bastion.ErrConflict},
 	}
 	for _, step := range steps {
 		grant(step.lease)
@@ -82,9 +82,9 @@ func TestReport(t *testing.T) {
 	}
 }
 
-func TestHalfALeaseIsAnError(t *testing.T) {
+func TestReadRefusesIncompleteJSON(t *testing.T) {
 	d := Dir(t.TempDir())
-	if err := os.WriteFile(filepath.Join(string(d), LeaseName), []byte(`{"Generation":`), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(string(d), LeaseName), []byte(`{"generation":`), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := d.Read(t.Context()); err == nil || errors.Is(err, bastion.ErrNotFound) {
@@ -92,7 +92,7 @@ func TestHalfALeaseIsAnError(t *testing.T) {
 	}
 }
 
-func TestNothingElseIsLeftInTheDirectory(t *testing.T) {
+func TestWritesLeaveNoTemporaryFiles(t *testing.T) {
 	d := Dir(t.TempDir())
 	if err := d.Grant(bastion.Lease{Generation: 1}); err != nil {
 		t.Fatal(err)
@@ -102,6 +102,6 @@ func TestNothingElseIsLeftInTheDirectory(t *testing.T) {
 	}
 	entries, err := os.ReadDir(string(d))
 	if err != nil || len(entries) != 2 {
-		t.Fatalf("the directory holds %v, %v; want the two files", entries, err)
+		t.Fatalf("the directory contains %v, %v; want the two files", entries, err)
 	}
 }

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// signer is an ed25519 key made from a seed of equal bytes.
+// signer returns an ed25519 key from a seed of equal bytes.
 func signer(t testing.TB, seed byte) ssh.Signer {
 	t.Helper()
 	s, err := ssh.NewSignerFromKey(ed25519.NewKeyFromSeed(bytes.Repeat([]byte{seed}, ed25519.SeedSize)))
@@ -24,15 +24,15 @@ func signer(t testing.TB, seed byte) ssh.Signer {
 	return s
 }
 
-// line is a key as a .pub file has it, without the comment.
+// line returns the line of a .pub file, without the comment.
 func line(key ssh.PublicKey) string {
 	return key.Type() + " " + base64.StdEncoding.EncodeToString(key.Marshal())
 }
 
 func ed25519Line(t testing.TB, seed byte) string { return line(signer(t, seed).PublicKey()) }
 
-// rsaLine is the line of an RSA key of that many bits. Nobody has its private
-// half: the modulus is only a number of the right length.
+// rsaLine returns the line of an RSA key of that many bits. There is no private
+// key: the modulus is only a number of the right length.
 func rsaLine(t testing.TB, bits int) string {
 	t.Helper()
 	n := new(big.Int).SetBit(big.NewInt(1), bits-1, 1)
@@ -48,7 +48,7 @@ func ecdsaLine(t testing.TB, curve elliptic.Curve) string {
 	return convert(t, &key.PublicKey)
 }
 
-// dsaLine is a DSA key that is one in form only.
+// dsaLine returns a line in the form of a DSA key; the numbers are not a key.
 func dsaLine(t testing.TB) string {
 	t.Helper()
 	bit := func(n int) *big.Int { return new(big.Int).SetBit(new(big.Int), n-1, 1) }
@@ -76,7 +76,7 @@ func certificateLine(t testing.TB) string {
 	return line(cert)
 }
 
-// sk lines carry the same point as a plain key, and the application's name.
+// An sk key has the same point as a plain key, and the name of an application.
 func skEd25519Line(t testing.TB) string {
 	t.Helper()
 	point := signer(t, 1).PublicKey().(ssh.CryptoPublicKey).CryptoPublicKey().(ed25519.PublicKey)
@@ -108,7 +108,7 @@ func blobLine(typ string, blob []byte) string {
 	return typ + " " + base64.StdEncoding.EncodeToString(blob)
 }
 
-// rawRSALine is an RSA key whose numbers are written as given.
+// rawRSALine returns an RSA key with the given bytes as its numbers.
 func rawRSALine(e, n []byte) string {
 	return blobLine(ssh.KeyAlgoRSA, ssh.Marshal(struct {
 		Type string

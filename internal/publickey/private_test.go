@@ -9,21 +9,21 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/publickey"
 )
 
-// privateKeys are the outsides of private keys, with nothing in them.
+// privateKeys are the headers of private keys, without a key in them.
 var privateKeys = map[string]string{
-	"OpenSSH":                 pem("OPENSSH PRIVATE KEY"),
-	"PKCS #1":                 pem("RSA PRIVATE KEY"),
-	"PKCS #8":                 pem("PRIVATE KEY"),
-	"PKCS #8, encrypted":      pem("ENCRYPTED PRIVATE KEY"),
-	"SEC 1":                   pem("EC PRIVATE KEY"),
-	"DSA":                     pem("DSA PRIVATE KEY"),
-	"OpenPGP":                 pem("PGP PRIVATE KEY BLOCK"),
-	"ssh.com":                 "---- BEGIN SSH2 ENCRYPTED PRIVATE KEY ----\nAAAA\n",
-	"PuTTY 2":                 "PuTTY-User-Key-File-2: ssh-rsa\nEncryption: none\n",
-	"PuTTY 3":                 "PuTTY-User-Key-File-3: ssh-ed25519\nEncryption: none\n",
-	"OpenSSH with no header":  "b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAAAMwAAAAtz\n",
-	"the end of one":          "c3NoLWVk\n-----END OPENSSH PRIVATE KEY-----\n",
-	"header in small letters": strings.ToLower(pem("OPENSSH PRIVATE KEY")),
+	"OpenSSH":                pem("OPENSSH PRIVATE KEY"),
+	"PKCS #1":                pem("RSA PRIVATE KEY"),
+	"PKCS #8":                pem("PRIVATE KEY"),
+	"PKCS #8, encrypted":     pem("ENCRYPTED PRIVATE KEY"),
+	"SEC 1":                  pem("EC PRIVATE KEY"),
+	"DSA":                    pem("DSA PRIVATE KEY"),
+	"OpenPGP":                pem("PGP PRIVATE KEY BLOCK"),
+	"ssh.com":                "---- BEGIN SSH2 ENCRYPTED PRIVATE KEY ----\nAAAA\n",
+	"PuTTY 2":                "PuTTY-User-Key-File-2: ssh-rsa\nEncryption: none\n",
+	"PuTTY 3":                "PuTTY-User-Key-File-3: ssh-ed25519\nEncryption: none\n",
+	"OpenSSH without header": "b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAAAMwAAAAtz\n",
+	"last lines only":        "c3NoLWVk\n-----END OPENSSH PRIVATE KEY-----\n",
+	"header in lower case":   strings.ToLower(pem("OPENSSH PRIVATE KEY")),
 }
 
 func pem(label string) string {
@@ -33,9 +33,9 @@ func pem(label string) string {
 func TestLooksPrivate(t *testing.T) {
 	disguises := map[string]func(string) string{
 		"plain":         func(s string) string { return s },
-		"behind a key":  func(s string) string { return ed25519Line(t, 1) + "\n" + s },
+		"after a key":   func(s string) string { return ed25519Line(t, 1) + "\n" + s },
 		"CRLF":          func(s string) string { return strings.ReplaceAll(s, "\n", "\r\n") },
-		"newlines lost": func(s string) string { return strings.ReplaceAll(s, "\n", "") },
+		"no newlines":   func(s string) string { return strings.ReplaceAll(s, "\n", "") },
 		"newline in it": func(s string) string { return strings.ReplaceAll(s, " PRIVATE", "\nPRIVATE") },
 		"in JSON":       inJSON,
 		"all escaped":   func(s string) string { return `{"public_key":"` + escapeAll(s) + `"}` },
@@ -47,13 +47,13 @@ func TestLooksPrivate(t *testing.T) {
 	for kind, key := range privateKeys {
 		for name, disguise := range disguises {
 			if !publickey.LooksPrivate([]byte(disguise(key))) {
-				t.Errorf("not seen: %s, %s", kind, name)
+				t.Errorf("not recognised: %s, %s", kind, name)
 			}
 		}
 	}
 }
 
-func TestLooksPrivateLeavesOthersAlone(t *testing.T) {
+func TestLooksPrivateIgnoresOtherText(t *testing.T) {
 	for _, body := range []string{
 		"", "{}", ed25519Line(t, 1), inJSON(ed25519Line(t, 1) + " alice"), rsaLine(t, 4096), certificateLine(t),
 		"-----BEGIN PUBLIC KEY-----\nMCow\n-----END PUBLIC KEY-----\n",
@@ -61,7 +61,7 @@ func TestLooksPrivateLeavesOthersAlone(t *testing.T) {
 		`{"reason":"a backslash \\u and \\"}`,
 	} {
 		if publickey.LooksPrivate([]byte(body)) {
-			t.Errorf("taken for a private key: %s", body)
+			t.Errorf("recognised as a private key: %s", body)
 		}
 	}
 }
@@ -76,7 +76,7 @@ func quote(s string) string {
 	return string(text)
 }
 
-// escapeAll writes every character as \u00XX.
+// escapeAll returns every character as \u00XX.
 func escapeAll(s string) string {
 	const digits = "0123456789abcdef"
 	var b strings.Builder

@@ -1,43 +1,43 @@
-// Package publickey reads what a person sends as their public key. It takes one
-// line in the form of an OpenSSH .pub file and nothing else: what authorized_keys
-// also allows (options, several keys, certificates) could give a bastion away to
-// somebody the sender did not think of.
+// Package publickey parses the public key that a person sends. It accepts one line
+// of an OpenSSH .pub file and nothing else. The other things that authorized_keys
+// allows (options, several keys, certificates) could give access to someone whom
+// the sender did not think of.
 package publickey
 
 import (
 	"bytes"
 	"crypto/rsa"
 	"encoding/base64"
+	"regexp"
 	"slices"
 	"strings"
 	"unicode"
-	"unicode/utf8"
 
 	"golang.org/x/crypto/ssh"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// The codes of the errors that [Parse] answers.
+// The codes of the errors that [Parse] returns.
 const (
 	CodeInvalid     bastion.Code = "key_invalid"     // not one line with one public key
 	CodeTwo         bastion.Code = "key_two"         // more than one key
 	CodeOptions     bastion.Code = "key_options"     // authorized_keys options before the key
 	CodeCertificate bastion.Code = "key_certificate" // a certificate
 	CodeTooWeak     bastion.Code = "key_too_weak"    // RSA with too few bits
-	CodeType        bastion.Code = "key_type"        // a key of a type that is not taken
+	CodeType        bastion.Code = "key_type"        // a key of another type
 	CodePrivate     bastion.Code = "private_key"     // a private key
 )
 
-// Lengths of an RSA modulus in bits: fewer than minRSA are no protection, and
-// more than maxRSA no OpenSSH makes.
+// The lengths of an RSA modulus in bits. Fewer than minRSA are too weak; OpenSSH
+// makes no key of more than maxRSA.
 const (
 	minRSA = 2048
 	maxRSA = 16384
 )
 
-// accepted are the types of key that a bastion lets in.
-var accepted = []string{
+// supported are the types of key that a bastion accepts.
+var supported = []string{
 	ssh.KeyAlgoED25519,
 	ssh.KeyAlgoECDSA256,
 	ssh.KeyAlgoECDSA384,
@@ -47,23 +47,38 @@ var accepted = []string{
 	ssh.KeyAlgoSKECDSA256,
 }
 
-// Parse reads one public key in the form of an OpenSSH .pub file. Blank lines
-// around it are fine; the comment behind it is dropped. Every error is a
+// options are the names that sshd(8) lists in "AUTHORIZED_KEYS FILE FORMAT".
+var options = []string{
+	"agent-forwarding", "cert-authority", "command", "environment", "expiry-time",
+	"from", "no-agent-forwarding", "no-port-forwarding", "no-pty",
+	"no-touch-required", "no-user-rc", "no-x11-forwarding", "permitlisten",
+	"permitopen", "port-forwarding", "principals", "pty", "restrict", "tunnel",
+	"user-rc", "verify-required", "x11-forwarding",
+}
+
+// keyType matches OpenSSH's names of key types.
+var keyType = regexp.MustCompile(`^(ssh|ecdsa|sk|webauthn)-[a-z0-9@.-]+$`)
+
+// Parse parses one public key in the form of an OpenSSH .pub file. It ignores blank
+// lines, a UTF-8 byte order mark and the comment after the key. Every error is a
 // [*bastion.Error] with one of this package's codes.
 func Parse(text string) (bastion.Key, error) {
 	if LooksPrivate([]byte(text)) {
 		return "", PrivateKeyError()
 	}
-	line, err := onlyLine(text)
+	if isUTF16(text) {
+		return "", bastion.Errorf(CodeInvalid, "The public key is encoded as UTF-16. Send it as UTF-8 or ASCII; in PowerShell: Get-Content id.pub | Set-Content -Encoding ascii id-ascii.pub.")
+	}
+	line, err := onlyLine(strings.TrimPrefix(text, "\ufeff"))
 	if err != nil {
 		return "", err
 	}
 	fields := split(line)
-	if !slices.Contains(accepted, fields[0]) {
+	if !slices.Contains(supported, fields[0]) {
 		return "", refuseFirstField(fields)
 	}
 	if len(fields) < 2 {
-		return "", bastion.Errorf(CodeInvalid, "The public key is cut off after its type, %s. Send the whole line of the .pub file.", fields[0])
+		return "", bastion.Errorf(CodeInvalid, "The public key ends after its type, %s. Send the whole line of the .pub file.", fields[0])
 	}
 	if slices.ContainsFunc(fields[2:], isBlob) {
 		return "", errTwo()
@@ -71,17 +86,23 @@ func Parse(text string) (bastion.Key, error) {
 	return parseBlob(fields[0], fields[1])
 }
 
-// PrivateKeyError is the error for a private key, wherever it was found.
+// PrivateKeyError returns the error for a private key.
 func PrivateKeyError() *bastion.Error {
-	return bastion.Errorf(CodePrivate, "This is a private key. It was neither read nor stored here, but it has left your machine: think about replacing it. Send the public half, the file whose name ends in .pub.")
+	return bastion.Errorf(CodePrivate, "This is a private key. It was not stored here, but it has left your machine, so consider replacing it. Send the public key instead: the file whose name ends in .pub.")
 }
 
 func errTwo() *bastion.Error {
-	return bastion.Errorf(CodeTwo, "There is more than one public key. A bastion lets in one: send a single line.")
+	return bastion.Errorf(CodeTwo, "There is more than one public key. A bastion accepts one. Send a single line.")
 }
 
-// onlyLine answers the one line of text that is not blank, of printable
-// characters.
+// isUTF16 reports whether the text begins with a byte order mark of UTF-16, or with
+// an ASCII character in UTF-16. Windows PowerShell writes such files.
+func isUTF16(text string) bool {
+	return strings.HasPrefix(text, "\xff\xfe") || strings.HasPrefix(text, "\xfe\xff") ||
+		len(text) > 1 && (text[0] == 0) != (text[1] == 0)
+}
+
+// onlyLine returns the only line that is not blank.
 func onlyLine(text string) (string, error) {
 	var lines []string
 	for line := range strings.Lines(text) {
@@ -91,20 +112,20 @@ func onlyLine(text string) (string, error) {
 	}
 	switch {
 	case len(lines) == 0:
-		return "", bastion.Errorf(CodeInvalid, `The public key is empty. Shells do not expand ~ behind curl's @: write --data-binary @"$HOME/.ssh/id_ed25519.pub".`)
+		return "", bastion.Errorf(CodeInvalid, `The public key is empty. Check that the file exists; the shell doesn't expand ~ after curl's @: write --data-binary @"$HOME/.ssh/id_ed25519.pub".`)
 	case strings.HasPrefix(lines[0], "----"):
-		return "", bastion.Errorf(CodeInvalid, "The public key is not in OpenSSH's form of one line. Convert it: ssh-keygen -i -f FILE, with -m PKCS8 if its first line says BEGIN PUBLIC KEY.")
+		return "", bastion.Errorf(CodeInvalid, "The public key is not in OpenSSH's one-line format. Convert it: ssh-keygen -i -f FILE, with -m PKCS8 if its first line says BEGIN PUBLIC KEY.")
 	case len(lines) > 1 && countKeys(lines) > 1:
 		return "", errTwo()
 	case len(lines) > 1:
-		return "", bastion.Errorf(CodeInvalid, "The public key has %d lines. Send exactly one line, as the .pub file has it, with no comment lines.", len(lines))
-	case !utf8.ValidString(lines[0]) || strings.ContainsFunc(lines[0], isControl):
-		return "", bastion.Errorf(CodeInvalid, "The public key holds characters that are no text. Send the line of the .pub file as UTF-8.")
+		return "", bastion.Errorf(CodeInvalid, "The public key has %d lines. Send the one line of the .pub file, without comment lines.", len(lines))
+	case strings.ContainsFunc(lines[0], isControl):
+		return "", bastion.Errorf(CodeInvalid, "The public key contains non-text characters. Send the line of the .pub file as UTF-8.")
 	}
 	return lines[0], nil
 }
 
-// split separates fields as sshd does: other spaces than these two are text.
+// split separates fields as sshd does: only spaces and tabs count.
 func split(line string) []string {
 	return strings.FieldsFunc(line, func(r rune) bool { return r == ' ' || r == '\t' })
 }
@@ -131,7 +152,34 @@ func isBlob(field string) bool {
 	return err == nil
 }
 
-// parseBlob reads the base64 part of a key that says to be of the given type.
+// refuseFirstField returns the error for a line that does not begin with a supported
+// type. fields has at least one element.
+func refuseFirstField(fields []string) error {
+	first := fields[0]
+	switch {
+	case strings.HasSuffix(first, "-cert-v01@openssh.com"):
+		return bastion.Errorf(CodeCertificate, "This is a certificate. Send the public key itself: the .pub file without -cert in its name.")
+	case isOption(first):
+		return bastion.Errorf(CodeOptions, "There are options before the public key. Send only the key, beginning with its type.")
+	case keyType.MatchString(first):
+		return bastion.Errorf(CodeType, "This key type isn't supported. Supported types: %s. Create a key: ssh-keygen -t ed25519.", strings.Join(supported, ", "))
+	case slices.ContainsFunc(fields[1:], isBlob):
+		return bastion.Errorf(CodeInvalid, "There is text before the public key. The line must begin with the key's type, for example ssh-ed25519.")
+	case isBlob(first):
+		return bastion.Errorf(CodeInvalid, "The type before the public key is missing. Send the whole line of the .pub file.")
+	}
+	return bastion.Errorf(CodeInvalid, "This is not a public key. Send the line of a .pub file: its type, for example ssh-ed25519, a space, and the key in base64.")
+}
+
+func isOption(field string) bool {
+	end := strings.IndexAny(field, "=,")
+	if end < 0 {
+		end = len(field)
+	}
+	return slices.Contains(options, strings.ToLower(field[:end]))
+}
+
+// parseBlob parses the base64 part of a key of the given type.
 func parseBlob(typ, b64 string) (bastion.Key, error) {
 	blob, err := base64.StdEncoding.Strict().DecodeString(b64)
 	if err != nil {
@@ -139,15 +187,15 @@ func parseBlob(typ, b64 string) (bastion.Key, error) {
 	}
 	key, err := ssh.ParsePublicKey(blob)
 	if err != nil {
-		return "", bastion.Errorf(CodeInvalid, "The public key is damaged: what follows %s is not a key (RSA goes up to %d bits). Copy the whole line again.", typ, maxRSA)
+		return "", bastion.Errorf(CodeInvalid, "The public key is damaged: what follows %s is not a key (RSA keys have at most %d bits). Copy the whole line again.", typ, maxRSA)
 	}
 	if key.Type() != typ {
-		return "", bastion.Errorf(CodeInvalid, "The public key says %s but holds another type. Copy the whole line again.", typ)
+		return "", bastion.Errorf(CodeInvalid, "The public key says %s but contains a key of another type. Copy the whole line again.", typ)
 	}
-	// Clients offer the canonical form. A blob in another one would be a key
-	// that never matches.
+	// Clients offer the key in its canonical form. A key that is stored in another
+	// form would never match.
 	if !bytes.Equal(key.Marshal(), blob) {
-		return "", bastion.Errorf(CodeInvalid, "The public key is not in the form that OpenSSH writes. Make it again: ssh-keygen -y -f PRIVATE-KEY-FILE.")
+		return "", bastion.Errorf(CodeInvalid, "The public key is not in the form that OpenSSH writes. Write it again: ssh-keygen -y -f PRIVATE-KEY-FILE.")
 	}
 	if err := checkRSA(key); err != nil {
 		return "", err
@@ -165,9 +213,9 @@ func checkRSA(key ssh.PublicKey) error {
 	case !ok:
 		return nil
 	case pub.N.Sign() <= 0 || pub.N.Bit(0) == 0 || pub.N.BitLen() > maxRSA:
-		return bastion.Errorf(CodeInvalid, "The public key is damaged: its RSA modulus cannot be one. Copy the whole line again.")
+		return bastion.Errorf(CodeInvalid, "The public key is damaged: its RSA modulus is not valid. Copy the whole line again.")
 	case pub.N.BitLen() < minRSA:
-		return bastion.Errorf(CodeTooWeak, "The RSA key has %d bits; at least %d are needed. Make a new one: ssh-keygen -t ed25519.", pub.N.BitLen(), minRSA)
+		return bastion.Errorf(CodeTooWeak, "The RSA key has %d bits; at least %d are required. Create a new one: ssh-keygen -t ed25519.", pub.N.BitLen(), minRSA)
 	}
 	return nil
 }

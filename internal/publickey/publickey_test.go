@@ -26,13 +26,15 @@ func TestParseAccepts(t *testing.T) {
 		"ecdsa nistp384":          same(ecdsaLine(t, elliptic.P384())),
 		"ecdsa nistp256":          same(ecdsaLine(t, elliptic.P256())),
 		"ecdsa nistp521":          same(ecdsaLine(t, elliptic.P521())),
-		"rsa, the fewest bits":    same(rsaLine(t, 2048)),
+		"rsa 2048, the minimum":   same(rsaLine(t, 2048)),
 		"rsa 3072":                same(rsaLine(t, 3072)),
-		"rsa, the most bits":      same(rsaLine(t, 16384)),
+		"rsa 16384, the maximum":  same(rsaLine(t, 16384)),
 		"sk ed25519":              same(skEd25519Line(t)),
 		"sk ecdsa":                same(skECDSALine(t)),
 		"comment that is a type":  {ed + " ssh-ed25519", ed},
 		"comment that says BEGIN": {ed + " BEGIN", ed},
+		"comment in Latin-1":      {ed + " J\xe9r\xf4me\n", ed},
+		"UTF-8 byte order mark":   {"\xef\xbb\xbf" + ed + " alice\r\n", ed},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := publickey.Parse(test.text)
@@ -55,51 +57,53 @@ func TestParseRefuses(t *testing.T) {
 		text string
 		want bastion.Code
 	}{
-		"nothing":                  {"", publickey.CodeInvalid},
-		"blank":                    {" \r\n\t\n", publickey.CodeInvalid},
-		"prose":                    {"please let me in", publickey.CodeInvalid},
-		"two keys":                 {ed + "\n" + other + "\n", publickey.CodeTwo},
-		"the same key twice":       {ed + "\n" + ed + "\n", publickey.CodeTwo},
-		"two keys on one line":     {ed + " " + other, publickey.CodeTwo},
-		"two keys, blank between":  {ed + "\n\n" + other, publickey.CodeTwo},
-		"two keys, one optioned":   {ed + "\nrestrict " + other, publickey.CodeTwo},
-		"comment line":             {"# mine\n" + ed, publickey.CodeInvalid},
-		"junk line after":          {ed + "\njunk", publickey.CodeInvalid},
-		"junk before":              {"junk " + ed, publickey.CodeInvalid},
-		"known_hosts line":         {"[192.0.2.1]:2222 " + ed, publickey.CodeInvalid},
-		"quoted":                   {`"` + ed + `"`, publickey.CodeInvalid},
-		"wrapped by a terminal":    {ed[:40] + "\n" + ed[40:], publickey.CodeInvalid},
-		"option":                   {"restrict " + ed, publickey.CodeOptions},
-		"options with a space":     {`no-pty,command="echo hello" ` + ed, publickey.CodeOptions},
-		"option in capitals":       {`From="10.0.0.0/8" ` + ed, publickey.CodeOptions},
-		"cert-authority":           {"cert-authority " + ed, publickey.CodeOptions},
-		"certificate":              {certificateLine(t), publickey.CodeCertificate},
-		"certificate, named plain": {blobUnder(t, ssh.KeyAlgoED25519, certificateLine(t)), publickey.CodeInvalid},
-		"dsa":                      {dsaLine(t), publickey.CodeType},
-		"type of the future":       {"ssh-mldsa65 " + b64, publickey.CodeType},
-		"type missing":             {b64, publickey.CodeInvalid},
-		"type only":                {typ, publickey.CodeInvalid},
-		"type of another key":      {"ssh-rsa " + b64, publickey.CodeInvalid},
-		"type in capitals":         {strings.ToUpper(typ) + " " + b64, publickey.CodeInvalid},
-		"dsa, named ed25519":       {blobUnder(t, ssh.KeyAlgoED25519, dsaLine(t)), publickey.CodeInvalid},
-		"cut off":                  {ed[:len(ed)-8], publickey.CodeInvalid},
-		"padding cut off":          {strings.TrimSuffix(skEd25519Line(t), "="), publickey.CodeInvalid},
-		"not base64":               {typ + " AAAA!AAAA", publickey.CodeInvalid},
-		"no-break space":           {typ + "\u00a0" + b64, publickey.CodeInvalid},
-		"control character":        {ed + " \x1b[2J", publickey.CodeInvalid},
-		"carriage return inside":   {ed + "\rroot", publickey.CodeInvalid},
-		"not UTF-8":                {ed + " \xff", publickey.CodeInvalid},
-		"UTF-16":                   {utf16Text(ed), publickey.CodeInvalid},
-		"rsa of 1024 bits":         {rsaLine(t, 1024), publickey.CodeTooWeak},
-		"rsa of 2047 bits":         {rsaLine(t, 2047), publickey.CodeTooWeak},
-		"rsa of 16385 bits":        {rsaLine(t, 16385), publickey.CodeInvalid},
-		"rsa, even modulus":        {rawRSALine([]byte{1, 0, 1}, append([]byte{0, 0x80}, make([]byte, 255)...)), publickey.CodeInvalid},
-		"rsa, negative modulus":    {rawRSALine([]byte{1, 0, 1}, bytes.Repeat([]byte{0x81}, 256)), publickey.CodeInvalid},
-		"rsa, zeros in front":      {rawRSALine([]byte{0, 0, 1, 0, 1}, modulus()), publickey.CodeInvalid},
-		"RFC 4716":                 {"---- BEGIN SSH2 PUBLIC KEY ----\n" + b64 + "\n---- END SSH2 PUBLIC KEY ----\n", publickey.CodeInvalid},
-		"PEM":                      {"-----BEGIN PUBLIC KEY-----\nMCow\n-----END PUBLIC KEY-----\n", publickey.CodeInvalid},
-		"private key":              {privateKeys["OpenSSH"], publickey.CodePrivate},
-		"private and public key":   {ed + "\n" + privateKeys["PKCS #8"], publickey.CodePrivate},
+		"empty":                          {"", publickey.CodeInvalid},
+		"blank":                          {" \r\n\t\n", publickey.CodeInvalid},
+		"prose":                          {"please let me in", publickey.CodeInvalid},
+		"two keys":                       {ed + "\n" + other + "\n", publickey.CodeTwo},
+		"the same key twice":             {ed + "\n" + ed + "\n", publickey.CodeTwo},
+		"two keys on one line":           {ed + " " + other, publickey.CodeTwo},
+		"two keys, blank between":        {ed + "\n\n" + other, publickey.CodeTwo},
+		"two keys, one with options":     {ed + "\nrestrict " + other, publickey.CodeTwo},
+		"comment line":                   {"# mine\n" + ed, publickey.CodeInvalid},
+		"another line after":             {ed + "\njunk", publickey.CodeInvalid},
+		"text before":                    {"junk " + ed, publickey.CodeInvalid},
+		"known_hosts line":               {"[192.0.2.1]:2222 " + ed, publickey.CodeInvalid},
+		"quoted":                         {`"` + ed + `"`, publickey.CodeInvalid},
+		"wrapped by a terminal":          {ed[:40] + "\n" + ed[40:], publickey.CodeInvalid},
+		"option":                         {"restrict " + ed, publickey.CodeOptions},
+		"options with a space":           {`no-pty,command="echo hello" ` + ed, publickey.CodeOptions},
+		"option in capitals":             {`From="10.0.0.0/8" ` + ed, publickey.CodeOptions},
+		"cert-authority":                 {"cert-authority " + ed, publickey.CodeOptions},
+		"certificate":                    {certificateLine(t), publickey.CodeCertificate},
+		"certificate under a plain type": {blobUnder(t, ssh.KeyAlgoED25519, certificateLine(t)), publickey.CodeInvalid},
+		"dsa":                            {dsaLine(t), publickey.CodeType},
+		"unknown type":                   {"ssh-mldsa65 " + b64, publickey.CodeType},
+		"type missing":                   {b64, publickey.CodeInvalid},
+		"type only":                      {typ, publickey.CodeInvalid},
+		"type of another key":            {"ssh-rsa " + b64, publickey.CodeInvalid},
+		"type in capitals":               {strings.ToUpper(typ) + " " + b64, publickey.CodeInvalid},
+		"dsa under ed25519":              {blobUnder(t, ssh.KeyAlgoED25519, dsaLine(t)), publickey.CodeInvalid},
+		"cut off":                        {ed[:len(ed)-8], publickey.CodeInvalid},
+		"padding cut off":                {strings.TrimSuffix(skEd25519Line(t), "="), publickey.CodeInvalid},
+		"not base64":                     {typ + " AAAA!AAAA", publickey.CodeInvalid},
+		"no-break space":                 {typ + "\u00a0" + b64, publickey.CodeInvalid},
+		"control character":              {ed + " \x1b[2J", publickey.CodeInvalid},
+		"carriage return inside":         {ed + "\rroot", publickey.CodeInvalid},
+		"type is not UTF-8":              {"ssh-\xff " + b64, publickey.CodeInvalid},
+		"key is not UTF-8":               {typ + " " + b64[:20] + "\xff" + b64[20:], publickey.CodeInvalid},
+		"UTF-16":                         {utf16Text(ed), publickey.CodeInvalid},
+		"mark in the middle":             {typ + " \ufeff" + b64, publickey.CodeInvalid},
+		"rsa of 1024 bits":               {rsaLine(t, 1024), publickey.CodeTooWeak},
+		"rsa of 2047 bits":               {rsaLine(t, 2047), publickey.CodeTooWeak},
+		"rsa of 16385 bits":              {rsaLine(t, 16385), publickey.CodeInvalid},
+		"rsa, even modulus":              {rawRSALine([]byte{1, 0, 1}, append([]byte{0, 0x80}, make([]byte, 255)...)), publickey.CodeInvalid},
+		"rsa, negative modulus":          {rawRSALine([]byte{1, 0, 1}, bytes.Repeat([]byte{0x81}, 256)), publickey.CodeInvalid},
+		"rsa, zeros in front":            {rawRSALine([]byte{0, 0, 1, 0, 1}, modulus()), publickey.CodeInvalid},
+		"RFC 4716":                       {"---- BEGIN SSH2 PUBLIC KEY ----\n" + b64 + "\n---- END SSH2 PUBLIC KEY ----\n", publickey.CodeInvalid},
+		"PEM":                            {"-----BEGIN PUBLIC KEY-----\nMCow\n-----END PUBLIC KEY-----\n", publickey.CodeInvalid},
+		"private key":                    {privateKeys["OpenSSH"], publickey.CodePrivate},
+		"private and public key":         {ed + "\n" + privateKeys["PKCS #8"], publickey.CodePrivate},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := publickey.Parse(test.text)
@@ -111,32 +115,54 @@ func TestParseRefuses(t *testing.T) {
 				t.Errorf("got %q, %s; want the code %s", got, problem, test.want)
 			}
 			if !strings.HasSuffix(problem.Message, ".") || strings.Contains(problem.Message, "AAAA") {
-				t.Errorf("the message is no sentence, or repeats the key: %s", problem.Message)
+				t.Errorf("the message is not a sentence, or repeats the key: %s", problem.Message)
 			}
 		})
 	}
 }
 
-// blobUnder puts the blob of a line behind another type.
+// blobUnder returns the blob of a line after another type.
 func blobUnder(t *testing.T, typ, line string) string {
 	t.Helper()
 	_, b64, _ := strings.Cut(line, " ")
 	return typ + " " + b64
 }
 
-// modulus is an RSA modulus of 2048 bits, as the wire has it.
+// modulus returns an RSA modulus of 2048 bits in its wire format.
 func modulus() []byte {
 	n := make([]byte, 257)
 	n[1], n[256] = 0x80, 1
 	return n
 }
 
-// An empty body is nearly always a path that neither shell nor curl expanded.
+// An empty body is nearly always a path that curl could not open.
 func TestParseExplainsAnEmptyBody(t *testing.T) {
 	_, err := publickey.Parse("")
 	if err == nil || !strings.Contains(err.Error(), `@"$HOME/.ssh/id_ed25519.pub"`) {
 		t.Errorf("no hint in %v", err)
 	}
+}
+
+func TestParseRecognisesUTF16(t *testing.T) {
+	ed := ed25519Line(t, 1)
+	for name, text := range map[string]string{
+		"little endian":           utf16Text(ed),
+		"little endian with mark": "\xff\xfe" + utf16Text(ed),
+		"big endian":              swapBytes(utf16Text(ed)),
+		"big endian with mark":    "\xfe\xff" + swapBytes(utf16Text(ed)),
+	} {
+		if _, err := publickey.Parse(text); err == nil || !strings.Contains(err.Error(), "UTF-16") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func swapBytes(s string) string {
+	b := []byte(s)
+	for i := 0; i+1 < len(b); i += 2 {
+		b[i], b[i+1] = b[i+1], b[i]
+	}
+	return string(b)
 }
 
 func utf16Text(s string) string {
@@ -148,8 +174,8 @@ func utf16Text(s string) string {
 	return b.String()
 }
 
-// FuzzParse holds Parse to what it promises for any text: an error with a code,
-// or a key that x/crypto reads as the same and that Parse itself accepts.
+// FuzzParse checks that Parse returns an error with a code, or a key that x/crypto
+// parses as the same key and that Parse accepts again.
 func FuzzParse(f *testing.F) {
 	for _, seed := range []string{
 		"", ed25519Line(f, 1), ed25519Line(f, 1) + " comment\r\n", skEd25519Line(f), rsaLine(f, 2048), rsaLine(f, 1024),
@@ -169,7 +195,7 @@ func FuzzParse(f *testing.F) {
 		}
 		again, err := publickey.Parse(string(key))
 		if err != nil || again != key {
-			t.Fatalf("Parse(%q) = %q, but that again is %q, %v", text, key, again, err)
+			t.Fatalf("Parse(%q) = %q, but parsing that returns %q, %v", text, key, again, err)
 		}
 		pub, comment, options, rest, err := ssh.ParseAuthorizedKey([]byte(key))
 		if err != nil || comment != "" || len(options) > 0 || len(rest) > 0 {
