@@ -248,6 +248,7 @@ func (p progressPage) ready(b Bastion, now time.Time) progressPage {
 	if !safeName.MatchString(b.Name) || !safeConfig(b.SSHConfig) {
 		p = p.notStarted("The service returned an unexpected configuration, so it isn't shown. Close the bastion in Slack with /bastion down, and tell your operator.")
 		p.Status = "Connecting to it isn't safe."
+		p.Over = false
 		p.Title, p.Heading = "Do not use this bastion", "Do not use this bastion"
 		return p
 	}

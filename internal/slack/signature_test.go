@@ -16,8 +16,8 @@ import (
 	slackgo "github.com/slack-go/slack"
 )
 
-// Slack's own example of its documentation on signing secrets.
-func TestSignatureIsSlacks(t *testing.T) {
+// The request is the example of Slack's documentation on signing secrets.
+func TestSignatureOfSlacksExample(t *testing.T) {
 	const body = "token=xyzz0WbapA4vBCDEFasx0q6G&team_id=T1DC2JH3J&team_domain=testteamnow&channel_id=G8PSS9T3V&channel_name=foobar&user_id=U2CERLKJA&user_name=roadrunner&command=%2Fwebhook-collect&text=&response_url=https%3A%2F%2Fhooks.slack.com%2Fcommands%2FT1DC2JH3J%2F397700885554%2F96rGlfmibIGlgcZRskXaIFfN&trigger_id=398738663015.47445629121.803a0bc887a14d10d2c447fce8b6703c"
 	const want = "v0=a2114d57b48eac39b9ad189dd8316235a7b4a8d21a10bd27519666489c69b503"
 	if got := signatureOf(secret, "1531420618", []byte(body)); got != want {
@@ -25,7 +25,7 @@ func TestSignatureIsSlacks(t *testing.T) {
 	}
 }
 
-func TestOnlyTheRightSignaturePasses(t *testing.T) {
+func TestVerifyAcceptsOnlyTheRightSignature(t *testing.T) {
 	const body = "team_id=T0ANN"
 	stamp := strconv.FormatInt(start.Unix(), 10)
 	right := signatureOf(secret, stamp, []byte(body))
@@ -52,7 +52,7 @@ func TestOnlyTheRightSignaturePasses(t *testing.T) {
 		{"old", at(-window - time.Second), body, secret, errStale},
 		{"from the future", at(window + time.Second), body, secret, errStale},
 		{"wrong secret", at(0), body, "another", errSignature},
-		{"no secret agreed", headers([]string{stamp}, []string{signatureOf("", stamp, []byte(body))}), body, "", errNoSecret},
+		{"no secret configured", headers([]string{stamp}, []string{signatureOf("", stamp, []byte(body))}), body, "", errNoSecret},
 		{"changed body", at(0), body + "&user_id=U0EVE", secret, errSignature},
 		{"empty body", at(0), "", secret, errSignature},
 		{"no signature", headers([]string{stamp}, nil), body, secret, errHeaders},
@@ -88,9 +88,10 @@ func TestOnlyTheRightSignaturePasses(t *testing.T) {
 	}
 }
 
-// slack-go's verifier is the referee. It takes capital letters, which one request
-// could be replayed with; everything else must be judged alike.
-func TestVerifierAgreesWithSlackGo(t *testing.T) {
+// verify and slack-go's verifier accept the same requests. The one difference, which
+// the random requests don't have: slack-go accepts capital letters, so a request
+// could be replayed in another spelling.
+func TestVerifyAgreesWithSlackGo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // its clock is time.Now
 		random := rand.New(rand.NewPCG(1, 2))
 		now, passed := time.Now(), 0
@@ -98,9 +99,9 @@ func TestVerifierAgreesWithSlackGo(t *testing.T) {
 		for range rounds {
 			body, header := randomRequest(random, now)
 			_, ours := verify(header, body, secret, now)
-			theirs := referee(header, body)
+			theirs := verifyWithSlackGo(header, body)
 			if (ours == nil) != (theirs == nil) {
-				t.Fatalf("we say %v, slack-go says %v of %q %v", ours, theirs, body, header)
+				t.Fatalf("verify: %v, slack-go: %v, for %q %v", ours, theirs, body, header)
 			}
 			if ours == nil {
 				passed++
@@ -112,7 +113,7 @@ func TestVerifierAgreesWithSlackGo(t *testing.T) {
 	})
 }
 
-func referee(header http.Header, body []byte) error {
+func verifyWithSlackGo(header http.Header, body []byte) error {
 	verifier, err := slackgo.NewSecretsVerifier(header, secret)
 	if err != nil {
 		return err
@@ -123,7 +124,7 @@ func referee(header http.Header, body []byte) error {
 	return verifier.Ensure()
 }
 
-// randomRequest is right about half of the time.
+// randomRequest returns a request whose signature is right about half of the time.
 func randomRequest(random *rand.Rand, now time.Time) ([]byte, http.Header) {
 	body := make([]byte, random.IntN(200))
 	for i := range body {
@@ -150,8 +151,8 @@ func randomRequest(random *rand.Rand, now time.Time) ([]byte, http.Header) {
 	return body, header
 }
 
-// What is not signed gets one and the same answer, and leaves nothing behind.
-func TestNothingHappensWithoutASignature(t *testing.T) {
+// Every request without a valid signature gets the same response, and writes nothing.
+func TestRequestWithoutSignatureIsRefused(t *testing.T) {
 	form := command("key " + annsKey)
 	body := form.Encode()
 	right := func(d *desk) *http.Request { return d.signedRequest(commandRoute, form) }
@@ -162,7 +163,7 @@ func TestNothingHappensWithoutASignature(t *testing.T) {
 	}{
 		{"right", right, 200},
 		{"wrong secret", func(d *desk) *http.Request { d.agreed.SigningSecret = "another"; return right(d) }, 401},
-		{"no secret agreed", func(d *desk) *http.Request {
+		{"no secret configured", func(d *desk) *http.Request {
 			d.agreed.SigningSecret = ""
 			r := right(d)
 			r.Header.Set(signatureHeader, signatureOf("", r.Header.Get(timestampHeader), []byte(body)))
@@ -184,8 +185,8 @@ func TestNothingHappensWithoutASignature(t *testing.T) {
 		{"not a form either", func(d *desk) *http.Request {
 			return httptest.NewRequest(http.MethodPost, commandRoute, strings.NewReader("%zz;&=%"))
 		}, 401},
-		// API Gateway hands over a body in base64 and says so; who turns the event into
-		// a request decodes it, and the signature is of what Slack sent.
+		// API Gateway encodes some bodies in base64. The adapter decodes them, because the
+		// signature is of the body as Slack sent it.
 		{"body still in base64", func(d *desk) *http.Request {
 			r := right(d)
 			r.Body = httptest.NewRequest(http.MethodPost, "/", strings.NewReader("dGVhbV9pZD1UMEFOTg==")).Body
@@ -201,7 +202,7 @@ func TestNothingHappensWithoutASignature(t *testing.T) {
 			t.Errorf("%s: %d writes", test.name, d.table.writes)
 		}
 		if test.status == 401 && !strings.Contains(w.Body.String(), `"code": "signature_invalid"`) {
-			t.Errorf("%s: the answer is %s", test.name, w.Body)
+			t.Errorf("%s: the response is %s", test.name, w.Body)
 		}
 	}
 }
@@ -225,11 +226,11 @@ func replay(t *testing.T, route string, form url.Values) {
 		}
 	}
 	if first.Code != 200 || len(d.work.jobs) != 1 {
-		t.Errorf("%s: the first was answered %d, and there are %d jobs, want 1", route, first.Code, len(d.work.jobs))
+		t.Errorf("%s: the first request: status %d, and %d jobs, want 1", route, first.Code, len(d.work.jobs))
 	}
 }
 
-// Whoever repeats somebody's request does not use up what they may ask for.
+// A replayed request does not count against its person's limit.
 func TestReplaysAreNotCounted(t *testing.T) {
 	d := newDesk(t)
 	form := command("status")
@@ -242,21 +243,21 @@ func TestReplaysAreNotCounted(t *testing.T) {
 	}
 }
 
-// A signature is remembered for longer than it could pass, however far ahead of
-// ours Slack's clock is.
+// A signature is remembered for longer than it is accepted, even if Slack's clock is
+// ahead.
 func TestReplayIsRememberedBeyondTheWindow(t *testing.T) {
 	d := newDesk(t)
 	r := d.signedRequest(commandRoute, command("status"))
 	signature := r.Header.Get(signatureHeader)
-	d.clock = d.clock.Add(-window) // it comes from the future
+	d.clock = d.clock.Add(-window) // the request comes from the future
 	d.serve(r)
-	d.clock = d.clock.Add(2 * window) // the last moment at which it passes
+	d.clock = d.clock.Add(2 * window) // the last time at which it is accepted
 	if _, _, err := d.table.Fetch(t.Context(), seenKey(signature)); err != nil {
-		t.Errorf("the signature is forgotten while it still passes: %v", err)
+		t.Errorf("the signature is forgotten while it is still accepted: %v", err)
 	}
 	d.clock = d.clock.Add(2 * time.Minute)
 	if _, _, err := d.table.Fetch(t.Context(), seenKey(signature)); err == nil {
-		t.Error("the signature is kept for ever")
+		t.Error("the signature is never forgotten")
 	}
 }
 
@@ -273,7 +274,7 @@ func TestLargeBodyIsRefused(t *testing.T) {
 	}
 }
 
-func TestCertificateCheckIsAnswered(t *testing.T) {
+func TestCertificateCheck(t *testing.T) {
 	d := newDesk(t)
 	form := url.Values{"ssl_check": {"1"}, "token": {"an-old-token"}}
 	if w := d.serve(d.signedRequest(commandRoute, form)); w.Code != 200 || w.Body.Len() != 0 {
