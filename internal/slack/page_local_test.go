@@ -219,7 +219,7 @@ func (l *localRun) connect(commands map[string]string, download string) {
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		l.t.Fatal(err)
 	}
-	if got := l.run("sh", "-c", strings.Replace(commands["connect"], "TARGET", "private.internal", 1)+" hostname"); !strings.Contains(got, "private.internal") {
+	if got := l.run("sh", "-c", commands["connect"]+" hostname"); !strings.Contains(got, "private.internal") {
 		l.t.Errorf("through the bastion: %q", got)
 	}
 	console := strings.Replace(commands["console"], "ssh ", "ssh -F none -i key ", 1)

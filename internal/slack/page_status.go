@@ -44,6 +44,7 @@ type access struct {
 	File     string // the name of the configuration's file
 	Config   string
 	Save     string // the shell command that writes File
+	Target   string // the host in Connect
 	Connect  string // the command that connects through the bastion
 	Console  string // the command that opens the status console; may be empty
 	Address  netip.Addr
@@ -255,11 +256,11 @@ func (p progressPage) ready(b Bastion, now time.Time) progressPage {
 	p.Title, p.Heading = "Ready: bastion "+b.Name, "Bastion "+b.Name+" is ready"
 	p.Status = "Ready. You can connect now."
 	alias := "bastion-" + b.Name
-	file := alias + ".conf"
+	file, target := alias+".conf", connectTarget(b.SSHConfig, alias)
 	p.Access = &access{
 		File: file, Config: b.SSHConfig,
-		Save:    "cat > " + file + " <<'EOF'\n" + b.SSHConfig + "EOF\n",
-		Connect: "ssh -F " + file + " -J " + alias + " TARGET",
+		Save:   "cat > " + file + " <<'EOF'\n" + b.SSHConfig + "EOF\n",
+		Target: target, Connect: "ssh -F " + file + " -J " + alias + " " + target,
 		Address: p.Address, Family: p.Family, Keys: b.Keys,
 		Deadline: b.Deadline, Left: max(0, b.Deadline.Sub(now)),
 	}
@@ -274,6 +275,7 @@ func (p progressPage) ready(b Bastion, now time.Time) progressPage {
 // it; these patterns check again that the texts can do nothing else.
 var (
 	safeName    = regexp.MustCompile(`^[a-z0-9-]{1,32}$`)
+	safeTarget  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.-]*$`)
 	safeCommand = regexp.MustCompile(`^ssh [A-Za-z0-9 '=@:/+._\[\]-]+$`)
 	safeLine    = regexp.MustCompile(`^( *(HostName|Port|User|UserKnownHostsFile|GlobalKnownHostsFile|StrictHostKeyChecking|KnownHostsCommand /bin/echo)|Host) [A-Za-z0-9 =@:/+._\[\]-]+\n$`)
 )
@@ -287,4 +289,16 @@ func safeConfig(text string) bool {
 		}
 	}
 	return text != ""
+}
+
+// connectTarget returns the first host of a configuration beside the bastion, or a
+// placeholder.
+func connectTarget(config, alias string) string {
+	for line := range strings.Lines(config) {
+		host, ok := strings.CutPrefix(strings.TrimSpace(line), "Host ")
+		if ok && host != alias && safeTarget.MatchString(host) {
+			return host
+		}
+	}
+	return "TARGET"
 }

@@ -124,7 +124,7 @@ func TestStatusPageOfReady(t *testing.T) {
 	rig.returns(readyBastion())
 	b := newVisitor(rig, homeV4).open(path)
 	for _, words := range []string{
-		"Bastion default is ready", "Host bastion-default", "ssh -F bastion-default.conf -J bastion-default TARGET",
+		"Bastion default is ready", "Host bastion-default", "ssh -F bastion-default.conf -J bastion-default app.internal",
 		"Ready. You can connect now.", "Download bastion-default.conf", "cat > bastion-default.conf <<'EOF' Host bastion-default", "EOF", pageConsole,
 		"Open until 1 Mar 2026, 14:00 UTC", "Address 203.0.113.7 (IPv4)", "SSH key " + pagePrint,
 	} {
@@ -141,6 +141,21 @@ func TestStatusPageOfReady(t *testing.T) {
 	want := []Call{{Owner: pageOwner, Method: "GET", Path: "/bastions/" + pageBastion}}
 	if !reflect.DeepEqual(rig.calls, want) {
 		t.Errorf("calls: %+v, want %+v", rig.calls, want)
+	}
+}
+
+func TestConnectTarget(t *testing.T) {
+	const bastionOnly = "Host bastion-default\n  Port 2222\n"
+	for config, want := range map[string]string{
+		bastionOnly: "TARGET",
+		bastionOnly + "Host a.internal\nHost b.internal\nHost bastion-default a.internal\n": "a.internal",
+		bastionOnly + "Host bastion-default a.internal\n":                                   "TARGET",
+		bastionOnly + "Host -oProxyCommand=id\n":                                            "TARGET",
+		bastionOnly + "Host a=b\n":                                                          "TARGET",
+	} {
+		if got := connectTarget(config, "bastion-default"); got != want {
+			t.Errorf("%q: %q, want %q", config, got, want)
+		}
 	}
 }
 
