@@ -44,7 +44,7 @@ func TestAPersonIsToldThatTheFunctionsAreDown(t *testing.T) {
 		t.Fatalf("the page answered %d\n%s", status, page)
 	}
 	o.slack.shows(t, place, "The bastion service does not answer")
-	if _, page, _ := dave.browse(t, dave.view); !strings.Contains(page, "The bastion was not started") {
+	if _, page, _ := dave.browse(t, dave.view); !strings.Contains(page, "Bastion not started") {
 		t.Errorf("the page says\n%s", page)
 	}
 }

@@ -95,7 +95,7 @@ func (s *story) slackAsks(t *testing.T) {
 // up, because Lambda fails.
 func (s *story) slackStarts(t *testing.T) {
 	s.lambda.refuseNext("job start", "")
-	if status, page := s.carol.pressStart(t); status != http.StatusServiceUnavailable || !strings.Contains(page, "Nothing has been started") {
+	if status, page := s.carol.pressStart(t); status != http.StatusServiceUnavailable || !strings.Contains(page, "nothing was started") {
 		t.Fatalf("while Lambda fails, the button answered %d\n%s", status, page)
 	}
 	s.say(t, "  Lambda fails: the page says that nothing has been started")
@@ -103,8 +103,8 @@ func (s *story) slackStarts(t *testing.T) {
 	if status, page := s.carol.pressStart(t); status != http.StatusSeeOther || !strings.Contains(s.carol.view, "/slack/status/") {
 		t.Fatalf("pressed again, the button answered %d %s\n%s", status, s.carol.view, page)
 	}
-	if status, page := s.carol.pressStart(t); status != http.StatusNotFound {
-		t.Fatalf("pressed once too often, the button answered %d\n%s", status, page)
+	if status, page, location := s.carol.browse(t, s.carol.link); status != http.StatusSeeOther || location != s.carol.view {
+		t.Fatalf("the used link in the same browser: status %d, to %s\n%s", status, location, page)
 	}
 	s.slack.shows(t, s.carol.at, s.carol.from)
 	s.say(t, "  pressed again, it is taken up; the message in Slack says for which address")
@@ -116,14 +116,17 @@ func (s *story) slackConnects(t *testing.T) {
 	var page string
 	eventually(t, "the page has the configuration", func() bool {
 		_, page, _ = s.carol.browse(t, s.carol.view)
-		if status := inPage(t, page, `id="status"[^>]*>([^<]*)<`); !strings.Contains(page, `id="config"`) {
+		if status := inPage(t, page, `id="status"[^>]*>([^<]*)<`); !strings.Contains(page, `href="?download"`) {
 			s.say(t, "  the page: %s", status)
 			return false
 		}
 		return true
 	})
 	s.carol.alias, s.carol.conf = "bastion-default", filepath.Join(t.TempDir(), "bastion-default.conf")
-	config := inPage(t, page, `<pre id="config"[^>]*>(.*?)</pre>`)
+	status, config, _ := s.carol.browse(t, s.carol.view+"?download")
+	if status != http.StatusOK {
+		t.Fatalf("the download: status %d\n%s", status, config)
+	}
 	if err := os.WriteFile(s.carol.conf, []byte(strings.TrimRight(config, "\n")+"\n  IdentityFile "+s.carol.key+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
