@@ -20,7 +20,7 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/test/emulator"
 )
 
-// smallPages has every list come in pages of three.
+// smallPages limits every page to three items.
 type smallPages struct{ *dynamodb.Client }
 
 func (s smallPages) Query(ctx context.Context, in *dynamodb.QueryInput, o ...func(*dynamodb.Options)) (*dynamodb.QueryOutput, error) {
@@ -35,7 +35,7 @@ func (s smallPages) Scan(ctx context.Context, in *dynamodb.ScanInput, o ...func(
 	return s.Client.Scan(ctx, &page, o...)
 }
 
-// BatchGetItem answers three at a time, as if the rest were too large.
+// BatchGetItem returns three items at a time, as if the rest were too large.
 func (s smallPages) BatchGetItem(ctx context.Context, in *dynamodb.BatchGetItemInput, o ...func(*dynamodb.Options)) (*dynamodb.BatchGetItemOutput, error) {
 	first, rest := map[string]types.KeysAndAttributes{}, map[string]types.KeysAndAttributes{}
 	for table, want := range in.RequestItems {
@@ -76,7 +76,7 @@ func TestOnDynamoDBLocal(t *testing.T) {
 	})
 }
 
-// dynamo is a DynamoDB Local of the test's own.
+// dynamo is a DynamoDB Local process for one test.
 type dynamo struct {
 	cfg aws.Config
 	url string
@@ -92,19 +92,19 @@ func startDynamoDB(t *testing.T) dynamo {
 	}}
 }
 
-// client is the real one, but for its end point and connections. through, if any,
-// stands between it and the network.
+// client returns the product's client for DynamoDB Local. through, if not nil, wraps
+// its transport.
 func (r dynamo) client(t *testing.T, through func(http.RoundTripper) http.RoundTripper) *dynamodb.Client {
 	t.Helper()
 	transport := &http.Transport{MaxIdleConnsPerHost: 64}
 	t.Cleanup(transport.CloseIdleConnections)
-	var way http.RoundTripper = transport
+	var wrapped http.RoundTripper = transport
 	if through != nil {
-		way = through(transport)
+		wrapped = through(transport)
 	}
 	return NewDynamoDB(r.cfg, func(o *dynamodb.Options) {
 		o.BaseEndpoint = &r.url
-		o.HTTPClient = &http.Client{Transport: way, Timeout: 20 * time.Second} // a loaded machine
+		o.HTTPClient = &http.Client{Transport: wrapped, Timeout: 20 * time.Second} // the machine can be busy
 	})
 }
 
@@ -127,7 +127,8 @@ func (r dynamo) store(t *testing.T, api RecordsAPI) *Store {
 	return NewStore(api, r.table(t, RecordsSchema()), history, rand.Reader)
 }
 
-// leases is both sides of a new table.
+// leases returns the control plane's side of a new table, and a function that returns
+// the id of a new task and its side.
 func (r dynamo) leases(t *testing.T, api LeasesAPI) (*Leases, func() (string, *TaskLease)) {
 	t.Helper()
 	l := NewLeases(api, r.table(t, LeasesSchema()), roleID, rand.Reader)
@@ -140,7 +141,7 @@ func (r dynamo) leases(t *testing.T, api LeasesAPI) (*Leases, func() (string, *T
 	}
 }
 
-// items is a new table of values.
+// items returns a new table of values.
 func (r dynamo) items(t *testing.T, api ItemsAPI, now func() time.Time) *Items {
 	t.Helper()
 	return NewItems(api, r.table(t, ItemsSchema()), now, rand.Reader)
@@ -152,19 +153,19 @@ var (
 	_ TaskLeaseAPI = (*dynamodb.Client)(nil)
 )
 
-// epoch is when the tests' records were made.
+// epoch is when the records of the tests were created.
 var epoch = time.Date(2030, 1, 2, 3, 4, 5, 678900001, time.UTC)
 
-var madeIDs atomic.Int64
+var lastID atomic.Int64
 
 func newRecord(owner, name string) bastion.Record {
 	return bastion.Record{
-		ID: fmt.Sprintf("bastion%09d", madeIDs.Add(1)), Owner: owner, Name: name, CreatedAt: epoch, Version: 1,
+		ID: fmt.Sprintf("bastion%09d", lastID.Add(1)), Owner: owner, Name: name, CreatedAt: epoch, Version: 1,
 		Intent: bastion.Intent{Generation: 1, Open: true},
 	}
 }
 
-// changed is the record's next version.
+// changed returns the next version of the record.
 func changed(rec bastion.Record, change func(*bastion.Record)) bastion.Record {
 	rec.Version++
 	change(&rec)

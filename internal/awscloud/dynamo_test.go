@@ -21,30 +21,30 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// answering is a client that gets these answers, one after the other, and the
-// last for ever. An answer is a status, a space and a body.
-type answering struct {
-	answers []string
-	bodies  []string // of the requests
+// scripted is a transport that returns these responses in turn, and the last one
+// from then on. A response is a status, a space and a body; any other text is a
+// network error.
+type scripted struct {
+	responses []string
+	bodies    []string // of the requests
 }
 
-func (a *answering) RoundTrip(req *http.Request) (*http.Response, error) {
+func (a *scripted) RoundTrip(req *http.Request) (*http.Response, error) {
 	sent, _ := io.ReadAll(req.Body)
-	answer := a.answers[min(len(a.bodies), len(a.answers)-1)]
+	response := a.responses[min(len(a.bodies), len(a.responses)-1)]
 	a.bodies = append(a.bodies, string(sent))
 	var status int
-	status, body := 0, ""
-	if _, err := fmt.Sscanf(answer, "%d", &status); err != nil {
-		return nil, errors.New(answer)
+	if _, err := fmt.Sscanf(response, "%d", &status); err != nil {
+		return nil, errors.New(response)
 	}
-	_, body, _ = strings.Cut(answer, " ")
+	_, body, _ := strings.Cut(response, " ")
 	return &http.Response{
 		StatusCode: status, Request: req, Header: http.Header{"Content-Type": {"application/x-amz-json-1.0"}},
 		Body: io.NopCloser(bytes.NewBufferString(body)),
 	}, nil
 }
 
-func (a *answering) client() *dynamodb.Client {
+func (a *scripted) client() *dynamodb.Client {
 	cfg := aws.Config{Region: "us-east-1", Credentials: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
 		return aws.Credentials{AccessKeyID: "x", SecretAccessKey: "x"}, nil
 	})}
@@ -67,37 +67,37 @@ func openRecord() bastion.Record {
 	return bastion.Record{ID: "id", Owner: "local:owner", Name: "default", Version: 1, Intent: bastion.Intent{Open: true}}
 }
 
-// What Create makes of what DynamoDB answers, through the real client.
-func TestCreateAnswers(t *testing.T) {
+// The responses go through the real client.
+func TestCreateConvertsResponses(t *testing.T) {
 	const none, failed, conflict = "None", "ConditionalCheckFailed", "TransactionConflict"
 	for name, c := range map[string]struct {
-		answers []string
-		want    error
-		tries   int
+		responses []string
+		want      error
+		attempts  int
 	}{
-		"fine":                    {[]string{"200 {}"}, nil, 1},
-		"name":                    {[]string{cancelled(failed, none, none, none, none)}, bastion.ErrNameTaken, 1},
-		"owner":                   {[]string{cancelled(none, failed, none, none, none)}, bastion.ErrQuotaOwner, 1},
-		"total":                   {[]string{cancelled(none, none, failed, none, none)}, bastion.ErrQuotaTotal, 1},
-		"id":                      {[]string{cancelled(none, none, none, failed, none)}, bastion.ErrConflict, 1},
+		"success":                 {[]string{"200 {}"}, nil, 1},
+		"name in use":             {[]string{cancelled(failed, none, none, none, none)}, bastion.ErrNameTaken, 1},
+		"quota of the owner":      {[]string{cancelled(none, failed, none, none, none)}, bastion.ErrQuotaOwner, 1},
+		"total quota":             {[]string{cancelled(none, none, failed, none, none)}, bastion.ErrQuotaTotal, 1},
+		"id in use":               {[]string{cancelled(none, none, none, failed, none)}, bastion.ErrConflict, 1},
 		"name before quotas":      {[]string{cancelled(failed, failed, failed, none, none)}, bastion.ErrNameTaken, 1},
 		"owner before total":      {[]string{cancelled(none, failed, failed, none, none)}, bastion.ErrQuotaOwner, 1},
 		"conflict":                {[]string{cancelled(none, none, conflict, none, none), "200 {}"}, nil, 2},
 		"conflict beside a quota": {[]string{cancelled(conflict, failed, none, none, none), cancelled(failed, failed, none, none, none)}, bastion.ErrNameTaken, 2},
 		"throttled transaction":   {[]string{cancelled("ThrottlingError", none, none, none, none), "200 {}"}, nil, 2},
-		"server's fault":          {[]string{"500 {}", "503 {}", "200 {}"}, nil, 3},
-		"lost":                    {[]string{"connection reset", "200 {}"}, nil, 2},
+		"server error":            {[]string{"500 {}", "503 {}", "200 {}"}, nil, 3},
+		"response lost":           {[]string{"connection reset", "200 {}"}, nil, 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				a := &answering{answers: c.answers}
+				a := &scripted{responses: c.responses}
 				err := NewStore(a.client(), "records", time.Hour, rand.Reader).Create(t.Context(), openRecord(), bastion.Quota{PerOwner: 1, Total: 1})
-				if !errors.Is(err, c.want) || len(a.bodies) != c.tries {
-					t.Errorf("%v after %d tries, not %v after %d", err, len(a.bodies), c.want, c.tries)
+				if !errors.Is(err, c.want) || len(a.bodies) != c.attempts {
+					t.Errorf("%v after %d attempts, want %v after %d", err, len(a.bodies), c.want, c.attempts)
 				}
 				for _, body := range a.bodies {
 					if body != a.bodies[0] {
-						t.Errorf("the repeat is another request:\n%s\n%s", body, a.bodies[0])
+						t.Errorf("the retry is another request:\n%s\n%s", body, a.bodies[0])
 					}
 				}
 			})
@@ -105,8 +105,9 @@ func TestCreateAnswers(t *testing.T) {
 	}
 }
 
-// An action that was not judged may have had the better reason than one behind it.
-func TestCreateErrors(t *testing.T) {
+// If an action has no result, its condition would perhaps have failed before that of
+// a later action.
+func TestCreateReturnsErrorOfFirstFailedCondition(t *testing.T) {
 	const none, failed, conflict = "None", "ConditionalCheckFailed", "TransactionConflict"
 	for _, c := range []struct {
 		codes []string
@@ -126,75 +127,70 @@ func TestCreateErrors(t *testing.T) {
 			reasons = append(reasons, types.CancellationReason{Code: &code})
 		}
 		if got := createError(reasons); got != c.want {
-			t.Errorf("%q: %v, not %v", c.codes, got, c.want)
+			t.Errorf("%q: %v, want %v", c.codes, got, c.want)
 		}
 	}
 }
 
-// What overload looks like is repeated. It is only asked for here, not played:
-// the SDK's limiter of rates may wait for less than a nanosecond, again and again,
-// which in a bubble never passes.
-func TestOverloadIsRepeated(t *testing.T) {
-	retryer := (&answering{}).client().Options().Retryer
+// The test asks the retryer and makes no calls: the SDK's rate limiter can wait for
+// less than a nanosecond again and again, which never ends in a synctest bubble.
+func TestOverloadIsRetried(t *testing.T) {
+	retryer := (&scripted{}).client().Options().Retryer
 	for _, code := range []string{"ThrottlingException", "ProvisionedThroughputExceededException", "RequestLimitExceeded", "TransactionInProgressException"} {
 		if !retryer.IsErrorRetryable(&smithy.GenericAPIError{Code: code}) {
-			t.Errorf("%s is not", code)
+			t.Errorf("%s is not retried", code)
 		}
 	}
 	for _, code := range []string{"ValidationException", "AccessDeniedException", "ResourceNotFoundException", "ConditionalCheckFailedException"} {
 		if retryer.IsErrorRetryable(&smithy.GenericAPIError{Code: code}) {
-			t.Errorf("%s is", code)
+			t.Errorf("%s is retried", code)
 		}
 	}
 }
 
-// A single write that meets a transaction waits for it to pass.
-func TestConflictOfASingleWrite(t *testing.T) {
+func TestWriteThatConflictsWithTransactionIsRetried(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a := &answering{answers: []string{refused("TransactionConflictException"), refused("TransactionConflictException"), "200 {}"}}
+		a := &scripted{responses: []string{refused("TransactionConflictException"), refused("TransactionConflictException"), "200 {}"}}
 		prev := openRecord()
 		next := prev
 		next.Version = 2
 		must(t, NewStore(a.client(), "records", time.Hour, rand.Reader).Replace(t.Context(), prev, next))
 		if len(a.bodies) != 3 {
-			t.Errorf("%d tries", len(a.bodies))
+			t.Errorf("%d attempts, want 3", len(a.bodies))
 		}
 	})
 }
 
-// Patience ends with the context, and the error says so.
-func TestRepeatsEndWithTheContext(t *testing.T) {
-	for _, answer := range []string{cancelled("TransactionConflict"), "500 {}"} {
+func TestRetriesEndWithContext(t *testing.T) {
+	for _, response := range []string{cancelled("TransactionConflict"), "500 {}"} {
 		synctest.Test(t, func(t *testing.T) {
-			const patience = 3 * time.Second
-			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			const limit = 3 * time.Second
+			ctx, cancel := context.WithTimeout(t.Context(), limit)
 			defer cancel()
 			start := time.Now()
-			a := &answering{answers: []string{answer}}
+			a := &scripted{responses: []string{response}}
 			err := NewStore(a.client(), "records", time.Hour, rand.Reader).Create(ctx, openRecord(), bastion.Quota{PerOwner: 1, Total: 1})
-			if !errors.Is(err, context.DeadlineExceeded) || time.Since(start) > patience {
-				t.Errorf("%v after %s and %d tries", err, time.Since(start), len(a.bodies))
+			if !errors.Is(err, context.DeadlineExceeded) || time.Since(start) > limit {
+				t.Errorf("%v after %s and %d attempts", err, time.Since(start), len(a.bodies))
 			}
 			if len(a.bodies) < 3 {
-				t.Errorf("%d tries in %s", len(a.bodies), patience)
+				t.Errorf("%d attempts in %s", len(a.bodies), limit)
 			}
 		})
 	}
 }
 
-// Without a limit of the caller's, it is in vain some day.
-func TestRepeatsEnd(t *testing.T) {
+func TestRetriesEndWithoutDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a := &answering{answers: []string{cancelled("TransactionConflict")}}
+		a := &scripted{responses: []string{cancelled("TransactionConflict")}}
 		err := NewStore(a.client(), "records", time.Hour, rand.Reader).Create(t.Context(), openRecord(), bastion.Quota{PerOwner: 1, Total: 1})
 		if err == nil || len(a.bodies) != dynamoAttempts {
-			t.Errorf("%v after %d tries", err, len(a.bodies))
+			t.Errorf("%v after %d attempts", err, len(a.bodies))
 		}
 	})
 }
 
-// No error of the driver's own types is seen above, whatever is called.
-func TestErrorsAreTranslated(t *testing.T) {
+func TestErrorsOfSDKAreHidden(t *testing.T) {
 	prev := openRecord()
 	next, closed := prev, prev
 	next.Version, closed.Version, closed.Intent.Open = 2, 2, false
@@ -233,28 +229,29 @@ func TestErrorsAreTranslated(t *testing.T) {
 			"item Write":    func() error { return i.Write(ctx, "a", 0, nil, time.Time{}) },
 			"item Delete":   func() error { return i.Delete(ctx, "a") },
 		} {
-			foreignTypes(t, name, call(), cause)
+			checkOpaque(t, name, call(), cause)
 		}
 	}
 }
 
-func foreignTypes(t *testing.T, name string, err, cause error) {
+// checkOpaque checks that err contains the text of cause, but none of the SDK's types.
+func checkOpaque(t *testing.T, name string, err, cause error) {
 	t.Helper()
 	var api smithy.APIError
 	var operation *smithy.OperationError
 	switch {
 	case err == nil:
-		t.Errorf("%s: no error, but %v", name, cause)
+		t.Errorf("%s: no error, want %v", name, cause)
 	case errors.As(err, &api) || errors.As(err, &operation):
-		t.Errorf("%s: %v is the driver's", name, err)
+		t.Errorf("%s: %v has a type of the SDK", name, err)
 	case errors.Is(cause, context.Canceled) && !errors.Is(err, context.Canceled):
-		t.Errorf("%s: %v does not say that it was cancelled", name, err)
+		t.Errorf("%s: %v is not context.Canceled", name, err)
 	case !strings.Contains(err.Error(), cause.Error()):
-		t.Errorf("%s: %v does not say %v", name, err, cause)
+		t.Errorf("%s: %v does not contain %v", name, err, cause)
 	}
 }
 
-// failing fails every call.
+// failing returns an error from every call.
 type failing struct{ err error }
 
 func (f failing) GetItem(context.Context, *dynamodb.GetItemInput, ...func(*dynamodb.Options)) (*dynamodb.GetItemOutput, error) {
@@ -289,22 +286,22 @@ func (f failing) TransactWriteItems(context.Context, *dynamodb.TransactWriteItem
 	return nil, f.err
 }
 
-// repeating is DynamoDB as the second try of a write sees it, when the answer to
-// the first was lost and no token helps: the condition fails, on an item that
-// meanwhile has made of the first.
-type repeating struct {
+// retried is DynamoDB at the second attempt of a write, after the response to the
+// first was lost. The condition fails on the item that meanwhile makes of the first
+// attempt's effect.
+type retried struct {
 	failing
 	meanwhile func(item) item
 }
 
-func (r repeating) UpdateItem(_ context.Context, in *dynamodb.UpdateItemInput, _ ...func(*dynamodb.Options)) (*dynamodb.UpdateItemOutput, error) {
+func (r retried) UpdateItem(_ context.Context, in *dynamodb.UpdateItemInput, _ ...func(*dynamodb.Options)) (*dynamodb.UpdateItemOutput, error) {
 	first := itemAfter(nil, in)
 	return nil, &types.ConditionalCheckFailedException{Item: r.meanwhile(first)}
 }
 
-func (r repeating) TransactWriteItems(_ context.Context, in *dynamodb.TransactWriteItemsInput, _ ...func(*dynamodb.Options)) (*dynamodb.TransactWriteItemsOutput, error) {
+func (r retried) TransactWriteItems(_ context.Context, in *dynamodb.TransactWriteItemsInput, _ ...func(*dynamodb.Options)) (*dynamodb.TransactWriteItemsOutput, error) {
 	if in.ClientRequestToken == nil {
-		return nil, errors.New("no token: the repeat is another transaction")
+		return nil, errors.New("no token: the retry is another transaction")
 	}
 	var reasons []types.CancellationReason
 	for _, action := range in.TransactItems {
@@ -320,7 +317,7 @@ func (r repeating) TransactWriteItems(_ context.Context, in *dynamodb.TransactWr
 	return nil, &types.TransactionCanceledException{CancellationReasons: reasons}
 }
 
-func TestARepeatKnowsItsOwnEffect(t *testing.T) {
+func TestRetryRecognizesItsOwnEffect(t *testing.T) {
 	same := func(i item) item { return i }
 	later := func(i item) item { i[attVersion], i["write_3"] = number(3), text("another"); return i }
 	others := func(i item) item {
@@ -332,37 +329,36 @@ func TestARepeatKnowsItsOwnEffect(t *testing.T) {
 		record, creation error
 		lease            error
 	}{
-		"its own":            {same, nil, nil, nil},
-		"its own, and later": {later, nil, nil, nil},
-		"another's":          {others, bastion.ErrConflict, bastion.ErrNameTaken, bastion.ErrConflict},
-		"none":               {missing, bastion.ErrConflict, bastion.ErrNameTaken, bastion.ErrConflict},
+		"its own effect":                    {same, nil, nil, nil},
+		"its own effect, and a later write": {later, nil, nil, nil},
+		"another caller's write":            {others, bastion.ErrConflict, bastion.ErrNameTaken, bastion.ErrConflict},
+		"no item":                           {missing, bastion.ErrConflict, bastion.ErrNameTaken, bastion.ErrConflict},
 	} {
 		t.Run(name, func(t *testing.T) {
-			api := repeating{meanwhile: c.meanwhile}
+			api := retried{meanwhile: c.meanwhile}
 			s, prev := NewStore(api, "records", time.Hour, rand.Reader), openRecord()
 			next, closed := prev, prev
 			next.Version, closed.Version, closed.Intent.Open = 2, 2, false
-			is(t, "replace", s.Replace(t.Context(), prev, next), c.record)
-			is(t, "close", s.Replace(t.Context(), prev, closed), c.record)
-			is(t, "create", s.Create(t.Context(), prev, bastion.Quota{PerOwner: 1, Total: 1}), c.creation)
+			checkError(t, "replace", s.Replace(t.Context(), prev, next), c.record)
+			checkError(t, "close", s.Replace(t.Context(), prev, closed), c.record)
+			checkError(t, "create", s.Create(t.Context(), prev, bastion.Quota{PerOwner: 1, Total: 1}), c.creation)
 			l := NewLeases(api, "leases", "AROA", rand.Reader)
-			is(t, "lease", l.Write(t.Context(), "task", bastion.Lease{Generation: 1}), c.lease)
+			checkError(t, "lease", l.Write(t.Context(), "task", bastion.Lease{Generation: 1}), c.lease)
 			i := NewItems(api, "items", time.Now, rand.Reader)
-			is(t, "first value", i.Write(t.Context(), "a", 0, nil, time.Time{}), c.record)
-			is(t, "next value", i.Write(t.Context(), "a", 1, nil, time.Time{}), c.record)
+			checkError(t, "first value", i.Write(t.Context(), "a", 0, nil, time.Time{}), c.record)
+			checkError(t, "next value", i.Write(t.Context(), "a", 1, nil, time.Time{}), c.record)
 		})
 	}
 }
 
-func is(t *testing.T, what string, err, want error) {
+func checkError(t *testing.T, what string, err, want error) {
 	t.Helper()
 	if !errors.Is(err, want) {
-		t.Errorf("%s: %v, not %v", what, err, want)
+		t.Errorf("%s: %v, want %v", what, err, want)
 	}
 }
 
-// What can never be written is refused before anything is sent.
-func TestImpossibleWrites(t *testing.T) {
+func TestInvalidWritesAreNotSent(t *testing.T) {
 	s := NewStore(nil, "records", time.Hour, rand.Reader) // a call would panic
 	first := openRecord()
 	change := func(edit func(*bastion.Record)) bastion.Record {
@@ -376,20 +372,20 @@ func TestImpossibleWrites(t *testing.T) {
 		"finished": change(func(r *bastion.Record) { r.FinishedAt = time.Now() }),
 	} {
 		if err := s.Create(t.Context(), rec, bastion.Quota{PerOwner: 1, Total: 1}); err == nil {
-			t.Errorf("created: %s", name)
+			t.Errorf("created with a wrong %s", name)
 		}
 	}
 	closed := change(func(r *bastion.Record) { r.Intent.Open, r.FinishedAt = false, time.Now() })
 	for name, c := range map[string][2]bastion.Record{
-		"version":    {first, first},
-		"id":         {first, change(func(r *bastion.Record) { r.Version, r.ID = 2, "other" })},
-		"owner":      {first, change(func(r *bastion.Record) { r.Version, r.Owner = 2, "other" })},
-		"name":       {first, change(func(r *bastion.Record) { r.Version, r.Name = 2, "other" })},
-		"opened":     {closed, change(func(r *bastion.Record) { r.Version, r.FinishedAt = 2, time.Now() })},
-		"unfinished": {closed, change(func(r *bastion.Record) { r.Version, r.Intent.Open = 2, false })},
+		"version":            {first, first},
+		"id in use":          {first, change(func(r *bastion.Record) { r.Version, r.ID = 2, "other" })},
+		"quota of the owner": {first, change(func(r *bastion.Record) { r.Version, r.Owner = 2, "other" })},
+		"name in use":        {first, change(func(r *bastion.Record) { r.Version, r.Name = 2, "other" })},
+		"opened":             {closed, change(func(r *bastion.Record) { r.Version, r.FinishedAt = 2, time.Now() })},
+		"unfinished":         {closed, change(func(r *bastion.Record) { r.Version, r.Intent.Open = 2, false })},
 	} {
 		if err := s.Replace(t.Context(), c[0], c[1]); err == nil {
-			t.Errorf("replaced: %s", name)
+			t.Errorf("replaced with a wrong %s", name)
 		}
 	}
 }

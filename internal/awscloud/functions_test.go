@@ -16,55 +16,55 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/lambda"
 )
 
-const testFunction = "arn:aws:lambda:eu-west-1:111122223333:function:way-in-slack:work"
+const testFunction = "arn:aws:lambda:eu-west-1:111122223333:function:way-in-slack:queue"
 
-// lambdaWire is Lambda at the wire: it answers one call after the other as it is
-// told to, the last one for ever.
-type lambdaWire struct {
-	mu      sync.Mutex
-	answers []http.HandlerFunc
-	calls   []string // what each asked for: kind, function, payload
-	remotes map[string]bool
-	hung    chan struct{}
+// lambdaServer is a server for Lambda's protocol. It uses the handlers in turn, and
+// the last one from then on.
+type lambdaServer struct {
+	mu       sync.Mutex
+	handlers []http.HandlerFunc
+	calls    []string        // invocation type, path and payload of each
+	remotes  map[string]bool // addresses of the connections
+	closing  chan struct{}   // closed when the test ends
 }
 
-func (l *lambdaWire) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (l *lambdaServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	payload, _ := io.ReadAll(r.Body)
 	path, _ := url.PathUnescape(r.URL.EscapedPath())
 	l.mu.Lock()
 	l.calls = append(l.calls, r.Header.Get("X-Amz-Invocation-Type")+" "+path+" "+string(payload))
 	l.remotes[r.RemoteAddr] = true
-	answer := l.answers[0]
-	if len(l.answers) > 1 {
-		l.answers = l.answers[1:]
+	handler := l.handlers[0]
+	if len(l.handlers) > 1 {
+		l.handlers = l.handlers[1:]
 	}
 	l.mu.Unlock()
-	answer(w, r)
+	handler(w, r)
 }
 
-func (l *lambdaWire) asked() []string {
+func (l *lambdaServer) allCalls() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.calls
 }
 
-func answers(status int, body string) http.HandlerFunc {
+func respond(status int, body string) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(status)
 		_, _ = io.WriteString(w, body)
 	}
 }
 
-func failed(body string) http.HandlerFunc {
+func functionFails(body string) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("X-Amz-Function-Error", "Unhandled")
 		_, _ = io.WriteString(w, body)
 	}
 }
 
-func hangsUp(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
+func closeConnection(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
 
-func refuses(status int, code string) http.HandlerFunc {
+func refuse(status int, code string) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("X-Amzn-Errortype", code)
 		w.WriteHeader(status)
@@ -72,52 +72,51 @@ func refuses(status int, code string) http.HandlerFunc {
 	}
 }
 
-func newLambdaWire(t *testing.T, all ...http.HandlerFunc) (*Functions, *lambdaWire) {
-	l := &lambdaWire{answers: all, remotes: map[string]bool{}, hung: make(chan struct{})}
+func startLambda(t *testing.T, all ...http.HandlerFunc) (*Functions, *lambdaServer) {
+	l := &lambdaServer{handlers: all, remotes: map[string]bool{}, closing: make(chan struct{})}
 	server := httptest.NewServer(l)
 	t.Cleanup(server.Close)
-	t.Cleanup(func() { close(l.hung) }) // before the server, which waits for it
-	return NewFunctions(lambdaAt(server.URL)), l
+	t.Cleanup(func() { close(l.closing) }) // before server.Close, which waits for the handlers
+	return NewFunctions(newTestLambda(server.URL)), l
 }
 
-func lambdaAt(url string) *lambda.Client {
+func newTestLambda(url string) *lambda.Client {
 	return NewLambda(aws.Config{Region: "eu-west-1", Credentials: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
 		return aws.Credentials{AccessKeyID: "a", SecretAccessKey: "b"}, nil
 	})}, func(o *lambda.Options) { o.BaseEndpoint = &url })
 }
 
-// What Lambda may answer, what it means, and how often it was asked for it: again
-// only if nothing can have come of the first time.
-func TestWhatBecomesOfACall(t *testing.T) {
-	const refused, ran, unknown = "nothing came of it", "it ran", "nobody knows"
-	throttled := refuses(429, "TooManyRequestsException")
+// A call is retried only if the function certainly did not run.
+func TestCallErrorsAndRetries(t *testing.T) {
+	const refused, ran, unknown = "did not run", "ran and failed", "may have run"
+	throttled := refuse(429, "TooManyRequestsException")
 	for name, c := range map[string]struct {
-		answers []http.HandlerFunc
-		want    string // of Invoke: an answer, or one of the above
-		calls   int
-		queued  string // of InvokeAsync
+		handlers []http.HandlerFunc
+		want     string // from Invoke: a response, or one of the above
+		calls    int
+		async    string // from InvokeAsync
 	}{
-		"answered":             {[]http.HandlerFunc{answers(200, `{"status":200}`)}, `{"status":200}`, 1, ""},
-		"throttled once":       {[]http.HandlerFunc{throttled, answers(200, `{}`)}, `{}`, 2, ""},
-		"throttled":            {[]http.HandlerFunc{throttled}, refused, lambdaAttempts, refused},
-		"gone":                 {[]http.HandlerFunc{refuses(404, "ResourceNotFoundException")}, refused, 1, refused},
-		"forbidden":            {[]http.HandlerFunc{refuses(403, "AccessDeniedException")}, refused, 1, refused},
-		"Lambda's own trouble": {[]http.HandlerFunc{refuses(500, "ServiceException")}, unknown, 1, unknown},
-		"no answer":            {[]http.HandlerFunc{hangsUp}, unknown, 1, unknown},
-		"the function failed":  {[]http.HandlerFunc{failed(`{"errorType":"Timeout","errorMessage":"too slow"}`)}, ran, 1, ""},
-		"and says nonsense":    {[]http.HandlerFunc{failed(`too slow`)}, ran, 1, ""},
+		"response":                  {[]http.HandlerFunc{respond(200, `{"status":200}`)}, `{"status":200}`, 1, ""},
+		"throttled once":            {[]http.HandlerFunc{throttled, respond(200, `{}`)}, `{}`, 2, ""},
+		"throttled":                 {[]http.HandlerFunc{throttled}, refused, lambdaAttempts, refused},
+		"no such function":          {[]http.HandlerFunc{refuse(404, "ResourceNotFoundException")}, refused, 1, refused},
+		"forbidden":                 {[]http.HandlerFunc{refuse(403, "AccessDeniedException")}, refused, 1, refused},
+		"server error":              {[]http.HandlerFunc{refuse(500, "ServiceException")}, unknown, 1, unknown},
+		"connection closed":         {[]http.HandlerFunc{closeConnection}, unknown, 1, unknown},
+		"function failed":           {[]http.HandlerFunc{functionFails(`{"errorType":"Timeout","errorMessage":"too slow"}`)}, ran, 1, ""},
+		"function failed, not JSON": {[]http.HandlerFunc{functionFails(`too slow`)}, ran, 1, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			f, l := newLambdaWire(t, c.answers...)
-			meaning := func(err error) string {
+			f, l := startLambda(t, c.handlers...)
+			classify := func(err error) string {
 				var failed *FunctionError
 				switch {
 				case err == nil:
 					return ""
 				case errors.As(err, &failed):
 					if !strings.Contains(err.Error(), "too slow") {
-						t.Errorf("the log does not learn why: %v", err)
+						t.Errorf("the error has no reason: %v", err)
 					}
 					return ran
 				case errors.Is(err, ErrOutcomeUnknown):
@@ -125,49 +124,48 @@ func TestWhatBecomesOfACall(t *testing.T) {
 				}
 				return refused
 			}
-			answer, err := f.Invoke(t.Context(), testFunction, []byte(`{"n":1}`))
-			if got := string(answer) + meaning(err); got != c.want {
-				t.Errorf("answered %s (%v), want %s", got, err, c.want)
+			response, err := f.Invoke(t.Context(), testFunction, []byte(`{"n":1}`))
+			if got := string(response) + classify(err); got != c.want {
+				t.Errorf("returned %s (%v), want %s", got, err, c.want)
 			}
-			calls := l.asked()
+			calls := l.allCalls()
 			if want := "RequestResponse /2015-03-31/functions/" + testFunction + `/invocations {"n":1}`; len(calls) != c.calls || calls[0] != want {
-				t.Errorf("called %q, want %d times %s", calls, c.calls, want)
+				t.Errorf("calls %q, want %d times %s", calls, c.calls, want)
 			}
-			if err := f.InvokeAsync(t.Context(), testFunction, []byte(`{"n":2}`)); meaning(err) != c.queued {
-				t.Errorf("handed over: %v, want %q", err, c.queued)
+			if err := f.InvokeAsync(t.Context(), testFunction, []byte(`{"n":2}`)); classify(err) != c.async {
+				t.Errorf("queued: %v, want %q", err, c.async)
 			}
-			if last, want := l.asked()[len(calls)], "Event /2015-03-31/functions/"+testFunction+`/invocations {"n":2}`; last != want {
-				t.Errorf("called %s, want %s", last, want)
+			if last, want := l.allCalls()[len(calls)], "Event /2015-03-31/functions/"+testFunction+`/invocations {"n":2}`; last != want {
+				t.Errorf("the last call is %s, want %s", last, want)
 			}
-			if len(l.remotes) != len(l.asked()) {
-				t.Errorf("%d calls on %d connections: one that was left open is dead when a frozen function wakes", len(l.asked()), len(l.remotes))
+			if len(l.remotes) != len(l.allCalls()) {
+				t.Errorf("%d calls on %d connections, want one for each: an open connection can break while a function is frozen", len(l.allCalls()), len(l.remotes))
 			}
 		})
 	}
 }
 
-func TestACallThatFindsNobody(t *testing.T) {
-	f, l := newLambdaWire(t, answers(200, `{}`))
-	nobody := httptest.NewServer(l)
-	nobody.Close()
-	f.api = lambdaAt(nobody.URL)
+func TestCallWithoutConnectionDidNotRun(t *testing.T) {
+	f, l := startLambda(t, respond(200, `{}`))
+	closed := httptest.NewServer(l)
+	closed.Close()
+	f.api = newTestLambda(closed.URL)
 	if _, err := f.Invoke(t.Context(), testFunction, nil); err == nil || errors.Is(err, ErrOutcomeUnknown) {
-		t.Errorf("there was no connection: %v", err)
+		t.Errorf("without a connection: %v", err)
 	}
 }
 
-// Whoever calls is answered in time, and told that nobody knows.
-func TestACallEndsWithItsCaller(t *testing.T) {
+func TestCancelledCallHasUnknownOutcome(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
-	var l *lambdaWire
-	f, l := newLambdaWire(t, func(http.ResponseWriter, *http.Request) { cancel(); <-l.hung })
+	var l *lambdaServer
+	f, l := startLambda(t, func(http.ResponseWriter, *http.Request) { cancel(); <-l.closing })
 	_, err := f.Invoke(ctx, testFunction, nil)
-	if !errors.Is(err, ErrOutcomeUnknown) || !errors.Is(err, context.Canceled) || len(l.asked()) > 1 {
-		t.Errorf("after %d calls: %v", len(l.asked()), err)
+	if !errors.Is(err, ErrOutcomeUnknown) || !errors.Is(err, context.Canceled) || len(l.allCalls()) > 1 {
+		t.Errorf("after %d calls: %v", len(l.allCalls()), err)
 	}
 }
 
-// deadlines notes how much time each call has.
+// deadlines records how much time each call has.
 type deadlines struct{ left []time.Duration }
 
 func (d *deadlines) Invoke(ctx context.Context, _ *lambda.InvokeInput, _ ...func(*lambda.Options)) (*lambda.InvokeOutput, error) {
@@ -176,7 +174,7 @@ func (d *deadlines) Invoke(ctx context.Context, _ *lambda.InvokeInput, _ ...func
 	return &lambda.InvokeOutput{}, nil
 }
 
-func TestEveryCallIsBounded(t *testing.T) {
+func TestEveryCallHasDeadline(t *testing.T) {
 	var d deadlines
 	f := NewFunctions(&d)
 	if _, err := f.Invoke(context.Background(), testFunction, nil); err != nil {

@@ -18,15 +18,15 @@ import (
 
 var testSource = netip.MustParsePrefix("192.0.2.7/32")
 
-// errAny stands in the table for an error that is none of the domain's.
+// errAny stands for any error that is not an error of the domain.
 var errAny = errors.New("any error")
 
-// What EC2 may err with, and what the port makes of it.
+// groupErrors are errors of EC2, and what the port returns for them.
 var groupErrors = []struct {
 	action, code string
 	want         error
 }{
-	{"CreateSecurityGroup", "InvalidGroup.Duplicate", bastion.ErrNotFound}, // there is none by that name to see
+	{"CreateSecurityGroup", "InvalidGroup.Duplicate", bastion.ErrNotFound}, // not visible yet
 	{"CreateSecurityGroup", "SecurityGroupLimitExceeded", errAny},
 	{"CreateSecurityGroup", "RequestLimitExceeded", errAny},
 	{"DescribeSecurityGroups", "RequestLimitExceeded", errAny},
@@ -50,7 +50,7 @@ var groupErrors = []struct {
 	{"DeleteSecurityGroup", "RequestLimitExceeded", errAny},
 }
 
-func TestGroupErrors(t *testing.T) {
+func TestGroupErrorsAreConverted(t *testing.T) {
 	w := newWire(t, localcloud.Config{}, nil)
 	calls := map[string]func(context.Context) error{
 		"CreateSecurityGroup": func(ctx context.Context) error {
@@ -67,21 +67,21 @@ func TestGroupErrors(t *testing.T) {
 	}
 	for _, c := range groupErrors {
 		t.Run(c.action+" "+c.code, func(t *testing.T) {
-			w.server.Fail(c.action, c.code, "as the test has it")
+			w.server.Fail(c.action, c.code, "message")
 			err := calls[c.action](t.Context())
 			known := errors.Is(err, bastion.ErrNotFound) || errors.Is(err, bastion.ErrInUse)
 			switch {
 			case c.want == errAny && (err == nil || known):
-				t.Errorf("%v, not an error to try again after", err)
+				t.Errorf("%v, want an error that the domain retries", err)
 			case c.want != errAny && !errors.Is(err, c.want):
-				t.Errorf("%v, not %v", err, c.want)
+				t.Errorf("%v, want %v", err, c.want)
 			}
-			wantNoneOfTheSDK(t, err)
+			checkNoSDKError(t, err)
 		})
 	}
 }
 
-func TestOneAddressIsAllThatIsAdmitted(t *testing.T) {
+func TestAuthorizeAcceptsSingleAddressOnly(t *testing.T) {
 	w := newWire(t, localcloud.Config{}, nil)
 	group, err := w.groups.Create(t.Context(), bastion.GroupSpec{BastionID: testID})
 	if err != nil {
@@ -90,32 +90,32 @@ func TestOneAddressIsAllThatIsAdmitted(t *testing.T) {
 	for _, source := range []netip.Prefix{{}, netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0"),
 		netip.MustParsePrefix("192.0.2.0/31"), netip.PrefixFrom(netip.MustParseAddr("::ffff:192.0.2.7"), 128)} {
 		if err := w.groups.Authorize(t.Context(), group.ID, source); err == nil {
-			t.Errorf("%s is admitted", source)
+			t.Errorf("source %s is accepted", source)
 		}
 	}
 	if slices.Contains(w.server.Calls(), "AuthorizeSecurityGroupIngress") {
-		t.Error("EC2 was asked to")
+		t.Error("EC2 was called")
 	}
 }
 
-func TestARuleWithoutAnIDIsNotRevoked(t *testing.T) {
+func TestRuleWithoutIDIsNotRevoked(t *testing.T) {
 	w := newWire(t, localcloud.Config{}, nil)
 	if err := w.groups.Revoke(t.Context(), "sg-1", bastion.Rule{Source: testSource}); err == nil || len(w.server.Calls()) > 0 {
-		t.Errorf("%v, after %q", err, w.server.Calls())
+		t.Errorf("%v after calls %q", err, w.server.Calls())
 	}
 }
 
-func TestGroupsOfAnotherStackAreNotSeen(t *testing.T) {
+func TestGroupsOfAnotherStackAreNotFound(t *testing.T) {
 	w := newWire(t, localcloud.Config{}, nil)
-	foreign := *w.groups
-	foreign.stack.ID = "another"
-	theirs, err := foreign.Create(t.Context(), bastion.GroupSpec{BastionID: testID})
+	other := *w.groups
+	other.stack.ID = "another"
+	group, err := other.Create(t.Context(), bastion.GroupSpec{BastionID: testID})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, groupID := range []string{"", theirs.ID} {
+	for _, groupID := range []string{"", group.ID} {
 		if _, err := w.groups.Describe(t.Context(), testID, groupID); !errors.Is(err, bastion.ErrNotFound) {
-			t.Errorf("described by id %q: %v", groupID, err)
+			t.Errorf("with the id %q: %v", groupID, err)
 		}
 	}
 	if groups, err := w.groups.List(t.Context()); err != nil || len(groups) > 0 {
@@ -123,7 +123,7 @@ func TestGroupsOfAnotherStackAreNotSeen(t *testing.T) {
 	}
 }
 
-// TestManyGroupsAreReadInPages has more groups than one filter takes ids.
+// There are more groups than ids that one filter accepts.
 func TestManyGroupsAreReadInPages(t *testing.T) {
 	w := newWire(t, localcloud.Config{}, func(cfg *awswire.Config) { cfg.PageSize = 100 })
 	const n = 250
@@ -143,17 +143,17 @@ func TestManyGroupsAreReadInPages(t *testing.T) {
 	}
 	for _, g := range groups {
 		if len(g.Ingress) != 1 || len(g.Egress) != 1 {
-			t.Errorf("%+v does not have its two rules", g)
+			t.Errorf("%+v, want two rules", g)
 		}
 	}
 	// 250 groups by 100; the rules of 200 and of 50 groups, two each, by 100.
 	if calls := len(w.server.Calls()) - before; calls != 3+4+1 {
-		t.Errorf("%d calls, not 8", calls)
+		t.Errorf("%d calls, want 8", calls)
 	}
 }
 
-// A group that has been closed is looked at once a minute until it can be deleted.
-func TestAGroupWithoutRulesIsOneCall(t *testing.T) {
+// The reaper reads a closed group once a minute until it can be deleted.
+func TestGroupWithoutRulesIsReadInOneCall(t *testing.T) {
 	w := newWire(t, localcloud.Config{}, nil)
 	group, err := w.groups.Create(t.Context(), bastion.GroupSpec{BastionID: testID})
 	if err != nil {
@@ -163,7 +163,7 @@ func TestAGroupWithoutRulesIsOneCall(t *testing.T) {
 		rules int
 		calls []string
 	}{
-		{1, []string{"DescribeSecurityGroups", "DescribeSecurityGroupRules"}}, // to anywhere, as EC2 makes it
+		{1, []string{"DescribeSecurityGroups", "DescribeSecurityGroupRules"}}, // EC2 adds it to a new group
 		{0, []string{"DescribeSecurityGroups"}},
 	} {
 		before := len(w.server.Calls())
@@ -172,7 +172,7 @@ func TestAGroupWithoutRulesIsOneCall(t *testing.T) {
 			t.Fatalf("%+v, %v", seen, err)
 		}
 		if got := w.server.Calls()[before:]; !slices.Equal(got, test.calls) {
-			t.Errorf("with %d rules it takes %q, not %q", test.rules, got, test.calls)
+			t.Errorf("with %d rules the calls are %q, want %q", test.rules, got, test.calls)
 		}
 		for _, rule := range seen.Egress {
 			if err := w.groups.Revoke(t.Context(), group.ID, rule); err != nil {
@@ -182,16 +182,16 @@ func TestAGroupWithoutRulesIsOneCall(t *testing.T) {
 	}
 }
 
-func TestOnlyARuleForThePortAloneHasASource(t *testing.T) {
-	ours := types.SecurityGroupRule{SecurityGroupRuleId: aws.String("sgr-1"), IpProtocol: aws.String("tcp"),
+func TestOnlyRuleForSSHPortHasSource(t *testing.T) {
+	valid := types.SecurityGroupRule{SecurityGroupRuleId: aws.String("sgr-1"), IpProtocol: aws.String("tcp"),
 		FromPort: aws.Int32(2222), ToPort: aws.Int32(2222), CidrIpv4: aws.String("192.0.2.7/32")}
-	if got := testStack.rule(ours); got != (bastion.Rule{ID: "sgr-1", Source: testSource}) {
-		t.Errorf("ours is %+v", got)
+	if got := testStack.rule(valid); got != (bastion.Rule{ID: "sgr-1", Source: testSource}) {
+		t.Errorf("the rule for IPv4 is %+v", got)
 	}
-	v6 := ours
+	v6 := valid
 	v6.CidrIpv4, v6.CidrIpv6 = nil, aws.String("2001:DB8:0::7/128")
 	if got := testStack.rule(v6); got.Source != netip.MustParsePrefix("2001:db8::7/128") {
-		t.Errorf("IPv6 is %+v", got)
+		t.Errorf("the rule for IPv6 is %+v", got)
 	}
 	for name, change := range map[string]func(*types.SecurityGroupRule){
 		"all protocols":  func(r *types.SecurityGroupRule) { r.IpProtocol = aws.String("-1") },
@@ -203,10 +203,10 @@ func TestOnlyARuleForThePortAloneHasASource(t *testing.T) {
 		"a prefix list":  func(r *types.SecurityGroupRule) { r.CidrIpv4, r.PrefixListId = nil, aws.String("pl-1") },
 		"an egress rule": func(r *types.SecurityGroupRule) { r.IsEgress = aws.Bool(true) },
 	} {
-		rule := ours
+		rule := valid
 		change(&rule)
 		if got := testStack.rule(rule); got.Source.IsValid() || got.ID != "sgr-1" {
-			t.Errorf("%s is %+v", name, got)
+			t.Errorf("%s: %+v, want no source", name, got)
 		}
 	}
 }

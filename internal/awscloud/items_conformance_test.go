@@ -14,17 +14,17 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// A write whose answer was lost is sent again by the SDK, and then meets itself:
-// that is no conflict, even if others have written since.
-func TestALostAnswerOfTheItems(t *testing.T) {
+// If the response to a write is lost, the SDK sends the write again. That is not a
+// conflict, even if others have written since.
+func TestItemWriteIsRetriedAfterLostResponse(t *testing.T) {
 	r := startDynamoDB(t)
 	for name, c := range map[string]struct{ prev, others int64 }{
-		"the first":                       {0, 0},
-		"the first, and seven others":     {0, 7},
-		"a later one":                     {3, 0},
-		"a later one, and another":        {3, 1},
-		"a later one, and seven others":   {3, 7},
-		"one that goes round, and others": {9, 7},
+		"first version":                             {0, 0},
+		"first version, then seven others":          {0, 7},
+		"later version":                             {3, 0},
+		"later version, then another":               {3, 1},
+		"later version, then seven others":          {3, 7},
+		"beyond the nonces kept, then seven others": {9, 7},
 	} {
 		t.Run(name, func(t *testing.T) {
 			client, losing := r.losingClient(t)
@@ -43,7 +43,7 @@ func TestALostAnswerOfTheItems(t *testing.T) {
 			losing.operation.Store("UpdateItem")
 			write(c.prev, "mine")
 			if n := losing.lost.Load(); n != 1 {
-				t.Fatalf("%d answers were lost, not one", n)
+				t.Fatalf("%d responses were lost, want 1", n)
 			}
 			want := "mine"
 			if c.others > 0 {
@@ -51,27 +51,27 @@ func TestALostAnswerOfTheItems(t *testing.T) {
 			}
 			got, version, err := i.Fetch(t.Context(), "a")
 			if must(t, err); string(got) != want || version != c.prev+1+c.others {
-				t.Errorf("it is %q of version %d", got, version)
+				t.Errorf("the value is %q, version %d", got, version)
 			}
 		})
 	}
-	t.Run("another's is a conflict", func(t *testing.T) {
+	t.Run("another caller's write is a conflict", func(t *testing.T) {
 		client, losing := r.losingClient(t)
 		i := r.items(t, client, time.Now)
 		must(t, i.Write(t.Context(), "a", 0, []byte("same"), time.Time{}))
 		losing.operation.Store("UpdateItem")
 		if err := i.Write(t.Context(), "a", 0, []byte("same"), time.Time{}); !errors.Is(err, bastion.ErrConflict) {
-			t.Errorf("%v, not %v", err, bastion.ErrConflict)
+			t.Errorf("%v, want %v", err, bastion.ErrConflict)
 		}
 		if losing.lost.Load() != 1 {
-			t.Error("no answer was lost")
+			t.Error("no response was lost")
 		}
 	})
 }
 
-// DynamoDB takes away what has expired by the attribute that the table names, in
-// seconds; what never expires, or does no more, does not have it.
-func TestItemsExpireForDynamoDBToo(t *testing.T) {
+// DynamoDB deletes expired items by the table's TTL attribute, in seconds. A value
+// that does not expire must not have the attribute.
+func TestItemsHaveTTL(t *testing.T) {
 	r := startDynamoDB(t)
 	i := r.items(t, r.client(t, nil), time.Now)
 	must(t, i.Write(t.Context(), "a", 0, nil, epoch))
@@ -84,8 +84,7 @@ func TestItemsExpireForDynamoDBToo(t *testing.T) {
 	r.expires(t, i.table, i.key("b"), time.Time{})
 }
 
-// What is not as Write makes it is an error, and not an empty value.
-func TestAnItemThatIsNone(t *testing.T) {
+func TestInvalidItemIsAnError(t *testing.T) {
 	r := startDynamoDB(t)
 	client := r.client(t, nil)
 	i := r.items(t, client, time.Now)
@@ -100,7 +99,7 @@ func TestAnItemThatIsNone(t *testing.T) {
 		_, err := client.PutItem(t.Context(), &dynamodb.PutItemInput{TableName: &i.table, Item: broken})
 		must(t, err)
 		if got, _, err := i.Fetch(t.Context(), key); err == nil || errors.Is(err, bastion.ErrNotFound) {
-			t.Errorf("%v reads as %q, %v", broken, got, err)
+			t.Errorf("%v is read as %q, %v", broken, got, err)
 		}
 	}
 }

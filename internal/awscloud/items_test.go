@@ -13,8 +13,8 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// lagging answers an item to consistent reads only, as a table may that was just
-// written to.
+// lagging returns an item to consistent reads only, as DynamoDB can shortly after a
+// write.
 type lagging struct {
 	failing
 	item item
@@ -27,15 +27,15 @@ func (l lagging) GetItem(_ context.Context, in *dynamodb.GetItemInput, _ ...func
 	return &dynamodb.GetItemOutput{Item: l.item}, nil
 }
 
-// An emulator's reads are always consistent, so this is what holds ours to it.
+// The reads of DynamoDB Local are always consistent, so it cannot test this.
 func TestItemsAreReadConsistently(t *testing.T) {
 	table := lagging{item: item{attVersion: number(0)}}
 	i := NewItems(table, "items", time.Now, rand.Reader)
 	if _, _, err := i.Fetch(t.Context(), "a"); !errors.Is(err, bastion.ErrNotFound) {
-		t.Errorf("an item of no version: %v", err)
+		t.Errorf("without a version: %v", err)
 	}
 	table.item[attVersion] = number(1)
 	if _, _, err := i.Fetch(t.Context(), "a"); err == nil || errors.Is(err, bastion.ErrNotFound) {
-		t.Errorf("an item without a value: %v", err)
+		t.Errorf("without a value: %v", err)
 	}
 }

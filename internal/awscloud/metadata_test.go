@@ -20,11 +20,11 @@ const metadata = `{
     {"NetworkMode": "awsvpc", "IPv4Addresses": ["10.0.2.106"], "IPv6Addresses": ["2001:db8::6a"], "AttachmentIndex": 0}]}]
 }`
 
-func TestTaskMetadata(t *testing.T) {
-	tries := 0
+func TestTaskMetadataIsReadAgainAfterError(t *testing.T) {
+	attempts := 0
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		tries++
-		if r.URL.Path != "/v4/abc/task" || tries == 1 {
+		attempts++
+		if r.URL.Path != "/v4/abc/task" || attempts == 1 {
 			http.Error(w, "not yet", http.StatusServiceUnavailable)
 			return
 		}
@@ -41,7 +41,7 @@ func TestTaskMetadata(t *testing.T) {
 	http.DefaultClient.CloseIdleConnections()
 }
 
-func TestTaskMetadataThatIsNone(t *testing.T) {
+func TestInvalidTaskMetadataIsAnError(t *testing.T) {
 	for _, body := range []string{"", "{}", `{"TaskARN": "arn:aws:ecs:eu-west-1:111122223333:service/bastions/x"}`, `{"TaskARN": "arn:aws:ecs:eu-west-1:111122223333:task/"}`} {
 		if found, err := parseTaskMetadata(strings.NewReader(body)); err == nil {
 			t.Errorf("%q: %+v", body, found)
@@ -50,6 +50,6 @@ func TestTaskMetadataThatIsNone(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	if _, err := ReadTaskMetadata(ctx, "http://127.0.0.1:1"); err == nil {
-		t.Error("a context that is over, and no error")
+		t.Error("no error after the context has ended")
 	}
 }

@@ -23,19 +23,18 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/test/privilege"
 )
 
-// moto is a moto of the test's own, with what a stack has before its first
-// bastion.
+// moto is a moto process with the resources of a stack without bastions.
 type moto struct {
 	ec2    *ec2.Client
 	ecs    *ecs.Client
-	ours   *http.Client // with which the adapters call
+	client *http.Client // of the adapters
 	sdk    aws.Config
 	stack  Stack
 	subnet string
 	family string
 }
 
-// startMoto reaches moto as the functions reach AWS: by the SDK's environment.
+// startMoto starts moto. The environment points the SDK to it, as in the functions.
 func startMoto(t *testing.T) *moto {
 	t.Helper()
 	url := emulator.Moto(t)
@@ -49,7 +48,7 @@ func startMoto(t *testing.T) *moto {
 	must(t, err)
 	transport := &http.Transport{}
 	t.Cleanup(transport.CloseIdleConnections)
-	client := &http.Client{Transport: wholeBodies{transport}, Timeout: 20 * time.Second} // a loaded machine
+	client := &http.Client{Transport: wholeBodies{transport}, Timeout: 20 * time.Second} // the machine can be busy
 	m := &moto{
 		sdk: sdk,
 		ec2: NewEC2(sdk, unpaced(), func(o *ec2.Options) { o.HTTPClient = client }),
@@ -57,33 +56,32 @@ func startMoto(t *testing.T) *moto {
 	}
 	leaveTasksRunning(t, client, url)
 	m.deploy(t)
-	m.ours = &http.Client{Timeout: client.Timeout, Transport: wholeBodies{allowed{
+	m.client = &http.Client{Timeout: client.Timeout, Transport: wholeBodies{allowed{
 		RoundTripper: transport, t: t, granted: ofFunctions(t),
 		in: privilege.Deployment{StackID: m.stack.ID, Cluster: m.stack.Cluster, VPC: m.stack.VPC},
 	}}}
 	return m
 }
 
-// leaveTasksRunning keeps moto from taking a task a step towards its end each
-// time that it is described.
+// leaveTasksRunning prevents moto from advancing a task's state at each describe.
 func leaveTasksRunning(t *testing.T, client *http.Client, url string) {
 	t.Helper()
 	never := `{"model_name": "ecs::task", "transition": {"progression": "manual", "times": 1000000000}}`
-	answer, err := client.Post(url+"/moto-api/state-manager/set-transition", "application/json", strings.NewReader(never))
+	response, err := client.Post(url+"/moto-api/state-manager/set-transition", "application/json", strings.NewReader(never))
 	must(t, err)
-	must(t, answer.Body.Close())
-	if answer.StatusCode >= http.StatusMultipleChoices {
-		t.Fatalf("set-transition: %s", answer.Status)
+	must(t, response.Body.Close())
+	if response.StatusCode >= http.StatusMultipleChoices {
+		t.Fatalf("set-transition: %s", response.Status)
 	}
 }
 
-// deploy makes what the template makes. Tasks have private addresses, because
-// that is what moto's interfaces have.
+// deploy creates the resources of the template. Tasks have private addresses, because
+// moto's interfaces have no others.
 func (m *moto) deploy(t *testing.T) {
 	t.Helper()
 	vpc, err := m.ec2.CreateVpc(t.Context(), &ec2.CreateVpcInput{CidrBlock: aws.String("10.7.0.0/16")})
 	must(t, err)
-	_, err = m.ec2.ModifyVpcAttribute(t.Context(), &ec2.ModifyVpcAttributeInput{ // else moto's RunTask fails
+	_, err = m.ec2.ModifyVpcAttribute(t.Context(), &ec2.ModifyVpcAttributeInput{ // moto's RunTask requires it
 		VpcId: vpc.Vpc.VpcId, EnableDnsHostnames: &ec2types.AttributeBooleanValue{Value: aws.Bool(true)}})
 	must(t, err)
 	subnet, err := m.ec2.CreateSubnet(t.Context(), &ec2.CreateSubnetInput{VpcId: vpc.Vpc.VpcId, CidrBlock: aws.String("10.7.0.0/20")})
@@ -110,12 +108,12 @@ func (m *moto) deploy(t *testing.T) {
 func (m *moto) groups() *Groups { return NewGroups(m.adaptersEC2(), m.stack) }
 
 func (m *moto) tasks() *Tasks {
-	client := NewECS(m.sdk, unpaced(), func(o *ecs.Options) { o.HTTPClient = m.ours })
+	client := NewECS(m.sdk, unpaced(), func(o *ecs.Options) { o.HTTPClient = m.client })
 	return NewTasks(client, m.adaptersEC2(), m.stack, time.Now)
 }
 
 func (m *moto) adaptersEC2() *ec2.Client {
-	return NewEC2(m.sdk, unpaced(), func(o *ec2.Options) { o.HTTPClient = m.ours })
+	return NewEC2(m.sdk, unpaced(), func(o *ec2.Options) { o.HTTPClient = m.client })
 }
 
 func (m *moto) launch(t *testing.T, bastionID string, attempt int) bastion.TaskSpec {
@@ -126,7 +124,7 @@ func (m *moto) launch(t *testing.T, bastionID string, attempt int) bastion.TaskS
 		Subnet: m.subnet, TaskDefinition: m.family, AttemptCreatedAt: time.Now()}
 }
 
-const noTokens = "it makes a task for each RunTask, whatever the clientToken"
+const noTokens = "it ignores the clientToken of RunTask"
 
 func TestOnMoto(t *testing.T) {
 	m := startMoto(t)
@@ -134,7 +132,7 @@ func TestOnMoto(t *testing.T) {
 		cloudtest.Groups(t, func(t *testing.T) cloudtest.GroupsHarness {
 			return cloudtest.GroupsHarness{Groups: m.groups(), Patience: 10 * time.Second,
 				Cannot: cloudtest.Cannot{Emulator: "moto", Cases: map[string]string{
-					"a group in use is not deleted": "it deletes groups that interfaces carry",
+					"a group in use is not deleted": "it deletes groups in use",
 				}}}
 		})
 	})
@@ -144,34 +142,34 @@ func TestOnMoto(t *testing.T) {
 				Cannot: cloudtest.Cannot{Emulator: "moto", Cases: map[string]string{
 					"a task says when it was made, and why it was stopped": "its tasks have neither createdAt nor stopCode",
 					"unknown tasks":                                    "its StopTask of an unknown task is an internal error",
-					"without its group there is no task":               "its RunTask makes the groups that are missing",
+					"without its group there is no task":               "its RunTask creates missing groups",
 					"an attempt is one task, however often it is sent": noTokens,
 					"an attempt that has stopped is not started again": noTokens,
 					"an attempt cannot change":                         noTokens,
 				}}}
 		})
 	})
-	t.Run("a public address that comes later", m.publicAddress)
+	t.Run("public address is associated later", m.publicAddress)
 }
 
-// publicAddress associates an address with a task's interface, as Fargate does
-// some time after it is attached.
+// publicAddress associates an address with a task's interface, as Fargate does some
+// time after it has attached the interface.
 func (m *moto) publicAddress(t *testing.T) {
 	stack := m.stack
 	stack.Public = true
 	tasks := NewTasks(m.ecs, m.ec2, stack, time.Now)
 	task, err := tasks.Run(t.Context(), m.launch(t, testID, 1))
 	must(t, err)
-	look := func() []netip.AddrPort {
+	endpoints := func() []netip.AddrPort {
 		t.Helper()
-		seen, err := tasks.Describe(t.Context(), testID, task.ID)
+		found, err := tasks.Describe(t.Context(), testID, task.ID)
 		must(t, err)
-		if len(seen) != 1 {
-			t.Fatalf("found %+v", seen)
+		if len(found) != 1 {
+			t.Fatalf("found %+v", found)
 		}
-		return seen[0].Endpoints
+		return found[0].Endpoints
 	}
-	if got := look(); len(got) > 0 {
+	if got := endpoints(); len(got) > 0 {
 		t.Errorf("without a public address, the endpoints are %v", got)
 	}
 	described, err := m.ecs.DescribeTasks(t.Context(), &ecs.DescribeTasksInput{Cluster: aws.String(stack.Cluster), Tasks: []string{task.ID}})
@@ -182,7 +180,7 @@ func (m *moto) publicAddress(t *testing.T) {
 		AllocationId: address.AllocationId, NetworkInterfaceId: aws.String(interfaceOf(described.Tasks[0]))})
 	must(t, err)
 	want := []netip.AddrPort{netip.MustParseAddrPort(*address.PublicIp + ":2222")}
-	if got := look(); !slices.Equal(got, want) {
-		t.Errorf("the endpoints are %v, not %v", got, want)
+	if got := endpoints(); !slices.Equal(got, want) {
+		t.Errorf("the endpoints are %v, want %v", got, want)
 	}
 }

@@ -30,15 +30,15 @@ func TestCallsWaitForTheirTurn(t *testing.T) {
 		calls   int
 		want    time.Duration
 	}{
-		{"a burst", 1, []string{"DeleteSecurityGroup"}, 50, 0},
-		{"one more", 1, []string{"DeleteSecurityGroup"}, 51, 200 * time.Millisecond},
+		{"burst", 1, []string{"DeleteSecurityGroup"}, 50, 0},
+		{"one more than a burst", 1, []string{"DeleteSecurityGroup"}, 51, 200 * time.Millisecond},
 		{"half the rate", 0.5, []string{"DeleteSecurityGroup"}, 25 + 5, 2 * time.Second},
-		{"buckets of their own", 0.5, []string{"DeleteSecurityGroup", "RevokeSecurityGroupIngress"}, 2 * 25, 0},
-		{"a bucket that two share", 0.5, []string{"ListTasks", "DescribeTasks"}, 50 + 10, time.Second},
-		{"a call with two buckets waits for the slower", 0.5, []string{"RunTask"}, 50 + 10, time.Second},
-		{"and takes from the other", 0.5, []string{"RunTask", "StopTask"}, 50 + 20, time.Second},
-		{"a share so small that its bucket would hold nothing", 0.001, []string{"DeleteSecurityGroup"}, 2, 200 * time.Second},
-		{"a call without a rate", 0.5, []string{"CreateFleet"}, 1000, 0},
+		{"separate buckets", 0.5, []string{"DeleteSecurityGroup", "RevokeSecurityGroupIngress"}, 2 * 25, 0},
+		{"shared bucket", 0.5, []string{"ListTasks", "DescribeTasks"}, 50 + 10, time.Second},
+		{"two buckets: the slower one counts", 0.5, []string{"RunTask"}, 50 + 10, time.Second},
+		{"two buckets: both are used", 0.5, []string{"RunTask", "StopTask"}, 50 + 20, time.Second},
+		{"share of less than one token", 0.001, []string{"DeleteSecurityGroup"}, 2, 200 * time.Second},
+		{"call without a rate", 0.5, []string{"CreateFleet"}, 1000, 0},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			p := NewPacer()
@@ -50,13 +50,13 @@ func TestCallsWaitForTheirTurn(t *testing.T) {
 				}
 			}
 			if took := time.Since(began).Round(time.Millisecond); took != test.want {
-				t.Errorf("%s: %d calls took %s, not %s", test.name, test.calls, took, test.want)
+				t.Errorf("%s: %d calls took %s, want %s", test.name, test.calls, took, test.want)
 			}
 		})
 	}
 }
 
-func TestNobodyWaitsInVain(t *testing.T) {
+func TestWaitBeyondDeadlineFailsAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := NewPacer()
 		p.empty("DeleteSecurityGroup")
@@ -64,19 +64,19 @@ func TestNobodyWaitsInVain(t *testing.T) {
 		short, cancel := context.WithTimeout(t.Context(), 199*time.Millisecond)
 		defer cancel()
 		if err := p.wait(short, "DeleteSecurityGroup"); !errors.Is(err, bastion.ErrNoTime) || time.Since(began) > 0 {
-			t.Errorf("after %s: %v", time.Since(began), err)
+			t.Errorf("%v after %s, want ErrNoTime at once", err, time.Since(began))
 		}
 		if err := p.wait(t.Context(), "DeleteSecurityGroup"); err != nil || time.Since(began) != 200*time.Millisecond {
-			t.Errorf("the next has its turn after %s: %v", time.Since(began), err)
+			t.Errorf("%v after %s, want the turn after 200ms", err, time.Since(began))
 		}
 		<-short.Done()
 		if err := p.wait(short, "DeleteSecurityGroup"); !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("too late: %v", err)
+			t.Errorf("after the deadline: %v", err)
 		}
 	})
 }
 
-// pacedWire is a wire without a network, so that it can be in simulated time.
+// pacedWire returns a wire without a network, for simulated time.
 func pacedWire(t *testing.T, p *Pacer) *wire {
 	w := &wire{cloud: localcloud.New(localcloud.Config{})}
 	t.Cleanup(w.cloud.Close)
@@ -90,12 +90,11 @@ func pacedWire(t *testing.T, p *Pacer) *wire {
 	return w
 }
 
-// Repeats are calls, too: each waits for its turn, and after a refusal there is
-// nothing left to take at once.
-func TestARefusedCallIsRepeatedWithinTheRate(t *testing.T) {
+// A throttled call empties its bucket, and each retry waits for its turn.
+func TestRetriesStayWithinRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := NewPacer()
-		p.SetShare(0.1) // a delete every two seconds
+		p.SetShare(0.1) // one DeleteSecurityGroup every two seconds
 		w := pacedWire(t, p)
 		for range 3 {
 			w.server.Fail("DeleteSecurityGroup", "RequestLimitExceeded", "Request limit exceeded.")
@@ -105,7 +104,7 @@ func TestARefusedCallIsRepeatedWithinTheRate(t *testing.T) {
 			t.Error(err)
 		}
 		if took := time.Since(began).Round(time.Millisecond); took < 6*time.Second {
-			t.Errorf("three repeats within %s", took)
+			t.Errorf("three retries within %s", took)
 		}
 		began = time.Now()
 		if _, err := w.groups.List(t.Context()); err != nil || time.Since(began) > 0 {
@@ -114,9 +113,7 @@ func TestARefusedCallIsRepeatedWithinTheRate(t *testing.T) {
 	})
 }
 
-// Of some functions there are so many that repeats would only keep others from
-// their turn.
-func TestWhoYieldsDoesNotRepeat(t *testing.T) {
+func TestFailWhenThrottledDoesNotRetry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := NewPacer()
 		p.FailWhenThrottled()
@@ -128,16 +125,15 @@ func TestWhoYieldsDoesNotRepeat(t *testing.T) {
 			if !errors.Is(err, bastion.ErrNoTime) {
 				t.Errorf("%s: %v", call, err)
 			}
-			wantNoneOfTheSDK(t, err)
+			checkNoSDKError(t, err)
 		}
 		if calls := w.server.Calls(); len(calls) != 2 {
-			t.Errorf("called %q", calls)
+			t.Errorf("calls: %q", calls)
 		}
 	})
 }
 
-// Others that are refused again and again did not have their turn either.
-func TestThrottlingIsNoFailure(t *testing.T) {
+func TestThrottlingAfterAllRetriesIsErrNoTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := pacedWire(t, NewPacer())
 		for range computeAttempts {
@@ -149,7 +145,7 @@ func TestThrottlingIsNoFailure(t *testing.T) {
 			if !errors.Is(err, bastion.ErrNoTime) {
 				t.Errorf("%s: %v", call, err)
 			}
-			wantNoneOfTheSDK(t, err)
+			checkNoSDKError(t, err)
 		}
 		if calls := w.server.Calls(); len(calls) != 2*computeAttempts {
 			t.Errorf("%d calls", len(calls))
@@ -157,8 +153,8 @@ func TestThrottlingIsNoFailure(t *testing.T) {
 	})
 }
 
-// What the domain acts upon gets through the SDK.
-func TestNoTimeIsRecognised(t *testing.T) {
+// The domain acts on ErrNoTime, so the SDK must not hide it.
+func TestErrNoTimePassesThroughSDK(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := NewPacer()
 		w := pacedWire(t, p)
@@ -177,10 +173,10 @@ func TestNoTimeIsRecognised(t *testing.T) {
 			if !errors.Is(err, bastion.ErrNoTime) {
 				t.Errorf("%s: %v", call, err)
 			}
-			wantNoneOfTheSDK(t, err)
+			checkNoSDKError(t, err)
 		}
 		if calls := w.server.Calls(); len(calls) > 0 {
-			t.Errorf("called %q", calls)
+			t.Errorf("calls: %q", calls)
 		}
 	})
 }
@@ -188,16 +184,16 @@ func TestNoTimeIsRecognised(t *testing.T) {
 // limit is a bucket without its name.
 type limit struct{ burst, perSecond float64 }
 
-// Operators are told the rates that the functions keep to. The two are written
-// down apart from each other, each from AWS's pages, so that a slip in one shows.
-func TestRatesAreThoseOfTheOperatorsTable(t *testing.T) {
+// OPERATIONS.md has the rates too. Both come from AWS's pages separately, so that a
+// mistake in one of them is noticed.
+func TestRatesMatchOperations(t *testing.T) {
 	sharers := map[string][]string{} // by bucket
 	limits := map[string]limit{}
 	for _, call := range slices.Sorted(maps.Keys(Rates)) {
 		for _, r := range Rates[call] {
 			sharers[r.Bucket] = append(sharers[r.Bucket], call)
 			if l, known := limits[r.Bucket]; known && l != (limit{r.Burst, r.PerSecond}) {
-				t.Errorf("%s: %s has another rate than those before it", r.Bucket, call)
+				t.Errorf("%s has another rate for the bucket %s", call, r.Bucket)
 			}
 			limits[r.Bucket] = limit{r.Burst, r.PerSecond}
 		}
@@ -211,7 +207,7 @@ func TestRatesAreThoseOfTheOperatorsTable(t *testing.T) {
 	}
 }
 
-// operatorsTable reads the rates of OPERATIONS.md, by the calls that share a bucket.
+// operatorsTable returns the rates in OPERATIONS.md by the calls that share a bucket.
 func operatorsTable(t *testing.T) map[string]limit {
 	text, err := os.ReadFile("../../OPERATIONS.md")
 	if err != nil {

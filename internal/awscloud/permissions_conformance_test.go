@@ -20,13 +20,13 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/test/privilege"
 )
 
-// allowed fails the test on a call that no role allows to whom it stands for: in a
-// suite, an adapter goes ways that no function takes every day.
+// allowed fails the test if a call needs a permission that is not granted. The suites
+// use paths of the adapters that the system test does not reach.
 type allowed struct {
 	http.RoundTripper
 	t       *testing.T
 	in      privilege.Deployment
-	userID  string // of a task
+	userID  string // of a task; empty for a function
 	granted []privilege.Permission
 }
 
@@ -37,7 +37,7 @@ func (a allowed) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	calls, err := a.in.Calls(r, body, a.userID)
 	if err == nil {
-		err = a.judge(calls)
+		err = a.check(calls)
 	}
 	if err != nil {
 		a.t.Error(err)
@@ -48,18 +48,18 @@ func (a allowed) RoundTrip(r *http.Request) (*http.Response, error) {
 	return a.RoundTripper.RoundTrip(sent)
 }
 
-func (a allowed) judge(calls []privilege.Call) error {
+func (a allowed) check(calls []privilege.Call) error {
 	needed, err := privilege.Expand(calls)
 	if err != nil {
 		return err
 	}
-	if tooFew, _ := privilege.Compare(a.granted, needed); len(tooFew) > 0 {
-		return fmt.Errorf("no role grants %v", tooFew)
+	if missing, _ := privilege.Compare(a.granted, needed); len(missing) > 0 {
+		return fmt.Errorf("no role grants %v", missing)
 	}
 	return nil
 }
 
-// granted is what the roles of template.yaml grant, by their names.
+// granted returns the permissions of the roles in template.yaml, by role.
 func granted(t *testing.T) map[string][]privilege.Permission {
 	t.Helper()
 	template, err := emulator.Transformed()
@@ -69,7 +69,7 @@ func granted(t *testing.T) map[string][]privilege.Permission {
 	return all
 }
 
-// ofFunctions is what any function's role grants; the task's is not among it.
+// ofFunctions returns the permissions of all functions' roles together.
 func ofFunctions(t *testing.T) []privilege.Permission {
 	t.Helper()
 	all := granted(t)
@@ -77,8 +77,8 @@ func ofFunctions(t *testing.T) []privilege.Permission {
 	return slices.Concat(slices.Collect(maps.Values(all))...)
 }
 
-// as makes a client for whoever has these permissions, and for one table, which
-// template.yaml calls by that name.
+// as returns a client with these permissions for one table. name is the table's name
+// in template.yaml.
 func (r dynamo) as(t *testing.T, granted []privilege.Permission, userID, table, name string) *dynamodb.Client {
 	t.Helper()
 	return r.client(t, func(next http.RoundTripper) http.RoundTripper {
@@ -91,7 +91,8 @@ func (r dynamo) allowedStore(t *testing.T) *Store {
 	return NewStore(r.as(t, ofFunctions(t), "", table, "RecordsTable"), table, history, rand.Reader)
 }
 
-// allowedLeases is both sides of a table, each with what its own roles grant.
+// allowedLeases returns both sides of a lease table, each with the permissions of its
+// roles.
 func (r dynamo) allowedLeases(t *testing.T) cloudtest.LeasesHarness {
 	table, n := r.table(t, LeasesSchema()), 0
 	return cloudtest.LeasesHarness{

@@ -15,16 +15,17 @@ import (
 	"github.com/aws/smithy-go"
 )
 
-// parameterStore returns the values that it has, and the names of those that it has not.
+// parameterStore is a Parameter Store with these values. It returns the names of the
+// others as invalid.
 type parameterStore struct {
 	values map[string]string
 	err    error
-	asked  []ssm.GetParametersInput
-	during func(context.Context) // a call
+	calls  []ssm.GetParametersInput
+	during func(context.Context) // runs during each call
 }
 
 func (p *parameterStore) GetParameters(ctx context.Context, in *ssm.GetParametersInput, _ ...func(*ssm.Options)) (*ssm.GetParametersOutput, error) {
-	p.asked = append(p.asked, *in)
+	p.calls = append(p.calls, *in)
 	if p.during != nil {
 		p.during(ctx)
 	}
@@ -52,17 +53,17 @@ func TestSecretsAreReadOnceInFiveMinutes(t *testing.T) {
 			}
 		}
 		time.Sleep(secretsMaxAge - time.Nanosecond)
-		if got, err := s.Get(t.Context(), "/a/signing"); err != nil || !slices.Equal(got, []string{"one"}) || len(store.asked) != 1 {
-			t.Fatalf("%v, %v after %d reads", got, err, len(store.asked))
+		if got, err := s.Get(t.Context(), "/a/signing"); err != nil || !slices.Equal(got, []string{"one"}) || len(store.calls) != 1 {
+			t.Fatalf("%v, %v after %d reads", got, err, len(store.calls))
 		}
-		in := store.asked[0]
+		in := store.calls[0]
 		if !aws.ToBool(in.WithDecryption) || !slices.Equal(in.Names, []string{"/a/signing", "/a/token"}) {
 			t.Errorf("the read is %+v", in)
 		}
 		store.values["/a/token"] = "new"
 		time.Sleep(time.Nanosecond)
-		if got, err := s.Get(t.Context(), "/a/token"); err != nil || !slices.Equal(got, []string{"new"}) || len(store.asked) != 2 {
-			t.Errorf("%v, %v after %d reads", got, err, len(store.asked))
+		if got, err := s.Get(t.Context(), "/a/token"); err != nil || !slices.Equal(got, []string{"new"}) || len(store.calls) != 2 {
+			t.Errorf("%v, %v after %d reads", got, err, len(store.calls))
 		}
 	})
 }
@@ -85,8 +86,8 @@ func TestConcurrentCallersShareOneRead(t *testing.T) {
 			t.Errorf("a caller whose context ends first gets %v", err)
 		}
 		time.Sleep(2 * time.Second)
-		if len(store.asked) != 1 {
-			t.Errorf("%d reads", len(store.asked))
+		if len(store.calls) != 1 {
+			t.Errorf("%d reads", len(store.calls))
 		}
 	})
 }
@@ -99,12 +100,12 @@ func TestMissingSecretsAreNamedAndReadAgain(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	// One workspace without a token does not affect the others.
-	if got, err := s.Get(t.Context(), "/there"); err != nil || got[0] != "hush" || len(store.asked) != 1 {
-		t.Errorf("%v, %v after %d reads", got, err, len(store.asked))
+	if got, err := s.Get(t.Context(), "/there"); err != nil || got[0] != "hush" || len(store.calls) != 1 {
+		t.Errorf("%v, %v after %d reads", got, err, len(store.calls))
 	}
 	store.err = &smithy.GenericAPIError{Code: "AccessDeniedException", Message: "no"}
 	_, err = s.Get(t.Context(), "/gone")
-	foreignTypes(t, "Get", err, store.err)
+	checkOpaque(t, "Get", err, store.err)
 	store.err = nil
 	store.values = map[string]string{"/missing": "1", "/there": "2", "/empty": "3", "/gone": "4"}
 	if got, err := s.Get(t.Context(), "/gone", "/missing"); err != nil || !slices.Equal(got, []string{"4", "1"}) {

@@ -26,44 +26,44 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/test/awswire"
 )
 
-func TestAnOldAttemptIsNotSent(t *testing.T) {
+func TestRunTaskIsNotSentAfterReplayWindow(t *testing.T) {
 	w := newWire(t, localcloud.Config{}, nil)
 	now := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
 	w.tasks.now = func() time.Time { return now }
-	launch := w.launch(t, testID, 1)
-	for _, announced := range []time.Time{{}, now.Add(-55*time.Minute - time.Second)} {
-		launch.AttemptCreatedAt = announced
-		_, err := w.tasks.Run(t.Context(), launch)
-		wantRefusal(t, err, "")
+	spec := w.launch(t, testID, 1)
+	for _, created := range []time.Time{{}, now.Add(-bastion.RunTaskReplayWindow - time.Second)} {
+		spec.AttemptCreatedAt = created
+		_, err := w.tasks.Run(t.Context(), spec)
+		checkRefusal(t, err, "")
 		if err == nil || slices.Contains(w.server.Calls(), "RunTask") {
-			t.Errorf("announced at %s, it is sent: %v", announced, err)
+			t.Errorf("created at %s: %v after calls %q", created, err, w.server.Calls())
 		}
 	}
-	launch.AttemptCreatedAt = now.Add(-55 * time.Minute)
-	if _, err := w.tasks.Run(t.Context(), launch); err != nil {
+	spec.AttemptCreatedAt = now.Add(-bastion.RunTaskReplayWindow)
+	if _, err := w.tasks.Run(t.Context(), spec); err != nil {
 		t.Error(err)
 	}
 }
 
-func TestStopIsContentWithAnUnknownTaskOnly(t *testing.T) {
+func TestStopIgnoresUnknownTaskOnly(t *testing.T) {
 	w := newWire(t, localcloud.Config{}, nil)
-	for message, fine := range map[string]bool{"The referenced task was not found.": true, "Task Identifier is invalid": false} {
+	for message, ignored := range map[string]bool{"The referenced task was not found.": true, "Task Identifier is invalid": false} {
 		w.server.Fail("StopTask", "InvalidParameterException", message)
 		err := w.tasks.Stop(t.Context(), "0123456789abcdef0123456789abcdef", "closed")
-		if (err == nil) != fine {
+		if (err == nil) != ignored {
 			t.Errorf("%s: %v", message, err)
 		}
-		wantNoneOfTheSDK(t, err)
+		checkNoSDKError(t, err)
 	}
 	for _, code := range []string{"ThrottlingException", "ClusterNotFoundException", "AccessDeniedException"} {
 		w.server.Fail("StopTask", code, "The referenced task was not found.")
 		if err := w.tasks.Stop(t.Context(), "0123456789abcdef0123456789abcdef", "closed"); err == nil {
-			t.Errorf("%s is no error", code)
+			t.Errorf("%s is ignored", code)
 		}
 	}
 }
 
-func TestAReasonIsCutToWhatECSTakes(t *testing.T) {
+func TestLongStopReasonIsTruncated(t *testing.T) {
 	w := newWire(t, localcloud.Config{}, nil)
 	task, err := w.tasks.Run(t.Context(), w.launch(t, testID, 1))
 	if err != nil {
@@ -74,25 +74,24 @@ func TestAReasonIsCutToWhatECSTakes(t *testing.T) {
 	}
 }
 
-func TestReadsFailWithoutTypesOfTheSDK(t *testing.T) {
+func TestReadErrorsOfTasksAreHidden(t *testing.T) {
 	w := newWire(t, localcloud.Config{}, nil)
 	task, err := w.tasks.Run(t.Context(), w.launch(t, testID, 1))
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.await(t, testID, task.ID) // until its interface is there to be looked at
+	w.await(t, testID, task.ID) // until it has a network interface
 	for _, action := range []string{"ListTasks", "DescribeTasks", "DescribeNetworkInterfaces"} {
 		w.server.Fail(action, "ThrottlingException", "Rate exceeded")
 		_, err := w.tasks.Describe(t.Context(), testID)
 		if err == nil || !strings.Contains(err.Error(), action) {
-			t.Errorf("%s failed, and the error is %v", action, err)
+			t.Errorf("%s failed, but the error is %v", action, err)
 		}
-		wantNoneOfTheSDK(t, err)
+		checkNoSDKError(t, err)
 	}
 }
 
-// TestManyTasksAreReadInPages counts the calls: reads come in pages and look-ups
-// in batches, whose sizes are AWS's.
+// The sizes of pages and batches are those of AWS.
 func TestManyTasksAreReadInPages(t *testing.T) {
 	w := newWire(t, localcloud.Config{}, func(cfg *awswire.Config) { cfg.PageSize = 50 })
 	group := w.launch(t, testID, 1)
@@ -102,7 +101,7 @@ func TestManyTasksAreReadInPages(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	w.look(t, func() error { // until all have interfaces
+	w.retry(t, func() error { // until all have interfaces
 		tasks, err := w.tasks.List(t.Context())
 		if i := slices.IndexFunc(tasks, func(task bastion.Task) bool { return len(task.Endpoints) == 0 }); err == nil && i >= 0 {
 			err = fmt.Errorf("%+v has no address", tasks[i])
@@ -118,25 +117,25 @@ func TestManyTasksAreReadInPages(t *testing.T) {
 	for _, call := range w.server.Calls()[before:] {
 		count[call]++
 	}
-	// Five pages of those to run, and one of those to stop; 230 by 100; 230 by
-	// 200, in pages of 50.
+	// Five pages of running tasks and one of stopped ones; 230 tasks by 100; 230
+	// interfaces by 200, in pages of 50.
 	want := map[string]int{"ListTasks": 6, "DescribeTasks": 3, "DescribeNetworkInterfaces": 5}
 	for call, times := range want {
 		if count[call] != times {
-			t.Errorf("%d calls of %s, not %d", count[call], call, times)
+			t.Errorf("%d calls of %s, want %d", count[call], call, times)
 		}
 	}
 }
 
-func TestOnlyTheStacksTasksAreListed(t *testing.T) {
+func TestOnlyTasksOfTheStackAreListed(t *testing.T) {
 	w := newWire(t, localcloud.Config{}, nil)
-	launch := w.launch(t, testID, 1)
-	foreign := *w.tasks
-	foreign.stack.ID = "another"
-	if _, err := foreign.Run(t.Context(), launchIn(launch.GroupID, "anotherbastion00", 1)); err != nil {
+	spec := w.launch(t, testID, 1)
+	other := *w.tasks
+	other.stack.ID = "another"
+	if _, err := other.Run(t.Context(), launchIn(spec.GroupID, "anotherbastion00", 1)); err != nil {
 		t.Fatal(err)
 	}
-	task, err := w.tasks.Run(t.Context(), launch)
+	task, err := w.tasks.Run(t.Context(), spec)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,7 +144,7 @@ func TestOnlyTheStacksTasksAreListed(t *testing.T) {
 	}
 }
 
-func TestEndpoints(t *testing.T) {
+func TestEndpointsOfInterface(t *testing.T) {
 	attached := ec2types.NetworkInterface{
 		PrivateIpAddress: aws.String("10.0.0.7"),
 		Association:      &ec2types.NetworkInterfaceAssociation{PublicIp: aws.String("198.51.100.7")},
@@ -173,12 +172,12 @@ func TestEndpoints(t *testing.T) {
 			want = append(want, netip.MustParseAddrPort(endpoint))
 		}
 		if got := stack.endpointsOf(c.at); !slices.Equal(got, want) {
-			t.Errorf("%s: %v, not %v", c.name, got, want)
+			t.Errorf("%s: %v, want %v", c.name, got, want)
 		}
 	}
 }
 
-func TestAStoppedTaskSaysWhatTheContainerSays(t *testing.T) {
+func TestStoppedTaskHasReasonOfContainer(t *testing.T) {
 	stopped := types.Task{
 		TaskArn: aws.String(testStack.taskARN("0123456789abcdef0123456789abcdef")), StartedBy: aws.String(StartedBy(testID)),
 		LastStatus: aws.String("STOPPED"), StopCode: types.TaskStopCodeTaskFailedToStart, StoppedReason: aws.String("Task failed to start"),
@@ -194,38 +193,38 @@ func TestAStoppedTaskSaysWhatTheContainerSays(t *testing.T) {
 	want := bastion.Task{ID: "0123456789abcdef0123456789abcdef", BastionID: testID, Attempt: 2, Status: bastion.TaskStopped,
 		StopCode: "TaskFailedToStart", StopReason: "Task failed to start: CannotPullContainerError: not found"}
 	if fmt.Sprint(got) != fmt.Sprint(want) || exit == nil || *exit != 10 {
-		t.Errorf("%+v with exit code %v, not %+v with 10", got, exit, want)
+		t.Errorf("%+v with exit code %v, want %+v with 10", got, exit, want)
 	}
 }
 
-// Each look at an address is a call of EC2's.
-func TestNobodyLooksForATaskThatIsToEnd(t *testing.T) {
+// Each lookup of an address is a call of EC2.
+func TestNoAddressIsReadOfTaskThatIsBeingStopped(t *testing.T) {
 	task := types.Task{LastStatus: aws.String("RUNNING"), Attachments: []types.Attachment{{Type: aws.String("ElasticNetworkInterface"),
 		Details: []types.KeyValuePair{{Name: aws.String("networkInterfaceId"), Value: aws.String("eni-1")}}}}}
 	for desired, want := range map[string]string{"RUNNING": "eni-1", "STOPPED": ""} {
 		task.DesiredStatus = aws.String(desired)
 		if got := interfaceOf(task); got != want {
-			t.Errorf("a task that is to be %s is looked for at %q", desired, got)
+			t.Errorf("desired status %s: interface %q, want %q", desired, got, want)
 		}
 	}
 }
 
 var update = flag.Bool("update", false, "write the golden files")
 
-var testLaunch = bastion.TaskSpec{
+var testSpec = bastion.TaskSpec{
 	BastionID: testID, Attempt: 3, GroupID: "sg-0123456789abcdef0", Subnet: "subnet-0123456789abcdef0",
 	TaskDefinition:   "arn:aws:ecs:eu-central-1:123456789012:task-definition/bastion:7",
 	AttemptCreatedAt: time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC),
 }
 
-// TestRunTaskIsSentThis holds every parameter of RunTask: one that changes
-// between two sendings of an attempt is a ConflictException.
-func TestRunTaskIsSentThis(t *testing.T) {
+// If a parameter changes between two calls for the same attempt, ECS returns a
+// ConflictException. A change here fails attempts that are open during the deploy.
+func TestRunTaskParameters(t *testing.T) {
 	private := testStack
 	private.Public, private.Spot = false, true
 	for name, stack := range map[string]Stack{"public": testStack, "private-spot": private} {
 		t.Run(name, func(t *testing.T) {
-			got := sentAs(t, stack.runTaskInput(testLaunch))
+			got := requestBody(t, stack.runTaskInput(testSpec))
 			file := "testdata/runtask-" + name + ".json"
 			if *update {
 				if err := os.WriteFile(file, got, 0o644); err != nil {
@@ -234,13 +233,13 @@ func TestRunTaskIsSentThis(t *testing.T) {
 			}
 			want, err := os.ReadFile(file)
 			if err != nil || !bytes.Equal(got, want) {
-				t.Errorf("%s (%v): RunTask is sent\n%s", file, err, got)
+				t.Errorf("%s (%v): the request is\n%s", file, err, got)
 			}
 		})
 	}
 }
 
-// captured keeps the body of a request that it does not send.
+// captured stores the body of a request instead of sending it.
 type captured struct{ body bytes.Buffer }
 
 func (c *captured) Do(r *http.Request) (*http.Response, error) {
@@ -248,13 +247,13 @@ func (c *captured) Do(r *http.Request) (*http.Response, error) {
 	return nil, errors.Join(errors.New("not sent"), err)
 }
 
-// sentAs is what the SDK makes of a RunTask, for people to read.
-func sentAs(t *testing.T, in *ecs.RunTaskInput) []byte {
+// requestBody returns the indented body of the SDK's request for RunTask.
+func requestBody(t *testing.T, in *ecs.RunTaskInput) []byte {
 	t.Helper()
 	var wire captured
 	client := ecs.NewFromConfig(testSDK("http://wire.test"), func(o *ecs.Options) { o.HTTPClient, o.Retryer = &wire, aws.NopRetryer{} })
 	if _, err := client.RunTask(t.Context(), in); err == nil {
-		t.Fatal("it was sent")
+		t.Fatal("the request was sent")
 	}
 	var text bytes.Buffer
 	if err := json.Indent(&text, wire.body.Bytes(), "", "  "); err != nil {
@@ -263,19 +262,19 @@ func sentAs(t *testing.T, in *ecs.RunTaskInput) []byte {
 	return append(text.Bytes(), '\n')
 }
 
-func TestRunTaskFollowsFromTheLaunchAlone(t *testing.T) {
-	later := testLaunch
+func TestRunTaskDoesNotDependOnTime(t *testing.T) {
+	later := testSpec
 	later.AttemptCreatedAt = later.AttemptCreatedAt.Add(time.Hour)
-	if a, b := testStack.runTaskInput(testLaunch), testStack.runTaskInput(later); !reflect.DeepEqual(a, b) {
-		t.Errorf("the same attempt is sent as\n%+v and as\n%+v", a, b)
+	if a, b := testStack.runTaskInput(testSpec), testStack.runTaskInput(later); !reflect.DeepEqual(a, b) {
+		t.Errorf("two requests for one attempt:\n%+v\n%+v", a, b)
 	}
-	if bytes := len(*testStack.runTaskInput(testLaunch).ClientToken); bytes > 64 {
+	if bytes := len(*testStack.runTaskInput(testSpec).ClientToken); bytes > 64 {
 		t.Errorf("the clientToken has %d characters", bytes)
 	}
 }
 
-// What RunTask may err with, and what the port makes of it: a refusal with a
-// code, ErrNotFound, or an error that only means "try again".
+// runTaskErrors are errors of RunTask, and what the port returns for them: a refusal
+// with a code, ErrNotFound, or an error that the domain retries.
 var runTaskErrors = []struct {
 	code, message string
 	refused       bastion.FailureCode
@@ -301,50 +300,50 @@ var runTaskErrors = []struct {
 	{"ExpiredTokenException", "The security token included in the request is expired", "", false},
 }
 
-func TestRunTaskErrors(t *testing.T) {
+func TestRunTaskErrorsAreConverted(t *testing.T) {
 	w := newWire(t, localcloud.Config{}, nil)
-	launch := w.launch(t, testID, 1)
+	spec := w.launch(t, testID, 1)
 	for _, c := range runTaskErrors {
 		t.Run(c.code+" "+c.message, func(t *testing.T) {
 			w.server.Fail("RunTask", c.code, c.message)
-			_, err := w.tasks.Run(t.Context(), launch)
-			wantRefusal(t, err, c.refused)
+			_, err := w.tasks.Run(t.Context(), spec)
+			checkRefusal(t, err, c.refused)
 			if errors.Is(err, bastion.ErrNotFound) != c.notFound {
-				t.Errorf("not found: %t, of %v", !c.notFound, err)
+				t.Errorf("%v: ErrNotFound is %t, want %t", err, !c.notFound, c.notFound)
 			}
 			if err == nil || !strings.Contains(err.Error(), c.message) {
-				t.Errorf("%v does not have ECS's words", err)
+				t.Errorf("%v does not contain the message of ECS", err)
 			}
-			wantNoneOfTheSDK(t, err)
+			checkNoSDKError(t, err)
 		})
 	}
 }
 
-// wantRefusal checks that an error refuses the task for this reason; empty: that
-// it is no refusal.
-func wantRefusal(t *testing.T, err error, code bastion.FailureCode) {
+// checkRefusal checks that an error is a refusal with this code, or, if the code is
+// empty, that it is not a refusal.
+func checkRefusal(t *testing.T, err error, code bastion.FailureCode) {
 	t.Helper()
 	var refused *bastion.RefusedError
 	switch errors.As(err, &refused); {
 	case refused == nil && code != "":
-		t.Errorf("%v does not refuse", err)
+		t.Errorf("%v is not a refusal", err)
 	case refused != nil && refused.Failure.Code != code:
-		t.Errorf("refused as %s, not as %q", refused.Failure.Code, code)
+		t.Errorf("refused with %s, want %q", refused.Failure.Code, code)
 	case refused != nil && (refused.Failure.Message == "" || refused.Detail == ""):
-		t.Errorf("the refusal %+v leaves something unsaid", refused)
+		t.Errorf("the refusal %+v has no message or no detail", refused)
 	}
 }
 
-// wantNoneOfTheSDK checks that the SDK's own types stay inside.
-func wantNoneOfTheSDK(t *testing.T, err error) {
+// checkNoSDKError checks that err has no error type of the SDK.
+func checkNoSDKError(t *testing.T, err error) {
 	t.Helper()
 	var api smithy.APIError
 	if errors.As(err, &api) {
-		t.Errorf("%T comes out of the adapter", api)
+		t.Errorf("the adapter returns a %T", api)
 	}
 }
 
-func TestFailuresOfRunTask(t *testing.T) {
+func TestFailuresOfRunTaskAreRefusals(t *testing.T) {
 	for _, c := range []struct {
 		reason, detail string
 		want           bastion.Failure
@@ -361,37 +360,37 @@ func TestFailuresOfRunTask(t *testing.T) {
 		}
 		got := refusedBy(failure)
 		if got.Failure != c.want || !strings.Contains(got.Detail, c.reason) || !strings.Contains(got.Detail, c.detail) {
-			t.Errorf("%s is %+v", c.reason, got)
+			t.Errorf("%s: %+v", c.reason, got)
 		}
 	}
 }
 
-func TestNoCapacityEndsTheAttemptForGood(t *testing.T) {
+func TestAttemptWithoutCapacityIsRefusedAgain(t *testing.T) {
 	w := newWire(t, localcloud.Config{}, nil)
-	launch := w.launch(t, testID, 1)
+	spec := w.launch(t, testID, 1)
 	w.cloud.RefuseCapacity(1)
-	for range 2 { // the second time it is the token's old answer
-		_, err := w.tasks.Run(t.Context(), launch)
-		wantRefusal(t, err, bastion.FailureCapacity)
+	for range 2 { // the second response is that of the clientToken
+		_, err := w.tasks.Run(t.Context(), spec)
+		checkRefusal(t, err, bastion.FailureCapacity)
 	}
-	launch.Attempt = 2
-	if _, err := w.tasks.Run(t.Context(), launch); err != nil {
+	spec.Attempt = 2
+	if _, err := w.tasks.Run(t.Context(), spec); err != nil {
 		t.Errorf("the next attempt: %v", err)
 	}
 }
 
-func TestAConflictNamesTheTaskThatThereIs(t *testing.T) {
+func TestConflictNamesExistingTask(t *testing.T) {
 	w := newWire(t, localcloud.Config{}, nil)
-	launch := w.launch(t, testID, 1)
-	task, err := w.tasks.Run(t.Context(), launch)
+	spec := w.launch(t, testID, 1)
+	task, err := w.tasks.Run(t.Context(), spec)
 	if err != nil {
 		t.Fatal(err)
 	}
 	w.tasks.stack.Public = false // as after a deployment
-	_, err = w.tasks.Run(t.Context(), launch)
-	wantRefusal(t, err, "")
+	_, err = w.tasks.Run(t.Context(), spec)
+	checkRefusal(t, err, "")
 	if err == nil || !strings.Contains(err.Error(), testStack.taskARN(task.ID)) {
-		t.Errorf("%v does not name task %s", err, task.ID)
+		t.Errorf("%v does not contain task %s", err, task.ID)
 	}
 	if tasks, err := w.tasks.Describe(t.Context(), testID); err != nil || len(tasks) != 1 || tasks[0].Attempt != 1 {
 		t.Errorf("found %+v, %v", tasks, err)

@@ -38,7 +38,7 @@ var testStack = Stack{
 
 const testID = "abcdefghijklmnop"
 
-// wire is the adapters on the real SDK, on HTTP, on a local cloud.
+// wire has the adapters on the real SDK, which calls a local cloud over HTTP.
 type wire struct {
 	cloud  *localcloud.Cloud
 	server *awswire.Server
@@ -48,8 +48,8 @@ type wire struct {
 	tasks  *Tasks
 }
 
-// newWire makes a cloud and adapters of testStack. The SDK does not repeat
-// itself, so that a test sees each call.
+// newWire returns a local cloud and adapters for testStack. The SDK does not retry,
+// so that a test controls each call.
 func newWire(t *testing.T, cloud localcloud.Config, edit func(*awswire.Config)) *wire {
 	w := &wire{cloud: localcloud.New(cloud)}
 	t.Cleanup(w.cloud.Close)
@@ -71,16 +71,16 @@ func newWire(t *testing.T, cloud localcloud.Config, edit func(*awswire.Config)) 
 	return w
 }
 
-// unpaced lets tests make as many calls as they like.
+// unpaced returns a pacer that does not slow down tests.
 func unpaced() *Pacer {
 	p := NewPacer()
 	p.SetShare(1000)
 	return p
 }
 
-// wholeBodies sends copies of request bodies. The SDK closes a body as soon as it
-// has an answer, and on loopback that is there before the transport has seen the
-// body's end: it would take the request for broken, and the connection with it.
+// wholeBodies sends copies of request bodies. The SDK closes a body as soon as it has
+// a response. On loopback that can be before the transport has read the end of the
+// body, and the transport would then close the connection.
 type wholeBodies struct{ http.RoundTripper }
 
 func (w wholeBodies) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -93,7 +93,7 @@ func (w wholeBodies) RoundTrip(r *http.Request) (*http.Response, error) {
 	return w.RoundTripper.RoundTrip(sent)
 }
 
-// testSDK is a configuration that reaches this address only.
+// testSDK returns a configuration that calls this address only.
 func testSDK(url string) aws.Config {
 	return aws.Config{
 		Region:       "eu-central-1",
@@ -104,7 +104,7 @@ func testSDK(url string) aws.Config {
 	}
 }
 
-// launch makes the bastion's group and answers an attempt in it.
+// launch creates the bastion's group and returns an attempt with it.
 func (w *wire) launch(t *testing.T, bastionID string, attempt int) bastion.TaskSpec {
 	t.Helper()
 	group, err := w.groups.Create(t.Context(), bastion.GroupSpec{BastionID: bastionID})
@@ -121,24 +121,25 @@ func launchIn(groupID, bastionID string, attempt int) bastion.TaskSpec {
 	}
 }
 
-// slowCloud is slow and stale; the suites run on it.
+// slowCloud is the configuration for the suites: slow, and with stale reads.
 var slowCloud = localcloud.Config{LaunchDelay: 20 * time.Millisecond, Linger: 20 * time.Millisecond, Staleness: 20 * time.Millisecond}
 
-// slowWire has pages of two, and addresses that come late.
+// slowWire returns a wire with pages of two, and late public addresses.
 func slowWire(t *testing.T) *wire {
 	return newWire(t, slowCloud, func(cfg *awswire.Config) { cfg.PageSize, cfg.AddressAfter = 2, 3 })
 }
 
-const wirePatience = 10 * time.Second
+const wireTimeout = 10 * time.Second
 
-func TestGroupsConformAtTheWire(t *testing.T) {
+func TestGroupsConformOverHTTP(t *testing.T) {
 	cloudtest.Groups(t, func(t *testing.T) cloudtest.GroupsHarness {
 		w := slowWire(t)
-		return cloudtest.GroupsHarness{Groups: w.groups, Patience: wirePatience, Occupy: w.occupy}
+		return cloudtest.GroupsHarness{Groups: w.groups, Patience: wireTimeout, Occupy: w.occupy}
 	})
 }
 
-// occupy puts a task into a group, and waits until a StopTask would find it.
+// occupy starts a task in a group and waits until it is visible. It returns a
+// function that stops the task.
 func (w *wire) occupy(t *testing.T, bastionID, groupID string) func() {
 	task, err := w.tasks.Run(t.Context(), launchIn(groupID, bastionID, 1))
 	if err != nil {
@@ -152,10 +153,10 @@ func (w *wire) occupy(t *testing.T, bastionID, groupID string) func() {
 	}
 }
 
-// await looks until the task shows, with an interface.
+// await waits until the task is visible and has an address.
 func (w *wire) await(t *testing.T, bastionID, taskID string) {
 	t.Helper()
-	w.look(t, func() error {
+	w.retry(t, func() error {
 		tasks, err := w.tasks.Describe(t.Context(), bastionID, taskID)
 		if err == nil && (len(tasks) != 1 || len(tasks[0].Endpoints) == 0) {
 			err = fmt.Errorf("the tasks are %+v", tasks)
@@ -164,31 +165,31 @@ func (w *wire) await(t *testing.T, bastionID, taskID string) {
 	})
 }
 
-// look looks until check is content.
-func (w *wire) look(t *testing.T, check func() error) {
+// retry calls check until it returns no error.
+func (w *wire) retry(t *testing.T, check func() error) {
 	t.Helper()
 	var err error
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	for deadline := time.Now().Add(wirePatience); time.Now().Before(deadline); <-tick.C {
+	for deadline := time.Now().Add(wireTimeout); time.Now().Before(deadline); <-tick.C {
 		if err = check(); err == nil {
 			return
 		}
 	}
-	t.Fatalf("not within %s: %v", wirePatience, err)
+	t.Fatalf("not within %s: %v", wireTimeout, err)
 }
 
-func TestTasksConformAtTheWire(t *testing.T) {
+func TestTasksConformOverHTTP(t *testing.T) {
 	cloudtest.Tasks(t, func(t *testing.T) cloudtest.TasksHarness {
 		w := slowWire(t)
 		groups := map[string]string{}
 		announced := time.Now()
 		return cloudtest.TasksHarness{
 			Tasks:    w.tasks,
-			Patience: wirePatience,
+			Patience: wireTimeout,
 			Launch: func(t *testing.T, bastionID string, attempt int) bastion.TaskSpec {
 				if groups[bastionID] == "" {
-					groups[bastionID] = w.shownGroup(t, bastionID)
+					groups[bastionID] = w.visibleGroup(t, bastionID)
 				}
 				launch := launchIn(groups[bastionID], bastionID, attempt)
 				launch.AttemptCreatedAt = announced
@@ -198,24 +199,24 @@ func TestTasksConformAtTheWire(t *testing.T) {
 	})
 }
 
-// shownGroup makes a group and waits until it shows.
-func (w *wire) shownGroup(t *testing.T, bastionID string) string {
+// visibleGroup creates a group and waits until reads see it.
+func (w *wire) visibleGroup(t *testing.T, bastionID string) string {
 	t.Helper()
 	group, err := w.groups.Create(t.Context(), bastion.GroupSpec{BastionID: bastionID})
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.look(t, func() error {
+	w.retry(t, func() error {
 		_, err := w.groups.Describe(t.Context(), bastionID, group.ID)
 		return err
 	})
 	return group.ID
 }
 
-func TestThrottlingDoesNotReachTheCaller(t *testing.T) {
+func TestThrottledCallIsRetried(t *testing.T) {
 	t.Parallel()
 	w := newWire(t, localcloud.Config{}, nil)
-	w.patient()
+	w.withRetries()
 	w.cloud.Throttle(1)
 	launch := w.launch(t, testID, 1)
 	w.cloud.Throttle(1)
@@ -223,20 +224,20 @@ func TestThrottlingDoesNotReachTheCaller(t *testing.T) {
 		t.Error(err)
 	}
 	if want, got := []string{"CreateSecurityGroup", "CreateSecurityGroup", "RunTask", "RunTask"}, w.server.Calls(); !slices.Equal(got, want) {
-		t.Errorf("called %q, not %q", got, want)
+		t.Errorf("calls %q, want %q", got, want)
 	}
 }
 
-// patient gives the adapters the patience that the clients have on their own.
-func (w *wire) patient() {
+// withRetries gives the adapters clients that retry, as in production.
+func (w *wire) withRetries() {
 	w.groups.ec2 = ec2.New(w.ec2.Options(), func(o *ec2.Options) { o.Retryer = newComputeRetryer() })
 	w.tasks.ecs = ecs.New(w.ecs.Options(), func(o *ecs.Options) { o.Retryer = newComputeRetryer() })
 }
 
-func TestPatienceEndsWithTheCallers(t *testing.T) {
+func TestComputeRetriesEndWithContext(t *testing.T) {
 	t.Parallel()
 	w := newWire(t, localcloud.Config{}, nil)
-	w.patient()
+	w.withRetries()
 	w.cloud.Throttle(1000)
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
@@ -246,7 +247,7 @@ func TestPatienceEndsWithTheCallers(t *testing.T) {
 	}
 }
 
-func TestEveryCallHasItsRate(t *testing.T) {
+func TestEveryCallHasRate(t *testing.T) {
 	calls := 0
 	for _, api := range []reflect.Type{reflect.TypeFor[EC2Groups](), reflect.TypeFor[EC2Interfaces](), reflect.TypeFor[ECSTasks]()} {
 		for i := range api.NumMethod() {
@@ -263,6 +264,6 @@ func TestEveryCallHasItsRate(t *testing.T) {
 		}
 	}
 	if calls != len(Rates) {
-		t.Errorf("%d calls have %d rates", calls, len(Rates))
+		t.Errorf("there are %d calls and %d rates", calls, len(Rates))
 	}
 }
