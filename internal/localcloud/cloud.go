@@ -1,50 +1,65 @@
+// Package localcloud implements the ports of package bastion in memory, with the
+// behaviour of DynamoDB, EC2 and ECS that a control plane must cope with. Reads of
+// groups and tasks can be stale. A task takes time to start, and gets its address
+// on the way. A repeated RunTask returns the first task. A group cannot be deleted
+// while a network interface has it. Revoking a rule closes no open connection.
+// Capacity can run out.
+//
+// Local mode runs real SSH servers in it, as a [Runner] with sockets. Tests run a
+// Runner without sockets, so that the whole life of a bastion fits into a
+// testing/synctest bubble. All waiting uses timers of package time, and
+// [Cloud.Close] ends every goroutine.
 package localcloud
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// Config says how the cloud behaves. Its zero value is a cloud where everything
-// happens at once and tasks do nothing until they are stopped.
+// Config configures a cloud. In a cloud with a zero Config, everything happens at
+// once, and a task does nothing until it is stopped.
 type Config struct {
-	// LaunchDelay is the time from RunTask to RUNNING. PROVISIONING takes half
-	// of it, PENDING and ACTIVATING a quarter each. The network is attached, and
-	// the address known, when PROVISIONING is over.
+	// LaunchDelay is the time from RunTask to RUNNING. PROVISIONING takes half of
+	// it, PENDING and ACTIVATING a quarter each. After PROVISIONING the network is
+	// attached and the address is known.
 	LaunchDelay time.Duration
-	// Linger is for how long a stopped task's interface still holds its group.
+	// Linger is how long the network interface of a stopped task still has its
+	// group.
 	Linger time.Duration
 	// StopTimeout is the time from SIGTERM to SIGKILL.
 	StopTimeout time.Duration
-	// Staleness is how old everything is that Groups and Tasks show; 0 for the
-	// present. What was made since then is missing, also to a call that changes
-	// it by id: Authorize and Run answer ErrNotFound, while Revoke, Delete and
-	// Stop take it for gone, answer nil and do nothing.
+	// Staleness is how old the state is that reads of groups and tasks return; 0
+	// for the current state. A thing that was created more recently is missing,
+	// also for a call that changes it by its ID: Authorize and Run return
+	// ErrNotFound, while Revoke, Delete and Stop do nothing.
 	Staleness time.Duration
 
-	// Host is where tasks listen, on a port that the kernel chooses. Zero: there
-	// are no sockets, and tasks have made-up addresses in both families.
+	// Host is the address where tasks listen, on a port that the kernel chooses. If
+	// it is zero, there are no sockets, and tasks have invented addresses in both
+	// families.
 	Host netip.Addr
-	// Runner is what runs in a task; nil for a process that waits for SIGTERM.
+	// Runner runs in each task. If it is nil, tasks wait for SIGTERM.
 	Runner Runner
 
-	// OnTask hears of each change of a task's state, as the observer does from
-	// EventBridge: in no certain order. OnReport hears of each report that a task
-	// writes, as from the lease table's stream. Each call has a goroutine of its
-	// own, for which Close waits; none begins after Close did.
+	// OnTask is called after each change of a task's status, like the observer by
+	// EventBridge, in any order. OnReport is called after each report that a task
+	// writes, like the observer by the stream of the lease table. Each call has its
+	// own goroutine. Close waits for all of them; none begins after it.
 	OnTask   func(bastionID, taskID string)
 	OnReport func(bastionID, taskID string)
 
 	Now func() time.Time // nil for time.Now
 }
 
-// Cloud is the cloud. Its ports may be used by any number of goroutines.
+// Cloud is a cloud in memory. It and its ports are safe for concurrent use.
 type Cloud struct {
 	cfg    Config
 	store  *store
@@ -53,21 +68,21 @@ type Cloud struct {
 	background sync.WaitGroup
 	closing    chan struct{} // closed when Close begins
 
-	mu        sync.Mutex // guards what follows
+	mu        sync.Mutex // guards the fields below
 	closed    bool
-	serial    int // of the latest id
-	addresses int // made up so far
+	serial    int // of the latest ID
+	addresses int // invented so far
 	groups    map[string]*group
-	named     map[string][]*group // by lower-case name; those gone may still show
+	named     map[string][]*group // by lower-case name; a deleted group can still be visible
 	tasks     map[string]*task
-	tasksOf   map[string][]*task // by bastion
+	tasksOf   map[string][]*task // by the bastion's ID
 	pruned    time.Time
 	launched  map[string]*token // by clientToken
 	refusals  int               // attempts still to be refused
 	throttle  int               // calls still to be throttled
 }
 
-// New makes an empty cloud. Close it.
+// New returns an empty cloud. The caller must close it.
 func New(cfg Config) *Cloud {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -93,20 +108,20 @@ func New(cfg Config) *Cloud {
 	return c
 }
 
-// Store is the table of records.
+// Store returns the table of records.
 func (c *Cloud) Store() bastion.Store { return c.store }
 
-// Groups is EC2's part.
+// Groups returns the security groups, EC2's part.
 func (c *Cloud) Groups() bastion.Groups { return groupsPort{c} }
 
-// Tasks is ECS's part.
+// Tasks returns the tasks, ECS's part.
 func (c *Cloud) Tasks() bastion.Tasks { return tasksPort{c} }
 
-// Leases is the control plane's side of the table of leases.
+// Leases returns the control plane's side of the table of leases.
 func (c *Cloud) Leases() bastion.Leases { return c.leases }
 
-// Close stops every task as StopTask does, and waits until all processes have
-// ended and all callbacks have returned. It must not be called from one of them.
+// Close stops every task as StopTask does, and waits until all processes have ended
+// and all callbacks have returned. A callback must not call it.
 func (c *Cloud) Close() {
 	c.mu.Lock()
 	if !c.closed {
@@ -120,7 +135,7 @@ func (c *Cloud) Close() {
 	c.background.Wait()
 }
 
-// notify calls an event's receiver on a goroutine of its own. c.mu is held.
+// notify calls the receiver of an event in a new goroutine. c.mu is held.
 func (c *Cloud) notify(receiver func(bastionID, taskID string), bastionID, taskID string) {
 	if receiver == nil || c.closed {
 		return
@@ -128,17 +143,14 @@ func (c *Cloud) notify(receiver func(bastionID, taskID string), bastionID, taskI
 	c.background.Go(func() { receiver(bastionID, taskID) })
 }
 
-// id makes the next id of the kind and length that the cloud has. c.mu is held.
-func (c *Cloud) id(prefix string, digits int) string {
+// newID returns the next ID with the prefix and that many digits. c.mu is held.
+func (c *Cloud) newID(prefix string, digits int) string {
 	c.serial++
 	return fmt.Sprintf("%s%0*x", prefix, digits, c.serial)
 }
 
-// now is the present as records of the cloud keep it.
-func (c *Cloud) now() time.Time { return c.cfg.Now().UTC().Round(0) }
-
-// call begins a call to EC2 or ECS: it may be throttled. c.mu is held.
-func (c *Cloud) call(ctx context.Context, name string) error {
+// begin begins a call to EC2 or ECS. The call fails if it is throttled. c.mu is held.
+func (c *Cloud) begin(ctx context.Context, name string) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
@@ -150,3 +162,134 @@ func (c *Cloud) call(ctx context.Context, name string) error {
 }
 
 var errThrottled = errors.New("ThrottlingException: rate exceeded")
+
+// RefuseCapacity makes RunTask refuse the next n attempts for lack of capacity. A
+// repeat of a refused attempt gets the same refusal and is not counted.
+func (c *Cloud) RefuseCapacity(n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.refusals = n
+}
+
+// Throttle makes the next n calls to Groups and Tasks fail without an effect.
+func (c *Cloud) Throttle(n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.throttle = n
+}
+
+// Kill ends a task as a crash of its machine would. When Kill returns, the task's
+// process has no sockets and no access to its lease any more. A task that does not
+// run yet never will. A task that has stopped does not change.
+func (c *Cloud) Kill(taskID string) {
+	c.mu.Lock()
+	t := c.tasks[taskID]
+	if t == nil || t.exited() {
+		c.mu.Unlock()
+		return
+	}
+	t.killOnce.Do(func() { close(t.kill) })
+	process := t.process
+	c.mu.Unlock()
+	if process != nil {
+		process.kill()
+	}
+}
+
+// Inventory is the current state of everything in the cloud, never stale.
+type Inventory struct {
+	Records []bastion.Record    // also the finished ones, oldest first
+	Groups  []GroupState        // in order of creation
+	Tasks   []TaskState         // in order of creation; stopped ones for an hour
+	Leases  []bastion.LeaseItem // by task; tombstones until they expire
+}
+
+// GroupState is a group that exists.
+type GroupState struct {
+	bastion.Group
+	InUse bool // a network interface has it
+}
+
+// TaskState is a task, with what ECS does not show.
+type TaskState struct {
+	bastion.Task
+	GroupID  string
+	Released bool // its network interface is gone
+}
+
+// Inventory returns the current state of everything.
+func (c *Cloud) Inventory() Inventory {
+	inv := Inventory{Leases: c.leases.all(), Records: c.store.all(), Groups: c.GroupStates()}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, id := range slices.Sorted(maps.Keys(c.tasks)) {
+		t := c.tasks[id]
+		if !t.forgotten(c.cfg.Now(), c.cfg.Staleness) {
+			inv.Tasks = append(inv.Tasks, TaskState{copyTask(t.state), t.spec.GroupID, t.released})
+		}
+	}
+	return inv
+}
+
+// GroupStates returns the current state of the groups.
+func (c *Cloud) GroupStates() []GroupState {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var all []GroupState
+	for _, id := range slices.Sorted(maps.Keys(c.groups)) {
+		if g := c.groups[id]; !g.deleted {
+			all = append(all, GroupState{g.current(), g.interfaces > 0})
+		}
+	}
+	return all
+}
+
+// Live returns the tasks that have not stopped.
+func (i Inventory) Live() []TaskState {
+	return slices.DeleteFunc(slices.Clone(i.Tasks), func(t TaskState) bool {
+		return t.Status == bastion.TaskStopped
+	})
+}
+
+// history holds the states that a thing had, so that a read can return an older one.
+type history[T any] struct {
+	states []state[T] // oldest first
+}
+
+type state[T any] struct {
+	since  time.Time
+	value  T
+	exists bool
+}
+
+// set adds the current state. It drops the states that no read can return any more:
+// all but the latest of those that are older than staleness.
+func (h *history[T]) set(now time.Time, staleness time.Duration, value T, exists bool) {
+	h.states = append(h.states, state[T]{now, value, exists})
+	first := 0
+	for i, s := range h.states {
+		if !s.since.After(now.Add(-staleness)) {
+			first = i
+		}
+	}
+	h.states = append(h.states[:0], h.states[first:]...)
+}
+
+// at returns the state at that time. exists is false if the thing did not exist.
+func (h *history[T]) at(then time.Time) (value T, exists bool) {
+	for i := len(h.states) - 1; i >= 0; i-- {
+		if s := h.states[i]; !s.since.After(then) {
+			return s.value, s.exists
+		}
+	}
+	return value, false
+}
+
+// visible returns the state that a read sees now.
+func visible[T any](c *Cloud, h *history[T]) (value T, exists bool) {
+	if c.cfg.Staleness <= 0 {
+		latest := h.states[len(h.states)-1]
+		return latest.value, latest.exists
+	}
+	return h.at(c.cfg.Now().Add(-c.cfg.Staleness))
+}

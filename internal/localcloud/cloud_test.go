@@ -13,7 +13,7 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-func TestAStoppedTaskShowsForAnHour(t *testing.T) {
+func TestStoppedTaskIsVisibleForAnHour(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t, Config{})
 		task := f.run(t, 1)
@@ -23,25 +23,25 @@ func TestAStoppedTaskShowsForAnHour(t *testing.T) {
 		time.Sleep(time.Hour)
 		f.described(t)
 		if again := f.run(t, 1); again.ID != task.ID || again.Status != bastion.TaskStopped || again.StopCode != "" {
-			t.Errorf("sent again within the hour, it is %+v", again)
+			t.Errorf("RunTask again within the hour: %+v", again)
 		}
 		time.Sleep(time.Second)
 		tasks, err := f.Tasks().Describe(t.Context(), id, task.ID)
 		if err != nil || len(tasks) > 0 {
-			t.Errorf("after an hour there is %+v, %v", tasks, err)
+			t.Errorf("after an hour: %+v, %v", tasks, err)
 		}
 		if again := f.run(t, 1); again.ID == task.ID {
-			t.Error("ECS would have forgotten the clientToken")
+			t.Error("RunTask after an hour returned the first task")
 		}
 	})
 }
 
-func TestRefusedCapacity(t *testing.T) {
+func TestRefuseCapacity(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t, Config{})
 		f.RefuseCapacity(2)
 		for _, attempt := range []int{1, 1, 2, 1, 2} {
-			_, err := f.Tasks().Run(t.Context(), f.launch(attempt))
+			_, err := f.Tasks().Run(t.Context(), f.spec(attempt))
 			var refused *bastion.RefusedError
 			if !errors.As(err, &refused) || refused.Failure.Code != bastion.FailureCapacity || refused.Failure.Message == "" {
 				t.Errorf("attempt %d: %v", attempt, err)
@@ -54,11 +54,11 @@ func TestRefusedCapacity(t *testing.T) {
 	})
 }
 
-func TestThrottle(t *testing.T) {
+func TestThrottledCallsHaveNoEffect(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t, Config{})
 		f.Throttle(2)
-		if _, err := f.Tasks().Run(t.Context(), f.launch(1)); !errors.Is(err, errThrottled) {
+		if _, err := f.Tasks().Run(t.Context(), f.spec(1)); !errors.Is(err, errThrottled) {
 			t.Errorf("run: %v", err)
 		}
 		if err := f.Groups().Delete(t.Context(), f.group.ID); !errors.Is(err, errThrottled) {
@@ -71,7 +71,7 @@ func TestThrottle(t *testing.T) {
 	})
 }
 
-func TestCallsWhoseTimeIsOverHaveNoEffect(t *testing.T) {
+func TestCancelledCallsHaveNoEffect(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t, Config{})
 		ctx, cancel := context.WithCancel(t.Context())
@@ -88,16 +88,16 @@ func TestCallsWhoseTimeIsOverHaveNoEffect(t *testing.T) {
 				t.Errorf("%s: %v", call, err)
 			}
 		}
-		if _, err := f.Tasks().Run(ctx, f.launch(1)); !errors.Is(err, context.Canceled) {
+		if _, err := f.Tasks().Run(ctx, f.spec(1)); !errors.Is(err, context.Canceled) {
 			t.Errorf("run a task: %v", err)
 		}
 		if after := f.Inventory(); !reflect.DeepEqual(after, before) {
-			t.Errorf("there is now %+v", after)
+			t.Errorf("the inventory is now %+v", after)
 		}
 	})
 }
 
-func TestALingeringInterfaceHoldsItsGroup(t *testing.T) {
+func TestGroupIsInUseUntilTheInterfaceIsReleased(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t, Config{Linger: 15 * time.Minute})
 		task := f.run(t, 1)
@@ -116,7 +116,7 @@ func TestALingeringInterfaceHoldsItsGroup(t *testing.T) {
 	})
 }
 
-func TestTombstonesGo(t *testing.T) {
+func TestTombstonesExpire(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t, Config{})
 		if err := f.Leases().End(t.Context(), "task", id, time.Now().Add(time.Hour)); err != nil {
@@ -124,19 +124,19 @@ func TestTombstonesGo(t *testing.T) {
 		}
 		time.Sleep(time.Hour)
 		if !item(t, f.Cloud, "task").Ended {
-			t.Error("it is no tombstone")
+			t.Error("the item is not a tombstone")
 		}
 		time.Sleep(time.Second)
 		if _, err := f.Leases().Fetch(t.Context(), "task"); !errors.Is(err, bastion.ErrNotFound) {
-			t.Errorf("after its time: %v", err)
+			t.Errorf("after it expired: %v", err)
 		}
 	})
 }
 
-func TestReportsAreEventsAndLeasesAreNot(t *testing.T) {
+func TestOnReportIsCalledForReportsOnly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var reports atomic.Int64
-		out := make(handOut, 1)
+		out := make(processes, 1)
 		f := newFixture(t, Config{Runner: out, OnReport: func(bastionID, taskID string) {
 			if bastionID == id && taskID != "" {
 				reports.Add(1)
@@ -154,18 +154,18 @@ func TestReportsAreEventsAndLeasesAreNot(t *testing.T) {
 		write(process.Lease.Report(t.Context(), bastion.Report{Generation: 1, Connections: 1}))
 		write(f.Leases().End(t.Context(), task.ID, id, time.Now().Add(time.Hour)))
 		if err := process.Lease.Report(t.Context(), bastion.Report{}); !errors.Is(err, bastion.ErrNotFound) {
-			t.Errorf("a report to a tombstone: %v", err)
+			t.Errorf("report to a tombstone: %v", err)
 		}
 		synctest.Wait()
 		if got := reports.Load(); got != 2 {
-			t.Errorf("%d events, not 2", got)
+			t.Errorf("%d calls, want 2", got)
 		}
 	})
 }
 
-// TestCopiesShareNothing finds a slice, map or pointer of the stored types that
-// the copies would share, also one that is added later.
-func TestCopiesShareNothing(t *testing.T) {
+// TestCopiesShareNoMemory checks every slice, map and pointer of the stored types,
+// also those that are added later.
+func TestCopiesShareNoMemory(t *testing.T) {
 	exit := 1
 	keys, destinations := []bastion.Key{"k"}, []bastion.Destination{{}}
 	prefixes, endpoints := []netip.Prefix{{}}, []netip.AddrPort{{}}
@@ -188,23 +188,23 @@ func TestCopiesShareNothing(t *testing.T) {
 		if !reflect.DeepEqual(pair[0], pair[1]) {
 			t.Errorf("the copy of a %s differs", name)
 		}
-		sharesNothing(t, name, reflect.ValueOf(pair[0]), reflect.ValueOf(pair[1]))
+		sharesNoMemory(t, name, reflect.ValueOf(pair[0]), reflect.ValueOf(pair[1]))
 	}
 }
 
-func sharesNothing(t *testing.T, path string, a, b reflect.Value) {
+func sharesNoMemory(t *testing.T, path string, a, b reflect.Value) {
 	switch a.Interface().(type) {
 	case time.Time, netip.Prefix, netip.AddrPort:
-		return // what they point to never changes
+		return // immutable
 	}
 	switch a.Kind() {
 	case reflect.Struct:
 		for i := range a.NumField() {
-			sharesNothing(t, path+"."+a.Type().Field(i).Name, a.Field(i), b.Field(i))
+			sharesNoMemory(t, path+"."+a.Type().Field(i).Name, a.Field(i), b.Field(i))
 		}
 	case reflect.Slice, reflect.Map, reflect.Pointer:
 		if a.IsNil() {
-			t.Errorf("the test leaves %s empty", path)
+			t.Errorf("the test leaves %s nil", path)
 		} else if a.UnsafePointer() == b.UnsafePointer() {
 			t.Errorf("%s is shared", path)
 		}

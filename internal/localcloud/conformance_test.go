@@ -9,19 +9,33 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/test/cloudtest"
 )
 
-// The suites run on a cloud that is slow and stale, and through a hook, so that
-// they test cloudtest's wrapper too.
+// The suites run in a slow cloud with stale reads, and through a hook, so that they
+// also test cloudtest's wrapper.
 var slow = Config{LaunchDelay: 20 * time.Millisecond, Linger: 20 * time.Millisecond, Staleness: 20 * time.Millisecond}
 
 const patience = 10 * time.Second
 
-// opened is a cloud and its ports for one case of a suite.
+// opened returns a new cloud and its ports.
 func opened(t *testing.T, cfg Config) (*Cloud, cloudtest.Ports) {
 	c := New(cfg)
 	t.Cleanup(c.Close)
 	store := c.Store()
 	ports := cloudtest.Ports{Records: store, DueList: store, Keys: store, Marks: store, Groups: c.Groups(), Tasks: c.Tasks(), Leases: c.Leases()}
 	return c, cloudtest.Wrap(ports, cloudtest.Pass)
+}
+
+// waitUntilVisible waits until a new thing is visible.
+func waitUntilVisible(t *testing.T, read func() error) {
+	t.Helper()
+	ticker := time.NewTicker(time.Millisecond)
+	defer ticker.Stop()
+	for read() != nil {
+		select {
+		case <-ticker.C:
+		case <-t.Context().Done():
+			t.Fatal(t.Context().Err())
+		}
+	}
 }
 
 func TestStoreConforms(t *testing.T) {
@@ -47,7 +61,7 @@ func TestGroupsConform(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				time.Sleep(slow.Staleness) // until a StopTask finds it
+				waitUntilVisible(t, func() error { _, err := ports.Tasks.Fetch(t.Context(), task.ID); return err })
 				return func() {
 					if err := ports.Tasks.Stop(t.Context(), task.ID, "released"); err != nil {
 						t.Error(err)
@@ -72,7 +86,7 @@ func TestTasksConform(t *testing.T) {
 						t.Fatal(err)
 					}
 					groups[bastionID] = g.ID
-					time.Sleep(slow.Staleness) // until RunTask finds it
+					waitUntilVisible(t, func() error { _, err := ports.Groups.Describe(t.Context(), bastionID, g.ID); return err })
 				}
 				return bastion.TaskSpec{BastionID: bastionID, Attempt: attempt, GroupID: groups[bastionID], Subnet: "subnet-1"}
 			},
@@ -80,10 +94,11 @@ func TestTasksConform(t *testing.T) {
 	})
 }
 
-// handOut is a Runner that hands its process out and waits for SIGTERM.
-type handOut chan Process
+// processes is a Runner that sends each process to the channel and waits for
+// SIGTERM.
+type processes chan Process
 
-func (h handOut) Run(ctx context.Context, p Process) int {
+func (h processes) Run(ctx context.Context, p Process) int {
 	h <- p
 	<-ctx.Done()
 	return bastion.ExitTerminated
@@ -91,7 +106,7 @@ func (h handOut) Run(ctx context.Context, p Process) int {
 
 func TestLeasesConform(t *testing.T) {
 	cloudtest.Leases(t, func(t *testing.T) cloudtest.LeasesHarness {
-		out := make(handOut, 1)
+		out := make(processes, 1)
 		_, ports := opened(t, Config{Runner: out})
 		attempt := 0
 		return cloudtest.LeasesHarness{

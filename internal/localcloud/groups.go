@@ -11,22 +11,22 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// group is the truth about one security group. Cloud.mu guards it.
+// group is a security group. Cloud.mu guards it.
 type group struct {
 	id, bastionID string
 	ingress       []bastion.Rule
 	egress        []bastion.Rule
-	gone          bool
-	interfaces    int // of tasks that have not released theirs
-	past          history[bastion.Group]
+	deleted       bool
+	interfaces    int // network interfaces that have the group
+	history       history[bastion.Group]
 }
 
-// groupName is the name of a bastion's group. Names are unique without regard to
-// case, so that they are compared in lower case.
+// groupName returns the name of a bastion's group in lower case: EC2 ignores case
+// when it compares names.
 func groupName(bastionID string) string { return "bastion-" + strings.ToLower(bastionID) }
 
-// present is the group as it is now, sharing nothing with it.
-func (g *group) present() bastion.Group {
+// current returns a copy of the group's current state.
+func (g *group) current() bastion.Group {
 	return bastion.Group{
 		ID:        g.id,
 		BastionID: g.bastionID,
@@ -35,48 +35,48 @@ func (g *group) present() bastion.Group {
 	}
 }
 
-// admits reports whether a rule of the group lets the address in.
+// admits reports whether a rule of the group admits the address.
 func (g *group) admits(addr netip.Addr) bool {
 	return slices.ContainsFunc(g.ingress, func(r bastion.Rule) bool { return r.Source.Contains(addr) })
 }
 
-// changed notes what the group looks like from now on. c.mu is held.
+// changed adds the group's current state to its history. c.mu is held.
 func (c *Cloud) changed(g *group) {
-	g.past.set(c.cfg.Now(), c.cfg.Staleness, g.present(), !g.gone)
+	g.history.set(c.cfg.Now(), c.cfg.Staleness, g.current(), !g.deleted)
 }
 
-// groupsPort is bastion.Groups.
+// groupsPort implements bastion.Groups.
 type groupsPort struct{ c *Cloud }
 
 func (p groupsPort) Create(ctx context.Context, spec bastion.GroupSpec) (bastion.Group, error) {
 	c := p.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.call(ctx, "CreateSecurityGroup"); err != nil {
+	if err := c.begin(ctx, "CreateSecurityGroup"); err != nil {
 		return bastion.Group{}, err
 	}
 	name := groupName(spec.BastionID)
-	if i := slices.IndexFunc(c.named[name], func(g *group) bool { return !g.gone }); i >= 0 {
-		seen, ok := shown(c, &c.named[name][i].past)
+	if i := slices.IndexFunc(c.named[name], func(g *group) bool { return !g.deleted }); i >= 0 {
+		seen, ok := visible(c, &c.named[name][i].history)
 		if !ok {
 			return bastion.Group{}, fmt.Errorf("describe the security group %s, which exists: %w", name, bastion.ErrNotFound)
 		}
 		return copyGroup(seen), nil
 	}
 	c.prune()
-	g := &group{id: c.id("sg-", 17), bastionID: spec.BastionID}
-	g.egress = []bastion.Rule{{ID: c.id("sgr-", 17), Egress: true}}
+	g := &group{id: c.newID("sg-", 17), bastionID: spec.BastionID}
+	g.egress = []bastion.Rule{{ID: c.newID("sgr-", 17), Egress: true}}
 	c.groups[g.id] = g
 	c.named[name] = append(c.named[name], g)
 	c.changed(g)
-	return g.present(), nil
+	return g.current(), nil
 }
 
 func (p groupsPort) Describe(ctx context.Context, bastionID, groupID string) (bastion.Group, error) {
 	c := p.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.call(ctx, "DescribeSecurityGroups"); err != nil {
+	if err := c.begin(ctx, "DescribeSecurityGroups"); err != nil {
 		return bastion.Group{}, err
 	}
 	candidates := c.named[groupName(bastionID)]
@@ -87,7 +87,7 @@ func (p groupsPort) Describe(ctx context.Context, bastionID, groupID string) (ba
 		}
 	}
 	for _, g := range candidates {
-		if seen, ok := shown(c, &g.past); ok {
+		if seen, ok := visible(c, &g.history); ok {
 			return copyGroup(seen), nil
 		}
 	}
@@ -98,26 +98,26 @@ func (p groupsPort) List(ctx context.Context) ([]bastion.Group, error) {
 	c := p.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.call(ctx, "DescribeSecurityGroups"); err != nil {
+	if err := c.begin(ctx, "DescribeSecurityGroups"); err != nil {
 		return nil, err
 	}
 	var all []bastion.Group
 	for _, id := range slices.Sorted(maps.Keys(c.groups)) {
-		if seen, ok := shown(c, &c.groups[id].past); ok {
+		if seen, ok := visible(c, &c.groups[id].history); ok {
 			all = append(all, copyGroup(seen))
 		}
 	}
 	return all, nil
 }
 
-// usable finds the group for a call that changes it: nil if it is gone, or does
-// not show yet. c.mu is held.
+// usable returns the group for a call that changes it, or nil if the group is
+// deleted or not visible yet. c.mu is held.
 func (c *Cloud) usable(groupID string) *group {
 	g := c.groups[groupID]
-	if g == nil || g.gone {
+	if g == nil || g.deleted {
 		return nil
 	}
-	if _, ok := shown(c, &g.past); !ok {
+	if _, ok := visible(c, &g.history); !ok {
 		return nil
 	}
 	return g
@@ -127,7 +127,7 @@ func (p groupsPort) Authorize(ctx context.Context, groupID string, source netip.
 	c := p.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.call(ctx, "AuthorizeSecurityGroupIngress"); err != nil {
+	if err := c.begin(ctx, "AuthorizeSecurityGroupIngress"); err != nil {
 		return err
 	}
 	if !source.IsValid() {
@@ -141,7 +141,7 @@ func (p groupsPort) Authorize(ctx context.Context, groupID string, source netip.
 	if slices.ContainsFunc(g.ingress, func(r bastion.Rule) bool { return r.Source == source }) {
 		return nil
 	}
-	g.ingress = append(g.ingress, bastion.Rule{ID: c.id("sgr-", 17), Source: source})
+	g.ingress = append(g.ingress, bastion.Rule{ID: c.newID("sgr-", 17), Source: source})
 	c.changed(g)
 	return nil
 }
@@ -150,7 +150,7 @@ func (p groupsPort) Revoke(ctx context.Context, groupID string, rule bastion.Rul
 	c := p.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.call(ctx, "RevokeSecurityGroup"); err != nil {
+	if err := c.begin(ctx, "RevokeSecurityGroup"); err != nil {
 		return err
 	}
 	g := c.usable(groupID)
@@ -173,7 +173,7 @@ func (p groupsPort) Delete(ctx context.Context, groupID string) error {
 	c := p.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.call(ctx, "DeleteSecurityGroup"); err != nil {
+	if err := c.begin(ctx, "DeleteSecurityGroup"); err != nil {
 		return err
 	}
 	g := c.usable(groupID)
@@ -183,7 +183,7 @@ func (p groupsPort) Delete(ctx context.Context, groupID string) error {
 	if g.interfaces > 0 {
 		return fmt.Errorf("delete the security group %s: %w", groupID, bastion.ErrInUse)
 	}
-	g.gone = true
+	g.deleted = true
 	c.changed(g)
 	return nil
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// Items is a table of values under keys, in memory, written by compare-and-swap.
+// Items is a table in memory: values by key, with compare-and-swap.
 type Items struct {
 	now func() time.Time
 
@@ -24,12 +24,12 @@ type storedItem struct {
 	expires time.Time // zero for never
 }
 
-// NewItems makes an empty table.
+// NewItems returns an empty table.
 func NewItems(now func() time.Time) *Items {
 	return &Items{now: now, items: map[string]storedItem{}}
 }
 
-// find is what is under a key, of version 0 if nothing is. i.mu is held.
+// find returns the item of a key. Its version is 0 if there is none. i.mu is held.
 func (i *Items) find(key string) storedItem {
 	found := i.items[key]
 	if !found.expires.IsZero() && !i.now().Before(found.expires) {
@@ -39,8 +39,8 @@ func (i *Items) find(key string) storedItem {
 	return found
 }
 
-// Fetch answers the value and its version. bastion.ErrNotFound: there is none, or
-// it has expired.
+// Fetch returns the value and its version. bastion.ErrNotFound: there is none, or it
+// has expired.
 func (i *Items) Fetch(ctx context.Context, key string) (value []byte, version int64, err error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -54,15 +54,15 @@ func (i *Items) Fetch(ctx context.Context, key string) (value []byte, version in
 	return slices.Clone(found.value), found.version, nil
 }
 
-// Write writes the value on condition that the present version is still prev, 0 for
-// none. bastion.ErrConflict: another version is there.
+// Write writes the value if the stored version is prev, or 0 for none.
+// bastion.ErrConflict: the stored version is another.
 func (i *Items) Write(ctx context.Context, key string, prev int64, value []byte, expires time.Time) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("write an item: %w", err)
 	}
-	i.sweep()
+	i.deleteExpired()
 	if i.find(key).version != prev {
 		return fmt.Errorf("write an item: %w", bastion.ErrConflict)
 	}
@@ -70,14 +70,15 @@ func (i *Items) Write(ctx context.Context, key string, prev int64, value []byte,
 	return nil
 }
 
-// sweep takes away what has expired, as DynamoDB's TTL does. i.mu is held.
-func (i *Items) sweep() {
+// deleteExpired deletes the items that have expired, as DynamoDB's TTL does. i.mu is
+// held.
+func (i *Items) deleteExpired() {
 	for key := range i.items {
 		i.find(key)
 	}
 }
 
-// Delete removes the value; one that is not there is fine.
+// Delete deletes the value. If there is none, it does nothing.
 func (i *Items) Delete(ctx context.Context, key string) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()

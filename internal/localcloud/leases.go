@@ -22,14 +22,14 @@ type leases struct {
 
 type leaseItem struct {
 	bastion.LeaseItem
-	until time.Time // of a tombstone: when the TTL takes it away
+	until time.Time // of a tombstone: when the TTL deletes it
 }
 
 func newLeases(now func() time.Time, onReport func(bastionID, taskID string)) *leases {
 	return &leases{now: now, onReport: onReport, items: map[string]*leaseItem{}}
 }
 
-// find is the task's item, or nil. l.mu is held.
+// find returns the task's item, or nil. l.mu is held.
 func (l *leases) find(taskID string) *leaseItem {
 	item := l.items[taskID]
 	if item != nil && item.Ended && item.until.Before(l.now()) {
@@ -89,7 +89,7 @@ func (l *leases) List(ctx context.Context) ([]bastion.LeaseItem, error) {
 	return slices.DeleteFunc(l.all(), func(item bastion.LeaseItem) bool { return item.Ended }), nil
 }
 
-// all lists every item, tombstones too, by task.
+// all returns every item, also the tombstones, ordered by task.
 func (l *leases) all() []bastion.LeaseItem {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -102,28 +102,28 @@ func (l *leases) all() []bastion.LeaseItem {
 	return all
 }
 
-// taskLease is a task's own side of its item. leases.mu guards it.
+// taskLease implements bastion.TaskLease for one task. leases.mu guards it.
 type taskLease struct {
 	table   *leases
 	taskID  string
 	revoked bool
 }
 
-// revoke cuts the task off: when it returns, nothing more will be written.
+// revoke ends the task's access: after it returns, the task writes nothing more.
 func (t *taskLease) revoke() {
 	t.table.mu.Lock()
 	defer t.table.mu.Unlock()
 	t.revoked = true
 }
 
-// item is the task's own item, if the task may still reach it and it is no
+// item returns the task's own item, unless the access was revoked or the item is a
 // tombstone. table.mu is held.
 func (t *taskLease) item(ctx context.Context) (*leaseItem, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	if t.revoked {
-		return nil, errDead
+		return nil, errKilled
 	}
 	if item := t.table.find(t.taskID); item != nil && !item.Ended {
 		return item, nil
@@ -150,7 +150,7 @@ func (t *taskLease) Report(ctx context.Context, report bastion.Report) error {
 	return nil
 }
 
-// write writes the report and answers whose it is.
+// write writes the report and returns the bastion's ID.
 func (t *taskLease) write(ctx context.Context, report bastion.Report) (bastionID string, err error) {
 	t.table.mu.Lock()
 	defer t.table.mu.Unlock()
@@ -158,8 +158,8 @@ func (t *taskLease) write(ctx context.Context, report bastion.Report) (bastionID
 	if err != nil {
 		return "", err
 	}
-	decided := report.Ending.Reason != "" && report.Ending != item.Report.Ending
-	if decided && report.Ending.Generation != item.Lease.Generation {
+	newEnding := report.Ending.Reason != "" && report.Ending != item.Report.Ending
+	if newEnding && report.Ending.Generation != item.Lease.Generation {
 		return "", bastion.ErrConflict
 	}
 	item.Report = copyReport(report)

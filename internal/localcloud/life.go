@@ -7,46 +7,47 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// end is why and how a task stopped, in ECS's words.
+// end is why and how a task stopped, in ECS's terms.
 type end struct {
 	code   string // stopCode
 	reason string
 	exit   *int
 }
 
-// exitKilled is the exit code of a process that SIGKILL ended.
+// exitKilled is the exit code of a process after SIGKILL.
 const exitKilled = 137
 
-// live is a task's whole life.
-func (c *Cloud) live(t *task) {
+// runTask is the whole life of a task.
+func (c *Cloud) runTask(t *task) {
 	var how end
-	if c.launch(t) && c.running(t) {
-		how = c.run(t)
+	if c.launch(t) && c.setRunning(t) {
+		how = c.runProcess(t)
 	} else {
-		how = c.neverRan(t)
+		how = c.failedToStart(t)
 	}
 	if t.process != nil {
-		t.process.die()
+		t.process.kill()
 	}
 	c.stopped(t, how)
 	c.release(t)
 }
 
-// launch takes the task to the brink of RUNNING; false if it is not to run.
+// launch takes the task through the statuses before RUNNING. It returns false if the
+// task will not run.
 func (c *Cloud) launch(t *task) bool {
 	provisioning, pending := c.cfg.LaunchDelay/2, c.cfg.LaunchDelay/4
-	if !t.pass(provisioning) || !c.attach(t) {
+	if !t.wait(provisioning) || !c.attach(t) {
 		return false
 	}
-	if !t.pass(pending) {
+	if !t.wait(pending) {
 		return false
 	}
-	c.enter(t, bastion.TaskActivating)
-	return t.pass(c.cfg.LaunchDelay - provisioning - pending)
+	c.lockAndSetStatus(t, bastion.TaskActivating)
+	return t.wait(c.cfg.LaunchDelay - provisioning - pending)
 }
 
-// pass lets time pass; false if the task is stopped or killed meanwhile.
-func (t *task) pass(d time.Duration) bool {
+// wait waits for d. It returns false if the task is stopped or killed meanwhile.
+func (t *task) wait(d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
@@ -69,7 +70,7 @@ func (t *task) ending() bool {
 	}
 }
 
-// attach gives the task its network, which ends PROVISIONING.
+// attach attaches the task's network, which ends PROVISIONING.
 func (c *Cloud) attach(t *task) bool {
 	socket, err := c.reserve()
 	c.mu.Lock()
@@ -80,29 +81,30 @@ func (c *Cloud) attach(t *task) bool {
 	}
 	t.state.Endpoints = c.endpoints(socket)
 	t.process = c.newProcess(t, socket)
-	c.become(t, bastion.TaskPending)
+	c.setStatus(t, bastion.TaskPending)
 	return true
 }
 
-// running makes the task RUNNING; false if it was stopped or killed before.
-func (c *Cloud) running(t *task) bool {
+// setRunning makes the task RUNNING. It returns false if the task was stopped or
+// killed before.
+func (c *Cloud) setRunning(t *task) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if t.ending() {
 		return false
 	}
-	c.become(t, bastion.TaskRunning)
+	c.setStatus(t, bastion.TaskRunning)
 	return true
 }
 
-func (c *Cloud) enter(t *task, status bastion.TaskStatus) {
+func (c *Cloud) lockAndSetStatus(t *task, status bastion.TaskStatus) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.become(t, status)
+	c.setStatus(t, status)
 }
 
-// neverRan says why a task stopped that had not begun to run.
-func (c *Cloud) neverRan(t *task) end {
+// failedToStart returns why a task stopped before it was RUNNING.
+func (c *Cloud) failedToStart(t *task) end {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
@@ -114,8 +116,8 @@ func (c *Cloud) neverRan(t *task) end {
 	return end{code: "UserInitiated", reason: t.stopReason}
 }
 
-// run starts the process and waits for its end.
-func (c *Cloud) run(t *task) end {
+// runProcess starts the process and waits for its end.
+func (c *Cloud) runProcess(t *task) end {
 	ctx, terminate := context.WithCancel(context.Background())
 	defer terminate()
 	exited := make(chan int, 1)
@@ -128,8 +130,8 @@ func (c *Cloud) run(t *task) end {
 	case <-t.kill:
 	case <-t.stop:
 		how = end{code: "UserInitiated", reason: t.stopReason}
-		c.enter(t, bastion.TaskDeactivating)
-		c.enter(t, bastion.TaskStopping)
+		c.lockAndSetStatus(t, bastion.TaskDeactivating)
+		c.lockAndSetStatus(t, bastion.TaskStopping)
 		terminate()
 		exit = c.awaitExit(t, exited)
 	}
@@ -140,7 +142,7 @@ func (c *Cloud) run(t *task) end {
 	return how
 }
 
-// awaitExit waits for a process that got its SIGTERM.
+// awaitExit waits for the exit of a process after SIGTERM.
 func (c *Cloud) awaitExit(t *task, exited <-chan int) int {
 	timer := time.NewTimer(c.cfg.StopTimeout)
 	defer timer.Stop()
@@ -163,22 +165,22 @@ func (t *task) killed() bool {
 	}
 }
 
-// stopped takes the task from wherever it is to STOPPED.
+// stopped takes the task from its current status to STOPPED.
 func (c *Cloud) stopped(t *task, how end) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if t.state.Status != bastion.TaskStopping {
-		c.become(t, bastion.TaskDeactivating)
-		c.become(t, bastion.TaskStopping)
+		c.setStatus(t, bastion.TaskDeactivating)
+		c.setStatus(t, bastion.TaskStopping)
 	}
-	c.become(t, bastion.TaskDeprovisioning)
+	c.setStatus(t, bastion.TaskDeprovisioning)
 	t.stoppedAt = c.cfg.Now()
 	t.state.Endpoints = nil
 	t.state.StopCode, t.state.StopReason, t.state.ExitCode = how.code, how.reason, how.exit
-	c.become(t, bastion.TaskStopped)
+	c.setStatus(t, bastion.TaskStopped)
 }
 
-// release takes the interface away once it has lingered.
+// release deletes the network interface after Linger.
 func (c *Cloud) release(t *task) {
 	timer := time.NewTimer(c.cfg.Linger)
 	defer timer.Stop()

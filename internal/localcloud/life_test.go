@@ -34,7 +34,7 @@ func item(t *testing.T, c *Cloud, taskID string) bastion.LeaseItem {
 	return item
 }
 
-// fixture is a cloud with a bastion's group, in a bubble of simulated time.
+// fixture is a cloud with one bastion's group.
 type fixture struct {
 	*Cloud
 	group bastion.Group
@@ -52,13 +52,13 @@ func newFixture(t *testing.T, cfg Config) fixture {
 	return fixture{c, group}
 }
 
-func (f fixture) launch(attempt int) bastion.TaskSpec {
+func (f fixture) spec(attempt int) bastion.TaskSpec {
 	return bastion.TaskSpec{BastionID: id, Attempt: attempt, GroupID: f.group.ID, Subnet: "subnet-1", TaskDefinition: "bastion:1"}
 }
 
 func (f fixture) run(t *testing.T, attempt int) bastion.Task {
 	t.Helper()
-	task, err := f.Tasks().Run(t.Context(), f.launch(attempt))
+	task, err := f.Tasks().Run(t.Context(), f.spec(attempt))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,12 +67,12 @@ func (f fixture) run(t *testing.T, attempt int) bastion.Task {
 
 func (f fixture) stop(t *testing.T, taskID string) {
 	t.Helper()
-	if err := f.Tasks().Stop(t.Context(), taskID, "it is over"); err != nil {
+	if err := f.Tasks().Stop(t.Context(), taskID, "test"); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// described is what the cloud shows of the bastion's one task.
+// described returns the bastion's only task, as Describe returns it.
 func (f fixture) described(t *testing.T) bastion.Task {
 	t.Helper()
 	tasks, err := f.Tasks().Describe(t.Context(), id)
@@ -87,11 +87,11 @@ var wholeLife = []bastion.TaskStatus{
 	bastion.TaskDeactivating, bastion.TaskStopping, bastion.TaskDeprovisioning, bastion.TaskStopped,
 }
 
-func TestATaskStartsInItsTime(t *testing.T) {
+func TestLaunchTakesLaunchDelay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t, Config{LaunchDelay: 20 * time.Second})
 		if task := f.run(t, 1); task.Status != bastion.TaskProvisioning || len(task.Endpoints) > 0 {
-			t.Errorf("RunTask answers %+v", task)
+			t.Errorf("RunTask returns %+v", task)
 		}
 		for _, step := range []struct {
 			lasts  time.Duration
@@ -103,11 +103,11 @@ func TestATaskStartsInItsTime(t *testing.T) {
 			{5 * time.Second, bastion.TaskActivating, 2},
 			{time.Hour, bastion.TaskRunning, 2},
 		} {
-			for _, sleep := range []time.Duration{0, step.lasts - 1} { // at its first and its last moment
+			for _, sleep := range []time.Duration{0, step.lasts - 1} { // at the begin and at the end of the status
 				time.Sleep(sleep)
 				synctest.Wait()
 				if task := f.described(t); task.Status != step.status || len(task.Endpoints) != step.ends {
-					t.Errorf("instead of %s: %+v", step.status, task)
+					t.Errorf("got %+v, want %s", task, step.status)
 				}
 			}
 			time.Sleep(time.Nanosecond)
@@ -116,7 +116,7 @@ func TestATaskStartsInItsTime(t *testing.T) {
 	})
 }
 
-func TestEveryStateIsAnEvent(t *testing.T) {
+func TestOnTaskIsCalledForEachStatus(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
 		events := 0
@@ -138,8 +138,8 @@ func TestEveryStateIsAnEvent(t *testing.T) {
 	})
 }
 
-// The order itself is in the past of a task that nobody may forget yet.
-func TestStatesComeInOrder(t *testing.T) {
+// The history of a task has every status if it drops none.
+func TestStatusesComeInOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t, Config{Staleness: time.Hour, LaunchDelay: 4 * time.Second, Runner: exits{time.Second, 0}})
 		task := f.run(t, 1)
@@ -147,29 +147,29 @@ func TestStatesComeInOrder(t *testing.T) {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		var seen []bastion.TaskStatus
-		for _, m := range f.tasks[task.ID].past.moments {
+		for _, m := range f.tasks[task.ID].history.states {
 			seen = append(seen, m.value.Status)
 		}
 		if !slices.Equal(seen, wholeLife) {
-			t.Errorf("states %v", seen)
+			t.Errorf("statuses %v", seen)
 		}
 	})
 }
 
-// deaf is a process that ignores SIGTERM, but not the end of the test.
+// deaf is a process that ignores SIGTERM until it is killed.
 type deaf struct{}
 
 func (deaf) Run(ctx context.Context, p Process) int {
 	<-ctx.Done()
 	for {
-		if _, err := p.Lease.Read(context.Background()); errors.Is(err, errDead) {
+		if _, err := p.Lease.Read(context.Background()); errors.Is(err, errKilled) {
 			return 1
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
 }
 
-// exits is a process that ends by itself.
+// exits is a process that exits after a time.
 type exits struct {
 	after time.Duration
 	code  int
@@ -180,7 +180,7 @@ func (e exits) Run(context.Context, Process) int {
 	return e.code
 }
 
-func TestHowTasksEnd(t *testing.T) {
+func TestStopCodesAndReasons(t *testing.T) {
 	const delay = 8 * time.Second
 	tests := []struct {
 		name   string
@@ -191,15 +191,15 @@ func TestHowTasksEnd(t *testing.T) {
 		reason string
 		exit   int // -1: it never ran
 	}{
-		{"stopped while provisioning", nil, time.Second, fixture.stop, "UserInitiated", "it is over", -1},
-		{"stopped while pending", nil, 5 * time.Second, fixture.stop, "UserInitiated", "it is over", -1},
-		{"stopped while activating", nil, 7 * time.Second, fixture.stop, "UserInitiated", "it is over", -1},
-		{"stopped", nil, 9 * time.Second, fixture.stop, "UserInitiated", "it is over", 143},
-		{"deaf to SIGTERM", deaf{}, 9 * time.Second, fixture.stop, "UserInitiated", "it is over", 137},
+		{"stopped while provisioning", nil, time.Second, fixture.stop, "UserInitiated", "test", -1},
+		{"stopped while pending", nil, 5 * time.Second, fixture.stop, "UserInitiated", "test", -1},
+		{"stopped while activating", nil, 7 * time.Second, fixture.stop, "UserInitiated", "test", -1},
+		{"stopped", nil, 9 * time.Second, fixture.stop, "UserInitiated", "test", 143},
+		{"ignores SIGTERM", deaf{}, 9 * time.Second, fixture.stop, "UserInitiated", "test", 137},
 		{"killed while pending", nil, 5 * time.Second, fixture.killed, "TaskFailedToStart", "Task failed to start", -1},
 		{"killed", nil, 9 * time.Second, fixture.killed, "EssentialContainerExited", "Essential container in task exited", 137},
-		{"ended on purpose", exits{time.Second, 0}, 9 * time.Second, nil, "EssentialContainerExited", "Essential container in task exited", 0},
-		{"crashed", exits{0, 2}, 9 * time.Second, nil, "EssentialContainerExited", "Essential container in task exited", 2},
+		{"exits with 0", exits{time.Second, 0}, 9 * time.Second, nil, "EssentialContainerExited", "Essential container in task exited", 0},
+		{"exits with an error", exits{0, 2}, 9 * time.Second, nil, "EssentialContainerExited", "Essential container in task exited", 2},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -222,13 +222,13 @@ func TestHowTasksEnd(t *testing.T) {
 					t.Errorf("%s %q: %s, exit %d", task.Status, task.StopReason, task.StopCode, exit)
 				}
 				if len(task.Endpoints) > 0 {
-					t.Errorf("it still has %v", task.Endpoints)
+					t.Errorf("a stopped task has the endpoints %v", task.Endpoints)
 				}
 				f.stop(t, task.ID) // changes nothing
 				f.Kill(task.ID)
 				synctest.Wait()
 				if again := f.described(t); again.StopReason != task.StopReason {
-					t.Errorf("stopped again, it says %q", again.StopReason)
+					t.Errorf("after another stop the reason is %q", again.StopReason)
 				}
 			})
 		})
@@ -246,19 +246,19 @@ func TestStopWaitsForTheProcess(t *testing.T) {
 		time.Sleep(30*time.Second - 1)
 		synctest.Wait()
 		if status := f.described(t).Status; status != bastion.TaskStopping {
-			t.Errorf("before the time-out it is %s", status)
+			t.Errorf("before the timeout it is %s", status)
 		}
 		time.Sleep(time.Second)
 		synctest.Wait()
 		if status := f.described(t).Status; status != bastion.TaskStopped {
-			t.Errorf("after the time-out it is %s", status)
+			t.Errorf("after the timeout it is %s", status)
 		}
 	})
 }
 
-func TestAKilledProcessWritesNothingMore(t *testing.T) {
+func TestKilledProcessHasNoAccessToItsLease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		out := make(handOut, 1)
+		out := make(processes, 1)
 		f := newFixture(t, Config{Runner: out})
 		task := f.run(t, 1)
 		process := <-out
@@ -270,13 +270,13 @@ func TestAKilledProcessWritesNothingMore(t *testing.T) {
 		}
 		f.Kill(task.ID)
 		if err := process.Lease.Report(t.Context(), bastion.Report{Generation: 2}); err == nil {
-			t.Error("a dead process reported")
+			t.Error("a killed process wrote its report")
 		}
 		if _, err := process.Lease.Read(t.Context()); err == nil || errors.Is(err, bastion.ErrNotFound) {
-			t.Errorf("a dead process reads its lease: %v", err)
+			t.Errorf("a killed process reads its lease: %v", err)
 		}
 		if got := item(t, f.Cloud, task.ID).Report.Generation; got != 1 {
-			t.Errorf("the report is of generation %d", got)
+			t.Errorf("the report has generation %d", got)
 		}
 	})
 }
@@ -294,7 +294,7 @@ func TestCloseEndsEverything(t *testing.T) {
 		f.Close()
 		f.Close()
 		if took := time.Since(began); took > 2*time.Second {
-			t.Errorf("it took %s", took)
+			t.Errorf("Close took %s", took)
 		}
 		if inv := f.Inventory(); len(inv.Live()) > 0 || len(inv.Tasks) != 2 || inv.Groups[0].InUse {
 			t.Errorf("left behind: %+v", inv)
@@ -302,7 +302,7 @@ func TestCloseEndsEverything(t *testing.T) {
 		if events != before {
 			t.Errorf("%d events after Close began", events-before)
 		}
-		if _, err := f.Tasks().Run(t.Context(), f.launch(3)); err == nil {
+		if _, err := f.Tasks().Run(t.Context(), f.spec(3)); err == nil {
 			t.Error("a closed cloud started a task")
 		}
 	})

@@ -13,46 +13,48 @@ import (
 
 // Runner is what runs in a task's container.
 type Runner interface {
-	// Run answers the exit code. ctx is done when SIGTERM comes.
+	// Run runs until its work is done or ctx ends, which stands for SIGTERM, and
+	// returns the exit code.
 	Run(ctx context.Context, task Process) int
 }
 
-// Process is what a task's process has of the world.
+// Process is what a task's process has access to.
 type Process struct {
 	TaskID, BastionID string
-	// Addr is where the task can be reached.
+	// Addr is the task's address.
 	Addr netip.AddrPort
-	// Lease is the task's own item in the table of leases. It fails when the
-	// process has been killed.
+	// Lease is the task's own item in the table of leases. All calls fail after the
+	// process was killed.
 	Lease bastion.TaskLease
-	// Listen begins to listen at Addr, once; before that, connections are
-	// refused. Whom the security group does not admit is disconnected without a
-	// byte. The connections accepted are of type interface{ CloseWrite() error }
-	// and syscall.Conn, as those of net. Without sockets, it answers an error.
+	// Listen begins to listen at Addr, once. Before that, connections are refused.
+	// A connection from an address that the security group does not admit is closed
+	// without a byte. Accepted connections implement interface{ CloseWrite() error }
+	// and syscall.Conn, as those of package net do. Without sockets, Listen returns
+	// an error.
 	Listen func() (net.Listener, error)
 }
 
-// idleRunner is a process that does nothing.
+// idleRunner waits for SIGTERM.
 type idleRunner struct{}
 
 func (idleRunner) Run(ctx context.Context, _ Process) int {
 	<-ctx.Done()
-	return 143
+	return bastion.ExitTerminated
 }
 
-// process is what a task's process holds, and loses when it dies.
+// process holds the resources of a task's process, which it loses when it ends.
 type process struct {
 	view  Process
 	lease *taskLease
 
 	mu       sync.Mutex
-	dead     bool
-	socket   *socket // until it listens; nil if there are no sockets
+	killed   bool
+	socket   *socket // until it listens; nil without sockets
 	listener net.Listener
 	conns    map[*conn]struct{}
 }
 
-// newProcess makes the process of a task that has its address. c.mu is held.
+// newProcess returns the process of a task that has its address. c.mu is held.
 func (c *Cloud) newProcess(t *task, s *socket) *process {
 	p := &process{
 		lease:  &taskLease{table: c.leases, taskID: t.state.ID},
@@ -71,8 +73,8 @@ func (c *Cloud) newProcess(t *task, s *socket) *process {
 	return p
 }
 
-// endpoints are a task's addresses: the socket's, or made-up ones that no other
-// task has. c.mu is held.
+// endpoints returns the address of the socket, or without one, invented addresses
+// that no other task has. c.mu is held.
 func (c *Cloud) endpoints(s *socket) []netip.AddrPort {
 	if s != nil {
 		return []netip.AddrPort{s.addr}
@@ -87,8 +89,8 @@ func (c *Cloud) endpoints(s *socket) []netip.AddrPort {
 
 const sshPort = 2222
 
-// admits reports whether the task's security group, as it truly is, lets the
-// address in.
+// admits reports whether the current state of the task's security group admits the
+// address.
 func (c *Cloud) admits(t *task, peer netip.Addr) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -100,10 +102,10 @@ func (p *process) listen(admits func(netip.Addr) bool) (net.Listener, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
-	case p.dead:
-		return nil, fmt.Errorf("listen in task %s: %w", p.view.TaskID, errDead)
+	case p.killed:
+		return nil, fmt.Errorf("listen in task %s: %w", p.view.TaskID, errKilled)
 	case p.socket == nil:
-		return nil, fmt.Errorf("listen in task %s: it listens already, or the cloud has no sockets", p.view.TaskID)
+		return nil, fmt.Errorf("listen in task %s: the task listens already, or the cloud has no sockets", p.view.TaskID)
 	}
 	inner, err := p.socket.listen()
 	if err != nil {
@@ -113,11 +115,11 @@ func (p *process) listen(admits func(netip.Addr) bool) (net.Listener, error) {
 	return &listener{Listener: inner, process: p, admits: admits}, nil
 }
 
-// die takes everything from the process.
-func (p *process) die() {
+// kill closes the sockets of the process and revokes its access to the lease.
+func (p *process) kill() {
 	p.lease.revoke()
 	p.mu.Lock()
-	p.dead = true
+	p.killed = true
 	socket, listener, conns := p.socket, p.listener, p.conns
 	p.socket, p.listener, p.conns = nil, nil, nil
 	p.mu.Unlock()
@@ -132,21 +134,80 @@ func (p *process) die() {
 	}
 }
 
-// keep holds a connection until it is closed; false if the process is dead.
-func (p *process) keep(c *conn) bool {
+// add registers an open connection. It returns false if the process was killed.
+func (p *process) add(c *conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.dead {
+	if p.killed {
 		return false
 	}
 	p.conns[c] = struct{}{}
 	return true
 }
 
-func (p *process) drop(c *conn) {
+func (p *process) remove(c *conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.conns, c)
 }
 
-var errDead = errors.New("the process is dead")
+var errKilled = errors.New("the process was killed")
+
+// listener enforces the security group on each accept.
+type listener struct {
+	net.Listener
+	process *process
+	admits  func(netip.Addr) bool
+}
+
+// Accept returns the next connection that the group admits. It closes others without
+// a byte. It does not check open connections again.
+func (l *listener) Accept() (net.Conn, error) {
+	for {
+		inner, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		tcp := inner.(*net.TCPConn)
+		c := &conn{TCPConn: tcp, process: l.process}
+		peer := tcp.RemoteAddr().(*net.TCPAddr).AddrPort().Addr()
+		if l.admits(peer) && l.process.add(c) {
+			return c, nil
+		}
+		tcp.Close()
+	}
+}
+
+// conn is a connection that is closed when its process is killed.
+type conn struct {
+	*net.TCPConn
+	process *process
+}
+
+// Close closes the connection.
+func (c *conn) Close() error {
+	c.process.remove(c)
+	return c.TCPConn.Close()
+}
+
+// socket is the address of a task, whether or not the task listens.
+type socket struct {
+	addr     netip.AddrPort
+	reserved reservation
+}
+
+// reserve returns an address for a task, or nil without sockets.
+func (c *Cloud) reserve() (*socket, error) {
+	if !c.cfg.Host.IsValid() {
+		return nil, nil
+	}
+	reserved, port, err := bind(c.cfg.Host)
+	if err != nil {
+		return nil, err
+	}
+	return &socket{addr: netip.AddrPortFrom(c.cfg.Host, port), reserved: reserved}, nil
+}
+
+func (s *socket) listen() (net.Listener, error) { return s.reserved.listen() }
+
+func (s *socket) close() { s.reserved.close() }

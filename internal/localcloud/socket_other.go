@@ -7,11 +7,11 @@ import (
 	"net/netip"
 )
 
-// reservation is a port that was free a moment ago: here a socket cannot be bound
-// first and listen later.
+// reservation is a port that was free when bind looked: on this system, a socket
+// cannot be bound first and listen later.
 type reservation struct{ addr string }
 
-// bind finds a free port of the host's.
+// bind finds a free port of the host.
 func bind(host netip.Addr) (reservation, uint16, error) {
 	probe, err := net.Listen("tcp", net.JoinHostPort(host.String(), "0"))
 	if err != nil {

@@ -16,7 +16,7 @@ import (
 
 var loopback = netip.MustParseAddr("127.0.0.1")
 
-// realTask is a cloud with sockets, and one task that runs.
+// realTask is a cloud with sockets and one running task.
 type realTask struct {
 	fixture
 	task    bastion.Task
@@ -25,7 +25,7 @@ type realTask struct {
 
 func newRealTask(t *testing.T, host netip.Addr) realTask {
 	t.Helper()
-	out := make(handOut, 1)
+	out := make(processes, 1)
 	f := newFixture(t, Config{Host: host, Runner: out})
 	r := realTask{fixture: f, task: f.run(t, 1)}
 	r.process = <-out
@@ -40,7 +40,7 @@ func (r realTask) admit(t *testing.T, addr string) {
 	}
 }
 
-// serve greets who connects, and echoes what they send.
+// serve sends a greeting to each connection and echoes what it receives.
 func (r realTask) serve(t *testing.T) net.Listener {
 	t.Helper()
 	l, err := r.process.Listen()
@@ -57,7 +57,7 @@ func (r realTask) serve(t *testing.T) net.Listener {
 			go func() {
 				defer c.Close()
 				_, _ = io.WriteString(c, "hello\n")
-				// Not through splice, whose pipes the standard library keeps.
+				// Without splice: the standard library keeps its pipes open.
 				_, _ = io.Copy(struct{ io.Writer }{c}, struct{ io.Reader }{c})
 			}()
 		}
@@ -77,7 +77,7 @@ func (r realTask) dial(t *testing.T, from string) (net.Conn, error) {
 	return c, err
 }
 
-// greeting is what a connection from an address gets to read.
+// greeting returns what a connection from an address receives first.
 func (r realTask) greeting(t *testing.T, from string) (net.Conn, string) {
 	t.Helper()
 	c, err := r.dial(t, from)
@@ -100,29 +100,29 @@ func TestConnectionsAreRefusedUntilTheTaskListens(t *testing.T) {
 			t.Errorf("before the task listens: %v", err)
 		}
 		if l := r.serve(t); l.Addr().String() != r.process.Addr.String() {
-			t.Errorf("it listens on %s, not on %s", l.Addr(), r.process.Addr)
+			t.Errorf("the task listens on %s, not on %s", l.Addr(), r.process.Addr)
 		}
 		if _, got := r.greeting(t, host.String()); got != "hello\n" {
-			t.Errorf("it says %q", got)
+			t.Errorf("the greeting is %q", got)
 		}
 		if _, err := r.process.Listen(); err == nil {
-			t.Error("it listens twice")
+			t.Error("Listen succeeded twice")
 		}
 	}
 }
 
-func TestTheGroupIsEnforcedOnEveryAccept(t *testing.T) {
+func TestGroupIsEnforcedOnEachAccept(t *testing.T) {
 	r := newRealTask(t, loopback)
 	r.serve(t)
 	r.admit(t, "127.0.0.1")
 	first, got := r.greeting(t, "127.0.0.1")
 	if got != "hello\n" {
-		t.Errorf("who is admitted reads %q", got)
+		t.Errorf("the admitted address receives %q", got)
 	}
 	if c, got := r.greeting(t, "127.0.0.2"); got != "" {
-		t.Errorf("who is not admitted reads %q", got)
+		t.Errorf("another address receives %q", got)
 	} else if _, err := c.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) || err == nil {
-		t.Errorf("who is not admitted stays connected: %v", err)
+		t.Errorf("another address stays connected: %v", err)
 	}
 
 	r.admit(t, "127.0.0.2")
@@ -134,21 +134,21 @@ func TestTheGroupIsEnforcedOnEveryAccept(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, got := r.greeting(t, "127.0.0.2"); got != "hello\n" {
-		t.Errorf("who is admitted now reads %q", got)
+		t.Errorf("the newly admitted address receives %q", got)
 	}
 	if _, got := r.greeting(t, "127.0.0.1"); got != "" {
-		t.Errorf("who is admitted no more reads %q", got)
+		t.Errorf("the revoked address receives %q", got)
 	}
 	echo := make([]byte, 4)
 	if _, err := io.WriteString(first, "echo"); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := io.ReadFull(first, echo); err != nil || string(echo) != "echo" {
-		t.Errorf("the connection that was open reads %q, %v", echo, err)
+		t.Errorf("the open connection receives %q, %v", echo, err)
 	}
 }
 
-func TestDeathCutsEverything(t *testing.T) {
+func TestEndOfTheProcessClosesItsSockets(t *testing.T) {
 	ends := map[string]func(realTask){
 		"kill": func(r realTask) { r.Kill(r.task.ID) },
 		"stop": func(r realTask) { r.stop(t, r.task.ID) },
@@ -161,21 +161,20 @@ func TestDeathCutsEverything(t *testing.T) {
 			c, _ := r.greeting(t, "127.0.0.1")
 			end(r)
 			if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
-				t.Errorf("the open connection reads on: %v", err)
+				t.Errorf("the connection is still open: %v", err)
 			}
 			r.Close() // until it has stopped
 			if _, err := r.dial(t, "127.0.0.1"); !errors.Is(err, syscall.ECONNREFUSED) {
-				t.Errorf("a new connection: %v", err)
+				t.Errorf("new connection: %v", err)
 			}
-			if _, err := r.process.Listen(); !errors.Is(err, errDead) {
-				t.Errorf("a dead process listens: %v", err)
+			if _, err := r.process.Listen(); !errors.Is(err, errKilled) {
+				t.Errorf("Listen after the end: %v", err)
 			}
 		})
 	}
 }
 
-// What is accepted is as good as a TCP connection: half-close works.
-func TestAcceptedConnectionsCloseOneWay(t *testing.T) {
+func TestAcceptedConnectionsSupportHalfClose(t *testing.T) {
 	r := newRealTask(t, loopback)
 	r.admit(t, "127.0.0.1")
 	l, err := r.process.Listen()
@@ -191,7 +190,7 @@ func TestAcceptedConnectionsCloseOneWay(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, ok := server.(syscall.Conn); !ok {
-		t.Error("its socket options are out of reach")
+		t.Error("the connection is not a syscall.Conn")
 	}
 	if err := server.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
 		t.Fatal(err)
@@ -206,11 +205,11 @@ func TestAcceptedConnectionsCloseOneWay(t *testing.T) {
 		t.Errorf("the server reads %d bytes, %v", n, err)
 	}
 	if server.Close(); len(r.tasks[r.task.ID].process.conns) != 0 {
-		t.Error("a closed connection is kept")
+		t.Error("a closed connection is still registered")
 	}
 }
 
-func TestAnAddressThatIsNotOursFailsTheStart(t *testing.T) {
+func TestStartFailsIfTheHostCannotBeBound(t *testing.T) {
 	changed := make(chan struct{}, len(wholeLife))
 	f := newFixture(t, Config{Host: netip.MustParseAddr("192.0.2.1"), OnTask: func(string, string) { changed <- struct{}{} }})
 	f.run(t, 1)

@@ -10,15 +10,15 @@ import (
 	"syscall"
 )
 
-// reservation is a socket that is bound but does not listen, so that nobody else
-// gets the port, and who connects is refused.
+// reservation is a socket that is bound but does not listen: no other process gets
+// the port, and connections are refused.
 type reservation struct{ file *os.File }
 
-// bind reserves a port of the host's that the kernel chooses.
+// bind reserves a port of the host. The kernel chooses it.
 func bind(host netip.Addr) (reservation, uint16, error) {
-	family, where := syscall.AF_INET6, syscall.Sockaddr(&syscall.SockaddrInet6{Addr: host.As16()})
+	family, addr := syscall.AF_INET6, syscall.Sockaddr(&syscall.SockaddrInet6{Addr: host.As16()})
 	if host.Is4() {
-		family, where = syscall.AF_INET, &syscall.SockaddrInet4{Addr: host.As4()}
+		family, addr = syscall.AF_INET, &syscall.SockaddrInet4{Addr: host.As4()}
 	}
 	syscall.ForkLock.RLock()
 	fd, err := syscall.Socket(family, syscall.SOCK_STREAM, 0)
@@ -27,10 +27,10 @@ func bind(host netip.Addr) (reservation, uint16, error) {
 	}
 	syscall.ForkLock.RUnlock()
 	if err != nil {
-		return reservation{}, 0, fmt.Errorf("make a socket: %w", err)
+		return reservation{}, 0, fmt.Errorf("create a socket: %w", err)
 	}
 	r := reservation{os.NewFile(uintptr(fd), "reserved port of "+host.String())}
-	if err := syscall.Bind(fd, where); err != nil {
+	if err := syscall.Bind(fd, addr); err != nil {
 		r.close()
 		return reservation{}, 0, fmt.Errorf("bind to %s: %w", host, err)
 	}
@@ -53,7 +53,7 @@ func boundPort(fd int) (uint16, error) {
 	return 0, err
 }
 
-// listen begins to listen, and gives the reservation up to the listener.
+// listen begins to listen. The listener takes over the reservation.
 func (r reservation) listen() (net.Listener, error) {
 	if err := syscall.Listen(int(r.file.Fd()), syscall.SOMAXCONN); err != nil {
 		return nil, err

@@ -12,11 +12,10 @@ import (
 
 const staleness = 5 * time.Second
 
-// nearly is the last moment at which something that was done before the sleep
-// does not show.
+// nearly is the longest time after which a change is still invisible.
 const nearly = staleness - 1
 
-func TestANewGroupIsMissingForAWhile(t *testing.T) {
+func TestNewGroupIsInvisibleAtFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := New(Config{Staleness: staleness})
 		t.Cleanup(c.Close)
@@ -48,19 +47,19 @@ func TestANewGroupIsMissingForAWhile(t *testing.T) {
 		time.Sleep(time.Nanosecond)
 		again, err := c.Groups().Create(t.Context(), bastion.GroupSpec{BastionID: id})
 		if err != nil || again.ID != g.ID || len(again.Egress) != 1 || len(again.Ingress) != 0 {
-			t.Errorf("then there is %+v, %v", again, err)
+			t.Errorf("after the staleness: %+v, %v", again, err)
 		}
 	})
 }
 
-func TestAChangedGroupLooksAsItWas(t *testing.T) {
+func TestChangedGroupShowsItsOldStateAtFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t, Config{Staleness: staleness})
 		show := func(ingress int, err error) {
 			t.Helper()
 			g, got := f.Groups().Describe(t.Context(), id, f.group.ID)
 			if !errors.Is(got, err) || len(g.Ingress) != ingress {
-				t.Errorf("it shows as %+v, %v", g, got)
+				t.Errorf("Describe returns %+v, %v", g, got)
 			}
 		}
 		source := netip.MustParsePrefix("192.0.2.1/32")
@@ -68,7 +67,7 @@ func TestAChangedGroupLooksAsItWas(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got := f.Inventory().Groups[0].Ingress; len(got) != 1 || got[0].Source != source {
-			t.Errorf("in truth it admits %+v", got)
+			t.Errorf("the current ingress is %+v", got)
 		}
 		time.Sleep(nearly)
 		show(0, nil)
@@ -84,7 +83,7 @@ func TestAChangedGroupLooksAsItWas(t *testing.T) {
 	})
 }
 
-func TestANewTaskIsMissingForAWhile(t *testing.T) {
+func TestNewTaskIsInvisibleAtFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t, Config{Staleness: staleness, LaunchDelay: 20 * time.Second})
 		task := f.run(t, 1)
@@ -93,12 +92,12 @@ func TestANewTaskIsMissingForAWhile(t *testing.T) {
 			synctest.Wait()
 			tasks, err := f.Tasks().Describe(t.Context(), id, task.ID)
 			if err != nil || len(tasks) != len(want) || len(want) > 0 && tasks[0].Status != want[0] {
-				t.Errorf("it shows as %+v, %v; want %v", tasks, err, want)
+				t.Errorf("Describe returns %+v, %v; want %v", tasks, err, want)
 			}
 		}
 		time.Sleep(nearly)
 		show()
-		f.stop(t, task.ID) // which finds no task
+		f.stop(t, task.ID) // finds no task
 		time.Sleep(time.Nanosecond)
 		show(bastion.TaskProvisioning)
 		time.Sleep(10*time.Second - 1)
@@ -114,7 +113,7 @@ func TestANewTaskIsMissingForAWhile(t *testing.T) {
 	})
 }
 
-func TestTheListIsStaleToo(t *testing.T) {
+func TestTaskListIsStale(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t, Config{Staleness: staleness})
 		list := func(want int) {
@@ -137,16 +136,16 @@ func TestTheListIsStaleToo(t *testing.T) {
 	})
 }
 
-func TestWhatIsOldIsForgotten(t *testing.T) {
+func TestHistoryDropsOldStates(t *testing.T) {
 	var h history[int]
 	at := time.Unix(0, 0)
 	for n := range 100 {
 		h.set(at.Add(time.Duration(n)*time.Second), 10*time.Second, n, true)
 	}
-	if len(h.moments) != 11 {
-		t.Errorf("it keeps %d moments", len(h.moments))
+	if len(h.states) != 11 {
+		t.Errorf("the history has %d states", len(h.states))
 	}
 	if n, ok := h.at(at.Add(89*time.Second + 1)); !ok || n != 89 {
-		t.Errorf("ten seconds ago it was %d, %t", n, ok)
+		t.Errorf("at: %d, %t", n, ok)
 	}
 }

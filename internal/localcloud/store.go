@@ -3,7 +3,9 @@ package localcloud
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"sync"
@@ -12,21 +14,21 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// store is the table of records. Every write is one transaction.
+// store implements bastion.Store. Every write is one transaction.
 type store struct {
 	mu         sync.Mutex
 	records    map[string]bastion.Record
 	owners     map[string]*owner
-	open       int                  // of all owners
-	unfinished map[string]struct{}  // ids
-	due        map[string]time.Time // the sparse index
+	open       int                  // bastions of all owners
+	unfinished map[string]struct{}  // IDs
+	due        map[string]time.Time // the sparse index of DueAt
 	marks      map[string]time.Time
 }
 
-// owner is an owner's partition.
+// owner holds what the store knows about one owner.
 type owner struct {
-	live   map[string]string   // name to id of the open ones; its size is the count
-	listed map[string]struct{} // ids that are not finished
+	live   map[string]string   // name to ID of the open bastions; its size is the count
+	listed map[string]struct{} // IDs of the bastions that are not finished
 	key    bastion.Key
 }
 
@@ -40,7 +42,7 @@ func newStore() *store {
 	}
 }
 
-// owner is the owner's partition, made if there is none. s.mu is held.
+// owner returns the owner to write to. It creates it if there is none. s.mu is held.
 func (s *store) owner(name string) *owner {
 	o := s.owners[name]
 	if o == nil {
@@ -50,17 +52,17 @@ func (s *store) owner(name string) *owner {
 	return o
 }
 
-// known is the owner's partition to read: an empty one if there is none. s.mu is
+// readOwner returns the owner to read from, an empty one if there is none. s.mu is
 // held.
-func (s *store) known(name string) owner {
+func (s *store) readOwner(name string) owner {
 	if o := s.owners[name]; o != nil {
 		return *o
 	}
 	return owner{}
 }
 
-// begin starts an operation, of which there is one at a time: it answers the end
-// of it.
+// begin begins an operation and returns the function that ends it. There is one
+// operation at a time.
 func (s *store) begin(ctx context.Context) (func(), error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("use the table of records: %w", err)
@@ -75,12 +77,12 @@ func (s *store) Create(ctx context.Context, rec bastion.Record, quota bastion.Qu
 		return err
 	}
 	defer done()
-	live := s.known(rec.Owner).live
+	live := s.readOwner(rec.Owner).live
 	_, named := live[rec.Name]
 	_, exists := s.records[rec.ID]
 	switch {
 	case rec.Version != 1 || !rec.Intent.Open:
-		err = fmt.Errorf("version %d, open %t: a new record is open and has version 1", rec.Version, rec.Intent.Open)
+		err = fmt.Errorf("a new record must be open and have version 1, not open %t and version %d", rec.Intent.Open, rec.Version)
 	case named:
 		err = bastion.ErrNameTaken
 	case len(live) >= quota.PerOwner:
@@ -99,8 +101,8 @@ func (s *store) Create(ctx context.Context, rec bastion.Record, quota bastion.Qu
 	return nil
 }
 
-// put writes the record and what is derived from it, but for the name and the
-// counts. s.mu is held.
+// put writes the record and the indexes that follow from it, except the name and
+// the counts. s.mu is held.
 func (s *store) put(rec bastion.Record) {
 	s.records[rec.ID] = copyRecord(rec)
 	o := s.owner(rec.Owner)
@@ -127,11 +129,11 @@ func (s *store) Replace(ctx context.Context, prev, next bastion.Record) error {
 	stored, exists := s.records[prev.ID]
 	switch {
 	case next.Version != prev.Version+1:
-		err = fmt.Errorf("the next version is %d", next.Version)
+		err = fmt.Errorf("the next version must be one more, not %d", next.Version)
 	case next.ID != prev.ID || next.Owner != prev.Owner || next.Name != prev.Name:
-		err = fmt.Errorf("id, owner and name of a record cannot change, to %s, %s and %q", next.ID, next.Owner, next.Name)
+		err = fmt.Errorf("the ID, owner and name of a record cannot change to %s, %s and %q", next.ID, next.Owner, next.Name)
 	case next.Intent.Open && !prev.Intent.Open:
-		err = fmt.Errorf("a closed record cannot be opened")
+		err = errors.New("a closed record cannot be opened again")
 	case !exists || stored.Version != prev.Version:
 		err = bastion.ErrConflict
 	}
@@ -165,7 +167,7 @@ func (s *store) FetchByName(ctx context.Context, owner, name string) (bastion.Re
 		return bastion.Record{}, err
 	}
 	defer done()
-	id, ok := s.known(owner).live[name]
+	id, ok := s.readOwner(owner).live[name]
 	if !ok {
 		return bastion.Record{}, fmt.Errorf("fetch %q of %s: %w", name, owner, bastion.ErrNotFound)
 	}
@@ -178,7 +180,7 @@ func (s *store) ListByOwner(ctx context.Context, owner string) ([]bastion.Record
 		return nil, err
 	}
 	defer done()
-	return s.oldestFirst(maps.Keys(s.known(owner).listed)), nil
+	return s.oldestFirst(maps.Keys(s.readOwner(owner).listed)), nil
 }
 
 func (s *store) List(ctx context.Context) ([]bastion.Record, error) {
@@ -224,7 +226,7 @@ func (s *store) RememberedKey(ctx context.Context, owner string) (bastion.Key, e
 		return "", err
 	}
 	defer done()
-	if key := s.known(owner).key; key != "" {
+	if key := s.readOwner(owner).key; key != "" {
 		return key, nil
 	}
 	return "", fmt.Errorf("find the remembered key of %s: %w", owner, bastion.ErrNotFound)
@@ -260,4 +262,31 @@ func (s *store) Marks(ctx context.Context) ([]string, error) {
 	}
 	defer done()
 	return slices.Sorted(maps.Keys(s.marks)), nil
+}
+
+// all returns every record, also the finished ones, oldest first.
+func (s *store) all() []bastion.Record {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.oldestFirst(maps.Keys(s.records))
+}
+
+// oldestFirst returns copies of the records with these IDs. s.mu is held.
+func (s *store) oldestFirst(ids iter.Seq[string]) []bastion.Record {
+	var all []bastion.Record
+	for id := range ids {
+		all = append(all, copyRecord(s.records[id]))
+	}
+	slices.SortFunc(all, func(a, b bastion.Record) int {
+		return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), cmp.Compare(a.ID, b.ID))
+	})
+	return all
+}
+
+// copyRecord returns a copy that shares no memory with the record.
+func copyRecord(rec bastion.Record) bastion.Record {
+	rec.Intent.Keys = slices.Clone(rec.Intent.Keys)
+	rec.Attempt.Endpoints = slices.Clone(rec.Attempt.Endpoints)
+	rec.Receipt.Destinations = slices.Clone(rec.Receipt.Destinations)
+	return rec
 }

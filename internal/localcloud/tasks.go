@@ -14,36 +14,36 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// What ECS remembers, from its developer guide and API reference.
+// How long ECS remembers things, from its developer guide and API reference.
 const (
-	stoppedVisible = time.Hour      // stopped tasks stay visible
-	tokenAfterStop = time.Hour      // a clientToken is remembered after its task's end
-	tokenLongest   = 24 * time.Hour // and never longer than this
+	stoppedVisible = time.Hour      // a stopped task
+	tokenAfterStop = time.Hour      // a clientToken after its task's end
+	tokenLongest   = 24 * time.Hour // a clientToken in any case
 )
 
-// pruneEvery keeps the cost of forgetting small.
+// pruneEvery limits how often old state is removed, which takes time.
 const pruneEvery = time.Minute
 
-// task is the truth about one task. Cloud.mu guards it.
+// task is a task. Cloud.mu guards it.
 type task struct {
-	launch bastion.TaskSpec
-	group  *group
-	state  bastion.Task
-	past   history[bastion.Task]
+	spec    bastion.TaskSpec
+	group   *group
+	state   bastion.Task
+	history history[bastion.Task]
 
 	process   *process // nil until the network is attached
 	attachErr error    // why the network could not be attached
 	stoppedAt time.Time
-	released  bool // the interface is gone
+	released  bool // its network interface is gone
 
-	stopReason string // of the StopTask that came first; empty: none did
+	stopReason string // of the first StopTask; empty: there was none
 	stop       chan struct{}
 	kill       chan struct{}
 	killOnce   sync.Once
 }
 
-// over reports whether the process has ended, or is not to begin.
-func (t *task) over() bool {
+// exited reports whether the task's process has ended or will never begin.
+func (t *task) exited() bool {
 	switch t.state.Status {
 	case bastion.TaskDeprovisioning, bastion.TaskStopped:
 		return true
@@ -51,8 +51,7 @@ func (t *task) over() bool {
 	return false
 }
 
-// terminate asks the task to end. Repeats change nothing, nor does a task that
-// has ended. Cloud.mu is held.
+// terminate asks the task to end. A repeat does nothing. Cloud.mu is held.
 func (t *task) terminate(reason string) {
 	if t.stopReason != "" {
 		return
@@ -61,91 +60,91 @@ func (t *task) terminate(reason string) {
 	close(t.stop)
 }
 
-// become notes the task's next state. c.mu is held.
-func (c *Cloud) become(t *task, status bastion.TaskStatus) {
+// setStatus sets the task's status and adds its state to its history. c.mu is held.
+func (c *Cloud) setStatus(t *task, status bastion.TaskStatus) {
 	t.state.Status = status
-	t.past.set(c.cfg.Now(), c.cfg.Staleness, t.state, true)
+	t.history.set(c.cfg.Now(), c.cfg.Staleness, t.state, true)
 	c.notify(c.cfg.OnTask, t.state.BastionID, t.state.ID)
 }
 
-// tasksPort is bastion.Tasks.
+// tasksPort implements bastion.Tasks.
 type tasksPort struct{ c *Cloud }
 
-func (p tasksPort) Run(ctx context.Context, launch bastion.TaskSpec) (bastion.Task, error) {
+func (p tasksPort) Run(ctx context.Context, spec bastion.TaskSpec) (bastion.Task, error) {
 	c := p.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.call(ctx, "RunTask"); err != nil {
+	if err := c.begin(ctx, "RunTask"); err != nil {
 		return bastion.Task{}, err
 	}
 	if c.closed {
 		return bastion.Task{}, errors.New("RunTask: the local cloud is closed")
 	}
 	c.prune()
-	key := clientToken(launch)
+	key := clientToken(spec)
 	if earlier := c.launched[key]; earlier != nil && !earlier.expired(c.cfg.Now()) {
-		return earlier.replay(launch)
+		return earlier.replay(spec)
 	}
-	g := c.usable(launch.GroupID)
+	g := c.usable(spec.GroupID)
 	if g == nil {
-		return bastion.Task{}, fmt.Errorf("run a task of %s in the security group %s: %w", launch.BastionID, launch.GroupID, bastion.ErrNotFound)
+		return bastion.Task{}, fmt.Errorf("run a task of %s in the security group %s: %w", spec.BastionID, spec.GroupID, bastion.ErrNotFound)
 	}
 	if c.refusals > 0 {
 		c.refusals--
 		refused := &bastion.RefusedError{Failure: bastion.CapacityFailure, Detail: "RESOURCE: Capacity is unavailable at this time."}
-		c.launched[key] = &token{launch: launch, refused: refused, at: c.cfg.Now()}
+		c.launched[key] = &token{spec: spec, refused: refused, at: c.cfg.Now()}
 		return bastion.Task{}, refused
 	}
-	t := c.start(launch, g)
-	c.launched[key] = &token{launch: launch, task: t, at: c.cfg.Now()}
-	return answered(t.state), nil
+	t := c.start(spec, g)
+	c.launched[key] = &token{spec: spec, task: t, at: c.cfg.Now()}
+	return runTaskResult(t.state), nil
 }
 
-// start makes the task and sets it going. c.mu is held.
-func (c *Cloud) start(launch bastion.TaskSpec, g *group) *task {
+// start creates the task and begins its life. c.mu is held.
+func (c *Cloud) start(spec bastion.TaskSpec, g *group) *task {
 	t := &task{
-		launch: launch,
-		group:  g,
-		stop:   make(chan struct{}),
-		kill:   make(chan struct{}),
+		spec:  spec,
+		group: g,
+		stop:  make(chan struct{}),
+		kill:  make(chan struct{}),
 		state: bastion.Task{
-			ID:        c.id("", 32),
-			BastionID: launch.BastionID,
-			Attempt:   launch.Attempt,
-			CreatedAt: c.now(),
+			ID:        c.newID("", 32),
+			BastionID: spec.BastionID,
+			Attempt:   spec.Attempt,
+			CreatedAt: c.cfg.Now().UTC().Round(0),
 		},
 	}
 	g.interfaces++
 	c.tasks[t.state.ID] = t
-	c.tasksOf[launch.BastionID] = append(c.tasksOf[launch.BastionID], t)
-	c.become(t, bastion.TaskProvisioning)
-	c.background.Go(func() { c.live(t) })
+	c.tasksOf[spec.BastionID] = append(c.tasksOf[spec.BastionID], t)
+	c.setStatus(t, bastion.TaskProvisioning)
+	c.background.Go(func() { c.runTask(t) })
 	return t
 }
 
-// token is what ECS remembers of a RunTask.
+// token is what ECS remembers about a clientToken.
 type token struct {
-	launch  bastion.TaskSpec
+	spec    bastion.TaskSpec
 	at      time.Time
 	task    *task
 	refused *bastion.RefusedError
 }
 
-// clientToken names an attempt.
-func clientToken(launch bastion.TaskSpec) string {
-	return launch.BastionID + "-" + strconv.Itoa(launch.Attempt)
+// clientToken returns the attempt's clientToken.
+func clientToken(spec bastion.TaskSpec) string {
+	return spec.BastionID + "-" + strconv.Itoa(spec.Attempt)
 }
 
-// replay answers a repeated RunTask as the first time.
-func (k *token) replay(launch bastion.TaskSpec) (bastion.Task, error) {
-	launch.AttemptCreatedAt = k.launch.AttemptCreatedAt // not a parameter of RunTask
-	if launch != k.launch {
-		return bastion.Task{}, fmt.Errorf("run attempt %d of %s: ConflictException: the clientToken was used with other parameters", launch.Attempt, launch.BastionID)
+// replay returns the result of the first RunTask with the token.
+func (k *token) replay(spec bastion.TaskSpec) (bastion.Task, error) {
+	spec.AttemptCreatedAt = k.spec.AttemptCreatedAt // not a parameter of RunTask
+	if spec != k.spec {
+		return bastion.Task{}, fmt.Errorf("run attempt %d of %s: ConflictException: the clientToken was used with other parameters", spec.Attempt, spec.BastionID)
 	}
 	if k.refused != nil {
 		return bastion.Task{}, k.refused
 	}
-	return answered(k.task.state), nil
+	return runTaskResult(k.task.state), nil
 }
 
 // expired reports whether ECS has forgotten the token.
@@ -156,9 +155,9 @@ func (k *token) expired(now time.Time) bool {
 	return k.task != nil && !k.task.stoppedAt.IsZero() && now.Sub(k.task.stoppedAt) > tokenAfterStop
 }
 
-// answered is what RunTask's answer carries: the address has to be looked up,
-// and of a stopped task not even the reason is there.
-func answered(t bastion.Task) bastion.Task {
+// runTaskResult returns what RunTask returns of a task: no address yet, and for a
+// stopped task no reason.
+func runTaskResult(t bastion.Task) bastion.Task {
 	return bastion.Task{ID: t.ID, BastionID: t.BastionID, Attempt: t.Attempt, Status: t.Status, CreatedAt: t.CreatedAt}
 }
 
@@ -166,7 +165,7 @@ func (p tasksPort) Describe(ctx context.Context, bastionID string, known ...stri
 	c := p.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.call(ctx, "DescribeTasks"); err != nil {
+	if err := c.begin(ctx, "DescribeTasks"); err != nil {
 		return nil, err
 	}
 	found := slices.Clone(c.tasksOf[bastionID])
@@ -175,18 +174,18 @@ func (p tasksPort) Describe(ctx context.Context, bastionID string, known ...stri
 			found = append(found, t)
 		}
 	}
-	return c.shownTasks(found), nil
+	return c.visibleTasks(found), nil
 }
 
 func (p tasksPort) Fetch(ctx context.Context, taskID string) (bastion.Task, error) {
 	c := p.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.call(ctx, "DescribeTasks"); err != nil {
+	if err := c.begin(ctx, "DescribeTasks"); err != nil {
 		return bastion.Task{}, err
 	}
 	if t := c.tasks[taskID]; t != nil {
-		if seen := c.shownTasks([]*task{t}); len(seen) > 0 {
+		if seen := c.visibleTasks([]*task{t}); len(seen) > 0 {
 			return seen[0], nil
 		}
 	}
@@ -197,18 +196,19 @@ func (p tasksPort) List(ctx context.Context) ([]bastion.Task, error) {
 	c := p.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.call(ctx, "ListTasks"); err != nil {
+	if err := c.begin(ctx, "ListTasks"); err != nil {
 		return nil, err
 	}
-	all := c.shownTasks(slices.Collect(maps.Values(c.tasks)))
+	all := c.visibleTasks(slices.Collect(maps.Values(c.tasks)))
 	return slices.DeleteFunc(all, func(t bastion.Task) bool { return t.Status == bastion.TaskStopped }), nil
 }
 
-// shownTasks is what a read sees of the tasks, in order of creation. c.mu is held.
-func (c *Cloud) shownTasks(tasks []*task) []bastion.Task {
+// visibleTasks returns what a read sees of the tasks, in order of creation. c.mu is
+// held.
+func (c *Cloud) visibleTasks(tasks []*task) []bastion.Task {
 	var seen []bastion.Task
 	for _, t := range tasks {
-		if state, ok := shown(c, &t.past); ok && !t.forgotten(c.cfg.Now(), c.cfg.Staleness) {
+		if state, ok := visible(c, &t.history); ok && !t.forgotten(c.cfg.Now(), c.cfg.Staleness) {
 			seen = append(seen, copyTask(state))
 		}
 	}
@@ -216,7 +216,8 @@ func (c *Cloud) shownTasks(tasks []*task) []bastion.Task {
 	return seen
 }
 
-// forgotten reports whether the task stopped so long ago that it does not show.
+// forgotten reports whether the task stopped so long ago that it is not visible any
+// more.
 func (t *task) forgotten(now time.Time, staleness time.Duration) bool {
 	return !t.stoppedAt.IsZero() && now.Sub(t.stoppedAt) > stoppedVisible+staleness
 }
@@ -225,21 +226,21 @@ func (p tasksPort) Stop(ctx context.Context, taskID, reason string) error {
 	c := p.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.call(ctx, "StopTask"); err != nil {
+	if err := c.begin(ctx, "StopTask"); err != nil {
 		return err
 	}
 	t := c.tasks[taskID]
 	if t == nil {
 		return nil
 	}
-	if _, ok := shown(c, &t.past); ok {
+	if _, ok := visible(c, &t.history); ok {
 		t.terminate(reason)
 	}
 	return nil
 }
 
-// prune forgets what the cloud does not show any more, now and then: reads do
-// not depend on it. c.mu is held.
+// prune removes state that is not visible any more. Reads do not depend on it. c.mu
+// is held.
 func (c *Cloud) prune() {
 	now := c.cfg.Now()
 	if now.Sub(c.pruned) < pruneEvery {
@@ -247,16 +248,16 @@ func (c *Cloud) prune() {
 	}
 	c.pruned = now
 	maps.DeleteFunc(c.launched, func(_ string, k *token) bool { return k.expired(now) })
-	dead := func(t *task) bool { return t.released && t.forgotten(now, c.cfg.Staleness) }
-	maps.DeleteFunc(c.tasks, func(_ string, t *task) bool { return dead(t) })
+	unused := func(t *task) bool { return t.released && t.forgotten(now, c.cfg.Staleness) }
+	maps.DeleteFunc(c.tasks, func(_ string, t *task) bool { return unused(t) })
 	for id, tasks := range c.tasksOf {
-		if c.tasksOf[id] = slices.DeleteFunc(tasks, dead); len(c.tasksOf[id]) == 0 {
+		if c.tasksOf[id] = slices.DeleteFunc(tasks, unused); len(c.tasksOf[id]) == 0 {
 			delete(c.tasksOf, id)
 		}
 	}
 	gone := func(g *group) bool {
-		_, visible := shown(c, &g.past)
-		return g.gone && !visible
+		_, seen := visible(c, &g.history)
+		return g.deleted && !seen
 	}
 	maps.DeleteFunc(c.groups, func(_ string, g *group) bool { return gone(g) })
 	for name, groups := range c.named {
