@@ -9,27 +9,26 @@ import (
 	"strings"
 )
 
-// Deployment is what tells a stack's own things in requests. What a role's
-// conditions ask of a request is looked for in the request itself: its tags, its
-// cluster, its VPC, its key.
+// Deployment identifies a stack's resources in requests. The conditions of roles are
+// evaluated from the request: its tags, cluster, VPC and key.
 type Deployment struct {
 	StackID string            // the value of the tag bastion:stack
 	Cluster string            // its ARN
-	VPC     string            // its id
-	Tables  map[string]string // by name, what template.yaml calls them
+	VPC     string            // its ID
+	Tables  map[string]string // from a table's name to its name in template.yaml
 
-	// Of a stack with Slack: what template.yaml calls a function, as NAME, or an
-	// alias of one, as NAME:ALIAS; and parameters of Parameter Store, by name.
+	// In a stack with Slack: from a function's NAME or an alias's NAME:ALIAS to its name
+	// in template.yaml, and from the name of a parameter in Parameter Store to its resource.
 	Functions  map[string]string
 	Parameters map[string]string
 }
 
 const stackTag = "bastion:stack"
 
-// signedFor is the service in the scope of a signature.
+// signedFor matches the service in the scope of a signature.
 var signedFor = regexp.MustCompile(`Credential=[^/]+/\d{8}/[^/]+/([^/]+)/aws4_request`)
 
-// serviceOf is the service that a request is signed for.
+// serviceOf returns the service that a request is signed for.
 func serviceOf(header http.Header) string {
 	if match := signedFor.FindStringSubmatch(header.Get("Authorization")); match != nil {
 		return match[1]
@@ -37,9 +36,9 @@ func serviceOf(header http.Header) string {
 	return "an unsigned service"
 }
 
-// Calls reads which calls a request makes, from its URL and header and from its
-// body, which is given apart. userID is what ${aws:userid} is for a task; empty for a
-// function, which has no item of its own. An error says in words what no role allows.
+// Calls returns the API calls that a request makes. userID is the value of ${aws:userid}
+// for a task, and empty for a function, which has no item of its own. An error describes
+// a call that no role may allow.
 func (d Deployment) Calls(r *http.Request, body []byte, userID string) ([]Call, error) {
 	_, operation, _ := strings.Cut(r.Header.Get("X-Amz-Target"), ".")
 	switch service := serviceOf(r.Header); service {
@@ -54,7 +53,7 @@ func (d Deployment) Calls(r *http.Request, body []byte, userID string) ([]Call, 
 	case "ssm":
 		return d.ssm(operation, body)
 	default:
-		return nil, fmt.Errorf("calls %s, which nothing here should", service)
+		return nil, fmt.Errorf("calls %s, which no function and no task uses", service)
 	}
 }
 
@@ -69,7 +68,7 @@ func (d Deployment) dynamodb(operation string, body []byte, userID string) ([]Ca
 		RequestItems         map[string]any
 	}
 	if err := json.Unmarshal(body, &in); err != nil {
-		return nil, fmt.Errorf("sends dynamodb:%s in a form that is not known: %w", operation, err)
+		return nil, fmt.Errorf("sends dynamodb:%s in an unknown form: %w", operation, err)
 	}
 	api := "dynamodb:" + operation
 	var calls []Call
@@ -77,7 +76,7 @@ func (d Deployment) dynamodb(operation string, body []byte, userID string) ([]Ca
 	add := func(api, table string) {
 		on, ours := d.Tables[table]
 		if !ours {
-			unknown = fmt.Errorf("calls %s on the table %q, which is none of the stack's", api, table)
+			unknown = fmt.Errorf("calls %s on the table %q, which is not the stack's", api, table)
 		}
 		if in.IndexName != "" {
 			on += "/index/" + in.IndexName
@@ -110,7 +109,7 @@ func (d Deployment) ecs(operation string, body []byte) ([]Call, error) {
 		Tags    []struct{ Key, Value string }
 	}
 	if err := json.Unmarshal(body, &in); err != nil {
-		return nil, fmt.Errorf("sends ecs:%s in a form that is not known: %w", operation, err)
+		return nil, fmt.Errorf("sends ecs:%s in an unknown form: %w", operation, err)
 	}
 	if in.Cluster != d.Cluster {
 		return nil, fmt.Errorf("calls ecs:%s in the cluster %q, which is not the stack's", operation, in.Cluster)
@@ -127,7 +126,7 @@ func (d Deployment) ecs(operation string, body []byte) ([]Call, error) {
 func (d Deployment) ec2(body []byte) ([]Call, error) {
 	form, err := url.ParseQuery(string(body))
 	if err != nil {
-		return nil, fmt.Errorf("sends to EC2 what is no form: %w", err)
+		return nil, fmt.Errorf("sends EC2 a body that is not a form: %w", err)
 	}
 	api := "ec2:" + form.Get("Action")
 	if vpc := form.Get("VpcId"); vpc != "" && vpc != d.VPC {
@@ -140,4 +139,55 @@ func (d Deployment) ec2(body []byte) ([]Call, error) {
 		}
 	}
 	return []Call{{API: api}}, nil
+}
+
+// The path of an Invoke, which may have a function's ARN for its name.
+var (
+	invocations = regexp.MustCompile(`^/2015-03-31/functions/([^/]+)/invocations$`)
+	functionARN = regexp.MustCompile(`^arn:[\w-]+:lambda:[\w-]+:\d{12}:function:`)
+)
+
+// Invoked returns the function that a request invokes, as NAME or NAME:QUALIFIER, for all
+// forms of the name that Lambda accepts. It is empty if the request is not an Invoke.
+func Invoked(r *http.Request) string {
+	match := invocations.FindStringSubmatch(r.URL.Path)
+	if r.Method != http.MethodPost || match == nil {
+		return ""
+	}
+	name := functionARN.ReplaceAllString(match[1], "")
+	if qualifier := r.URL.Query().Get("Qualifier"); qualifier != "" {
+		name += ":" + qualifier
+	}
+	return name
+}
+
+// lambda decodes a call of Lambda. For IAM, a function and each of its aliases are
+// separate resources.
+func (d Deployment) lambda(r *http.Request) ([]Call, error) {
+	name := Invoked(r)
+	on, ours := d.Functions[name]
+	switch {
+	case name == "":
+		return nil, fmt.Errorf("calls Lambda for %s %s, which is not an Invoke", r.Method, r.URL.Path)
+	case !ours:
+		return nil, fmt.Errorf("invokes %s, which is not the stack's", name)
+	}
+	return []Call{{"lambda:Invoke", on}}, nil
+}
+
+// ssm decodes a call of Parameter Store. Each parameter needs its own permission.
+func (d Deployment) ssm(operation string, body []byte) ([]Call, error) {
+	var in struct{ Names []string }
+	if err := json.Unmarshal(body, &in); err != nil || len(in.Names) == 0 {
+		return nil, fmt.Errorf("calls ssm:%s without a list of names: %v", operation, err)
+	}
+	var calls []Call
+	for _, name := range in.Names {
+		on, ours := d.Parameters[name]
+		if !ours {
+			return nil, fmt.Errorf("calls ssm:%s for %s, which are not all the stack's", operation, strings.Join(in.Names, ", "))
+		}
+		calls = append(calls, Call{"ssm:" + operation, on})
+	}
+	return calls, nil
 }

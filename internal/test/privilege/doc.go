@@ -1,20 +1,19 @@
-// Package privilege holds the roles of template.yaml to what their holders do. It
-// is read from the top:
+// Package privilege compares the roles in template.yaml with the calls that their
+// holders make. Read it in this order:
 //
-//   - table.go says which permissions each API call needs, with its source;
-//   - platform.go lists the permissions that only AWS itself uses for us;
-//   - granted.go reads from the template what a role grants;
-//   - decode.go reads from a request which calls it makes;
-//   - record.go stands between a function and AWS, notes its calls, and refuses as
-//     IAM does what its role does not grant.
+//   - table.go has the permissions that each API call needs, with the source;
+//   - platform.go has the permissions that AWS services use with our roles;
+//   - granted.go reads the permissions of each role from the template;
+//   - decode.go reads the API calls from a request;
+//   - record.go is a proxy between a function and AWS that records its calls, and refuses
+//     those that its role does not grant, as IAM does.
 //
-// A role must grant what the calls of its holder need and what the platform
-// needs, and nothing else. The test of that is in package system, where every
-// function and the task run as they are compiled.
+// A role must grant exactly what its holder's calls and the platform need. The test of
+// this is in package system, where every function and the task run as compiled programs.
 //
-// Resources and conditions are written as template.yaml writes them, without what
-// all of them begin with: "task/${Cluster}/*" for
-// arn:${AWS::Partition}:ecs:${AWS::Region}:${AWS::AccountId}:task/${Cluster}/*, and
-// a resource of the template by its name there, "RecordsTable" for its ARN. What is
-// an ARN by its Ref, as an alias is, keeps the brackets: "${SlackQueue}".
+// Resources and conditions have the form of template.yaml, without the common start:
+// "task/${Cluster}/*" means
+// arn:${AWS::Partition}:ecs:${AWS::Region}:${AWS::AccountId}:task/${Cluster}/*. A resource
+// of the template has its name there, such as "RecordsTable" for its ARN. If its Ref is
+// the ARN, as for an alias, it has brackets: "${SlackQueue}".
 package privilege

@@ -8,10 +8,10 @@ import (
 	"strings"
 )
 
-// Granted reads from a template (JSON, after the SAM transform) what each role
-// grants at the most, whatever the stack's parameters are: its own policies, those
-// that it shares and those that name it. What it does not understand is an error:
-// nothing is granted unseen.
+// Granted returns the permissions of each role in a template (JSON, after the SAM
+// transform), with all optional parts: those of its own policies, of shared policies and
+// of separate policies for the role. Everything that it does not understand is an error,
+// so that no permission is missed.
 func Granted(template []byte) (map[string][]Permission, error) {
 	var t struct {
 		Resources map[string]struct {
@@ -19,7 +19,7 @@ func Granted(template []byte) (map[string][]Permission, error) {
 			Properties json.RawMessage
 		}
 	}
-	template, err := whole(template)
+	template, err := withAllOptions(template)
 	if err == nil {
 		err = json.Unmarshal(template, &t)
 	}
@@ -47,7 +47,7 @@ func Granted(template []byte) (map[string][]Permission, error) {
 			err = json.Unmarshal(resource.Properties, &policy)
 			beside[policy.RoleName.Ref] = append(beside[policy.RoleName.Ref], policy.PolicyDocument)
 		case "AWS::IAM::Policy", "AWS::IAM::UserPolicy", "AWS::IAM::GroupPolicy":
-			err = fmt.Errorf("a %s grants beside the roles", resource.Type)
+			err = fmt.Errorf("a %s grants permissions outside of the roles", resource.Type)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("read %s: %w", name, err)
@@ -63,13 +63,13 @@ func Granted(template []byte) (map[string][]Permission, error) {
 		delete(beside, name)
 	}
 	for name := range beside {
-		return nil, fmt.Errorf("a policy is for the role %q, which is none of the template's", name)
+		return nil, fmt.Errorf("a policy is for the role %q, which is not in the template", name)
 	}
 	return granted, nil
 }
 
-// whole is a template in which all is there that a condition may leave out.
-func whole(template []byte) ([]byte, error) {
+// withAllOptions returns the template with every part that a condition may leave out.
+func withAllOptions(template []byte) ([]byte, error) {
 	var t any
 	if err := json.Unmarshal(template, &t); err != nil {
 		return nil, err
@@ -77,8 +77,7 @@ func whole(template []byte) ([]byte, error) {
 	return json.Marshal(withOptions(t))
 }
 
-// withOptions puts what is there under a condition, and otherwise nothing, in the
-// place of the condition.
+// withOptions replaces every Fn::If whose alternative is AWS::NoValue with its value.
 func withOptions(v any) any {
 	switch v := v.(type) {
 	case []any:
@@ -103,17 +102,17 @@ type role struct {
 
 type document struct{ Statement []statement }
 
-// statement is all that one may have here; see UnmarshalJSON.
+// statement has the only members that a statement may have; see UnmarshalJSON.
 type statement struct {
 	Sid, Effect      string
 	Action, Resource any
 	Condition        map[string]map[string]any
 }
 
-// UnmarshalJSON refuses members that this package does not know, as NotAction.
-func (s *statement) UnmarshalJSON(text []byte) error {
+// UnmarshalJSON refuses other members, such as NotAction.
+func (s *statement) UnmarshalJSON(data []byte) error {
 	type plain statement
-	decoder := json.NewDecoder(strings.NewReader(string(text)))
+	decoder := json.NewDecoder(strings.NewReader(string(data)))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode((*plain)(s)); err != nil {
 		return err
@@ -130,10 +129,10 @@ func (r role) permissions(shared map[string]document, beside []document) ([]Perm
 		documents = append(documents, policy.PolicyDocument)
 	}
 	for _, arn := range r.ManagedPolicyArns {
-		name, err := written(arn)
+		name, err := text(arn)
 		policy, known := shared[strings.Trim(name, "${}")]
 		if err != nil || !known {
-			return nil, fmt.Errorf("the policy %v is none of the template's", arn)
+			return nil, fmt.Errorf("the policy %v is not in the template", arn)
 		}
 		documents = append(documents, policy)
 	}
@@ -158,7 +157,7 @@ func (s statement) permissions() ([]Permission, error) {
 	var all []Permission
 	for _, action := range list(s.Action) {
 		for _, resource := range list(s.Resource) {
-			on, err := written(resource)
+			on, err := text(resource)
 			if err != nil {
 				return nil, err
 			}
@@ -168,19 +167,18 @@ func (s statement) permissions() ([]Permission, error) {
 	return all, nil
 }
 
-// conditionOf writes all conditions of a statement in a line, in alphabetical
-// order: all of them must hold.
+// conditionOf returns all conditions of a statement in one line, in alphabetical order.
 func conditionOf(operators map[string]map[string]any) (string, error) {
 	var all []string
 	for operator, keys := range operators {
 		for key, values := range keys {
 			var texts []string
 			for _, value := range list(values) {
-				text, err := written(value)
+				one, err := text(value)
 				if err != nil {
 					return "", err
 				}
-				texts = append(texts, text)
+				texts = append(texts, one)
 			}
 			all = append(all, operator+" "+key+" "+strings.Join(texts, ", "))
 		}
@@ -189,7 +187,7 @@ func conditionOf(operators map[string]map[string]any) (string, error) {
 	return strings.Join(all, " and "), nil
 }
 
-// list makes one of what a policy may say as one or as several.
+// list returns a slice for a member that may have one value or several.
 func list(v any) []any {
 	if several, ok := v.([]any); ok {
 		return several
@@ -198,29 +196,29 @@ func list(v any) []any {
 }
 
 var (
-	// arnStart is what ARNs of this account and region begin with.
+	// arnStart matches the start of ARNs of this account and region.
 	arnStart = regexp.MustCompile(`^arn:\$\{AWS::Partition\}:[a-z0-9-]+:\$\{AWS::Region\}:\$\{AWS::AccountId\}:`)
-	// arnOf is the ARN of a resource of the template.
+	// arnOf matches the ARN of a resource of the template.
 	arnOf = regexp.MustCompile(`\$\{(\w+)\.Arn\}`)
 )
 
-// written is a value as the package's doc comment says that it is written.
-func written(v any) (string, error) {
+// text returns a value in the form that the package comment describes.
+func text(v any) (string, error) {
 	switch v := v.(type) {
 	case string:
 		return v, nil
 	case map[string]any:
 		for function, argument := range v {
-			if text, ok := called(function, argument); ok && len(v) == 1 {
-				return arnOf.ReplaceAllString(arnStart.ReplaceAllString(text, ""), "$1"), nil
+			if result, ok := called(function, argument); ok && len(v) == 1 {
+				return arnOf.ReplaceAllString(arnStart.ReplaceAllString(result, ""), "$1"), nil
 			}
 		}
 	}
-	return "", fmt.Errorf("a policy says %v, which this does not know", v)
+	return "", fmt.Errorf("a policy has the unknown value %v", v)
 }
 
-// called is the text of an intrinsic function's call. What else is put into the
-// text of Fn::Sub stays a name.
+// called returns the text of an intrinsic function. Variables in the text of Fn::Sub stay
+// names.
 func called(function string, argument any) (string, bool) {
 	parts := list(argument)
 	first, ok := parts[0].(string)

@@ -18,33 +18,33 @@ const small = `{"Resources": {
 		"Policies": [{"PolicyName": "own", "PolicyDocument": {"Version": "2012-10-17", "Statement": [
 			{"Sid": "Read", "Effect": "Allow", "Action": ["dynamodb:Query", "dynamodb:Scan"],
 			 "Resource": [{"Fn::GetAtt": ["T", "Arn"]}, {"Fn::Sub": "${T.Arn}/index/i"}, "*"]},
-			{"Fn::If": ["A", {"Sid": "Call", "Effect": "Allow", "Action": "lambda:InvokeFunction", "Resource": [{"Ref": "Door"}, {"Fn::If": ["B", "b", {"Ref": "AWS::NoValue"}]}]}, {"Ref": "AWS::NoValue"}]},
+			{"Fn::If": ["A", {"Sid": "Call", "Effect": "Allow", "Action": "lambda:InvokeFunction", "Resource": [{"Ref": "Alias"}, {"Fn::If": ["B", "b", {"Ref": "AWS::NoValue"}]}]}, {"Ref": "AWS::NoValue"}]},
 			{"Sid": "Stream", "Effect": "Allow", "Action": "dynamodb:GetRecords", "Resource": {"Fn::GetAtt": ["T", "StreamArn"]},
 			 "Condition": {"StringLike": {"k": ["a", "b"]}}}]}}]}},
 	"Beside": {"Type": "AWS::IAM::RolePolicy", "Properties": {"RoleName": {"Ref": "Other"}, "PolicyName": "more", "PolicyDocument": {"Version": "2012-10-17", "Statement": [
-		{"Sid": "More", "Effect": "Allow", "Action": "lambda:InvokeFunction", "Resource": {"Ref": "Work"}}]}}},
+		{"Sid": "More", "Effect": "Allow", "Action": "lambda:InvokeFunction", "Resource": {"Ref": "Queue"}}]}}},
 	"Other": {"Type": "AWS::IAM::Role", "Properties": {}},
 	"None": {"Type": "AWS::IAM::Role", "Properties": {}}}}`
 
-func TestGranted(t *testing.T) {
+func TestGrantedReadsEveryPolicy(t *testing.T) {
 	got, err := Granted([]byte(small))
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := map[string][]Permission{"None": nil, "Other": {{"lambda:InvokeFunction", "${Work}", ""}}, "R": {
+	want := map[string][]Permission{"None": nil, "Other": {{"lambda:InvokeFunction", "${Queue}", ""}}, "R": {
 		{"dynamodb:GetRecords", "T.StreamArn", "StringLike k a, b"},
 		{"dynamodb:Query", "*", ""}, {"dynamodb:Query", "T", ""}, {"dynamodb:Query", "T/index/i", ""},
 		{"dynamodb:Scan", "*", ""}, {"dynamodb:Scan", "T", ""}, {"dynamodb:Scan", "T/index/i", ""},
 		{"ecs:StopTask", "task/${Cluster}/*", "ArnEquals ecs:cluster Cluster and StringEquals aws:ResourceTag/t ${AWS::StackId}"},
-		{"lambda:InvokeFunction", "${Door}", ""}, {"lambda:InvokeFunction", "b", ""},
+		{"lambda:InvokeFunction", "${Alias}", ""}, {"lambda:InvokeFunction", "b", ""},
 	}}
 	if !maps.EqualFunc(got, want, slices.Equal) {
 		t.Errorf("granted is %v", got)
 	}
 }
 
-// A grant that this does not understand must not go unseen.
-func TestGrantsThatAreNotUnderstoodAreErrors(t *testing.T) {
+// A permission in an unknown form must not be missed.
+func TestUnknownFormsAreErrors(t *testing.T) {
 	for _, change := range [][2]string{
 		{`"Sid": "Stop", "Effect": "Allow"`, `"Sid": "Stop", "Effect": "Deny"`},
 		{`"Action": "ecs:StopTask"`, `"NotAction": "ecs:StopTask"`},
@@ -60,7 +60,7 @@ func TestGrantsThatAreNotUnderstoodAreErrors(t *testing.T) {
 	} {
 		template := strings.Replace(small, change[0], change[1], 1)
 		if template == small {
-			t.Fatalf("there is no %s", change[0])
+			t.Fatalf("the template has no %s", change[0])
 		}
 		if got, err := Granted([]byte(template)); err == nil {
 			t.Errorf("with %s, granted is %v", change[1], got)
@@ -68,9 +68,9 @@ func TestGrantsThatAreNotUnderstoodAreErrors(t *testing.T) {
 	}
 }
 
-// An ARN that is not of this account and region stays as it is, and so is none
-// that a table has.
-func TestForeignARNsStay(t *testing.T) {
+// An ARN of another account or region keeps its start, so it matches nothing in the
+// tables.
+func TestForeignARNKeepsItsStart(t *testing.T) {
 	const foreign = "arn:${AWS::Partition}:ecs:*:${AWS::AccountId}:task/${Cluster}/*"
 	got, err := Granted([]byte(strings.Replace(small, "arn:${AWS::Partition}:ecs:${AWS::Region}:${AWS::AccountId}:task/${Cluster}/*", foreign, 1)))
 	if err != nil || !slices.ContainsFunc(got["R"], func(p Permission) bool { return p.On == foreign }) {

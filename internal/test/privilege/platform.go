@@ -12,16 +12,16 @@ const (
 	aboutScheduler = "https://docs.aws.amazon.com/scheduler/latest/UserGuide/setting-up.html"
 )
 
-// use is what AWS itself does with a role, so that no call of ours shows it.
+// use is a use of a role by AWS itself, which no recorded call shows.
 type use struct {
 	Role    string
 	Needs   []Permission
-	By      string // who does it, and what for
+	By      string // the service, and its purpose
 	Sources []string
-	Why     string // of "*": why there is nothing narrower
+	Why     string // for "*": why there is nothing narrower
 }
 
-// platform is every use there is.
+// platform has every use.
 var platform = []use{
 	writesLog("Create"), writesLog("Describe"), writesLog("Extend"), writesLog("Destroy"), writesLog("Reaper"), writesLog("Observer"), writesLog("Slack"),
 	sendsFailures("Reaper"), sendsFailures("Observer"), sendsFailures("Slack"),
@@ -29,30 +29,30 @@ var platform = []use{
 		p("dynamodb:DescribeStream", "LeasesTable.StreamArn"), p("dynamodb:GetRecords", "LeasesTable.StreamArn"),
 		p("dynamodb:GetShardIterator", "LeasesTable.StreamArn"), p("dynamodb:ListStreams", "*"),
 	}, "Lambda polls the stream of leases for the observer.", []string{aboutStreams, aboutDynamoDB},
-		"AWS takes no narrower resource for ListStreams, which tells names and no content."},
+		"AWS accepts no narrower resource for ListStreams, which returns names and no content."},
 	{"ExecutionRole", []Permission{
 		p("ecr:BatchCheckLayerAvailability", "repository/${Name}"), p("ecr:BatchGetImage", "repository/${Name}"),
 		p("ecr:GetDownloadUrlForLayer", "repository/${Name}"), p("ecr:GetAuthorizationToken", "*"),
 	}, "ECS pulls bastiond's image before a task starts.", []string{aboutPullLogs, aboutECR},
-		"A token is for the whole registry: AWS takes no narrower resource for it."},
+		"A token is for the whole registry: AWS accepts no narrower resource."},
 	{"ExecutionRole", []Permission{p("logs:CreateLogStream", "TaskLogGroup"), p("logs:PutLogEvents", "TaskLogGroup")},
-		"Fargate writes what bastiond prints, which is the audit log.", []string{aboutPullLogs, aboutLogs}, ""},
+		"Fargate writes bastiond's output, which is the audit log.", []string{aboutPullLogs, aboutLogs}, ""},
 	{"ScheduleRole", []Permission{p("lambda:InvokeFunction", "ReaperFunction"), p("sqs:SendMessage", "DeadLetters")},
-		"EventBridge Scheduler runs the reaper, and puts what it could not deliver where the alarm looks.", []string{aboutScheduler}, ""},
+		"EventBridge Scheduler runs the reaper, and sends failed deliveries to the dead letter queue.", []string{aboutScheduler}, ""},
 }
 
 func writesLog(function string) use {
 	group := function + "LogGroup"
 	return use{function + "Role", []Permission{p("logs:CreateLogStream", group), p("logs:PutLogEvents", group)},
-		"Lambda writes what the function prints into its own log.", []string{aboutFunctions, aboutLogs}, ""}
+		"Lambda writes the function's output to its log.", []string{aboutFunctions, aboutLogs}, ""}
 }
 
 func sendsFailures(function string) use {
 	return use{function + "Role", []Permission{p("sqs:SendMessage", "DeadLetters")},
-		"Lambda puts an event that it gave up on where the alarm looks.", []string{aboutAsync}, ""}
+		"Lambda sends failed events to the dead letter queue.", []string{aboutAsync}, ""}
 }
 
-// Platform lists, sorted, what the platform needs of a role.
+// Platform returns the permissions that AWS itself needs from a role, sorted.
 func Platform(role string) []Permission {
 	var needed []Permission
 	for _, u := range platform {
@@ -63,8 +63,7 @@ func Platform(role string) []Permission {
 	return sorted(needed)
 }
 
-// Broad are the actions that are allowed on everything, each with the reason why
-// there is nothing narrower.
+// Broad returns the actions that are allowed on "*", each with the reason.
 func Broad() map[string]string {
 	broad := map[string]string{}
 	add := func(needs []Permission, why string) {

@@ -7,17 +7,17 @@ import (
 	"strings"
 )
 
-// Call is one API call as it was made, or one part of a transaction.
+// Call is an API call, or a part of a transaction.
 type Call struct {
-	API string // as the table has it: "ecs:RunTask tagged"
+	API string // as in the table, such as "ecs:RunTask tagged"
 	On  string // the table, index, function, alias or parameter; else empty
 }
 
-// Permission is what one statement of a policy allows: an action on a resource,
-// "*" where AWS takes none narrower, under a condition, which may be empty.
+// Permission is an action on a resource, or on "*" where AWS accepts nothing narrower,
+// under a condition, which may be empty.
 type Permission struct{ Action, On, If string }
 
-// String is for a person who compares roles.
+// String returns a line for a person who compares roles.
 func (p Permission) String() string {
 	text := p.Action + " on " + p.On
 	if p.If != "" {
@@ -26,8 +26,8 @@ func (p Permission) String() string {
 	return text
 }
 
-// Expand lists, sorted and once each, the permissions that the calls need. A call
-// that the table has no row for is an error.
+// Expand returns the permissions that the calls need, sorted and without duplicates. A
+// call without a row in the table is an error.
 func Expand(calls []Call) ([]Permission, error) {
 	var needed []Permission
 	for _, call := range calls {
@@ -45,8 +45,8 @@ func Expand(calls []Call) ([]Permission, error) {
 	return sorted(needed), nil
 }
 
-// Operations are the operations that the table has rows for, once each: of every
-// row the call without what tells it from others of its operation.
+// Operations returns the operations in the table, such as "ecs:RunTask" for the row
+// "ecs:RunTask tagged".
 func Operations() map[string]bool {
 	all := map[string]bool{}
 	for _, r := range table {
@@ -56,8 +56,7 @@ func Operations() map[string]bool {
 	return all
 }
 
-// Compare answers what is needed and not granted, and what is granted and not
-// needed.
+// Compare returns what is needed and not granted, and what is granted and not needed.
 func Compare(granted, needed []Permission) (tooFew, tooMany []Permission) {
 	return without(needed, granted), without(granted, needed)
 }

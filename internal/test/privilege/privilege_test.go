@@ -10,7 +10,7 @@ import (
 
 func TestMain(m *testing.M) { leakcheck.Main(m) }
 
-func TestExpand(t *testing.T) {
+func TestExpandNeedsARowForEveryCall(t *testing.T) {
 	got, err := Expand([]Call{
 		{"ecs:RunTask tagged", ""}, {"ecs:RunTask tagged", ""},
 		{"dynamodb:TransactWriteItems Delete", "RecordsTable"}, {"dynamodb:Query", "RecordsTable/index/due"},
@@ -25,14 +25,14 @@ func TestExpand(t *testing.T) {
 	if err != nil || !slices.Equal(got, want) {
 		t.Errorf("expanded to %v, %v; want %v", got, err, want)
 	}
-	for _, unknown := range []string{"ecs:DeleteCluster", "ecs:RunTask", "ec2:CreateSecurityGroup"} { // the last two without our tag
+	for _, unknown := range []string{"ecs:DeleteCluster", "ecs:RunTask", "ec2:CreateSecurityGroup"} { // the last two without the stack's tag
 		if _, err := Expand([]Call{{unknown, ""}}); err == nil {
 			t.Errorf("%s was expanded", unknown)
 		}
 	}
 }
 
-func TestCompareFindsOneTooFewAndOneTooMany(t *testing.T) {
+func TestCompareFindsEveryDifference(t *testing.T) {
 	needed, err := Expand([]Call{{"ec2:CreateSecurityGroup tagged", ""}, {"dynamodb:GetItem", "LeasesTable"}})
 	if err != nil {
 		t.Fatal(err)
@@ -57,8 +57,7 @@ func TestCompareFindsOneTooFewAndOneTooMany(t *testing.T) {
 	}
 }
 
-// Whoever adds a row says where it is from, and why, if there is nothing narrower.
-func TestRowsNameSourceAndReason(t *testing.T) {
+func TestRowsHaveSourceAndReason(t *testing.T) {
 	check := func(what string, needs []Permission, sources []string, why string) {
 		everything := slices.ContainsFunc(needs, func(p Permission) bool { return p.On == "*" })
 		if len(needs) == 0 || len(sources) == 0 || everything != (why != "") {
@@ -81,19 +80,19 @@ func TestRowsNameSourceAndReason(t *testing.T) {
 	for _, u := range platform {
 		check(u.Role, u.Needs, u.Sources, u.Why)
 		if u.By == "" {
-			t.Errorf("%s: nobody is said to use %v", u.Role, u.Needs)
+			t.Errorf("%s: the user of %v is missing", u.Role, u.Needs)
 		}
 	}
 }
 
-func TestPlatform(t *testing.T) {
+func TestPlatformPermissionsOfARole(t *testing.T) {
 	want := []Permission{
 		{"logs:CreateLogStream", "ReaperLogGroup", ""}, {"logs:PutLogEvents", "ReaperLogGroup", ""}, {"sqs:SendMessage", "DeadLetters", ""},
 	}
 	if got := Platform("ReaperRole"); !slices.Equal(got, want) {
-		t.Errorf("the platform needs %v of the reaper's role", got)
+		t.Errorf("the platform needs %v from the reaper's role", got)
 	}
 	if got := Platform("TaskRole"); len(got) > 0 {
-		t.Errorf("the platform needs %v of the task's role", got)
+		t.Errorf("the platform needs %v from the task's role", got)
 	}
 }

@@ -13,16 +13,16 @@ import (
 	"sync"
 )
 
-// Recorder stands between those who hold roles and AWS, or what is there in its
-// place, and notes which calls each makes. Whoever is to be recorded is given the
-// URL of its handler as AWS_ENDPOINT_URL, and then calls no service past it.
+// Recorder is a proxy between the holders of roles and AWS, or an emulator of it, and
+// records their calls. A holder gets the URL of its handler as AWS_ENDPOINT_URL, and then
+// makes all calls through it.
 type Recorder struct {
 	Deployment Deployment
-	// Granted is what each role grants. It is not to change while calls are made. A
-	// call that needs more is noted, and refused as IAM does.
+	// Granted has the permissions of each role. It must not change while calls are made.
+	// A call that needs more is recorded, and refused as IAM does.
 	Granted map[string][]Permission
 
-	behind    map[string]string
+	backends  map[string]string
 	transport *http.Transport
 
 	mu    sync.Mutex
@@ -30,22 +30,22 @@ type Recorder struct {
 	wrong []string
 }
 
-// RoleHeader is where what is behind a recorder may read which role calls.
+// RoleHeader is the header in which the backend of a recorder finds the caller's role.
 const RoleHeader = "X-Recorded-Role"
 
-// NewRecorder makes a recorder. behind has the URL of each service that may be
-// called, by the name that requests are signed for: "dynamodb", "ecs", "ec2".
-func NewRecorder(d Deployment, granted map[string][]Permission, behind map[string]string) *Recorder {
+// NewRecorder returns a recorder. backends has the URL of each service, by the name that
+// requests are signed for: "dynamodb", "ecs", "ec2".
+func NewRecorder(d Deployment, granted map[string][]Permission, backends map[string]string) *Recorder {
 	return &Recorder{
-		Deployment: d, Granted: granted, behind: behind, calls: map[string]map[Call]int{},
+		Deployment: d, Granted: granted, backends: backends, calls: map[string]map[Call]int{},
 		transport: &http.Transport{MaxIdleConnsPerHost: 32},
 	}
 }
 
-// Close ends the connections to what is behind, once no request is under way.
+// Close closes the connections to the backends. No request may be running.
 func (r *Recorder) Close() { r.transport.CloseIdleConnections() }
 
-// As is the handler for a holder of the role. userID is as for [Deployment.Calls].
+// As returns the handler for a holder of the role. userID is that of [Deployment.Calls].
 func (r *Recorder) As(role, userID string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) { r.serve(w, request, role, userID) })
 }
@@ -53,17 +53,17 @@ func (r *Recorder) As(role, userID string) http.Handler {
 func (r *Recorder) serve(w http.ResponseWriter, request *http.Request, role, userID string) {
 	body, err := io.ReadAll(request.Body)
 	if err != nil {
-		return // whoever called has gone
+		return // the caller closed the connection
 	}
 	service := serviceOf(request.Header)
 	calls, err := r.Deployment.Calls(request, body, userID)
-	to, parsing := url.Parse(r.behind[service])
+	to, parsing := url.Parse(r.backends[service])
 	if err == nil && (parsing != nil || to.Host == "") {
-		err = fmt.Errorf("calls %s, which nothing is behind", service)
+		err = fmt.Errorf("calls %s, which has no backend", service)
 	}
-	r.note(role, calls, err)
+	r.record(role, calls, err)
 	if err == nil {
-		err = r.judge(role, calls)
+		err = r.authorize(role, calls)
 	}
 	if err != nil {
 		deny(w, role+" "+err.Error())
@@ -76,14 +76,14 @@ func (r *Recorder) serve(w http.ResponseWriter, request *http.Request, role, use
 			out.SetURL(to)
 			out.Out.Header.Set(RoleHeader, role)
 		},
-		// Whoever called has gone, or the service has: the caller knows either.
+		// The caller or the backend closed the connection. The caller notices either.
 		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) },
 	}
 	proxy.ServeHTTP(w, request)
 }
 
-// judge is an error if the role does not grant what the calls need.
-func (r *Recorder) judge(role string, calls []Call) error {
+// authorize returns an error if the role does not grant what the calls need.
+func (r *Recorder) authorize(role string, calls []Call) error {
 	needed, err := Expand(calls)
 	if err != nil {
 		return err
@@ -94,17 +94,17 @@ func (r *Recorder) judge(role string, calls []Call) error {
 	return nil
 }
 
-// deny answers as AWS does for what IAM does not allow.
+// deny responds as AWS does to a call that IAM does not allow.
 func deny(w http.ResponseWriter, why string) {
-	body, _ := json.Marshal(map[string]string{"__type": "AccessDeniedException", "message": why}) // strings
+	body, _ := json.Marshal(map[string]string{"__type": "AccessDeniedException", "message": why}) // strings are always valid
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("X-Amzn-Errortype", "AccessDeniedException")
-	w.Header().Set("X-Amz-Crc32", fmt.Sprint(crc32.ChecksumIEEE(body))) // which DynamoDB's clients look at
+	w.Header().Set("X-Amz-Crc32", fmt.Sprint(crc32.ChecksumIEEE(body))) // DynamoDB's clients check it
 	w.WriteHeader(http.StatusForbidden)
 	_, _ = w.Write(body)
 }
 
-func (r *Recorder) note(role string, calls []Call, err error) {
+func (r *Recorder) record(role string, calls []Call, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if err != nil {
@@ -118,8 +118,8 @@ func (r *Recorder) note(role string, calls []Call, err error) {
 	}
 }
 
-// Calls are the calls that holders of the role have made, once each, and how many
-// there were in all, transactions by their parts.
+// Calls returns the distinct calls that holders of the role have made, and the number of
+// all calls. The parts of a transaction count separately.
 func (r *Recorder) Calls(role string) (made []Call, times int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -130,8 +130,8 @@ func (r *Recorder) Calls(role string) (made []Call, times int) {
 	return made, times
 }
 
-// Wrong are the calls that no role of this stack could allow, as sentences; they
-// were not let through.
+// Wrong returns sentences about the calls that no role of this stack may allow. They were
+// refused.
 func (r *Recorder) Wrong() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -2,8 +2,8 @@ package privilege
 
 import "strings"
 
-// The pages that rows come from. Those of AWS's Service Authorization Reference
-// list, of each action, the resources and conditions that it takes.
+// The sources of the rows. AWS's Service Authorization Reference lists the resources and
+// conditions of each action.
 const (
 	reference = "https://docs.aws.amazon.com/service-authorization/latest/reference/"
 
@@ -11,51 +11,51 @@ const (
 	aboutTransactions = "https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/transaction-apis-iam.html"
 	aboutEC2          = reference + "list_amazonec2.html"
 	aboutECS          = reference + "list_amazonelasticcontainerservice.html"
-	// That a call with tags is authorized a second time, and RunTask for each role
-	// that it hands on, the references only hint at.
+	// The reference only mentions that a call with tags needs a second permission, and
+	// that RunTask needs one for each role that it passes.
 	aboutEC2Tags  = "https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/supported-iam-actions-tagging.html"
 	aboutECSTags  = "https://docs.aws.amazon.com/AmazonECS/latest/developerguide/supported-iam-actions-tagging.html"
 	aboutPassRole = "https://docs.aws.amazon.com/AmazonECS/latest/developerguide/task-iam-roles.html"
 
 	aboutLambda = reference + "list_awslambda.html"
-	// That an alias is a resource of its own, and what a name without one is.
+	// An alias is a separate resource.
 	aboutAliases = "https://docs.aws.amazon.com/lambda/latest/dg/lambda-api-permissions-ref.html"
 	aboutSSM     = reference + "list_awssystemsmanager.html"
-	// That SecureStrings under the account's own key need no permission of KMS.
+	// SecureStrings under the default key need no KMS permission.
 	aboutSecureStrings = "https://docs.aws.amazon.com/kms/latest/developerguide/services-parameter-store.html"
 )
 
 // The conditions that bind a role to this stack.
 const (
-	taggedOurs = "StringEquals aws:RequestTag/bastion:stack ${AWS::StackId}"  // what is made is tagged as ours
-	isOurs     = "StringEquals aws:ResourceTag/bastion:stack ${AWS::StackId}" // what is changed is
+	taggedOurs = "StringEquals aws:RequestTag/bastion:stack ${AWS::StackId}"  // a new resource has the stack's tag
+	isOurs     = "StringEquals aws:ResourceTag/bastion:stack ${AWS::StackId}" // an existing resource has it
 	inCluster  = "ArnEquals ecs:cluster Cluster"
 	ownItem    = "ForAllValues:StringEquals dynamodb:LeadingKeys ${aws:userid}"
 	ownFields  = "ForAllValues:StringEquals dynamodb:Attributes task, report, in_hand, ending, by"
 )
 
-// itsTarget stands for what the call itself was made on.
+// itsTarget stands for the target of the call.
 const itsTarget = ""
 
-// row says what one call needs.
+// row has the permissions for one call.
 type row struct {
 	API     string
 	Needs   []Permission
 	Sources []string
-	Why     string // of "*": why there is nothing narrower
+	Why     string // for "*": why there is nothing narrower
 }
 
-// p is a permission under conditions, in the order in which a template's are read.
+// p returns a permission under conditions, which are in alphabetical order.
 func p(action, on string, conditions ...string) Permission {
 	return Permission{action, on, strings.Join(conditions, " and ")}
 }
 
-const describes = "EC2 takes no narrower resource for what describes."
+const describes = "EC2 accepts no narrower resource for its Describe actions."
 
-// table has a row for each call that functions and tasks make, and for no other.
+// table has a row for each call that functions and tasks make.
 var table = []row{
-	// DynamoDB. An index is a resource of its own. A transaction has no permission
-	// of its own: each part needs its own, and a condition on a part none.
+	// DynamoDB. An index is a separate resource. A transaction has no permission of its
+	// own: each part needs one. A condition on a part needs none.
 	{"dynamodb:GetItem", []Permission{p("dynamodb:GetItem", itsTarget)}, []string{aboutDynamoDB}, ""},
 	{"dynamodb:PutItem", []Permission{p("dynamodb:PutItem", itsTarget)}, []string{aboutDynamoDB}, ""},
 	{"dynamodb:UpdateItem", []Permission{p("dynamodb:UpdateItem", itsTarget)}, []string{aboutDynamoDB}, ""},
@@ -66,12 +66,12 @@ var table = []row{
 	{"dynamodb:TransactWriteItems Put", []Permission{p("dynamodb:PutItem", itsTarget)}, []string{aboutTransactions}, ""},
 	{"dynamodb:TransactWriteItems Update", []Permission{p("dynamodb:UpdateItem", itsTarget)}, []string{aboutTransactions}, ""},
 	{"dynamodb:TransactWriteItems Delete", []Permission{p("dynamodb:DeleteItem", itsTarget)}, []string{aboutTransactions}, ""},
-	// Of a task on the item whose key it is itself. That it names no attribute but
-	// these is held by package awscloud's tests.
+	// For a task, on the item whose key is its user ID. Tests of package awscloud check
+	// that it names only these attributes.
 	{"dynamodb:GetItem own", []Permission{p("dynamodb:GetItem", itsTarget, ownItem)}, []string{aboutDynamoDB}, ""},
 	{"dynamodb:UpdateItem own", []Permission{p("dynamodb:UpdateItem", itsTarget, ownFields, ownItem)}, []string{aboutDynamoDB}, ""},
 
-	// ECS. With tags in the request, RunTask also tags; and it hands two roles on.
+	// ECS. With tags in the request, RunTask also tags the task. It passes two roles.
 	{"ecs:RunTask tagged", []Permission{
 		p("ecs:RunTask", "task-definition/${AWS::StackName}:*", inCluster, taggedOurs),
 		p("ecs:TagResource", "task/${Cluster}/*", taggedOurs, "StringEquals ecs:CreateAction RunTask"),
@@ -81,11 +81,11 @@ var table = []row{
 	{"ecs:StopTask", []Permission{p("ecs:StopTask", "task/${Cluster}/*", inCluster, isOurs)}, []string{aboutECS}, ""},
 	{"ecs:DescribeTasks", []Permission{p("ecs:DescribeTasks", "task/${Cluster}/*", inCluster)}, []string{aboutECS}, ""},
 	{"ecs:ListTasks", []Permission{p("ecs:ListTasks", "*", inCluster)}, []string{aboutECS},
-		"Its only resource is a container instance, and Fargate has none; the condition binds it to the cluster."},
+		"Its only resource type is a container instance, which Fargate does not have; the condition limits it to the cluster."},
 
-	// EC2. A group is made in a VPC, which has no tag of ours, and is tagged by the
-	// same call. A rule does not exist before it is authorized, so that it can have
-	// no condition; the group beside it has.
+	// EC2. CreateSecurityGroup also needs the VPC, which does not have the stack's tag, and
+	// tags the group. A new rule has no tag, so its permission has no condition; that of
+	// its group has.
 	{"ec2:CreateSecurityGroup tagged", []Permission{
 		p("ec2:CreateSecurityGroup", "security-group/*", taggedOurs),
 		p("ec2:CreateSecurityGroup", "vpc/${VpcId}"),
@@ -102,7 +102,7 @@ var table = []row{
 	{"ec2:DescribeSecurityGroupRules", []Permission{p("ec2:DescribeSecurityGroupRules", "*")}, []string{aboutEC2}, describes},
 	{"ec2:DescribeNetworkInterfaces", []Permission{p("ec2:DescribeNetworkInterfaces", "*")}, []string{aboutEC2}, describes},
 
-	// Slack. An alias needs a permission of its own, which is none for the function.
+	// Slack. The permission for an alias does not include the function.
 	{"lambda:Invoke", []Permission{p("lambda:InvokeFunction", itsTarget)}, []string{aboutLambda, aboutAliases}, ""},
 	{"ssm:GetParameters", []Permission{p("ssm:GetParameters", itsTarget)}, []string{aboutSSM, aboutSecureStrings}, ""},
 }

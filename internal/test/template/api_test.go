@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// routes are all there are, each with the function that serves it.
+// routes has every route of the API with its function.
 var routes = map[string]string{
 	"POST /bastions":        "CreateFunction",
 	"GET /bastions":         "DescribeFunction",
@@ -56,7 +56,7 @@ func TestEveryRouteIsAuthenticated(t *testing.T) {
 	}
 }
 
-func TestIntegrationsSpeakPayload2(t *testing.T) {
+func TestIntegrationsUsePayloadVersion2(t *testing.T) {
 	integrations := deploy(t, withSlack...).of("AWS::ApiGatewayV2::Integration")
 	if len(integrations) != 5 {
 		t.Errorf("%d integrations", len(integrations))
@@ -69,8 +69,8 @@ func TestIntegrationsSpeakPayload2(t *testing.T) {
 	}
 }
 
-// There is no door to a function but those that are listed here.
-func TestWhoMayInvokeFunctions(t *testing.T) {
+// No other service may invoke a function.
+func TestPermissionsToInvokeFunctions(t *testing.T) {
 	const api = "arn:aws:execute-api:eu-west-1:111122223333:Api/*/"
 	want := []string{
 		"CreateFunction.Arn apigateway.amazonaws.com " + api + "POST/bastions",

@@ -1,4 +1,3 @@
-// Package template holds no code. Its tests read template.yaml as CloudFormation
-// is given it, after the SAM transform, and as it comes out for given parameters;
-// they run with the others of `make conformance`.
+// Package template only has tests. They evaluate template.yaml after the SAM transform,
+// for given parameters, and run as a part of `make conformance`.
 package template

@@ -40,8 +40,8 @@ func TestReaperPeriod(t *testing.T) {
 		if !reflect.DeepEqual(got, expected) {
 			t.Errorf("period %s:\n got %v\nwant %v", period, got, expected)
 		}
-		// Sweeps are runs of the same function. The alarm must not count them as the
-		// reaper's, and must not go off while the reaper runs.
+		// Sweeps run in the same function. The alarm must go off if there are only sweeps,
+		// and must not if the reaper runs.
 		sweeps := math.Floor(want.total/600) + 1
 		if runs := want.total / want.seconds; want.runs <= math.Ceil(want.total/600) || want.runs > sweeps+1 || want.runs >= runs {
 			t.Errorf("period %s: fewer than %g runs, of %g and up to %g sweeps, are too few", period, want.runs, runs, sweeps)
@@ -79,7 +79,7 @@ func TestSchedules(t *testing.T) {
 		}
 		if at(p, "Target", "DeadLetterConfig", "Arn") != deadLetters || at(p, "Target", "RetryPolicy", "MaximumRetryAttempts") != 2.0 ||
 			at(p, "Target", "RetryPolicy", "MaximumEventAgeInSeconds") != want.age {
-			t.Errorf("%s: what is not delivered: %v", name, p["Target"])
+			t.Errorf("%s: failed deliveries: %v", name, p["Target"])
 		}
 	}
 	if n := len(s.of("AWS::Scheduler::Schedule")); n != 2 {
@@ -87,8 +87,7 @@ func TestSchedules(t *testing.T) {
 	}
 }
 
-// What the platform sends again, and where what it gives up on goes, is said for
-// both functions that nobody waits for.
+// The template sets the retries and the dead letter queue of asynchronous functions.
 func TestAsynchronousFunctions(t *testing.T) {
 	s := deploy(t)
 	for name, want := range map[string]struct{ retries, age float64 }{
@@ -101,7 +100,7 @@ func TestAsynchronousFunctions(t *testing.T) {
 	}
 }
 
-func TestTheLeaseStream(t *testing.T) {
+func TestLeaseStream(t *testing.T) {
 	p := deploy(t).properties(t, "LeaseStream")
 	for name, want := range map[string]any{
 		"EventSourceArn": "LeasesTable.StreamArn", "FunctionName": "ObserverFunction.Arn", "StartingPosition": "TRIM_HORIZON",
@@ -112,15 +111,15 @@ func TestTheLeaseStream(t *testing.T) {
 		}
 	}
 	if at(p, "DestinationConfig", "OnFailure", "Destination") != deadLetters || join(p["FunctionResponseTypes"].([]any), ",") != "ReportBatchItemFailures" {
-		t.Errorf("what fails: %v", p)
+		t.Errorf("failed records: %v", p)
 	}
 	filters := at(p, "FilterCriteria", "Filters").([]any)
 	if len(filters) != 1 || at(filters[0], "Pattern") != `{"dynamodb":{"NewImage":{"by":{"S":["task"]}}}}` {
-		t.Errorf("the stream wakes the observer for %v", filters)
+		t.Errorf("the filters of the stream are %v", filters)
 	}
 }
 
-func TestTheRuleOfTaskEvents(t *testing.T) {
+func TestTaskRule(t *testing.T) {
 	s := deploy(t)
 	p := s.properties(t, "TaskRule")
 	pattern, err := json.Marshal(p["EventPattern"])
@@ -129,7 +128,7 @@ func TestTheRuleOfTaskEvents(t *testing.T) {
 	}
 	const want = `{"detail":{"clusterArn":["arn:aws:ecs:eu-west-1:111122223333:cluster/cluster1"],"startedBy":[{"prefix":"bastion/"}]},"detail-type":["ECS Task State Change"],"source":["aws.ecs"]}`
 	if string(pattern) != want {
-		t.Errorf("the rule takes %s", pattern)
+		t.Errorf("the pattern of the rule is %s", pattern)
 	}
 	targets := p["Targets"].([]any)
 	if len(targets) != 1 || at(targets[0], "Arn") != "ObserverFunction.Arn" || at(targets[0], "DeadLetterConfig", "Arn") != deadLetters ||
@@ -139,26 +138,26 @@ func TestTheRuleOfTaskEvents(t *testing.T) {
 	queue := s.properties(t, "DeadLettersPolicy")
 	statement := at(queue, "PolicyDocument", "Statement").([]any)[0]
 	if at(statement, "Condition", "ArnEquals", "aws:SourceArn") != "TaskRule.Arn" {
-		t.Errorf("whoever sends to the queue: %v", statement)
+		t.Errorf("the queue's policy is %v", statement)
 	}
 }
 
-func TestFunctionsEndInTime(t *testing.T) {
+func TestFunctionTimeouts(t *testing.T) {
 	longest := 0.0
 	for name, function := range deploy(t).of("AWS::Lambda::Function") {
 		timeout := at(function, "Properties", "Timeout").(float64)
 		longest = max(longest, timeout)
 		if _, asynchronous := map[string]bool{"ReaperFunction": true, "ObserverFunction": true}[name]; !asynchronous && timeout > 28 {
-			t.Errorf("%s may run for %g s, and API Gateway waits for 30", name, timeout)
+			t.Errorf("the time-out of %s is %g s, but API Gateway waits for 30 s", name, timeout)
 		}
 	}
 	if got := time.Duration(longest) * time.Second; got != config.LongestFunction {
-		t.Errorf("the longest time-out is %s, and records settle as if it were %s", got, config.LongestFunction)
+		t.Errorf("the longest time-out is %s, want %s as in package config", got, config.LongestFunction)
 	}
 }
 
-// An alarm's members, one a line of the table: what it looks at, how, and when it
-// rings. Ten alarms are free.
+// The table has each alarm's metric, statistic, condition and periods. Ten alarms are
+// free.
 func TestAlarms(t *testing.T) {
 	const topic = "arn:aws:sns:eu-west-1:111122223333:pager"
 	want := map[string]string{
@@ -172,7 +171,7 @@ func TestAlarms(t *testing.T) {
 	for name, alarm := range deploy(t, "AlarmTopicArn", topic).of("AWS::CloudWatch::Alarm") {
 		p := alarm["Properties"].(object)
 		if !reflect.DeepEqual(p["AlarmActions"], []any{topic}) {
-			t.Errorf("%s tells %v", name, p["AlarmActions"])
+			t.Errorf("%s notifies %v", name, p["AlarmActions"])
 		}
 		got[name] = fmt.Sprintf("%v %v %s: %v %v %v, %v s, %v of %v, %v", p["Namespace"], p["MetricName"], dimensions(p),
 			p["Statistic"], p["ComparisonOperator"], p["Threshold"], p["Period"], p["DatapointsToAlarm"], p["EvaluationPeriods"], p["TreatMissingData"])

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// Every function writes JSON, which filters and metrics rest on, to a group of its
-// own. No group keeps anything for longer than the operator says.
+// Every function writes JSON, which filters and metrics need, to its own group. Every
+// group has the retention that the operator sets.
 func TestLogs(t *testing.T) {
 	s := deploy(t, append([]string{"LogRetentionDays", "30"}, withSlack...)...)
 	for name, function := range s.of("AWS::Lambda::Function") {
@@ -19,7 +19,7 @@ func TestLogs(t *testing.T) {
 		}
 	}
 	groups := s.of("AWS::Logs::LogGroup")
-	if len(groups) != 9 { // the functions', the tasks' and that of requests
+	if len(groups) != 9 { // of the functions, the tasks and the requests
 		t.Errorf("%d log groups", len(groups))
 	}
 	for name := range groups {

@@ -11,9 +11,9 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// A task definition may still run an image however old it is: what has a tag is
-// never taken away, and its tag never comes to mean another.
-func TestTheRegistryKeepsWhatHasATag(t *testing.T) {
+// A task definition may use an old image, so tagged images never expire, and tags never
+// move.
+func TestRegistryKeepsTaggedImages(t *testing.T) {
 	source, err := os.ReadFile("../../../registry.yaml")
 	if err != nil {
 		t.Fatal(err)
@@ -41,6 +41,6 @@ func TestTheRegistryKeepsWhatHasATag(t *testing.T) {
 	}
 	want := object{"tagStatus": "untagged", "countType": "sinceImagePushed", "countUnit": "days", "countNumber": 7.0}
 	if len(policy.Rules) != 1 || !reflect.DeepEqual(policy.Rules[0]["selection"], want) {
-		t.Errorf("what expires: %v", policy.Rules)
+		t.Errorf("the lifecycle rules are %v", policy.Rules)
 	}
 }

@@ -17,14 +17,14 @@ import (
 // object is a JSON object.
 type object = map[string]any
 
-// stack is the template as CloudFormation would work it out for some parameters:
-// every resource whose condition holds, with no intrinsic function left.
+// stack is the template as CloudFormation evaluates it for some parameters: every
+// resource whose condition is true, without intrinsic functions.
 type stack struct {
 	resources map[string]object
 }
 
-// Values that functions need in the form that AWS gives them. All others are the
-// resource's name, or Name.Attribute.
+// attributes has the values that must have the form of AWS's. All other references
+// evaluate to the resource's name, or Name.Attribute.
 var attributes = map[string]string{
 	"AWS::StackId":   "arn:aws:cloudformation:eu-west-1:111122223333:stack/way-in/5f1c",
 	"AWS::StackName": "way-in", "AWS::Region": "eu-west-1", "AWS::AccountId": "111122223333",
@@ -40,14 +40,14 @@ func alias(function, name string) string {
 	return "arn:aws:lambda:eu-west-1:111122223333:function:way-in-" + function + "Function-1:" + name
 }
 
-// required are the parameters that have no default.
+// required has the parameters without a default.
 var required = map[string]any{
 	"ImageUri":  "111122223333.dkr.ecr.eu-west-1.amazonaws.com/registry-1@sha256:" + strings.Repeat("0", 64),
 	"VpcId":     "vpc-0123456789abcdef0",
 	"SubnetIds": []any{"subnet-0123456789abcdef0", "subnet-0123456789abcdef1"},
 }
 
-// source is what of the template stacks follow from.
+// source is the template.
 type source struct {
 	Parameters map[string]object
 	Mappings   map[string]map[string]object
@@ -56,7 +56,7 @@ type source struct {
 	Resources  map[string]object
 }
 
-// open reads the template, for parameters. given are pairs of one and its value.
+// open reads the template. given has pairs of a parameter and its value.
 func open(t *testing.T, given ...string) (source, resolver) {
 	t.Helper()
 	transformed, err := emulator.Transformed()
@@ -86,7 +86,7 @@ func open(t *testing.T, given ...string) (source, resolver) {
 	return template, r
 }
 
-// deploy works the template out. given are pairs of a parameter and its value.
+// deploy evaluates the template. given has pairs of a parameter and its value.
 func deploy(t *testing.T, given ...string) stack {
 	t.Helper()
 	template, r := open(t, given...)
@@ -100,7 +100,7 @@ func deploy(t *testing.T, given ...string) stack {
 	return s
 }
 
-// of answers the resources of a type.
+// of returns the resources of a type.
 func (s stack) of(kind string) map[string]object {
 	found := map[string]object{}
 	for name, resource := range s.resources {
@@ -111,7 +111,7 @@ func (s stack) of(kind string) map[string]object {
 	return found
 }
 
-// properties of a resource, which there must be.
+// properties returns the properties of a resource, which must exist.
 func (s stack) properties(t *testing.T, name string) object {
 	t.Helper()
 	properties, ok := s.resources[name]["Properties"].(object)
@@ -121,7 +121,7 @@ func (s stack) properties(t *testing.T, name string) object {
 	return properties
 }
 
-// at follows a path of members through objects.
+// at returns the member at a path through objects, or nil.
 func at(value any, path ...string) any {
 	for _, member := range path {
 		object, ok := value.(object)
@@ -133,7 +133,7 @@ func at(value any, path ...string) any {
 	return value
 }
 
-// noValue is what AWS::NoValue leaves: nothing.
+// noValue is the value of AWS::NoValue, which removes its member.
 type noValue struct{}
 
 type resolver struct {
@@ -151,8 +151,8 @@ func (r resolver) holds(condition string) bool {
 	return r.value(expression).(bool)
 }
 
-// value works out an expression. It knows the functions that the template uses,
-// and fails on any other.
+// value evaluates an expression. It fails the test for a function that the template does
+// not use.
 func (r resolver) value(v any) any {
 	switch v := v.(type) {
 	case []any:
@@ -229,7 +229,7 @@ func (r resolver) call(name string, argument any) any {
 	case "Fn::Join":
 		return join(parts[1].([]any), parts[0].(string))
 	}
-	r.t.Fatalf("the tests do not know the function %s", name)
+	r.t.Fatalf("the tests do not support the function %s", name)
 	return nil
 }
 
@@ -264,7 +264,7 @@ func (r resolver) sub(argument any) string {
 	}
 	return variable.ReplaceAllStringFunc(text, func(found string) string {
 		match := variable.FindStringSubmatch(found)
-		if match[1] != "" { // literally
+		if match[1] != "" { // a literal ${...}
 			return "${" + match[2] + "}"
 		}
 		if value, ok := own[match[2]]; ok {

@@ -16,8 +16,7 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/test/privilege"
 )
 
-// statement is one of a policy, with its one or several actions and resources as
-// lists.
+// statement is a statement of a policy, with lists of actions and resources.
 type statement struct {
 	role      string
 	sid       string
@@ -26,7 +25,7 @@ type statement struct {
 	condition object
 }
 
-// statements are all that a role is allowed, its own and those it shares.
+// statements returns all statements of a role, its own and those of shared policies.
 func statements(t *testing.T, s stack, role string) []statement {
 	t.Helper()
 	p := s.properties(t, role)
@@ -81,20 +80,20 @@ func TestEachFunctionHasItsOwnRole(t *testing.T) {
 	if len(roles) != 7 {
 		t.Errorf("%d roles of functions", len(roles))
 	}
-	if n := len(s.of("AWS::IAM::Role")); n != 10 { // and the task's two, and the schedules'
+	if n := len(s.of("AWS::IAM::Role")); n != 10 { // with the task's two and that of the schedules
 		t.Errorf("%d roles", n)
 	}
 }
 
-// functions are what each may do in the domain.
+// functions has the steps of the domain that each function may take.
 var functions = map[string]bastion.Step{
 	"CreateRole": bastion.CreateSteps, "DescribeRole": bastion.DescribeSteps, "ExtendRole": bastion.ExtendSteps,
 	"DestroyRole": bastion.DestroySteps, "ReaperRole": bastion.ReaperSteps, "ObserverRole": bastion.ObserverSteps,
-	"SlackRole": bastion.Notify, // no step of it: it hands itself its jobs by the same door
+	"SlackRole": bastion.Notify, // it takes no step, but invokes the same alias for its own jobs
 }
 
-// needs is what each step of the domain takes of IAM, beside reading: the call
-// itself and what AWS asks for with it (see the comments in template.yaml).
+// needs has the permissions for each step of the domain, without reads: the call itself,
+// and what AWS requires with it (see the tables of package privilege).
 var needs = map[bastion.Step][]string{
 	bastion.CreateGroup:      {"ec2:CreateSecurityGroup", "ec2:CreateTags"},
 	bastion.RevokeEgress:     {"ec2:RevokeSecurityGroupEgress"},
@@ -108,12 +107,11 @@ var needs = map[bastion.Step][]string{
 	bastion.Notify:           {"lambda:InvokeFunction " + alias("Slack", "queue")},
 }
 
-// A role allows the steps that the domain's table of actions gives its function,
-// and no other.
-func TestRolesFollowFromTheTableOfActions(t *testing.T) {
+// A role allows exactly the steps that the domain's table of actions gives its function.
+func TestRolesAllowTheStepsOfTheirFunctions(t *testing.T) {
 	s := deploy(t, withSlack...)
 	if all := s.of("AWS::Lambda::Function"); len(all) != len(functions) {
-		t.Errorf("the template has %d functions, and %d are said to do something", len(all), len(functions))
+		t.Errorf("the template has %d functions, and the table %d", len(all), len(functions))
 	}
 	for role, may := range functions {
 		allowed := map[string]bool{}
@@ -135,13 +133,12 @@ func TestRolesFollowFromTheTableOfActions(t *testing.T) {
 	}
 }
 
-// onEverything is how template.yaml writes a resource that is everything, and the
-// reason beside it.
-var onEverything = regexp.MustCompile(`(?m)Resource:.*(?:'\*'|"\*"|\s\*\s)(.*)$`)
+// wildcard matches a resource * in template.yaml, and the reason beside it.
+var wildcard = regexp.MustCompile(`(?m)Resource:.*(?:'\*'|"\*"|\s\*\s)(.*)$`)
 
-// Nothing is allowed on everything but what AWS takes nothing narrower for. Why is
-// beside it in template.yaml, and in the tables of package privilege.
-func TestOnEverythingOnlyWithAReason(t *testing.T) {
+// The resource * is allowed only where AWS accepts nothing narrower. The reason is beside
+// it in template.yaml, and in the tables of package privilege.
+func TestWildcardResourcesHaveAReason(t *testing.T) {
 	broad := privilege.Broad()
 	s := deploy(t, withSlack...)
 	used, statementsFound := map[string]bool{}, map[string]bool{}
@@ -156,38 +153,38 @@ func TestOnEverythingOnlyWithAReason(t *testing.T) {
 				}
 				used[action], statementsFound[st.sid] = true, true
 				if broad[action] == "" {
-					t.Errorf("%s allows %s on everything", role, action)
+					t.Errorf("%s allows %s on *", role, action)
 				}
 			}
 		}
 	}
 	for action := range broad {
 		if !used[action] {
-			t.Errorf("%s is allowed to nobody: strike it from the tables", action)
+			t.Errorf("no role allows %s: remove it from the tables", action)
 		}
 	}
 	source, err := os.ReadFile("../../../template.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
-	lines := onEverything.FindAllStringSubmatch(string(source), -1)
+	lines := wildcard.FindAllStringSubmatch(string(source), -1)
 	if len(lines) != len(statementsFound) {
-		t.Errorf("template.yaml says %d times that a resource is everything, and %d statements mean it", len(lines), len(statementsFound))
+		t.Errorf("template.yaml has %d resources *, and the policies have %d", len(lines), len(statementsFound))
 	}
 	for _, line := range lines {
 		if _, reason, _ := strings.Cut(line[1], "# "); len(strings.Fields(reason)) < 3 {
-			t.Errorf("no reason is beside %q", line[0])
+			t.Errorf("there is no reason beside %q", line[0])
 		}
 	}
 }
 
-// What is not in the template is recognised by the stack's tag: when it is made,
-// and when it is changed.
-func TestWhatIsMadeAtRunTimeIsTagged(t *testing.T) {
+// Resources that are not in the template have the stack's tag. Permissions to create them
+// demand it in the request, and permissions to change them demand it on the resource.
+func TestRuntimeResourcesAreTagged(t *testing.T) {
 	id := attributes["AWS::StackId"]
-	making, changing := "aws:RequestTag/"+awscloud.TagStack, "aws:ResourceTag/"+awscloud.TagStack
+	creating, changing := "aws:RequestTag/"+awscloud.TagStack, "aws:ResourceTag/"+awscloud.TagStack
 	keys := map[string]string{
-		"ec2:CreateSecurityGroup": making, "ec2:CreateTags": making, "ecs:RunTask": making, "ecs:TagResource": making,
+		"ec2:CreateSecurityGroup": creating, "ec2:CreateTags": creating, "ecs:RunTask": creating, "ecs:TagResource": creating,
 		"ec2:AuthorizeSecurityGroupIngress": changing, "ec2:RevokeSecurityGroupIngress": changing,
 		"ec2:RevokeSecurityGroupEgress": changing, "ec2:DeleteSecurityGroup": changing, "ecs:StopTask": changing,
 	}
@@ -197,9 +194,9 @@ func TestWhatIsMadeAtRunTimeIsTagged(t *testing.T) {
 		for _, st := range statements(t, s, role) {
 			for _, action := range st.actions {
 				key, ok := keys[action]
-				// The VPC is the operator's, and rules have no tags when they are made:
-				// the group beside them is checked.
-				if !ok || st.sid == "MakeGroupInVpc" || st.sid == "AdmitSourceByRule" {
+				// The VPC belongs to the operator, and a new rule has no tag: the condition on
+				// the group applies.
+				if !ok || st.sid == "CreateGroupInVpc" || st.sid == "AdmitSourceByRule" {
 					continue
 				}
 				checked++
@@ -214,7 +211,7 @@ func TestWhatIsMadeAtRunTimeIsTagged(t *testing.T) {
 	}
 }
 
-func TestRunTaskIsBounded(t *testing.T) {
+func TestRunTaskIsLimitedToTheStack(t *testing.T) {
 	cluster := attributes["Cluster.Arn"]
 	for _, st := range statements(t, deploy(t), "CreateRole") {
 		switch st.sid {
@@ -234,9 +231,9 @@ func TestRunTaskIsBounded(t *testing.T) {
 	}
 }
 
-// A task reaches its own item and writes its own attributes. The variable is
-// IAM's: CloudFormation must leave it as it is.
-func TestTheTasksRole(t *testing.T) {
+// A task may access its own item, and write its own attributes. ${aws:userid} is a
+// variable of IAM, which CloudFormation must not replace.
+func TestTaskRole(t *testing.T) {
 	var attributes []any
 	for _, name := range awscloud.TaskAttributes {
 		attributes = append(attributes, name)
@@ -253,10 +250,10 @@ func TestTheTasksRole(t *testing.T) {
 	}
 }
 
-func TestPullingTheImage(t *testing.T) {
+func TestExecutionRolePullsOneRepository(t *testing.T) {
 	for _, st := range statements(t, deploy(t), "ExecutionRole") {
 		if st.sid == "PullImage" && !slices.Equal(st.resources, []string{"arn:aws:ecr:eu-west-1:111122223333:repository/registry-1"}) {
-			t.Errorf("an image is pulled from %v", st.resources)
+			t.Errorf("the repositories are %v", st.resources)
 		}
 	}
 }

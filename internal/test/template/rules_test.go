@@ -7,17 +7,16 @@ import (
 	"testing"
 )
 
-// notHere needs what CloudFormation knows of the account, and is left to it.
-const notHere = "SubnetsAreOfTheVpc"
+// networkRule needs data of the account, which only CloudFormation has.
+const networkRule = "SubnetsAreOfTheVpc"
 
-// refusing are the template's rules that do not let a stack with these parameters
-// be made.
-func refusing(t *testing.T, given ...string) []string {
+// violated returns the template's rules that the parameters violate.
+func violated(t *testing.T, given ...string) []string {
 	t.Helper()
 	template, r := open(t, given...)
 	var all []string
 	for name, rule := range template.Rules {
-		if condition, ok := rule["RuleCondition"]; name == notHere || ok && !r.value(condition).(bool) {
+		if condition, ok := rule["RuleCondition"]; name == networkRule || ok && !r.value(condition).(bool) {
 			continue
 		}
 		for _, assertion := range rule["Assertions"].([]any) {
@@ -30,7 +29,7 @@ func refusing(t *testing.T, given ...string) []string {
 	return all
 }
 
-func TestRulesRefuseWhatCannotWork(t *testing.T) {
+func TestRulesRefuseInvalidParameters(t *testing.T) {
 	for _, test := range []struct {
 		parameters []string
 		want       []string
@@ -50,16 +49,15 @@ func TestRulesRefuseWhatCannotWork(t *testing.T) {
 		{slices.Concat(withSlack[:2], withSlack[4:]), []string{"SlackBotTokenNeedsTheRest", "SlackTeamsNeedSecrets"}},
 		{withSlack, nil},
 	} {
-		if got := refusing(t, test.parameters...); !slices.Equal(got, test.want) {
-			t.Errorf("%v: refused by %q, want %q", test.parameters, got, test.want)
+		if got := violated(t, test.parameters...); !slices.Equal(got, test.want) {
+			t.Errorf("%v violates %q, want %q", test.parameters, got, test.want)
 		}
 	}
 }
 
-// The rule that is not worked out above is there, whatever the parameters.
-func TestSubnetsAreHeldToTheVpc(t *testing.T) {
+func TestNetworkRuleIsUnconditional(t *testing.T) {
 	template, _ := open(t)
-	rule := template.Rules[notHere]
+	rule := template.Rules[networkRule]
 	if assertions, _ := rule["Assertions"].([]any); len(assertions) != 1 || rule["RuleCondition"] != nil {
 		t.Errorf("the rule is %v", rule)
 	}

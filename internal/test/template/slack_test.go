@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// withSlack are the parameters of a stack that people of Slack may use.
+// withSlack has the parameters of a stack with Slack.
 var withSlack = []string{
 	"SlackTeams", "T0123ABCD", "SlackSigningSecretParameter", "/bastion/slack/signing-secret", "SlackBotTokenParameter", "/bastion/slack/bot-token",
 }
@@ -33,12 +33,12 @@ func TestSlackRoleReadsTheNamedParameters(t *testing.T) {
 	}
 }
 
-// slackRoutes are all that have no authorizer.
+// slackRoutes has every route without an authorizer.
 var slackRoutes = []string{
 	"GET /slack/start/{token}", "GET /slack/status/{token}", "POST /slack/command", "POST /slack/interaction", "POST /slack/start/{token}",
 }
 
-func TestOnlySlacksRoutesHaveNoAuthorizer(t *testing.T) {
+func TestOnlySlackRoutesHaveNoAuthorizer(t *testing.T) {
 	for _, test := range []struct {
 		parameters    []string
 		authorization string
@@ -55,11 +55,11 @@ func TestOnlySlacksRoutesHaveNoAuthorizer(t *testing.T) {
 			case "NONE":
 				open = append(open, key)
 				if p["Target"] != "integrations/SlackIntegration" {
-					t.Errorf("%s leads to %v", name, p["Target"])
+					t.Errorf("the target of %s is %v", name, p["Target"])
 				}
 			case test.authorization:
 				if routes[key] == "" {
-					t.Errorf("%s is the route %s", name, key)
+					t.Errorf("%s is the unknown route %s", name, key)
 				}
 			default:
 				t.Errorf("%s is authorized by %v", name, p["AuthorizationType"])
@@ -67,13 +67,13 @@ func TestOnlySlacksRoutesHaveNoAuthorizer(t *testing.T) {
 		}
 		slices.Sort(open)
 		if !slices.Equal(open, slackRoutes) {
-			t.Errorf("%v: without an authorizer are %q", test.parameters, open)
+			t.Errorf("%v: the routes without an authorizer are %q", test.parameters, open)
 		}
 	}
 }
 
-// API Gateway comes to the Slack function by its own name and by its routes alone.
-func TestWhoMayInvokeTheSlackFunction(t *testing.T) {
+// API Gateway may invoke the unqualified Slack function, for its routes only.
+func TestPermissionsToInvokeTheSlackFunction(t *testing.T) {
 	const api = "arn:aws:execute-api:eu-west-1:111122223333:Api/*/"
 	var got []string
 	for _, permission := range deploy(t, withSlack...).of("AWS::Lambda::Permission") {
@@ -95,8 +95,8 @@ func TestWhoMayInvokeTheSlackFunction(t *testing.T) {
 	}
 }
 
-// Doors are aliases of what runs now: a deploy changes them with the function.
-func TestDoors(t *testing.T) {
+// The aliases refer to the current code, so a deployment changes them with the function.
+func TestAliases(t *testing.T) {
 	got := map[string]string{}
 	for name, alias := range deploy(t, withSlack...).of("AWS::Lambda::Alias") {
 		p := alias["Properties"].(object)
@@ -112,10 +112,10 @@ func TestDoors(t *testing.T) {
 	}
 }
 
-// Who has which door: the Slack function those of people of Slack and its own, the
-// reaper and the observer that one too, nobody the functions' own names but the
-// schedules the reaper's.
-func TestWhoHasWhichDoor(t *testing.T) {
+// The Slack function may invoke the aliases of the API and its own queue. The reaper and
+// the observer may invoke that queue. Only the schedules may invoke an unqualified
+// function, the reaper.
+func TestPermissionsToInvokeAliases(t *testing.T) {
 	s := deploy(t, withSlack...)
 	got := map[string][]string{}
 	add := func(role string, document any) {
@@ -149,12 +149,12 @@ func TestWhoHasWhichDoor(t *testing.T) {
 	}
 }
 
-func TestWhatTheSlackFunctionIsGiven(t *testing.T) {
+func TestSlackFunctionAndItsQueue(t *testing.T) {
 	s := deploy(t, withSlack...)
 	p := s.properties(t, "SlackQueueInvokeConfig")
 	if p["FunctionName"] != "SlackFunction" || p["Qualifier"] != "queue" || p["MaximumRetryAttempts"] != 2.0 || p["MaximumEventAgeInSeconds"] != 1800.0 ||
 		at(p, "DestinationConfig", "OnFailure", "Destination") != deadLetters {
-		t.Errorf("work that fails: %v", p)
+		t.Errorf("failed events: %v", p)
 	}
 	if p := s.properties(t, "SlackFunction"); p["Role"] != "SlackRole.Arn" || at(p, "LoggingConfig", "LogGroup") != "SlackLogGroup" {
 		t.Errorf("the function is %v", p)
@@ -162,23 +162,22 @@ func TestWhatTheSlackFunctionIsGiven(t *testing.T) {
 	for _, name := range []string{"ReaperFunction", "ObserverFunction"} {
 		for parameters, want := range map[*[]string]string{&withSlack: alias("Slack", "queue"), {}: ""} {
 			if got := at(deploy(t, *parameters...).properties(t, name), "Environment", "Variables", "BASTION_SLACK"); got != want {
-				t.Errorf("%v: %s tells %v", *parameters, name, got)
+				t.Errorf("%v: %s notifies %v", *parameters, name, got)
 			}
 		}
 	}
 }
 
-// Without the parameters there is nothing of Slack at all.
-func TestWithoutSlackThereIsNothingOfIt(t *testing.T) {
+func TestStackWithoutSlackHasNoSlackResources(t *testing.T) {
 	for name := range deploy(t).resources {
 		if strings.Contains(name, "Slack") {
-			t.Errorf("there is %s", name)
+			t.Errorf("the stack has %s", name)
 		}
 	}
 }
 
-// A token is in the path of two routes, and whoever reads a log must not get it.
-func TestTheAccessLogHasNoPath(t *testing.T) {
+// The paths of the pages contain tokens, which must not be in a log.
+func TestAccessLogHasNoPath(t *testing.T) {
 	s := deploy(t, withSlack...)
 	format := at(s.properties(t, "Stage"), "AccessLogSettings", "Format").(string)
 	for part := range strings.SplitSeq(format, "$") {

@@ -18,7 +18,7 @@ const (
 	sam     = "../../../.tools/aws-sam-cli-1.170.0/bin/sam"
 )
 
-// run runs a referee, in the project's own folder, and answers what it says.
+// run runs a tool in the module's folder, and returns its output.
 func run(t *testing.T, program string, arguments ...string) string {
 	t.Helper()
 	path, err := filepath.Abs(program)
@@ -35,7 +35,7 @@ func run(t *testing.T, program string, arguments ...string) string {
 	return string(out)
 }
 
-// Also what it calls information is to be mended.
+// Informational messages count too.
 func TestCfnLintReportsNothing(t *testing.T) {
 	source, err := emulator.Transformed()
 	if err != nil {
@@ -46,20 +46,20 @@ func TestCfnLintReportsNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, template := range []string{"template.yaml", "registry.yaml", file} {
-		if said := run(t, cfnLint, "--include-checks", "I", "-t", template); said != "" {
-			t.Errorf("%s:\n%s", template, said)
+		if output := run(t, cfnLint, "--include-checks", "I", "-t", template); output != "" {
+			t.Errorf("%s:\n%s", template, output)
 		}
 	}
 }
 
-func TestSamValidates(t *testing.T) {
+func TestSAMValidates(t *testing.T) {
 	run(t, sam, "validate", "--lint")
 }
 
-// maxZip is how large the zip of a function may be.
+// maxZip limits the size of a function's zip file.
 const maxZip = 8 << 20
 
-func TestSamBuildsEveryFunction(t *testing.T) {
+func TestSAMBuildsEveryFunction(t *testing.T) {
 	folder := t.TempDir()
 	run(t, sam, "build", "--build-dir", folder)
 	for name := range deploy(t, withSlack...).of("AWS::Lambda::Function") {
@@ -93,7 +93,7 @@ func zipped(file string) (size int64, err error) {
 	return int64(count), archive.Close()
 }
 
-// counter counts what is written to it.
+// counter counts the bytes that are written to it.
 type counter int64
 
 func (c *counter) Write(p []byte) (int, error) {

@@ -14,7 +14,7 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/config"
 )
 
-// The tables are what the adapters' own tests run on, kept and backed up.
+// The tables have the schemas of the adapters' tests. They are retained and backed up.
 func TestTables(t *testing.T) {
 	s := deploy(t, withSlack...)
 	schemas := map[string]any{"RecordsTable": awscloud.RecordsSchema(), "LeasesTable": awscloud.LeasesSchema(), "SlackTable": awscloud.ItemsSchema()}
@@ -23,7 +23,7 @@ func TestTables(t *testing.T) {
 	}
 	for name, schema := range schemas {
 		if r := s.resources[name]; r["DeletionPolicy"] != "Retain" || r["UpdateReplacePolicy"] != "Retain" {
-			t.Errorf("%s is not kept", name)
+			t.Errorf("%s is not retained", name)
 		}
 		p := s.properties(t, name)
 		if at(p, "PointInTimeRecoverySpecification", "PointInTimeRecoveryEnabled") != true || p["BillingMode"] != "PAY_PER_REQUEST" ||
@@ -56,7 +56,7 @@ func nonEmpty(v any) any {
 	return v
 }
 
-// withoutNulls takes away the members that the SDK's types leave unset.
+// withoutNulls removes the members that the SDK's types leave unset.
 func withoutNulls(v any) any {
 	switch v := v.(type) {
 	case []any:
@@ -75,12 +75,12 @@ func withoutNulls(v any) any {
 	return v
 }
 
-func TestTheTaskDefinition(t *testing.T) {
+func TestTaskDefinition(t *testing.T) {
 	s := deploy(t)
 	p := s.properties(t, "TaskDefinition")
 	container := p["ContainerDefinitions"].([]any)[0].(object)
 	if s.resources["TaskDefinition"]["UpdateReplacePolicy"] != "Retain" {
-		t.Error("a deploy takes the old revision from under attempts that name it")
+		t.Error("a deployment deletes the old revision, which running attempts need")
 	}
 	if at(p, "RuntimePlatform", "CpuArchitecture") != "ARM64" || p["Cpu"] != "256" || p["Memory"] != "512" || p["NetworkMode"] != "awsvpc" {
 		t.Errorf("the task is %v", p)
@@ -97,14 +97,14 @@ func TestTheTaskDefinition(t *testing.T) {
 	}
 }
 
-// Which of the two a bastion runs on is said when it is made; the cluster has both.
-func TestTheClusterHasBothProviders(t *testing.T) {
+// The cluster has both providers; RunTask selects one.
+func TestClusterHasBothProviders(t *testing.T) {
 	if got := deploy(t).properties(t, "Cluster")["CapacityProviders"]; !reflect.DeepEqual(got, []any{"FARGATE", "FARGATE_SPOT"}) {
 		t.Errorf("the cluster has %v", got)
 	}
 }
 
-// rules are the member group's, one a line.
+// rules returns the rules of the member group as texts.
 func rules(t *testing.T, s stack, direction string) []string {
 	t.Helper()
 	var all []string
@@ -121,13 +121,13 @@ func rules(t *testing.T, s stack, direction string) []string {
 	return all
 }
 
-func TestTheMemberGroup(t *testing.T) {
+func TestMemberGroup(t *testing.T) {
 	always := []string{"tcp 443-443 0.0.0.0/0", "tcp 443-443 ::/0"}
 	eight := "10.0.0.0/16,10.1.0.0/16,10.2.0.0/16,10.3.0.0/16,10.4.0.0/16,10.5.0.0/16,10.6.0.0/16,10.7.0.0/16"
 	four := "fd00::/16,fd01::/16,fd02::/16,fd03::/16"
 	for _, test := range []struct {
 		parameters []string
-		want       []string // beside what is always there
+		want       []string // in addition to always
 	}{
 		{nil, all("tcp 0-65535", "10.0.0.0/8,172.16.0.0/12,192.168.0.0/16")},
 		{[]string{"AllowedDestinations", "10.1.0.0/16"}, all("tcp 0-65535", "10.1.0.0/16")},
@@ -145,10 +145,10 @@ func TestTheMemberGroup(t *testing.T) {
 		}
 	}
 	if tags := deploy(t).properties(t, "MemberGroup")["Tags"]; tags != nil {
-		t.Errorf("the member group has the tags %v: with the stack's, functions could change it", tags)
+		t.Errorf("the member group has the tags %v: functions can change groups with the stack's tag", tags)
 	}
 	if groups := deploy(t).of("AWS::EC2::SecurityGroup"); len(groups) != 1 {
-		t.Errorf("%d groups: bastions' own are made at run time", len(groups))
+		t.Errorf("%d groups: those of bastions are created at run time", len(groups))
 	}
 }
 
@@ -160,8 +160,9 @@ func all(ports, prefixes string) []string {
 	return lines
 }
 
-// What the template says is what functions take, for every kind of parameters.
-func TestTheEnvironmentIsAConfiguration(t *testing.T) {
+// Package config accepts the environment that the template sets, for all kinds of
+// parameters.
+func TestEnvironmentIsAValidConfiguration(t *testing.T) {
 	for _, parameters := range [][]string{
 		nil,
 		{"PublicAddress", "false", "AllowedSources", "10.8.0.0/16"},
@@ -190,16 +191,16 @@ func TestTheEnvironmentIsAConfiguration(t *testing.T) {
 	}
 }
 
-// Lambda gives a function 4 KB for its variables, and says so only when it is too
-// late. Names that follow from the stack's may have its 128 characters, and there
-// may be sixteen subnets.
-func TestTheLongestEnvironmentFits(t *testing.T) {
+// Lambda limits the variables of a function to 4 KB, and refuses more only during a
+// deployment. Names that contain the stack's may have its 128 characters, and there may
+// be sixteen subnets.
+func TestLongestEnvironmentFits(t *testing.T) {
 	longest(t, "ReaperFunction", 5*128+14*25, "AllowedDestinations", "AllowedDestinationsIpv6", "AllowedSources", "TrustedSessionRoles", "Admins", "JwtIssuer")
 	longest(t, "SlackFunction", 5*128, "SlackTeams", "SlackSigningSecretParameter", "SlackBotTokenParameter", "SlackChannels", "SlackUsers")
 }
 
-// longest adds to a function's environment the names that follow from the stack's
-// and the longest values of parameters.
+// longest adds the longest values of the parameters to the size of a function's
+// environment. size is that of names that contain the stack's.
 func longest(t *testing.T, name string, size int, parameters ...string) {
 	t.Helper()
 	function := deploy(t, withSlack...).properties(t, name)
@@ -217,13 +218,13 @@ func longest(t *testing.T, name string, size int, parameters ...string) {
 	}
 	t.Logf("%s: at most %d bytes", name, size)
 	if size > 4096 {
-		t.Errorf("%s may have %d bytes of variables", name, size)
+		t.Errorf("%s may have %d bytes of variables, more than 4096", name, size)
 	}
 }
 
-// Two stacks fit into one account: nothing has a name of its own, but for those
-// that follow from the stack's. An alias has its name within its function.
-func TestNothingHasAFixedName(t *testing.T) {
+// An account may have several stacks, so no resource has a fixed name. Names may contain
+// the stack's, and an alias has its name within its function.
+func TestNoResourceHasAFixedName(t *testing.T) {
 	names := []string{"TableName", "FunctionName", "RoleName", "ManagedPolicyName", "QueueName", "ClusterName", "LogGroupName", "GroupName", "AlarmName", "RepositoryName", "Name", "Family"}
 	s := deploy(t, withSlack...)
 	for logical, resource := range s.resources {
