@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"testing"
 	"time"
+
+	"github.com/bastion-on-demand/bastion/internal/test/sshclient"
 )
 
 // BenchmarkReady measures the time from a request until the bastion is ready, and
@@ -13,7 +15,7 @@ func BenchmarkReady(b *testing.B) {
 		b.Run(fmt.Sprintf("delay=%s", delay), func(b *testing.B) {
 			defaults := Defaults()
 			f := start(b, func(o *Options) { o.LaunchDelay, o.ReapEvery = delay, defaults.ReapEvery })
-			key := newSSHClient(b).addKey("ed25519")
+			key := sshclient.New(b).AddKey("ed25519")
 			var ready time.Duration
 			for b.Loop() {
 				began := time.Now()

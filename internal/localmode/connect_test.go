@@ -16,6 +16,7 @@ import (
 	"golang.org/x/crypto/ssh/agent"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/test/sshclient"
 )
 
 func freePort(t *testing.T) string {
@@ -55,8 +56,8 @@ func fetchPage(t *testing.T, transport *http.Transport, address string) string {
 }
 
 func TestStockClientReachesPrivateHost(t *testing.T) {
-	f, w := start(t, nil), newSSHClient(t)
-	key := w.addKey("ed25519")
+	f, w := start(t, nil), sshclient.New(t)
+	key := w.AddKey("ed25519")
 	s := f.create(request{body: key})
 	if s.status != http.StatusCreated {
 		t.Errorf("first POST: status %d", s.status)
@@ -64,7 +65,7 @@ func TestStockClientReachesPrivateHost(t *testing.T) {
 	config := f.sshConfig(request{body: key})
 
 	t.Run("-W to HTTP", func(t *testing.T) {
-		out, errs, err := w.run("GET /w HTTP/1.0\r\n\r\n", w.command(config, "-W", "private.internal:80", "bastion-default"))
+		out, errs, err := w.Run("GET /w HTTP/1.0\r\n\r\n", w.SSH(config, "-W", "private.internal:80", "bastion-default"))
 		if err != nil {
 			t.Errorf("%v: %s", err, errs)
 		}
@@ -72,19 +73,19 @@ func TestStockClientReachesPrivateHost(t *testing.T) {
 	})
 	t.Run("-L to HTTP", func(t *testing.T) {
 		port := freePort(t)
-		tun := w.open(config, "-N", "-L", "127.0.0.1:"+port+":private.internal:80", "bastion-default")
-		defer tun.close()
+		tun := w.Open(config, "-N", "-L", "127.0.0.1:"+port+":private.internal:80", "bastion-default")
+		defer tun.Close()
 		wantPage(t, fetchPage(t, &http.Transport{}, "http://127.0.0.1:"+port+"/l"), s.ID)
 	})
 	t.Run("-D to HTTP", func(t *testing.T) {
 		port := freePort(t)
-		tun := w.open(config, "-N", "-D", "127.0.0.1:"+port, "bastion-default")
-		defer tun.close()
+		tun := w.Open(config, "-N", "-D", "127.0.0.1:"+port, "bastion-default")
+		defer tun.Close()
 		proxy := &url.URL{Scheme: "socks5h", Host: "127.0.0.1:" + port}
 		wantPage(t, fetchPage(t, &http.Transport{Proxy: http.ProxyURL(proxy)}, "http://private.internal/d"), s.ID)
 	})
 	t.Run("-J to SSH", func(t *testing.T) {
-		out, errs, err := w.run("", w.command(config, "-J", "bastion-default", "private.internal", "hostname"))
+		out, errs, err := w.Run("", w.SSH(config, "-J", "bastion-default", "private.internal", "hostname"))
 		if err != nil || out != "private.internal\n" {
 			t.Errorf("%q, %v: %s", out, err, errs)
 		}
@@ -94,9 +95,9 @@ func TestStockClientReachesPrivateHost(t *testing.T) {
 func TestEveryKeyTypeCanConnect(t *testing.T) {
 	f := start(t, nil)
 	for _, kind := range []string{"rsa", "ecdsa", "ed25519"} {
-		w := newSSHClient(t)
-		config := f.sshConfig(request{owner: kind, body: w.addKey(kind)})
-		out, errs, err := w.run("", w.command(config, "-J", "bastion-default", "private.internal", "whoami"))
+		w := sshclient.New(t)
+		config := f.sshConfig(request{owner: kind, body: w.AddKey(kind)})
+		out, errs, err := w.Run("", w.SSH(config, "-J", "bastion-default", "private.internal", "whoami"))
 		if err != nil {
 			t.Errorf("%s: %q, %v: %s", kind, out, err, errs)
 		}
@@ -104,27 +105,27 @@ func TestEveryKeyTypeCanConnect(t *testing.T) {
 }
 
 func TestTenOtherKeysInTheAgentDoNotLockTheOwnerOut(t *testing.T) {
-	f, w := start(t, nil), newSSHClient(t)
+	f, w := start(t, nil), sshclient.New(t)
 	for range 10 {
-		w.addKey("ed25519")
+		w.AddKey("ed25519")
 	}
-	config := f.sshConfig(request{body: w.addKey("ed25519")})
-	out, errs, err := w.run("", w.command(config, "-J", "bastion-default", "private.internal", "hostname"))
+	config := f.sshConfig(request{body: w.AddKey("ed25519")})
+	out, errs, err := w.Run("", w.SSH(config, "-J", "bastion-default", "private.internal", "hostname"))
 	if err != nil || out != "private.internal\n" {
 		t.Errorf("%q, %v: %s", out, err, errs)
 	}
 }
 
 func TestOneOwnerHasTwoNamedBastions(t *testing.T) {
-	f, w := start(t, nil), newSSHClient(t)
-	key := strings.TrimSpace(w.addKey("ed25519"))
+	f, w := start(t, nil), sshclient.New(t)
+	key := strings.TrimSpace(w.AddKey("ed25519"))
 	first := f.create(request{body: key})
 	second := f.create(request{body: `{"name":"db"}`})
 	if first.ID == second.ID {
 		t.Fatal("two names, but one bastion")
 	}
 	config := f.file("db.conf", second.SSHConfig)
-	out, errs, err := w.run("GET / HTTP/1.0\r\n\r\n", w.command(config, "-W", "private.internal:80", "bastion-db"))
+	out, errs, err := w.Run("GET / HTTP/1.0\r\n\r\n", w.SSH(config, "-W", "private.internal:80", "bastion-db"))
 	if err != nil {
 		t.Errorf("%v: %s", err, errs)
 	}
@@ -132,8 +133,8 @@ func TestOneOwnerHasTwoNamedBastions(t *testing.T) {
 }
 
 func TestOtherDestinationsAreRefused(t *testing.T) {
-	f, w := start(t, nil), newSSHClient(t)
-	config := f.sshConfig(request{body: w.addKey("ed25519")})
+	f, w := start(t, nil), sshclient.New(t)
+	config := f.sshConfig(request{body: w.AddKey("ed25519")})
 	for _, test := range []struct{ to, want string }{
 		{"127.0.0.1:80", "administratively prohibited"},
 		{"169.254.170.2:80", "administratively prohibited"},
@@ -143,7 +144,7 @@ func TestOtherDestinationsAreRefused(t *testing.T) {
 		{"localhost:80", "found no address for localhost"},
 		{"example.com:80", "found no address for example.com"},
 	} {
-		out, errs, err := w.run("", w.command(config, "-W", test.to, "bastion-default"))
+		out, errs, err := w.Run("", w.SSH(config, "-W", test.to, "bastion-default"))
 		if err == nil || out != "" || !strings.Contains(errs, test.want) {
 			t.Errorf("%s: %q, %v: %s, want %q", test.to, out, err, errs, test.want)
 		}
@@ -160,11 +161,11 @@ func TestAllowOpensLoopback(t *testing.T) {
 	go func() { served <- server.Serve(listener) }()
 	defer func() { _ = server.Close(); <-served }()
 
-	f, w := start(t, func(o *Options) { o.Allow = []string{"127.0.0.0/8"} }), newSSHClient(t)
-	config := f.sshConfig(request{body: w.addKey("ed25519")})
+	f, w := start(t, func(o *Options) { o.Allow = []string{"127.0.0.0/8"} }), sshclient.New(t)
+	config := f.sshConfig(request{body: w.AddKey("ed25519")})
 	_, port, _ := net.SplitHostPort(listener.Addr().String())
 	for _, host := range []string{"127.0.0.1", "localhost"} {
-		out, errs, err := w.run("GET / HTTP/1.0\r\n\r\n", w.command(config, "-W", host+":"+port, "bastion-default"))
+		out, errs, err := w.Run("GET / HTTP/1.0\r\n\r\n", w.SSH(config, "-W", host+":"+port, "bastion-default"))
 		if err != nil || !strings.Contains(out, "from this machine") {
 			t.Errorf("%s: %q, %v: %s", host, out, err, errs)
 		}
@@ -172,13 +173,13 @@ func TestAllowOpensLoopback(t *testing.T) {
 }
 
 func TestIPv6EndToEnd(t *testing.T) {
-	f, w := start(t, func(o *Options) { o.Listen = "[::1]:0" }), newSSHClient(t)
-	key := w.addKey("ed25519")
+	f, w := start(t, func(o *Options) { o.Listen = "[::1]:0" }), sshclient.New(t)
+	key := w.AddKey("ed25519")
 	s := f.create(request{body: key})
 	if s.Source != "::1/128" || s.State != bastion.Ready {
 		t.Errorf("source %s, state %s", s.Source, s.State)
 	}
-	out, errs, err := w.run("", w.command(f.sshConfig(request{body: key}), "-J", "bastion-default", "private.internal", "hostname"))
+	out, errs, err := w.Run("", w.SSH(f.sshConfig(request{body: key}), "-J", "bastion-default", "private.internal", "hostname"))
 	if err != nil || out != "private.internal\n" {
 		t.Errorf("%q, %v: %s", out, err, errs)
 	}
@@ -226,9 +227,9 @@ func (k securityKey) Sign(_ ssh.PublicKey, data []byte) (*ssh.Signature, error) 
 
 func TestSecurityKeyCanConnect(t *testing.T) {
 	f, key := start(t, nil), newSecurityKey(t)
-	w := newSSHClientWith(t, key)
+	w := sshclient.NewWithAgent(t, key)
 	config := f.sshConfig(request{body: string(authorizedKey(key.public))})
-	out, errs, err := w.run("", w.command(config, "-J", "bastion-default", "private.internal", "hostname"))
+	out, errs, err := w.Run("", w.SSH(config, "-J", "bastion-default", "private.internal", "hostname"))
 	if err != nil || out != "private.internal\n" {
 		t.Errorf("%q, %v: %s", out, err, errs)
 	}

@@ -4,12 +4,12 @@ import (
 	"net/http"
 	"regexp"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 	"github.com/bastion-on-demand/bastion/internal/sshd"
+	"github.com/bastion-on-demand/bastion/internal/test/sshclient"
 )
 
 // leaseDeadline returns the deadline in the lease of the bastion's task.
@@ -23,8 +23,8 @@ func (f *fixture) leaseDeadline(id string) time.Time {
 }
 
 func TestExtendMovesDeadlineInRecordLeaseAndConsole(t *testing.T) {
-	f, w := start(t, nil), newSSHClient(t)
-	key := w.addKey("ed25519")
+	f, w := start(t, nil), sshclient.New(t)
+	key := w.AddKey("ed25519")
 	s := f.create(request{body: key})
 	config := f.sshConfig(request{body: key})
 	path := "/bastions/" + s.ID
@@ -32,7 +32,7 @@ func TestExtendMovesDeadlineInRecordLeaseAndConsole(t *testing.T) {
 		return f.do(request{method: "PATCH", path: path, body: `{"ttl":"` + ttl + `"}`, header: map[string]string{"Prefer": "wait=10"}})
 	}
 	status := func() string {
-		out, errs, err := w.run("", w.command(config, "bastion-default", "status"))
+		out, errs, err := w.Run("", w.SSH(config, "bastion-default", "status"))
 		if err != nil {
 			t.Errorf("status: %v: %s", err, errs)
 		}
@@ -56,7 +56,7 @@ func TestExtendMovesDeadlineInRecordLeaseAndConsole(t *testing.T) {
 		t.Errorf("beyond the cap: %d %s", beyond.status, beyond.Code)
 	}
 
-	out, errs, err := w.run("", w.command(config, "bastion-default", "extend 3h"))
+	out, errs, err := w.Run("", w.SSH(config, "bastion-default", "extend 3h"))
 	if err != nil {
 		t.Errorf("extend in the console: %q, %v: %s", out, err, errs)
 	}
@@ -64,7 +64,7 @@ func TestExtendMovesDeadlineInRecordLeaseAndConsole(t *testing.T) {
 	if third.Deadline.Sub(longer.Deadline) < 50*time.Minute || !f.leaseDeadline(s.ID).Equal(third.Deadline) {
 		t.Errorf("the console moved the deadline from %s to %s, in the lease to %s", longer.Deadline, third.Deadline, f.leaseDeadline(s.ID))
 	}
-	out, errs, err = w.run("", w.command(config, "bastion-default", "extend 9h"))
+	out, errs, err = w.Run("", w.SSH(config, "bastion-default", "extend 9h"))
 	if err == nil || !strings.Contains(out, "until "+s.Latest.Format(time.RFC3339)) || !strings.Contains(out, string(bastion.CodeTTLBeyondCap)) {
 		t.Errorf("beyond the cap in the console: %q, %v: %s", out, err, errs)
 	}
@@ -76,10 +76,10 @@ func TestExtendMovesDeadlineInRecordLeaseAndConsole(t *testing.T) {
 // The reaper does not run, and the task ends at its deadline all the same.
 func TestTaskEndsItselfAtItsDeadline(t *testing.T) {
 	var clock testClock
-	f, w := start(t, func(o *Options) { o.ReapEvery = time.Hour; clock.forTasks(o) }), newSSHClient(t)
-	session := w.open(f.sshConfig(request{body: w.addKey("ed25519")}), "-N", "bastion-default")
+	f, w := start(t, func(o *Options) { o.ReapEvery = time.Hour; clock.forTasks(o) }), sshclient.New(t)
+	session := w.Open(f.sshConfig(request{body: w.AddKey("ed25519")}), "-N", "bastion-default")
 	clock.advance(2 * time.Hour)
-	session.awaitEnd()
+	session.AwaitEnd()
 	f.eventually("the task has ended", func() bool { return len(f.Cloud.Inventory().Live()) == 0 })
 	for _, task := range f.Cloud.Inventory().Tasks {
 		if task.ExitCode == nil || *task.ExitCode != bastion.ExitOK {
@@ -91,11 +91,11 @@ func TestTaskEndsItselfAtItsDeadline(t *testing.T) {
 // The clock of the task stands two hours behind that of the control plane.
 func TestReaperEndsTaskThatMissesItsDeadline(t *testing.T) {
 	var clock testClock
-	f, w := start(t, func(o *Options) { o.now = clock.now }), newSSHClient(t)
-	b := f.create(request{body: w.addKey("ed25519")})
-	session := w.open(f.file("config", b.SSHConfig), "-N", "bastion-default")
+	f, w := start(t, func(o *Options) { o.now = clock.now }), sshclient.New(t)
+	b := f.create(request{body: w.AddKey("ed25519")})
+	session := w.Open(f.file("config", b.SSHConfig), "-N", "bastion-default")
 	clock.advance(2 * time.Hour)
-	session.awaitEnd()
+	session.AwaitEnd()
 	f.await("", b.ID, bastion.Closed)
 	if got := f.Cloud.Inventory().Records[0].End.Reason; got != bastion.EndDeadline {
 		t.Errorf("end reason %s, want %s", got, bastion.EndDeadline)
@@ -104,10 +104,10 @@ func TestReaperEndsTaskThatMissesItsDeadline(t *testing.T) {
 }
 
 func TestDeleteLeavesNothing(t *testing.T) {
-	f, w := start(t, nil), newSSHClient(t)
-	key := w.addKey("ed25519")
+	f, w := start(t, nil), sshclient.New(t)
+	key := w.AddKey("ed25519")
 	s := f.create(request{body: key})
-	session := w.open(f.sshConfig(request{body: key}), "-N", "bastion-default")
+	session := w.Open(f.sshConfig(request{body: key}), "-N", "bastion-default")
 
 	closing := f.do(request{method: "DELETE", path: "/bastions/" + s.ID})
 	if closing.status != http.StatusAccepted || closing.State != bastion.Closing {
@@ -117,7 +117,7 @@ func TestDeleteLeavesNothing(t *testing.T) {
 	if next.status != http.StatusCreated || next.ID == s.ID {
 		t.Errorf("POST right after DELETE: %d %s, was %s", next.status, next.ID, s.ID)
 	}
-	session.awaitEnd()
+	session.AwaitEnd()
 	if gone := f.remove("/bastions/" + s.ID); gone.status != http.StatusOK || gone.State != bastion.Closed {
 		t.Errorf("DELETE with wait: %d %s", gone.status, gone.State)
 	}
@@ -138,10 +138,10 @@ func TestDeleteLeavesNothing(t *testing.T) {
 }
 
 func TestConsoleClosesBastion(t *testing.T) {
-	f, w := start(t, nil), newSSHClient(t)
-	key := w.addKey("ed25519")
+	f, w := start(t, nil), sshclient.New(t)
+	key := w.AddKey("ed25519")
 	s := f.create(request{body: key})
-	out, errs, err := w.run("", w.command(f.sshConfig(request{body: key}), "bastion-default", "close"))
+	out, errs, err := w.Run("", w.SSH(f.sshConfig(request{body: key}), "bastion-default", "close"))
 	if !strings.Contains(out+errs, "clos") {
 		t.Errorf("the console printed %q, %q, %v", out, errs, err)
 	}
@@ -154,8 +154,8 @@ func TestConsoleClosesBastion(t *testing.T) {
 
 func TestIdleBastionEnds(t *testing.T) {
 	var clock testClock
-	f, w := start(t, clock.forTasks), newSSHClient(t)
-	b := f.create(request{body: w.addKey("ed25519")})
+	f, w := start(t, clock.forTasks), sshclient.New(t)
+	b := f.create(request{body: w.AddKey("ed25519")})
 	if got := f.banner("127.0.0.1", b); got != "SSH-" { // a connection without a login is no use
 		t.Errorf("banner %q", got)
 	}
@@ -178,25 +178,23 @@ func TestQuietTunnelPreventsIdleEndUntilItsClientFreezes(t *testing.T) {
 			server.Now = clock.now
 			server.Timing.Keepalive, server.Timing.Missed = 200*time.Millisecond, 25
 		}
-	}), newSSHClient(t)
-	config := f.sshConfig(request{body: w.addKey("ed25519")})
+	}), sshclient.New(t)
+	config := f.sshConfig(request{body: w.AddKey("ed25519")})
 	id := f.Cloud.Inventory().Records[0].ID
-	tun := w.open(config, "-N", "bastion-default")
+	tun := w.Open(config, "-N", "bastion-default")
 	clock.advance(20 * time.Minute)
 	connections := func() string {
-		out, errs, err := w.run("", w.command(config, "bastion-default", "status"))
+		out, errs, err := w.Run("", w.SSH(config, "bastion-default", "status"))
 		found := regexp.MustCompile(`connections +(\d+)`).FindStringSubmatch(out)
 		if err != nil || found == nil {
 			t.Fatalf("status: %q, %v: %s", out, err, errs)
 		}
 		return found[1]
 	}
-	if got := connections(); got != "2" || !tun.alive() || f.get(id).State != bastion.Ready {
+	if got := connections(); got != "2" || !tun.Alive() || f.get(id).State != bastion.Ready {
 		t.Fatalf("a quiet tunnel was closed as idle, connections %s", got)
 	}
-	if err := syscall.Kill(tun.command.Process.Pid, syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	tun.Freeze()
 	f.eventually("the frozen client is disconnected", func() bool { return connections() == "1" })
 	clock.advance(20 * time.Minute)
 	f.await("", id, bastion.Closed)
@@ -206,8 +204,8 @@ func TestQuietTunnelPreventsIdleEndUntilItsClientFreezes(t *testing.T) {
 }
 
 func TestKilledTaskIsReplacedWithNewHostKey(t *testing.T) {
-	f, w := start(t, nil), newSSHClient(t)
-	key := w.addKey("ed25519")
+	f, w := start(t, nil), sshclient.New(t)
+	key := w.AddKey("ed25519")
 	before := f.create(request{body: key})
 	f.Cloud.Kill(f.Cloud.Inventory().Live()[0].ID)
 	var after response
@@ -218,7 +216,7 @@ func TestKilledTaskIsReplacedWithNewHostKey(t *testing.T) {
 	if !after.Deadline.Equal(before.Deadline) || after.Port == before.Port && after.Host == before.Host && after.KnownHosts == before.KnownHosts {
 		t.Errorf("before %+v, after %+v", before, after)
 	}
-	out, errs, err := w.run("", w.command(f.sshConfig(request{}), "-J", "bastion-default", "private.internal", "hostname"))
+	out, errs, err := w.Run("", w.SSH(f.sshConfig(request{}), "-J", "bastion-default", "private.internal", "hostname"))
 	if err != nil {
 		t.Errorf("%q, %v: %s", out, err, errs)
 	}
@@ -228,9 +226,9 @@ func TestKilledTaskIsReplacedWithNewHostKey(t *testing.T) {
 }
 
 func TestStartWithoutCapacityFailsWithAMessage(t *testing.T) {
-	f, w := start(t, nil), newSSHClient(t)
+	f, w := start(t, nil), sshclient.New(t)
 	f.Cloud.RefuseCapacity(5)
-	s := f.do(request{method: "POST", path: "/bastions", body: w.addKey("ed25519"), header: map[string]string{"Prefer": "wait=25"}})
+	s := f.do(request{method: "POST", path: "/bastions", body: w.AddKey("ed25519"), header: map[string]string{"Prefer": "wait=25"}})
 	s = f.await("", s.ID, bastion.Failed)
 	if s.State != bastion.Failed || s.Failure["code"] == nil || s.Failure["message"] == nil {
 		t.Errorf("%d: %s", s.status, s.text)

@@ -12,11 +12,12 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/test/sshclient"
 )
 
 func TestRepeatedPOSTReturnsTheSameBastion(t *testing.T) {
-	f, w := start(t, nil), newSSHClient(t)
-	key := w.addKey("ed25519")
+	f, w := start(t, nil), sshclient.New(t)
+	key := w.AddKey("ed25519")
 	first, second := f.create(request{body: key}), f.create(request{})
 	if first.status != http.StatusCreated || second.status != http.StatusOK || first.ID != second.ID || first.HostKey != second.HostKey {
 		t.Errorf("%d %s, then %d %s", first.status, first.ID, second.status, second.ID)
@@ -27,8 +28,8 @@ func TestRepeatedPOSTReturnsTheSameBastion(t *testing.T) {
 }
 
 func TestTwentyConcurrentPOSTsCreateOneBastion(t *testing.T) {
-	f, w := start(t, nil), newSSHClient(t)
-	key := w.addKey("ed25519")
+	f, w := start(t, nil), sshclient.New(t)
+	key := w.AddKey("ed25519")
 	responses := make([]response, 20)
 	var callers sync.WaitGroup
 	for i := range responses {
@@ -60,8 +61,8 @@ func TestTwentyConcurrentPOSTsCreateOneBastion(t *testing.T) {
 }
 
 func TestOnlyTheOwnersCurrentAddressCanConnect(t *testing.T) {
-	f, w := start(t, nil), newSSHClient(t)
-	key := w.addKey("ed25519")
+	f, w := start(t, nil), sshclient.New(t)
+	key := w.AddKey("ed25519")
 	s := f.create(request{body: key})
 	if got := f.banner("127.0.0.1", s); got != "SSH-" {
 		t.Fatalf("banner for the owner's address: %q", got)
@@ -70,7 +71,7 @@ func TestOnlyTheOwnersCurrentAddressCanConnect(t *testing.T) {
 		t.Fatalf("banner for another address: %q", got)
 	}
 	config := f.sshConfig(request{body: key})
-	open := w.open(config, "-N", "bastion-default")
+	open := w.Open(config, "-N", "bastion-default")
 
 	moved := f.create(request{from: "127.0.0.2"})
 	if moved.ID != s.ID || moved.Source != "127.0.0.2/32" {
@@ -82,12 +83,12 @@ func TestOnlyTheOwnersCurrentAddressCanConnect(t *testing.T) {
 	if got := f.banner("127.0.0.1", moved); got != "" {
 		t.Errorf("banner for the old address: %q", got)
 	}
-	out, errs, err := w.run("GET / HTTP/1.0\r\n\r\n", w.command(config, "-b", "127.0.0.2", "-W", "private.internal:80", "bastion-default"))
+	out, errs, err := w.Run("GET / HTTP/1.0\r\n\r\n", w.SSH(config, "-b", "127.0.0.2", "-W", "private.internal:80", "bastion-default"))
 	if err != nil {
 		t.Errorf("from the new address: %v: %s", err, errs)
 	}
 	wantPage(t, out, s.ID)
-	if !open.alive() {
+	if !open.Alive() {
 		t.Error("the session from the old address was cut")
 	}
 	groups := f.Cloud.Inventory().Groups
@@ -97,18 +98,18 @@ func TestOnlyTheOwnersCurrentAddressCanConnect(t *testing.T) {
 }
 
 func TestNewKeyReplacesTheOldOne(t *testing.T) {
-	f, before, after := start(t, nil), newSSHClient(t), newSSHClient(t)
-	config := f.sshConfig(request{body: before.addKey("ed25519")})
-	session := before.open(config, "-N", "bastion-default")
-	s := f.create(request{body: after.addKey("ed25519")})
+	f, before, after := start(t, nil), sshclient.New(t), sshclient.New(t)
+	config := f.sshConfig(request{body: before.AddKey("ed25519")})
+	session := before.Open(config, "-N", "bastion-default")
+	s := f.create(request{body: after.AddKey("ed25519")})
 	if len(s.Keys) != 1 {
 		t.Errorf("keys %v", s.Keys)
 	}
-	if out, errs, err := after.run("", after.command(config, "-J", "bastion-default", "private.internal", "hostname")); err != nil {
+	if out, errs, err := after.Run("", after.SSH(config, "-J", "bastion-default", "private.internal", "hostname")); err != nil {
 		t.Errorf("the new key: %q, %v: %s", out, err, errs)
 	}
-	session.awaitEnd()
-	if _, errs, err := before.run("", before.command(config, "bastion-default", "status")); err == nil {
+	session.AwaitEnd()
+	if _, errs, err := before.Run("", before.SSH(config, "bastion-default", "status")); err == nil {
 		t.Errorf("the old key can still connect: %s", errs)
 	}
 	if again := f.create(request{}); !slices.Equal(again.Keys, s.Keys) {
@@ -117,8 +118,8 @@ func TestNewKeyReplacesTheOldOne(t *testing.T) {
 }
 
 func TestBadRequestsReturnProblemsAndCreateNothing(t *testing.T) {
-	f, w := start(t, nil), newSSHClient(t)
-	key := strings.TrimSpace(w.addKey("ed25519"))
+	f, w := start(t, nil), sshclient.New(t)
+	key := strings.TrimSpace(w.AddKey("ed25519"))
 	private, secret := privateKeyFile(t)
 	post := func(body string) request { return request{method: "POST", path: "/bastions", body: body} }
 	field := func(name, value string) request {
@@ -161,7 +162,7 @@ func TestBadRequestsReturnProblemsAndCreateNothing(t *testing.T) {
 // privateKeyFile returns a new private key and a line that occurs in no other text.
 func privateKeyFile(t *testing.T) (file, line string) {
 	t.Helper()
-	private, err := makeKey("ed25519")
+	private, err := sshclient.NewKey("ed25519")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/bastion-on-demand/bastion/internal/test/sshclient"
 )
 
 const slackSecret = "hush"
@@ -121,7 +123,7 @@ func (r slackFixture) up(command string) (link string) {
 // The quota that holds is that of the service.
 func TestSlackUserCannotExceedTheQuota(t *testing.T) {
 	r := startSlack(t)
-	r.command(slackSecret, "key "+newSSHClient(t).addKey("ed25519"))
+	r.command(slackSecret, "key "+sshclient.New(t).AddKey("ed25519"))
 	most := r.Service.Config.Quota.PerOwner
 	for i := range most {
 		name := "b" + strconv.Itoa(i)
@@ -141,7 +143,7 @@ func TestSlackFromKeyToReceipt(t *testing.T) {
 	if status, text := r.command("wrong", "help"); status != http.StatusUnauthorized {
 		t.Errorf("signed with another secret: %d %s", status, text)
 	}
-	if _, text := r.command(slackSecret, "key "+newSSHClient(t).addKey("ed25519")); !strings.Contains(text, "remembered") {
+	if _, text := r.command(slackSecret, "key "+sshclient.New(t).AddKey("ed25519")); !strings.Contains(text, "remembered") {
 		t.Fatalf("a key: %s", text)
 	}
 	link := r.up("up for 2h name db")

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/bastion-on-demand/bastion/internal/test/sshclient"
 )
 
 // home returns a home directory with these files in .ssh.
@@ -69,9 +71,9 @@ func TestWelcomeUsesAnExistingKey(t *testing.T) {
 
 // Every command of the welcome is run in every shell that is installed.
 func TestWelcomeCommandsWorkWhenPasted(t *testing.T) {
-	f, w := start(t, nil), newSSHClient(t)
+	f, w := start(t, nil), sshclient.New(t)
 	dir := home(t)
-	if err := os.WriteFile(filepath.Join(dir, ".ssh", "id_ed25519.pub"), []byte(w.addKey("ed25519")), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, ".ssh", "id_ed25519.pub"), []byte(w.AddKey("ed25519")), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	_, commands := welcomed(t, f.URL, dir)
@@ -90,10 +92,9 @@ func TestWelcomeCommandsWorkWhenPasted(t *testing.T) {
 			continue
 		}
 		for _, i := range order {
-			c := w.command("") // for its environment and its lack of a terminal
-			c.Path, c.Args = path, []string{shell, "-c", commands[i]}
+			c := w.Command(path, "-c", commands[i])
 			c.Dir, c.Env = dir, append(c.Env, "HOME="+dir)
-			stdout, stderr, err := w.run("", c)
+			stdout, stderr, err := w.Run("", c)
 			if err != nil || !strings.Contains(stdout, wants[i]) {
 				t.Errorf("%s: %s\n%v: %s%s\nwant %q", shell, commands[i], err, stdout, stderr, wants[i])
 			}

@@ -60,6 +60,7 @@ var imports = map[string][]string{
 	"internal/test/emulator":  {},
 	"internal/test/leakcheck": {},
 	"internal/test/privilege": {},
+	"internal/test/sshclient": {},
 	"internal/test/template":  {},
 	"internal/test/cloudtest": {"internal/bastion"},
 	"internal/test/awswire":   {"internal/bastion", "internal/localcloud"},
