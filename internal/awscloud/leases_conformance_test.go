@@ -28,54 +28,54 @@ func ending(generation int64) bastion.Report {
 	return bastion.Report{Ending: bastion.Ending{Reason: bastion.EndIdle, Generation: generation}}
 }
 
-func TestALostAnswerOfTheLeases(t *testing.T) {
+func TestLeaseWriteIsRetriedAfterLostResponse(t *testing.T) {
 	r := startDynamoDB(t)
 	client, losing := r.losingClient(t)
 	leases, start := r.leases(t, client)
 	write := func(taskID string, lease bastion.Lease) { must(t, leases.Write(t.Context(), taskID, lease)) }
-	lost := func(operation string, meanwhile func()) {
+	lose := func(operation string, meanwhile func()) {
 		losing.meanwhile = meanwhile
 		losing.operation.Store(operation)
 	}
 	t.Run("write", func(t *testing.T) {
 		taskID, _ := start()
-		lost("UpdateItem", nil)
+		lose("UpdateItem", nil)
 		write(taskID, openLease(1))
-		lost("UpdateItem", nil)
+		lose("UpdateItem", nil)
 		write(taskID, openLease(2))
 	})
-	t.Run("write, and a newer one comes", func(t *testing.T) {
+	t.Run("write, then a newer lease", func(t *testing.T) {
 		taskID, _ := start()
-		lost("UpdateItem", func() { write(taskID, openLease(2)) })
+		lose("UpdateItem", func() { write(taskID, openLease(2)) })
 		if err := leases.Write(t.Context(), taskID, openLease(1)); !errors.Is(err, bastion.ErrConflict) {
-			t.Errorf("%v; a newer generation is there", err)
+			t.Errorf("%v, want %v", err, bastion.ErrConflict)
 		}
 	})
 	t.Run("end", func(t *testing.T) {
 		taskID, _ := start()
-		lost("PutItem", nil)
+		lose("PutItem", nil)
 		must(t, leases.End(t.Context(), taskID, "bastion", epoch))
 	})
-	t.Run("ending, and the closed lease comes", func(t *testing.T) {
+	t.Run("ending, then the closed lease", func(t *testing.T) {
 		taskID, _ := start()
 		own := NewTaskLease(client, leases.table, roleID, taskID)
 		write(taskID, openLease(1))
-		lost("UpdateItem", func() { write(taskID, bastion.Lease{BastionID: "bastion", Generation: 2}) })
+		lose("UpdateItem", func() { write(taskID, bastion.Lease{BastionID: "bastion", Generation: 2}) })
 		must(t, own.Report(t.Context(), ending(1)))
 	})
 	if losing.lost.Load() != 5 {
-		t.Errorf("%d answers were lost, not 5", losing.lost.Load())
+		t.Errorf("%d responses were lost, want 5", losing.lost.Load())
 	}
 }
 
-// A report whose lease is gone is refused, and makes nothing.
-func TestAReportAfterTheEnd(t *testing.T) {
+// A report without a lease is refused and creates no item.
+func TestReportAfterEndIsRefused(t *testing.T) {
 	r := startDynamoDB(t)
 	leases, start := r.leases(t, r.client(t, nil))
 	taskID, own := start()
 	for name, end := range map[string]func(){
 		"tombstone": func() { must(t, leases.End(t.Context(), taskID, "bastion", epoch)) },
-		"gone": func() {
+		"deleted": func() {
 			_, err := r.client(t, nil).DeleteItem(t.Context(), &dynamodb.DeleteItemInput{TableName: &leases.table, Key: leases.key(taskID)})
 			must(t, err)
 		},
@@ -85,7 +85,7 @@ func TestAReportAfterTheEnd(t *testing.T) {
 			before := r.scan(t, leases.table)
 			for _, report := range []bastion.Report{{}, {Connections: 1}, ending(1)} {
 				if err := own.Report(t.Context(), report); !errors.Is(err, bastion.ErrNotFound) {
-					t.Errorf("%+v: %v, not %v", report, err, bastion.ErrNotFound)
+					t.Errorf("%+v: %v, want %v", report, err, bastion.ErrNotFound)
 				}
 			}
 			if after := r.scan(t, leases.table); !reflect.DeepEqual(after, before) {
@@ -174,9 +174,9 @@ func (r dynamo) overwrite(t *testing.T, leases *Leases, taskID string, attribute
 	must(t, err)
 }
 
-// The item of a task whose role the stack no longer has is listed, and can be
-// ended, by its whole key.
-func TestALeaseOfAnEarlierRole(t *testing.T) {
+// If the task role was replaced, items of the earlier role are listed with their whole
+// key, and can be ended by it.
+func TestLeaseOfEarlierRoleCanBeEnded(t *testing.T) {
 	r := startDynamoDB(t)
 	leases, start := r.leases(t, r.client(t, nil))
 	taskID, _ := start()
@@ -185,15 +185,15 @@ func TestALeaseOfAnEarlierRole(t *testing.T) {
 	items, err := later.List(t.Context())
 	must(t, err)
 	if want := roleID + ":" + taskID; len(items) != 1 || items[0].TaskID != want {
-		t.Fatalf("listed %+v, not the task %s", items, want)
+		t.Fatalf("listed %+v, want task %s", items, want)
 	}
 	must(t, later.End(t.Context(), items[0].TaskID, "bastion", epoch))
 	if got, err := leases.Fetch(t.Context(), taskID); err != nil || !got.Ended {
-		t.Errorf("it is %+v, %v", got, err)
+		t.Errorf("the item is %+v, %v", got, err)
 	}
 }
 
-// countedScans counts pages.
+// countedScans counts calls of Scan.
 type countedScans struct {
 	*dynamodb.Client
 	pages *int
@@ -204,15 +204,15 @@ func (c countedScans) Scan(ctx context.Context, in *dynamodb.ScanInput, o ...fun
 	return c.Client.Scan(ctx, in, o...)
 }
 
-func TestThreeMegabytesOfLeases(t *testing.T) {
+func TestListOfThreeMegabytesOfLeases(t *testing.T) {
 	r := startDynamoDB(t)
 	pages := 0
 	leases, start := r.leases(t, countedScans{r.client(t, nil), &pages})
 	var report bastion.Report
 	for n := range bastion.MaxDestinations {
-		report.Receipt.Destinations = append(report.Receipt.Destinations, bastion.Destination{Name: fmt.Sprint(n, strings.Repeat("x", 400))})
+		report.Receipt.Destinations = append(report.Receipt.Destinations, bastion.Destination{Name: fmt.Sprint(n, strings.Repeat("x", bastion.MaxDestinationName-3))})
 	}
-	const tasks = 40
+	const tasks = 50
 	for range tasks {
 		taskID, own := start()
 		must(t, leases.Write(t.Context(), taskID, openLease(1)))
@@ -220,12 +220,12 @@ func TestThreeMegabytesOfLeases(t *testing.T) {
 	}
 	items, err := leases.List(t.Context())
 	must(t, err)
-	if len(items) != tasks || pages < 4 {
-		t.Errorf("%d items in %d pages of at most 1 MB; there are %d of 80 kB", len(items), pages, tasks)
+	if len(items) != tasks || pages < 3 {
+		t.Errorf("%d of %d items of 60 KB in %d pages of at most 1 MB", len(items), tasks, pages)
 	}
 }
 
-// DynamoDB's TTL takes numbers of seconds, and silently nothing else.
+// DynamoDB ignores a TTL that is not a number of seconds, without an error.
 func TestTTLIsInSeconds(t *testing.T) {
 	r := startDynamoDB(t)
 	client := r.client(t, nil)
@@ -248,7 +248,7 @@ func TestTTLIsInSeconds(t *testing.T) {
 	r.expires(t, s.table, at(partMarks, "task x"), epoch.Add(markLifetime))
 }
 
-// expires checks the item's TTL attribute, by the name that the table knows.
+// expires checks an item's TTL attribute, by the name in the table's configuration.
 func (r dynamo) expires(t *testing.T, table string, key item, want time.Time) {
 	t.Helper()
 	client := r.client(t, nil)
@@ -256,24 +256,24 @@ func (r dynamo) expires(t *testing.T, table string, key item, want time.Time) {
 	must(t, err)
 	out, err := client.GetItem(t.Context(), &dynamodb.GetItemInput{TableName: &table, Key: key, ConsistentRead: aws.Bool(true)})
 	must(t, err)
-	got, there := out.Item[*ttl.TimeToLiveDescription.AttributeName]
+	got, exists := out.Item[*ttl.TimeToLiveDescription.AttributeName]
 	if want.IsZero() {
-		if there {
+		if exists {
 			t.Errorf("%v expires at %v", key, got)
 		}
 		return
 	}
 	if digits := numberIn(t, got); digits != fmt.Sprint(want.Unix()) {
-		t.Errorf("it expires at %s, not at %d", digits, want.Unix())
+		t.Errorf("it expires at %s, want %d", digits, want.Unix())
 	}
 }
 
-// numberIn is the digits of an attribute that must be a number.
+// numberIn returns the digits of a number attribute.
 func numberIn(t *testing.T, v types.AttributeValue) string {
 	t.Helper()
 	n, ok := v.(*types.AttributeValueMemberN)
 	if !ok {
-		t.Fatalf("%#v is no number", v)
+		t.Fatalf("%#v is not a number", v)
 	}
 	return n.Value
 }

@@ -25,11 +25,11 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// losing loses the answer to one request of an operation, after it had its
-// effect. What happens before the client sends it again is meanwhile.
+// losing is a transport that loses the response to one request of an operation, after
+// the request has had its effect. meanwhile runs before the client retries.
 type losing struct {
 	next      http.RoundTripper
-	operation atomic.Value // string; empty: none
+	operation atomic.Value // string; "" for none
 	meanwhile func()
 	lost      atomic.Int64
 }
@@ -53,7 +53,7 @@ func lose(resp *http.Response) error {
 	return &net.OpError{Op: "read", Net: "tcp", Err: syscall.ECONNRESET}
 }
 
-// losingClient loses the next answer to the operation.
+// losingClient returns a client on a losing transport.
 func (r dynamo) losingClient(t *testing.T) (*dynamodb.Client, *losing) {
 	l := &losing{}
 	l.operation.Store("")
@@ -64,13 +64,13 @@ func nothing(*bastion.Record)           {}
 func closing(rec *bastion.Record)       { rec.Intent.Open = false }
 func finishing(rec *bastion.Record)     { rec.FinishedAt = epoch }
 func closingAtOnce(rec *bastion.Record) { closing(rec); finishing(rec) }
-func renamed(reason string) func(*bastion.Record) {
+func withReason(reason string) func(*bastion.Record) {
 	return func(rec *bastion.Record) { rec.Intent.Reason = reason }
 }
 
 var plenty = bastion.Quota{PerOwner: 1000, Total: 100_000}
 
-func TestALostAnswerOfTheStore(t *testing.T) {
+func TestRecordWriteIsRetriedAfterLostResponse(t *testing.T) {
 	r := startDynamoDB(t)
 	const owner = "local:owner"
 	replaced := func(changes ...func(*bastion.Record)) func(*testing.T, *Store, *bastion.Record) {
@@ -83,23 +83,23 @@ func TestALostAnswerOfTheStore(t *testing.T) {
 		}
 	}
 	for name, c := range map[string]struct {
-		before    []func(*bastion.Record) // what the record went through; nil: it is created
+		before    []func(*bastion.Record) // changes before the write; nil if the write is Create
 		operation string
 		change    func(*bastion.Record)
-		meanwhile func(*testing.T, *Store, *bastion.Record) // by somebody who saw the effect
+		meanwhile func(*testing.T, *Store, *bastion.Record) // writes of another caller
 		open      int
 	}{
-		"create":                       {operation: "TransactWriteItems", open: 1},
-		"create, and it is changed":    {operation: "TransactWriteItems", meanwhile: replaced(renamed("other")), open: 1},
-		"create, and it is closed":     {operation: "TransactWriteItems", meanwhile: replaced(closing, finishing)},
-		"change":                       {before: changes(nothing), operation: "UpdateItem", change: renamed("mine"), open: 1},
-		"change, and it is changed":    {before: changes(nothing), operation: "UpdateItem", change: renamed("mine"), meanwhile: replaced(renamed("other")), open: 1},
-		"change, and it is changed 7×": {before: changes(nothing), operation: "UpdateItem", change: renamed("mine"), meanwhile: replaced(changes(nothing, nothing, nothing, nothing, nothing, nothing, nothing)...), open: 1},
-		"change, and it is closed":     {before: changes(nothing), operation: "UpdateItem", change: renamed("mine"), meanwhile: replaced(closing)},
-		"close":                        {before: changes(nothing), operation: "TransactWriteItems", change: closing},
-		"close, and it is finished":    {before: changes(nothing), operation: "TransactWriteItems", change: closing, meanwhile: replaced(finishing)},
-		"finish":                       {before: changes(closing), operation: "TransactWriteItems", change: finishing},
-		"close and finish":             {before: changes(nothing), operation: "TransactWriteItems", change: closingAtOnce},
+		"create":                 {operation: "TransactWriteItems", open: 1},
+		"create, then change":    {operation: "TransactWriteItems", meanwhile: replaced(withReason("other")), open: 1},
+		"create, then close":     {operation: "TransactWriteItems", meanwhile: replaced(closing, finishing)},
+		"change":                 {before: changes(nothing), operation: "UpdateItem", change: withReason("mine"), open: 1},
+		"change, then change":    {before: changes(nothing), operation: "UpdateItem", change: withReason("mine"), meanwhile: replaced(withReason("other")), open: 1},
+		"change, then change 7×": {before: changes(nothing), operation: "UpdateItem", change: withReason("mine"), meanwhile: replaced(changes(nothing, nothing, nothing, nothing, nothing, nothing, nothing)...), open: 1},
+		"change, then close":     {before: changes(nothing), operation: "UpdateItem", change: withReason("mine"), meanwhile: replaced(closing)},
+		"close":                  {before: changes(nothing), operation: "TransactWriteItems", change: closing},
+		"close, then finish":     {before: changes(nothing), operation: "TransactWriteItems", change: closing, meanwhile: replaced(finishing)},
+		"finish":                 {before: changes(closing), operation: "TransactWriteItems", change: finishing},
+		"close and finish":       {before: changes(nothing), operation: "TransactWriteItems", change: closingAtOnce},
 	} {
 		t.Run(name, func(t *testing.T) {
 			client, losing := r.losingClient(t)
@@ -124,39 +124,39 @@ func TestALostAnswerOfTheStore(t *testing.T) {
 				must(t, s.Replace(t.Context(), rec, next))
 			}
 			if n := losing.lost.Load(); n != 1 {
-				t.Fatalf("%d answers were lost, not one", n)
+				t.Fatalf("%d responses were lost, want 1", n)
 			}
 			got, err := s.Fetch(t.Context(), rec.ID)
 			if must(t, err); got.Version != want.Version || got.Intent.Reason != want.Intent.Reason {
-				t.Errorf("the record is %+v, not %+v", got, want)
+				t.Errorf("the record is %+v, want %+v", got, want)
 			}
-			sound(t, r, s, c.open)
+			checkTable(t, r, s, c.open)
 		})
 	}
 }
 
 func changes(all ...func(*bastion.Record)) []func(*bastion.Record) { return all }
 
-// A write that never arrived, and whose place somebody else took, is a conflict,
-// however much alike the two are.
-func TestALostRequestOfTheStore(t *testing.T) {
+// If a write is lost before it has an effect, and another caller makes the same
+// change, the retry is a conflict.
+func TestRecordWriteIsConflictAfterLostRequest(t *testing.T) {
 	r := startDynamoDB(t)
-	for name, change := range map[string]func(*bastion.Record){"change": renamed("same"), "close": closing} {
+	for name, change := range map[string]func(*bastion.Record){"change": withReason("same"), "close": closing} {
 		t.Run(name, func(t *testing.T) {
 			s := r.store(t, r.client(t, nil))
 			rec := newRecord("local:owner", "default")
 			must(t, s.Create(t.Context(), rec, plenty))
-			twin := NewStore(r.client(t, func(next http.RoundTripper) http.RoundTripper {
+			other := NewStore(r.client(t, func(next http.RoundTripper) http.RoundTripper {
 				return &neverSent{next: next, instead: func() { must(t, s.Replace(t.Context(), rec, changed(rec, change))) }}
 			}), s.table, history, s.rand)
-			if err := twin.Replace(t.Context(), rec, changed(rec, change)); !errors.Is(err, bastion.ErrConflict) {
-				t.Errorf("%v, not a conflict", err)
+			if err := other.Replace(t.Context(), rec, changed(rec, change)); !errors.Is(err, bastion.ErrConflict) {
+				t.Errorf("%v, want %v", err, bastion.ErrConflict)
 			}
 		})
 	}
 }
 
-// neverSent loses the first request before it is sent.
+// neverSent is a transport that loses the first request before it is sent.
 type neverSent struct {
 	next    http.RoundTripper
 	once    sync.Once
@@ -172,7 +172,7 @@ func (n *neverSent) RoundTrip(req *http.Request) (*http.Response, error) {
 	return n.next.RoundTrip(req)
 }
 
-// flaky loses every third answer.
+// flaky is a transport that loses every third response.
 type flaky struct {
 	next http.RoundTripper
 	n    atomic.Int64
@@ -186,9 +186,9 @@ func (f *flaky) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// The counts, names and lists follow from the records, whatever was lost on the
-// way and however many wrote at once.
-func TestNothingDrifts(t *testing.T) {
+// Counts, names and lists stay consistent with the records if responses are lost and
+// many callers write at once.
+func TestCountsNamesAndListsDoNotDrift(t *testing.T) {
 	r := startDynamoDB(t)
 	client := r.client(t, func(next http.RoundTripper) http.RoundTripper { return &flaky{next: next} })
 	s := r.store(t, client)
@@ -223,14 +223,13 @@ func TestNothingDrifts(t *testing.T) {
 		})
 	}
 	all.Wait()
-	sound(t, r, s, int(open.Load()))
+	checkTable(t, r, s, int(open.Load()))
 }
 
-// sound reads the whole table and compares the counts, names and lists with the
-// records.
-func sound(t *testing.T, r dynamo, s *Store, open int) {
+// checkTable compares all counts, names and list entries with the records.
+func checkTable(t *testing.T, r dynamo, s *Store, open int) {
 	t.Helper()
-	is, want := map[string]string{}, map[string]string{}
+	got, want := map[string]string{}, map[string]string{}
 	counts := map[string]int{partTotal: 0}
 	client := r.client(t, nil)
 	out, err := client.Scan(t.Context(), &dynamodb.ScanInput{TableName: &s.table, ConsistentRead: aws.Bool(true)})
@@ -250,23 +249,23 @@ func sound(t *testing.T, r dynamo, s *Store, open int) {
 				want[ownerPartition(rec.Owner)+" "+listPrefix+rec.ID] = ""
 			}
 		case sortCount:
-			is[place] = numberIn(t, stored[attOpen])
+			got[place] = numberIn(t, stored[attOpen])
 		default:
-			is[place] = toText(stored[attID])
+			got[place] = toText(stored[attID])
 		}
 	}
 	for partition, n := range counts {
 		want[partition+" "+sortCount] = fmt.Sprint(n)
 	}
-	if fmt.Sprint(is) != fmt.Sprint(want) {
-		t.Errorf("beside the records there is\n%v, not\n%v", is, want)
+	if fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("besides the records the table has\n%v, want\n%v", got, want)
 	}
 	if counts[partTotal] != open {
-		t.Errorf("%d are open, not %d", counts[partTotal], open)
+		t.Errorf("%d records are open, want %d", counts[partTotal], open)
 	}
 }
 
-// metered counts queries and what they consume.
+// metered counts queries and their capacity units.
 type metered struct {
 	*dynamodb.Client
 	mu       *sync.Mutex
@@ -275,9 +274,9 @@ type metered struct {
 }
 
 func (m metered) Query(ctx context.Context, in *dynamodb.QueryInput, o ...func(*dynamodb.Options)) (*dynamodb.QueryOutput, error) {
-	asked := *in
-	asked.ReturnConsumedCapacity = types.ReturnConsumedCapacityTotal
-	out, err := m.Client.Query(ctx, &asked, o...)
+	query := *in
+	query.ReturnConsumedCapacity = types.ReturnConsumedCapacityTotal
+	out, err := m.Client.Query(ctx, &query, o...)
 	if err == nil {
 		m.mu.Lock()
 		defer m.mu.Unlock()
@@ -287,12 +286,12 @@ func (m metered) Query(ctx context.Context, in *dynamodb.QueryInput, o ...func(*
 	return out, err
 }
 
-// What Due costs follows from what is due, not from what exists.
-func TestDueCostsWhatIsDue(t *testing.T) {
+// The cost of Due depends on how many records are due, not on how many exist.
+func TestCostOfDueDependsOnDueRecords(t *testing.T) {
 	r := startDynamoDB(t)
 	few, many := r.dueCost(t, 100, 100), r.dueCost(t, 10_000, 100)
 	if few.requests != many.requests || math.Abs(few.units-many.units) > 0.05*few.units {
-		t.Errorf("100 of 100 live: %+v; 100 of 10,000 live: %+v", few, many)
+		t.Errorf("100 due of 100: %+v; 100 due of 10,000: %+v", few, many)
 	}
 }
 
@@ -322,14 +321,14 @@ func (r dynamo) dueCost(t *testing.T, live, overdue int) cost {
 	got, err := s.Due(t.Context(), now, 200)
 	must(t, err)
 	if !slices.Equal(got, want) {
-		t.Fatalf("%d are due, not %d", len(got), len(want))
+		t.Fatalf("%d records are due, want %d", len(got), len(want))
 	}
 	t.Logf("%d live, %d due: %d requests, %.1f capacity units", live, overdue, c.requests, c.units)
 	return c
 }
 
-// seed puts records into the table as they would be after their first write,
-// without what stands beside them: ten thousand transactions take too long.
+// seed writes items of records without their names, counts and list entries. Ten
+// thousand transactions would take too long.
 func (s *Store) seed(t *testing.T, client *dynamodb.Client, recs []bastion.Record) {
 	t.Helper()
 	for batch := range slices.Chunk(recs, 25) {
@@ -345,7 +344,7 @@ func (s *Store) seed(t *testing.T, client *dynamodb.Client, recs []bastion.Recor
 	}
 }
 
-// countedBatches counts how often records were asked for.
+// countedBatches counts calls of BatchGetItem.
 type countedBatches struct {
 	*dynamodb.Client
 	batches *int
@@ -356,8 +355,8 @@ func (c countedBatches) BatchGetItem(ctx context.Context, in *dynamodb.BatchGetI
 	return c.Client.BatchGetItem(ctx, in, o...)
 }
 
-// A hundred records of 200 kB are more than the 16 MB of one answer.
-func TestTwentyMegabytesOfRecords(t *testing.T) {
+// One response holds at most 16 MB.
+func TestListOfTwentyMegabytes(t *testing.T) {
 	r := startDynamoDB(t)
 	client := r.client(t, nil)
 	batches := 0
@@ -372,12 +371,11 @@ func TestTwentyMegabytesOfRecords(t *testing.T) {
 	recs, err := s.ListByOwner(t.Context(), "local:owner")
 	must(t, err)
 	if len(recs) != records || batches < 2 {
-		t.Errorf("%d of %d records in %d answers", len(recs), records, batches)
+		t.Errorf("%d of %d records in %d responses", len(recs), records, batches)
 	}
 }
 
-// An index holds what it is asked for and nothing else, so that years of finished
-// records cost nothing but their place.
+// Finished records are in no index, so they cost storage only.
 func TestIndexesAreSparse(t *testing.T) {
 	r := startDynamoDB(t)
 	client := r.client(t, nil)
@@ -388,7 +386,7 @@ func TestIndexesAreSparse(t *testing.T) {
 			out, err := client.Scan(t.Context(), &dynamodb.ScanInput{TableName: &s.table, IndexName: &index})
 			must(t, err)
 			if len(out.Items) != want {
-				t.Errorf("%s: the index %s holds %v, not %d", stage, index, out.Items, want)
+				t.Errorf("%s: index %s holds %v, want %d", stage, index, out.Items, want)
 			}
 		}
 	}
@@ -402,4 +400,39 @@ func TestIndexesAreSparse(t *testing.T) {
 	finished := changed(closed, finishing)
 	must(t, s.Replace(t.Context(), closed, finished))
 	holds("finished", 0, 0)
+}
+
+// One record that cannot be decoded must not hide the others. It is an error where it
+// is read alone, and it stays due, so that the reaper reports it.
+func TestUnreadableRecordDoesNotStopLists(t *testing.T) {
+	r := startDynamoDB(t)
+	client := r.client(t, nil)
+	s := r.store(t, client)
+	const owner = "local:owner"
+	broken, intact := newRecord(owner, "broken"), newRecord(owner, "intact")
+	for _, rec := range []bastion.Record{broken, intact} {
+		rec.DueAt = epoch
+		must(t, s.Create(t.Context(), rec, plenty))
+	}
+	e := newEdit()
+	e.set(attRecord, text(`{"id":"`+broken.ID+`","intent":{"open":true,"source":"everywhere"}}`))
+	_, err := client.UpdateItem(t.Context(), e.update(s.table, recordKey(broken.ID), "attribute_exists(#record)"))
+	must(t, err)
+	for name, list := range map[string]func() ([]bastion.Record, error){
+		"ListByOwner": func() ([]bastion.Record, error) { return s.ListByOwner(t.Context(), owner) },
+		"List":        func() ([]bastion.Record, error) { return s.List(t.Context()) },
+	} {
+		if recs, err := list(); err != nil || len(recs) != 1 || recs[0].ID != intact.ID {
+			t.Errorf("%s: %+v, %v", name, recs, err)
+		}
+	}
+	if due, err := s.Due(t.Context(), epoch, 10); err != nil || len(due) != 2 {
+		t.Errorf("due: %q, %v", due, err)
+	}
+	if rec, err := s.Fetch(t.Context(), broken.ID); err == nil || errors.Is(err, bastion.ErrNotFound) {
+		t.Errorf("fetched %+v, %v", rec, err)
+	}
+	if rec, err := s.FetchByName(t.Context(), owner, "broken"); err == nil || errors.Is(err, bastion.ErrNotFound) {
+		t.Errorf("fetched by name %+v, %v", rec, err)
+	}
 }
