@@ -10,26 +10,26 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// The names that template.yaml's alarms know.
+// Names of metrics. The alarms in template.yaml use them.
 const (
 	metricNamespace = "BastionOnDemand"
-	metricStarts    = "Starts"         // attempts announced
-	metricReady     = "SecondsToReady" // from the request, or from a later attempt's announcement
-	metricFailures  = "Failures"       // attempts that ended without having been ready
-	metricOverdue   = "OldestOverdue"  // in seconds, when the reaper has left something
-	metricOrphans   = "Orphans"        // that a sweep saw
+	metricStarts    = "Starts"         // attempts that began
+	metricReady     = "SecondsToReady" // since the request, or since a later attempt began
+	metricFailures  = "Failures"       // attempts that ended before they were ready
+	metricOverdue   = "OldestOverdue"  // in seconds, of the oldest overdue record
+	metricOrphans   = "Orphans"        // that a sweep found
 )
 
-// metrics writes CloudWatch's embedded metric format: lines of the log that
-// CloudWatch makes metrics of, without a call. A metric costs money in every hour
-// in which it is written, so it is written only when it says something.
+// metrics writes CloudWatch's embedded metric format: log lines from which
+// CloudWatch makes metrics, without a call. A metric costs money in every hour in
+// which it is written, so nothing is written for zero.
 type metrics struct {
 	out   io.Writer
 	stack string
 	now   func() time.Time
 }
 
-// put writes one value in one write, so that lines of several goroutines do not
+// put writes one value with one write, so that lines of several goroutines do not
 // mix. The format is AWS's "Embedded metric format specification".
 func (m *metrics) put(name, unit string, value float64) {
 	line, err := json.Marshal(map[string]any{
@@ -44,7 +44,7 @@ func (m *metrics) put(name, unit string, value float64) {
 		"Stack": m.stack,
 		name:    value,
 	})
-	if err == nil { // else the value is no number that JSON has
+	if err == nil { // JSON has no infinity
 		_, _ = fmt.Fprintf(m.out, "%s\n", line)
 	}
 }
@@ -53,8 +53,8 @@ func (m *metrics) count(name string, n int) { m.put(name, "Count", float64(n)) }
 
 func (m *metrics) seconds(name string, d time.Duration) { m.put(name, "Seconds", d.Seconds()) }
 
-// metered is a store that sees starts, readiness and failures go by. What it sees
-// has been written, and by this caller: each is counted once.
+// metered counts starts, ready bastions and failures when this process has written
+// them to the store, so that each is counted once.
 type metered struct {
 	bastion.Records
 	metrics *metrics
@@ -65,18 +65,18 @@ func (s metered) Replace(ctx context.Context, prev, next bastion.Record) error {
 	if err != nil {
 		return err
 	}
-	was, is := prev.Attempt, next.Attempt
-	if is.Number > was.Number {
+	before, after := prev.Attempt, next.Attempt
+	if after.Number > before.Number {
 		s.metrics.count(metricStarts, 1)
 	}
-	if was.ReadyAt.IsZero() && !is.ReadyAt.IsZero() {
-		since := is.CreatedAt
-		if is.Number == 1 {
+	if before.ReadyAt.IsZero() && !after.ReadyAt.IsZero() {
+		since := after.CreatedAt
+		if after.Number == 1 {
 			since = next.CreatedAt
 		}
-		s.metrics.seconds(metricReady, is.ReadyAt.Sub(since))
+		s.metrics.seconds(metricReady, after.ReadyAt.Sub(since))
 	}
-	if was.EndedAt.IsZero() && !is.EndedAt.IsZero() && is.ReadyAt.IsZero() && is.Failure.Code != "" {
+	if before.EndedAt.IsZero() && !after.EndedAt.IsZero() && after.ReadyAt.IsZero() && after.Failure.Code != "" {
 		s.metrics.count(metricFailures, 1)
 	}
 	return nil

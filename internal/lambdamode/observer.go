@@ -18,15 +18,15 @@ import (
 // reapEvery is how often the reaper comes; see template.yaml.
 const reapEvery = time.Minute
 
-// observers is how many bastions one call looks at at once.
-const observers = 8
+// observeConcurrency is how many bastions one call observes at the same time.
+const observeConcurrency = 8
 
-// Observer is the function behind the events of tasks and the stream of the
-// leases' table.
+// Observer is the function for task events of ECS and the stream of the lease
+// table.
 //
-// An event only says which bastion to look at. What there is to see is read
-// anew, so events may come late, twice or in any order, and need no version to
-// tell them apart; one that never comes is made up for by the reaper.
+// An event only names the bastion to observe. The observer reads the present state,
+// so events may arrive late, twice or in any order, and need no version. The reaper
+// makes up for an event that never arrives.
 type Observer struct {
 	service interface {
 		Observe(ctx context.Context, id string) error
@@ -34,12 +34,12 @@ type Observer struct {
 	store interface {
 		Fetch(ctx context.Context, id string) (bastion.Record, error)
 	}
-	cluster string                       // the ARN of ours
-	taskID  func(leaseKey string) string // the task in a lease's key
+	cluster string                       // ARN of the stack's cluster
+	taskID  func(leaseKey string) string // returns the task in a lease's key
 	log     *slog.Logger
 }
 
-// Observer makes the function.
+// Observer returns the function.
 func (a *App) Observer() *Observer {
 	a.pace.SetShare(backgroundShare)
 	a.pace.FailWhenThrottled() // there are as many of it as there are events
@@ -47,7 +47,7 @@ func (a *App) Observer() *Observer {
 	return &Observer{service: a.Service, store: a.Service.Records, cluster: a.Config.Cloud.ClusterARN, taskID: a.taskID, log: a.log}
 }
 
-// taskEvent is what is read of an "ECS Task State Change".
+// taskEvent holds the fields that are read from an "ECS Task State Change".
 type taskEvent struct {
 	Cluster    string             `json:"clusterArn"`
 	StartedBy  string             `json:"startedBy"` // the control plane wrote it in RunTask
@@ -55,16 +55,16 @@ type taskEvent struct {
 	LastStatus bastion.TaskStatus `json:"lastStatus"`
 }
 
-// event is either kind.
+// event is a task event or a batch of the stream.
 type event struct {
 	DetailType string          `json:"detail-type"`
 	Detail     json.RawMessage `json:"detail"`
 	Records    []leaseChange   `json:"Records"`
 }
 
-// leaseChange is what is read of a record of the stream. The rest of its image,
-// where tasks write what they like, is not looked at, so that no record's form can
-// take its batch with it.
+// leaseChange holds the fields that are read from a record of the stream. Tasks
+// choose the form of the other attributes, so those are not decoded: no record can
+// make its whole batch fail.
 type leaseChange struct {
 	Change struct {
 		SequenceNumber string
@@ -72,19 +72,20 @@ type leaseChange struct {
 	} `json:"dynamodb"`
 }
 
-// attribute is one of an item's. Text is nil of what is no text.
+// attribute is an attribute of an item. Text is nil if it is not a string.
 type attribute struct {
 	Text *string `json:"S"`
 }
 
-// Handle looks at the bastions of an event. Of a stream's batch it answers the
-// records to send again; of a task's event the error, for Lambda to repeat it.
+// Handle observes the bastions of an event. For a batch of the stream it returns the
+// records that Lambda is to send again; for a task event it returns an error, after
+// which Lambda sends the event again.
 func (o *Observer) Handle(ctx context.Context, payload json.RawMessage) (*events.DynamoDBEventResponse, error) {
 	ctx, cancel := withinDeadline(ctx)
 	defer cancel()
 	var e event
 	if err := json.Unmarshal(payload, &e); err != nil {
-		return nil, fmt.Errorf("read the event: %w", err)
+		return nil, fmt.Errorf("decode the event: %w", err)
 	}
 	switch {
 	case e.Records != nil:
@@ -92,13 +93,13 @@ func (o *Observer) Handle(ctx context.Context, payload json.RawMessage) (*events
 	case e.DetailType == "ECS Task State Change":
 		return nil, o.task(ctx, e.Detail)
 	}
-	return nil, fmt.Errorf("this is neither an event of a task nor of a stream (detail-type %q): the observer is told of no other", e.DetailType)
+	return nil, fmt.Errorf("neither a task event nor a batch of the stream (detail-type %q)", e.DetailType)
 }
 
 func (o *Observer) task(ctx context.Context, detail json.RawMessage) error {
 	var t taskEvent
 	if err := json.Unmarshal(detail, &t); err != nil {
-		return fmt.Errorf("read the task of the event: %w", err)
+		return fmt.Errorf("decode the task in the event: %w", err)
 	}
 	id, ours := awscloud.BastionID(t.StartedBy)
 	if !ours || t.Cluster != o.cluster || ending(t.LastStatus) {
@@ -107,11 +108,11 @@ func (o *Observer) task(ctx context.Context, detail json.RawMessage) error {
 	if err := o.service.Observe(ctx, id); err != nil {
 		return err
 	}
-	return o.believed(ctx, id, t)
+	return o.confirm(ctx, id, t)
 }
 
-// ending reports whether a task is between running and its end, where nothing is
-// to be done: the event of its end follows.
+// ending reports whether a task is stopping and has not stopped. There is nothing to
+// do then: another event follows when it has.
 func ending(status bastion.TaskStatus) bool {
 	switch status {
 	case bastion.TaskDeactivating, bastion.TaskStopping, bastion.TaskDeprovisioning:
@@ -120,9 +121,10 @@ func ending(status bastion.TaskStatus) bool {
 	return false
 }
 
-// believed wants the record to know what the event said last of its task. An event
-// can be ahead of what ECS's reads show; sent again a minute later, it is not.
-func (o *Observer) believed(ctx context.Context, id string, t taskEvent) error {
+// confirm returns an error if the event says that the task has stopped but the
+// record does not know it. ECS sends some events before its reads show the change;
+// when Lambda sends the event again a minute later, they do.
+func (o *Observer) confirm(ctx context.Context, id string, t taskEvent) error {
 	if t.LastStatus != bastion.TaskStopped {
 		return nil
 	}
@@ -133,22 +135,22 @@ func (o *Observer) believed(ctx context.Context, id string, t taskEvent) error {
 	case err != nil:
 		return fmt.Errorf("read the record of %s: %w", id, err)
 	case !rec.DueAt.IsZero() && time.Until(rec.DueAt) < reapEvery:
-		return nil // the reaper looks before the event would come again
+		return nil // the reaper converges it before the event would come again
 	case rec.Attempt.TaskID == awscloud.TaskID(t.TaskARN) && rec.Attempt.EndedAt.IsZero():
 		return fmt.Errorf("ECS does not show yet that task %s of %s has stopped", rec.Attempt.TaskID, id)
 	}
 	return nil
 }
 
-// stream looks once at each bastion of a batch, whatever becomes of the others.
-// The records of those that failed are sent again, a few times.
+// stream observes each bastion of a batch once. A failure does not keep it from the
+// others; Lambda sends the records of those that failed again, a few times.
 func (o *Observer) stream(ctx context.Context, records []leaseChange) *events.DynamoDBEventResponse {
-	var answer events.DynamoDBEventResponse
+	var response events.DynamoDBEventResponse
 	fail := func(number string, err error) {
-		o.log.ErrorContext(ctx, "observe", "record", number, "error", err.Error())
-		answer.BatchItemFailures = append(answer.BatchItemFailures, events.DynamoDBBatchItemFailure{ItemIdentifier: number})
+		o.log.ErrorContext(ctx, "observe failed", "record", number, "error", err.Error())
+		response.BatchItemFailures = append(response.BatchItemFailures, events.DynamoDBBatchItemFailure{ItemIdentifier: number})
 	}
-	latest := map[string]string{} // by bastion: the number of its latest record
+	latest := map[string]string{} // sequence number of the latest record of each bastion
 	for _, record := range records {
 		id, err := o.bastionOf(ctx, record)
 		if err != nil {
@@ -159,7 +161,7 @@ func (o *Observer) stream(ctx context.Context, records []leaseChange) *events.Dy
 	}
 	var mu sync.Mutex
 	var wg sync.WaitGroup
-	slots := make(chan struct{}, observers)
+	slots := make(chan struct{}, observeConcurrency)
 	for id, number := range latest {
 		slots <- struct{}{}
 		wg.Go(func() {
@@ -172,17 +174,17 @@ func (o *Observer) stream(ctx context.Context, records []leaseChange) *events.Dy
 		})
 	}
 	wg.Wait()
-	return &answer
+	return &response
 }
 
-// bastionOf finds the bastion that a record of the stream is about: by what the
-// control plane wrote, and only if the item's task is that bastion's present one.
-// Empty: nobody need look, now or when the record is sent again.
+// bastionOf returns the ID of the bastion that a record of the stream is about. It
+// reads only what the control plane wrote, and accepts only the bastion's present
+// task. It returns the empty string if there is nothing to observe.
 func (o *Observer) bastionOf(ctx context.Context, record leaseChange) (string, error) {
 	key := record.Change.Keys[awscloud.LeaseKey].Text
 	id := record.Change.NewImage[awscloud.LeaseBastion].Text
 	if key == nil || id == nil {
-		return "", nil // deleted, by the table's TTL
+		return "", nil // the table's TTL deleted the item
 	}
 	rec, err := o.store.Fetch(ctx, *id)
 	switch {
@@ -192,7 +194,7 @@ func (o *Observer) bastionOf(ctx context.Context, record leaseChange) (string, e
 		return "", fmt.Errorf("find the bastion of %s: %w", *key, err)
 	case rec.Attempt.TaskID != "" && rec.Attempt.TaskID != o.taskID(*key):
 		return "", nil
-	case !rec.Intent.Open: // the last words are read once the task has stopped
+	case !rec.Intent.Open: // the last report is read once the task has stopped
 		return "", nil
 	}
 	return *id, nil

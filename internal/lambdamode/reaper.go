@@ -9,12 +9,12 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// Schedule is what a schedule says.
+// Schedule is the payload of a schedule.
 type Schedule struct {
 	Do string `json:"do"` // "reap" or "sweep"
 }
 
-// Reaper is the function behind the schedules.
+// Reaper is the function for the schedules.
 type Reaper struct {
 	service interface {
 		Reap(context.Context) (int, error)
@@ -30,15 +30,15 @@ type Reaper struct {
 	log          *slog.Logger
 }
 
-// Reaper makes the function.
+// Reaper returns the function.
 func (a *App) Reaper() *Reaper {
 	a.pace.SetShare(backgroundShare)
 	a.notifyOwners()
 	return &Reaper{service: a.Service, dueList: a.Service.DueList, records: a.Service.Records, overdueAfter: a.Config.OverdueAfter(), metrics: a.metrics, now: time.Now, log: a.log}
 }
 
-// Handle does what a schedule says. An error means that nothing came of it; what
-// failed for one bastion is in the log, and its record stays due.
+// Handle reaps or sweeps. It returns an error if that did not work at all. The
+// failure of a single bastion is in the log, and its record stays due.
 func (r *Reaper) Handle(ctx context.Context, schedule Schedule) error {
 	ctx, cancel := withinDeadline(ctx)
 	defer cancel()
@@ -48,38 +48,38 @@ func (r *Reaper) Handle(ctx context.Context, schedule Schedule) error {
 	case "sweep":
 		return r.sweep(ctx)
 	}
-	return fmt.Errorf(`this event says to do %q: the reaper is told "reap" or "sweep"`, schedule.Do)
+	return fmt.Errorf(`unknown action %q: the reaper knows "reap" and "sweep"`, schedule.Do)
 }
 
 func (r *Reaper) reap(ctx context.Context) error {
-	taken, err := r.service.Reap(ctx)
-	if err != nil && taken == 0 {
+	count, err := r.service.Reap(ctx)
+	if err != nil && count == 0 {
 		return err
 	}
 	if err != nil {
-		r.log.ErrorContext(ctx, "reap", "error", err.Error())
+		r.log.ErrorContext(ctx, "reap failed", "error", err.Error())
 	}
-	if taken > 0 {
-		r.log.InfoContext(ctx, "reap", "taken", taken)
+	if count > 0 {
+		r.log.InfoContext(ctx, "reaped", "count", count)
 	}
 	return r.overdue(ctx)
 }
 
-// overdue measures what the reaper did not get to, or could not get done.
+// overdue measures how late the oldest record is that the reaper has not finished.
 func (r *Reaper) overdue(ctx context.Context) error {
 	now := r.now()
 	ids, err := r.dueList.Due(ctx, now.Add(-r.overdueAfter), 1)
 	if err != nil {
-		return fmt.Errorf("look for what is overdue: %w", err)
+		return fmt.Errorf("list overdue records: %w", err)
 	}
 	if len(ids) == 0 {
 		return nil
 	}
 	rec, err := r.records.Fetch(ctx, ids[0])
 	if err != nil {
-		return fmt.Errorf("read what is overdue: %w", err)
+		return fmt.Errorf("fetch an overdue record: %w", err)
 	}
-	if late := now.Sub(rec.DueAt); !rec.DueAt.IsZero() && late > r.overdueAfter { // the index may be behind
+	if late := now.Sub(rec.DueAt); !rec.DueAt.IsZero() && late > r.overdueAfter { // reads of the index may be stale
 		r.log.WarnContext(ctx, "overdue", "bastion", rec.ID, "late", late.String())
 		r.metrics.seconds(metricOverdue, late)
 	}
