@@ -1,6 +1,7 @@
 package localmode
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -13,8 +14,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/bastion-on-demand/bastion/internal/api"
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 	"github.com/bastion-on-demand/bastion/internal/httpapi"
+	"github.com/bastion-on-demand/bastion/internal/httpedge"
 )
 
 func TestGuardLetsOnlyLocalToolsThrough(t *testing.T) {
@@ -26,6 +29,8 @@ func TestGuardLetsOnlyLocalToolsThrough(t *testing.T) {
 		{"curl", "POST", "127.0.0.1:8080", nil, ""},
 		{"another loopback address", "POST", "127.0.0.2:8080", nil, ""},
 		{"localhost", "GET", "localhost:8080", nil, ""},
+		{"localhost in capitals", "GET", "LOCALHOST:8080", nil, ""},
+		{"own origin in capitals", "POST", "LOCALHOST:8080", http.Header{"Origin": {"http://localhost:8080"}}, ""},
 		{"IPv6 loopback", "GET", "[::1]:8080", nil, ""},
 		{"typed into a browser", "GET", "localhost:8080", http.Header{"Sec-Fetch-Site": {"none"}}, ""},
 		{"own origin", "POST", "localhost:8080", http.Header{"Sec-Fetch-Site": {"same-origin"}, "Origin": {"http://localhost:8080"}}, ""},
@@ -69,21 +74,74 @@ func TestGuardLetsOnlyLocalToolsThrough(t *testing.T) {
 	}
 }
 
-func wantProblem(t *testing.T, name string, answer *httptest.ResponseRecorder, code bastion.Code) {
+func wantProblem(t *testing.T, name string, response *httptest.ResponseRecorder, code bastion.Code) {
 	t.Helper()
-	var problem struct {
-		Status int
-		Code   bastion.Code
-		Detail string
+	var problem api.Problem
+	if err := json.Unmarshal(response.Body.Bytes(), &problem); err != nil {
+		t.Fatalf("%s: %v in %s", name, err, response.Body)
 	}
-	if err := json.Unmarshal(answer.Body.Bytes(), &problem); err != nil {
-		t.Fatalf("%s: %v in %s", name, err, answer.Body)
+	want := api.NewProblem(response.Code, code, problem.Detail, response.Header().Get("X-Request-Id"))
+	if problem != want || response.Code < 400 || problem.Detail == "" {
+		t.Errorf("%s: status %d, %+v, want %+v", name, response.Code, problem, want)
 	}
-	if problem.Code != code || problem.Status != answer.Code || answer.Code < 400 || problem.Detail == "" {
-		t.Errorf("%s: status %d, %+v, want code %s", name, answer.Code, problem, code)
+	if got := string(httpedge.Marshal(want)); response.Body.String() != got { // as the API writes it
+		t.Errorf("%s: the document is\n%s\nwant\n%s", name, response.Body, got)
 	}
-	if got := answer.Header().Get("Content-Type"); got != "application/problem+json" {
-		t.Errorf("%s: content type %s", name, got)
+	for header, want := range map[string]string{"Content-Type": "application/problem+json", "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"} {
+		if got := response.Header().Get(header); got != want {
+			t.Errorf("%s: %s is %q, want %q", name, header, got, want)
+		}
+	}
+}
+
+// raw sends text as one request and returns the response.
+func (f *fixture) raw(request string) *http.Response {
+	f.t.Helper()
+	host := strings.TrimPrefix(f.URL, "http://")
+	conn, err := net.Dial("tcp", host)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.t.Cleanup(func() { _ = conn.Close() })
+	if _, err := conn.Write([]byte(strings.ReplaceAll(request, "HOST", host))); err != nil {
+		f.t.Fatal(err)
+	}
+	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.t.Cleanup(func() { _ = response.Body.Close() })
+	return response
+}
+
+// net/http would serve OPTIONS * itself, without the guard, the headers and the log.
+func TestOptionsOfTheServerReachesTheEdge(t *testing.T) {
+	f := start(t, nil)
+	response := f.raw("OPTIONS * HTTP/1.1\r\nHost: HOST\r\nConnection: close\r\n\r\n")
+	if response.StatusCode != http.StatusNotFound || response.Header.Get("X-Request-Id") == "" {
+		t.Errorf("%s %v", response.Status, response.Header)
+	}
+	response = f.raw("OPTIONS * HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n")
+	if response.StatusCode != http.StatusMisdirectedRequest {
+		t.Errorf("another host: %s", response.Status)
+	}
+}
+
+func TestHeadersAreLimited(t *testing.T) {
+	f := start(t, nil)
+	for size, want := range map[int]int{16 << 10: http.StatusOK, 72 << 10: http.StatusRequestHeaderFieldsTooLarge} {
+		response := f.raw("GET /bastions HTTP/1.1\r\nHost: HOST\r\nConnection: close\r\nX: " + strings.Repeat("x", size) + "\r\n\r\n")
+		if response.StatusCode != want {
+			t.Errorf("%d bytes of headers: %s, want %d", size, response.Status, want)
+		}
+	}
+}
+
+func TestTwoOwnersInOneRequestAreRefused(t *testing.T) {
+	f := start(t, nil)
+	response := f.raw("GET /bastions HTTP/1.1\r\nHost: HOST\r\nConnection: close\r\nAuthorization: Basic YWxpY2U6\r\nAuthorization: Basic Ym9iOg==\r\n\r\n")
+	if response.StatusCode != http.StatusBadRequest {
+		t.Errorf("two Authorization headers: %s", response.Status)
 	}
 }
 
