@@ -131,21 +131,21 @@ func TestOnMoto(t *testing.T) {
 	t.Run("Groups", func(t *testing.T) {
 		cloudtest.Groups(t, func(t *testing.T) cloudtest.GroupsHarness {
 			return cloudtest.GroupsHarness{Groups: m.groups(), Patience: 10 * time.Second,
-				Cannot: cloudtest.Cannot{Emulator: "moto", Cases: map[string]string{
-					"a group in use is not deleted": "it deletes groups in use",
+				Unsupported: cloudtest.Unsupported{Emulator: "moto", Cases: map[string]string{
+					"a group in use cannot be deleted": "it deletes groups in use",
 				}}}
 		})
 	})
 	t.Run("Tasks", func(t *testing.T) {
 		cloudtest.Tasks(t, func(t *testing.T) cloudtest.TasksHarness {
-			return cloudtest.TasksHarness{Tasks: m.tasks(), Patience: 10 * time.Second, Launch: m.launch,
-				Cannot: cloudtest.Cannot{Emulator: "moto", Cases: map[string]string{
-					"a task says when it was made, and why it was stopped": "its tasks have neither createdAt nor stopCode",
-					"unknown tasks":                                    "its StopTask of an unknown task is an internal error",
-					"without its group there is no task":               "its RunTask creates missing groups",
-					"an attempt is one task, however often it is sent": noTokens,
-					"an attempt that has stopped is not started again": noTokens,
-					"an attempt cannot change":                         noTokens,
+			return cloudtest.TasksHarness{Tasks: m.tasks(), Patience: 10 * time.Second, Spec: m.launch,
+				Unsupported: cloudtest.Unsupported{Emulator: "moto", Cases: map[string]string{
+					"a task has its creation time and its first stop reason":       "its tasks have neither createdAt nor stopCode",
+					"an unknown task is not found":                                 "its StopTask of an unknown task is an internal error",
+					"an unknown group is not found":                                "its RunTask creates missing groups",
+					"16 concurrent runs of an attempt start one task":              noTokens,
+					"a repeated run of a stopped attempt returns the stopped task": noTokens,
+					"a repeated run with other parameters fails":                   noTokens,
 				}}}
 		})
 	})

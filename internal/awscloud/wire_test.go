@@ -187,7 +187,7 @@ func TestTasksConformOverHTTP(t *testing.T) {
 		return cloudtest.TasksHarness{
 			Tasks:    w.tasks,
 			Patience: wireTimeout,
-			Launch: func(t *testing.T, bastionID string, attempt int) bastion.TaskSpec {
+			Spec: func(t *testing.T, bastionID string, attempt int) bastion.TaskSpec {
 				if groups[bastionID] == "" {
 					groups[bastionID] = w.visibleGroup(t, bastionID)
 				}

@@ -79,7 +79,7 @@ func TestTasksConform(t *testing.T) {
 		return cloudtest.TasksHarness{
 			Tasks:    ports.Tasks,
 			Patience: patience,
-			Launch: func(t *testing.T, bastionID string, attempt int) bastion.TaskSpec {
+			Spec: func(t *testing.T, bastionID string, attempt int) bastion.TaskSpec {
 				if groups[bastionID] == "" {
 					g, err := ports.Groups.Create(t.Context(), bastion.GroupSpec{BastionID: bastionID})
 					if err != nil {

@@ -1,12 +1,11 @@
-// Package cloudtest holds what every implementation of the ports of package
-// bastion is tested with.
+// Package cloudtest tests implementations of the ports of package bastion.
 //
-// [Store], [Groups], [Tasks] and [Leases] are conformance suites, one for each
-// port. They run against the cloud in memory and against the real services (or
-// their emulators), so that they never assume that a read of groups or tasks is
-// fresh: they look until they see, for as long as the harness is patient.
+// [Store], [Groups], [Tasks], [Leases] and [Items] are conformance suites. They run
+// against the cloud in memory and against the real services or their emulators.
+// Reads of groups and tasks can be stale, so the suites read again until they see
+// what they expect or the harness's patience is over.
 //
 // [Wrap] puts a [Hook] between a service and its ports. Hooks make a chosen call
-// fail before its effect or after it, hang, or pause there, and note which calls
-// were made; [At] chooses. A test by reflection holds that no call gets past.
+// fail before or after its effect, hang or pause, and record the calls; [At] chooses
+// the call. A test by reflection checks that every call goes through the hook.
 package cloudtest

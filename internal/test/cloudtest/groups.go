@@ -12,30 +12,30 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// GroupsHarness is what the suite of bastion.Groups runs on.
+// GroupsHarness is one cloud for the suite of bastion.Groups.
 type GroupsHarness struct {
 	Groups bastion.Groups
-	// Patience is for how long reads may be stale.
+	// Patience is how long reads can be stale.
 	Patience time.Duration
-	// Occupy puts an interface into a group until it is released.
+	// Occupy attaches a network interface to a group until release is called.
 	Occupy func(t *testing.T, bastionID, groupID string) (release func())
-	// Cannot says which cases an emulator cannot show, and why.
-	Cannot Cannot
+	// Unsupported names the cases that an emulator cannot pass.
+	Unsupported Unsupported
 }
 
-// Groups is the conformance suite of bastion.Groups. open answers a cloud in
-// which the test's groups are its own.
+// Groups is the conformance suite of bastion.Groups. open returns a cloud without
+// groups of the test's bastions.
 func Groups(t *testing.T, open func(t *testing.T) GroupsHarness) {
 	names := map[string]bool{}
 	for _, c := range groupCases {
 		names[c.name] = true
 		t.Run(c.name, func(t *testing.T) {
-			if h := open(t); h.Cannot.can(t, c.name) {
+			if h := open(t); h.Unsupported.supports(t, c.name) {
 				c.run(t, h)
 			}
 		})
 	}
-	open(t).Cannot.check(t, names)
+	open(t).Unsupported.check(t, names)
 }
 
 type groupCase struct {
@@ -49,11 +49,11 @@ var (
 	another  = netip.MustParsePrefix("192.0.2.8/32")
 )
 
-// unknownGroup is a well-formed id that no group has.
+// unknownGroup is a well-formed ID that no group has.
 const unknownGroup = "sg-0fffffffffffffff0"
 
-// make makes a bastion's group and waits until it shows.
-func (h GroupsHarness) make(t *testing.T, bastionID string) bastion.Group {
+// create creates a bastion's group and waits until it is visible.
+func (h GroupsHarness) create(t *testing.T, bastionID string) bastion.Group {
 	t.Helper()
 	g, err := h.Groups.Create(t.Context(), bastion.GroupSpec{BastionID: bastionID})
 	noError(t, err)
@@ -61,7 +61,7 @@ func (h GroupsHarness) make(t *testing.T, bastionID string) bastion.Group {
 	return g
 }
 
-// until looks until the group is as it should be, and answers it.
+// until reads the group until the condition holds, and returns it.
 func (h GroupsHarness) until(t *testing.T, bastionID, groupID string, is func(bastion.Group) bool) bastion.Group {
 	t.Helper()
 	var g bastion.Group
@@ -75,19 +75,19 @@ func (h GroupsHarness) until(t *testing.T, bastionID, groupID string, is func(ba
 	return g
 }
 
-// untilGone looks until the group does not show.
+// untilGone reads until the group is not found.
 func (h GroupsHarness) untilGone(t *testing.T, bastionID, groupID string) {
 	t.Helper()
 	eventually(t, h.Patience, func() error {
 		_, err := h.Groups.Describe(t.Context(), bastionID, groupID)
 		if !errors.Is(err, bastion.ErrNotFound) {
-			return fmt.Errorf("a deleted group: %v, not %v", err, bastion.ErrNotFound)
+			return fmt.Errorf("describe a deleted group: %v, want %v", err, bastion.ErrNotFound)
 		}
 		return nil
 	})
 }
 
-// admits reports whether the group admits these sources and no other.
+// admits reports whether the group admits exactly these sources.
 func admits(g bastion.Group, sources ...netip.Prefix) bool {
 	for _, s := range sources {
 		if !slices.ContainsFunc(g.Ingress, func(r bastion.Rule) bool { return r.Source == s && !r.Egress && r.ID != "" }) {
@@ -98,9 +98,9 @@ func admits(g bastion.Group, sources ...netip.Prefix) bool {
 }
 
 var groupCases = []groupCase{
-	{"a new group is found by id and by name", func(t *testing.T, h GroupsHarness) {
+	{"a new group is found by ID and by name", func(t *testing.T, h GroupsHarness) {
 		id := newID()
-		g := h.make(t, id)
+		g := h.create(t, id)
 		for _, groupID := range []string{g.ID, ""} {
 			got := h.until(t, id, groupID, func(bastion.Group) bool { return true })
 			if got.ID != g.ID || got.BastionID != id || !admits(got) {
@@ -108,7 +108,7 @@ var groupCases = []groupCase{
 			}
 		}
 	}},
-	{"what was never made is not found", func(t *testing.T, h GroupsHarness) {
+	{"an unknown group is not found", func(t *testing.T, h GroupsHarness) {
 		for _, groupID := range []string{unknownGroup, ""} {
 			_, err := h.Groups.Describe(t.Context(), newID(), groupID)
 			wantError(t, "describe", err, bastion.ErrNotFound)
@@ -117,9 +117,9 @@ var groupCases = []groupCase{
 		wantError(t, "delete", h.Groups.Delete(t.Context(), unknownGroup), bastion.ErrNotFound)
 		noError(t, h.Groups.Revoke(t.Context(), unknownGroup, bastion.Rule{ID: "sgr-0fffffffffffffff0", Source: sourceV4}))
 	}},
-	{"creating again answers the same group", func(t *testing.T, h GroupsHarness) {
+	{"a repeated create returns the same group", func(t *testing.T, h GroupsHarness) {
 		id := newID()
-		g := h.make(t, id)
+		g := h.create(t, id)
 		eventually(t, h.Patience, func() error {
 			again, err := h.Groups.Create(t.Context(), bastion.GroupSpec{BastionID: id})
 			if err == nil && again.ID != g.ID {
@@ -128,7 +128,7 @@ var groupCases = []groupCase{
 			return err
 		})
 	}},
-	{"16 creators make one group", func(t *testing.T, h GroupsHarness) {
+	{"16 concurrent creates create one group", func(t *testing.T, h GroupsHarness) {
 		id := newID()
 		groups := make([]string, 16)
 		together(len(groups), func(i int) {
@@ -145,19 +145,19 @@ var groupCases = []groupCase{
 			}
 		}
 	}},
-	{"sources are admitted once", func(t *testing.T, h GroupsHarness) {
+	{"a repeated authorize does nothing", func(t *testing.T, h GroupsHarness) {
 		id := newID()
-		g := h.make(t, id)
+		g := h.create(t, id)
 		for _, source := range []netip.Prefix{sourceV4, sourceV6, sourceV4, sourceV6, another} {
-			h.settled(t, func(ctx context.Context) error { return h.Groups.Authorize(ctx, g.ID, source) })
+			h.retry(t, func(ctx context.Context) error { return h.Groups.Authorize(ctx, g.ID, source) })
 		}
 		h.until(t, id, g.ID, func(g bastion.Group) bool { return admits(g, sourceV4, sourceV6, another) })
 	}},
-	{"rules are revoked one by one", func(t *testing.T, h GroupsHarness) {
+	{"revoke removes one rule", func(t *testing.T, h GroupsHarness) {
 		id := newID()
-		g := h.make(t, id)
-		h.settled(t, func(ctx context.Context) error { return h.Groups.Authorize(ctx, g.ID, sourceV4) })
-		h.settled(t, func(ctx context.Context) error { return h.Groups.Authorize(ctx, g.ID, sourceV6) })
+		g := h.create(t, id)
+		h.retry(t, func(ctx context.Context) error { return h.Groups.Authorize(ctx, g.ID, sourceV4) })
+		h.retry(t, func(ctx context.Context) error { return h.Groups.Authorize(ctx, g.ID, sourceV6) })
 		g = h.until(t, id, g.ID, func(g bastion.Group) bool { return admits(g, sourceV4, sourceV6) })
 		i := slices.IndexFunc(g.Ingress, func(r bastion.Rule) bool { return r.Source == sourceV4 })
 		for range 2 {
@@ -169,42 +169,42 @@ var groupCases = []groupCase{
 		}
 		h.until(t, id, g.ID, func(g bastion.Group) bool { return admits(g, sourceV6) && len(g.Egress) == 0 })
 	}},
-	{"what is deleted is gone, and made anew", func(t *testing.T, h GroupsHarness) {
+	{"a deleted group is gone and can be created again", func(t *testing.T, h GroupsHarness) {
 		id := newID()
-		g := h.make(t, id)
+		g := h.create(t, id)
 		noError(t, h.Groups.Delete(t.Context(), g.ID))
 		h.untilGone(t, id, g.ID)
 		h.untilGone(t, id, "")
 		wantError(t, "delete again", h.Groups.Delete(t.Context(), g.ID), bastion.ErrNotFound)
-		if again := h.make(t, id); again.ID == g.ID {
-			t.Errorf("the group made anew is %s as well", again.ID)
+		if again := h.create(t, id); again.ID == g.ID {
+			t.Errorf("the new group has the same ID, %s", again.ID)
 		}
 	}},
-	{"a group in use is not deleted", groupInUse},
-	{"the list has all of them", func(t *testing.T, h GroupsHarness) {
-		made := map[string]string{}
+	{"a group in use cannot be deleted", groupInUse},
+	{"the list contains all groups", func(t *testing.T, h GroupsHarness) {
+		created := map[string]string{}
 		for range 3 {
 			id := newID()
-			made[id] = h.make(t, id).ID
+			created[id] = h.create(t, id).ID
 		}
 		eventually(t, h.Patience, func() error {
 			groups, err := h.Groups.List(t.Context())
 			found := 0
 			for _, g := range groups {
-				if made[g.BastionID] == g.ID {
+				if created[g.BastionID] == g.ID {
 					found++
 				}
 			}
-			if err == nil && found != len(made) {
-				err = fmt.Errorf("%d of %d in the list", found, len(made))
+			if err == nil && found != len(created) {
+				err = fmt.Errorf("%d of %d in the list", found, len(created))
 			}
 			return err
 		})
 	}},
 }
 
-// settled repeats a call that a stale read may make answer ErrNotFound.
-func (h GroupsHarness) settled(t *testing.T, call func(context.Context) error) {
+// retry repeats a call that returns ErrNotFound because of a stale read.
+func (h GroupsHarness) retry(t *testing.T, call func(context.Context) error) {
 	t.Helper()
 	eventually(t, h.Patience, func() error {
 		err := call(t.Context())
@@ -217,7 +217,7 @@ func (h GroupsHarness) settled(t *testing.T, call func(context.Context) error) {
 
 func groupInUse(t *testing.T, h GroupsHarness) {
 	id := newID()
-	g := h.make(t, id)
+	g := h.create(t, id)
 	release := h.Occupy(t, id, g.ID)
 	wantError(t, "delete a group in use", h.Groups.Delete(t.Context(), g.ID), bastion.ErrInUse)
 	if _, err := h.Groups.Describe(t.Context(), id, g.ID); err != nil {

@@ -10,41 +10,40 @@ import (
 	"time"
 )
 
-// epoch is when the suites' records were made: with nanoseconds, which must
-// survive.
+// epoch is the creation time of the suites' records. Its nanoseconds must be stored.
 var epoch = time.Date(2030, 1, 2, 3, 4, 5, 678900001, time.UTC)
 
-var made atomic.Int64
+var lastID atomic.Int64
 
-// Cannot says which cases of a suite an emulator cannot show, by name, and why.
-// They run against an implementation that can.
-type Cannot struct {
+// Unsupported names the cases of a suite that an emulator cannot pass, and why. They
+// run against another implementation.
+type Unsupported struct {
 	Emulator string
 	Cases    map[string]string
 }
 
-// can reports whether a case is to run, and logs why if it is not.
-func (c Cannot) can(t *testing.T, name string) bool {
+// supports reports whether to run a case, and logs why if not.
+func (u Unsupported) supports(t *testing.T, name string) bool {
 	t.Helper()
-	why, cannot := c.Cases[name]
-	if cannot {
-		t.Logf("%s cannot: %s: %s (run at the wire fake)", c.Emulator, name, why)
+	why, unsupported := u.Cases[name]
+	if unsupported {
+		t.Logf("%s does not support this case: %s", u.Emulator, why)
 	}
-	return !cannot
+	return !unsupported
 }
 
-// check fails the test if a case is named that there is not.
-func (c Cannot) check(t *testing.T, names map[string]bool) {
-	for name := range c.Cases {
+// check fails the test if a name is not the name of a case.
+func (u Unsupported) check(t *testing.T, names map[string]bool) {
+	for name := range u.Cases {
 		if !names[name] {
-			t.Errorf("there is no case %q, which %s cannot show", name, c.Emulator)
+			t.Errorf("%s is said not to support %q, which is not a case", u.Emulator, name)
 		}
 	}
 }
 
-// newID makes an id that no other record of this run has.
+// newID returns an ID that nothing else in this run has.
 func newID() string {
-	n := made.Add(1)
+	n := lastID.Add(1)
 	id := []byte("aaaaaaaaaaaaaaaa")
 	for i := len(id) - 1; n > 0; i, n = i-1, n/26 {
 		id[i] = byte('a' + n%26)
@@ -52,7 +51,7 @@ func newID() string {
 	return string(id)
 }
 
-// eventually looks until check is content, for as long as the harness is patient.
+// eventually repeats check until it returns nil or the patience is over.
 func eventually(t *testing.T, patience time.Duration, check func() error) {
 	t.Helper()
 	giveUp := time.Now().Add(patience)
@@ -64,13 +63,13 @@ func eventually(t *testing.T, patience time.Duration, check func() error) {
 			return
 		}
 		if time.Now().After(giveUp) {
-			t.Fatalf("not within %s: %v", patience, err)
+			t.Fatalf("after %s: %v", patience, err)
 		}
 		<-pause.C
 	}
 }
 
-// together calls f n times at once, and waits.
+// together calls f n times concurrently, and waits.
 func together(n int, f func(i int)) {
 	var all sync.WaitGroup
 	start := make(chan struct{})
@@ -84,7 +83,7 @@ func together(n int, f func(i int)) {
 	all.Wait()
 }
 
-// noError ends the test at an error.
+// noError ends the test if there is an error.
 func noError(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
@@ -92,25 +91,26 @@ func noError(t *testing.T, err error) {
 	}
 }
 
-// same compares what came back with what was written, to the last field.
+// same compares all fields of a value that was read with those of one that was
+// written.
 func same[T any](t *testing.T, got, want T) {
 	t.Helper()
 	if !reflect.DeepEqual(got, want) {
-		t.Errorf("came back as\n%+v, not as\n%+v", got, want)
+		t.Errorf("got\n%+v\nwant\n%+v", got, want)
 	}
 }
 
-// allSet fails the test if a field of the value is zero, so that a field that is
-// added to a type is tested to survive from that day on. Fields named are let off.
+// allSet fails the test if a field of the value is zero, except those named. A field
+// that is added to a type must therefore be added to the test's value.
 func allSet(t *testing.T, value any, except ...string) {
 	t.Helper()
-	off := map[string]bool{}
+	excepted := map[string]bool{}
 	for _, name := range except {
-		off[name] = true
+		excepted[name] = true
 	}
 	for _, name := range zeroFields(reflect.ValueOf(value), "") {
-		if !off[name] {
-			t.Errorf("the suite's full %T leaves %s zero", value, name)
+		if !excepted[name] {
+			t.Errorf("the test's %T has no value for %s", value, name)
 		}
 	}
 }
@@ -142,7 +142,7 @@ func zeroFields(v reflect.Value, path string) []string {
 	return nil
 }
 
-// texts are strings that a careless encoding would not bring back.
+// texts are strings that a wrong encoding would change.
 var texts = []string{
 	"plain", "Zoë’s ☃ 日本", "a\"b\\c", "tab\tand line\nbreak", "#", "a#b:c/d|e", fmt.Sprint("\u2028", "\U0001F511"),
 }

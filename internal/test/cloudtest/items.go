@@ -13,15 +13,16 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// Table is the port of values under keys, as its user declares it.
+// Table is a table of values by key with compare-and-swap, as package slack declares
+// it.
 type Table interface {
 	Fetch(ctx context.Context, key string) (value []byte, version int64, err error)
 	Write(ctx context.Context, key string, prev int64, value []byte, expires time.Time) error
 	Delete(ctx context.Context, key string) error
 }
 
-// Items is the conformance suite of a table of values. open answers an empty one
-// of the test's own, whose clock is now.
+// Items is the conformance suite of a [Table]. open returns an empty table for the
+// test. The table takes the time from now.
 func Items(t *testing.T, open func(t *testing.T, now func() time.Time) Table) {
 	for name, run := range itemCases {
 		t.Run(name, func(t *testing.T) {
@@ -31,7 +32,7 @@ func Items(t *testing.T, open func(t *testing.T, now func() time.Time) Table) {
 	}
 }
 
-// clock is moved by hand.
+// clock shows the time that the test sets.
 type clock struct {
 	mu sync.Mutex
 	at time.Time
@@ -43,13 +44,13 @@ func (c *clock) now() time.Time {
 	return c.at
 }
 
-func (c *clock) pass(d time.Duration) {
+func (c *clock) advance(d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.at = c.at.Add(d)
 }
 
-// items is a table that a test expects things of.
+// items is a table with assertions.
 type items struct {
 	t     *testing.T
 	table Table
@@ -62,26 +63,26 @@ func (i items) write(key string, prev int64, value string, expires time.Time) {
 	}
 }
 
-func (i items) conflict(key string, prev int64) {
+func (i items) expectConflict(key string, prev int64) {
 	i.t.Helper()
 	if err := i.table.Write(i.t.Context(), key, prev, []byte("wrong"), time.Time{}); !errors.Is(err, bastion.ErrConflict) {
-		i.t.Fatalf("write %s over version %d: %v, not %v", key, prev, err, bastion.ErrConflict)
+		i.t.Fatalf("write %s over version %d: %v, want %v", key, prev, err, bastion.ErrConflict)
 	}
 }
 
-func (i items) has(key, value string, version int64) {
+func (i items) expect(key, value string, version int64) {
 	i.t.Helper()
 	got, v, err := i.table.Fetch(i.t.Context(), key)
 	if err != nil || string(got) != value || v != version {
-		i.t.Fatalf("%s is %q of version %d, %v; not %q of version %d", key, got, v, err, value, version)
+		i.t.Fatalf("%s is %q in version %d, %v; want %q in version %d", key, got, v, err, value, version)
 	}
 }
 
-func (i items) hasNot(key string) {
+func (i items) expectNone(key string) {
 	i.t.Helper()
 	got, v, err := i.table.Fetch(i.t.Context(), key)
 	if !errors.Is(err, bastion.ErrNotFound) || got != nil || v != 0 {
-		i.t.Fatalf("%s is %q of version %d, %v; not %v", key, got, v, err, bastion.ErrNotFound)
+		i.t.Fatalf("%s is %q in version %d, %v; want %v", key, got, v, err, bastion.ErrNotFound)
 	}
 }
 
@@ -95,57 +96,57 @@ func (i items) delete(key string) {
 var never time.Time
 
 var itemCases = map[string]func(t *testing.T, i items, c *clock){
-	"what was written is there": func(t *testing.T, i items, _ *clock) {
-		i.hasNot("a")
+	"a written value is read": func(t *testing.T, i items, _ *clock) {
+		i.expectNone("a")
 		for n, text := range texts {
-			key := fmt.Sprint("talk#", n, "#", text)
+			key := fmt.Sprint("kind#", n, "#", text)
 			i.write(key, 0, text, never)
-			i.has(key, text, 1)
+			i.expect(key, text, 1)
 		}
 		i.write("bytes", 0, "\x00\xff\xfe", never)
-		i.has("bytes", "\x00\xff\xfe", 1)
+		i.expect("bytes", "\x00\xff\xfe", 1)
 		i.write("empty", 0, "", never)
-		i.has("empty", "", 1)
+		i.expect("empty", "", 1)
 		noError(t, i.table.Write(t.Context(), "nil", 0, nil, never))
-		i.has("nil", "", 1)
+		i.expect("nil", "", 1)
 	},
-	"a write wants the version": func(_ *testing.T, i items, _ *clock) {
-		i.conflict("a", 1)
-		i.hasNot("a")
+	"a write with another version is a conflict": func(_ *testing.T, i items, _ *clock) {
+		i.expectConflict("a", 1)
+		i.expectNone("a")
 		i.write("a", 0, "one", never)
-		i.conflict("a", 0)
-		i.conflict("a", 2)
+		i.expectConflict("a", 0)
+		i.expectConflict("a", 2)
 		i.write("a", 1, "two", never)
-		i.conflict("a", 1)
-		i.conflict("a", 0)
-		i.has("a", "two", 2)
-		for version := int64(2); version < 20; version++ { // there is no end to them
+		i.expectConflict("a", 1)
+		i.expectConflict("a", 0)
+		i.expect("a", "two", 2)
+		for version := int64(2); version < 20; version++ {
 			i.write("a", version, "more", never)
 		}
-		i.has("a", "more", 20)
-		i.hasNot("b")
+		i.expect("a", "more", 20)
+		i.expectNone("b")
 	},
-	"what has expired never was": func(_ *testing.T, i items, c *clock) {
+	"an expired value does not exist": func(_ *testing.T, i items, c *clock) {
 		i.write("a", 0, "one", c.now().Add(10*time.Minute))
 		i.write("a", 1, "two", c.now().Add(10*time.Minute))
-		c.pass(10*time.Minute - time.Second)
-		i.has("a", "two", 2)
-		i.conflict("a", 0)
-		c.pass(time.Second)
-		i.hasNot("a")
-		i.conflict("a", 2)
-		i.conflict("a", 1)
+		c.advance(10*time.Minute - time.Second)
+		i.expect("a", "two", 2)
+		i.expectConflict("a", 0)
+		c.advance(time.Second)
+		i.expectNone("a")
+		i.expectConflict("a", 2)
+		i.expectConflict("a", 1)
 		i.write("a", 0, "new", c.now().Add(time.Minute))
-		i.has("a", "new", 1)
-		i.conflict("a", 0)
-		c.pass(time.Minute)
-		i.hasNot("a")
+		i.expect("a", "new", 1)
+		i.expectConflict("a", 0)
+		c.advance(time.Minute)
+		i.expectNone("a")
 		i.delete("a")
 		i.write("a", 0, "newer", never)
-		c.pass(1000 * time.Hour)
-		i.has("a", "newer", 1)
+		c.advance(1000 * time.Hour)
+		i.expect("a", "newer", 1)
 	},
-	"a write moves the expiry": func(_ *testing.T, i items, c *clock) {
+	"a write replaces the expiry": func(_ *testing.T, i items, c *clock) {
 		for _, key := range []string{"longer", "never"} {
 			i.write(key, 0, "one", c.now().Add(time.Minute))
 		}
@@ -153,63 +154,63 @@ var itemCases = map[string]func(t *testing.T, i items, c *clock){
 		i.write("longer", 1, "two", c.now().Add(3*time.Minute))
 		i.write("never", 1, "two", never)
 		i.write("shorter", 1, "two", c.now().Add(2*time.Minute))
-		c.pass(2 * time.Minute)
-		i.has("longer", "two", 2)
-		i.has("never", "two", 2)
-		i.hasNot("shorter")
+		c.advance(2 * time.Minute)
+		i.expect("longer", "two", 2)
+		i.expect("never", "two", 2)
+		i.expectNone("shorter")
 		i.write("past", 0, "one", c.now().Add(-time.Hour))
-		i.hasNot("past")
+		i.expectNone("past")
 	},
-	"a time within a second is not cut short": func(_ *testing.T, i items, c *clock) {
+	"an expiry is not rounded down to a whole second": func(_ *testing.T, i items, c *clock) {
 		i.write("a", 0, "one", c.now().Add(1500*time.Millisecond))
-		c.pass(time.Second)
-		i.has("a", "one", 1)
-		c.pass(time.Second)
-		i.hasNot("a")
+		c.advance(time.Second)
+		i.expect("a", "one", 1)
+		c.advance(time.Second)
+		i.expectNone("a")
 	},
-	"a delete frees the key": func(_ *testing.T, i items, _ *clock) {
+	"a deleted key can be written again": func(_ *testing.T, i items, _ *clock) {
 		i.delete("a")
 		i.write("a", 0, "one", never)
 		i.write("b", 0, "other", never)
 		i.delete("a")
-		i.hasNot("a")
-		i.has("b", "other", 1)
-		i.conflict("a", 1)
+		i.expectNone("a")
+		i.expect("b", "other", 1)
+		i.expectConflict("a", 1)
 		i.write("a", 0, "two", never)
-		i.has("a", "two", 1)
+		i.expect("a", "two", 1)
 		i.delete("a")
 		i.delete("a")
 	},
-	"a hundred kilobytes": func(_ *testing.T, i items, _ *clock) {
+	"a value of 100 KB": func(_ *testing.T, i items, _ *clock) {
 		large := strings.Repeat("0123456789", 10<<10)
 		i.write("a", 0, large, never)
-		i.has("a", large, 1)
+		i.expect("a", large, 1)
 		i.write("a", 1, "small", never)
-		i.has("a", "small", 2)
+		i.expect("a", "small", 2)
 	},
-	"what comes back is the caller's own": func(t *testing.T, i items, _ *clock) {
-		mine := []byte("one")
-		noError(t, i.table.Write(t.Context(), "a", 0, mine, never))
-		copy(mine, "xxx")
+	"values are copied": func(t *testing.T, i items, _ *clock) {
+		value := []byte("one")
+		noError(t, i.table.Write(t.Context(), "a", 0, value, never))
+		copy(value, "xxx")
 		got, _, err := i.table.Fetch(t.Context(), "a")
 		noError(t, err)
 		copy(got, "yyy")
-		i.has("a", "one", 1)
+		i.expect("a", "one", 1)
 	},
-	"of 32 first writers one is first": func(t *testing.T, i items, c *clock) {
+	"one of 32 concurrent first writes succeeds": func(t *testing.T, i items, c *clock) {
 		i.write("expired", 0, "old", c.now().Add(time.Second))
-		c.pass(time.Second)
+		c.advance(time.Second)
 		for _, key := range []string{"new", "expired"} {
 			firsts := i.race(32, func(n int) error {
 				return i.table.Write(t.Context(), key, 0, fmt.Append(nil, n), c.now().Add(time.Hour))
 			})
 			if len(firsts) != 1 {
-				t.Fatalf("%s: %d of 32 were first", key, len(firsts))
+				t.Fatalf("%s: %d of 32 writes succeeded", key, len(firsts))
 			}
-			i.has(key, fmt.Sprint(firsts[0]), 1)
+			i.expect(key, fmt.Sprint(firsts[0]), 1)
 		}
 	},
-	"of 32 writers none is lost": func(t *testing.T, i items, _ *clock) {
+	"32 concurrent read-modify-writes lose no update": func(t *testing.T, i items, _ *clock) {
 		together(32, func(int) {
 			for {
 				value, version, err := i.table.Fetch(t.Context(), "a")
@@ -227,30 +228,30 @@ var itemCases = map[string]func(t *testing.T, i items, c *clock){
 				}
 			}
 		})
-		i.has("a", strings.Repeat(".", 32), 32)
+		i.expect("a", strings.Repeat(".", 32), 32)
 	},
-	"writers of different keys do not meet": func(t *testing.T, i items, _ *clock) {
+	"concurrent writes of different keys do not conflict": func(t *testing.T, i items, _ *clock) {
 		written := i.race(32, func(n int) error {
 			return i.table.Write(t.Context(), fmt.Sprint("key", n), 0, []byte("one"), never)
 		})
 		if len(written) != 32 {
-			t.Fatalf("%d of 32 were written", len(written))
+			t.Fatalf("%d of 32 writes succeeded", len(written))
 		}
 	},
-	"nothing is done for who has gone": func(t *testing.T, i items, _ *clock) {
+	"calls with a cancelled context have no effect": func(t *testing.T, i items, _ *clock) {
 		i.write("a", 0, "one", never)
-		gone, cancel := context.WithCancel(t.Context())
+		cancelled, cancel := context.WithCancel(t.Context())
 		cancel()
-		_, _, err := i.table.Fetch(gone, "a")
+		_, _, err := i.table.Fetch(cancelled, "a")
 		wantError(t, "fetch", err, context.Canceled)
-		wantError(t, "write", i.table.Write(gone, "a", 1, []byte("two"), never), context.Canceled)
-		wantError(t, "delete", i.table.Delete(gone, "a"), context.Canceled)
-		i.has("a", "one", 1)
+		wantError(t, "write", i.table.Write(cancelled, "a", 1, []byte("two"), never), context.Canceled)
+		wantError(t, "delete", i.table.Delete(cancelled, "a"), context.Canceled)
+		i.expect("a", "one", 1)
 	},
 }
 
-// race answers which of n writers at once wrote; the others must have met a
-// conflict.
+// race runs n concurrent writes and returns which of them succeeded. The others must
+// return a conflict.
 func (i items) race(n int, write func(n int) error) (written []int) {
 	var mu sync.Mutex
 	together(n, func(n int) {

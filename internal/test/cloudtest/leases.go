@@ -12,15 +12,15 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// LeasesHarness is what the suite of bastion.Leases and bastion.TaskLease runs on.
+// LeasesHarness is one table for the suite of bastion.Leases and bastion.TaskLease.
 type LeasesHarness struct {
 	Leases bastion.Leases
-	// Start answers a new task's id, and its own side of the table.
+	// Start returns a new task's ID and its side of the table.
 	Start func(t *testing.T) (taskID string, lease bastion.TaskLease)
 }
 
-// Leases is the conformance suite of the table of leases, seen from both sides.
-// open answers an empty table of the test's own.
+// Leases is the conformance suite of the table of leases, from both sides. open
+// returns an empty table for the test.
 func Leases(t *testing.T, open func(t *testing.T) LeasesHarness) {
 	for _, c := range slices.Concat(leaseValues, leaseConditions, leaseRaces) {
 		t.Run(c.name, func(t *testing.T) { c.run(t, open(t)) })
@@ -34,21 +34,21 @@ type leaseCase struct {
 
 const leased = "bbbbbbbbbbbbbbbb"
 
-// openLease and shutLease are leases of a generation.
+// openLease and closedLease return a lease of that generation.
 func openLease(generation int64) bastion.Lease {
 	return bastion.Lease{BastionID: leased, Generation: generation, Open: true}
 }
 
-func shutLease(generation int64) bastion.Lease {
+func closedLease(generation int64) bastion.Lease {
 	return bastion.Lease{BastionID: leased, Generation: generation, EndReason: bastion.EndClosed}
 }
 
-// idleAt is a report that the task ends, on condition of a generation.
+// idleAt returns a report that the task ends because it is idle.
 func idleAt(generation int64) bastion.Report {
 	return bastion.Report{Generation: generation, Ending: bastion.Ending{Reason: bastion.EndIdle, Generation: generation}}
 }
 
-// start starts a task and writes its leases, in order.
+// start starts a task and writes its leases in order.
 func (h LeasesHarness) start(t *testing.T, leases ...bastion.Lease) (string, bastion.TaskLease) {
 	t.Helper()
 	taskID, own := h.Start(t)
@@ -85,7 +85,7 @@ func fullReport() bastion.Report {
 }
 
 var leaseValues = []leaseCase{
-	{"what is written comes back", func(t *testing.T, h LeasesHarness) {
+	{"written values are read", func(t *testing.T, h LeasesHarness) {
 		want := bastion.LeaseItem{BastionID: leased, Lease: fullLease(), Report: fullReport()}
 		var own bastion.TaskLease
 		want.TaskID, own = h.start(t, want.Lease)
@@ -99,14 +99,14 @@ var leaseValues = []leaseCase{
 		noError(t, err)
 		same(t, items, []bastion.LeaseItem{want})
 	}},
-	{"zero values come back", func(t *testing.T, h LeasesHarness) {
+	{"zero values are read", func(t *testing.T, h LeasesHarness) {
 		taskID, own := h.start(t, fullLease())
 		noError(t, own.Report(t.Context(), fullReport()))
-		noError(t, h.Leases.Write(t.Context(), taskID, shutLease(1<<60+1)))
+		noError(t, h.Leases.Write(t.Context(), taskID, closedLease(1<<60+1)))
 		noError(t, own.Report(t.Context(), bastion.Report{}))
-		same(t, h.fetch(t, taskID), bastion.LeaseItem{TaskID: taskID, BastionID: leased, Lease: shutLease(1<<60 + 1)})
+		same(t, h.fetch(t, taskID), bastion.LeaseItem{TaskID: taskID, BastionID: leased, Lease: closedLease(1<<60 + 1)})
 	}},
-	{"what comes back is the caller's own", func(t *testing.T, h LeasesHarness) {
+	{"values are copied", func(t *testing.T, h LeasesHarness) {
 		lease, report := fullLease(), fullReport()
 		taskID, own := h.start(t, lease)
 		noError(t, own.Report(t.Context(), report))
@@ -116,7 +116,7 @@ var leaseValues = []leaseCase{
 		item.Lease.Keys[0], item.Report.Receipt.Destinations[0].Name = "changed after the read", "changed after the read"
 		same(t, h.fetch(t, taskID), bastion.LeaseItem{TaskID: taskID, BastionID: leased, Lease: fullLease(), Report: fullReport()})
 	}},
-	{"a task without a lease reaches nothing", func(t *testing.T, h LeasesHarness) {
+	{"a task without a lease reads and writes nothing", func(t *testing.T, h LeasesHarness) {
 		taskID, own := h.Start(t)
 		_, err := own.Read(t.Context())
 		wantError(t, "read", err, bastion.ErrNotFound)
@@ -124,7 +124,7 @@ var leaseValues = []leaseCase{
 		_, err = h.Leases.Fetch(t.Context(), taskID)
 		wantError(t, "fetch", err, bastion.ErrNotFound)
 	}},
-	{"a task reaches its own item only", func(t *testing.T, h LeasesHarness) {
+	{"a task reads and writes only its own item", func(t *testing.T, h LeasesHarness) {
 		first, own := h.start(t, openLease(1))
 		second, others := h.start(t, openLease(2))
 		noError(t, own.Report(t.Context(), bastion.Report{Generation: 1}))
@@ -133,10 +133,10 @@ var leaseValues = []leaseCase{
 		}
 		lease, err := others.Read(t.Context())
 		if noError(t, err); lease.Generation != 2 || h.fetch(t, first).Report.Generation != 1 {
-			t.Errorf("the tasks read each other's items")
+			t.Errorf("a task has read or written the other task's item")
 		}
 	}},
-	{"a list of more than a megabyte is whole", func(t *testing.T, h LeasesHarness) {
+	{"a list of more than 1 MB is complete", func(t *testing.T, h LeasesHarness) {
 		var want []string
 		report := bastion.Report{}
 		for range bastion.MaxDestinations {
@@ -156,7 +156,7 @@ var leaseValues = []leaseCase{
 		slices.Sort(want)
 		slices.Sort(got)
 		if !slices.Equal(got, want) {
-			t.Errorf("listed %d, not %d", len(got), len(want))
+			t.Errorf("listed %d, want %d", len(got), len(want))
 		}
 	}},
 }
@@ -166,58 +166,58 @@ var leaseConditions = []leaseCase{
 		taskID, own := h.start(t, openLease(3))
 		noError(t, own.Report(t.Context(), bastion.Report{Connections: 1}))
 		for _, generation := range []int64{2, 3} {
-			err := h.Leases.Write(t.Context(), taskID, shutLease(generation))
+			err := h.Leases.Write(t.Context(), taskID, closedLease(generation))
 			wantError(t, fmt.Sprint("generation ", generation, " after 3"), err, bastion.ErrConflict)
 		}
-		noError(t, h.Leases.Write(t.Context(), taskID, shutLease(4)))
+		noError(t, h.Leases.Write(t.Context(), taskID, closedLease(4)))
 		item := h.fetch(t, taskID)
-		same(t, item.Lease, shutLease(4))
+		same(t, item.Lease, closedLease(4))
 		if item.Report.Connections != 1 {
 			t.Errorf("the report was lost: %+v", item.Report)
 		}
 	}},
-	{"a tombstone takes nothing", func(t *testing.T, h LeasesHarness) {
+	{"a tombstone accepts no lease and no report", func(t *testing.T, h LeasesHarness) {
 		taskID, own := h.start(t, openLease(1))
 		for range 2 {
 			noError(t, h.Leases.End(t.Context(), taskID, leased, time.Now().Add(time.Hour)))
-			h.buried(t, taskID, own)
+			h.expectTombstone(t, taskID, own)
 		}
 	}},
-	{"a tombstone comes before the first lease", func(t *testing.T, h LeasesHarness) {
+	{"a tombstone can precede the first lease", func(t *testing.T, h LeasesHarness) {
 		taskID, own := h.Start(t)
 		noError(t, h.Leases.End(t.Context(), taskID, leased, time.Now().Add(time.Hour)))
-		h.buried(t, taskID, own)
+		h.expectTombstone(t, taskID, own)
 	}},
-	{"a task that ends takes no open lease", func(t *testing.T, h LeasesHarness) {
+	{"a task that is ending accepts no open lease", func(t *testing.T, h LeasesHarness) {
 		taskID, own := h.start(t, openLease(1))
 		noError(t, own.Report(t.Context(), idleAt(1)))
 		wantError(t, "open", h.Leases.Write(t.Context(), taskID, openLease(2)), bastion.ErrConflict)
 		same(t, h.fetch(t, taskID).Lease, openLease(1))
-		noError(t, h.Leases.Write(t.Context(), taskID, shutLease(2)))
-		last := idleAt(1) // as it was: no condition any more
+		noError(t, h.Leases.Write(t.Context(), taskID, closedLease(2)))
+		last := idleAt(1) // the stored ending: no condition
 		last.Receipt = fullReceipt()
 		noError(t, own.Report(t.Context(), last))
 		same(t, h.fetch(t, taskID).Report, last)
 	}},
-	{"a task with a newer lease does not end", func(t *testing.T, h LeasesHarness) {
+	{"an ending of an older generation is a conflict", func(t *testing.T, h LeasesHarness) {
 		taskID, own := h.start(t, openLease(1))
 		before := bastion.Report{Generation: 1, Connections: 1}
 		noError(t, own.Report(t.Context(), before))
 		noError(t, h.Leases.Write(t.Context(), taskID, openLease(2)))
 		wantError(t, "ending", own.Report(t.Context(), idleAt(1)), bastion.ErrConflict)
 		same(t, h.fetch(t, taskID).Report, before)
-		noError(t, own.Report(t.Context(), bastion.Report{Generation: 1})) // no ending: no condition
+		noError(t, own.Report(t.Context(), bastion.Report{Generation: 1})) // without an ending: no condition
 		noError(t, own.Report(t.Context(), idleAt(2)))
 	}},
 }
 
-// buried checks that a task's item is a tombstone.
-func (h LeasesHarness) buried(t *testing.T, taskID string, own bastion.TaskLease) {
+// expectTombstone checks that the task's item is a tombstone.
+func (h LeasesHarness) expectTombstone(t *testing.T, taskID string, own bastion.TaskLease) {
 	t.Helper()
 	_, err := own.Read(t.Context())
 	wantError(t, "read", err, bastion.ErrNotFound)
 	wantError(t, "report", own.Report(t.Context(), fullReport()), bastion.ErrNotFound)
-	wantError(t, "write", h.Leases.Write(t.Context(), taskID, shutLease(9)), bastion.ErrConflict)
+	wantError(t, "write", h.Leases.Write(t.Context(), taskID, closedLease(9)), bastion.ErrConflict)
 	if item := h.fetch(t, taskID); !item.Ended || item.BastionID != leased || item.TaskID != taskID {
 		t.Errorf("the tombstone is %+v", item)
 	}
@@ -228,7 +228,7 @@ func (h LeasesHarness) buried(t *testing.T, taskID string, own bastion.TaskLease
 }
 
 var leaseRaces = []leaseCase{
-	{"an ending and a newer lease: one of them wins", func(t *testing.T, h LeasesHarness) {
+	{"of a concurrent ending and newer lease, one succeeds", func(t *testing.T, h LeasesHarness) {
 		for range 32 {
 			taskID, own := h.start(t, openLease(1))
 			var errs [2]error
@@ -248,7 +248,7 @@ var leaseRaces = []leaseCase{
 			}
 		}
 	}},
-	{"leases and reports lose nothing of each other", func(t *testing.T, h LeasesHarness) {
+	{"concurrent leases and reports lose no update", func(t *testing.T, h LeasesHarness) {
 		taskID, own := h.start(t, openLease(1))
 		together(2, func(side int) {
 			for n := 2; n <= 32; n++ {

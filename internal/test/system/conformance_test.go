@@ -68,7 +68,7 @@ func (s suites) groups(*testing.T) cloudtest.GroupsHarness {
 }
 
 func (s suites) tasks(*testing.T) cloudtest.TasksHarness {
-	return cloudtest.TasksHarness{Tasks: s.ports.Tasks, Patience: patience, Launch: s.launch}
+	return cloudtest.TasksHarness{Tasks: s.ports.Tasks, Patience: patience, Spec: s.launch}
 }
 
 func (s suites) launch(t *testing.T, bastionID string, attempt int) bastion.TaskSpec {
