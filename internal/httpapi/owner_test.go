@@ -43,7 +43,7 @@ func raw(arn, id string) *authorizer {
 	return &authorizer{IAM: &iam{AccountID: account, UserARN: arn, UserID: id, CallerID: id}}
 }
 
-// callerOf asks for the caller of a context with that authorizer.
+// callerOf returns the caller of a context with that authorizer.
 func callerOf(o httpapi.Owners, who *authorizer) (bastion.Caller, error) {
 	return o.Caller(events.APIGatewayV2HTTPRequestContext{
 		AccountID: account, Authorizer: who,
@@ -89,8 +89,7 @@ func TestOwners(t *testing.T) {
 	}
 }
 
-// Whoever is not clearly somebody is nobody.
-func TestNobodyIsAnOwner(t *testing.T) {
+func TestUnclearIdentityIsRefused(t *testing.T) {
 	both := user("alice", aUser)
 	both.JWT = tokenOf(issuer, "alice").JWT
 	lambda := user("alice", aUser)

@@ -1,20 +1,25 @@
 package httpapi_test
 
 import (
+	"bytes"
 	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
-	"golang.org/x/crypto/ssh"
-
 	"github.com/bastion-on-demand/bastion/internal/httpapi"
+	"golang.org/x/crypto/ssh"
 )
 
-// stockSSH runs the installed OpenSSH client, which must not ask anything.
+// stockSSH runs the installed OpenSSH client, which must not prompt.
 func stockSSH(t *testing.T, args ...string) (output string, err error) {
 	t.Helper()
 	return run(t, exec.CommandContext(t.Context(), "ssh", args...))
@@ -27,8 +32,7 @@ func run(t *testing.T, cmd *exec.Cmd) (output string, err error) {
 	return string(out), err
 }
 
-// The golden files are what ssh reads.
-func TestSSHReadsTheGoldenFiles(t *testing.T) {
+func TestSSHAcceptsTheGoldenFiles(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.conf")
 	if err != nil || len(files) < 8 {
 		t.Fatalf("%d golden files, %v", len(files), err)
@@ -99,7 +103,7 @@ func identity(t *testing.T) string {
 	return path
 }
 
-// saved is the text answer as a person saves it, with lines appended.
+// saved writes the text response to a file, with lines appended.
 func saved(t *testing.T, r *rig, appended string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "bastion-default.conf")
@@ -110,8 +114,8 @@ func saved(t *testing.T, r *rig, appended string) string {
 	return path
 }
 
-// The answer as it stands, with a line for the key appended, takes a stock client
-// through the bastion to the private host with nobody there to say yes.
+// With the unchanged response and one line for the key, a stock client reaches the
+// private host through the bastion without a prompt.
 func TestSSHThroughTheBastion(t *testing.T) {
 	r := local(t)
 	file := saved(t, r, "IdentityFile "+identity(t)+"\nBatchMode yes\n")
@@ -130,8 +134,8 @@ func TestSSHThroughTheBastion(t *testing.T) {
 	}
 }
 
-// The field ssh is one command for a shell, with all it needs but the key.
-func TestTheConsoleCommand(t *testing.T) {
+// The field ssh is a complete shell command except for the key.
+func TestConsoleCommandOpensTheConsole(t *testing.T) {
 	r := local(t)
 	command, _ := get(t, r)["ssh"].(string)
 	given := "ssh -F none -o BatchMode=yes -i " + identity(t) + " "
@@ -141,8 +145,8 @@ func TestTheConsoleCommand(t *testing.T) {
 	}
 }
 
-// A server that has another host key than the answer says is not spoken to,
-// whether it is the bastion or what is behind it.
+// The client refuses a bastion or a private host with another host key than the
+// one in the response.
 func TestSSHRefusesAnotherHostKey(t *testing.T) {
 	for name, lie := range map[string]func(*rig){
 		"the bastion": func(r *rig) { r.rec.Attempt.HostKey = keyOf(9) },
@@ -160,4 +164,113 @@ func TestSSHRefusesAnotherHostKey(t *testing.T) {
 			}
 		})
 	}
+}
+
+// sshServer is an SSH server that accepts userKey, replies to every command with its
+// own name, and forwards "private.internal:22" to another one that has no port.
+type sshServer struct {
+	name    string
+	config  *ssh.ServerConfig
+	private *sshServer // nil: it forwards nothing
+	done    *sync.WaitGroup
+}
+
+// newBastion starts a bastion on loopback in front of a private host with the key of
+// privateHost. Both end with the test.
+func newBastion(t *testing.T) netip.AddrPort {
+	t.Helper()
+	listener, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := &sync.WaitGroup{}
+	bastion := &sshServer{"bastion", serverConfig("bastion", 2), &sshServer{"private host", serverConfig(privateHost.User, 4), nil, done}, done}
+	done.Go(func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			done.Go(func() { bastion.serve(conn) })
+		}
+	})
+	t.Cleanup(func() {
+		_ = listener.Close()
+		done.Wait()
+	})
+	return listener.Addr().(*net.TCPAddr).AddrPort()
+}
+
+func serverConfig(user string, hostKeySeed byte) *ssh.ServerConfig {
+	config := &ssh.ServerConfig{PublicKeyCallback: func(conn ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
+		if conn.User() != user || !bytes.Equal(key.Marshal(), signerOf(1).PublicKey().Marshal()) {
+			return nil, errors.New("another user or key")
+		}
+		return &ssh.Permissions{}, nil
+	}}
+	config.AddHostKey(signerOf(hostKeySeed))
+	return config
+}
+
+func (s *sshServer) serve(conn net.Conn) {
+	defer conn.Close()
+	_, channels, requests, err := ssh.NewServerConn(conn, s.config)
+	if err != nil {
+		return
+	}
+	s.done.Go(func() { ssh.DiscardRequests(requests) })
+	for offered := range channels {
+		switch {
+		case offered.ChannelType() == "session":
+			s.done.Go(func() { s.answer(offered) })
+		case offered.ChannelType() == "direct-tcpip" && s.private != nil:
+			s.done.Go(func() { s.forward(offered) })
+		default:
+			_ = offered.Reject(ssh.UnknownChannelType, "not here")
+		}
+	}
+}
+
+// answer writes the server's name in reply to the first command or shell.
+func (s *sshServer) answer(offered ssh.NewChannel) {
+	channel, requests, err := offered.Accept()
+	if err != nil {
+		return
+	}
+	defer channel.Close()
+	for request := range requests {
+		started := request.Type == "exec" || request.Type == "shell"
+		_ = request.Reply(started, nil)
+		if started {
+			fmt.Fprintf(channel, "the %s answers\n", s.name)
+			_, _ = channel.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{0}))
+			return
+		}
+	}
+}
+
+func (s *sshServer) forward(offered ssh.NewChannel) {
+	var to struct {
+		Host   string
+		Port   uint32
+		Origin string
+		From   uint32
+	}
+	if err := ssh.Unmarshal(offered.ExtraData(), &to); err != nil || to.Host != privateHost.Name || to.Port != 22 {
+		_ = offered.Reject(ssh.ConnectionFailed, "no such host")
+		return
+	}
+	channel, requests, err := offered.Accept()
+	if err != nil {
+		return
+	}
+	s.done.Go(func() { ssh.DiscardRequests(requests) })
+	here, there := net.Pipe()
+	s.done.Go(func() { s.private.serve(there) })
+	s.done.Go(func() {
+		_, _ = io.Copy(here, channel)
+		_ = here.Close()
+	})
+	_, _ = io.Copy(channel, here)
+	_ = channel.Close()
 }

@@ -8,7 +8,7 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/awscloud"
 )
 
-// environment is one that is right, as template.yaml writes it.
+// environment returns a valid environment, as template.yaml sets it.
 func environment(changes ...string) []string {
 	return append([]string{
 		"AWS_REGION=eu-west-1",
@@ -24,7 +24,7 @@ func environment(changes ...string) []string {
 	}, changes...)
 }
 
-func TestTheServiceIsWired(t *testing.T) {
+func TestServiceIsWired(t *testing.T) {
 	app, err := wire(t.Context(), environment(), slog.New(slog.DiscardHandler), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -53,8 +53,8 @@ func TestTheServiceIsWired(t *testing.T) {
 	}
 }
 
-// What is wrong is found before anything is called, by either side of the wiring.
-func TestNothingIsWiredWrong(t *testing.T) {
+// A wrong configuration is found before the first call of AWS.
+func TestWrongConfigurationIsRefused(t *testing.T) {
 	for change, want := range map[string]string{
 		"BASTION_SPOT=perhaps":  "BASTION_SPOT",
 		"BASTION_NEW=1":         "BASTION_NEW is not a setting",

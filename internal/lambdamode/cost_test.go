@@ -23,9 +23,9 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/test/emulator"
 )
 
-// What a run of the reaper costs, of the store and of the cloud, follows from what
-// is due, not from what is there.
-func TestARunCostsWhatIsDue(t *testing.T) {
+// The cost of a run of the reaper depends on the number of due records, not on the
+// size of the table.
+func TestRunOfTheReaperCostsWhatIsDue(t *testing.T) {
 	for name, value := range map[string]string{
 		"AWS_REGION": "eu-west-1", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_CONFIG_FILE": "/dev/null",
 		"AWS_ENDPOINT_URL_DYNAMODB": emulator.DynamoDB(t),
@@ -44,8 +44,8 @@ func TestARunCostsWhatIsDue(t *testing.T) {
 	}
 }
 
-// costOf runs the reaper once over a store with so many live bastions, of which
-// some are due: their deadline is over.
+// costOf runs the reaper once over a store with that many live bastions, of which
+// some have passed their deadline.
 func costOf(t *testing.T, live, due int) *meter {
 	m := newMeter(t)
 	tables := fmt.Sprint("live-", live)
@@ -60,7 +60,7 @@ func costOf(t *testing.T, live, due int) *meter {
 	}
 	app.metrics.out = log
 	reaper := app.Reaper()
-	app.pace.SetShare(10_000) // what is counted here is not when
+	app.pace.SetShare(10_000) // only the number of calls matters here
 	for i := range due {
 		if err := app.make(fmt.Sprintf("cost%012d", i), time.Now().UTC().Truncate(time.Second).Add(-time.Second), 0); err != nil {
 			t.Fatal(err)
@@ -83,7 +83,7 @@ func costOf(t *testing.T, live, due int) *meter {
 	return m
 }
 
-// meter stands between the SDK and the services, and counts.
+// meter counts the calls of the SDK.
 type meter struct {
 	wire    *awswire.Server
 	network *http.Transport
@@ -106,7 +106,7 @@ func newMeter(t *testing.T) *meter {
 	return m
 }
 
-// RoundTrip sends DynamoDB's requests on, asking for what they consume besides.
+// RoundTrip forwards requests to DynamoDB, and asks for the consumed capacity.
 func (m *meter) RoundTrip(r *http.Request) (*http.Response, error) {
 	operation, isStore := strings.CutPrefix(r.Header.Get("X-Amz-Target"), "DynamoDB_20120810.")
 	if !isStore {
@@ -133,7 +133,7 @@ func (m *meter) RoundTrip(r *http.Request) (*http.Response, error) {
 	return answer, m.note(operation, answer)
 }
 
-// note adds what an answer says was consumed.
+// note adds the consumed capacity in a response.
 func (m *meter) note(operation string, answer *http.Response) error {
 	body, err := io.ReadAll(answer.Body)
 	if err != nil {
@@ -149,7 +149,7 @@ func (m *meter) note(operation string, answer *http.Response) error {
 	var all []consumed // of a transaction or a batch, one for each table
 	if json.Unmarshal(out.ConsumedCapacity, &all) != nil {
 		all = make([]consumed, 1)
-		_ = json.Unmarshal(out.ConsumedCapacity, &all[0]) // nothing of what failed
+		_ = json.Unmarshal(out.ConsumedCapacity, &all[0]) // a failed call consumes nothing
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -193,8 +193,8 @@ func (m *meter) report(live, due int) {
 		live, due, m.requests(), strings.Join(parts, ", "), m.units, m.calls())
 }
 
-// fill adds records that are not due: copies of one that is, as written, with an
-// id of their own. A transaction for each would take too long.
+// fill adds records that are not due: copies of a stored one with other IDs. A
+// transaction for each would take too long.
 func (m *meter) fill(t *testing.T, table string, n int) {
 	t.Helper()
 	var found struct {

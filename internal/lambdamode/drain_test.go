@@ -17,12 +17,11 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/test/simtask"
 )
 
-// Bastions that are all due at once are ended within the rates that AWS publishes,
-// by the functions as they are scheduled, and people who ask for something
-// meanwhile get it.
-func TestDrain(t *testing.T) { drains(t, 60) }
+// If all bastions are due at once, the scheduled functions close them within the
+// rates that AWS publishes, and requests succeed meanwhile.
+func TestManyDueBastionsCloseWithinTheRates(t *testing.T) { drains(t, 60) }
 
-// drains plays both ways in which many can be due at once.
+// drains simulates both ways in which many can be due at once.
 func drains(t *testing.T, n int) {
 	for name, tasks := range map[string]*simtask.Runner{
 		"all end themselves at their deadline": {},
@@ -34,9 +33,9 @@ func drains(t *testing.T, n int) {
 	}
 }
 
-// Work in bulk leaves half of each rate to others, and the observer gives way where
-// the others repeat.
-func TestWhoTakesHowMuch(t *testing.T) {
+// Background functions leave half of each rate to others. When AWS throttles a call,
+// the observer gives up; the others retry.
+func TestBackgroundFunctionsUseHalfTheRates(t *testing.T) {
 	for name, test := range map[string]struct {
 		become func(*App)
 		want   time.Duration
@@ -69,7 +68,7 @@ func TestWhoTakesHowMuch(t *testing.T) {
 
 const key = bastion.Key("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA")
 
-// fill makes n bastions that are ready and whose deadline is the same moment.
+// fill creates n ready bastions with the same deadline.
 func (r *region) fill(n int) []string {
 	r.t.Helper()
 	maker := r.start("maker")
@@ -87,8 +86,7 @@ func (r *region) fill(n int) []string {
 	return ids
 }
 
-// make makes a bastion as it is some time after it was asked for. A group shows
-// after so long.
+// make creates a ready bastion. Its group is visible after the given time.
 func (a *App) make(id string, deadline time.Time, shows time.Duration) error {
 	ctx, now := context.Background(), time.Now().UTC()
 	source := netip.MustParsePrefix("192.0.2.1/32")
@@ -120,7 +118,7 @@ func (a *App) make(id string, deadline time.Time, shows time.Duration) error {
 	return a.Service.Records.Create(ctx, rec, bastion.Quota{PerOwner: 1, Total: 10_000})
 }
 
-// makeGroup makes a group that admits the source and nothing else.
+// makeGroup creates a group that admits only the source.
 func (a *App) makeGroup(id string, source netip.Prefix, shows time.Duration) (bastion.Group, error) {
 	ctx := context.Background()
 	group, err := a.Service.Groups.Create(ctx, bastion.GroupSpec{BastionID: id})
@@ -139,12 +137,12 @@ func (a *App) makeGroup(id string, source netip.Prefix, shows time.Duration) (ba
 	return group, a.Service.Groups.Authorize(ctx, group.ID, source)
 }
 
-// look is how often it is looked whether all are ended.
+// look is the interval at which the test counts the bastions that are left.
 const look = 6 * time.Second
 
-// How long a drain may take, of simulated time: until nobody can reach any of
-// them, and until nothing is left. At 2.5 a second, a thousand take 6.7 minutes
-// to close; those that are stopped need as long again for their groups.
+// The limits of a drain in simulated time: until no bastion is reachable, and until
+// nothing is left. At 2.5 a second, a thousand take 6.7 minutes to close; those that
+// are stopped need as long again for their groups.
 const (
 	longestOpen = 10 * time.Minute
 	longest     = 20 * time.Minute
@@ -183,7 +181,7 @@ func drain(t *testing.T, r *region, n int, name string) {
 	r.judge(t, reaper, sweeper)
 }
 
-// schedule is one run by the schedule. Only something that is late may be said.
+// schedule runs the reaper once.
 func (r *region) schedule(p *process, do string) {
 	ctx, cancel := invocation(backgroundTimeout)
 	defer cancel()
@@ -194,7 +192,7 @@ func (r *region) schedule(p *process, do string) {
 	}
 }
 
-// left counts the bastions that somebody could still use, and those that are not
+// left counts the bastions that are still reachable, and those that are not
 // finished.
 func (r *region) left(ids []string) (open, unfinished int) {
 	for _, id := range ids {
@@ -212,7 +210,7 @@ func (r *region) left(ids []string) (open, unfinished int) {
 	return open, unfinished
 }
 
-// person asks for a bastion, uses it and closes it, through three functions.
+// person creates, reads and closes a bastion, through three functions.
 func (r *region) person(n int) {
 	create, describe, destroy := r.start("create"), r.start("describe"), r.start("destroy")
 	caller := bastion.Caller{Owner: fmt.Sprint("iam:111122223333:person", n), Address: netip.MustParseAddr("198.51.100.7")}
@@ -243,7 +241,7 @@ func (r *region) person(n int) {
 	}
 }
 
-// report prints what it took.
+// report prints the durations and the number of calls.
 func (r *region) report(t *testing.T, what string, n int, closed, ended time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -264,8 +262,8 @@ func (r *region) report(t *testing.T, what string, n int, closed, ended time.Dur
 	}
 }
 
-// judge wants no event to be given up, and nobody to have said that anything
-// failed; only that something is late.
+// judge fails the test if an event was given up, or if a log holds anything but
+// overdue records.
 func (r *region) judge(t *testing.T, processes ...*process) {
 	if r.dead > 0 {
 		t.Errorf("%d events were given up", r.dead)

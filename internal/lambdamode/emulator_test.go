@@ -17,15 +17,15 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/test/emulator"
 )
 
-// functionNames are all functions, each with what it answers to {}, which is no
-// event of any door.
+// functionNames are all functions, each with its response to {}, which no entry
+// point accepts.
 var functionNames = map[string]string{
 	"create": "not an event of an HTTP API", "describe": "not an event of an HTTP API", "extend": "not an event of an HTTP API", "destroy": "not an event of an HTTP API",
 	"reaper":   `told \"reap\" or \"sweep\"`,
 	"observer": "neither an event of a task nor of a stream",
 }
 
-// compile builds a function for this machine and answers its bootstrap.
+// compile builds a function for this machine and returns the path of its bootstrap.
 func compile(t *testing.T, source string) string {
 	t.Helper()
 	bootstrap := filepath.Join(t.TempDir(), "bootstrap")
@@ -43,7 +43,7 @@ func emulate(t *testing.T, bootstrap string, environ []string) *emulator.Lambda 
 	return emulator.Emulate(t, bootstrap, append(environ, "AWS_ACCESS_KEY_ID=a", "AWS_SECRET_ACCESS_KEY=b"))
 }
 
-// invoke sends an event, and answers what comes back and how long it took.
+// invoke sends an event, and returns the response and how long it took.
 func invoke(t *testing.T, l *emulator.Lambda, event string) (string, time.Duration) {
 	t.Helper()
 	began := time.Now()
@@ -54,7 +54,8 @@ func invoke(t *testing.T, l *emulator.Lambda, event string) (string, time.Durati
 	return string(answer), time.Since(began)
 }
 
-// Every function as Lambda starts it: whole, and told something wrong.
+// Lambda starts every function, once with a valid and once with a wrong
+// configuration.
 func TestFunctionsUnderTheEmulator(t *testing.T) {
 	for name, want := range functionNames {
 		t.Run(name, func(t *testing.T) {
@@ -73,9 +74,9 @@ func TestFunctionsUnderTheEmulator(t *testing.T) {
 	}
 }
 
-// A request that nobody signed goes through all of a compiled function and calls
-// nobody.
-func TestAnEventThroughACompiledFunction(t *testing.T) {
+// An unsigned request passes through a whole compiled function without a call of
+// AWS.
+func TestEventThroughACompiledFunction(t *testing.T) {
 	const event = `{"version":"2.0","rawPath":"/bastions","headers":{"accept":"*/*"},
 		"requestContext":{"accountId":"111122223333","apiId":"abc123","requestId":"request-1","http":{"method":"GET","path":"/bastions","sourceIp":"203.0.113.7"}}}`
 	e := emulate(t, compile(t, "../../functions/describe"), environment())
@@ -96,13 +97,13 @@ func TestAnEventThroughACompiledFunction(t *testing.T) {
 	}
 }
 
-// Which door a call came through is what Lambda says of it: the emulator makes the
-// ARN of the name, so a qualifier in the name is one in the ARN.
-func TestDoorsUnderTheEmulator(t *testing.T) {
+// The entry point comes from Lambda. The emulator makes the ARN from the name, so a
+// qualifier in the name is one in the ARN.
+func TestEntryPointsUnderTheEmulator(t *testing.T) {
 	bootstrap := compile(t, "../../functions/describe")
 	const event = `{"version":"2.0","rawPath":"/","requestContext":{"apiId":"abc123","requestId":"request-1","http":{"method":"GET","path":"/","sourceIp":"203.0.113.7"}}}`
 	const call = `{"owner":"OWNER","source":"203.0.113.7","method":"GET","path":"/"}`
-	for name, tests := range map[string]map[string]string{ // what it answers to what
+	for name, tests := range map[string]map[string]string{ // the responses by payload
 		"describe": {
 			event: `"statusCode":401`,
 			strings.Replace(call, "OWNER", "slack:T0123ABCD:U0123ABCD", 1): "came through the entry point of API Gateway",
@@ -117,17 +118,17 @@ func TestDoorsUnderTheEmulator(t *testing.T) {
 		e := emulate(t, bootstrap, environment("AWS_LAMBDA_FUNCTION_NAME="+name))
 		for payload, want := range tests {
 			if got, _ := invoke(t, e, payload); !strings.Contains(got, want) {
-				t.Errorf("%s, of %s: answered %s", name, payload, got)
+				t.Errorf("%s, of %s: the response is %s", name, payload, got)
 			}
 		}
 	}
 }
 
-func TestTheSlackFunctionUnderTheEmulator(t *testing.T) {
+func TestSlackFunctionUnderTheEmulator(t *testing.T) {
 	bootstrap := compile(t, "../../functions/slack")
 	const event = `{"version":"2.0","rawPath":"/slack","requestContext":{"apiId":"abc123","requestId":"request-1","http":{"method":"GET","path":"/slack","sourceIp":"203.0.113.7"}}}`
 	const job = `{"job":{"do":"status","owner":"iam:111122223333:AIDAEXAMPLEEXAMPLE123"}}`
-	for name, tests := range map[string]map[string]string{ // what it answers to what
+	for name, tests := range map[string]map[string]string{ // the responses by payload
 		"slack":       {event: `"statusCode":404`, job: "came through the entry point of API Gateway", `{}`: "not an event of an HTTP API"},
 		"slack:queue": {event: "neither a job nor a notice", job: "null"},
 		"slack:slack": {event: "no entry point", job: "no entry point"},
@@ -135,7 +136,7 @@ func TestTheSlackFunctionUnderTheEmulator(t *testing.T) {
 		e := emulate(t, bootstrap, slackEnvironment("AWS_LAMBDA_FUNCTION_NAME="+name))
 		for payload, want := range tests {
 			if got, _ := invoke(t, e, payload); !strings.Contains(got, want) {
-				t.Errorf("%s, of %s: answered %s", name, payload, got)
+				t.Errorf("%s, of %s: the response is %s", name, payload, got)
 			}
 		}
 		if name == "slack:queue" && !e.Log.Contains("a job of nobody of Slack's") {
@@ -149,15 +150,14 @@ func TestTheSlackFunctionUnderTheEmulator(t *testing.T) {
 	}
 }
 
-// maxInit is how much longer the start of a function may take than that of an
-// empty one.
+// maxInit is how much longer a function may take to start than an empty one.
 const maxInit = 60 * time.Millisecond
 
-// A start is the first event's time: the emulator starts the function for it. Of
-// several the shortest counts, as a busy machine only makes them longer.
-func TestInitIsShort(t *testing.T) {
+// The time of the first event includes the start of the function. The shortest of
+// several counts, because a busy machine only makes them longer.
+func TestFunctionsStartQuickly(t *testing.T) {
 	const times = 7
-	environ := append(environment(), slackEnvironment()...) // each reads its own of it
+	environ := append(environment(), slackEnvironment()...) // each function reads its own variables
 	start := func(bootstrap string) time.Duration {
 		_, took := invoke(t, emulate(t, bootstrap, environ), `{}`)
 		return took
@@ -167,7 +167,7 @@ func TestInitIsShort(t *testing.T) {
 	names := append(slices.Sorted(maps.Keys(functionNames)), "slack")
 	for _, name := range names {
 		bootstrap := compile(t, "../../functions/"+name)
-		for range times { // in turn, so that both meet the same load
+		for range times { // in turn, so that both run under the same load
 			for key, program := range map[string]string{"empty": empty, name: bootstrap} {
 				if took := start(program); least[key] == 0 || took < least[key] {
 					least[key] = took

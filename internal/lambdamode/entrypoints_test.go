@@ -20,7 +20,7 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/httpapi"
 )
 
-// domain notes who asked for what.
+// domain records its calls and their callers.
 type domain struct {
 	calls   []string
 	callers []bastion.Caller
@@ -64,7 +64,8 @@ func (d *domain) CloseAll(_ context.Context, caller bastion.Caller, _ time.Durat
 
 const functionARN = "arn:aws:lambda:eu-west-1:111122223333:function:way-in-create"
 
-// invokedBy is the context of an invocation by an ARN, with API Gateway's time.
+// invokedBy returns the context of an invocation by an ARN, with API Gateway's
+// timeout.
 func invokedBy(t *testing.T, arn string) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 28*time.Second)
@@ -80,7 +81,7 @@ func entryPointsOf(d *domain, log *bytes.Buffer) EntryPoints {
 	})
 }
 
-// eventWith is a signed request's event, with a body.
+// eventWith returns the event of a signed request with a body.
 func eventWith(t *testing.T, body string) string {
 	t.Helper()
 	event, err := json.Marshal(events.APIGatewayV2HTTPRequest{
@@ -99,7 +100,7 @@ func eventWith(t *testing.T, body string) string {
 	return string(event)
 }
 
-// slackCallOf is a right call but for its owner.
+// slackCallOf returns a call that is valid if the owner is.
 func slackCallOf(owner string) string {
 	quoted, _ := json.Marshal(owner) // a string
 	return fmt.Sprintf(`{"owner":%s,"source":"203.0.113.7","method":"POST","path":"/bastions","body":"{\"name\":\"db\"}"}`, quoted)
@@ -134,7 +135,7 @@ func TestEachEntryPointHasItsCallers(t *testing.T) {
 		}
 		encoded, err := json.Marshal(answer)
 		if err != nil || !bytes.Contains(encoded, []byte(`\"id\": \"3kq7vmx2p4hzr6ta\"`)) || !bytes.Contains(encoded, []byte(`:201,`)) {
-			t.Errorf("%s: answered %s, %v", name, encoded, err)
+			t.Errorf("%s: the response is %s, %v", name, encoded, err)
 		}
 		if line := log.String(); strings.Count(line, "\n") != 1 || !strings.Contains(line, `"owner":"`+test.want.Owner+`"`) || !strings.Contains(line, `-1"`) {
 			t.Errorf("%s: logged %s", name, line)
@@ -142,86 +143,86 @@ func TestEachEntryPointHasItsCallers(t *testing.T) {
 	}
 }
 
-// Whoever comes through a door with what is not for it, or says to be somebody
-// whom it does not let in, gets an error, and the domain is not asked.
+// A payload of another entry point, or an owner that the entry point does not
+// accept, is an error, and the domain is not called.
 func TestPayloadsOfOtherEntryPointsAreRefused(t *testing.T) {
 	client, call := eventWith(t, "{}"), slackCallOf(someone)
 	both := strings.Replace(client, "{", call[:len(call)-1]+",", 1)
 	slack := functionARN + ":slack"
 	changed := func(before, after string) string { return strings.Replace(call, before, after, 1) }
 	for name, test := range map[string]struct{ arn, payload string }{
-		"an event through the Slack door":                        {slack, client},
-		"a Slack call through the API's door":                    {functionARN, call},
-		"both, through the API's door":                           {functionARN, both},
-		"both, through the Slack door":                           {slack, both},
-		"both, with the names in capitals, through the API's":    {functionARN, strings.Replace(both, `"owner"`, `"OWNER"`, 1)},
-		"an authorizer beside the Slack call":                    {slack, call[:len(call)-1] + `,"requestContext":{"authorizer":{}}}`},
-		"an authorizer in the Slack call":                        {slack, changed(`"owner"`, `"authorizer":{"iam":{}},"owner"`)},
-		"admin in the Slack call":                                {slack, changed(`"owner"`, `"admin":true,"owner"`)},
-		"a caller in the Slack call":                             {slack, changed(`"owner"`, `"caller":{"Owner":"local:bob","Admin":true},"owner"`)},
-		"headers in the Slack call":                              {slack, changed(`"owner"`, `"headers":{"prefer":"wait=25"},"owner"`)},
-		"an IAM owner":                                           {slack, slackCallOf("iam:111122223333:AIDAEXAMPLEEXAMPLE123")},
-		"an owner of a token":                                    {slack, slackCallOf("jwt:https://issuer.example#alice")},
-		"a local owner":                                          {slack, slackCallOf("local:alice")},
-		"no owner":                                               {slack, slackCallOf("")},
-		"an owner in small letters":                              {slack, slackCallOf("slack:t0123abcd:u0123abcd")},
-		"a kind in capitals":                                     {slack, slackCallOf("SLACK:T0123ABCD:U0123ABCD")},
-		"an owner with a blank":                                  {slack, slackCallOf(someone + " ")},
-		"an owner with a line's end":                             {slack, slackCallOf(someone + "\n")},
-		"an owner with a zero":                                   {slack, slackCallOf(someone + "\x00")},
-		"an owner of two lines":                                  {slack, slackCallOf(someone + "\niam:111122223333:AIDAEXAMPLEEXAMPLE123")},
-		"an owner behind another":                                {slack, slackCallOf("iam:111122223333:" + someone)},
-		"an owner before another":                                {slack, slackCallOf(someone + ":iam")},
-		"an owner with a key's separator":                        {slack, slackCallOf("slack:T0123ABCD:U0123#ABCD")},
-		"an owner with a Cyrillic letter":                        {slack, slackCallOf("slack:T0123ABCD:U0123АBCD")},
-		"a team alone":                                           {slack, slackCallOf("slack:T0123ABCD")},
-		"a user of no name":                                      {slack, slackCallOf("slack:T0123ABCD:")},
-		"a user of 33 letters":                                   {slack, slackCallOf("slack:T0123ABCD:" + strings.Repeat("U", 33))},
-		"no source":                                              {slack, changed(`"source":"203.0.113.7",`, "")},
-		"an empty source":                                        {slack, changed("203.0.113.7", "")},
-		"a source that is none":                                  {slack, changed("203.0.113.7", "203.0.113.0/24")},
-		"a name for a source":                                    {slack, changed("203.0.113.7", "localhost")},
-		"no method":                                              {slack, changed(`"POST"`, `""`)},
-		"a method with a line's end":                             {slack, changed(`"POST"`, `"POST /bastions HTTP/1.1\r\nX: "`)},
-		"a body that is no text":                                 {slack, changed(`"body":"{\"name\":\"db\"}"`, `"body":{"name":"db"}`)},
-		"null":                                                   {slack, "null"},
-		"a Slack call of null":                                   {slack, `{"owner":null}`},
-		"a list":                                                 {slack, "[" + call + "]"},
-		"nothing":                                                {slack, "{}"},
-		"nothing, through the API's":                             {functionARN, "{}"},
-		"a job":                                                  {slack, `{"job":{"do":"start","owner":"` + someone + `"}}`},
-		"$LATEST, with an event":                                 {functionARN + ":$LATEST", client},
-		"$LATEST, with a call":                                   {functionARN + ":$LATEST", call},
-		"a version, with an event":                               {functionARN + ":7", client},
-		"a version, with a call":                                 {functionARN + ":7", call},
-		"another alias, with a call":                             {functionARN + ":queue", call},
-		"an alias like ours, with a call":                        {functionARN + ":Slack", call},
-		"an alias that begins as ours, with a call":              {functionARN + ":slack2", call},
-		"an empty alias, with an event":                          {functionARN + ":", client},
-		"an alias of an alias, with a call":                      {functionARN + ":slack:slack", call},
-		"no ARN, with an event":                                  {"", client},
-		"no ARN, with a call":                                    {"", call},
-		"the function's name for an ARN":                         {"way-in-create", client},
-		"the ARN of a function of no name":                       {"arn:aws:lambda:eu-west-1:111122223333:function:", client},
-		"the ARN of a layer":                                     {"arn:aws:lambda:eu-west-1:111122223333:layer:slack", client},
-		"the ARN of a queue called slack":                        {"arn:aws:sqs:eu-west-1:111122223333:function:way-in:slack", call},
-		"a function called slack, with a call":                   {"arn:aws:lambda:eu-west-1:111122223333:function:slack", call},
-		"a Slack call in the ARN's door by name, with event too": {"arn:aws:lambda:eu-west-1:111122223333:function:slack", both},
+		"an event through the Slack entry point":              {slack, client},
+		"a Slack call through the API's entry point":          {functionARN, call},
+		"both, through the API's entry point":                 {functionARN, both},
+		"both, through the Slack entry point":                 {slack, both},
+		"both, with the names in capitals, through the API's": {functionARN, strings.Replace(both, `"owner"`, `"OWNER"`, 1)},
+		"an authorizer beside the Slack call":                 {slack, call[:len(call)-1] + `,"requestContext":{"authorizer":{}}}`},
+		"an authorizer in the Slack call":                     {slack, changed(`"owner"`, `"authorizer":{"iam":{}},"owner"`)},
+		"admin in the Slack call":                             {slack, changed(`"owner"`, `"admin":true,"owner"`)},
+		"a caller in the Slack call":                          {slack, changed(`"owner"`, `"caller":{"Owner":"local:bob","Admin":true},"owner"`)},
+		"headers in the Slack call":                           {slack, changed(`"owner"`, `"headers":{"prefer":"wait=25"},"owner"`)},
+		"an IAM owner":                                        {slack, slackCallOf("iam:111122223333:AIDAEXAMPLEEXAMPLE123")},
+		"an owner of a token":                                 {slack, slackCallOf("jwt:https://issuer.example#alice")},
+		"a local owner":                                       {slack, slackCallOf("local:alice")},
+		"no owner":                                            {slack, slackCallOf("")},
+		"an owner in small letters":                           {slack, slackCallOf("slack:t0123abcd:u0123abcd")},
+		"a kind in capitals":                                  {slack, slackCallOf("SLACK:T0123ABCD:U0123ABCD")},
+		"an owner with a blank":                               {slack, slackCallOf(someone + " ")},
+		"an owner with a line's end":                          {slack, slackCallOf(someone + "\n")},
+		"an owner with a zero":                                {slack, slackCallOf(someone + "\x00")},
+		"an owner of two lines":                               {slack, slackCallOf(someone + "\niam:111122223333:AIDAEXAMPLEEXAMPLE123")},
+		"an owner behind another":                             {slack, slackCallOf("iam:111122223333:" + someone)},
+		"an owner before another":                             {slack, slackCallOf(someone + ":iam")},
+		"an owner with a key's separator":                     {slack, slackCallOf("slack:T0123ABCD:U0123#ABCD")},
+		"an owner with a Cyrillic letter":                     {slack, slackCallOf("slack:T0123ABCD:U0123АBCD")},
+		"a team alone":                                        {slack, slackCallOf("slack:T0123ABCD")},
+		"a user of no name":                                   {slack, slackCallOf("slack:T0123ABCD:")},
+		"a user of 33 letters":                                {slack, slackCallOf("slack:T0123ABCD:" + strings.Repeat("U", 33))},
+		"no source":                                           {slack, changed(`"source":"203.0.113.7",`, "")},
+		"an empty source":                                     {slack, changed("203.0.113.7", "")},
+		"a source that is none":                               {slack, changed("203.0.113.7", "203.0.113.0/24")},
+		"a name for a source":                                 {slack, changed("203.0.113.7", "localhost")},
+		"no method":                                           {slack, changed(`"POST"`, `""`)},
+		"a method with a line's end":                          {slack, changed(`"POST"`, `"POST /bastions HTTP/1.1\r\nX: "`)},
+		"a body that is no text":                              {slack, changed(`"body":"{\"name\":\"db\"}"`, `"body":{"name":"db"}`)},
+		"null":                                                {slack, "null"},
+		"a Slack call of null":                                {slack, `{"owner":null}`},
+		"a list":                                              {slack, "[" + call + "]"},
+		"nothing":                                             {slack, "{}"},
+		"nothing, through the API's":                          {functionARN, "{}"},
+		"a job":                                               {slack, `{"job":{"do":"start","owner":"` + someone + `"}}`},
+		"$LATEST, with an event":                              {functionARN + ":$LATEST", client},
+		"$LATEST, with a call":                                {functionARN + ":$LATEST", call},
+		"a version, with an event":                            {functionARN + ":7", client},
+		"a version, with a call":                              {functionARN + ":7", call},
+		"another alias, with a call":                          {functionARN + ":queue", call},
+		"an alias like ours, with a call":                     {functionARN + ":Slack", call},
+		"an alias that begins as ours, with a call":           {functionARN + ":slack2", call},
+		"an empty alias, with an event":                       {functionARN + ":", client},
+		"an alias of an alias, with a call":                   {functionARN + ":slack:slack", call},
+		"no ARN, with an event":                               {"", client},
+		"no ARN, with a call":                                 {"", call},
+		"the function's name for an ARN":                      {"way-in-create", client},
+		"the ARN of a function of no name":                    {"arn:aws:lambda:eu-west-1:111122223333:function:", client},
+		"the ARN of a layer":                                  {"arn:aws:lambda:eu-west-1:111122223333:layer:slack", client},
+		"the ARN of a queue called slack":                     {"arn:aws:sqs:eu-west-1:111122223333:function:way-in:slack", call},
+		"a function called slack, with a call":                {"arn:aws:lambda:eu-west-1:111122223333:function:slack", call},
+		"a function called slack, with both":                  {"arn:aws:lambda:eu-west-1:111122223333:function:slack", both},
 	} {
 		d := &domain{}
 		answer, err := entryPointsOf(d, &bytes.Buffer{}).Handle(invokedBy(t, test.arn), json.RawMessage(test.payload))
 		if err == nil || answer != nil && !reflect.ValueOf(answer).IsZero() || len(d.calls) > 0 {
-			t.Errorf("%s: answered %+v, %v; the domain was asked for %v by %+v", name, answer, err, d.calls, d.callers)
+			t.Errorf("%s: the response is %+v, %v; the domain was called for %v by %+v", name, answer, err, d.calls, d.callers)
 		}
 	}
 	d := &domain{}
 	if answer, err := entryPointsOf(d, &bytes.Buffer{}).Handle(t.Context(), json.RawMessage(client)); err == nil || len(d.calls) > 0 {
-		t.Errorf("without Lambda: answered %+v, %v", answer, d.calls)
+		t.Errorf("without Lambda: the response is %+v, %v", answer, d.calls)
 	}
 }
 
-// A client of the API writes the body, and nothing in a body is a door: it is a
-// request that is not understood, of the one who signed it.
+// A client of the API writes the body. An internal call in it is only a malformed
+// body of the client who signed the request.
 func TestInternalCallInABodyIsOnlyABody(t *testing.T) {
 	for name, body := range map[string]string{
 		"the call":             slackCallOf("slack:T0123ABCD:U9999ZZZZ"),
@@ -232,13 +233,13 @@ func TestInternalCallInABodyIsOnlyABody(t *testing.T) {
 		answer, err := entryPointsOf(d, &bytes.Buffer{}).Handle(invokedBy(t, functionARN), json.RawMessage(eventWith(t, body)))
 		got, ok := answer.(events.APIGatewayV2HTTPResponse)
 		if err != nil || !ok || got.StatusCode != 400 || !strings.Contains(got.Body, `"unknown_field"`) || len(d.calls) > 0 {
-			t.Errorf("%s: answered %+v, %v; the domain was asked for %v", name, answer, err, d.calls)
+			t.Errorf("%s: the response is %+v, %v; the domain was called for %v", name, answer, err, d.calls)
 		}
 	}
 }
 
-// What a person of Slack may ask for is what the API has, as the API judges it,
-// for that person alone.
+// Internal calls have the same operations and the same rules as the API, for the
+// Slack user alone.
 func TestInternalAPIIsTheAPI(t *testing.T) {
 	const item = "/bastions/3kq7vmx2p4hzr6ta"
 	for _, test := range []struct {
@@ -263,7 +264,7 @@ func TestInternalAPIIsTheAPI(t *testing.T) {
 	} {
 		d := &domain{}
 		call := api.InternalCall{Owner: someone, Method: test.method, Path: test.path, Body: test.body}
-		if test.method == "POST" { // nothing else needs to know where they are
+		if test.method == "POST" { // only a call that starts a bastion has a source
 			call.Source = netip.MustParseAddr("203.0.113.7")
 		}
 		payload, err := json.Marshal(call)
@@ -273,10 +274,10 @@ func TestInternalAPIIsTheAPI(t *testing.T) {
 		answer, err := entryPointsOf(d, &bytes.Buffer{}).Handle(invokedBy(t, functionARN+":slack"), payload)
 		got, ok := answer.(api.InternalReply)
 		if err != nil || !ok || got.Status != test.status || !json.Valid([]byte(got.Body)) || !strings.Contains(got.Body, test.says) {
-			t.Errorf("%s %s: answered %+v, %v", test.method, test.path, answer, err)
+			t.Errorf("%s %s: the response is %+v, %v", test.method, test.path, answer, err)
 		}
 		if strings.Join(d.calls, " ") != test.call {
-			t.Errorf("%s %s: the domain was asked for %v", test.method, test.path, d.calls)
+			t.Errorf("%s %s: the domain was called for %v", test.method, test.path, d.calls)
 		}
 		for _, caller := range d.callers {
 			if caller.Owner != someone || caller.Admin {

@@ -18,12 +18,12 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/test/emulator"
 )
 
-// A task that was taken over writes what it likes where its role lets it, and in
-// a second round in all of its own item, as if IAM's condition on the attributes
-// did not hold. Whatever it claims, and in whatever form, order and number the
-// events of it come, the other bastion's record and lease stay as they are, the
-// answers of both are what ssh may be given, and its own bastion comes to an end.
-func TestATaskReachesNothingButItsOwn(t *testing.T) {
+// A compromised task writes what its role allows, and in a second round all of its
+// own item, as if IAM's condition on the attributes did not hold. Whatever it
+// writes, and in whatever form, order and number its events arrive, the record and
+// the lease of the other bastion stay as they are, the responses about both are safe
+// for ssh, and its own bastion can be closed.
+func TestHostileTaskAffectsOnlyItsOwnBastion(t *testing.T) {
 	url := emulator.DynamoDB(t)
 	for name, value := range map[string]string{
 		"AWS_ENDPOINT_URL_DYNAMODB": url, "AWS_REGION": "eu-west-1", "AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local",
@@ -38,8 +38,9 @@ func TestATaskReachesNothingButItsOwn(t *testing.T) {
 	}
 }
 
-// suffer has the hostile task write, step by step, and the control plane hear of
-// it; then time pass; then the hostile one's owner close it, and the task write on.
+// suffer lets the hostile task write step by step, with events to the control plane
+// in between; then lets time pass; then closes the hostile bastion while the task
+// continues to write.
 func suffer(t *testing.T, w *neighbours, attack attack, inRole bool) {
 	before, answers := w.others(t), w.answers(t, w.honest)
 	unchanged := func(when string) {
@@ -58,14 +59,14 @@ func suffer(t *testing.T, w *neighbours, attack attack, inRole bool) {
 		w.tell(t)
 		unchanged(fmt.Sprint("step ", i))
 	}
-	// Time enough for the sweep to end what it takes for an orphan.
+	// Long enough for the sweep to remove orphans.
 	record := w.fetch(t, w.honest)
 	for range 3 {
 		w.pass(w.app.Config.Bastion.Timing.SweepGrace / 2)
 		w.tell(t)
 	}
 	looked := w.fetch(t, w.honest)
-	looked.Version, looked.DueAt = record.Version, record.DueAt // that somebody looked is all
+	looked.Version, looked.DueAt = record.Version, record.DueAt // only reads may have changed these
 	if !reflect.DeepEqual(looked, record) {
 		t.Fatalf("the record was\n%+v\nand is\n%+v", record, looked)
 	}
@@ -89,8 +90,8 @@ func suffer(t *testing.T, w *neighbours, attack attack, inRole bool) {
 	}
 }
 
-// write updates the hostile task's own item, as the task. A step's attributes with
-// no value are removed.
+// write updates the hostile task's own item, as the task. Attributes without a value
+// are removed.
 func (w *neighbours) write(t *testing.T, step step, inRole bool) {
 	t.Helper()
 	var sets, removes []string
@@ -121,9 +122,8 @@ func (w *neighbours) write(t *testing.T, step step, inRole bool) {
 	w.tables.call(t, dynamoTables+"UpdateItem", in, &struct{}{})
 }
 
-// tell lets the control plane hear of all that ever happened to the leases: in
-// order, twice, backwards, one by one, and with records that no table ever sent;
-// of both tasks; and lets the schedules come.
+// tell sends all events of both leases to the control plane: in order, twice,
+// backwards, one by one, and with malformed records; and runs the schedules.
 func (w *neighbours) tell(t *testing.T) {
 	t.Helper()
 	all := w.tables.stream(t, w.leases)
@@ -155,7 +155,7 @@ func (w *neighbours) tell(t *testing.T) {
 	w.sweep(t)
 }
 
-// isHonest reports whether a record of a batch is of the honest task's item.
+// isHonest reports whether a record is about the honest task's item.
 func (w *neighbours) isHonest(batch []json.RawMessage, number string) bool {
 	return slices.ContainsFunc(batch, func(record json.RawMessage) bool {
 		var change leaseChange
@@ -164,8 +164,8 @@ func (w *neighbours) isHonest(batch []json.RawMessage, number string) bool {
 	})
 }
 
-// malformed are records that name the one bastion in the other's place, and some
-// that no one could read.
+// malformed returns records that name the wrong bastion, and records that cannot be
+// decoded.
 func (w *neighbours) malformed(like json.RawMessage) []json.RawMessage {
 	var all []json.RawMessage
 	for _, key := range []string{w.hostile.leaseKey(), w.honest.leaseKey(), w.hostile.task, "AROAANOTHER:" + w.honest.task, ""} {
@@ -178,7 +178,7 @@ func (w *neighbours) malformed(like json.RawMessage) []json.RawMessage {
 	return append(all, like, json.RawMessage(`{}`), json.RawMessage(`{"dynamodb":{"Keys":{"task":{"N":"1"}},"NewImage":{"bastion":{"SS":["a"]}}}}`))
 }
 
-// end closes a bastion as its owner, and wants all of it gone soon.
+// end closes a bastion as its owner, and waits until nothing of it is left.
 func (w *neighbours) end(t *testing.T, n neighbour) {
 	t.Helper()
 	_, err := w.app.Service.Close(t.Context(), bastion.Caller{Owner: "iam:111122223333:" + n.user}, n.id, 0)
@@ -203,9 +203,8 @@ func (w *neighbours) end(t *testing.T, n neighbour) {
 
 func leaseOf(key string) string { return fmt.Sprintf(`leases {"S":%q}`, key) }
 
-// others is every item of both tables, byte for byte, but for the hostile
-// bastion's own, its owner's, the marks of what the sweep suspects, and how many
-// are open in all.
+// others returns every item of both tables, byte for byte, except the hostile
+// bastion's and its owner's, the sweep's marks, and the counter of open bastions.
 func (w *neighbours) others(t *testing.T) map[string]wireItem {
 	t.Helper()
 	all := map[string]wireItem{}
@@ -234,7 +233,7 @@ func said(v any) string {
 	return string(text)
 }
 
-// answers are all that the API says to a bastion's owner.
+// answers returns all responses of the API to a bastion's owner.
 func (w *neighbours) answers(t *testing.T, n neighbour) map[string]string {
 	t.Helper()
 	all := map[string]string{}
@@ -249,14 +248,14 @@ func (w *neighbours) answers(t *testing.T, n neighbour) map[string]string {
 
 var (
 	timeLeft = regexp.MustCompile(` \([0-9a-z]+ left\)`)
-	// safeLine is every line that ssh may be given.
+	// safeLine matches the lines that are safe for ssh.
 	safeLine = regexp.MustCompile(`^(|# [ -~]*|Host bastion-default|  HostName [0-9.]+|  Port [0-9]+|  User bastion|` +
 		`  KnownHostsCommand /bin/echo \[?[0-9.]+(\]:[0-9]+)? ssh-ed25519 [A-Za-z0-9+/]+=*|` +
 		`  (User|Global)KnownHostsFile /dev/null|  StrictHostKeyChecking yes)$`)
 )
 
-// clean wants the answers to the hostile bastion's owner to be what ssh may read,
-// and to show nothing of the task's own words but a key.
+// clean fails the test if a response about the hostile bastion is not safe for ssh,
+// or shows more of the task's text than a key.
 func (w *neighbours) clean(t *testing.T, n neighbour) {
 	t.Helper()
 	for what, text := range w.answers(t, n) {

@@ -16,8 +16,7 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// The shape that CloudWatch asks for: AWS's specification of the format, with its
-// required members.
+// The format and its required members are those of AWS's specification.
 func TestEmbeddedMetricFormat(t *testing.T) {
 	var out bytes.Buffer
 	m := &metrics{out: &out, stack: "way-in", now: func() time.Time { return noon }}
@@ -46,7 +45,7 @@ func TestEmbeddedMetricFormat(t *testing.T) {
 	}
 }
 
-// replacing is a store that takes every write, or none.
+// replacing is a store that accepts every write, or none.
 type replacing struct {
 	bastion.Records
 	err error
@@ -54,7 +53,7 @@ type replacing struct {
 
 func (r replacing) Replace(context.Context, bastion.Record, bastion.Record) error { return r.err }
 
-func TestWhatAWriteCounts(t *testing.T) {
+func TestWritesAreCounted(t *testing.T) {
 	failure := bastion.CapacityFailure
 	at := func(d time.Duration) time.Time { return noon.Add(d) }
 	announced := bastion.Attempt{Number: 1, CreatedAt: at(2 * time.Second)}
@@ -114,8 +113,8 @@ func metricsIn(t *testing.T, out string) string {
 	return strings.Join(found, " ")
 }
 
-// An alarm on a metric that nobody writes never goes off.
-func TestAlarmsWatchMetricsThatThereAre(t *testing.T) {
+// An alarm on a metric that is never written never goes off.
+func TestAlarmsWatchExistingMetrics(t *testing.T) {
 	template, err := os.ReadFile("../../template.yaml")
 	if err != nil {
 		t.Fatal(err)

@@ -25,9 +25,9 @@ import (
 
 const taskRole = "AROAEXAMPLEEXAMPLE123" // as environment has it
 
-// neighbours are two bastions side by side, and all that runs on AWS to serve
-// them: domain, observer, reaper, API, and the tables on DynamoDB Local. Groups and
-// tasks are the local cloud's; what the tasks do is the test's.
+// neighbours are two bastions and the functions that serve them: domain, observer,
+// reaper and API, with tables on DynamoDB Local. Groups and tasks are those of the
+// local cloud; the test acts as the tasks.
 type neighbours struct {
 	app      *App
 	observer *Observer
@@ -45,13 +45,13 @@ type neighbours struct {
 
 // neighbour is one of the bastions.
 type neighbour struct {
-	user    string // the unique id of the IAM user whose it is
+	user    string // the unique ID of the IAM user who owns it
 	id      string
 	task    string
 	hostKey string
 }
 
-// leaseKey is the key of the item of its task.
+// leaseKey returns the key of its task's lease.
 func (n neighbour) leaseKey() string { return taskRole + ":" + n.task }
 
 // The host keys that two honest bastions would report.
@@ -62,8 +62,8 @@ const (
 
 var neighbourhoods atomic.Int64
 
-// live makes two bastions that are ready, and settled, in tables of their own. The
-// environment says where DynamoDB Local is.
+// live creates two bastions that are ready and settled, in new tables. The
+// environment holds the URL of DynamoDB Local.
 func live(t *testing.T, url string) *neighbours {
 	t.Helper()
 	number := neighbourhoods.Add(1)
@@ -95,7 +95,7 @@ func live(t *testing.T, url string) *neighbours {
 func (w *neighbours) now() time.Time       { return w.began.Add(time.Duration(w.later.Load())) }
 func (w *neighbours) pass(d time.Duration) { w.later.Add(int64(d)) }
 
-// start makes a bastion of the user's whose task reports as bastiond does.
+// start creates a bastion of the user, whose task reports as bastiond does.
 func (w *neighbours) start(t *testing.T, user, hostKey string) neighbour {
 	t.Helper()
 	caller := bastion.Caller{Owner: "iam:111122223333:" + user, Address: netip.MustParseAddr("192.0.2.1")}
@@ -125,7 +125,8 @@ func (w *neighbours) fetch(t *testing.T, n neighbour) bastion.Record {
 	return rec
 }
 
-// reap and sweep are what the schedules call. An error may be the hostile one's.
+// reap and sweep run as the schedules do. Errors about the hostile bastion are
+// allowed.
 func (w *neighbours) reap(t *testing.T) {
 	t.Helper()
 	_, err := w.app.Service.Reap(t.Context())
@@ -138,7 +139,7 @@ func (w *neighbours) sweep(t *testing.T) {
 	must(t, err)
 }
 
-// hostileOnly wants an error, if any, not to be about the honest bastion.
+// hostileOnly fails the test if an error is about the honest bastion.
 func (w *neighbours) hostileOnly(t *testing.T, err error) {
 	t.Helper()
 	if err != nil && (bytes.Contains([]byte(err.Error()), []byte(w.honest.id)) || bytes.Contains([]byte(err.Error()), []byte(w.honest.task))) {
@@ -146,7 +147,7 @@ func (w *neighbours) hostileOnly(t *testing.T, err error) {
 	}
 }
 
-// get is what the API answers a bastion's owner at a path.
+// get returns the API's response to a bastion's owner.
 func (w *neighbours) get(t *testing.T, n neighbour, path, accept string) string {
 	t.Helper()
 	event := events.APIGatewayV2HTTPRequest{Version: "2.0", RawPath: path, Headers: map[string]string{"accept": accept}}
@@ -169,8 +170,7 @@ func (w *neighbours) get(t *testing.T, n neighbour, path, accept string) string 
 	return answer.Body
 }
 
-// dynamoWire calls DynamoDB Local as any client may that has credentials: with
-// what our own clients would never send.
+// dynamoWire calls DynamoDB Local with requests that our own clients never send.
 type dynamoWire struct{ url string }
 
 func (d dynamoWire) call(t *testing.T, target string, in, out any) {
@@ -189,7 +189,7 @@ func (d dynamoWire) try(ctx context.Context, target string, in, out any) error {
 	}
 	request.Header.Set("Content-Type", "application/x-amz-json-1.0")
 	request.Header.Set("X-Amz-Target", target)
-	// DynamoDB Local reads whose tables are meant, and checks no signature.
+	// DynamoDB Local reads the access key and does not check the signature.
 	request.Header.Set("Authorization", "AWS4-HMAC-SHA256 Credential=local/20300102/eu-west-1/dynamodb/aws4_request, SignedHeaders=host, Signature=none")
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {
@@ -211,10 +211,10 @@ const (
 	dynamoStreams = "DynamoDBStreams_20120810."
 )
 
-// wireItem is an item as it is at the wire.
+// wireItem is an item on the wire.
 type wireItem map[string]json.RawMessage
 
-// scan is a table's items, by their whole key.
+// scan returns the items of a table by key.
 func (d dynamoWire) scan(t *testing.T, table string) map[string]wireItem {
 	t.Helper()
 	var page struct {
@@ -232,7 +232,7 @@ func (d dynamoWire) scan(t *testing.T, table string) map[string]wireItem {
 	return items
 }
 
-// stream is all that a table's stream holds, in order, as Lambda hands it on.
+// stream returns all records of a table's stream in order, as Lambda sends them.
 func (d dynamoWire) stream(t *testing.T, table string) []json.RawMessage {
 	t.Helper()
 	var described struct {

@@ -19,7 +19,7 @@ import (
 
 const slackWork = "arn:aws:lambda:eu-west-1:111122223333:function:way-in-slack:queue"
 
-// handed notes what was handed over.
+// handed records the payload of an invocation.
 type handed struct {
 	to, payload string
 	err         error
@@ -30,7 +30,7 @@ func (h *handed) InvokeAsync(_ context.Context, function string, payload []byte)
 	return h.err
 }
 
-// used is a bastion of one of Slack's people that is ready.
+// used returns a ready bastion of a Slack user.
 func used() bastion.Record {
 	rec := bastion.Record{
 		ID: "2kq7vmx2p4hzr6ta", Owner: "slack:T0123ABCD:U0123ABCD", Name: "default", CreatedAt: noon, LatestDeadline: noon.Add(8 * time.Hour),
@@ -48,7 +48,7 @@ func used() bastion.Record {
 	return rec
 }
 
-// over is that one when it has ended.
+// over returns that bastion when it has ended.
 func over(destinations int) bastion.Record {
 	rec := used()
 	rec.Intent.Open, rec.FinishedAt = false, noon.Add(time.Hour)
@@ -75,7 +75,7 @@ func noticed(t *testing.T, rec bastion.Record, notice bastion.Notice) api.Notice
 	return event["notice"]
 }
 
-func TestANoticeSaysWhatTheAPIWould(t *testing.T) {
+func TestNoticeHoldsTheDocumentOfTheAPI(t *testing.T) {
 	got := noticed(t, used(), bastion.Notice{State: bastion.Ready, Warning: true})
 	if got.Version != 12 || !got.Warning || got.Receipt != nil {
 		t.Errorf("%+v", got)
@@ -101,7 +101,7 @@ func TestANoticeSaysWhatTheAPIWould(t *testing.T) {
 	}
 }
 
-func TestANoticeOfAnEndHasTheReceipt(t *testing.T) {
+func TestNoticeOfAnEndHasTheReceipt(t *testing.T) {
 	for destinations, unnamed := range map[int]int{0: 6, 3: 6, api.MaxDestinations: 6, api.MaxDestinations + 2: 10} {
 		rec := over(destinations)
 		got := noticed(t, rec, bastion.Notice{State: bastion.Closed}).Receipt
@@ -125,9 +125,9 @@ func TestANoticeOfAnEndHasTheReceipt(t *testing.T) {
 	}
 }
 
-// An event may have 256 KB. What people and tasks can write into a record must not
-// make a notice that Lambda never takes.
-func TestTheLargestNoticeFits(t *testing.T) {
+// Lambda accepts events of 256 KB. No text of people or tasks may make a notice too
+// large.
+func TestLargestNoticeFitsIntoAnEvent(t *testing.T) {
 	rec := over(bastion.MaxDestinations)
 	for i := range rec.Receipt.Destinations {
 		rec.Receipt.Destinations[i].Name = strings.Repeat("\u0001", 300)
@@ -140,15 +140,14 @@ func TestTheLargestNoticeFits(t *testing.T) {
 	}
 }
 
-func TestANoticeThatIsNotTakenIsAnError(t *testing.T) {
+func TestFailedInvocationIsReported(t *testing.T) {
 	broken := errors.New("broken")
 	if err := (notices{&handed{err: broken}, slackWork}).Notify(t.Context(), used(), bastion.Notice{}); !errors.Is(err, broken) {
 		t.Errorf("answered %v", err)
 	}
 }
 
-// Only the functions that have the right to tell do, and only where there is Slack.
-func TestWhoTells(t *testing.T) {
+func TestOnlyReaperAndObserverNotify(t *testing.T) {
 	for name, start := range map[string]func(*App){
 		"reaper":   func(a *App) { a.Reaper() },
 		"observer": func(a *App) { a.Observer() },

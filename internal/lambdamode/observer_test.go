@@ -17,11 +17,11 @@ import (
 
 const ourCluster = "arn:aws:ecs:eu-west-1:111122223333:cluster/way-in"
 
-// fakeObserve notes which bastions were looked at.
+// fakeObserve records which bastions were observed.
 type fakeObserve struct {
 	mu   sync.Mutex
 	ids  []string
-	fail string // looking at this one fails
+	fail string // observing this one fails
 }
 
 func (f *fakeObserve) Observe(_ context.Context, id string) error {
@@ -34,7 +34,7 @@ func (f *fakeObserve) Observe(_ context.Context, id string) error {
 	return nil
 }
 
-// records is a store of the present tasks of bastions.
+// records is a store of bastions and their present tasks.
 type records map[string]string
 
 func (r records) Fetch(_ context.Context, id string) (bastion.Record, error) {
@@ -69,21 +69,21 @@ func taskEventOf(cluster, startedBy string) string {
 		"detail":{"clusterArn":%q,"startedBy":%q,"taskArn":"arn:aws:ecs:eu-west-1:111122223333:task/way-in/task1","lastStatus":"RUNNING","version":3}}`, cluster, startedBy)
 }
 
-// stopped is the event that a task of a bastion has stopped, which its record does
-// not know of.
+// stopped returns the event of a task that has stopped, which the record does not
+// know yet.
 func stopped(id, task string) string {
 	return strings.Replace(in(id, bastion.TaskStopped), "task/way-in/task1", "task/way-in/"+task, 1)
 }
 
-// in is the event that a task of a bastion is in this status.
+// in returns the event of a task in this status.
 func in(id string, status bastion.TaskStatus) string {
 	return strings.Replace(taskEventOf(ourCluster, "bastion/"+id), "RUNNING", string(status), 1)
 }
 
-func TestEventsOfTasks(t *testing.T) {
+func TestTaskEvents(t *testing.T) {
 	for name, test := range map[string]struct {
 		event string
-		want  string // who is looked at
+		want  string // the observed bastion
 		fails bool
 	}{
 		"of a bastion":            {taskEventOf(ourCluster, "bastion/one"), "one", false},
@@ -114,7 +114,7 @@ func TestEventsOfTasks(t *testing.T) {
 	}
 }
 
-// streamRecord is one of the leases' stream, as DynamoDB writes it.
+// streamRecord returns a record of the stream of leases, as DynamoDB writes it.
 func streamRecord(number, task, bastionID string) string {
 	return fmt.Sprintf(`{"eventID":"e%[1]s","eventName":"MODIFY","eventSource":"aws:dynamodb","dynamodb":{"SequenceNumber":%[1]q,
 		"Keys":{"task":{"S":"AROAEXAMPLE:%[2]s"}},
@@ -122,7 +122,7 @@ func streamRecord(number, task, bastionID string) string {
 			"lease":{"M":{"bastion_id":{"S":%[3]q}}},"report":{"M":{"bastion_id":{"S":"two"},"host_key":{"S":"ssh-ed25519 AAAA"}}}}}}`, number, task, bastionID)
 }
 
-func TestTheStreamOfLeases(t *testing.T) {
+func TestStreamOfLeases(t *testing.T) {
 	const removed = `{"eventID":"e9","eventName":"REMOVE","dynamodb":{"SequenceNumber":"9","Keys":{"task":{"S":"AROAEXAMPLE:task1"}}}}`
 	const oddImage = `{"eventID":"e8","eventName":"MODIFY","dynamodb":{"SequenceNumber":"8","Keys":{"task":{"S":"AROAEXAMPLE:task1"}},"NewImage":{"bastion":{"N":"1"}}}}`
 	const oddKey = `{"eventID":"e7","eventName":"MODIFY","dynamodb":{"SequenceNumber":"7","Keys":{"task":{"NULL":true}},"NewImage":{"bastion":{"S":"one"}}}}`
@@ -132,7 +132,7 @@ func TestTheStreamOfLeases(t *testing.T) {
 		"NewImage":{"bastion":{"S":"one"},"report":{"M":{"receipt":{}}},"more":{"L":[7]}}}}`
 	for name, test := range map[string]struct {
 		records  []string
-		want     string // who is looked at, sorted
+		want     string // the observed bastions, sorted
 		failures string
 	}{
 		"a report":                                    {[]string{streamRecord("1", "task1", "one")}, "one", ""},
@@ -167,9 +167,9 @@ func TestTheStreamOfLeases(t *testing.T) {
 	}
 }
 
-// To Lambda, an answer that names no record, and one without a list, are both a
-// success; an empty name in the list is a failed batch.
-func TestAnAnswerWithoutFailures(t *testing.T) {
+// Lambda takes a response without a list, or with an empty one, for success, and an
+// empty name in the list for a failed batch.
+func TestResponseWithoutFailures(t *testing.T) {
 	o, _ := newObserver("")
 	answer, err := o.Handle(t.Context(), json.RawMessage(`{"Records":[{}]}`))
 	if err != nil {

@@ -22,7 +22,7 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/test/simtask"
 )
 
-// lived is what must not depend on the order of events.
+// lived holds the facts that must not depend on the order of events.
 type lived struct {
 	state    bastion.State
 	attempt  int
@@ -31,25 +31,25 @@ type lived struct {
 	finished bool
 }
 
-// telling is which events the observer hears of, in which order, at each stage of
-// a bastion's life.
+// telling is the order of the events that are delivered in each phase of a bastion's
+// life.
 type telling struct {
 	before, open, closing []int
-	stable                []int // the reaper looks seldom
+	stable                []int // ready, and seldom due
 	closed                []int // its record is final, and nothing of it is left
 }
 
-// delivery brings events to the observer, as EventBridge and Lambda do.
+// delivery delivers events to the observer, as EventBridge and Lambda do.
 type delivery struct {
 	t        *testing.T
 	observer *Observer
 	recorded []string
 	later    sync.WaitGroup
-	repeated atomic.Int64 // events that were not believed at once
+	repeated atomic.Int64 // events that were ahead of ECS's reads
 }
 
-// inOrder delivers events one after the other. One that is answered with an error
-// comes again after one minute and after two more.
+// inOrder delivers events one after the other. After an error it delivers the event
+// again one minute later, and two minutes after that.
 func (d *delivery) inOrder(order []int) {
 	for _, n := range order {
 		if d.once(n) {
@@ -68,7 +68,7 @@ func (d *delivery) inOrder(order []int) {
 	}
 }
 
-// once delivers an event. False: ECS does not show yet what it says.
+// once delivers an event, and reports whether ECS shows its status already.
 func (d *delivery) once(n int) bool {
 	answer, err := d.observer.Handle(d.t.Context(), json.RawMessage(d.recorded[n]))
 	ahead := err != nil && strings.Contains(err.Error(), "ECS does not show yet")
@@ -78,12 +78,12 @@ func (d *delivery) once(n int) bool {
 	return !ahead
 }
 
-// changeOf is the event that a bastion's task has come to this status.
+// changeOf returns the event of a bastion's task in this status.
 func changeOf(id, task string, status bastion.TaskStatus) string {
 	return strings.Replace(in(id, status), "task/way-in/task1", "task/way-in/"+task, 1)
 }
 
-// heard are the events of a life so far, each once.
+// heard collects the events of a life, each once.
 type heard struct {
 	mu     sync.Mutex
 	events []string
@@ -97,8 +97,8 @@ func (h *heard) note(event string) {
 	}
 }
 
-// change notes a task's present status, and on its way to the end also those that
-// it passes within the moment.
+// change records a task's present status, and for a stopped task also the statuses
+// that it passes in an instant.
 func (h *heard) change(cloud *localcloud.Cloud, id, task string) {
 	for _, one := range cloud.Inventory().Tasks {
 		if one.ID != task {
@@ -113,16 +113,16 @@ func (h *heard) change(cloud *localcloud.Cloud, id, task string) {
 	}
 }
 
-// report notes what a task wrote. Each has a number of its own.
+// report records a write of the task, each with its own number.
 func (h *heard) report(id, task string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.events = append(h.events, `{"Records":[`+streamRecord(fmt.Sprint(len(h.events)), task, id)+`]}`)
 }
 
-// life makes a bastion and closes it, while the reaper runs and the events
-// chosen are delivered. It answers the record, all the events that there were, and
-// how many of those delivered were not believed at once.
+// life creates a bastion and closes it, while the reaper runs and the chosen events
+// are delivered. It returns the outcome, all events that occurred, and how many of
+// the delivered ones were ahead of ECS's reads.
 func life(t *testing.T, recorded []string, told telling) (lived, []string, int) {
 	var seen heard
 	var cloud *localcloud.Cloud
@@ -186,7 +186,7 @@ func life(t *testing.T, recorded []string, told telling) (lived, []string, int) 
 	if err != nil || !reflect.DeepEqual(rec, final) {
 		t.Errorf("an event has changed a closed record\nfrom %+v\nto   %+v, %v", final, rec, err)
 	}
-	// Else the events were of nobody, and the test of nothing.
+	// Otherwise the events were about another bastion, and tested nothing.
 	if all := strings.Join(recorded, " "); recorded != nil && (!strings.Contains(all, `"bastion/`+rec.ID+`"`) || !strings.Contains(all, "AROAEXAMPLE:"+rec.Attempt.TaskID+`"`) || !strings.Contains(all, "task/way-in/"+rec.Attempt.TaskID+`"`)) {
 		t.Errorf("the events are not of %s and its task %s", rec.ID, rec.Attempt.TaskID)
 	}
@@ -221,7 +221,7 @@ func permutations(n int, f func([]int)) {
 	extend(nil)
 }
 
-// twice is an order in which each event comes again at once.
+// twice returns an order in which each event is delivered twice.
 func twice(order []int) []int {
 	var all []int
 	for _, n := range order {
@@ -250,11 +250,11 @@ func forPermutation(t *testing.T, recorded []string) []string {
 	return append(some, reports[:2]...)
 }
 
-// Events of tasks and of the leases' stream end in the same record as none at
-// all: a task's start, its run, its end and two reports in every order, and all of
-// them in seeded random orders. Each comes several times, the last time when the
-// record is closed, and again as long as it is ahead of what ECS shows.
-func TestEventsInAnyOrder(t *testing.T) {
+// The outcome is the same with and without events: a task's start, run and end and
+// two reports in every order, and all events in seeded random orders. Each is
+// delivered several times, the last time when the record is closed, and again while
+// it is ahead of ECS's reads.
+func TestOrderOfEventsDoesNotMatter(t *testing.T) {
 	var want lived
 	var recorded []string
 	synctest.Test(t, func(t *testing.T) { want, recorded, _ = life(t, nil, telling{}) })

@@ -16,7 +16,7 @@ import (
 
 var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
-// fakeService answers what it is told to.
+// fakeService returns what a test sets.
 type fakeService struct {
 	reaped  reaped
 	orphans int
@@ -80,7 +80,7 @@ func newReaperRig() reaperRig {
 	return r
 }
 
-func TestTheReaperDoesWhatTheScheduleSays(t *testing.T) {
+func TestReaperFollowsTheSchedule(t *testing.T) {
 	for _, test := range []struct {
 		input, want string
 	}{
@@ -102,7 +102,7 @@ func TestTheReaperDoesWhatTheScheduleSays(t *testing.T) {
 	}
 }
 
-func TestWhatFailsForOneBastionIsForTheLog(t *testing.T) {
+func TestFailureOfOneBastionIsLogged(t *testing.T) {
 	broken := errors.New("broken")
 	for name, test := range map[string]struct {
 		reaped
@@ -125,7 +125,7 @@ func TestWhatFailsForOneBastionIsForTheLog(t *testing.T) {
 // overdueAfter is the limit in these tests.
 const overdueAfter = 2 * time.Minute
 
-func TestWhatIsOverdueIsMeasured(t *testing.T) {
+func TestOverdueIsMeasured(t *testing.T) {
 	for name, test := range map[string]struct {
 		due  time.Time
 		want string
@@ -153,7 +153,7 @@ func TestWhatIsOverdueIsMeasured(t *testing.T) {
 	}
 }
 
-func TestOrphansAreCountedWhenThereAreAny(t *testing.T) {
+func TestOrphansAreCounted(t *testing.T) {
 	for _, test := range []struct {
 		orphans int
 		err     error
@@ -170,8 +170,7 @@ func TestOrphansAreCountedWhenThereAreAny(t *testing.T) {
 	}
 }
 
-// What is begun must be over before Lambda ends the function.
-func TestTheReaperEndsBeforeItsTime(t *testing.T) {
+func TestReaperEndsBeforeItsDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 55*time.Second)
 		defer cancel()

@@ -22,14 +22,14 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/test/simtask"
 )
 
-// region is an account's region in simulated time: EC2 and ECS at the wire, with
-// the rates that AWS publishes, tables, and functions, each process of which has
-// the real SDK, adapters and domain of its own, as on Lambda.
+// region simulates a region of an account: EC2 and ECS on the wire with the rates
+// that AWS publishes, tables, and functions. Each process of a function has its own
+// SDK, adapters and domain, as on Lambda.
 type region struct {
 	t      *testing.T
 	cloud  *localcloud.Cloud
 	wire   *awswire.Server
-	busy   atomic.Bool   // before, there are no rates and no events, and nothing takes time
+	busy   atomic.Bool   // until then there are no rates and no events, and calls take no time
 	events chan *process // observers that are idle
 	stream chan string   // lease keys' tasks and bastions, as "TASK BASTION"
 	over   chan struct{} // closed when no more events are to be delivered
@@ -45,17 +45,17 @@ type region struct {
 // callTime is how long a call of EC2 or ECS takes.
 const callTime = 100 * time.Millisecond
 
-// staleness is how old everything is that EC2 and ECS show, and eventTime how long
-// an event is on its way: what it tells is shown by then.
+// staleness is the lag of reads of EC2 and ECS. eventTime is the delay of an event;
+// reads show the change by then.
 const (
 	staleness = time.Second
 	eventTime = 1500 * time.Millisecond
 )
 
-// linger is for how long an interface holds its group after a task.
+// linger is how long an interface keeps its group in use after its task has ended.
 const linger = time.Minute
 
-// newRegion returns a region whose tasks are those of the runner.
+// newRegion returns a region whose tasks are run by the runner.
 func newRegion(t *testing.T, tasks *simtask.Runner) *region {
 	tasks.Timing.Poll = 5 * time.Second
 	r := &region{t: t, events: make(chan *process, 10_000), stream: make(chan string, 100_000), over: make(chan struct{}),
@@ -80,7 +80,7 @@ func newRegion(t *testing.T, tasks *simtask.Runner) *region {
 	return r
 }
 
-// settingsOf is an environment to look things up in.
+// settingsOf returns an environment as a map.
 func settingsOf(environ []string) map[string]string {
 	settings := map[string]string{}
 	for _, entry := range environ {
@@ -90,7 +90,7 @@ func settingsOf(environ []string) map[string]string {
 	return settings
 }
 
-// admit takes a call's tokens, or refuses it.
+// admit reports whether a call is within the rates, and counts it.
 func (r *region) admit(action string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -109,7 +109,7 @@ func (r *region) admit(action string) bool {
 	return true
 }
 
-// process is one environment of a function.
+// process is one execution environment of a function.
 type process struct {
 	*App
 	region *region
@@ -153,7 +153,7 @@ func (r *region) start(name string) *process {
 	return p
 }
 
-// RoundTrip is the process's way to EC2 and ECS.
+// RoundTrip sends the process's requests to EC2 and ECS.
 func (p *process) RoundTrip(request *http.Request) (*http.Response, error) {
 	if p.region.busy.Load() {
 		time.Sleep(callTime)
@@ -165,7 +165,7 @@ func (p *process) RoundTrip(request *http.Request) (*http.Response, error) {
 	return answer, err
 }
 
-// note counts what was throttled.
+// note counts throttled calls.
 func (r *region) note(function string, answer *http.Response) {
 	body, err := io.ReadAll(answer.Body)
 	if err != nil {
@@ -179,8 +179,7 @@ func (r *region) note(function string, answer *http.Response) {
 	}
 }
 
-// invocation is the context of an invocation with this time-out, as
-// template.yaml has it.
+// invocation returns the context of an invocation with a timeout of template.yaml.
 func invocation(timeout time.Duration) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.Background(), timeout)
 }
@@ -191,8 +190,8 @@ const (
 	peopleTimeout     = 28 * time.Second
 )
 
-// onTask brings a change of a task to an observer, as EventBridge does: to as many
-// at once as there are events, each again after one minute and after two more.
+// onTask delivers a change of a task to an observer, as EventBridge does: all events
+// at once, and each failed one again after one minute and after two more.
 func (r *region) onTask(startedBy, taskID string) {
 	if !r.busy.Load() {
 		return
@@ -226,7 +225,7 @@ func (r *region) onTask(startedBy, taskID string) {
 	r.dead++
 }
 
-// observe invokes an observer that is idle, or a new one.
+// observe invokes an idle observer, or a new one.
 func (r *region) observe(payload []byte) (failed int, err error) {
 	var p *process
 	select {
@@ -250,7 +249,7 @@ func (r *region) onReport(bastionID, taskID string) {
 	}
 }
 
-// pump brings what tasks write to one observer, twenty at a time.
+// pump delivers the writes of tasks to one observer, in batches of twenty.
 func (r *region) pump() {
 	key := settingsOf(environment())["BASTION_TASK_ROLE_ID"]
 	for {

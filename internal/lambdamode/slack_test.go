@@ -21,7 +21,7 @@ import (
 
 const slackARN = "arn:aws:lambda:eu-west-1:111122223333:function:way-in-slack"
 
-// slackEnvironment is one that is right, as template.yaml writes it.
+// slackEnvironment returns a valid environment, as template.yaml sets it.
 func slackEnvironment(changes ...string) []string {
 	alias := strings.TrimSuffix(slackARN, "-slack")
 	return append([]string{
@@ -33,7 +33,7 @@ func slackEnvironment(changes ...string) []string {
 	}, changes...)
 }
 
-func TestTheSlackFunctionIsWired(t *testing.T) {
+func TestSlackFunctionIsWired(t *testing.T) {
 	s, err := wireSlack(t.Context(), slackEnvironment(), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
@@ -58,11 +58,11 @@ func TestTheSlackFunctionIsWired(t *testing.T) {
 	}
 }
 
-// worker notes what it is given.
+// worker records its jobs and notices.
 type worker struct {
 	jobs    []slack.Job
 	notices []api.Notice
-	limited bool // to a time before Lambda's
+	limited bool // the context ends before Lambda ends the function
 	err     error
 }
 
@@ -82,7 +82,7 @@ func (w *worker) Notify(ctx context.Context, notice api.Notice) error {
 	return w.note(ctx)
 }
 
-func TestTheSlackFunctionHasTwoDoors(t *testing.T) {
+func TestSlackFunctionHasTwoEntryPoints(t *testing.T) {
 	const job = `{"job":{"do":"status","owner":"slack:T0123ABCD:U0123ABCD"}}`
 	const notice = `{"notice":{"version":7,"bastion":{"id":"3kq7vmx2p4hzr6ta"},"new":"of a later version"}}`
 	client := eventWith(t, "")
@@ -91,24 +91,24 @@ func TestTheSlackFunctionHasTwoDoors(t *testing.T) {
 		arn, payload string
 		reaches      string // empty: nothing
 	}{
-		"a request":                       {slackARN, client, "routes"},
-		"a job":                           {slackARN + ":queue", job, "job"},
-		"a notice":                        {slackARN + ":queue", notice, "notice"},
-		"a job, through API Gateway's":    {slackARN, job, ""},
-		"a job in an event":               {slackARN, in(job), ""},
-		"a notice in an event":            {slackARN, in(notice), ""},
-		"a call in an event":              {slackARN, in(slackCallOf(someone)), ""},
-		"a request, through work's":       {slackARN + ":queue", client, ""},
-		"a call, through work's":          {slackARN + ":queue", slackCallOf(someone), ""},
-		"both":                            {slackARN + ":queue", job[:len(job)-1] + "," + notice[1:], ""},
-		"neither":                         {slackARN + ":queue", `{}`, ""},
-		"null":                            {slackARN + ":queue", `{"job":null}`, ""},
-		"a job that is none":              {slackARN + ":queue", `{"job":"status"}`, ""},
-		"the API's functions' alias":      {slackARN + ":slack", job, ""},
-		"$LATEST":                         {slackARN + ":$LATEST", client, ""},
-		"a version":                       {slackARN + ":1", job, ""},
-		"no ARN":                          {"", client, ""},
-		"a job, for a function of no ARN": {"", job, ""},
+		"a request":                            {slackARN, client, "routes"},
+		"a job":                                {slackARN + ":queue", job, "job"},
+		"a notice":                             {slackARN + ":queue", notice, "notice"},
+		"a job, through the API's entry point": {slackARN, job, ""},
+		"a job in an event":                    {slackARN, in(job), ""},
+		"a notice in an event":                 {slackARN, in(notice), ""},
+		"a call in an event":                   {slackARN, in(slackCallOf(someone)), ""},
+		"a request, through the queue":         {slackARN + ":queue", client, ""},
+		"a call, through the queue":            {slackARN + ":queue", slackCallOf(someone), ""},
+		"both":                                 {slackARN + ":queue", job[:len(job)-1] + "," + notice[1:], ""},
+		"neither":                              {slackARN + ":queue", `{}`, ""},
+		"null":                                 {slackARN + ":queue", `{"job":null}`, ""},
+		"a job that is none":                   {slackARN + ":queue", `{"job":"status"}`, ""},
+		"the API's functions' alias":           {slackARN + ":slack", job, ""},
+		"$LATEST":                              {slackARN + ":$LATEST", client, ""},
+		"a version":                            {slackARN + ":1", job, ""},
+		"no ARN":                               {"", client, ""},
+		"a job, for a function of no ARN":      {"", job, ""},
 	} {
 		w, reached := &worker{}, ""
 		s := slackEntryPoints(w, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { reached = "routes" }))
@@ -122,7 +122,7 @@ func TestTheSlackFunctionHasTwoDoors(t *testing.T) {
 			reached += "something"
 		}
 		if reached != test.reaches || (err == nil) != (test.reaches != "") {
-			t.Errorf("%s: reaches %q, and is answered %v, %v", name, reached, answer, err)
+			t.Errorf("%s: reaches %q, and returns %v, %v", name, reached, answer, err)
 		}
 		if (reached == "job" || reached == "notice") && !w.limited {
 			t.Errorf("%s may go on until Lambda ends it", name)
@@ -130,8 +130,8 @@ func TestTheSlackFunctionHasTwoDoors(t *testing.T) {
 	}
 }
 
-// An error is Lambda's sign to send the event again.
-func TestWorkThatFailsComesAgain(t *testing.T) {
+// After an error Lambda sends the event again.
+func TestFailedWorkIsAnError(t *testing.T) {
 	s := slackEntryPoints(&worker{err: errors.New("broken")}, http.NotFoundHandler())
 	for _, payload := range []string{`{"job":{"do":"status"}}`, `{"notice":{}}`} {
 		if _, err := s.Handle(invokedBy(t, slackARN+":queue"), json.RawMessage(payload)); err == nil || err.Error() != "broken" {
@@ -140,7 +140,7 @@ func TestWorkThatFailsComesAgain(t *testing.T) {
 	}
 }
 
-// lambdas is Lambda, with functions that serve one door: the Slack function's.
+// lambdas is Lambda with API functions.
 type lambdas struct {
 	functions map[string]EntryPoints
 	t         *testing.T
@@ -154,8 +154,8 @@ func (l lambdas) Invoke(_ context.Context, function string, payload []byte) ([]b
 	return json.Marshal(answer)
 }
 
-// What the Slack function writes is what the others read, and the other way round.
-func TestACallFromFunctionToFunction(t *testing.T) {
+// Calls and replies between the functions survive encoding and decoding.
+func TestInternalCallReachesTheFunction(t *testing.T) {
 	const item = "/bastions/3kq7vmx2p4hzr6ta"
 	create, describe, extend, destroy := &domain{}, &domain{}, &domain{}, &domain{}
 	of := func(d *domain) EntryPoints { return entryPointsOf(d, &bytes.Buffer{}) }
@@ -183,11 +183,11 @@ func TestACallFromFunctionToFunction(t *testing.T) {
 		test.call.Owner = someone
 		reply, err := f.Call(t.Context(), test.call)
 		if err != nil || reply.Status != test.status || !json.Valid([]byte(reply.Body)) || strings.Join(test.to.calls, " ") != test.name {
-			t.Errorf("%s %s: answered %d %s, %v; asked for %v", test.call.Method, test.call.Path, reply.Status, reply.Body, err, test.to.calls)
+			t.Errorf("%s %s: the response is %d %s, %v; asked for %v", test.call.Method, test.call.Path, reply.Status, reply.Body, err, test.to.calls)
 		}
 	}
 	if create.create.Reason != `a "<b>"` || create.create.Caller.Address != netip.MustParseAddr("2001:db8::7") || !create.create.Notify {
-		t.Errorf("create was asked for %+v", create.create)
+		t.Errorf("create was called for %+v", create.create)
 	}
 	for name, call := range map[string]api.InternalCall{
 		"another method":         {Owner: someone, Method: "PUT", Path: "/bastions"},
@@ -195,25 +195,24 @@ func TestACallFromFunctionToFunction(t *testing.T) {
 		"a start from somewhere": {Owner: someone, Method: "POST", Path: "/bastions"},
 	} {
 		if reply, err := f.Call(t.Context(), call); err == nil {
-			t.Errorf("%s: answered %+v", name, reply)
+			t.Errorf("%s: the response is %+v", name, reply)
 		}
 	}
 }
 
-// saying answers every invocation alike.
+// saying returns the same text for every invocation.
 type saying string
 
 func (s saying) Invoke(context.Context, string, []byte) ([]byte, error) { return []byte(s), nil }
 
-func TestAnAnswerThatIsNone(t *testing.T) {
+func TestInvalidReplyIsAnError(t *testing.T) {
 	f := functions{saying(`"text"`), map[string]string{"GET": "describe"}}
 	if reply, err := f.Call(t.Context(), api.InternalCall{Method: "GET"}); err == nil {
-		t.Errorf("answered %+v", reply)
+		t.Errorf("the response is %+v", reply)
 	}
 }
 
-// A job comes back out of the event as it was handed over.
-func TestAJobGoesThroughAnEvent(t *testing.T) {
+func TestJobSurvivesTheQueue(t *testing.T) {
 	h, w := &handed{}, &worker{}
 	job := slack.Job{Action: slack.JobExtend, Owner: someone, ResponseURL: "https://hooks.slack.com/actions/T0/1/a", Name: "db",
 		ID: "3kq7vmx2p4hzr6ta", StartLink: "hash", TTL: 30*time.Minute + time.Nanosecond, At: noon}

@@ -4,5 +4,5 @@ package lambdamode
 
 import "testing"
 
-// As TestDrain, with as many as a stack may have.
-func TestAThousandAreDrained(t *testing.T) { drains(t, 1000) }
+// As TestManyDueBastionsCloseWithinTheRates, with the largest quota.
+func TestThousandDueBastionsCloseWithinTheRates(t *testing.T) { drains(t, 1000) }

@@ -21,8 +21,7 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/httpedge"
 )
 
-// fake is a service that answers what it is told to and remembers what it was
-// asked for.
+// fake is a service that returns what a test sets and records its calls.
 type fake struct {
 	rec     bastion.Record
 	records []bastion.Record
@@ -119,7 +118,7 @@ type problem struct {
 	RequestID                 string `json:"request_id"`
 }
 
-// readProblem fails the test unless the answer is a whole problem document.
+// readProblem decodes a problem document, and fails the test if it is incomplete.
 func readProblem(t *testing.T, w *httptest.ResponseRecorder) problem {
 	t.Helper()
 	var p problem
@@ -144,7 +143,7 @@ var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
 const someID = "3kq7vmx2p4hzr6ta"
 
-// keyOf is a public key made from a seed of equal bytes.
+// keyOf returns a public key made from a seed of equal bytes.
 func keyOf(seed byte) bastion.Key {
 	return bastion.Key(strings.TrimSpace(string(ssh.MarshalAuthorizedKey(signerOf(seed).PublicKey()))))
 }

@@ -7,7 +7,7 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-func TestPrefer(t *testing.T) {
+func TestPreferWait(t *testing.T) {
 	for name, test := range map[string]struct {
 		headers []string
 		wait    time.Duration
@@ -112,8 +112,7 @@ func TestAccept(t *testing.T) {
 	}
 }
 
-// A script that wants text still gets its errors as problem documents.
-func TestErrorsAreProblemsWhateverIsWanted(t *testing.T) {
+func TestErrorIsAProblemWhateverAcceptSays(t *testing.T) {
 	r := newRig()
 	r.err = bastion.Errorf(bastion.CodeNotFound, "There is no such bastion.")
 	w := r.send("GET", "/bastions/"+someID, "", "Accept", "text/plain", "Prefer", "wait=5")

@@ -14,7 +14,7 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/httpapi"
 )
 
-func TestOperations(t *testing.T) {
+func TestOperationsCallTheService(t *testing.T) {
 	item := "/bastions/" + someID
 	for name, test := range map[string]struct {
 		method, path, body string
@@ -89,7 +89,7 @@ func TestExtendPassesTheTTL(t *testing.T) {
 	}
 }
 
-func TestCloseAllOfNothingIsDone(t *testing.T) {
+func TestCloseAllWithoutBastions(t *testing.T) {
 	r := newRig()
 	w := r.send("DELETE", "/bastions", "")
 	if w.Code != 200 || strings.Join(strings.Fields(w.Body.String()), "") != `{"bastions":[]}` {
@@ -126,7 +126,7 @@ func TestCreateBodies(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := newRig()
 			r.rec, r.created = starting(), true
-			// What curl says of any body, and what nobody should look at.
+			// curl sends this content type with every body; it must be ignored.
 			w := r.send("POST", "/bastions", test.body, "Content-Type", "application/x-www-form-urlencoded")
 			if w.Code != 201 {
 				t.Fatalf("%d: %s", w.Code, w.Body)
@@ -178,9 +178,9 @@ func TestIdentityComesFirst(t *testing.T) {
 	}
 }
 
-// An IPv4 address is one, whatever socket it came through, and the name of our own
-// interface is no part of where somebody is.
-func TestCallersAddressIsUnmapped(t *testing.T) {
+// A dual-stack socket reports IPv4 addresses as IPv6, and link-local ones with the
+// name of an interface of this machine.
+func TestCallerAddressIsUnmapped(t *testing.T) {
 	for from, want := range map[string]string{"::ffff:203.0.113.7": "203.0.113.7", "fe80::7%eth0": "fe80::7"} {
 		r := newRig()
 		r.options.Identify = func(*http.Request) (bastion.Caller, error) {
@@ -193,7 +193,7 @@ func TestCallersAddressIsUnmapped(t *testing.T) {
 	}
 }
 
-// watchedReader notes whether anybody read it.
+// watchedReader records whether it was read.
 type watchedReader struct{ read bool }
 
 func (w *watchedReader) Read([]byte) (int, error) {

@@ -18,7 +18,7 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/httpapi"
 )
 
-// rsa1024 is a public key that is too short; nobody has its private half.
+// rsa1024 returns a public key that is too short.
 func rsa1024(t *testing.T) string {
 	t.Helper()
 	n := new(big.Int).SetBit(big.NewInt(1), 1023, 1)
@@ -38,7 +38,7 @@ func certificate(t *testing.T) string {
 	return string(ssh.MarshalAuthorizedKey(cert))
 }
 
-// privateKey is one that nobody uses: its seed is all ones.
+// privateKey returns a private key made from a seed of ones.
 func privateKey(t *testing.T) string {
 	t.Helper()
 	block, err := ssh.MarshalPrivateKey(privateKeyOf(1), "")
@@ -48,7 +48,7 @@ func privateKey(t *testing.T) string {
 	return string(pem.EncodeToMemory(block))
 }
 
-// toJSON is a POST body whose public key is text.
+// toJSON returns a POST body whose public_key is the text.
 func toJSON(text string) string {
 	body, err := json.Marshal(map[string]string{"public_key": text})
 	if err != nil {
@@ -57,9 +57,7 @@ func toJSON(text string) string {
 	return string(body)
 }
 
-// Every bad request is answered with a problem of a fitting code, and the service
-// never hears of it.
-func TestBadRequests(t *testing.T) {
+func TestBadRequestIsRefusedBeforeTheService(t *testing.T) {
 	key, item := string(userKey), "/bastions/"+someID
 	for name, test := range map[string]struct {
 		method, path, body string
@@ -153,7 +151,7 @@ func TestBadRequests(t *testing.T) {
 	}
 }
 
-func TestWrongMethods(t *testing.T) {
+func TestUnknownMethodIsRefused(t *testing.T) {
 	for path, allow := range map[string]string{
 		"/bastions":           "DELETE, GET, HEAD, POST",
 		"/bastions/" + someID: "DELETE, GET, HEAD, PATCH",
@@ -172,7 +170,7 @@ func TestWrongMethods(t *testing.T) {
 	}
 }
 
-func TestABodyAtTheLimitIsTaken(t *testing.T) {
+func TestBodyAtTheLimitIsAccepted(t *testing.T) {
 	r := newRig()
 	r.rec = ready()
 	body := string(userKey) + strings.Repeat(" ", 64<<10-len(userKey))
@@ -181,7 +179,7 @@ func TestABodyAtTheLimitIsTaken(t *testing.T) {
 	}
 }
 
-func TestABodyThatBreaksOff(t *testing.T) {
+func TestIncompleteBodyIsRefused(t *testing.T) {
 	r := newRig()
 	w := r.sendReader("POST", "/bastions", io.MultiReader(strings.NewReader(string(userKey)), brokenReader{}))
 	if p := readProblem(t, w); w.Code != 400 || p.Code != "body_incomplete" || len(r.calls) > 0 {
@@ -198,8 +196,8 @@ type brokenReader struct{}
 
 func (brokenReader) Read([]byte) (int, error) { return 0, errBroken }
 
-// A request that no server made has no body at all.
-func TestNoBodyAtAll(t *testing.T) {
+// net/http sets a body on every request; other callers may leave it nil.
+func TestRequestWithoutABody(t *testing.T) {
 	r := newRig()
 	r.rec, r.created = starting(), true
 	req, err := http.NewRequest("POST", "/bastions", nil)
@@ -213,9 +211,8 @@ func TestNoBodyAtAll(t *testing.T) {
 	}
 }
 
-// What is malformed is said before what is missing, the first in the order in
-// which the API lists the fields.
-func TestTheFirstMalformedFieldIsReported(t *testing.T) {
+// Malformed fields are reported before missing ones, in the order of the contract.
+func TestFirstMalformedFieldIsReported(t *testing.T) {
 	for body, want := range map[string]string{
 		`{"name": "", "source": "x", "ttl": "x", "public_key": "x"}`: "key_invalid",
 		`{"name": "", "source": "x", "ttl": "x"}`:                    "ttl_invalid",
@@ -245,8 +242,8 @@ func TestProblemsNameWhatIsWrong(t *testing.T) {
 	}
 }
 
-// FuzzCreate holds POST to what it promises for any body: it creates, or says
-// with a documented code why not, and the log has nothing of the body.
+// FuzzCreate sends any body to POST: the response is 201 or a documented problem,
+// and nothing of the body is logged.
 func FuzzCreate(f *testing.F) {
 	for _, seed := range []string{"", string(userKey), `{"ttl":"1h","source":"::1","name":"a"}`, `{"public_key":"` + string(userKey) + `"}`, `{"a":`, "{\"\\ud800\":1}"} {
 		f.Add(seed)

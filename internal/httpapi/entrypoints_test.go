@@ -18,8 +18,7 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/httpapi"
 )
 
-// requestOf is the event of a signed request, as API Gateway documents the
-// payload format 2.0.
+// requestOf returns the event of a signed request in payload format 2.0.
 func requestOf(method, path, body string) events.APIGatewayV2HTTPRequest {
 	return events.APIGatewayV2HTTPRequest{
 		Version: "2.0", RouteKey: method + " " + path, RawPath: path, Body: body,
@@ -42,7 +41,7 @@ func (r *rig) handle(t *testing.T, owners httpapi.Owners, event events.APIGatewa
 	return answer
 }
 
-func TestAnEventIsARequest(t *testing.T) {
+func TestEventIsServedAsARequest(t *testing.T) {
 	r := newRig()
 	r.rec, r.created = starting(), true
 	event := requestOf("POST", "/bastions", base64.StdEncoding.EncodeToString([]byte(`{"public_key":"`+string(userKey)+`","reason":"ünïcode"}`)))
@@ -56,10 +55,10 @@ func TestAnEventIsARequest(t *testing.T) {
 		Key:    userKey, Reason: "ünïcode", Wait: 7 * time.Second,
 	}
 	if !reflect.DeepEqual(r.create, want) {
-		t.Errorf("the service was asked for\n%+v\nwant\n%+v", r.create, want)
+		t.Errorf("the service was called for\n%+v\nwant\n%+v", r.create, want)
 	}
 	if answer.StatusCode != 201 || answer.IsBase64Encoded || !json.Valid([]byte(answer.Body)) {
-		t.Errorf("answered %+v", answer)
+		t.Errorf("the response is %+v", answer)
 	}
 	for name, value := range map[string]string{
 		"Content-Type": "application/json", "Cache-Control": "no-store", "X-Request-Id": "request-1",
@@ -74,17 +73,17 @@ func TestAnEventIsARequest(t *testing.T) {
 	}
 }
 
-func TestHeadersOfAnEventAreTheRequests(t *testing.T) {
+func TestEventHeadersAreRequestHeaders(t *testing.T) {
 	r := newRig()
 	r.rec = ready()
 	event := requestOf("GET", "/bastions/"+someID, "")
 	event.Headers["accept"] = "text/plain"
 	if answer := r.handle(t, byIAM, event); !strings.HasPrefix(answer.Headers["Content-Type"], "text/plain") {
-		t.Errorf("answered %+v", answer)
+		t.Errorf("the response is %+v", answer)
 	}
 }
 
-func TestEveryOperationComesThrough(t *testing.T) {
+func TestEventReachesEveryOperation(t *testing.T) {
 	for _, test := range []struct{ method, path, call string }{
 		{"POST", "/bastions", "Create"},
 		{"GET", "/bastions", "List"},
@@ -102,8 +101,7 @@ func TestEveryOperationComesThrough(t *testing.T) {
 	}
 }
 
-// What a caller writes is never who they are, nor where they come from.
-func TestNobodyIsSomebodyElseByWriting(t *testing.T) {
+func TestClientCannotChooseItsIdentity(t *testing.T) {
 	want := bastion.Caller{Owner: "iam:111122223333:" + aUser, Address: netip.MustParseAddr("203.0.113.7")}
 	for _, header := range []string{"x-forwarded-for", "forwarded", "x-real-ip", "authorization", "x-amzn-oidc-identity", "x-owner", "host", "x-http-method-override"} {
 		r := newRig()
@@ -126,7 +124,7 @@ func TestNobodyIsSomebodyElseByWriting(t *testing.T) {
 	}
 }
 
-func TestUnknownCallersAreToldSo(t *testing.T) {
+func TestUnknownCallerIsRefused(t *testing.T) {
 	for name, test := range map[string]struct {
 		owners    httpapi.Owners
 		who       *authorizer
@@ -150,9 +148,8 @@ func TestUnknownCallersAreToldSo(t *testing.T) {
 	}
 }
 
-// What no client of the API can send is refused as a whole, with an error for
-// whoever invoked the function.
-func TestEventsOfAnotherDoor(t *testing.T) {
+// A payload that no client of the API can send is an error for the invoker.
+func TestOtherEventsAreRefused(t *testing.T) {
 	right, err := json.Marshal(requestOf("GET", "/bastions", ""))
 	if err != nil {
 		t.Fatal(err)
@@ -180,13 +177,13 @@ func TestEventsOfAnotherDoor(t *testing.T) {
 			t.Fatalf("%s: %v", name, err)
 		}
 		if answer, err := httpapi.NewGateway(r.options, byIAM).Handle(t.Context(), event); err == nil || len(r.calls) != 0 {
-			t.Errorf("%s: answered %+v, %v", name, answer, r.calls)
+			t.Errorf("%s: the response is %+v, %v", name, answer, r.calls)
 		}
 	}
 }
 
-// Paths come decoded, and stay what they are.
-func TestPathsOfEvents(t *testing.T) {
+// API Gateway has decoded the path.
+func TestEventPathsAreNotCleaned(t *testing.T) {
 	for _, test := range []struct {
 		path string
 		want int
@@ -211,14 +208,14 @@ func TestPathsOfEvents(t *testing.T) {
 	}
 }
 
-func TestABodyMayBeTooLargeOnlyOnce(t *testing.T) {
+func TestLargeEventBodyIsRefused(t *testing.T) {
 	r := newRig()
 	if answer := r.handle(t, byIAM, requestOf("POST", "/bastions", strings.Repeat("x", 64<<10+1))); answer.StatusCode != 413 || len(r.calls) != 0 {
 		t.Errorf("%d, %v", answer.StatusCode, r.calls)
 	}
 }
 
-// slow answers when its context ends, as a service that is asked to wait does.
+// slow returns when its context ends, as a service that waits does.
 type slow struct {
 	httpapi.Service
 	rec bastion.Record
@@ -229,9 +226,8 @@ func (s slow) Get(ctx context.Context, _ bastion.Caller, _ string, _ time.Durati
 	return s.rec, nil
 }
 
-// Lambda ends a function at its deadline without an answer; the answer comes
-// before.
-func TestTheAnswerComesBeforeTheDeadline(t *testing.T) {
+// Lambda ends a function at its deadline without a response.
+func TestResponseComesBeforeTheDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig()
 		r.options.Service = slow{rec: starting()}

@@ -22,7 +22,7 @@ var update = flag.Bool("update", false, "write the golden files anew")
 
 var privateHost = httpapi.Target{Name: "private.internal", User: "demo", HostKey: keyOf(4)}
 
-func TestGoldenAnswers(t *testing.T) {
+func TestGoldenResponses(t *testing.T) {
 	second := ready()
 	second.ID, second.Name, second.Intent.Reason = "4kq7vmx2p4hzr6ta", "db", ""
 	second.Attempt.Endpoints = []netip.AddrPort{netip.MustParseAddrPort("198.51.100.25:22")}
@@ -86,8 +86,7 @@ func golden(t *testing.T, name string, got []byte) {
 	}
 }
 
-// What is not known is left out of the document.
-func TestFieldsThatAreKnown(t *testing.T) {
+func TestOnlyKnownFieldsAreInTheDocument(t *testing.T) {
 	always := []string{"created_at", "deadline", "id", "keys", "latest_deadline", "name", "owner", "source", "state"}
 	reach := []string{"host", "port", "user"}
 	proof := []string{"host_key", "known_hosts", "ssh", "ssh_config"}
@@ -133,9 +132,9 @@ func get(t *testing.T, r *rig) map[string]any {
 	return doc
 }
 
-// Whatever a task reports as its host key, nothing but a key gets into what
-// people paste.
-func TestAHostKeyThatIsNone(t *testing.T) {
+// A task reports its host key. People paste it, so text that is not exactly one key
+// must not get into a response.
+func TestInvalidHostKeyIsLeftOut(t *testing.T) {
 	for _, reported := range []bastion.Key{
 		"ssh-ed25519",
 		hostKey + "\n  ProxyCommand touch /tmp/owned",
@@ -153,8 +152,8 @@ func TestAHostKeyThatIsNone(t *testing.T) {
 	}
 }
 
-// What people, or AWS, may write must not become a line of the configuration.
-func TestCommentsStayComments(t *testing.T) {
+// Text from people or from AWS must not become a line of the configuration.
+func TestTextCannotLeaveItsComment(t *testing.T) {
 	for _, evil := range []string{
 		"x\nProxyCommand touch /tmp/owned", "x\r\nMatch all", "x\u2028Match all", "x\u0085Match all", "x\x00\x1b[2J\u202ey", "\xff\n",
 	} {
