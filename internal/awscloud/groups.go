@@ -39,7 +39,7 @@ func NewGroups(ec2 EC2Groups, stack Stack) *Groups { return &Groups{ec2: ec2, st
 
 // Create creates the bastion's group, or returns the existing one of its name.
 // CreateSecurityGroup has no client token. The name, which is unique in the VPC,
-// prevents a second group when the call is repeated. The result is without the
+// prevents a second group when the call is retried. The result is without the
 // egress rule of a new group, because only Describe finds the rule's id.
 func (g *Groups) Create(ctx context.Context, spec bastion.GroupSpec) (bastion.Group, error) {
 	out, err := g.ec2.CreateSecurityGroup(ctx, g.stack.createGroupInput(spec))

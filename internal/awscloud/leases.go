@@ -207,7 +207,7 @@ func (l *Leases) leaseUpdate(taskID string, lease bastion.Lease, nonce string, d
 
 // isTooLarge reports whether the item would exceed DynamoDB's limit of 400 KB.
 // DynamoDB has no error code for that, only a message. It can only happen here,
-// where somebody else writes a part of the item.
+// where the task writes a part of the item.
 func isTooLarge(err error) bool {
 	var refused smithy.APIError
 	return errors.As(err, &refused) && refused.ErrorCode() == "ValidationException" &&
@@ -385,7 +385,7 @@ func toEnding(e bastion.Ending) types.AttributeValue {
 	return text(string(e.Reason) + "/" + strconv.FormatInt(e.Generation, 10))
 }
 
-// refusal tells which part of a report's condition failed. It has to read the item,
+// refusal returns the error for a report whose condition failed. It reads the item,
 // because the task role does not allow an update to return attributes.
 func (t *TaskLease) refusal(ctx context.Context, report bastion.Report) error {
 	if report.Ending.Reason == "" {

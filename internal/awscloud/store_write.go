@@ -23,7 +23,7 @@ import (
 // ClientRequestToken.
 
 // noncesKept is how many nonces a record holds. If a write is retried after that
-// many other writes, it is taken for a conflict.
+// many other writes, it counts as a conflict.
 const noncesKept = 8
 
 func nonceAttribute(version int64) string { return fmt.Sprintf("write_%d", version%noncesKept) }

@@ -25,6 +25,8 @@ type Records interface {
 	// write removes it from the lists.
 	Replace(ctx context.Context, prev, next Record) error
 	// ListByOwner lists the owner's bastions that are not finished, oldest first.
+	// Both lists leave out a record that cannot be decoded; Fetch returns an error
+	// for it.
 	ListByOwner(ctx context.Context, owner string) ([]Record, error)
 	// List lists all bastions that are not finished, oldest first. It can be
 	// stale.
