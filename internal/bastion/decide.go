@@ -256,7 +256,7 @@ func (d *decision) recordReport() {
 // The second half decides on actions.
 
 // stopOtherTasks stops every task that is not the active attempt's: a late RunTask
-// may have started it, or the record may have taken it for gone.
+// may have started it, or an earlier decision may have recorded it as gone.
 func (d *decision) stopOtherTasks() {
 	for _, task := range d.seen.Tasks {
 		current := d.next.Attempt.active() && task.Attempt == d.next.Attempt.Number

@@ -28,25 +28,25 @@ const lastStart = 10 * time.Second
 // of ctx leaves no time for more, the rest stays due, which is not an error.
 func (s *Service) Reap(ctx context.Context) (int, error) {
 	began := s.now()
-	taken := map[string]bool{}
+	begun := map[string]bool{}
 	var failed error
 	for {
-		limit := reapBatch + len(taken) // records that stayed due are returned again
+		limit := reapBatch + len(begun) // records that stayed due are returned again
 		ids, err := s.DueList.Due(ctx, began, limit)
 		if err != nil {
-			return len(taken), errors.Join(failed, fmt.Errorf("list due records: %w", err))
+			return len(begun), errors.Join(failed, fmt.Errorf("list due records: %w", err))
 		}
 		last := len(ids) < limit
-		ids = slices.DeleteFunc(ids, func(id string) bool { return taken[id] })
-		failed = errors.Join(failed, s.reapAll(ctx, ids, taken))
+		ids = slices.DeleteFunc(ids, func(id string) bool { return begun[id] })
+		failed = errors.Join(failed, s.reapAll(ctx, ids, begun))
 		if last || len(ids) == 0 || outOfTime(ctx) {
-			return len(taken), failed
+			return len(begun), failed
 		}
 	}
 }
 
-// reapAll converges the records and adds those that it began with to taken.
-func (s *Service) reapAll(ctx context.Context, ids []string, taken map[string]bool) error {
+// reapAll converges the records and adds those that it began with to begun.
+func (s *Service) reapAll(ctx context.Context, ids []string, begun map[string]bool) error {
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, reapWorkers)
 	errs := make([]error, len(ids))
@@ -55,7 +55,7 @@ func (s *Service) reapAll(ctx context.Context, ids []string, taken map[string]bo
 		if outOfTime(ctx) {
 			break
 		}
-		taken[id] = true
+		begun[id] = true
 		wg.Go(func() {
 			defer func() { <-slots }()
 			_, errs[i] = s.Converge(ctx, id, ReaperSteps)

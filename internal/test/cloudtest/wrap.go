@@ -154,8 +154,8 @@ type hookedTasks struct {
 	hook Hook
 }
 
-func (t hookedTasks) Run(ctx context.Context, launch bastion.TaskSpec) (bastion.Task, error) {
-	return through(ctx, t.hook, "Tasks.Run", func() (bastion.Task, error) { return t.next.Run(ctx, launch) })
+func (t hookedTasks) Run(ctx context.Context, spec bastion.TaskSpec) (bastion.Task, error) {
+	return through(ctx, t.hook, "Tasks.Run", func() (bastion.Task, error) { return t.next.Run(ctx, spec) })
 }
 
 func (t hookedTasks) Describe(ctx context.Context, bastionID string, known ...string) ([]bastion.Task, error) {
