@@ -60,7 +60,7 @@ type List struct {
 }
 
 // NewBastion returns the document of a record without the fields that say how to
-// connect (host to ssh). Those are for whoever renders the configuration for ssh.
+// connect (host to ssh). The renderer of the configuration for ssh adds them.
 func NewBastion(rec bastion.Record) Bastion {
 	b := Bastion{
 		ID: rec.ID, Name: rec.Name, Owner: rec.Owner,

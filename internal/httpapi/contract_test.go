@@ -71,9 +71,9 @@ func TestHandlersKeepTheContract(t *testing.T) {
 		}
 		produced[got] = true
 	}
-	for _, answer := range slices.Sorted(maps.Keys(documented)) {
-		if !produced[answer] {
-			t.Errorf("documented and never produced: %s", answer)
+	for _, response := range slices.Sorted(maps.Keys(documented)) {
+		if !produced[response] {
+			t.Errorf("documented and never produced: %s", response)
 		}
 	}
 }
@@ -93,13 +93,13 @@ func documentedResponses(doc *openapi3.T) map[string]bool {
 		for method, op := range item.Operations() {
 			for status, response := range op.Responses.Map() {
 				for contentType, media := range response.Value.Content {
-					answer := method + " " + path + " " + status + " "
+					response := method + " " + path + " " + status + " "
 					if contentType != "application/problem+json" {
-						all[answer+contentType] = true
+						all[response+contentType] = true
 						continue
 					}
 					for _, code := range media.Schema.Value.AllOf[1].Value.Properties["code"].Value.Enum {
-						all[answer+code.(string)] = true
+						all[response+code.(string)] = true
 					}
 				}
 			}
@@ -136,7 +136,7 @@ func (x exchange) play(t *testing.T, router routers.Router) string {
 		Options: &openapi3filter.Options{IncludeResponseStatus: true},
 	}
 	if err := openapi3filter.ValidateResponse(t.Context(), response.SetBodyBytes(body)); err != nil {
-		t.Errorf("%s %s %s: the answer: %v\n%s", x.method, x.path, x.want, err, body)
+		t.Errorf("%s %s %s: the response: %v\n%s", x.method, x.path, x.want, err, body)
 	}
 	contentType, _, _ := strings.Cut(w.Header().Get("Content-Type"), ";")
 	if contentType == "application/problem+json" {

@@ -34,11 +34,11 @@ func requestOf(method, path, body string) events.APIGatewayV2HTTPRequest {
 
 func (r *rig) handle(t *testing.T, owners httpapi.Owners, event events.APIGatewayV2HTTPRequest) events.APIGatewayV2HTTPResponse {
 	t.Helper()
-	answer, err := httpapi.NewGateway(r.options, owners).Handle(t.Context(), event)
+	response, err := httpapi.NewGateway(r.options, owners).Handle(t.Context(), event)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return answer
+	return response
 }
 
 func TestEventIsServedAsARequest(t *testing.T) {
@@ -48,7 +48,7 @@ func TestEventIsServedAsARequest(t *testing.T) {
 	event.IsBase64Encoded = true
 	event.Headers["prefer"] = "respond-async, wait=7"
 	event.Headers["accept"] = "application/json"
-	answer := r.handle(t, byIAM, event)
+	response := r.handle(t, byIAM, event)
 
 	want := bastion.CreateRequest{
 		Caller: bastion.Caller{Owner: "iam:111122223333:" + aUser, Address: netip.MustParseAddr("203.0.113.7")},
@@ -57,19 +57,19 @@ func TestEventIsServedAsARequest(t *testing.T) {
 	if !reflect.DeepEqual(r.create, want) {
 		t.Errorf("the service was called for\n%+v\nwant\n%+v", r.create, want)
 	}
-	if answer.StatusCode != 201 || answer.IsBase64Encoded || !json.Valid([]byte(answer.Body)) {
-		t.Errorf("the response is %+v", answer)
+	if response.StatusCode != 201 || response.IsBase64Encoded || !json.Valid([]byte(response.Body)) {
+		t.Errorf("the response is %+v", response)
 	}
 	for name, value := range map[string]string{
 		"Content-Type": "application/json", "Cache-Control": "no-store", "X-Request-Id": "request-1",
 		"Location": "/bastions/" + someID, "Preference-Applied": "wait=7",
 	} {
-		if answer.Headers[name] != value {
-			t.Errorf("%s: %q, want %q", name, answer.Headers[name], value)
+		if response.Headers[name] != value {
+			t.Errorf("%s: %q, want %q", name, response.Headers[name], value)
 		}
 	}
-	if len(answer.Cookies) != 0 || len(answer.MultiValueHeaders) != 0 {
-		t.Errorf("the format has no such: %+v", answer)
+	if len(response.Cookies) != 0 || len(response.MultiValueHeaders) != 0 {
+		t.Errorf("the format has no such: %+v", response)
 	}
 }
 
@@ -78,8 +78,8 @@ func TestEventHeadersAreRequestHeaders(t *testing.T) {
 	r.rec = ready()
 	event := requestOf("GET", "/bastions/"+someID, "")
 	event.Headers["accept"] = "text/plain"
-	if answer := r.handle(t, byIAM, event); !strings.HasPrefix(answer.Headers["Content-Type"], "text/plain") {
-		t.Errorf("the response is %+v", answer)
+	if response := r.handle(t, byIAM, event); !strings.HasPrefix(response.Headers["Content-Type"], "text/plain") {
+		t.Errorf("the response is %+v", response)
 	}
 }
 
@@ -118,8 +118,8 @@ func TestClientCannotChooseItsIdentity(t *testing.T) {
 		`{"owner":"local:bob"}`, `{"caller":{"Owner":"local:bob"}}`, `{"requestContext":{"authorizer":{"iam":{}}}}`, `{"admin":"true"}`,
 	} {
 		r := newRig()
-		if answer := r.handle(t, byIAM, requestOf("POST", "/bastions", body)); answer.StatusCode != 400 || len(r.calls) != 0 {
-			t.Errorf("%s: %d, %v", body, answer.StatusCode, r.calls)
+		if response := r.handle(t, byIAM, requestOf("POST", "/bastions", body)); response.StatusCode != 400 || len(r.calls) != 0 {
+			t.Errorf("%s: %d, %v", body, response.StatusCode, r.calls)
 		}
 	}
 }
@@ -131,19 +131,19 @@ func TestUnknownCallerIsRefused(t *testing.T) {
 		status    int
 		challenge string
 	}{
-		"nobody":                     {byIAM, nil, 401, "AWS4-HMAC-SHA256"},
-		"nobody, where tokens count": {byJWT, nil, 401, "Bearer"},
-		"the root":                   {byIAM, raw("arn:aws:iam::111122223333:root", account), 403, ""},
+		"no caller":              {byIAM, nil, 401, "AWS4-HMAC-SHA256"},
+		"no caller, with tokens": {byJWT, nil, 401, "Bearer"},
+		"the root":               {byIAM, raw("arn:aws:iam::111122223333:root", account), 403, ""},
 	} {
 		r := newRig()
 		event := requestOf("GET", "/bastions", "")
 		event.RequestContext.Authorizer = test.who
-		answer := r.handle(t, test.owners, event)
-		if answer.StatusCode != test.status || answer.Headers["Www-Authenticate"] != test.challenge || len(r.calls) != 0 {
-			t.Errorf("%s: %+v, %v", name, answer, r.calls)
+		response := r.handle(t, test.owners, event)
+		if response.StatusCode != test.status || response.Headers["Www-Authenticate"] != test.challenge || len(r.calls) != 0 {
+			t.Errorf("%s: %+v, %v", name, response, r.calls)
 		}
-		if strings.Contains(answer.Body, "root,") || answer.Headers["Content-Type"] != "application/problem+json" {
-			t.Errorf("%s: %s", name, answer.Body)
+		if strings.Contains(response.Body, "root,") || response.Headers["Content-Type"] != "application/problem+json" {
+			t.Errorf("%s: %s", name, response.Body)
 		}
 	}
 }
@@ -176,8 +176,8 @@ func TestOtherEventsAreRefused(t *testing.T) {
 		if err := json.Unmarshal([]byte(payload), &event); err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		if answer, err := httpapi.NewGateway(r.options, byIAM).Handle(t.Context(), event); err == nil || len(r.calls) != 0 {
-			t.Errorf("%s: the response is %+v, %v", name, answer, r.calls)
+		if response, err := httpapi.NewGateway(r.options, byIAM).Handle(t.Context(), event); err == nil || len(r.calls) != 0 {
+			t.Errorf("%s: the response is %+v, %v", name, response, r.calls)
 		}
 	}
 }
@@ -201,17 +201,17 @@ func TestEventPathsAreNotCleaned(t *testing.T) {
 	} {
 		r := newRig()
 		r.rec = ready()
-		answer := r.handle(t, byIAM, requestOf("GET", test.path, ""))
-		if answer.StatusCode != test.want || answer.Headers["Content-Type"] == "" {
-			t.Errorf("%q: %d %s", test.path, answer.StatusCode, answer.Body)
+		response := r.handle(t, byIAM, requestOf("GET", test.path, ""))
+		if response.StatusCode != test.want || response.Headers["Content-Type"] == "" {
+			t.Errorf("%q: %d %s", test.path, response.StatusCode, response.Body)
 		}
 	}
 }
 
 func TestLargeEventBodyIsRefused(t *testing.T) {
 	r := newRig()
-	if answer := r.handle(t, byIAM, requestOf("POST", "/bastions", strings.Repeat("x", 64<<10+1))); answer.StatusCode != 413 || len(r.calls) != 0 {
-		t.Errorf("%d, %v", answer.StatusCode, r.calls)
+	if response := r.handle(t, byIAM, requestOf("POST", "/bastions", strings.Repeat("x", 64<<10+1))); response.StatusCode != 413 || len(r.calls) != 0 {
+		t.Errorf("%d, %v", response.StatusCode, r.calls)
 	}
 }
 
@@ -234,9 +234,9 @@ func TestResponseComesBeforeTheDeadline(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 28*time.Second)
 		defer cancel()
 		start := time.Now()
-		answer, err := httpapi.NewGateway(r.options, byIAM).Handle(ctx, requestOf("GET", "/bastions/"+someID, ""))
-		if took := time.Since(start); err != nil || answer.StatusCode != 200 || took != 27*time.Second {
-			t.Errorf("after %s: %d, %v", took, answer.StatusCode, err)
+		response, err := httpapi.NewGateway(r.options, byIAM).Handle(ctx, requestOf("GET", "/bastions/"+someID, ""))
+		if took := time.Since(start); err != nil || response.StatusCode != 200 || took != 27*time.Second {
+			t.Errorf("after %s: %d, %v", took, response.StatusCode, err)
 		}
 	})
 }

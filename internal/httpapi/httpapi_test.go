@@ -153,7 +153,7 @@ func TestIdentityComesFirst(t *testing.T) {
 		"unauthenticated":     {bastion.Caller{}, bastion.Errorf(httpapi.CodeUnauthenticated, "Sign the request."), 401, "unauthenticated"},
 		"a code of their own": {bastion.Caller{}, bastion.Errorf("owner_odd", "That is no name."), 401, "owner_odd"},
 		"any error":           {bastion.Caller{}, http.ErrNoCookie, 401, "unauthenticated"},
-		"nobody":              {bastion.Caller{}, nil, 401, "unauthenticated"},
+		"no owner":            {bastion.Caller{}, nil, 401, "unauthenticated"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig()

@@ -68,7 +68,7 @@ func TestOwners(t *testing.T) {
 		{"an SSO role: its sessions are people", byIAM, session(ssoRole, "alice@example.com"), "iam:111122223333:AROAEXAMPLEEXAMPLE222:alice@example.com"},
 		{"a role named as trusted", byIAM, session("Login", "alice"), "iam:111122223333:AROAEXAMPLEEXAMPLE222:alice"},
 		{"another role: the role is the owner", byIAM, session("Deploy", "alice"), "iam:111122223333:AROAEXAMPLEEXAMPLE222"},
-		{"of another role, no session is anybody else", byIAM, session("Deploy", "bob"), "iam:111122223333:AROAEXAMPLEEXAMPLE222"},
+		{"a session of another role is the role", byIAM, session("Deploy", "bob"), "iam:111122223333:AROAEXAMPLEEXAMPLE222"},
 		{"a web identity's session is a session of a role", byIAM, session("GitHub", "GitHubActions"), "iam:111122223333:AROAEXAMPLEEXAMPLE222"},
 		{"an identity pool's session too", byIAM, session("Pool_Auth", "CognitoIdentityCredentials"), "iam:111122223333:AROAEXAMPLEEXAMPLE222"},
 		{"nothing is trusted when nothing is named", httpapi.Owners{}, session(ssoRole, "alice"), "iam:111122223333:AROAEXAMPLEEXAMPLE222"},
@@ -111,7 +111,7 @@ func TestUnclearIdentityIsRefused(t *testing.T) {
 		{"an authorizer of the Lambda kind", byIAM, &authorizer{Lambda: map[string]any{"owner": "x"}}, "names no caller"},
 		{"IAM where tokens are taken", byJWT, user("alice", aUser), "only tokens"},
 		{"a token where IAM is", byIAM, tokenOf(issuer, "alice"), "only IAM"},
-		{"a token of nobody's, where IAM is", byIAM, tokenOf("", "alice"), "only IAM"},
+		{"a token without issuer, with IAM", byIAM, tokenOf("", "alice"), "only IAM"},
 		{"a token of another issuer", byJWT, tokenOf("https://evil.example/", "alice"), "not from https://issuer.example/pool"},
 		{"a token of an issuer that begins alike", byJWT, tokenOf(issuer+"2", "alice"), "not from"},
 		{"a token without a subject", byJWT, tokenOf(issuer, ""), "cannot be an owner"},
@@ -173,7 +173,7 @@ func TestAdmins(t *testing.T) {
 	}{
 		{"a user by id", "iam:111122223333:" + aUser, user("alice", aUser), true},
 		{"a user by ARN", "arn:aws:iam::111122223333:user/team/alice", user("team/alice", aUser), true},
-		{"a role by id, whoever is in it", "iam:111122223333:" + aRole, session("Login", "alice"), true},
+		{"a role by ID, with any session", "iam:111122223333:" + aRole, session("Login", "alice"), true},
 		{"a role by ARN", "arn:aws:iam::111122223333:role/Login", session("Login", "alice"), true},
 		{"a role by ARN with its path", "arn:aws:iam::111122223333:role/aws-reserved/sso.amazonaws.com/eu-west-1/" + ssoRole, session(ssoRole, "alice"), true},
 		{"no ARN of a user with another path", "arn:aws:iam::111122223333:user/alice", user("team/alice", aUser), false},
@@ -188,7 +188,7 @@ func TestAdmins(t *testing.T) {
 		{"no role that begins alike", "arn:aws:iam::111122223333:role/Log", session("Login", "alice"), false},
 		{"no other case", "arn:aws:iam::111122223333:role/login", session("Login", "alice"), false},
 		{"no user by a role without a name", "arn:aws:iam::111122223333:role/", user("alice", aUser), false},
-		{"nobody is named by nothing", "", session("Login", "alice"), false},
+		{"an empty entry matches no caller", "", session("Login", "alice"), false},
 	} {
 		o := byIAM
 		o.Admins = []string{test.admin}
@@ -200,7 +200,7 @@ func TestAdmins(t *testing.T) {
 	o := byJWT
 	o.Admins = []string{"jwt:" + issuer + "#alice", ""}
 	if got, err := callerOf(o, tokenOf(issuer, "")); err == nil || got.Admin {
-		t.Errorf("nobody is an admin: %+v, %v", got, err)
+		t.Errorf("the caller is an admin: %+v, %v", got, err)
 	}
 	for subject, want := range map[string]bool{"alice": true, "Alice": false, "alice2": false} {
 		if got, err := callerOf(o, tokenOf(issuer, subject)); err != nil || got.Admin != want {

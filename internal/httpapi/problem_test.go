@@ -33,7 +33,7 @@ func TestServiceErrorBecomesAProblem(t *testing.T) {
 		"for people, wrapped":   {fmt.Errorf("extend: %w", bastion.Errorf(bastion.CodeNotOpen, "It is closing.")), 409, "not_open", "INFO", false},
 		"with a cause":          {&bastion.Error{Code: bastion.CodeBusy, Message: "Try again.", Cause: cause}, 503, "busy", "WARN", true},
 		"internal":              {fmt.Errorf("fetch: %w", cause), 500, "internal", "ERROR", true},
-		"a code of nobody":      {&bastion.Error{Code: "odd", Message: "An odd thing.", Cause: cause}, 500, "internal", "ERROR", true},
+		"an unknown code":       {&bastion.Error{Code: "odd", Message: "An odd thing.", Cause: cause}, 500, "internal", "ERROR", true},
 		"too late":              {fmt.Errorf("fetch: %w: %w", context.DeadlineExceeded, cause), 503, "unavailable", "WARN", true},
 		"cancelled":             {fmt.Errorf("fetch: %w: %w", context.Canceled, cause), 503, "unavailable", "WARN", true},
 		"for people, cancelled": {&bastion.Error{Code: bastion.CodeNotFound, Message: "None.", Cause: context.Canceled}, 404, "not_found", "INFO", false},
@@ -95,21 +95,21 @@ func TestPrivateKeyIsNeverLogged(t *testing.T) {
 	key := privateKey(t)
 	secret := strings.Split(key, "\n")[2][:40] // a line from the middle
 	for name, body := range map[string]string{
-		"as it is":     key,
-		"in JSON":      toJSON(key),
-		"as a name":    `{` + strings.TrimPrefix(toJSON(key), `{"public_key":`) + `: 1}`,
-		"bad JSON":     `{"public_key": "` + key,
-		"as a source":  strings.Replace(toJSON(key), "public_key", "source", 1),
-		"behind a key": string(userKey) + "\n" + key,
+		"as it is":    key,
+		"in JSON":     toJSON(key),
+		"as a name":   `{` + strings.TrimPrefix(toJSON(key), `{"public_key":`) + `: 1}`,
+		"bad JSON":    `{"public_key": "` + key,
+		"as a source": strings.Replace(toJSON(key), "public_key", "source", 1),
+		"after a key": string(userKey) + "\n" + key,
 	} {
 		r := newRig()
 		w := r.send("POST", "/bastions", body)
-		answer := w.Body.String()
+		response := w.Body.String()
 		if p := readProblem(t, w); p.Code != "private_key" {
 			t.Errorf("%s: %s", name, p.Code)
 		}
-		if strings.Contains(r.log.String(), secret) || strings.Contains(answer, secret) || len(r.calls) > 0 {
-			t.Errorf("%s: log %s\nanswer %s\ncalls %v", name, r.log, answer, r.calls)
+		if strings.Contains(r.log.String(), secret) || strings.Contains(response, secret) || len(r.calls) > 0 {
+			t.Errorf("%s: log %s\nanswer %s\ncalls %v", name, r.log, response, r.calls)
 		}
 		onlyLogLine(t, r)
 	}
@@ -147,12 +147,12 @@ func TestEveryCodeHasAStatusAndIsDocumented(t *testing.T) {
 	same(t, "declared", declared, "documented", documented)
 
 	atOperations := map[string]bool{"path_not_found": true, "method_not_allowed": true} // of no operation
-	for answer := range documentedResponses(contract(t)) {
-		words := strings.Fields(answer)
+	for response := range documentedResponses(contract(t)) {
+		words := strings.Fields(response)
 		if code := words[3]; !strings.Contains(code, "/") {
 			atOperations[code] = true
 			if want := strconv.Itoa(httpapi.Statuses[bastion.Code(code)]); want != words[2] {
-				t.Errorf("%s is documented, but the table says %s", answer, want)
+				t.Errorf("%s is documented, but the table says %s", response, want)
 			}
 		}
 	}

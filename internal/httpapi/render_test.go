@@ -145,9 +145,9 @@ func TestInvalidHostKeyIsLeftOut(t *testing.T) {
 		r := newRig()
 		r.rec = ready()
 		r.rec.Attempt.HostKey = reported
-		answer := r.send("GET", "/bastions/"+someID, "").Body.String() + r.send("GET", "/bastions/"+someID, "", "Accept", "text/plain").Body.String()
-		if strings.Contains(answer, "ProxyCommand") {
-			t.Errorf("%q went through:\n%s", reported, answer)
+		response := r.send("GET", "/bastions/"+someID, "").Body.String() + r.send("GET", "/bastions/"+someID, "", "Accept", "text/plain").Body.String()
+		if strings.Contains(response, "ProxyCommand") {
+			t.Errorf("%q went through:\n%s", reported, response)
 		}
 	}
 }

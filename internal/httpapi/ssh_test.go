@@ -222,7 +222,7 @@ func (s *sshServer) serve(conn net.Conn) {
 	for offered := range channels {
 		switch {
 		case offered.ChannelType() == "session":
-			s.done.Go(func() { s.answer(offered) })
+			s.done.Go(func() { s.response(offered) })
 		case offered.ChannelType() == "direct-tcpip" && s.private != nil:
 			s.done.Go(func() { s.forward(offered) })
 		default:
@@ -231,8 +231,8 @@ func (s *sshServer) serve(conn net.Conn) {
 	}
 }
 
-// answer writes the server's name in reply to the first command or shell.
-func (s *sshServer) answer(offered ssh.NewChannel) {
+// response writes the server's name in reply to the first command or shell.
+func (s *sshServer) response(offered ssh.NewChannel) {
 	channel, requests, err := offered.Accept()
 	if err != nil {
 		return

@@ -126,21 +126,21 @@ func (m *meter) RoundTrip(r *http.Request) (*http.Response, error) {
 	m.mu.Unlock()
 	sent := r.Clone(r.Context())
 	sent.Body, sent.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
-	answer, err := m.network.RoundTrip(sent)
+	response, err := m.network.RoundTrip(sent)
 	if err != nil {
 		return nil, err
 	}
-	return answer, m.note(operation, answer)
+	return response, m.note(operation, response)
 }
 
 // note adds the consumed capacity in a response.
-func (m *meter) note(operation string, answer *http.Response) error {
-	body, err := io.ReadAll(answer.Body)
+func (m *meter) note(operation string, response *http.Response) error {
+	body, err := io.ReadAll(response.Body)
 	if err != nil {
 		return err
 	}
-	_ = answer.Body.Close()
-	answer.Body = io.NopCloser(bytes.NewReader(body))
+	_ = response.Body.Close()
+	response.Body = io.NopCloser(bytes.NewReader(body))
 	var out struct{ ConsumedCapacity json.RawMessage }
 	if err := json.Unmarshal(body, &out); err != nil {
 		return err
@@ -239,16 +239,16 @@ func (m *meter) post(t *testing.T, operation string, in, out any) {
 	request.Header.Set("Content-Type", "application/x-amz-json-1.0")
 	request.Header.Set("X-Amz-Target", "DynamoDB_20120810."+operation)
 	request.Header.Set("Authorization", "AWS4-HMAC-SHA256 Credential=a/20300102/eu-west-1/dynamodb/aws4_request, SignedHeaders=host, Signature=none")
-	answer, err := m.network.RoundTrip(request)
+	response, err := m.network.RoundTrip(request)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer answer.Body.Close()
-	text, err := io.ReadAll(answer.Body)
-	if err == nil && answer.StatusCode == http.StatusOK {
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	if err == nil && response.StatusCode == http.StatusOK {
 		err = json.Unmarshal(text, out)
 	}
-	if err != nil || answer.StatusCode != http.StatusOK {
-		t.Fatalf("%s: %s: %v: %s", operation, answer.Status, err, text)
+	if err != nil || response.StatusCode != http.StatusOK {
+		t.Fatalf("%s: %s: %v: %s", operation, response.Status, err, text)
 	}
 }

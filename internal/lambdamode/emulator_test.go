@@ -21,8 +21,8 @@ import (
 // point accepts.
 var functionNames = map[string]string{
 	"create": "not an event of an HTTP API", "describe": "not an event of an HTTP API", "extend": "not an event of an HTTP API", "destroy": "not an event of an HTTP API",
-	"reaper":   `told \"reap\" or \"sweep\"`,
-	"observer": "neither an event of a task nor of a stream",
+	"reaper":   `knows \"reap\" and \"sweep\"`,
+	"observer": "neither a task event nor a batch of the stream",
 }
 
 // compile builds a function for this machine and returns the path of its bootstrap.
@@ -47,11 +47,11 @@ func emulate(t *testing.T, bootstrap string, environ []string) *emulator.Lambda 
 func invoke(t *testing.T, l *emulator.Lambda, event string) (string, time.Duration) {
 	t.Helper()
 	began := time.Now()
-	answer, err := l.Invoke(t.Context(), []byte(event))
+	response, err := l.Invoke(t.Context(), []byte(event))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return string(answer), time.Since(began)
+	return string(response), time.Since(began)
 }
 
 // Lambda starts every function, once with a valid and once with a wrong
@@ -61,11 +61,11 @@ func TestFunctionsUnderTheEmulator(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			bootstrap := compile(t, "../../functions/"+name)
 			if got, _ := invoke(t, emulate(t, bootstrap, environment()), `{}`); !strings.Contains(got, want) || !strings.Contains(got, "errorMessage") {
-				t.Errorf("answered %s", got)
+				t.Errorf("the response is %s", got)
 			}
 			wrong := emulate(t, bootstrap, environment("BASTION_SSH_PORT=22", "BASTION_COLOUR=blue"))
 			if got, _ := invoke(t, wrong, `{}`); strings.Contains(got, want) {
-				t.Errorf("told something wrong, it goes on: %s", got)
+				t.Errorf("with a wrong configuration, the response is %s", got)
 			}
 			if !wrong.Log.Contains("BASTION_SSH_PORT", "BASTION_COLOUR") {
 				t.Errorf("the log does not list what is wrong:\n%s", wrong.Log)
@@ -81,16 +81,16 @@ func TestEventThroughACompiledFunction(t *testing.T) {
 		"requestContext":{"accountId":"111122223333","apiId":"abc123","requestId":"request-1","http":{"method":"GET","path":"/bastions","sourceIp":"203.0.113.7"}}}`
 	e := emulate(t, compile(t, "../../functions/describe"), environment())
 	got, _ := invoke(t, e, event)
-	var answer struct {
+	var response struct {
 		StatusCode int
 		Headers    map[string]string
 		Body       string
 	}
-	if err := json.Unmarshal([]byte(got), &answer); err != nil {
+	if err := json.Unmarshal([]byte(got), &response); err != nil {
 		t.Fatalf("%v: %s", err, got)
 	}
-	if answer.StatusCode != 401 || !strings.Contains(answer.Body, `"unauthenticated"`) || answer.Headers["X-Request-Id"] != "request-1" {
-		t.Errorf("answered %s", got)
+	if response.StatusCode != 401 || !strings.Contains(response.Body, `"unauthenticated"`) || response.Headers["X-Request-Id"] != "request-1" {
+		t.Errorf("the response is %s", got)
 	}
 	if !e.Log.Contains(`"requestId"`) {
 		t.Errorf("the log does not say which invocation it was:\n%s", e.Log)
@@ -139,7 +139,7 @@ func TestSlackFunctionUnderTheEmulator(t *testing.T) {
 				t.Errorf("%s, of %s: the response is %s", name, payload, got)
 			}
 		}
-		if name == "slack:queue" && !e.Log.Contains("a job of nobody of Slack's") {
+		if name == "slack:queue" && !e.Log.Contains(`"level":"ERROR"`, `"job":"status"`) {
 			t.Errorf("the log does not say what became of the job:\n%s", e.Log)
 		}
 	}

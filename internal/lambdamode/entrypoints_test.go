@@ -116,7 +116,7 @@ func TestEachEntryPointHasItsCallers(t *testing.T) {
 	}{
 		"API Gateway's": {functionARN, eventWith(t, `{"name":"db"}`),
 			bastion.Caller{Owner: "iam:111122223333:AIDAEXAMPLEEXAMPLE123", Admin: true, Address: netip.MustParseAddr("203.0.113.7")}, false},
-		"the Slack function's, whoever is an admin": {functionARN + ":slack", slackCallOf(someone),
+		"the Slack function's, whose owner would be an admin": {functionARN + ":slack", slackCallOf(someone),
 			bastion.Caller{Owner: someone, Address: netip.MustParseAddr("203.0.113.7")}, true},
 		"the Slack function's, with an address of six": {functionARN + ":slack", strings.Replace(slackCallOf(someone), "203.0.113.7", "2001:db8::7", 1),
 			bastion.Caller{Owner: someone, Address: netip.MustParseAddr("2001:db8::7")}, true},
@@ -124,7 +124,7 @@ func TestEachEntryPointHasItsCallers(t *testing.T) {
 			bastion.Caller{Owner: someone, Address: netip.MustParseAddr("203.0.113.7")}, true},
 	} {
 		d, log := &domain{}, &bytes.Buffer{}
-		answer, err := entryPointsOf(d, log).Handle(invokedBy(t, test.arn), json.RawMessage(test.payload))
+		response, err := entryPointsOf(d, log).Handle(invokedBy(t, test.arn), json.RawMessage(test.payload))
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
@@ -133,7 +133,7 @@ func TestEachEntryPointHasItsCallers(t *testing.T) {
 		if !reflect.DeepEqual(d.create, want) {
 			t.Errorf("%s: asked for\n%+v\nwant\n%+v", name, d.create, want)
 		}
-		encoded, err := json.Marshal(answer)
+		encoded, err := json.Marshal(response)
 		if err != nil || !bytes.Contains(encoded, []byte(`\"id\": \"3kq7vmx2p4hzr6ta\"`)) || !bytes.Contains(encoded, []byte(`:201,`)) {
 			t.Errorf("%s: the response is %s, %v", name, encoded, err)
 		}
@@ -171,7 +171,7 @@ func TestPayloadsOfOtherEntryPointsAreRefused(t *testing.T) {
 		"an owner with a line's end":                          {slack, slackCallOf(someone + "\n")},
 		"an owner with a zero":                                {slack, slackCallOf(someone + "\x00")},
 		"an owner of two lines":                               {slack, slackCallOf(someone + "\niam:111122223333:AIDAEXAMPLEEXAMPLE123")},
-		"an owner behind another":                             {slack, slackCallOf("iam:111122223333:" + someone)},
+		"an owner after another":                              {slack, slackCallOf("iam:111122223333:" + someone)},
 		"an owner before another":                             {slack, slackCallOf(someone + ":iam")},
 		"an owner with a key's separator":                     {slack, slackCallOf("slack:T0123ABCD:U0123#ABCD")},
 		"an owner with a Cyrillic letter":                     {slack, slackCallOf("slack:T0123ABCD:U0123АBCD")},
@@ -210,14 +210,14 @@ func TestPayloadsOfOtherEntryPointsAreRefused(t *testing.T) {
 		"a function called slack, with both":                  {"arn:aws:lambda:eu-west-1:111122223333:function:slack", both},
 	} {
 		d := &domain{}
-		answer, err := entryPointsOf(d, &bytes.Buffer{}).Handle(invokedBy(t, test.arn), json.RawMessage(test.payload))
-		if err == nil || answer != nil && !reflect.ValueOf(answer).IsZero() || len(d.calls) > 0 {
-			t.Errorf("%s: the response is %+v, %v; the domain was called for %v by %+v", name, answer, err, d.calls, d.callers)
+		response, err := entryPointsOf(d, &bytes.Buffer{}).Handle(invokedBy(t, test.arn), json.RawMessage(test.payload))
+		if err == nil || response != nil && !reflect.ValueOf(response).IsZero() || len(d.calls) > 0 {
+			t.Errorf("%s: the response is %+v, %v; the domain was called for %v by %+v", name, response, err, d.calls, d.callers)
 		}
 	}
 	d := &domain{}
-	if answer, err := entryPointsOf(d, &bytes.Buffer{}).Handle(t.Context(), json.RawMessage(client)); err == nil || len(d.calls) > 0 {
-		t.Errorf("without Lambda: the response is %+v, %v", answer, d.calls)
+	if response, err := entryPointsOf(d, &bytes.Buffer{}).Handle(t.Context(), json.RawMessage(client)); err == nil || len(d.calls) > 0 {
+		t.Errorf("without Lambda: the response is %+v, %v", response, d.calls)
 	}
 }
 
@@ -230,10 +230,10 @@ func TestInternalCallInABodyIsOnlyABody(t *testing.T) {
 		"an event in the call": `{"owner":` + eventWith(t, "") + `}`,
 	} {
 		d := &domain{}
-		answer, err := entryPointsOf(d, &bytes.Buffer{}).Handle(invokedBy(t, functionARN), json.RawMessage(eventWith(t, body)))
-		got, ok := answer.(events.APIGatewayV2HTTPResponse)
+		response, err := entryPointsOf(d, &bytes.Buffer{}).Handle(invokedBy(t, functionARN), json.RawMessage(eventWith(t, body)))
+		got, ok := response.(events.APIGatewayV2HTTPResponse)
 		if err != nil || !ok || got.StatusCode != 400 || !strings.Contains(got.Body, `"unknown_field"`) || len(d.calls) > 0 {
-			t.Errorf("%s: the response is %+v, %v; the domain was called for %v", name, answer, err, d.calls)
+			t.Errorf("%s: the response is %+v, %v; the domain was called for %v", name, response, err, d.calls)
 		}
 	}
 }
@@ -271,10 +271,10 @@ func TestInternalAPIIsTheAPI(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		answer, err := entryPointsOf(d, &bytes.Buffer{}).Handle(invokedBy(t, functionARN+":slack"), payload)
-		got, ok := answer.(api.InternalReply)
+		response, err := entryPointsOf(d, &bytes.Buffer{}).Handle(invokedBy(t, functionARN+":slack"), payload)
+		got, ok := response.(api.InternalReply)
 		if err != nil || !ok || got.Status != test.status || !json.Valid([]byte(got.Body)) || !strings.Contains(got.Body, test.says) {
-			t.Errorf("%s %s: the response is %+v, %v", test.method, test.path, answer, err)
+			t.Errorf("%s %s: the response is %+v, %v", test.method, test.path, response, err)
 		}
 		if strings.Join(d.calls, " ") != test.call {
 			t.Errorf("%s %s: the domain was called for %v", test.method, test.path, d.calls)

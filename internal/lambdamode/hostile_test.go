@@ -139,9 +139,9 @@ func (w *neighbours) tell(t *testing.T) {
 	for _, batch := range batches {
 		event, err := json.Marshal(map[string]any{"Records": batch})
 		must(t, err)
-		answer, err := w.observer.Handle(t.Context(), event)
+		response, err := w.observer.Handle(t.Context(), event)
 		must(t, err)
-		for _, failed := range answer.BatchItemFailures {
+		for _, failed := range response.BatchItemFailures {
 			if w.isHonest(batch, failed.ItemIdentifier) {
 				t.Errorf("a record of the honest task failed: %s", failed.ItemIdentifier)
 			}

@@ -89,7 +89,7 @@ func TestTaskEvents(t *testing.T) {
 		"of a bastion":            {taskEventOf(ourCluster, "bastion/one"), "one", false},
 		"of an unknown one":       {taskEventOf(ourCluster, "bastion/three"), "three", false}, // Observe knows
 		"of another cluster":      {taskEventOf(ourCluster+"2", "bastion/one"), "", false},
-		"of a task of nobody's":   {taskEventOf(ourCluster, "ecs-svc/123"), "", false},
+		"of a foreign task":       {taskEventOf(ourCluster, "ecs-svc/123"), "", false},
 		"of a task by hand":       {taskEventOf(ourCluster, ""), "", false},
 		"that ECS does not show":  {stopped("one", "task1"), "one", true},
 		"nor the reaper, soon":    {stopped("two", "task2"), "two", true},
@@ -151,14 +151,14 @@ func TestStreamOfLeases(t *testing.T) {
 		if !strings.Contains(name, "fails") {
 			service.fail = ""
 		}
-		answer, err := o.Handle(t.Context(), json.RawMessage(`{"Records":[`+strings.Join(test.records, ",")+`]}`))
+		response, err := o.Handle(t.Context(), json.RawMessage(`{"Records":[`+strings.Join(test.records, ",")+`]}`))
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
 		slices.Sort(service.ids)
 		var failures []string
-		for _, failure := range answer.BatchItemFailures {
+		for _, failure := range response.BatchItemFailures {
 			failures = append(failures, failure.ItemIdentifier)
 		}
 		if got := strings.Join(service.ids, " "); got != test.want || strings.Join(failures, " ") != test.failures {
@@ -171,11 +171,11 @@ func TestStreamOfLeases(t *testing.T) {
 // empty name in the list for a failed batch.
 func TestResponseWithoutFailures(t *testing.T) {
 	o, _ := newObserver("")
-	answer, err := o.Handle(t.Context(), json.RawMessage(`{"Records":[{}]}`))
+	response, err := o.Handle(t.Context(), json.RawMessage(`{"Records":[{}]}`))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if text, err := json.Marshal(answer); err != nil || strings.Contains(string(text), "itemIdentifier") {
+	if text, err := json.Marshal(response); err != nil || strings.Contains(string(text), "itemIdentifier") {
 		t.Errorf("%s, %v", text, err)
 	}
 }

@@ -70,10 +70,10 @@ func (d *delivery) inOrder(order []int) {
 
 // once delivers an event, and reports whether ECS shows its status already.
 func (d *delivery) once(n int) bool {
-	answer, err := d.observer.Handle(d.t.Context(), json.RawMessage(d.recorded[n]))
+	response, err := d.observer.Handle(d.t.Context(), json.RawMessage(d.recorded[n]))
 	ahead := err != nil && strings.Contains(err.Error(), "ECS does not show yet")
-	if err != nil && !ahead || answer != nil && len(answer.BatchItemFailures) > 0 {
-		d.t.Errorf("event %d: %v, %v", n, answer, err)
+	if err != nil && !ahead || response != nil && len(response.BatchItemFailures) > 0 {
+		d.t.Errorf("event %d: %v, %v", n, response, err)
 	}
 	return !ahead
 }

@@ -130,12 +130,12 @@ func TestOverdueIsMeasured(t *testing.T) {
 		due  time.Time
 		want string
 	}{
-		"nothing due":    {time.Time{}, ""},
-		"due just now":   {noon.Add(-time.Minute), ""},
-		"long overdue":   {noon.Add(-6 * time.Minute), `"OldestOverdue":360`},
-		"due later":      {noon.Add(time.Minute), ""},
-		"at the border":  {noon.Add(-overdueAfter), ""},
-		"just behind it": {noon.Add(-overdueAfter - time.Second), `"OldestOverdue":121`},
+		"nothing due":   {time.Time{}, ""},
+		"due just now":  {noon.Add(-time.Minute), ""},
+		"long overdue":  {noon.Add(-6 * time.Minute), `"OldestOverdue":360`},
+		"due later":     {noon.Add(time.Minute), ""},
+		"at the border": {noon.Add(-overdueAfter), ""},
+		"just after it": {noon.Add(-overdueAfter - time.Second), `"OldestOverdue":121`},
 	} {
 		r := newReaperRig()
 		r.store.rec = bastion.Record{ID: "a", DueAt: test.due}
@@ -149,7 +149,7 @@ func TestOverdueIsMeasured(t *testing.T) {
 	r := newReaperRig()
 	r.store.err = errors.New("broken")
 	if err := r.Handle(t.Context(), Schedule{Do: "reap"}); err == nil {
-		t.Error("nobody learns that it cannot be measured")
+		t.Error("an error of the measurement is not returned")
 	}
 }
 

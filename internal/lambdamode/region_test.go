@@ -158,20 +158,20 @@ func (p *process) RoundTrip(request *http.Request) (*http.Response, error) {
 	if p.region.busy.Load() {
 		time.Sleep(callTime)
 	}
-	answer, err := p.region.wire.RoundTrip(request)
-	if err == nil && (answer.StatusCode == http.StatusServiceUnavailable || answer.StatusCode == http.StatusBadRequest) {
-		p.region.note(p.name, answer)
+	response, err := p.region.wire.RoundTrip(request)
+	if err == nil && (response.StatusCode == http.StatusServiceUnavailable || response.StatusCode == http.StatusBadRequest) {
+		p.region.note(p.name, response)
 	}
-	return answer, err
+	return response, err
 }
 
 // note counts throttled calls.
-func (r *region) note(function string, answer *http.Response) {
-	body, err := io.ReadAll(answer.Body)
+func (r *region) note(function string, response *http.Response) {
+	body, err := io.ReadAll(response.Body)
 	if err != nil {
 		r.t.Error(err)
 	}
-	answer.Body = io.NopCloser(bytes.NewReader(body))
+	response.Body = io.NopCloser(bytes.NewReader(body))
 	if bytes.Contains(body, []byte("RequestLimitExceeded")) || bytes.Contains(body, []byte("ThrottlingException")) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
@@ -236,9 +236,9 @@ func (r *region) observe(payload []byte) (failed int, err error) {
 	defer func() { r.events <- p }()
 	ctx, cancel := invocation(backgroundTimeout)
 	defer cancel()
-	answer, err := p.Observer().Handle(ctx, payload)
-	if answer != nil {
-		failed = len(answer.BatchItemFailures)
+	response, err := p.Observer().Handle(ctx, payload)
+	if response != nil {
+		failed = len(response.BatchItemFailures)
 	}
 	return failed, err
 }

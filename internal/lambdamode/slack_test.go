@@ -112,7 +112,7 @@ func TestSlackFunctionHasTwoEntryPoints(t *testing.T) {
 	} {
 		w, reached := &worker{}, ""
 		s := slackEntryPoints(w, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { reached = "routes" }))
-		answer, err := s.Handle(invokedBy(t, test.arn), json.RawMessage(test.payload))
+		response, err := s.Handle(invokedBy(t, test.arn), json.RawMessage(test.payload))
 		switch {
 		case len(w.jobs) == 1 && w.jobs[0] == slack.Job{Action: slack.JobStatus, Owner: someone}:
 			reached += "job"
@@ -122,7 +122,7 @@ func TestSlackFunctionHasTwoEntryPoints(t *testing.T) {
 			reached += "something"
 		}
 		if reached != test.reaches || (err == nil) != (test.reaches != "") {
-			t.Errorf("%s: reaches %q, and returns %v, %v", name, reached, answer, err)
+			t.Errorf("%s: reaches %q, and returns %v, %v", name, reached, response, err)
 		}
 		if (reached == "job" || reached == "notice") && !w.limited {
 			t.Errorf("%s may go on until Lambda ends it", name)
@@ -147,11 +147,11 @@ type lambdas struct {
 }
 
 func (l lambdas) Invoke(_ context.Context, function string, payload []byte) ([]byte, error) {
-	answer, err := l.functions[function].Handle(invokedBy(l.t, function), payload)
+	response, err := l.functions[function].Handle(invokedBy(l.t, function), payload)
 	if err != nil {
 		return nil, err
 	}
-	return json.Marshal(answer)
+	return json.Marshal(response)
 }
 
 // Calls and replies between the functions survive encoding and decoding.
