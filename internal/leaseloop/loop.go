@@ -105,17 +105,15 @@ func (l *loop) listenerFailed(err error) *stop {
 // deadline it does not read the lease first, which could take time: the report of the
 // ending finds out whether there is a newer one.
 func (l *loop) step(ctx context.Context) *stop {
-	if now := l.cfg.Now(); !now.Before(l.pollAt) && now.Before(l.lease.Deadline) {
+	now := l.cfg.Now()
+	d := l.decide(now)
+	if d.end != bastion.EndDeadline && !now.Before(l.pollAt) {
 		if end, _ := l.poll(ctx); end != nil {
 			return end
 		}
+		now = l.cfg.Now()
+		d = l.decide(now)
 	}
-	now := l.cfg.Now()
-	open, lastUse := l.server.Connections()
-	d := decide(timeInput{
-		now: now, decidedAt: l.decidedAt, lease: l.lease,
-		unusedSince: unusedSince(l.readyAt, l.leasedAt, lastUse, open),
-	}, l.cfg.Timing.Warnings)
 	l.decidedAt, l.decideAt = now, d.next
 	if d.warn > 0 {
 		l.server.Warn(d.warn)
@@ -133,6 +131,14 @@ func (l *loop) step(ctx context.Context) *stop {
 		return end
 	}
 	return l.reportIfDue(ctx)
+}
+
+func (l *loop) decide(now time.Time) timeDecision {
+	open, lastUse := l.server.Connections()
+	return decide(timeInput{
+		now: now, decidedAt: l.decidedAt, lease: l.lease,
+		unusedSince: unusedSince(l.readyAt, l.leasedAt, lastUse, open),
+	}, l.cfg.Timing.Warnings)
 }
 
 // wait waits until something is due, or has happened.
