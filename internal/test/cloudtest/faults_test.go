@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -14,8 +17,8 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/test/cloudtest"
 )
 
-// calls lists the calls that an operation makes when nothing fails, which is
-// what all the cases are generated from.
+// calls returns the calls that an operation makes when nothing fails. All cases are
+// generated from them.
 func calls(t *testing.T, op operation, staleness time.Duration) (made []string) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, staleness)
@@ -41,7 +44,8 @@ func bubble(t *testing.T, name string, run func(*testing.T)) {
 	})
 }
 
-// rest lets the schedules run and then wants everything to be as intended.
+// rest runs the reaper for a while, and then wants the cloud to be as the records
+// intend.
 func (w *world) rest(what string) {
 	w.t.Helper()
 	w.reap(20 * time.Minute)
@@ -50,16 +54,16 @@ func (w *world) rest(what string) {
 	}
 }
 
-// reads are calls without an effect: they fail in one way less, and holding one
-// before it reads is as if it had come later.
+// reads are calls without an effect. They cannot fail after their effect, and holding
+// one before it reads is the same as calling it later.
 var reads = map[string]bool{
 	"Records.Fetch": true, "Records.FetchByName": true, "Records.ListByOwner": true, "Keys.RememberedKey": true,
 	"DueList.Due": true, "Marks.Marks": true, "Groups.Describe": true, "Groups.List": true,
 	"Tasks.Describe": true, "Tasks.Fetch": true, "Tasks.List": true, "Leases.Fetch": true, "Leases.List": true,
 }
 
-// polled reports whether the last of these calls is a read that was made often
-// before: one of those by which a request waits.
+// polled reports whether the last of these calls is a read that was made many times
+// before, as by a request that waits.
 func polled(made []string) bool {
 	last, n := made[len(made)-1], 0
 	for _, call := range made {
@@ -72,49 +76,119 @@ func polled(made []string) bool {
 
 var stalenesses = []time.Duration{0, 5 * time.Second}
 
-// Whatever call fails, before or after its effect or by hanging until the
-// invocation's end: the reaper finishes what intent says, and a repeat works.
-func TestEveryCallFailsOnce(t *testing.T) {
-	cases := 0
-	t.Cleanup(func() { fmt.Printf("faults: %d cases ran\n", cases) })
-	for _, staleness := range stalenesses {
-		for _, op := range operations {
-			made := calls(t, op, staleness)
-			for k := range made {
-				for _, fault := range cloudtest.Faults() {
-					if reads[made[k]] && fault.After {
-						continue
-					}
-					cases++
-					failOnce(t, op, staleness, k, made[k], fault)
-				}
+// faultCase is one generated case: an operation, the call of it in which something
+// goes wrong, and what does.
+type faultCase struct {
+	name      string
+	operation string
+	call      string
+	run       func(*testing.T)
+}
+
+// faultSeed seeds the choice of the cases that run without BASTION_FAULTS=all.
+const faultSeed = 1
+
+// choose returns the cases to run: all of them if BASTION_FAULTS=all, else a tenth
+// that depends on the seed only, and with it the first case of every operation and
+// every call that the tenth does not have.
+func choose(cases []faultCase, all bool) (chosen []faultCase) {
+	if all {
+		return cases
+	}
+	random := rand.New(rand.NewPCG(faultSeed, 0))
+	operations, calls := map[string]bool{}, map[string]bool{}
+	picked := make([]bool, len(cases))
+	for i, c := range cases {
+		if picked[i] = random.IntN(10) == 0; picked[i] {
+			operations[c.operation], calls[c.call] = true, true
+		}
+	}
+	for i, c := range cases {
+		if picked[i] || !operations[c.operation] || !calls[c.call] {
+			operations[c.operation], calls[c.call] = true, true
+			chosen = append(chosen, c)
+		}
+	}
+	return chosen
+}
+
+// runCases runs the chosen cases in parallel, and prints how many ran.
+func runCases(t *testing.T, kind string, cases []faultCase) (ran int) {
+	chosen := choose(cases, os.Getenv("BASTION_FAULTS") == "all")
+	fmt.Printf("%s: running %d of %d cases\n", kind, len(chosen), len(cases))
+	t.Cleanup(func() { fmt.Printf("%s: %d of %d cases ran (seed %d)\n", kind, len(chosen), len(cases), faultSeed) })
+	for _, c := range chosen {
+		bubble(t, c.name, c.run)
+	}
+	return len(chosen)
+}
+
+func TestChosenFaultCasesCoverEveryOperationAndCall(t *testing.T) {
+	for kind, cases := range map[string][]faultCase{"faults": failCases(t), "overtaken": overtakeCases(t, new(atomic.Int64))} {
+		operations, calls := map[string]bool{}, map[string]bool{}
+		chosen := choose(cases, false)
+		for _, c := range chosen {
+			operations[c.operation], calls[c.call] = true, true
+		}
+		for _, c := range cases {
+			if !operations[c.operation] || !calls[c.call] {
+				t.Errorf("%s: no case of operation %q or call %q is chosen", kind, c.operation, c.call)
 			}
+		}
+		if len(chosen) > len(cases)/8 {
+			t.Errorf("%s: %d of %d cases are chosen, want about a tenth", kind, len(chosen), len(cases))
+		}
+		again := choose(cases, false)
+		if !slices.EqualFunc(chosen, again, func(a, b faultCase) bool { return a.name == b.name }) {
+			t.Errorf("%s: a second choice differs", kind)
+		}
+		if len(choose(cases, true)) != len(cases) {
+			t.Errorf("%s: not all cases are chosen when all are wanted", kind)
 		}
 	}
 }
 
-func failOnce(t *testing.T, op operation, staleness time.Duration, k int, call string, f cloudtest.Fault) {
-	what := fmt.Sprintf("%s, staleness %s: call %d, %s, %s", op.name, staleness, k, call, f.Name)
-	bubble(t, what, func(t *testing.T) {
-		w := newWorld(t, staleness)
-		op.setup(w)
-		service := w.serviceOn(cloudtest.Wrap(w.ports(), cloudtest.At("", k+1, f.Hook)))
-		ctx, cancel := invocation()
-		defer cancel()
-		failed := op.run(ctx, service, w)
-		w.rest(what)
-		if failed != nil && op.name == "create" {
-			if _, err := w.create(w.service, home, keyA); err != nil {
-				t.Errorf("%s: the repeat: %v", what, err)
+// Whichever call fails, before or after its effect or by hanging until the end of the
+// invocation: the reaper completes what the record intends, and a repeat works.
+func TestEveryCallFailsOnce(t *testing.T) { runCases(t, "faults", failCases(t)) }
+
+func failCases(t *testing.T) (cases []faultCase) {
+	for _, staleness := range stalenesses {
+		for _, op := range operations {
+			for k, call := range calls(t, op, staleness) {
+				for _, fault := range cloudtest.Faults() {
+					if reads[call] && fault.After {
+						continue
+					}
+					what := fmt.Sprintf("%s, staleness %s: call %d, %s, %s", op.name, staleness, k, call, fault.Name)
+					cases = append(cases, faultCase{what, op.name, call, func(t *testing.T) { failOnce(t, what, op, staleness, k, fault) }})
+				}
 			}
-			w.rest(what + ", repeated")
 		}
-	})
+	}
+	return cases
 }
 
-// holds are the ways to be overtaken: held before the effect or after it, and
-// then going on; or held before it, and dead as soon as the call has had it, as
-// when a request that was long under way outlives who sent it.
+func failOnce(t *testing.T, what string, op operation, staleness time.Duration, k int, f cloudtest.Fault) {
+	w := newWorld(t, staleness)
+	op.setup(w)
+	service := w.serviceOn(cloudtest.Wrap(w.ports(), cloudtest.At("", k+1, f.Hook)))
+	ctx, cancel := invocation()
+	defer cancel()
+	failed := op.run(ctx, service, w)
+	w.rest(what)
+	if failed != nil && op.name == "create" {
+		if _, err := w.create(w.service, home, keyA); err != nil {
+			t.Errorf("%s: the repeat: %v", what, err)
+		}
+		w.rest(what + ", repeated")
+	}
+}
+
+// holds are the ways in which an invocation is overtaken: a call is held before its
+// effect, or after it, and the invocation continues later; or the call is held before
+// its effect, and the invocation dies with the effect, as when a slow request outlives
+// its sender.
 var holds = []struct {
 	name   string
 	pause  func() *cloudtest.Pause
@@ -126,80 +200,81 @@ var holds = []struct {
 	{"held after its effect", cloudtest.PauseAfter, false, false},
 }
 
-// One invocation is held at one of its calls while another intent runs to its
-// end.
+// One invocation is held at one of its calls while another intent is carried out.
 func TestEveryCallIsOvertaken(t *testing.T) {
-	cases, unheld := 0, &atomic.Int64{}
+	unheld, ran := new(atomic.Int64), 0
 	t.Cleanup(func() {
-		fmt.Printf("overtaken: %d cases ran, %d of them ended without the call to hold\n", cases, unheld.Load())
-		if unheld.Load() > int64(cases/100) {
+		fmt.Printf("overtaken: %d cases ended without the call to hold\n", unheld.Load())
+		if unheld.Load() > int64(ran/100) {
 			t.Error("too many cases never made the call that was to be held")
 		}
 	})
+	ran = runCases(t, "overtaken", overtakeCases(t, unheld))
+}
+
+func overtakeCases(t *testing.T, unheld *atomic.Int64) (cases []faultCase) {
 	for _, staleness := range stalenesses {
 		for _, op := range operations {
 			made := calls(t, op, staleness)
-			for k := range made {
+			for k, call := range made {
 				for _, other := range overtakers {
 					if staleness > 0 && other.name == "extend" || polled(made[:k+1]) {
-						continue // the group does not matter to it; or it is a look of many
+						continue // an extension does not depend on the group; one poll of many is like another
 					}
 					for h, hold := range holds {
-						if reads[made[k]] && hold.before {
+						if reads[call] && hold.before {
 							continue
 						}
-						cases++
-						overtake(t, op, staleness, k, made[k], other, h, unheld)
+						what := fmt.Sprintf("%s, staleness %s: call %d, %s, %s, while %s", op.name, staleness, k, call, hold.name, other.name)
+						cases = append(cases, faultCase{what, op.name, call, func(t *testing.T) { overtake(t, what, op, staleness, k, other, h, unheld) }})
 					}
 				}
 			}
 		}
 	}
+	return cases
 }
 
-func overtake(t *testing.T, op operation, staleness time.Duration, k int, call string, other operation, h int, unheld *atomic.Int64) {
+func overtake(t *testing.T, what string, op operation, staleness time.Duration, k int, other operation, h int, unheld *atomic.Int64) {
 	hold := holds[h]
-	what := fmt.Sprintf("%s, staleness %s: call %d, %s, %s, while %s", op.name, staleness, k, call, hold.name, other.name)
-	bubble(t, what, func(t *testing.T) {
-		w := newWorld(t, staleness)
-		op.setup(w)
-		pause := hold.pause()
-		hook := cloudtest.At("", k+1, pause.Hook)
-		if hold.dies {
-			hook = diesAt(k+1, pause.Hook)
-		}
-		service := w.serviceOn(cloudtest.Wrap(w.ports(), hook))
-		ended := make(chan struct{})
-		go func() {
-			defer close(ended)
-			ctx, cancel := invocation()
-			defer cancel()
-			op.run(ctx, service, w)
-		}()
-		select {
-		case <-pause.Reached():
-		case <-ended:
-			unheld.Add(1) // two things happened at the same moment in another order
-		}
-		w.runToItsEnd(what, other)
-		pause.Release()
-		<-ended
-		w.rest(what)
-		if other.name == "close" && !op.opens && w.only().ID != "" {
-			t.Errorf("%s: open after the close: %+v", what, w.only().Intent)
-		}
-	})
+	w := newWorld(t, staleness)
+	op.setup(w)
+	pause := hold.pause()
+	hook := cloudtest.At("", k+1, pause.Hook)
+	if hold.dies {
+		hook = diesAt(k+1, pause.Hook)
+	}
+	service := w.serviceOn(cloudtest.Wrap(w.ports(), hook))
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		ctx, cancel := invocation()
+		defer cancel()
+		op.run(ctx, service, w)
+	}()
+	select {
+	case <-pause.Reached():
+	case <-ended:
+		unheld.Add(1) // two things happened at the same moment in another order
+	}
+	w.runToItsEnd(what, other)
+	pause.Release()
+	<-ended
+	w.rest(what)
+	if other.name == "close" && !op.opens && w.only().ID != "" {
+		t.Errorf("%s: open after the close: %+v", what, w.only().Intent)
+	}
 }
 
-// runToItsEnd runs an intent, and the reaper often, for a good part of the held
-// invocation's life.
+// runToItsEnd runs another operation, and the reaper several times, while the
+// invocation is held.
 func (w *world) runToItsEnd(what string, other operation) {
 	w.t.Helper()
 	ctx, cancel := invocation()
 	defer cancel()
 	var refusal *bastion.Error // such as: it has expired meanwhile
 	if err := other.run(ctx, w.service, w); err != nil && !errors.As(err, &refusal) {
-		w.t.Errorf("%s: the other: %v", what, err)
+		w.t.Errorf("%s: the other operation: %v", what, err)
 	}
 	for range 5 {
 		w.service.Reap(ctx)
@@ -207,7 +282,7 @@ func (w *world) runToItsEnd(what string, other operation) {
 	}
 }
 
-// diesAt has the hook deal with the kth call, and fails that and all later ones.
+// diesAt sends the kth call through the hook, and fails it and all later ones.
 func diesAt(k int, hook cloudtest.Hook) cloudtest.Hook {
 	var mu sync.Mutex
 	made := 0

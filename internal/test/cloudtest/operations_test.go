@@ -3,6 +3,7 @@ package cloudtest_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -322,20 +323,49 @@ func TestAskingForMoreAtTheVeryEnd(t *testing.T) {
 	})
 }
 
-// The other side: the lease is written first, so the task goes on.
-func TestANewLeaseKeepsATaskFromEnding(t *testing.T) {
-	simulate(t, func(t *testing.T, w *world) {
-		rec := w.ready()
-		ctx := context.Background()
-		time.Sleep(time.Until(rec.Intent.Deadline) - 2*time.Second) // between two looks of the task
-		if _, err := w.service.Extend(ctx, alice(home), rec.ID, 3*time.Hour, 0); err != nil {
-			t.Fatal(err)
+// An extension that reaches the lease before the task's own ending keeps the task
+// running, at the deadline as at the idle time-out. One that comes after the ending
+// starts another task, or is refused because the deadline has passed.
+func TestExtensionAroundTheTasksOwnEnd(t *testing.T) {
+	for _, reason := range []bastion.EndReason{bastion.EndDeadline, bastion.EndIdle} {
+		for before := -2 * time.Second; before <= 5*time.Second; before += 500 * time.Millisecond {
+			t.Run(fmt.Sprintf("%s, %s before", reason, before), func(t *testing.T) {
+				simulate(t, func(t *testing.T, w *world) {
+					if reason == bastion.EndIdle {
+						w.service.Config.IdleTimeout = 30 * time.Minute
+					}
+					rec := w.ready()
+					end, ttl := rec.Intent.Deadline, 3*time.Hour
+					if reason == bastion.EndIdle {
+						item, err := w.cloud.Leases().Fetch(t.Context(), rec.Attempt.TaskID)
+						if err != nil {
+							t.Fatal(err)
+						}
+						end = w.runner.Server(rec.Attempt.TaskID).LeasedAt().Add(item.Lease.IdleTimeout)
+						ttl = 10 * time.Hour
+					}
+					time.Sleep(time.Until(end) - before)
+					_, err := w.service.Extend(context.Background(), alice(home), rec.ID, ttl, 0)
+					if before <= 0 && reason == bastion.EndDeadline {
+						wantCode(t, err, bastion.CodeNotOpen)
+						w.rest("extended too late")
+						return
+					}
+					if err != nil {
+						t.Fatal(err)
+					}
+					w.rest("extended")
+					after := w.only()
+					if before > 0 && after.Attempt.Number != 1 {
+						t.Errorf("the lease was renewed %s before the end, and the task ended: attempt %d", before, after.Attempt.Number)
+					}
+					if after.ID != rec.ID || after.State() != bastion.Ready {
+						t.Errorf("%s %s, want %s ready", after.ID, after.State(), rec.ID)
+					}
+				})
+			})
 		}
-		w.rest("extended in time")
-		if after := w.only(); after.Attempt.Number != 1 || after.State() != bastion.Ready {
-			t.Errorf("attempt %d, %s", after.Attempt.Number, after.State())
-		}
-	})
+	}
 }
 
 func TestConsoleRequests(t *testing.T) {

@@ -127,6 +127,10 @@ func (w *world) person(day context.Context, s *bastion.Service, n int, chance fu
 // overdueFor is how long the shaky reaper may need: some passes can fail.
 const overdueFor = 10 * time.Minute
 
+// taskOverdueFor is how long a task may run after its deadline: it calls the table
+// twice, at most.
+const taskOverdueFor = 11 * time.Second
+
 func (w *world) wantNoOverdue(seed uint64) {
 	w.t.Helper()
 	inv := w.cloud.Inventory()
@@ -141,7 +145,15 @@ func (w *world) wantNoOverdue(seed uint64) {
 			names[rec.Owner+"/"+rec.Name] = rec.ID
 		}
 	}
+	leases := map[string]bastion.LeaseItem{}
+	for _, item := range inv.Leases {
+		leases[item.TaskID] = item
+	}
 	for _, task := range inv.Live() {
+		lease := leases[task.ID].Lease
+		if task.Status == bastion.TaskRunning && lease.Generation > 0 && time.Since(lease.Deadline) > taskOverdueFor {
+			w.t.Errorf("seed %d: the task of %s runs %s after its lease's deadline", seed, task.BastionID, time.Since(lease.Deadline))
+		}
 		rec, known := records[task.BastionID]
 		if !known || time.Since(rec.Intent.Deadline) > overdueFor {
 			w.t.Errorf("seed %d: task of %s lives, whose deadline was %s", seed, task.BastionID, rec.Intent.Deadline)

@@ -22,6 +22,7 @@ type Server struct {
 	mu        sync.Mutex
 	resumed   sync.Cond
 	lease     bastion.Lease
+	leasedAt  time.Time
 	listening bool
 	paused    bool
 	closed    bool
@@ -170,6 +171,13 @@ func (s *Server) Lease() bastion.Lease {
 	return s.lease
 }
 
+// LeasedAt returns when the lease in force was put in force.
+func (s *Server) LeasedAt() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.leasedAt
+}
+
 // LastReply returns the last reply that the loop passed on.
 func (s *Server) LastReply() bastion.ConsoleReply {
 	s.mu.Lock()
@@ -208,7 +216,7 @@ func (s *Server) Listen() error {
 func (s *Server) SetLease(lease bastion.Lease) (closed int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.lease = lease
+	s.lease, s.leasedAt = lease, time.Now()
 	closed = s.drop(func(c *Conn) bool {
 		return !slices.ContainsFunc(c.keys, func(key bastion.Key) bool { return slices.Contains(lease.Keys, key) })
 	})
