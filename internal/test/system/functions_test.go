@@ -43,7 +43,7 @@ func compile(t testing.TB, packages ...string) string {
 	t.Helper()
 	folder := t.TempDir()
 	build := exec.Command("go", append([]string{"build", "-trimpath", "-tags", "lambda.norpc", "-o", folder}, packages...)...)
-	build.Dir = filepath.Join("..", "..", "..", "..")
+	build.Dir = filepath.Join("..", "..", "..")
 	build.Env = append(os.Environ(), "GOOS=linux", "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%s: %v\n%s", build, err, out)

@@ -38,7 +38,7 @@ func TestTheTemplateSaysTheSame(t *testing.T) {
 		"routes":                 {said(`RouteKey: (.+)`), slices.Sorted(maps.Keys(routes))},
 		"environment of tasks":   {said(`Name: (BASTIOND_\w+)`), names((&fargate{}).environment("1", netip.AddrPort{}), "BASTIOND_")},
 		"environment of all":     {said(`(?m)^ {8}(BASTION_\w+):`), names(append(settings(place{}, 2222), "BASTION_SLACK="), "BASTION_")},
-		"environment of two":     {said(`(?m)^ {10}(BASTION_\w+): !If \[UseSlack, !Ref SlackWork, ''\]`), []string{"BASTION_SLACK", "BASTION_SLACK"}},
+		"environment of two":     {said(`(?m)^ {10}(BASTION_\w+): !If \[UseSlack, !Ref SlackQueue, ''\]`), []string{"BASTION_SLACK", "BASTION_SLACK"}},
 		"environment of Slack's": {said(`(?m)^ +(SLACK_\w+):`), names(slackSettings(&fakeSlack{}), "SLACK_")},
 		"filter of the stream":   {said(`- Pattern: '(.+)'`), []string{`{"dynamodb":{"NewImage":{"by":{"S":["task"]}}}}`}},
 		"what the schedules say": {said(`Input: '(.+)'`), []string{`{"do":"reap"}`, `{"do":"sweep"}`}},
