@@ -87,9 +87,6 @@ func NewBastion(rec bastion.Record) Bastion {
 // IsOpen reports whether the bastion can be used, extended and closed.
 func (b Bastion) IsOpen() bool { return b.State == bastion.Starting || b.State == bastion.Ready }
 
-// IsOver reports whether the bastion is closed or failed.
-func (b Bastion) IsOver() bool { return b.State == bastion.Closed || b.State == bastion.Failed }
-
 // Problem is a problem document (RFC 9457) with the extension members code and
 // request_id.
 type Problem struct {
