@@ -58,7 +58,7 @@ func TestBuildWithoutGoSaysWhereToGetIt(t *testing.T) {
 // digest must be the same on every machine. The program is larger than several of the
 // compressor's blocks, and compresses to about a half.
 func TestDigestDoesNotDependOnTheMachine(t *testing.T) {
-	program := make([]byte, 3<<20)
+	program := make([]byte, 600_000)
 	source := rand.New(rand.NewPCG(1, 2))
 	for i := range program {
 		program[i] = byte(source.Uint32() & 0x1f)
