@@ -2,34 +2,33 @@ package httpapi_test
 
 import (
 	"bytes"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 
 	"github.com/bastion-on-demand/bastion/internal/httpapi"
+	"github.com/bastion-on-demand/bastion/internal/test/sshclient"
 	"golang.org/x/crypto/ssh"
 )
 
-// stockSSH runs the installed OpenSSH client, which must not prompt.
-func stockSSH(t *testing.T, args ...string) (output string, err error) {
+// runSSH runs the OpenSSH client and returns all its output.
+func runSSH(t *testing.T, args ...string) (output string, err error) {
 	t.Helper()
-	return run(t, exec.CommandContext(t.Context(), "ssh", args...))
+	return run(t, "ssh", args...)
 }
 
-func run(t *testing.T, cmd *exec.Cmd) (output string, err error) {
+func run(t *testing.T, program string, args ...string) (output string, err error) {
 	t.Helper()
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH")} // no agent
-	out, err := cmd.CombinedOutput()
-	return string(out), err
+	client := sshclient.New(t)
+	stdout, stderr, err := client.Run("", client.Command(program, args...))
+	return stdout + stderr, err
 }
 
 func TestSSHAcceptsTheGoldenFiles(t *testing.T) {
@@ -38,7 +37,7 @@ func TestSSHAcceptsTheGoldenFiles(t *testing.T) {
 		t.Fatalf("%d golden files, %v", len(files), err)
 	}
 	for _, file := range files {
-		out, err := stockSSH(t, "-G", "-F", file, "bastion-default")
+		out, err := runSSH(t, "-G", "-F", file, "bastion-default")
 		if err != nil {
 			t.Errorf("%s: %v\n%s", file, err, out)
 		}
@@ -57,7 +56,7 @@ func TestSSHUnderstandsTheConfiguration(t *testing.T) {
 		},
 	} {
 		for host, want := range hosts {
-			out, err := stockSSH(t, "-G", "-F", filepath.Join("testdata", file), host)
+			out, err := runSSH(t, "-G", "-F", filepath.Join("testdata", file), host)
 			if err != nil {
 				t.Fatalf("%s: %v\n%s", file, err, out)
 			}
@@ -89,18 +88,10 @@ func local(t *testing.T) *rig {
 	return r
 }
 
-// identity writes the private half of userKey into a file.
+// identity returns the file of the private key that the record has.
 func identity(t *testing.T) string {
 	t.Helper()
-	block, err := ssh.MarshalPrivateKey(privateKeyOf(1), "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(t.TempDir(), "id_ed25519")
-	if err := os.WriteFile(path, pem.EncodeToMemory(block), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return path
+	return sshclient.WriteKey(t, privateKeyOf(1))
 }
 
 // saved writes the text response to a file, with lines appended.
@@ -127,7 +118,7 @@ func TestSSHThroughTheBastion(t *testing.T) {
 		if target == "private.internal" {
 			args = append(args, "-J", "bastion-default")
 		}
-		out, err := stockSSH(t, append(args, target, "true")...)
+		out, err := runSSH(t, append(args, target, "true")...)
 		if err != nil || out != want {
 			t.Errorf("%s: %v\n%s", target, err, out)
 		}
@@ -139,7 +130,7 @@ func TestConsoleCommandOpensTheConsole(t *testing.T) {
 	r := local(t)
 	command, _ := get(t, r)["ssh"].(string)
 	given := "ssh -F none -o BatchMode=yes -i " + identity(t) + " "
-	out, err := run(t, exec.CommandContext(t.Context(), "sh", "-c", strings.Replace(command, "ssh ", given, 1)))
+	out, err := run(t, "sh", "-c", strings.Replace(command, "ssh ", given, 1))
 	if err != nil || !strings.HasSuffix(out, "the bastion answers\n") {
 		t.Errorf("%s: %v\n%s", command, err, out)
 	}
@@ -158,7 +149,7 @@ func TestSSHRefusesAnotherHostKey(t *testing.T) {
 			r := local(t)
 			lie(r)
 			file := saved(t, r, "IdentityFile "+identity(t)+"\nBatchMode yes\n")
-			out, err := stockSSH(t, "-F", file, "-J", "bastion-default", "private.internal", "true")
+			out, err := runSSH(t, "-F", file, "-J", "bastion-default", "private.internal", "true")
 			if err == nil || !strings.Contains(out, "Host key verification failed") {
 				t.Errorf("%v\n%s", err, out)
 			}
