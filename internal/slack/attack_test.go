@@ -40,9 +40,10 @@ func TestHostileTextIsOnlyText(t *testing.T) {
 		odd.State = bastion.State(text)
 		for name, l := range map[string]*message{
 			"used":      usedMessage(*b, netip.MustParseAddr(annsHome)),
-			"state":     stateMessage(*b),
-			"odd state": stateMessage(odd),
-			"status":    statusMessage(slices.Repeat([]Bastion{*b}, 20)),
+			"status":    statusMessage(*b),
+			"odd state": statusMessage(odd),
+			"ready":     readyMessage(*b),
+			"list":      listMessage(slices.Repeat([]Bastion{*b}, 20)),
 			"which":     whichMessage(whichError{open: slices.Repeat([]Bastion{*b}, 20), name: text}, job),
 			"extended":  extendedMessage(*b, job),
 			"closing":   closingMessage(*b),
@@ -51,11 +52,11 @@ func TestHostileTextIsOnlyText(t *testing.T) {
 			"receipt":   receiptMessage(Notice{Bastion: *closed, Receipt: receipt}),
 			"refusal":   refusalMessage(&bastion.Error{Code: bastion.Code(text), Message: text}),
 			"no start":  notStartedMessage(text, &bastion.Error{Code: bastion.Code(text)}, netip.Addr{}),
-			"wrong":     wrongMessage(&Wrong{Message: text, Try: text}),
+			"wrong":     wrongMessage(&Wrong{Message: text, Try: []string{text, text}, Verb: VerbUp}),
 			"working":   workingMessage(job),
 			"link":      linkMessage(startLink{Name: text, Reason: text, Key: text, TTL: time.Hour, ExpiresAt: start}, "", "https://bastions.example/slack/start/x"),
 		} {
-			for kind, m := range map[string]any{"webhook": l.webhook(true), "direct": l.direct("U0ANN")} {
+			for kind, m := range map[string]any{"webhook": l.webhook(true), "direct": l.direct(posted{Channel: "U0ANN"}), "update": l.direct(posted{"D0ANN", "1.0"})} {
 				body, err := json.Marshal(m)
 				if err != nil {
 					t.Fatal(err)
@@ -91,7 +92,7 @@ func TestHostileCommandsAreAnsweredWithText(t *testing.T) {
 // What was typed reaches the claim as it was meant, and the letter shows it.
 func TestMarkupStaysWhatItIs(t *testing.T) {
 	d := withKey(t)
-	wantRead(t, readable(d.types("up because &lt;!channel&gt; *b* <https://evil.test|here> :x:")), "Because: <!channel> *b* here :x:")
+	wantRead(t, readable(d.types("up because &lt;!channel&gt; *b* <https://evil.test|here> :x:")), "Reason: <!channel> *b* here :x:")
 }
 
 func TestHostileResponseURLs(t *testing.T) {

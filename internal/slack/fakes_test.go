@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -231,13 +232,18 @@ func (w *workshop) Enqueue(_ context.Context, job Job) error {
 	return nil
 }
 
-// fakeSlack takes what is sent to Slack.
+// fakeSlack takes what is sent to Slack, and shows direct messages as Slack would.
 type fakeSlack struct {
 	faults *faults
 	posts  []sent
-	status int    // 0: 200
-	answer string // empty: ok
+	// The replies, if not a success:
+	status int
+	answer string
+	header http.Header
 	err    error
+	refuse func(s sent) string // the code of an error of the Web API; empty: none
+
+	direct []*directShown // in the order in which they were posted
 }
 
 type sent struct {
@@ -245,32 +251,72 @@ type sent struct {
 	body       []byte
 }
 
+// directShown is a direct message as it looks now.
+type directShown struct {
+	posted
+	body  []byte
+	edits int
+}
+
 func (f *fakeSlack) RoundTrip(r *http.Request) (*http.Response, error) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		return nil, err
 	}
+	status, answer := f.status, f.answer
 	err = f.faults.around("slack", func() error {
 		if f.err != nil {
 			return f.err
 		}
-		f.posts = append(f.posts, sent{r.URL.String(), r.Header.Get("Authorization"), body})
+		s := sent{r.URL.String(), r.Header.Get("Authorization"), body}
+		f.posts = append(f.posts, s)
+		if status == 0 && answer == "" {
+			answer = f.accept(s)
+		}
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	status, answer := f.status, f.answer
 	if status == 0 {
 		status = 200
 	}
-	if answer == "" {
-		answer = `{"ok":true}`
+	header := f.header
+	if header == nil {
+		header = http.Header{}
 	}
-	return &http.Response{StatusCode: status, Body: io.NopCloser(strings.NewReader(answer)), Request: r, Header: http.Header{}}, nil
+	return &http.Response{StatusCode: status, Body: io.NopCloser(strings.NewReader(answer)), Request: r, Header: header}, nil
 }
 
-// at are the bodies that were posted to a URL.
+// accept carries out a request and returns the reply.
+func (f *fakeSlack) accept(s sent) string {
+	if f.refuse != nil {
+		if code := f.refuse(s); code != "" {
+			return fmt.Sprintf(`{"ok":false,"error":%q}`, code)
+		}
+	}
+	var at posted
+	if err := json.Unmarshal(s.body, &at); err != nil {
+		return `{"ok":false,"error":"invalid_json"}`
+	}
+	switch s.url {
+	case postMessage:
+		at = posted{"D" + at.Channel[1:], fmt.Sprintf("%d.000100", len(f.direct)+1)}
+		f.direct = append(f.direct, &directShown{posted: at, body: s.body})
+	case updateMessage:
+		i := slices.IndexFunc(f.direct, func(m *directShown) bool { return m.posted == at })
+		if i < 0 {
+			return `{"ok":false,"error":"message_not_found"}`
+		}
+		f.direct[i].body = s.body
+		f.direct[i].edits++
+	default:
+		return `{"ok":true}`
+	}
+	return fmt.Sprintf(`{"ok":true,"channel":%q,"ts":%q}`, at.Channel, at.TS)
+}
+
+// at returns the bodies that were sent to a URL.
 func (f *fakeSlack) at(url string) [][]byte {
 	var bodies [][]byte
 	for _, s := range f.posts {
@@ -281,11 +327,31 @@ func (f *fakeSlack) at(url string) [][]byte {
 	return bodies
 }
 
-// last is what stands at a URL, as somebody reads it.
+// last returns what was sent to a URL last, as somebody reads it.
 func (f *fakeSlack) last(url string) string {
 	bodies := f.at(url)
 	if len(bodies) == 0 {
 		return ""
 	}
 	return readable(bodies[len(bodies)-1])
+}
+
+// shown returns the direct messages as they look now, in the order in which they were
+// posted.
+func (f *fakeSlack) shown() []string {
+	var texts []string
+	for _, m := range f.direct {
+		texts = append(texts, readable(m.body))
+	}
+	return texts
+}
+
+// count returns how many direct messages hold the words.
+func (f *fakeSlack) count(words string) (n int) {
+	for _, text := range f.shown() {
+		if strings.Contains(text, words) {
+			n++
+		}
+	}
+	return n
 }

@@ -194,6 +194,7 @@ func failedBastion() *Bastion {
 	return b
 }
 
+// The direct messages of each notice, in the order in which they are sent.
 func TestGoldenNotices(t *testing.T) {
 	starting := aBastion("web")
 	starting.State, starting.Stage, starting.Host, starting.Port, starting.SSHConfig = "starting", "image", "", 0, ""
@@ -204,34 +205,29 @@ func TestGoldenNotices(t *testing.T) {
 	for _, test := range []struct {
 		name   string
 		notice Notice
+		names  []string
 	}{
-		{"stage", noticeOf(9, starting)},
-		{"ready", noticeOf(9, aBastion("web"))},
-		{"failed", failed},
-		{"closed", closed},
-		{"never_ran", noticeOf(9, closedBastion())},
-		{"warning", warning},
+		{"stage", noticeOf(9, starting), []string{"status_starting"}},
+		{"ready", noticeOf(9, aBastion("web")), []string{"ready", "status_ready"}},
+		{"warning", warning, []string{"warning"}},
+		{"closing", noticeOf(9, closingBastion()), []string{"status_closing"}},
+		{"closed", closed, []string{"receipt", "status_closed"}},
+		{"never ran", noticeOf(9, closedBastion()), []string{"receipt_never_ran"}},
+		{"failed", failed, []string{"failure", "status_failed"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			d := newDesk(t)
-			d.talkAt(&test.notice.Bastion, hookA, start)
 			d.clock = start.Add(10 * time.Minute)
 			if test.notice.Warning {
 				d.clock = test.notice.Bastion.Deadline.Add(-10 * time.Minute)
 			}
-			if err := d.Notify(t.Context(), test.notice); err != nil {
-				t.Fatal(err)
+			d.notify(noticeOf(1, stageOf("capacity"))) // the status message, which is edited
+			d.slack.posts = nil
+			d.notify(test.notice)
+			for i, name := range test.names {
+				golden(t, "direct_"+name, d.slack.posts[i].body)
 			}
-			golden(t, "notice_"+test.name, d.slack.posts[len(d.slack.posts)-1].body)
 		})
-	}
-}
-
-// talkAt begins the conversation about a bastion.
-func (d *desk) talkAt(b *Bastion, url string, since time.Time) {
-	d.t.Helper()
-	if err := d.moveConversation(d.t.Context(), *b, replyTarget{url, since}); err != nil {
-		d.t.Fatal(err)
 	}
 }
 

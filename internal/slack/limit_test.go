@@ -31,9 +31,9 @@ func TestOnePersonCannotFillTheTable(t *testing.T) {
 		for range commands {
 			d.random = byte(offered) // tokens differ
 			switch text := readable(d.types("up")); {
-			case strings.Contains(text, "Open this on the machine"):
+			case strings.Contains(text, "Open this link on the machine"):
 				offered++
-			case strings.Contains(text, "Wait a minute"):
+			case strings.Contains(text, "Rate limit"):
 				refused++
 			default:
 				t.Fatalf("%s: answered %s", test.name, text)
@@ -76,7 +76,7 @@ func TestBeyondTheLimitNothingIsDone(t *testing.T) {
 	}
 	writes, jobs := d.table.writes, len(d.work.jobs)
 	for range 50 {
-		wantRead(t, readable(d.types("status")), "more than 20 commands", "Wait a minute")
+		wantRead(t, readable(d.types("status")), "Rate limit: 20 requests per minute")
 		d.push(actionClose, "aaaaaaaaaaaaaaa2")
 	}
 	if d.table.writes != writes || len(d.work.jobs) != jobs {

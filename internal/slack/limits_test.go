@@ -50,7 +50,7 @@ func faultsOf(body []byte) []string {
 	if err := json.Unmarshal(body, &l); err != nil {
 		return []string{err.Error()}
 	}
-	c.refuse(l.ResponseType != "ephemeral" && !strings.HasPrefix(l.Channel, "U"), "somebody else can read it: response_type %q, channel %q", l.ResponseType, l.Channel)
+	c.refuse(l.ResponseType != "ephemeral" && !strings.HasPrefix(l.Channel, "U") && !strings.HasPrefix(l.Channel, "D"), "somebody else can read it: response_type %q, channel %q", l.ResponseType, l.Channel)
 	c.refuse(l.UnfurlLinks == nil || *l.UnfurlLinks || l.UnfurlMedia == nil || *l.UnfurlMedia, "links are unfurled")
 	c.refuse(l.Text == "" || utf8.RuneCountInString(l.Text) > limitMessage, "the notification has %d characters", len(l.Text))
 	c.refuse(strings.ContainsAny(l.Text, "<>&*_~`@#"), "the notification holds markup: %q", l.Text)

@@ -9,93 +9,97 @@ import (
 	slackgo "github.com/slack-go/slack"
 )
 
-// letter is what a person reads in Slack. Everything that somebody may have
-// written, or that a task reported, stands in text elements of rich_text blocks:
-// Slack reads no markup, link, mention or emoji there. Slack's markup is read in
-// dates only, which are ours.
+// message is what a person reads in Slack. Everything that somebody may have written,
+// or that a task reported, is in text elements of rich_text blocks: Slack reads no
+// markup, link, mention or emoji there. Slack's markup is read in dates only, which
+// are ours.
 type message struct {
 	notification string // our own words only: Slack reads markup in it
 	blocks       []slackgo.Block
 }
 
-// Slack's limits; see the test that holds every letter to them.
+// Slack's limits; a test checks every message against them.
 const (
 	maxText  = 3000
-	maxShown = 1000 // characters of somebody's words, such as a problem's sentence
+	maxShown = 1000 // characters of other people's text, such as a problem's sentence
 )
 
-// newLetter begins a letter with a line in bold letters.
+// newMessage returns a message with a title in bold.
 func newMessage(notification, title string) *message {
-	return &message{notification: notification, blocks: []slackgo.Block{
-		richText(slackgo.NewRichTextSection(bold(plain(title, maxShown)))),
-	}}
+	return (&message{notification: notification}).title(title)
+}
+
+// title adds a line in bold.
+func (m *message) title(title string) *message {
+	m.blocks = append(m.blocks, richText(slackgo.NewRichTextSection(bold(plain(title, maxShown)))))
+	return m
 }
 
 // say adds a paragraph.
-func (l *message) say(format string, args ...any) *message {
-	l.blocks = append(l.blocks, richText(slackgo.NewRichTextSection(text(plain(fmt.Sprintf(format, args...), maxShown)))))
-	return l
+func (m *message) say(format string, args ...any) *message {
+	m.blocks = append(m.blocks, richText(slackgo.NewRichTextSection(text(plain(fmt.Sprintf(format, args...), maxShown)))))
+	return m
 }
 
 // code adds lines to be copied as they are. What is too long for Slack is not cut
-// off, for half of it would be wrong.
-func (l *message) code(lines string) *message {
+// off: half of it would be wrong.
+func (m *message) code(lines string) *message {
 	lines = strings.TrimRight(lines, "\n")
 	if len([]rune(lines)) > maxText {
-		return l.say("What belongs here is too long for Slack.")
+		return m.say("(This is too long for Slack.)")
 	}
-	l.blocks = append(l.blocks, richText(&slackgo.RichTextPreformatted{
+	m.blocks = append(m.blocks, richText(&slackgo.RichTextPreformatted{
 		Type:     slackgo.RTEPreformatted,
 		Elements: []slackgo.RichTextSectionElement{text(printableLines(lines))},
 	}))
-	return l
+	return m
 }
 
-// list adds lines that belong together, each with a bullet.
-func (l *message) list(lines ...string) *message {
+// list adds lines with bullets.
+func (m *message) list(lines ...string) *message {
 	list := slackgo.NewRichTextList(slackgo.RTEListBullet, 0)
 	for _, line := range lines {
 		list.Elements = append(list.Elements, slackgo.NewRichTextSection(text(plain(line, maxShown))))
 	}
-	l.blocks = append(l.blocks, richText(list))
-	return l
+	m.blocks = append(m.blocks, richText(list))
+	return m
 }
 
-// dates adds a line of our own words in which each %s is a time. Every reader sees
-// it in their own time zone; see
+// dates adds a line of our own words in which each %s is a time. Every reader sees it
+// in their own time zone; see
 // https://docs.slack.dev/messaging/formatting-message-text/#date-formatting.
-func (l *message) dates(format string, times ...time.Time) *message {
+func (m *message) dates(format string, times ...time.Time) *message {
 	var args []any
 	for _, t := range times {
 		args = append(args, fmt.Sprintf("<!date^%d^{date_short_pretty} at {time}|%s>", t.Unix(), t.UTC().Format("2006-01-02 15:04 UTC")))
 	}
 	line := slackgo.NewTextBlockObject(slackgo.MarkdownType, fmt.Sprintf(format, args...), false, true)
-	l.blocks = append(l.blocks, slackgo.NewSectionBlock(line, nil, nil))
-	return l
+	m.blocks = append(m.blocks, slackgo.NewSectionBlock(line, nil, nil))
+	return m
 }
 
 // buttons adds a row of buttons.
-func (l *message) buttons(buttons ...*slackgo.ButtonBlockElement) *message {
+func (m *message) buttons(buttons ...*slackgo.ButtonBlockElement) *message {
 	var elements []slackgo.BlockElement
 	for _, b := range buttons {
 		elements = append(elements, b)
 	}
-	l.blocks = append(l.blocks, slackgo.NewActionBlock("", elements...))
-	return l
+	m.blocks = append(m.blocks, slackgo.NewActionBlock("", elements...))
+	return m
 }
 
 // What buttons do, as their action_id.
 const (
 	actionExtend = "extend"
 	actionClose  = "close"
-	actionOpen   = "open" // a link; Slack tells us of it all the same
+	actionOpen   = "open" // a link; Slack reports the press all the same
 )
 
-// extendBy is what the button grants: at least so long from when it is pressed.
+// extendBy is what the button grants: at least this long from when it is pressed.
 const extendBy = time.Hour
 
 func extendButton(id string) *slackgo.ButtonBlockElement {
-	return button(actionExtend, id, "Keep for 1 hour from now")
+	return button(actionExtend, id, "Extend to 1 hour from now")
 }
 
 func closeButton(id, label string) *slackgo.ButtonBlockElement {
@@ -118,8 +122,8 @@ func bold(words string) *slackgo.RichTextSectionTextElement {
 	return slackgo.NewRichTextSectionTextElement(words, &slackgo.RichTextSectionTextStyle{Bold: true})
 }
 
-// plain is one line without what would turn or break the text around it, cut to a
-// length. Slack takes no empty text.
+// plain returns one line of printable characters, cut to a length. Slack accepts no
+// empty text.
 func plain(words string, most int) string {
 	if words = shortened(oneLine(words), most); words == "" {
 		return "-"
@@ -127,7 +131,7 @@ func plain(words string, most int) string {
 	return words
 }
 
-// printableLines keeps the ends of lines, and nothing else that is not printable.
+// printableLines keeps line ends and printable characters.
 func printableLines(lines string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) || r == '\n' {
@@ -137,12 +141,12 @@ func printableLines(lines string) string {
 	}, lines)
 }
 
-// webhook is the letter as an answer to a command or for a response_url, for the
-// person alone.
-func (l *message) webhook(replace bool) slackgo.WebhookMessage {
+// webhook returns the message as the response to a command or for a response_url,
+// for the person alone.
+func (m *message) webhook(replace bool) slackgo.WebhookMessage {
 	return slackgo.WebhookMessage{
-		Text:            l.notification,
-		Blocks:          &slackgo.Blocks{BlockSet: l.blocks},
+		Text:            m.notification,
+		Blocks:          &slackgo.Blocks{BlockSet: m.blocks},
 		ResponseType:    slackgo.ResponseTypeEphemeral,
 		ReplaceOriginal: replace,
 		UnfurlLinks:     new(bool),
@@ -150,17 +154,17 @@ func (l *message) webhook(replace bool) slackgo.WebhookMessage {
 	}
 }
 
-// directMessage is what chat.postMessage takes.
+// directMessage is the argument of chat.postMessage, and with a TS of chat.update.
 type directMessage struct {
-	Channel     string         `json:"channel"`
+	posted
 	Text        string         `json:"text"`
 	Blocks      slackgo.Blocks `json:"blocks"`
 	UnfurlLinks bool           `json:"unfurl_links"`
 	UnfurlMedia bool           `json:"unfurl_media"`
 }
 
-// direct is the letter as a direct message: a user's id opens the conversation of
-// the app with them.
-func (l *message) direct(user string) directMessage {
-	return directMessage{Channel: user, Text: l.notification, Blocks: slackgo.Blocks{BlockSet: l.blocks}}
+// direct returns the message as a direct message. A user's ID as the channel stands
+// for the app's conversation with them.
+func (m *message) direct(at posted) directMessage {
+	return directMessage{posted: at, Text: m.notification, Blocks: slackgo.Blocks{BlockSet: m.blocks}}
 }

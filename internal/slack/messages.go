@@ -3,6 +3,11 @@ package slack
 import (
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
 
 	slackgo "github.com/slack-go/slack"
 
@@ -10,92 +15,95 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/publickey"
 )
 
-// This file holds what people read at once, before anything is known of a bastion.
+// This file holds the texts of the replies to commands and buttons. Those of direct
+// messages are in messages_direct.go.
 
-// slash is what people type before a command.
-const slash = "/bastion"
-
-// helpLetter says all that can be typed.
+// helpMessage lists the commands.
 func helpMessage() *message {
-	return newMessage("How to use "+slash, "A bastion is an SSH way in for you alone, while you need it").
-		say("The first time, tell me your public key. Then ask for a bastion, open the link on the machine you will use ssh from, and press the button there.").
-		list(
-			slash+" key ssh-ed25519 AAAA… - remember your public key",
-			slash+" up - a bastion; also: up for 2h name web because “deploy”",
-			slash+" status - what you have, and how to connect",
-			slash+" extend 30m - keep it for at least so long from now; with more than one: extend 30m web",
-			slash+" down - close it; with more than one: down web",
-		).
-		say("What follows because goes to the end of the line, unless it is in quotes. Only you see the answers.")
-}
-
-// wrongLetter says what was wrong with a command, and the nearest right one.
-func wrongMessage(w *Wrong) *message {
-	l := newMessage("That command was not understood.", "That command was not understood").say("%s", w.Message)
-	if w.Try != "" {
-		l.say("The nearest right command:").code(plain(slash+" "+w.Try, maxText))
+	var lines []string
+	for _, spec := range commands() {
+		lines = append(lines, slash+" "+spec.usage+" - "+spec.summary)
 	}
-	return l
+	return newMessage("How to use "+slash, "A bastion is your own temporary SSH entry point").
+		say("First register your public key. Then get a link, open it on the machine you'll run ssh from, and press the button there. Progress and the receipt come as direct messages from this app.").
+		list(lines...).
+		say("Everything after because is the reason, unless it is quoted. Only you can see the replies.")
 }
 
-// refusalLetter is an error with a sentence of its own.
+// wrongMessage says what is wrong with a command, the nearest right ones, and how the
+// command is used.
+func wrongMessage(w *Wrong) *message {
+	m := newMessage("I didn't understand that command.", "I didn't understand that command").say("%s", w.Message)
+	if len(w.Try) > 0 {
+		m.say("Did you mean:")
+		for _, try := range w.Try {
+			m.code(plain(slash+" "+try, maxText))
+		}
+	}
+	if spec := specOf(w.Verb); spec.verb != "" && spec.verb != VerbHelp {
+		m.say("Usage: %s %s", slash, spec.usage)
+	}
+	return m
+}
+
+// refusalMessage is an error with a sentence of its own.
 func refusalMessage(e *bastion.Error) *message {
 	switch e.Code {
 	case publickey.CodePrivate:
 		return privateKeyMessage()
-	case codeTeam, codeUser, codeChannel, codeTooMany:
-		return newMessage("That was not done.", e.Message)
+	case codeTeam, codeUser, codeChannel, codeNoToken, codeTooMany:
+		return newMessage("Request not completed.", e.Message)
 	case publickey.CodeInvalid, publickey.CodeTwo, publickey.CodeOptions, publickey.CodeCertificate, publickey.CodeTooWeak, publickey.CodeType:
-		return newMessage("That key was not taken.", "That key was not taken").say("%s", e.Message).
-			say("The right command:").code(slash + " " + examples[VerbKey])
+		return newMessage("Key not accepted.", "Key not accepted").say("%s", e.Message).
+			say("Usage:").code(slash + " " + specOf(VerbKey).usage)
 	}
-	return newMessage("That was not done.", "That was not done").say("%s (%s)", e.Message, e.Code)
+	return newMessage("Request not completed.", "Request not completed").say("%s (%s)", e.Message, e.Code)
 }
 
-// privateKeyLetter is for somebody who has just shown a private key to Slack.
+// privateKeyMessage is for somebody who has just shown a private key to Slack.
 func privateKeyMessage() *message {
 	return newMessage("That was a private key: replace it.", "That was a private key: replace it").
-		say("It was neither read nor stored here, but it has left your machine: Slack has it. Whoever gets hold of it is you, to every server that knows it.").
+		say("We didn't store it, but Slack has it now. Anyone who gets it can log in as you.").
 		list(
-			"Make a new one: ssh-keygen -t ed25519",
-			"Take the old one out of everywhere it lets you in.",
-			"Tell me the public half, the file whose name ends in .pub: "+slash+" key ssh-ed25519 AAAA…",
+			"Make a new key: ssh-keygen -t ed25519",
+			"Remove the old key from every authorized_keys it is in.",
+			"Register the public half, the file whose name ends in .pub: "+slash+" "+specOf(VerbKey).usage,
 		)
 }
 
-// keyLetter says which key is remembered now.
+// keyMessage says which key is stored now.
 func keyMessage(key bastion.Key) *message {
-	return newMessage("Your key is remembered.", "Your key is remembered").
-		say("Bastions that you ask for from now on let in %s and no other key. Links for another key are void now; a bastion that is open keeps its own.", key.Fingerprint()).
+	return newMessage("Key saved.", "Key saved").
+		say("New bastions will accept only this key: %s. Links created for your previous key no longer work; open bastions keep the key they were started with.", key.Fingerprint()).
 		say("Next: %s up", slash)
 }
 
-// noKeyLetter asks for a key first.
+// noKeyMessage asks for a key first.
 func noKeyMessage() *message {
-	return newMessage("First tell me your public key.", "First tell me your public key").
-		say("A bastion lets in one key, and I know none of yours. Copy the line that this prints:").
+	return newMessage("Register your public key first.", "Register your public key first").
+		say("I don't have a key for you yet. Copy the output of:").
 		code("cat ~/.ssh/id_ed25519.pub").
-		say("and send it, never the file without .pub:").
-		code(slash+" "+examples[VerbKey]).
-		say("Then ask again: %s up", slash)
+		say("and send it (never the file without .pub, which is your private key):").
+		code(slash+" "+specOf(VerbKey).usage).
+		say("Then run %s up again.", slash)
 }
 
-// linkLetter holds the link of a claim.
-func linkMessage(c startLink, hash, url string) *message {
+// linkMessage holds a start link.
+func linkMessage(link startLink, hash, url string) *message {
 	open := button(actionOpen, hash, "Open the link").WithURL(url).WithStyle(slackgo.StylePrimary)
-	lines := []string{"Name: " + c.Name, "For: " + inWords(c.TTL)}
-	if c.Reason != "" {
-		lines = append(lines, "Because: "+c.Reason)
+	lines := []string{"Name: " + link.Name, "Duration: " + inWords(link.TTL)}
+	if link.Reason != "" {
+		lines = append(lines, "Reason: "+link.Reason)
 	}
-	lines = append(lines, "Key: "+bastion.Key(c.Key).Fingerprint())
-	return newMessage("Your link is ready.", "Open this on the machine you will use ssh from").
-		say("The page there shows the address it sees you at. Its button starts the bastion, for that address and your key only. The link works once, for %s, and is yours alone: do not pass it on.", inWords(startLinkLife)).
+	lines = append(lines, "Key: "+bastion.Key(link.Key).Fingerprint())
+	return newMessage("Your link is ready.", "Open this link on the machine you'll run ssh from").
+		say("The page shows your address as the service sees it. Its button starts the bastion for that address and your key only. The link is for you only, works once and expires in %s.", inWords(startLinkLife)).
 		list(lines...).
 		buttons(open).
-		dates("Valid until %s.", c.ExpiresAt)
+		dates("Expires %s.", link.ExpiresAt)
 }
 
-// workingLetter is the first answer to what takes a while.
+// workingMessage is the first reply to what takes a while.
 func workingMessage(job Job) *message {
 	which := "your bastion"
 	if job.Name != "" {
@@ -103,26 +111,29 @@ func workingMessage(job Job) *message {
 	}
 	switch job.Action {
 	case JobDown:
-		return newMessage("Closing.", fmt.Sprintf("I am asking for %s to be closed", which)).say("The answer follows here.")
+		return newMessage("Closing...", fmt.Sprintf("Closing %s...", which))
 	case JobExtend:
-		return newMessage("Extending.", fmt.Sprintf("I am asking for %s to stay for %s from now", which, inWords(job.TTL))).say("The answer follows here.")
+		return newMessage("Extending...", fmt.Sprintf("Extending %s by at least %s from now...", which, inWords(job.TTL)))
 	}
-	return newMessage("Looking.", "I am asking which bastions you have").say("The answer follows here.")
+	return newMessage("Looking up your bastions...", "Looking up your bastions...")
 }
 
-// downLetter is for when the service's own functions do not answer.
+// downSentence is for a start that got no reply.
+const downSentence = "The bastion service isn't responding. We don't know whether your request was started: run " + slash + " status in a minute, and if there is nothing, get a new link. If it keeps happening, tell your operator."
+
+// downMessage is for when the API's functions do not reply.
 func downMessage() *message {
-	return newMessage("The service does not answer.", "The bastion service does not answer").
-		say("It is not known whether what you asked for was begun. Try again in a minute; %s status says what there is. If it goes on, tell your operator.", slash)
+	return newMessage("The bastion service isn't responding.", "The bastion service isn't responding").
+		say("We don't know whether your request was started. Try again in a minute; %s status lists what you have. If it keeps happening, tell your operator.", slash)
 }
 
-// notTakenLetter is for when a job could not be handed over.
+// notAcceptedMessage is for when a request could not even be enqueued.
 func notAcceptedMessage() *message {
-	return newMessage("The service does not answer.", "The bastion service does not answer").
-		say("Nothing was done as far as is known. Try again in a minute; if it goes on, tell your operator.")
+	return newMessage("The bastion service isn't responding.", "The bastion service isn't responding").
+		say("As far as we can tell, nothing was done. Try again in a minute; if it keeps happening, tell your operator.")
 }
 
-// letterOf is what a person reads of an error in finding an answer.
+// messageOf returns the reply for an error of a command.
 func messageOf(err error) *message {
 	var wrong *Wrong
 	var known *bastion.Error
@@ -133,4 +144,154 @@ func messageOf(err error) *message {
 		return refusalMessage(known)
 	}
 	return notAcceptedMessage()
+}
+
+// notStartedMessage says why a link that was used has started nothing. If somebody
+// else has used it, its owner learns so.
+func notStartedMessage(sentence string, refusal *bastion.Error, from netip.Addr) *message {
+	m := newMessage("The bastion couldn't be started.", "The bastion couldn't be started").say("%s", sentence).
+		say("Your link was used from %s. If that wasn't you, someone else has used your link: tell your operator, and make sure that nothing is open: %s down", from, slash)
+	if refusal != nil {
+		m.say("Code: %s", refusal.Code)
+	}
+	return m
+}
+
+// usedMessage takes the place of the link: it says which address has used it.
+func usedMessage(b Bastion, from netip.Addr) *message {
+	m := newMessage("Your link was used.", fmt.Sprintf("Your link was used from %s", from)).
+		say("If that wasn't you, close the bastion now and tell your operator: someone else has used your link.")
+	return m.bastion(b, "Close bastion").say("Progress comes as direct messages from this app.")
+}
+
+// closingMessage is the reply to down.
+func closingMessage(b Bastion) *message {
+	if b.IsOver() {
+		return newMessage("Your bastion is already closed.", fmt.Sprintf("Bastion %s is already closed", b.Name))
+	}
+	return newMessage("Your bastion is closing.", fmt.Sprintf("Bastion %s is closing", b.Name)).
+		say("It no longer accepts connections, and open connections are dropped. You'll get a receipt as a direct message once everything is removed, which can take AWS up to 15 minutes.")
+}
+
+// extendedMessage is the reply to extend.
+func extendedMessage(b Bastion, job Job) *message {
+	title := fmt.Sprintf("Bastion %s extended", b.Name)
+	// Deadlines are whole seconds, and clocks differ.
+	if requested := job.At.Add(job.TTL); b.Deadline.After(requested.Add(time.Minute)) {
+		title = fmt.Sprintf("Bastion %s already runs longer than that", b.Name)
+	}
+	return newMessage("Your bastion: extended.", title).bastion(b, "Close bastion")
+}
+
+// maxListed is how many bastions one message lists: each takes eight blocks, and
+// Slack accepts fifty.
+const maxListed = 6
+
+// listMessage is the reply to status.
+func listMessage(all []Bastion) *message {
+	if len(all) == 0 {
+		return newMessage("You have no bastions.", "You have no bastions").say("Start one with %s up", slash)
+	}
+	m := &message{notification: "Your bastions."}
+	for _, b := range all[:min(len(all), maxListed)] {
+		m.bastion(b, "Close "+shortened(b.Name, maxNameShown))
+	}
+	if more := len(all) - maxListed; more > 0 {
+		m.say("And %d more.", more)
+	}
+	return m
+}
+
+// maxNameShown is how long a name may be on a button.
+const maxNameShown = 32
+
+// whichMessage says that a name is needed, or that there is nothing to name.
+func whichMessage(which whichError, job Job) *message {
+	verb, example := "close", "down "
+	if job.Action == JobExtend {
+		verb, example = "extend", "extend "+bastion.FormatTTL(job.TTL)+" "
+	}
+	if len(which.open) == 0 {
+		return newMessage("You have no open bastion.", fmt.Sprintf("You have no open bastion to %s", verb)).
+			say("Start one with %s up", slash)
+	}
+	title := fmt.Sprintf("You have several open bastions: which one do you want to %s?", verb)
+	if which.name != "" {
+		title = fmt.Sprintf("You have no open bastion %s", which.name)
+	}
+	m := newMessage("Which bastion?", title)
+	for _, b := range which.open[:min(len(which.open), maxListed)] {
+		m.code(slash+" "+example+b.Name).
+			buttons(extendButton(b.ID), closeButton(b.ID, "Close "+shortened(b.Name, maxNameShown)))
+	}
+	return m
+}
+
+// bastion adds what there is to know about a bastion, and its buttons.
+func (m *message) bastion(b Bastion, closeLabel string) *message {
+	m.title(stateTitle(b)).list(facts(b)...)
+	if b.State == bastion.Ready {
+		m.connecting(b)
+	}
+	if !b.IsOpen() {
+		return m
+	}
+	return m.dates("Open until %s; can be extended until %s.", b.Deadline, b.LatestDeadline).
+		buttons(extendButton(b.ID), closeButton(b.ID, closeLabel))
+}
+
+// stageTexts say what a starting bastion waits for.
+var stageTexts = map[string]string{
+	"security group": "creating a firewall rule for your address only",
+	"capacity":       "waiting for capacity",
+	"image":          "pulling the image",
+	"network":        "assigning a network address",
+	"host key":       "waiting for the SSH server",
+	"address":        "moving the firewall rule to your address",
+	"lease":          "applying the change",
+}
+
+func stateTitle(b Bastion) string {
+	title := fmt.Sprintf("Bastion %s is %s", b.Name, b.State)
+	if b.State == bastion.Failed {
+		title = fmt.Sprintf("Bastion %s failed", b.Name)
+	}
+	if text, ok := stageTexts[b.Stage]; ok {
+		title += ": " + text
+	}
+	return title
+}
+
+// facts are lines about a bastion.
+func facts(b Bastion) []string {
+	accepts := "Accepts: " + addressOnly(b.Source) + ", key " + strings.Join(b.Keys, ", ") + "."
+	if b.IsOpen() {
+		accepts += " If that isn't you, close it now."
+	}
+	lines := []string{accepts}
+	if b.Host != "" {
+		lines = append(lines, "Address: "+net.JoinHostPort(b.Host, strconv.Itoa(b.Port)))
+	}
+	if b.Reason != "" {
+		lines = append(lines, "Reason: "+b.Reason)
+	}
+	return lines
+}
+
+// addressOnly returns the address of a source, which is a prefix of full length.
+func addressOnly(source string) string {
+	return strings.TrimSuffix(strings.TrimSuffix(source, "/32"), "/128")
+}
+
+// connecting adds the configuration for ssh, and how to use it.
+func (m *message) connecting(b Bastion) *message {
+	if b.SSHConfig == "" {
+		return m
+	}
+	alias := "bastion-" + b.Name
+	file := alias + ".conf"
+	return m.say("Save this as %s:", file).
+		code(b.SSHConfig).
+		say("Then connect through it. If ssh does not find your key, add an IdentityFile line to the file:").
+		code(fmt.Sprintf("ssh -F %s -J %s %s", file, alias, connectTarget(b.SSHConfig, alias)))
 }

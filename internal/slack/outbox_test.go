@@ -2,159 +2,476 @@ package slack
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"net/url"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 )
 
-func TestWhatSlackAnswers(t *testing.T) {
-	reset := &net.OpError{Op: "read", Err: errors.New("connection reset")}
-	for _, test := range []struct {
-		name   string
-		status int
-		answer string
-		err    error
-		want   error
-	}{
-		{"ok", 200, "ok", nil, nil},
-		{"ok as JSON", 200, `{"ok":true}`, nil, nil},
-		{"used up", 404, "used_url", nil, errGone},
-		{"expired", 404, `{"ok":false,"error":"expired_url"}`, nil, errGone},
-		{"not allowed", 403, "", nil, errGone},
-		{"no", 200, `{"ok":false,"error":"invalid_blocks"}`, nil, errGone},
-		{"no such user", 200, `{"ok":false,"error":"channel_not_found"}`, nil, errGone},
-		{"redirect", 302, "", nil, errGone},
-		{"too many", 429, "", nil, errLater},
-		{"too many as JSON", 200, `{"ok":false,"error":"ratelimited"}`, nil, errLater},
-		{"down", 503, "", nil, errLater},
-		{"not reached", 0, "", &net.OpError{Op: "dial", Err: errors.New("refused")}, errLater},
-		{"broken off", 0, "", reset, reset},
-	} {
-		d := newDesk(t)
-		d.slack.status, d.slack.answer, d.slack.err = test.status, test.answer, test.err
-		if err := d.post(t.Context(), hookA, helpMessage(), true); !errors.Is(err, test.want) || (err == nil) != (test.want == nil) {
-			t.Errorf("%s: %v, want %v", test.name, err, test.want)
-		}
+// limitedSlack is Slack with its limits: one message a second for a channel, so many
+// messages and edits a minute for a workspace. Beyond them it replies 429 with the
+// time until it accepts more. See https://docs.slack.dev/apis/web-api/rate-limits/.
+type limitedSlack struct {
+	latency        time.Duration
+	posts, updates int // a minute
+
+	mu       sync.Mutex
+	windows  map[string]*rateWindow
+	messages map[posted]string // as they look now
+	order    []delivered
+	refused  int
+	early    int // requests that came although Slack had said to wait
+}
+
+type delivered struct {
+	at      time.Time
+	channel string
+	url     string
+	text    string
+}
+
+type rateWindow struct {
+	begun   time.Time
+	used    int
+	refused int // in the window
+}
+
+func newLimitedSlack() *limitedSlack {
+	return &limitedSlack{
+		latency: 100 * time.Millisecond, posts: 300, updates: 50,
+		windows: map[string]*rateWindow{}, messages: map[posted]string{},
 	}
 }
 
-// An error says what happened, and neither where nor with what token.
-func TestErrorsHoldNoSecret(t *testing.T) {
+// take uses one of the requests of a window, or returns how long there is none.
+func (s *limitedSlack) take(name string, most int, length time.Duration) time.Duration {
+	now := time.Now()
+	w := s.windows[name]
+	if w == nil || now.Sub(w.begun) >= length {
+		w = &rateWindow{begun: now}
+		s.windows[name] = w
+	}
+	if w.used++; w.used <= most {
+		return 0
+	}
+	return length - now.Sub(w.begun)
+}
+
+func (s *limitedSlack) RoundTrip(r *http.Request) (*http.Response, error) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case <-time.After(s.latency):
+	case <-r.Context().Done():
+		return nil, r.Context().Err()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var at posted
+	if err := json.Unmarshal(body, &at); err != nil {
+		return nil, err
+	}
+	url := r.URL.String()
+	wait := time.Duration(0)
+	if url == updateMessage {
+		wait = s.take(url, s.updates, time.Minute)
+	} else if wait = s.take(at.Channel, 1, time.Second); wait == 0 {
+		wait = s.take(url, s.posts, time.Minute)
+	}
+	if wait > 0 {
+		s.refused++
+		seconds := fmt.Sprint(int((wait + time.Second - 1) / time.Second))
+		return reply(r, http.StatusTooManyRequests, http.Header{"Retry-After": {seconds}}, `{"ok":false,"error":"ratelimited"}`), nil
+	}
+	text := readable(body)
+	if url == postMessage {
+		at = posted{"D" + at.Channel[1:], fmt.Sprint(len(s.messages) + 1)}
+	}
+	s.messages[at] = text
+	s.order = append(s.order, delivered{time.Now(), at.Channel, url, text})
+	return reply(r, http.StatusOK, http.Header{}, fmt.Sprintf(`{"ok":true,"channel":%q,"ts":%q}`, at.Channel, at.TS)), nil
+}
+
+func reply(r *http.Request, status int, header http.Header, body string) *http.Response {
+	return &http.Response{StatusCode: status, Header: header, Body: io.NopCloser(strings.NewReader(body)), Request: r}
+}
+
+// lambdaQueue runs jobs and notices as Lambda runs events: each apart, for 53 seconds
+// at most, and twice again if it fails, after one minute and two.
+type lambdaQueue struct {
+	app     *App
+	ctx     context.Context
+	running sync.WaitGroup
+
+	mu     sync.Mutex
+	jobs   int
+	active int // invocations at this time
+	most   int
+	failed []error
+}
+
+func (q *lambdaQueue) Enqueue(_ context.Context, job Job) error {
+	q.mu.Lock()
+	q.jobs++
+	q.mu.Unlock()
+	q.run(func(ctx context.Context) error { return q.app.RunJob(ctx, job) })
+	return nil
+}
+
+func (q *lambdaQueue) notify(n Notice) {
+	q.run(func(ctx context.Context) error { return q.app.Notify(ctx, n) })
+}
+
+func (q *lambdaQueue) run(do func(context.Context) error) {
+	q.running.Go(func() {
+		for _, pause := range []time.Duration{time.Minute, 2 * time.Minute, 0} {
+			if q.invoke(do) == nil {
+				return
+			}
+			time.Sleep(pause)
+		}
+	})
+}
+
+func (q *lambdaQueue) invoke(do func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(q.ctx, 53*time.Second)
+	defer cancel()
+	q.mu.Lock()
+	q.active++
+	q.most = max(q.most, q.active)
+	q.mu.Unlock()
+	err := do(ctx)
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.active--
+	if err != nil {
+		q.failed = append(q.failed, err)
+	}
+	return err
+}
+
+// simulate is an app in front of a Slack with limits, in the time of a synctest bubble.
+func simulate(t *testing.T) (*lambdaQueue, *limitedSlack, *desk) {
 	d := newDesk(t)
-	for _, cause := range []error{
-		&url.Error{Op: "Post", URL: hookA, Err: errors.New("no route to host")},
-		&url.Error{Op: "Post", URL: postMessage, Err: &net.OpError{Op: "dial", Err: errors.New("refused")}},
-	} {
-		d.slack.err = cause
-		for _, err := range []error{d.post(t.Context(), hookA, helpMessage(), true), d.direct(t.Context(), botToken, ann, helpMessage())} {
-			if strings.Contains(err.Error(), "slack.com") || strings.Contains(err.Error(), botToken) {
-				t.Errorf("the error tells: %v", err)
+	slack, queue := newLimitedSlack(), &lambdaQueue{app: d.App, ctx: t.Context()}
+	d.Now, d.Transport, d.Queue = time.Now, slack, queue
+	d.table.now = time.Now
+	return queue, slack, d
+}
+
+// numbered is a bastion of an owner of its own.
+func numbered(i int, state string) *Bastion {
+	b := closedBastion()
+	if state != "closed" {
+		b = aBastion("web")
+		b.Ended = nil
+	}
+	const digits = "abcdefghijklmnopqrstuvwxyz234567"
+	b.ID = "aaaaaaaaaaaaa" + string([]byte{digits[i/1024%32], digits[i/32%32], digits[i%32]})
+	b.Owner = fmt.Sprintf("slack:T0ANN:U%07d", i)
+	b.CreatedAt, b.Deadline, b.LatestDeadline = time.Now(), time.Now().Add(time.Hour), time.Now().Add(8*time.Hour)
+	b.Name = fmt.Sprintf("web-%d", i)
+	return b
+}
+
+// 1,000 bastions of 1,000 people end at once, each with a status message. Slack accepts
+// 300 new messages and 50 edits a minute. Everybody gets one receipt, within five
+// minutes, and every status message says in the end that the bastion is closed, within
+// 22 minutes. Few invocations run at a time after the first seconds.
+func TestThousandBastionsThatEndAtOnce(t *testing.T) {
+	const many = 1000
+	synctest.Test(t, func(t *testing.T) {
+		queue, slack, d := simulate(t)
+		for i := range many {
+			b := numbered(i, "ready")
+			c := conversation{Notice: noticeOf(1, b), Channel: fmt.Sprintf("D%07d", i), TS: fmt.Sprint("old-", i)}
+			c.Ready = newOutgoing(kindReady, readyMessage(*b)).digest
+			c.Status = newOutgoing(kindStatus, statusMessage(*b)).digest
+			if err := d.write(t.Context(), conversationKey(b.ID), 0, c, time.Now().Add(24*time.Hour)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		begun := time.Now()
+		for i := range many {
+			n := noticeOf(2, numbered(i, "closed"))
+			n.Receipt = aReceipt()
+			queue.notify(n)
+		}
+		time.Sleep(2 * time.Minute)
+		queue.mu.Lock()
+		if queue.active > 1 {
+			t.Errorf("%d invocations run after two minutes, want one for the workspace", queue.active)
+		}
+		queue.mu.Unlock()
+		queue.running.Wait()
+
+		receipts := map[string]int{}
+		var lastReceipt, lastEdit time.Duration
+		for _, m := range slack.order {
+			if m.url == postMessage {
+				receipts[m.channel]++
+				lastReceipt = m.at.Sub(begun)
+			} else {
+				lastEdit = m.at.Sub(begun)
+			}
+		}
+		t.Logf("the last receipt came after %s, the last edit after %s; %d replies of 429, %d jobs, at most %d invocations at once",
+			lastReceipt, lastEdit, slack.refused, queue.jobs, queue.most)
+		if lastReceipt > 5*time.Minute || lastEdit > 22*time.Minute {
+			t.Errorf("the last receipt came after %s, the last edit after %s", lastReceipt, lastEdit)
+		}
+		for i := range many {
+			channel := fmt.Sprintf("D%07d", i)
+			if receipts[channel] != 1 {
+				t.Errorf("owner %d got %d receipts", i, receipts[channel])
+			}
+			if text := slack.messages[posted{channel, fmt.Sprint("old-", i)}]; !strings.Contains(text, "is closed") {
+				t.Errorf("the status message of owner %d says %q", i, text)
+			}
+		}
+		// After the first burst every request waits as long as Slack has said.
+		if burst := 2 * many; slack.refused > burst {
+			t.Errorf("%d requests were refused, want at most %d", slack.refused, burst)
+		}
+		if len(queue.failed) > 0 {
+			t.Errorf("%d invocations failed: %v", len(queue.failed), queue.failed[0])
+		}
+		var o outbox
+		if _, err := d.fetch(t.Context(), outboxKey("T0ANN"), &o); err != nil || len(o.Waiting) != 0 || !o.HeldUntil.IsZero() {
+			t.Errorf("the outbox holds %d, held until %s: %v", len(o.Waiting), o.HeldUntil, err)
+		}
+	})
+}
+
+// Ready messages, warnings and receipts go before status messages, of which the newest
+// alone is sent.
+func TestUrgentMessagesGoBeforeStages(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		queue, slack, _ := simulate(t)
+		slack.posts, slack.updates = 20, 10
+		for i := range 40 { // first messages of starts use up the minute
+			b := numbered(i, "ready")
+			b.State, b.Stage, b.SSHConfig, b.Host = "starting", "capacity", "", ""
+			queue.notify(noticeOf(1, b))
+		}
+		time.Sleep(time.Second)
+		for stage, name := range []string{"image", "network", "host key"} {
+			b := numbered(39, "ready")
+			b.State, b.Stage, b.SSHConfig, b.Host = "starting", name, "", ""
+			queue.notify(noticeOf(int64(stage+2), b))
+		}
+		for i := range 10 {
+			n := noticeOf(1, numbered(100+i, "closed"))
+			n.Receipt = aReceipt()
+			queue.notify(n)
+		}
+		queue.running.Wait()
+		var kinds []string
+		for _, m := range slack.order[20:] {
+			kind := "status"
+			if strings.Contains(m.text, "is closed") {
+				kind = "receipt"
+			}
+			if m.url == postMessage {
+				kinds = append(kinds, kind)
+			}
+		}
+		if len(kinds) != 30 || slices.Index(kinds, "status") != 10 {
+			t.Errorf("after the first minute these were posted: %v; want 10 receipts first, then 20 status messages", kinds)
+		}
+		shown := ""
+		for at, text := range slack.messages {
+			if at.Channel == fmt.Sprintf("D%07d", 39) {
+				shown = text
+			}
+		}
+		if !strings.Contains(shown, "waiting for the SSH server") || strings.Contains(fmt.Sprint(slack.order), "web-39 is starting: pulling the image") {
+			t.Errorf("the status message says %q, want the newest stage, and none of those between", shown)
+		}
+	})
+}
+
+// Slack is down for an hour: nothing is lost, and one invocation at a time tries again.
+func TestNothingIsLostWhileSlackIsDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		queue, slack, d := simulate(t)
+		up, tries := time.Now().Add(time.Hour), 0
+		d.Transport = roundTripper(func(r *http.Request) (*http.Response, error) {
+			if time.Now().Before(up) {
+				tries++
+				return reply(r, http.StatusServiceUnavailable, http.Header{}, ""), nil
+			}
+			return slack.RoundTrip(r)
+		})
+		for i := range 5 {
+			n := noticeOf(1, numbered(i, "closed"))
+			n.Receipt = aReceipt()
+			queue.notify(n)
+		}
+		queue.running.Wait()
+		if len(slack.order) != 5 || time.Since(up) > time.Minute {
+			t.Errorf("%d receipts, %s after Slack was back", len(slack.order), time.Since(up))
+		}
+		if tries > 5+130 {
+			t.Errorf("%d tries in an hour, want about two a minute", tries)
+		}
+	})
+}
+
+// What Slack does not accept for six hours is dropped, so that no job lives for ever.
+func TestMessagesAreGivenUpInTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		queue, _, d := simulate(t)
+		d.Transport = roundTripper(func(r *http.Request) (*http.Response, error) {
+			return reply(r, http.StatusServiceUnavailable, http.Header{"Retry-After": {"600"}}, ""), nil
+		})
+		begun := time.Now()
+		queue.notify(noticeOf(1, numbered(1, "closed")))
+		queue.running.Wait()
+		if took := time.Since(begun); took < giveUp || took > giveUp+time.Hour {
+			t.Errorf("it was given up after %s, want %s", took, giveUp)
+		}
+		wantRead(t, d.log.String(), "message dropped")
+	})
+}
+
+// The job that works on an outbox ends anywhere and comes again, as Lambda lets it, or
+// its end is noticed by the next notice. Everybody gets their receipt.
+func TestOutboxSurvivesTheLossOfAnyCall(t *testing.T) {
+	for _, after := range []bool{false, true} {
+		for _, death := range []bool{false, true} {
+			for at := 1; ; at++ {
+				hit := false
+				synctest.Test(t, func(t *testing.T) {
+					queue, slack, d := simulate(t)
+					waiting := outbox{PostAfter: time.Now().Add(10 * time.Second), Holder: start, HeldUntil: time.Now().Add(holdStart)}
+					for i := range 3 {
+						n := noticeOf(1, numbered(i, "closed"))
+						n.Receipt = aReceipt()
+						if _, err := d.record(t.Context(), n); err != nil {
+							t.Fatal(err)
+						}
+						waiting.Waiting = append(waiting.Waiting, outboxEntry(n.Bastion.ID, i))
+					}
+					if err := d.write(t.Context(), outboxKey("T0ANN"), 0, waiting, time.Now().Add(outboxLife)); err != nil {
+						t.Fatal(err)
+					}
+					d.faults.calls, d.faults.at, d.faults.after, d.faults.death = 0, at, after, death
+					queue.run(func(ctx context.Context) error {
+						return try(func() error { return d.RunJob(ctx, Job{Action: JobSend, Team: "T0ANN", At: start}) })
+					})
+					queue.running.Wait()
+					hit = d.faults.hit != ""
+					receipts := map[string]int{}
+					for _, m := range slack.order {
+						receipts[m.channel]++
+					}
+					for i := range 3 {
+						if n := receipts[fmt.Sprintf("D%07d", i)]; n < 1 || n > 2 {
+							t.Errorf("fault in call %d (%s), after %t, death %t: owner %d got %d receipts", at, d.faults.hit, after, death, i, n)
+						}
+					}
+				})
+				if !hit || t.Failed() {
+					break
+				}
 			}
 		}
 	}
-	d.slack.err, d.slack.answer = nil, `{"ok":false,"error":"`+botToken+`"}`
-	if err := d.direct(t.Context(), botToken, ann, helpMessage()); err == nil || strings.Contains(err.Error(), botToken) {
-		t.Errorf("the error tells: %v", err)
+}
+
+func outboxEntry(id string, serial int) waiting {
+	return waiting{ID: id, Urgent: true, Serial: int64(serial), Since: time.Now()}
+}
+
+// A notice that is added while the job sends for the same bastion is not removed with
+// what was sent.
+func TestAdditionDuringSendingIsKept(t *testing.T) {
+	o := outbox{Waiting: []waiting{{ID: "a", Serial: 1, Since: start}, {ID: "b", Serial: 2, Since: start}}, Serial: 2}
+	done := newProgress()
+	done.sent["a"], done.sent["b"] = 1, 2
+	o.Waiting[0].Serial = 3 // added again
+	if dropped := done.applyTo(&o, start); len(o.Waiting) != 1 || o.Waiting[0].ID != "a" || len(dropped) != 0 {
+		t.Errorf("%+v wait, %v dropped", o.Waiting, dropped)
 	}
 }
 
-func TestTheTokenGoesToSlacksAPIOnly(t *testing.T) {
+// Two jobs for one outbox: the second leaves it to the first.
+func TestOneJobWorksOnAnOutbox(t *testing.T) {
 	d := newDesk(t)
-	if err := d.post(t.Context(), hookA, helpMessage(), true); err != nil {
+	o := outbox{Waiting: []waiting{{ID: "a", Since: start}}, Holder: start, HeldUntil: start.Add(holdTime)}
+	if err := d.write(t.Context(), outboxKey("T0ANN"), 0, o, start.Add(outboxLife)); err != nil {
 		t.Fatal(err)
 	}
-	if err := d.direct(t.Context(), botToken, ann, helpMessage()); err != nil {
-		t.Fatal(err)
+	if err := d.RunJob(t.Context(), Job{Action: JobSend, Team: "T0ANN", At: start.Add(time.Second)}); err != nil {
+		t.Error(err)
 	}
-	for i, want := range []sent{{url: hookA}, {url: "https://slack.com/api/chat.postMessage", token: "Bearer " + botToken}} {
-		if got := d.slack.posts[i]; got.url != want.url || got.token != want.token {
-			t.Errorf("to %s with %q, want %s with %q", got.url, got.token, want.url, want.token)
-		}
+	if d.table.writes != 1 {
+		t.Errorf("%d writes", d.table.writes)
+	}
+	if err := d.RunJob(t.Context(), Job{Action: JobSend, Team: "T0OTHER", At: start}); err != nil || d.table.writes != 1 {
+		t.Errorf("a job for a workspace that is not allowed: %v, %d writes", err, d.table.writes)
 	}
 }
 
-// There is one bot token, and it may be of one of several workspaces: the ids of
-// users in another are not for it.
-func TestDirectMessagesStayInTheBotsWorkspace(t *testing.T) {
-	later := &net.OpError{Op: "read", Err: errors.New("connection reset")}
-	for _, test := range []struct {
-		name, answer string
-		err          error
-		teams        []string
-		want         error
-		asked, told  int
-	}{
-		{"the only workspace", "", nil, []string{"T0ANN"}, nil, 0, 1},
-		{"the bot's", `{"ok":true,"team_id":"T0ANN"}`, nil, []string{"T0OTHER", "T0ANN"}, nil, 1, 1},
-		{"another", `{"ok":true,"team_id":"T0OTHER"}`, nil, []string{"T0OTHER", "T0ANN"}, errGone, 1, 0},
-		{"an organisation's", `{"ok":true,"team_id":"E0ORG","is_enterprise_install":true}`, nil, []string{"T0OTHER", "T0ANN"}, nil, 1, 1},
-		{"nothing said of it", `{"ok":true}`, nil, []string{"T0OTHER", "T0ANN"}, errGone, 1, 0},
-		{"no JSON", `ok`, nil, []string{"T0OTHER", "T0ANN"}, errLater, 1, 0},
-		{"revoked", `{"ok":false,"error":"invalid_auth"}`, nil, []string{"T0OTHER", "T0ANN"}, errGone, 1, 0},
-		{"no answer", "", later, []string{"T0OTHER", "T0ANN"}, errLater, 0, 0},
-	} {
-		d := newDesk(t)
-		d.Teams = test.teams
-		d.slack.answer, d.slack.err = test.answer, test.err
-		if err := d.direct(t.Context(), botToken, ann, helpMessage()); !errors.Is(err, test.want) {
-			t.Errorf("%s: %v, want %v", test.name, err, test.want)
-		}
-		if asked, told := len(d.slack.at(authTest)), len(d.slack.at(postMessage)); asked != test.asked || told != test.told {
-			t.Errorf("%s: asked %d times and told %d, want %d and %d", test.name, asked, told, test.asked, test.told)
-		}
-	}
-}
-
-type roundTripper func(*http.Request) (*http.Response, error)
-
-func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
-
-// A Slack that never answers, and one that never stops.
-func TestSlackIsNotWaitedForForEver(t *testing.T) {
+// One bastion whose stored value is broken does not keep the others' messages back.
+func TestBrokenConversationDoesNotBlockTheOutbox(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := newDesk(t)
-		d.Transport = roundTripper(func(r *http.Request) (*http.Response, error) {
-			<-r.Context().Done()
-			return nil, r.Context().Err()
+		queue, slack, d := simulate(t)
+		o := outbox{Holder: start, HeldUntil: time.Now().Add(holdStart)}
+		for i := range 3 {
+			n := noticeOf(1, numbered(i, "closed"))
+			if _, err := d.record(t.Context(), n); err != nil {
+				t.Fatal(err)
+			}
+			o.Waiting = append(o.Waiting, outboxEntry(n.Bastion.ID, i))
+		}
+		broken := d.table.items[conversationKey(o.Waiting[0].ID)]
+		broken.value = []byte("{")
+		d.table.items[conversationKey(o.Waiting[0].ID)] = broken
+		if err := d.write(t.Context(), outboxKey("T0ANN"), 0, o, time.Now().Add(outboxLife)); err != nil {
+			t.Fatal(err)
+		}
+		queue.run(func(ctx context.Context) error {
+			return d.RunJob(ctx, Job{Action: JobSend, Team: "T0ANN", At: start})
 		})
-		begun := time.Now()
-		if err := d.post(t.Context(), hookA, helpMessage(), true); !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("%v", err)
+		queue.running.Wait()
+		if len(slack.order) != 2 {
+			t.Errorf("%d receipts, want those of the other two", len(slack.order))
 		}
-		if took := time.Since(begun); took != postFor {
-			t.Errorf("it took %s", took)
+		if len(queue.failed) != 3 {
+			t.Errorf("the job failed %d times, want 3, so that the operator sees a dead letter", len(queue.failed))
 		}
 	})
+}
+
+var errEnqueue = errors.New("throttled")
+
+// The job cannot be enqueued: the notice fails and comes again, and starts it then.
+func TestOutboxWithoutAJobIsStartedAgain(t *testing.T) {
 	d := newDesk(t)
-	endless := &endlessBody{}
-	d.Transport = roundTripper(func(r *http.Request) (*http.Response, error) {
-		return &http.Response{StatusCode: 200, Body: endless, Request: r}, nil
-	})
-	if err := d.post(t.Context(), hookA, helpMessage(), true); err != nil {
+	d.slack.status, d.slack.header = 429, http.Header{"Retry-After": {"5"}}
+	d.work.down = errEnqueue
+	if err := d.Notify(t.Context(), endOf(1)); !errors.Is(err, errEnqueue) {
 		t.Errorf("%v", err)
 	}
-	if endless.read > maxAnswer+4096 || !endless.closed {
-		t.Errorf("%d bytes were read, and closed is %t", endless.read, endless.closed)
+	d.work.down, d.slack.status = nil, 0
+	d.clock = d.clock.Add(time.Minute)
+	d.slack.status = 429
+	d.notify(endOf(1))
+	if len(d.work.jobs) != 1 || d.work.jobs[0].Action != JobSend {
+		t.Fatalf("jobs: %+v", d.work.jobs)
 	}
+	d.slack.status = 0
+	d.runJobs()
+	d.wantShown("in the end", "Bastion web is closed: it was idle")
 }
-
-type endlessBody struct {
-	read   int
-	closed bool
-}
-
-func (e *endlessBody) Read(p []byte) (int, error) {
-	e.read += len(p)
-	if e.read > 1<<20 {
-		return 0, io.EOF
-	}
-	return len(p), nil
-}
-
-func (e *endlessBody) Close() error { e.closed = true; return nil }

@@ -129,7 +129,7 @@ func (rig *pageRig) link(edit func(*startLink)) (path string) {
 	if edit != nil {
 		edit(&link)
 	}
-	if _, err := rig.remember(rig.t.Context(), link.Owner, bastion.Key(link.Key)); err != nil {
+	if err := rig.saveKey(rig.t.Context(), link.Owner, bastion.Key(link.Key)); err != nil {
 		rig.t.Fatal(err)
 	}
 	token, err := rig.issueStartLink(rig.t.Context(), link)

@@ -93,7 +93,7 @@ func (a *App) showStartLink(v *visit, status int, link startLink, why *alert) pa
 	if err != nil {
 		return v.failed(err)
 	}
-	team, user := teamAndUser(link.Owner)
+	team, user, _ := bastion.ParseSlackOwner(link.Owner)
 	keyType, _, _ := strings.Cut(link.Key, " ")
 	now := a.Now()
 	page := startPage{

@@ -104,7 +104,7 @@ func TestLinksForReplacedKeyAreVoid(t *testing.T) {
 	newVisitor(rig, homeV4).open(used).press()
 	b := newVisitor(rig, homeV4).open(shown)
 	other := rig.link(func(l *startLink) { l.Owner = "slack:T0AB:U0OTHER" })
-	if _, err := rig.remember(t.Context(), pageOwner, "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIF1CE6FEP1wUcyLQj7Z9YTUPW2E6wgbUKtPwy9Rujd3G"); err != nil {
+	if err := rig.saveKey(t.Context(), pageOwner, "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIF1CE6FEP1wUcyLQj7Z9YTUPW2E6wgbUKtPwy9Rujd3G"); err != nil {
 		t.Fatal(err)
 	}
 	if got := newVisitor(rig, homeV4).do("GET", open, "").status; got != 404 {
@@ -165,7 +165,7 @@ func TestIssueFailsWithTheTable(t *testing.T) {
 // A write whose response was lost is repeated, and lists the link once.
 func TestRepeatedWriteListsOneLink(t *testing.T) {
 	rig := newPageRig(t, nil)
-	if _, err := rig.remember(t.Context(), pageOwner, pageKey); err != nil {
+	if err := rig.saveKey(t.Context(), pageOwner, pageKey); err != nil {
 		t.Fatal(err)
 	}
 	var first sync.Once

@@ -1,21 +1,26 @@
 package slack
 
 import (
+	"errors"
+	"math"
 	"regexp"
+	"strconv"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// slackLink is how Slack writes what it takes for a link, a person or a channel,
-// if the command is set to escape them: <https://x|x>, <mailto:a@b|a@b>, <@U1|ann>,
-// <#C1|general>, <!here>.
+// slackLink is how Slack writes links, people and channels, if the command is set to
+// escape them: <https://x|x>, <mailto:a@b|a@b>, <@U1|ann>, <#C1|general>, <!here>.
 var slackLink = regexp.MustCompile(`<([@#!]?)([^<>|]*)(?:\|([^<>]*))?>`)
 
 // entities are the three characters that Slack escapes.
 var entities = strings.NewReplacer("&lt;", "<", "&gt;", ">", "&amp;", "&")
 
-// typed is the text of a command as the person typed it.
+// typed returns the text of a command as the person typed it.
 func typed(text string) string {
 	text = slackLink.ReplaceAllStringFunc(text, func(link string) string {
 		parts := slackLink.FindStringSubmatch(link)
@@ -40,15 +45,15 @@ type word struct {
 	at     int // where it begins in the command
 }
 
-// quotes are how a quoted word begins, and how it then ends. Telephones make
-// pairs of curly ones of the plain ones that are typed.
+// quotes maps the character that opens a quoted word to those that may close it.
+// Phones replace plain quotes by pairs of curly ones.
 var quotes = map[rune]string{
 	'"': `"`, '\'': "'",
 	'“': "”“\"", '”': "”\"", '„': "“”\"", '‘': "’‘'", '’': "’'",
 }
 
-// split takes a command apart. A quote within a word is part of it, and one that
-// is never closed too.
+// split splits a command into words. A quote within a word is part of it, and so is
+// one that is never closed.
 func split(text string) []word {
 	var words []word
 	for at := 0; at < len(text); {
@@ -66,7 +71,7 @@ func split(text string) []word {
 	return words
 }
 
-// firstWord is the word that text begins with, and how many bytes it takes.
+// firstWord returns the word that text begins with, and its length in bytes.
 func firstWord(text string) (word, int) {
 	first, size := utf8.DecodeRuneInString(text)
 	if ends, ok := quotes[first]; ok {
@@ -87,7 +92,7 @@ func firstWord(text string) (word, int) {
 	return word{text: text[:end]}, end
 }
 
-// is reports whether a word is one of these, however it is written.
+// is reports whether a word is one of these, in upper or lower case.
 func (w word) is(others ...string) bool {
 	for _, other := range others {
 		if !w.quoted && strings.EqualFold(w.text, other) {
@@ -97,8 +102,109 @@ func (w word) is(others ...string) bool {
 	return false
 }
 
-// oneLine is text with what is no printable character, or would turn the text
-// around it, made a space; runs of spaces are one.
+// units are how people write the units of time, without the s of the plural, and how
+// bastion.ParseTTL reads them.
+var units = map[string]string{
+	"s": "s", "sec": "s", "second": "s",
+	"m": "m", "min": "m", "minute": "m",
+	"h": "h", "hr": "h", "hour": "h",
+	"d": "d", "day": "d",
+}
+
+var (
+	// durations is a duration in one or more parts: 1h30m, 2 hours, 1.5 h.
+	durations = regexp.MustCompile(`^(?:\d{1,9}(?:\.\d{1,3})? ?[a-z]+ ?)+$`)
+	part      = regexp.MustCompile(`(\d{1,9}(?:\.\d{1,3})?) ?([a-z]+)`)
+	number    = regexp.MustCompile(`^\d{1,9}(?:\.\d{1,3})?$`)
+)
+
+// parseDuration reads a duration of a second or more, its units from the longest to
+// the shortest: "2h 3h" are two durations, and not five hours. What is too long for
+// a time.Duration is the longest that there is.
+func parseDuration(text string) (time.Duration, bool) {
+	text = strings.ToLower(text)
+	if !durations.MatchString(text) {
+		return 0, false
+	}
+	const order = "dhms"
+	var compact strings.Builder
+	last := -1
+	for _, p := range part.FindAllStringSubmatch(text, -1) {
+		unit, ok := units[p[2]]
+		if !ok {
+			unit, ok = units[strings.TrimSuffix(p[2], "s")]
+		}
+		at := strings.Index(order, unit)
+		if !ok || at <= last {
+			return 0, false
+		}
+		last = at
+		compact.WriteString(p[1] + unit)
+	}
+	ttl, err := bastion.ParseTTL(compact.String())
+	var refused *bastion.Error
+	if errors.As(err, &refused) && refused.Code == bastion.CodeTTLBeyondCap {
+		return math.MaxInt64, true
+	}
+	return ttl.Truncate(time.Second), err == nil
+}
+
+// leadingTTL reads as many of the words as make one duration, and returns how many
+// they are.
+func leadingTTL(words []word) (time.Duration, int) {
+	const most = 8 // "1 hour 30 minutes 5 seconds" are six
+	for n := min(len(words), most); n > 0; n-- {
+		var texts []string
+		for _, w := range words[:n] {
+			texts = append(texts, w.text)
+		}
+		if ttl, ok := parseDuration(strings.Join(texts, " ")); ok {
+			return ttl, n
+		}
+	}
+	return 0, 0
+}
+
+// inWords returns a duration as people say it, to the second.
+func inWords(d time.Duration) string {
+	d = d.Round(time.Second)
+	var parts []string
+	for _, unit := range []struct {
+		name string
+		size time.Duration
+	}{{"hour", time.Hour}, {"minute", time.Minute}, {"second", time.Second}} {
+		if n := int64(d / unit.size); n > 0 {
+			parts = append(parts, counted(n, unit.name))
+		}
+		d %= unit.size
+	}
+	if len(parts) == 0 {
+		return "0 seconds"
+	}
+	return strings.Join(parts, " ")
+}
+
+func counted(n int64, noun string) string {
+	text := strconv.FormatInt(n, 10) + " " + noun
+	if n != 1 {
+		text += "s"
+	}
+	return text
+}
+
+// shown quotes what somebody typed, short enough for a reply.
+func shown(text string) string { return "“" + shortened(oneLine(text), 40) + "”" }
+
+// shortened cuts text to a number of characters.
+func shortened(text string, most int) string {
+	if runes := []rune(text); len(runes) > most {
+		return string(runes[:most-1]) + "…"
+	}
+	return text
+}
+
+// oneLine replaces characters that are not printable, or that change the direction of
+// writing, by spaces, and runs of spaces by one.
 func oneLine(text string) string {
 	return strings.Join(strings.Fields(strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {
@@ -108,7 +214,7 @@ func oneLine(text string) string {
 	}, text)), " ")
 }
 
-// nearest is the candidate with the fewest typing errors, if they are few.
+// nearest returns the candidate with the fewest typing errors, if they are few.
 func nearest(typed string, candidates ...string) (string, bool) {
 	typed = strings.ToLower(typed)
 	best, least := "", 3
@@ -121,11 +227,11 @@ func nearest(typed string, candidates ...string) (string, bool) {
 	return best, best != ""
 }
 
-// maxTyped is how long a word may be to be a misspelt one of ours.
+// maxTyped bounds the words that are compared.
 const maxTyped = 32
 
-// typingErrors counts the letters that are wrong, missing, too many, or swapped
-// with their neighbour: the distance of Damerau and Levenshtein.
+// typingErrors counts the letters that are wrong, missing, superfluous, or swapped
+// with their neighbour: the Damerau-Levenshtein distance.
 func typingErrors(typed, meant string) int {
 	a, b := []rune(typed), []rune(meant)
 	if len(a) > maxTyped {

@@ -1,6 +1,7 @@
 package slack
 
 import (
+	"encoding/json"
 	"errors"
 	"strings"
 	"testing"
@@ -37,6 +38,8 @@ func TestCommands(t *testing.T) {
 		{"up 2h", Command{Verb: VerbUp, TTL: 2 * h}},
 		{"up for \"2 hours\"", Command{Verb: VerbUp, TTL: 2 * h}},
 		{"up for 1 day", Command{Verb: VerbUp, TTL: 24 * h}},
+		{"up for 2d", Command{Verb: VerbUp, TTL: 48 * h}},
+		{"up for 1d12h", Command{Verb: VerbUp, TTL: 36 * h}},
 		{"up for 2 hrs", Command{Verb: VerbUp, TTL: 2 * h}},
 		{"up for 10 mins", Command{Verb: VerbUp, TTL: 10 * m}},
 		{"up for 90 seconds", Command{Verb: VerbUp, TTL: 90 * time.Second}},
@@ -89,10 +92,12 @@ func TestCommands(t *testing.T) {
 	}
 }
 
-func TestWrongCommandsGetTheNearestRightOne(t *testing.T) {
-	for _, test := range []struct{ text, message, try string }{
+func TestWrongCommandsGetTheNearestRightOnes(t *testing.T) {
+	long := strings.Repeat("x", 201)
+	for _, test := range []struct{ text, message, try string }{ // several tries with | between
 		{"pu", "“pu”", "up"},
 		{"u", "“u”", "up"},
+		{"upp", "“upp”", "up"},
 		{"upp for 2h", "“upp”", "up for 2h"},
 		{"statsu", "“statsu”", "status"},
 		{"stauts", "“stauts”", "status"},
@@ -117,34 +122,43 @@ func TestWrongCommandsGetTheNearestRightOne(t *testing.T) {
 		{"up nmae web for 2h", "“nmae”", "up for 2h name web"},
 		{"up becuase deploy", "“becuase”", "up because deploy"},
 		{"up for 2h now!", "“now!”", "up for 2h"},
-		{"up for", "nothing follows \"for\"", "up for 2h"},
+		{"up for", "Nothing follows “for”", "up for 2h"},
 		{"up for ever", "“ever”", "up for 2h"},
-		{"up for 30", "“30”", "up for 30m"},
-		{"up for 0s", "“0s”", "up for 2h"},
+		{"up for 2", "“2” what? Add a unit, such as 2h or 2m.", "up for 2h|up for 2m"},
+		{"up for 30", "“30” what?", "up for 30h|up for 30m"},
+		{"up name web for 1.5", "“1.5” what?", "up for 1h30m name web|up for 1m30s name web"},
+		{"up for 0s", "“0s” is not a valid duration", "up for 2h"},
+		{"up for 0", "“0”", "up for 30m"},
 		{"up for -2h", "“-2h”", "up for 2h"},
 		{"up for 0.5s", "“0.5s”", "up for 2h"},
-		{"up for 999999999d", "“999999999d”", "up for 2h"},
-		{"up for 2 fortnights", "“2”", "up for 2m"},
+		{"up for 2 fortnights", "“2”", "up for 2h|up for 2m"},
 		{"up for 2h for 3h", "twice", "up for 2h"},
-		{"up 2h 3h because x", "twice", "up for"},
-		{"up name", "nothing follows \"name\"", "up name web"},
-		{"up name my_web", "“my_web”", "up name my-web"},
+		{"up 2h 3h because x", "twice", "up for 2h"},
+		{"up name", "nothing follows “name”", "up name web"},
+		{"up name my_web", "“my_web” is not a valid name", "up name my-web"},
 		{"up name -", "“-”", "up name web"},
 		{"up name " + strings.Repeat("a", 33), "1 to 32", "up name " + strings.Repeat("a", 32)},
 		{"up name <!channel>", "“@channel”", "up name channel"},
-		{"up name a name b", "two names", "up name a"},
-		{"up because", "nothing follows \"because\"", "up because …"},
+		{"up name a name b", "only one name", "up name a"},
+		{"up because", "nothing follows “because”", "up because …"},
 		{"up because \"a\" because \"b\"", "two reasons", "up because a"},
-		{"up because " + strings.Repeat("x", 201), "201 characters", "up because " + strings.Repeat("x", 59) + "…"},
-		{"down web db", "two names", "down web"},
+		{"up because " + long, "201 characters; the limit is 200", "up because " + long[:59] + "…"},
+
+		{"down web db", "only one name", "down web"},
 		{"down we/b", "“we/b”", "down we-b"},
-		{"extend", "for how long", "extend 30m"},
-		{"extend web", "for how long", "extend 30m web"},
-		{"extend 30", "“30”", "extend 30m"},
+		{"down because x", "“down” takes no “because”", "down"},
+		{"down web because x", "“down” takes no “because”", "down web"},
+		{"down for 2h", "“down” takes no “for”", "down"},
+		{"extend 30m because x", "“extend” takes no “because”", "extend 30m"},
+		{"extend", "For how long?", "extend 30m"},
+		{"extend web", "For how long?", "extend 30m web"},
+		{"extend 2", "“2” what?", "extend 2h|extend 2m"},
+		{"extend web 30", "“30” what?", "extend 30h web|extend 30m web"},
 		{"extend 30m 40m", "“40m”", "extend 30m"},
 		{"extend for ever", "“ever”", "extend 2h"},
-		{"status web", "“web”", "status"},
-		{"help me", "“me”", "help"},
+		{"status web", "“status” takes no arguments", "status"},
+		{"status because x", "“status” takes no arguments", "status"},
+		{"help me", "“help” takes no arguments", "help"},
 		{"key", "missing", "key ssh-ed25519 AAAA…"},
 	} {
 		_, err := ParseCommand(test.text)
@@ -153,15 +167,69 @@ func TestWrongCommandsGetTheNearestRightOne(t *testing.T) {
 			t.Errorf("%.60q: %v, want that it is wrong", test.text, err)
 			continue
 		}
-		if !strings.Contains(wrong.Message, test.message) || !strings.HasPrefix(wrong.Try, test.try) {
-			t.Errorf("%.60q: %q, try %q; want %q in it, and try %q", test.text, wrong.Message, wrong.Try, test.message, test.try)
+		if got := strings.Join(wrong.Try, "|"); !strings.Contains(wrong.Message, test.message) || got != test.try {
+			t.Errorf("%.60q: %q, try %q; want %q in it, and try %q", test.text, wrong.Message, got, test.message, test.try)
 		}
-		if test.try != examples[VerbKey] && !strings.Contains(wrong.Try, "…") {
-			if _, err := ParseCommand(wrong.Try); err != nil {
-				t.Errorf("%.60q: what is to be tried is wrong itself: %q: %v", test.text, wrong.Try, err)
+		if specOf(wrong.Verb).usage == "" {
+			t.Errorf("%.60q: there is no usage of %q", test.text, wrong.Verb)
+		}
+		for _, try := range wrong.Try {
+			if _, err := ParseCommand(try); err != nil && !strings.Contains(try, "…") {
+				t.Errorf("%.60q: the suggestion %q is wrong itself: %v", test.text, try, err)
 			}
 		}
 	}
+}
+
+// A name that has a meaning of its own in a command is written with the word name.
+func TestReservedNamesAreWrittenAsNames(t *testing.T) {
+	for _, name := range []string{"because", "for"} {
+		c := Command{Verb: VerbDown, Name: name}
+		if got, err := ParseCommand(c.String()); err != nil || got != c {
+			t.Errorf("%q is read as %+v, %v", c.String(), got, err)
+		}
+	}
+}
+
+// Each command can be found by its verb, has all that a command needs, and its example
+// is right.
+func TestCommandTableIsComplete(t *testing.T) {
+	seen := map[string]Verb{}
+	for _, spec := range commands() {
+		if spec.usage == "" || spec.summary == "" || spec.parse == nil || spec.run == nil {
+			t.Errorf("%s: %+v", spec.verb, spec)
+		}
+		if c, err := ParseCommand(spec.example); spec.verb != VerbKey && (err != nil || c.Verb != spec.verb) {
+			t.Errorf("%s: its example %q is read as %+v, %v", spec.verb, spec.example, c, err)
+		}
+		for _, word := range append([]string{string(spec.verb)}, spec.synonyms...) {
+			if other, ok := seen[word]; ok {
+				t.Errorf("%q stands for %s and %s", word, other, spec.verb)
+			}
+			seen[word] = spec.verb
+		}
+		wantRead(t, readable(mustJSON(helpMessage().webhook(false))), slash+" "+spec.usage+" - "+spec.summary)
+	}
+}
+
+func mustJSON(v any) []byte {
+	body, err := json.Marshal(v)
+	if err != nil {
+		panic(err)
+	}
+	return body
+}
+
+// The longest lifetime is said in days where it is one, and what is longer than any
+// duration is too long, and not unreadable.
+func TestDurationsBeyondTheCap(t *testing.T) {
+	d := withKey(t)
+	d.MaxTTL = 48 * time.Hour
+	for _, text := range []string{"up for 3d", "up for 49 hours", "up for 999999999d", "extend 2d1s"} {
+		wantRead(t, readable(d.types(text)), "Bastions can run for at most 48 hours.")
+	}
+	wantRead(t, readable(d.types("up for 3d")), slash+" up for 2d")
+	wantRead(t, readable(d.types("up for 2d")), "Duration: 48 hours")
 }
 
 func TestPrivateKeysAreRefusedUnderEveryVerb(t *testing.T) {
@@ -212,29 +280,18 @@ func TestWrongKeysAreRefused(t *testing.T) {
 	}
 }
 
-func TestLengthsOfTimeInWords(t *testing.T) {
-	for _, test := range []struct {
-		d            time.Duration
-		words, typed string
-	}{
-		{time.Second, "1 second", "1s"},
-		{90 * time.Second, "1 minute 30 seconds", "1m30s"},
-		{30 * time.Minute, "30 minutes", "30m"},
-		{time.Hour, "1 hour", "1h"},
-		{90 * time.Minute, "1 hour 30 minutes", "1h30m"},
-		{25*time.Hour + time.Second, "25 hours 1 second", "25h1s"},
-		{0, "no time", "0s"},
+func TestDurationsInWords(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		time.Second: "1 second", 90 * time.Second: "1 minute 30 seconds", 30 * time.Minute: "30 minutes", time.Hour: "1 hour",
+		90 * time.Minute: "1 hour 30 minutes", 25*time.Hour + time.Second: "25 hours 1 second", 0: "0 seconds",
 	} {
-		if got := inWords(test.d); got != test.words {
-			t.Errorf("%v is %q, want %q", test.d, got, test.words)
-		}
-		if got := bastion.FormatTTL(test.d); got != test.typed {
-			t.Errorf("%v is typed %q, want %q", test.d, got, test.typed)
+		if got := inWords(d); got != want {
+			t.Errorf("%v is %q, want %q", d, got, want)
 		}
 	}
 }
 
-// Whatever is typed, an answer is found, and what it says to try is right.
+// Whatever is typed, there is a reply, and it suggests something.
 func FuzzParseCommand(f *testing.F) {
 	for _, text := range []string{"up for 2h name web because “x”", "extend 30m", "<@U1|x>", "up for 1 1 1", "'", "\"", "down \xff", "key " + annsKey} {
 		f.Add(text)
@@ -250,7 +307,7 @@ func FuzzParseCommand(f *testing.F) {
 			t.Errorf("the name %q", c.Name)
 		case err != nil && !errors.As(err, &wrong) && !errors.As(err, &refused):
 			t.Errorf("an unknown error: %v", err)
-		case wrong != nil && (wrong.Message == "" || wrong.Try == ""):
+		case wrong != nil && (wrong.Message == "" || len(wrong.Try) == 0 || wrong.Verb == ""):
 			t.Errorf("nothing to go by: %+v", wrong)
 		}
 	})

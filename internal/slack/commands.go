@@ -1,0 +1,506 @@
+package slack
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/publickey"
+)
+
+// slash is what people type before a command.
+const slash = "/bastion"
+
+// Verb says what a command does.
+type Verb string
+
+// The verbs.
+const (
+	VerbUp     Verb = "up"
+	VerbDown   Verb = "down"
+	VerbStatus Verb = "status"
+	VerbExtend Verb = "extend"
+	VerbKey    Verb = "key"
+	VerbHelp   Verb = "help"
+)
+
+// commandSpec describes a command. A new command is one more of them.
+type commandSpec struct {
+	verb    Verb
+	usage   string // without /bastion
+	summary string // for the help
+	example string // a right command
+	// synonyms are not accepted, because a second word for the same thing is one more
+	// to explain. They are known well enough to suggest the verb.
+	synonyms []string
+
+	parse func(c *Command, text string, words []word) error
+	run   func(a *App, ctx context.Context, r request) (*message, error)
+}
+
+// request is a command with its sender.
+type request struct {
+	caller
+	Command
+	http *http.Request
+}
+
+// commands returns all commands, in the order of the help. (A variable would
+// refer to itself: the help is made from it.)
+func commands() []commandSpec {
+	return []commandSpec{
+		{
+			verb: VerbKey, usage: "key ssh-ed25519 AAAA…", example: "key ssh-ed25519 AAAA…",
+			summary:  "register your public key",
+			synonyms: []string{"pubkey", "publickey", "keys"},
+			parse:    (*Command).parseKey, run: (*App).runKey,
+		},
+		{
+			verb: VerbUp, usage: "up [for 2h] [name web] [because …]", example: "up for 2h",
+			summary:  "get a link that starts a bastion",
+			synonyms: []string{"start", "open", "create", "new", "request", "launch"},
+			parse:    (*Command).parseUp, run: (*App).runUp,
+		},
+		{
+			verb: VerbStatus, usage: "status", example: "status",
+			summary:  "show your bastions and how to connect",
+			synonyms: []string{"list", "ls", "show", "get", "info"},
+			parse:    (*Command).parseNothing, run: (*App).runJob,
+		},
+		{
+			verb: VerbExtend, usage: "extend 30m [web]", example: "extend 30m",
+			summary:  "keep it open for at least that long; if you have several, name one",
+			synonyms: []string{"renew", "prolong", "more", "longer"},
+			parse:    (*Command).parseExtend, run: (*App).runJob,
+		},
+		{
+			verb: VerbDown, usage: "down [web]", example: "down",
+			summary:  "close it; if you have several, name one",
+			synonyms: []string{"stop", "close", "end", "delete", "destroy", "kill"},
+			parse:    (*Command).parseDown, run: (*App).runJob,
+		},
+		{
+			verb: VerbHelp, usage: "help", example: "help",
+			summary:  "show this help",
+			synonyms: []string{"?", "usage"},
+			parse:    (*Command).parseNothing, run: (*App).runHelp,
+		},
+	}
+}
+
+func specOf(verb Verb) commandSpec {
+	for _, spec := range commands() {
+		if spec.verb == verb {
+			return spec
+		}
+	}
+	return commandSpec{}
+}
+
+// Command is what somebody typed after /bastion.
+type Command struct {
+	Verb   Verb
+	Name   string        // of up, down and extend; empty: not given
+	TTL    time.Duration // of up and extend; 0: not given
+	Reason string        // of up
+	Key    bastion.Key   // of key
+}
+
+// Wrong is a command that cannot be read.
+type Wrong struct {
+	Message string   // what is wrong; it may quote what was typed
+	Try     []string // the nearest right commands, without /bastion
+	Verb    Verb     // that was probably meant
+}
+
+func (w *Wrong) Error() string { return w.Message }
+
+// wrong says what is wrong with a command of which c was right so far.
+func (c *Command) wrong(format string, args ...any) *Wrong {
+	return &Wrong{Message: fmt.Sprintf(format, args...), Try: []string{c.String()}, Verb: c.Verb}
+}
+
+// ParseCommand reads what was typed after /bastion, as Slack sends it.
+//
+// *Wrong: it cannot be read. *bastion.Error: what was given as a key is not one that
+// a bastion accepts, or the text holds a private key.
+func ParseCommand(text string) (Command, error) {
+	if publickey.LooksPrivate([]byte(text)) {
+		return Command{}, publickey.PrivateKeyError()
+	}
+	text = typed(text)
+	if publickey.LooksPrivate([]byte(text)) {
+		return Command{}, publickey.PrivateKeyError()
+	}
+	words := split(text)
+	if len(words) == 0 {
+		return Command{Verb: VerbHelp}, nil
+	}
+	verb := Verb(strings.ToLower(words[0].text))
+	if specOf(verb).verb == "" {
+		return Command{}, unknownVerb(text, words)
+	}
+	return parseAs(verb, text, words[1:])
+}
+
+func parseAs(verb Verb, text string, words []word) (Command, error) {
+	c := Command{Verb: verb}
+	if err := specOf(verb).parse(&c, text, words); err != nil {
+		return Command{}, err
+	}
+	return c, nil
+}
+
+// unknownVerb suggests the command that was probably meant.
+func unknownVerb(text string, words []word) error {
+	if _, err := publickey.Parse(text); err == nil {
+		return &Wrong{Message: "That looks like a public key. To register it:", Try: []string{specOf(VerbKey).example}, Verb: VerbKey}
+	}
+	first := words[0].text
+	wrong := &Wrong{Message: fmt.Sprintf("There is no command %s.", shown(first))}
+	verb, ok := verbLike(first)
+	if !ok {
+		wrong.Verb, wrong.Try = VerbHelp, []string{specOf(VerbHelp).example}
+		return wrong
+	}
+	wrong.Verb, wrong.Try = verb, []string{specOf(verb).example}
+	if verb == VerbKey {
+		return wrong
+	}
+	if c, err := parseAs(verb, text, words[1:]); err == nil {
+		wrong.Try = []string{c.String()}
+	}
+	return wrong
+}
+
+// verbLike returns the verb that has the word for a synonym, or is nearly spelt so.
+func verbLike(typed string) (Verb, bool) {
+	var verbs []string
+	for _, spec := range commands() {
+		for _, synonym := range spec.synonyms {
+			if strings.EqualFold(typed, synonym) {
+				return spec.verb, true
+			}
+		}
+		verbs = append(verbs, string(spec.verb))
+	}
+	near, ok := nearest(typed, verbs...)
+	return Verb(near), ok
+}
+
+// String returns the command as it is typed, in one order, without its key.
+func (c Command) String() string {
+	parts := []string{string(c.Verb)}
+	switch {
+	case c.TTL > 0 && c.Verb == VerbUp:
+		parts = append(parts, "for", bastion.FormatTTL(c.TTL))
+	case c.TTL > 0:
+		parts = append(parts, bastion.FormatTTL(c.TTL))
+	}
+	switch {
+	case c.Name != "" && (c.Verb == VerbUp || reserved(c.Name)):
+		parts = append(parts, "name", c.Name)
+	case c.Name != "":
+		parts = append(parts, c.Name)
+	}
+	if c.Reason != "" {
+		parts = append(parts, "because", c.Reason)
+	}
+	return strings.Join(parts, " ")
+}
+
+// parseUp reads [for 2h] [name N] [because …] in any order. Everything after
+// because is the reason, unless it is quoted.
+func (c *Command) parseUp(_ string, words []word) error {
+	return c.parseWords(words, func(words []word) (int, error) {
+		switch {
+		case words[0].is("for"):
+			return c.takeTTL(words, 1)
+		case words[0].is(nameWords...):
+			return c.takeName(words, 1)
+		case words[0].is("because"):
+			return c.takeReason(words)
+		}
+		if ttl, n := leadingTTL(words); n > 0 && c.TTL == 0 {
+			c.TTL = ttl
+			return n, nil
+		}
+		return 0, c.unexpected(words)
+	})
+}
+
+// parseDown reads [name], with or without the word name before it.
+func (c *Command) parseDown(_ string, words []word) error {
+	return c.parseWords(words, c.takeBareName)
+}
+
+// parseExtend reads 30m [name] in any order. A word that is a duration is taken for
+// one; a name that looks like one needs the word name before it.
+func (c *Command) parseExtend(_ string, words []word) error {
+	err := c.parseWords(words, func(words []word) (int, error) {
+		ttl, n := leadingTTL(words)
+		switch {
+		case n > 0 && c.TTL == 0:
+			c.TTL = ttl
+			return n, nil
+		case n > 0:
+			return 0, c.wrong("The duration is given twice. If %s is a name, put the word name before it.", shown(words[0].text))
+		case words[0].is("for", "by"):
+			return c.takeTTL(words, 1)
+		case number.MatchString(words[0].text) && c.TTL == 0:
+			return c.takeTTL(words, 0)
+		}
+		return c.takeBareName(words)
+	})
+	if err == nil && c.TTL == 0 {
+		c.TTL = 30 * time.Minute
+		return c.wrong("For how long?")
+	}
+	return err
+}
+
+// parseKey reads everything after the verb as one public key.
+func (c *Command) parseKey(text string, words []word) error {
+	if len(words) == 0 {
+		return &Wrong{Message: "The key is missing. It is the line in your .pub file.", Try: []string{specOf(VerbKey).example}, Verb: VerbKey}
+	}
+	line := text[words[0].at:]
+	if words[0].quoted && len(words) == 1 {
+		line = words[0].text
+	}
+	key, err := publickey.Parse(line)
+	c.Key = key
+	return err
+}
+
+func (c *Command) parseNothing(_ string, words []word) error {
+	if len(words) > 0 {
+		return c.wrong("“%s” takes no arguments.", c.Verb)
+	}
+	return nil
+}
+
+// parseWords reads all words; take reads the first of them and returns how many it
+// has used.
+func (c *Command) parseWords(words []word, take func([]word) (int, error)) error {
+	for len(words) > 0 {
+		used, err := take(words)
+		if err != nil {
+			return err
+		}
+		words = words[used:]
+	}
+	return nil
+}
+
+// nameWords may stand before a name.
+var nameWords = []string{"name", "named", "called"}
+
+// reserved reports whether a word has a meaning of its own where a name may stand.
+func reserved(name string) bool {
+	return word{text: name}.is("because", "for", "by")
+}
+
+// takeTTL reads a duration after skip words.
+func (c *Command) takeTTL(words []word, skip int) (int, error) {
+	if c.TTL != 0 {
+		return 0, c.wrong("The duration is given twice.")
+	}
+	ttl, n := leadingTTL(words[skip:])
+	if n > 0 {
+		c.TTL = ttl
+		return skip + n, nil
+	}
+	if len(words) <= skip {
+		c.TTL = 2 * time.Hour
+		return 0, c.wrong("For how long? Nothing follows “%s”.", strings.ToLower(words[0].text))
+	}
+	given := words[skip].text
+	if !number.MatchString(given) {
+		c.TTL = 2 * time.Hour
+		return 0, c.wrong("%s is not a valid duration. Valid are 45m, 2h, 1h30m or 2d.", shown(given))
+	}
+	wrong := &Wrong{Message: fmt.Sprintf("%s what? Add a unit, such as %[2]sh or %[2]sm.", shown(given), shortened(given, 12)), Verb: c.Verb}
+	for _, unit := range []string{"h", "m"} {
+		try := *c
+		if try.TTL, n = leadingTTL([]word{{text: given + unit}}); n > 0 {
+			wrong.Try = append(wrong.Try, try.String())
+		}
+	}
+	if len(wrong.Try) == 0 {
+		c.TTL = 30 * time.Minute
+		wrong.Try = []string{c.String()}
+	}
+	return 0, wrong
+}
+
+// takeName reads a name after skip words.
+func (c *Command) takeName(words []word, skip int) (int, error) {
+	if c.Name != "" {
+		return 0, c.wrong("Give only one name.")
+	}
+	if len(words) <= skip {
+		c.Name = "web"
+		return 0, c.wrong("The name is missing: nothing follows “%s”.", strings.ToLower(words[0].text))
+	}
+	given := words[skip].text
+	name := strings.ToLower(given)
+	if !bastion.ValidName(name) {
+		c.Name = nearName(name)
+		return 0, c.wrong("%s is not a valid name. A name has 1 to 32 characters from a-z, 0-9 and -, and begins and ends with a letter or digit.", shown(given))
+	}
+	c.Name = name
+	return skip + 1, nil
+}
+
+// takeBareName reads a name with or without the word name before it.
+func (c *Command) takeBareName(words []word) (int, error) {
+	if words[0].is(nameWords...) && len(words) > 1 {
+		return c.takeName(words, 1)
+	}
+	if !words[0].quoted && reserved(words[0].text) && len(words) > 1 {
+		return 0, c.wrong("“%s” takes no “%s”.", c.Verb, strings.ToLower(words[0].text))
+	}
+	return c.takeName(words, 0)
+}
+
+// takeReason reads what follows because.
+func (c *Command) takeReason(words []word) (int, error) {
+	if c.Reason != "" {
+		return 0, c.wrong("There are two reasons. Put the whole reason in quotes.")
+	}
+	used := len(words)
+	if len(words) > 1 && words[1].quoted {
+		used = 2
+	}
+	var texts []string
+	for _, w := range words[1:used] {
+		texts = append(texts, w.text)
+	}
+	c.Reason = oneLine(strings.Join(texts, " "))
+	switch length := utf8.RuneCountInString(c.Reason); {
+	case length == 0:
+		c.Reason = "…"
+		return 0, c.wrong("The reason is missing: nothing follows “because”.")
+	case length > bastion.MaxReason:
+		c.Reason = shortened(c.Reason, 60)
+		return 0, c.wrong("The reason has %d characters; the limit is %d.", length, bastion.MaxReason)
+	}
+	return used, nil
+}
+
+// unexpected says what is wrong with a word of up that does not belong there.
+func (c *Command) unexpected(words []word) error {
+	given := words[0].text
+	if _, n := leadingTTL(words); n > 0 {
+		return c.wrong("The duration is given twice.")
+	}
+	wrong := c.wrong("I don't understand %s.", shown(given))
+	if c.Reason != "" {
+		return wrong
+	}
+	rest := append([]word{}, words...)
+	if near, ok := nearest(given, "for", "name", "because"); ok && len(words) > 1 {
+		rest[0] = word{text: near}
+	} else if bastion.ValidName(strings.ToLower(given)) && c.Name == "" {
+		rest = append([]word{{text: "name"}}, rest...)
+	} else {
+		return wrong
+	}
+	// The words so far are right. With this one corrected, the rest may be too.
+	if whole, err := parseAs(VerbUp, "", append(split(c.String())[1:], rest...)); err == nil {
+		wrong.Try = []string{whole.String()}
+	}
+	return wrong
+}
+
+// nearName makes a valid name of one that is not.
+func nearName(given string) string {
+	name := strings.Map(func(r rune) rune {
+		switch {
+		case r >= 'a' && r <= 'z', r >= '0' && r <= '9':
+			return r
+		}
+		return '-'
+	}, given)
+	name = strings.Trim(name[:min(len(name), 32)], "-")
+	if !bastion.ValidName(name) {
+		return "web"
+	}
+	return name
+}
+
+// withinCap refuses a duration that no bastion can have.
+func (a *App) withinCap(c Command) error {
+	if c.TTL <= a.MaxTTL {
+		return nil
+	}
+	c.TTL = a.MaxTTL
+	return c.wrong("Bastions can run for at most %s.", inWords(a.MaxTTL))
+}
+
+func (a *App) runHelp(context.Context, request) (*message, error) { return helpMessage(), nil }
+
+// runJob hands over what takes longer than Slack waits.
+func (a *App) runJob(ctx context.Context, r request) (*message, error) {
+	job := Job{
+		Action: map[Verb]JobAction{VerbDown: JobDown, VerbExtend: JobExtend, VerbStatus: JobStatus}[r.Verb],
+		Owner:  r.owner(), ResponseURL: r.responseURL, Name: r.Name, TTL: r.TTL, At: a.Now(),
+	}
+	return workingMessage(job), a.enqueue(ctx, job)
+}
+
+// runKey stores a person's key for the links that they get from now on.
+func (a *App) runKey(ctx context.Context, r request) (*message, error) {
+	if err := a.saveKey(ctx, r.owner(), r.Key); err != nil {
+		return nil, err
+	}
+	return keyMessage(r.Key), nil
+}
+
+func (a *App) saveKey(ctx context.Context, owner string, key bastion.Key) error {
+	_, err := edit(ctx, a, personKey(owner), func(p *person) (time.Time, error) {
+		if p.Key == string(key) {
+			return time.Time{}, errKeep
+		}
+		p.Key = string(key)
+		return time.Time{}, nil
+	})
+	return err
+}
+
+// runUp replies with a link. Slack makes the call, so only the page behind the link
+// sees the person's address.
+func (a *App) runUp(ctx context.Context, r request) (*message, error) {
+	if _, err := a.Credentials(ctx, r.team); err != nil {
+		a.Log.ErrorContext(ctx, "bot token not available", "team", r.team, "cause", err.Error())
+		return nil, bastion.Errorf(codeNoToken, "This workspace has no bot token, so a bastion's messages could not reach you. Ask the operator of the bastion service to set the token of %s.", r.team)
+	}
+	var p person
+	if _, err := a.fetch(ctx, personKey(r.owner()), &p); err != nil {
+		return nil, err
+	}
+	if p.Key == "" {
+		return noKeyMessage(), nil
+	}
+	link := startLink{
+		Owner: r.owner(), UserName: r.userName, TeamDomain: r.teamDomain,
+		Name: r.Name, Key: p.Key, TTL: r.TTL, Reason: r.Reason, ResponseURL: r.responseURL,
+	}
+	if link.Name == "" {
+		link.Name = "default"
+	}
+	if link.TTL == 0 {
+		link.TTL = min(a.DefaultTTL, a.MaxTTL)
+	}
+	token, err := a.issueStartLink(ctx, link)
+	if err != nil {
+		return nil, err
+	}
+	link.ExpiresAt = a.Now().Add(startLinkLife)
+	return linkMessage(link, hashOf(token), a.startLinkURL(r.http, token)), nil
+}

@@ -1,0 +1,351 @@
+package slack
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/bastion-on-demand/bastion/internal/api"
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+)
+
+// The types that this package shares with the API and with those who send notices.
+type (
+	Bastion = api.Bastion
+	Notice  = api.Notice
+	Receipt = api.Receipt
+	Call    = api.InternalCall
+	Reply   = api.InternalReply
+)
+
+// Job is something to do apart from a request. All of it comes from a request that
+// Slack has signed, or from the table.
+type Job struct {
+	Action      JobAction `json:"action"`
+	Owner       string    `json:"owner,omitempty"`
+	ResponseURL string    `json:"response_url,omitempty"` // for the reply
+
+	StartLink string        `json:"start_link,omitempty"` // of start: the hash of the link's token
+	Name      string        `json:"name,omitempty"`       // of down and extend; empty: the only one
+	ID        string        `json:"id,omitempty"`         // of down and extend by a button
+	TTL       time.Duration `json:"ttl,omitempty"`        // of extend: this long from At
+	Team      string        `json:"team,omitempty"`       // of send
+	// At is when it was requested. A job that comes late, or twice, does not undo what
+	// was requested later. Of send it identifies the job.
+	At time.Time `json:"at,omitzero"`
+}
+
+// JobAction says what a job does.
+type JobAction string
+
+// The actions.
+const (
+	JobStart  JobAction = "start"  // start what a start link describes
+	JobDown   JobAction = "down"   // close a bastion
+	JobStatus JobAction = "status" // list the bastions
+	JobExtend JobAction = "extend" // move a deadline
+	JobSend   JobAction = "send"   // send what waits in a workspace's outbox
+)
+
+const (
+	callTimeout = 20 * time.Second // of one call of the API
+
+	// responseURLLife is how long Slack accepts messages at a response_url, less a
+	// minute for clocks and for the way. It accepts five; a job sends one, and is tried
+	// three times at most. See
+	// https://docs.slack.dev/interactivity/handling-user-interaction/#message_responses.
+	responseURLLife = 29 * time.Minute
+)
+
+// enqueue gives a job to the queue.
+func (a *App) enqueue(ctx context.Context, job Job) error {
+	ctx, cancel := context.WithTimeout(ctx, enqueueTimeout)
+	defer cancel()
+	if err := a.Queue.Enqueue(ctx, job); err != nil {
+		return fmt.Errorf("enqueue %s: %w", job.Action, err)
+	}
+	return nil
+}
+
+// RunJob does a job and sends its reply. It may be called twice with the same job, or
+// end anywhere and be called again. An error means that the job must come again.
+func (a *App) RunJob(ctx context.Context, job Job) error {
+	if job.Action == JobSend {
+		if err := a.sendWaiting(ctx, job); err != nil {
+			return fmt.Errorf("job %s: %w", job.Action, err)
+		}
+		return nil
+	}
+	run, known := map[JobAction]func(context.Context, Job) error{
+		JobStart: a.start, JobDown: a.down, JobExtend: a.extend, JobStatus: a.status,
+	}[job.Action]
+	if _, _, ok := bastion.ParseSlackOwner(job.Owner); !ok || !known {
+		a.Log.ErrorContext(ctx, "job dropped: unknown action or no Slack owner", "job", job.Action, "owner", job.Owner)
+		return nil
+	}
+	if err := run(ctx, job); err != nil {
+		return fmt.Errorf("job %s: %w", job.Action, err)
+	}
+	a.Log.InfoContext(ctx, "job", "job", job.Action, "owner", job.Owner)
+	return nil
+}
+
+// reply sends the one reply of a job, for its person alone. What a command replied at
+// first is replaced. A button's message stays: it may be the status message.
+func (a *App) reply(ctx context.Context, job Job, m *message) error {
+	err := error(&refusedError{code: "expired_url"})
+	if a.Now().Sub(job.At) <= responseURLLife {
+		err = a.respond(ctx, job.ResponseURL, m, job.ID == "")
+	}
+	if finished(err) {
+		a.Log.WarnContext(ctx, "reply not delivered", "job", job.Action, "owner", job.Owner, "cause", err)
+		return nil
+	}
+	return err
+}
+
+// start starts what a start link describes. It looks first at what an earlier try has
+// done: a bastion that it finds is not started again, even if it is closed by now.
+func (a *App) start(ctx context.Context, job Job) error {
+	link, err := a.usedStartLink(ctx, job.StartLink)
+	if errors.Is(err, bastion.ErrNotFound) || err == nil && link.Owner != job.Owner {
+		a.Log.WarnContext(ctx, "start without a used link dropped", "owner", job.Owner)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var o opened
+	if _, err := a.fetch(ctx, openedKey(job.StartLink), &o); err != nil {
+		return err
+	}
+	job.ResponseURL = cmp.Or(o.ResponseURL, link.ResponseURL)
+	job.At = link.ExpiresAt.Add(-startLinkLife)
+	b, err := a.startOnce(ctx, link)
+	if err != nil {
+		return a.notStarted(ctx, job, link, err)
+	}
+	if err := a.foundBastion(ctx, link.StatusPage, b.ID); err != nil {
+		return err
+	}
+	return a.reply(ctx, job, usedMessage(b, link.Source))
+}
+
+// reportedError: an earlier try has failed, and the page says why.
+type reportedError struct{ sentence string }
+
+func (e *reportedError) Error() string { return "it was reported already" }
+
+// codeTooLate is for a start that comes so late that nobody can be waiting for it.
+const codeTooLate bastion.Code = "too_late"
+
+// startOnce returns the bastion of a link, and starts it if no earlier try has.
+func (a *App) startOnce(ctx context.Context, link startLink) (Bastion, error) {
+	var page statusPage
+	if _, err := a.fetch(ctx, statusPageKey(link.StatusPage), &page); err != nil {
+		return Bastion{}, err
+	}
+	var l latest
+	if _, err := a.fetch(ctx, latestKey(link.Owner, link.Name), &l); err != nil {
+		return Bastion{}, err
+	}
+	// The API's times are whole seconds.
+	if l.CreatedAt.Before(link.UsedAt.Truncate(time.Second)) {
+		l.ID = "" // of an earlier link
+	}
+	switch id := cmp.Or(page.ID, l.ID); {
+	case id != "":
+		b, err := a.describe(ctx, link.Owner, id)
+		if err != nil {
+			// It was started, so a failure to look at it must not be reported as one of the
+			// start. The job comes again.
+			return b, fmt.Errorf("look at what was started: %v", err)
+		}
+		return b, nil
+	case page.Problem != "":
+		return Bastion{}, &reportedError{page.Problem}
+	case a.Now().Sub(link.UsedAt) > startTimeout:
+		return Bastion{}, bastion.Errorf(codeTooLate, "The request was delayed too long and was dropped. Get a new link with %s up.", slash)
+	}
+	return a.create(ctx, link)
+}
+
+// notStarted tells the page and Slack why a start has failed. An error that is not
+// the API's is returned: the job comes again.
+func (a *App) notStarted(ctx context.Context, job Job, link startLink, cause error) error {
+	var reported *reportedError
+	var refusal *bastion.Error
+	var sentence string
+	switch {
+	case errors.As(cause, &reported):
+		sentence = reported.sentence
+	case errors.As(cause, &refusal):
+		sentence = refusal.Message
+	case errors.Is(cause, errDown):
+		sentence = downSentence
+	default:
+		return cause
+	}
+	a.Log.WarnContext(ctx, "start failed", "owner", link.Owner, "cause", cause)
+	if err := a.foundProblem(ctx, link.StatusPage, sentence); err != nil {
+		return err
+	}
+	return a.reply(ctx, job, notStartedMessage(sentence, refusal, link.Source))
+}
+
+// down closes a bastion.
+func (a *App) down(ctx context.Context, job Job) error {
+	b, err := a.choose(ctx, job)
+	if err == nil && b.IsOpen() {
+		b, err = a.callBastion(ctx, Call{Owner: job.Owner, Method: http.MethodDelete, Path: "/bastions/" + b.ID}, nil)
+	}
+	if err != nil {
+		return a.failed(ctx, job, err)
+	}
+	return a.reply(ctx, job, closingMessage(b))
+}
+
+// extend moves a bastion's deadline to at least the given time after the request.
+func (a *App) extend(ctx context.Context, job Job) error {
+	b, err := a.choose(ctx, job)
+	if err == nil {
+		// A job that comes late, or twice, grants no more than was requested.
+		ttl := max(time.Second, job.TTL-max(0, a.Now().Sub(job.At)))
+		b, err = a.callBastion(ctx, Call{Owner: job.Owner, Method: http.MethodPatch, Path: "/bastions/" + b.ID}, map[string]string{"ttl": ttl.String()})
+	}
+	if err != nil {
+		return a.failed(ctx, job, err)
+	}
+	return a.reply(ctx, job, extendedMessage(b, job))
+}
+
+// status lists a person's bastions.
+func (a *App) status(ctx context.Context, job Job) error {
+	all, err := a.list(ctx, job.Owner)
+	if err != nil {
+		return a.failed(ctx, job, err)
+	}
+	return a.reply(ctx, job, listMessage(all))
+}
+
+// failed replies why a job has failed. An error that is not the API's is returned:
+// the job comes again.
+func (a *App) failed(ctx context.Context, job Job, err error) error {
+	var which whichError
+	var refusal *bastion.Error
+	var m *message
+	switch {
+	case errors.As(err, &which):
+		m = whichMessage(which, job)
+	case errors.As(err, &refusal):
+		m = refusalMessage(refusal)
+	case errors.Is(err, errDown):
+		m = downMessage()
+	default:
+		return err
+	}
+	a.Log.WarnContext(ctx, "job failed", "job", job.Action, "owner", job.Owner, "cause", err)
+	return a.reply(ctx, job, m)
+}
+
+// whichError: there is not exactly one bastion that can be meant.
+type whichError struct {
+	open []Bastion
+	name string // that was given
+}
+
+func (whichError) Error() string { return "not exactly one bastion can be meant" }
+
+// choose finds the bastion that a job is about: by ID, by name, or the only one. One
+// that was requested after the job is never meant. One that is closing is meant if no
+// other can be: it may be this very job that has closed it.
+func (a *App) choose(ctx context.Context, job Job) (Bastion, error) {
+	if job.ID != "" {
+		return a.describe(ctx, job.Owner, job.ID)
+	}
+	all, err := a.list(ctx, job.Owner)
+	if err != nil {
+		return Bastion{}, err
+	}
+	var open, meant, closing []Bastion
+	for _, b := range all {
+		named := job.Name == "" || b.Name == job.Name
+		switch {
+		case b.CreatedAt.After(job.At):
+		case b.IsOpen():
+			open = append(open, b)
+			if named {
+				meant = append(meant, b)
+			}
+		case named && b.State == bastion.Closing:
+			closing = append(closing, b)
+		}
+	}
+	if len(meant) == 0 {
+		meant = closing
+	}
+	if len(meant) != 1 {
+		return Bastion{}, whichError{open: open, name: job.Name}
+	}
+	return meant[0], nil
+}
+
+// errDown: the API's functions do not reply. The request may have been carried out.
+var errDown = errors.New("the API's functions do not reply")
+
+// callAPI makes one request of the API. *bastion.Error: it was refused, with the
+// refusal's own code and sentence. errDown: there is no reply that can be read.
+func (a *App) callAPI(ctx context.Context, call Call, body, into any) error {
+	if body != nil {
+		encoded, err := json.Marshal(body)
+		if err != nil {
+			return err
+		}
+		call.Body = string(encoded)
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	reply, err := a.Functions.Call(ctx, call)
+	if err != nil {
+		return fmt.Errorf("%w: %s: %w", errDown, call.Method, err)
+	}
+	if reply.Status >= http.StatusOK && reply.Status < http.StatusMultipleChoices {
+		if err := json.Unmarshal([]byte(reply.Body), into); err != nil {
+			return fmt.Errorf("%w: %s: %w", errDown, call.Method, err)
+		}
+		return nil
+	}
+	var problem api.Problem
+	if err := json.Unmarshal([]byte(reply.Body), &problem); err != nil || problem.Detail == "" {
+		return fmt.Errorf("%w: %s: status %d and no problem document", errDown, call.Method, reply.Status)
+	}
+	return &bastion.Error{Code: problem.Code, Message: problem.Detail}
+}
+
+func (a *App) callBastion(ctx context.Context, call Call, body any) (b Bastion, err error) {
+	err = a.callAPI(ctx, call, body, &b)
+	return b, err
+}
+
+// create requests the bastion of a link, for the address that used it.
+func (a *App) create(ctx context.Context, link startLink) (Bastion, error) {
+	body := map[string]string{"public_key": link.Key, "name": link.Name, "ttl": link.TTL.String()}
+	if link.Reason != "" {
+		body["reason"] = link.Reason
+	}
+	return a.callBastion(ctx, Call{Owner: link.Owner, Source: link.Source, Method: http.MethodPost, Path: "/bastions"}, body)
+}
+
+func (a *App) describe(ctx context.Context, owner, id string) (Bastion, error) {
+	return a.callBastion(ctx, Call{Owner: owner, Method: http.MethodGet, Path: "/bastions/" + id}, nil)
+}
+
+func (a *App) list(ctx context.Context, owner string) ([]Bastion, error) {
+	var all api.List
+	err := a.callAPI(ctx, Call{Owner: owner, Method: http.MethodGet, Path: "/bastions"}, nil, &all)
+	return all.Bastions, err
+}

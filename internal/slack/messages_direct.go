@@ -1,0 +1,159 @@
+package slack
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+)
+
+// This file holds the texts of direct messages.
+
+// statusMessage is the message that follows a bastion from its start to its end.
+func statusMessage(b Bastion) *message {
+	m := &message{notification: "Your bastion: " + known(b.State) + "."}
+	if !b.IsOpen() {
+		m.title(stateTitle(b))
+		if b.State == bastion.Closing {
+			m.say("It no longer accepts connections. You'll get a receipt here once everything is removed, which can take AWS up to 15 minutes.")
+		}
+		return m
+	}
+	return m.title(stateTitle(b)).list(facts(b)...).
+		dates("Open until %s; can be extended until %s.", b.Deadline, b.LatestDeadline).
+		buttons(extendButton(b.ID), closeButton(b.ID, "Close bastion"))
+}
+
+// known returns the state if it is one: it is part of a notification.
+func known(state bastion.State) string {
+	switch state {
+	case bastion.Starting, bastion.Ready, bastion.Closing, bastion.Closed, bastion.Failed:
+		return string(state)
+	}
+	return "changed"
+}
+
+// readyMessage says how to connect. It leaves out what may change while the bastion
+// is ready, such as the deadline.
+func readyMessage(b Bastion) *message {
+	return newMessage("Your bastion is ready.", fmt.Sprintf("Bastion %s is ready for %s", b.Name, addressOnly(b.Source))).connecting(b)
+}
+
+// warningMessage says that a deadline is near.
+func warningMessage(b Bastion, now time.Time) *message {
+	left := max(time.Minute, b.Deadline.Sub(now).Round(time.Minute))
+	return newMessage("Your bastion closes soon.", fmt.Sprintf("Bastion %s closes in %s", b.Name, inWords(left))).
+		say("Open connections will be dropped.").
+		dates("It closes at %s; can be extended until %s.", b.Deadline, b.LatestDeadline).
+		buttons(extendButton(b.ID), closeButton(b.ID, "Close bastion"))
+}
+
+// endMessage is the last message about a bastion.
+func endMessage(n Notice) *message {
+	if n.Bastion.State == bastion.Failed {
+		return failedMessage(n)
+	}
+	return receiptMessage(n)
+}
+
+// failedMessage says why a bastion could not be started.
+func failedMessage(n Notice) *message {
+	b := n.Bastion
+	m := newMessage("Your bastion failed.", fmt.Sprintf("Bastion %s failed", b.Name))
+	if b.Failure != nil {
+		m.say("%s", b.Failure.Message).say("Code: %s", b.Failure.Code)
+	}
+	if n.Receipt != nil && n.Receipt.Connections > 0 {
+		m.list(receiptLines(*n.Receipt, b)...)
+	}
+	return m.say("Start another with %s up", slash)
+}
+
+// endings say why a bastion was closed.
+var endings = map[bastion.EndReason]string{
+	bastion.EndClosed:   "closed on request",
+	bastion.EndConsole:  "closed from its console",
+	bastion.EndDeadline: "it reached its deadline",
+	bastion.EndIdle:     "it was idle",
+	bastion.EndTask:     "its process exited",
+}
+
+// receiptMessage says that a bastion is closed, and what it was used for.
+func receiptMessage(n Notice) *message {
+	b := n.Bastion
+	title := fmt.Sprintf("Bastion %s is closed", b.Name)
+	if b.Ended != nil && endings[b.Ended.Reason] != "" {
+		title += ": " + endings[b.Ended.Reason]
+	}
+	m := newMessage("Your bastion is closed.", title)
+	if n.Receipt == nil || n.Receipt.StartedAt.IsZero() {
+		m.say("It never ran, so there is no usage to report.")
+	} else {
+		m.list(receiptLines(*n.Receipt, b)...)
+	}
+	return m.say("Start another with %s up", slash)
+}
+
+// What a bastion costs while it runs, in dollars an hour: the list prices of
+// us-east-1 for 0.25 vCPU (ARM) at $0.03238 for a whole one, 0.5 GB at $0.00356 a GB,
+// and a public IPv4 address at $0.005; see https://aws.amazon.com/fargate/pricing/
+// and https://aws.amazon.com/vpc/pricing/. A minute is the least that is charged.
+const (
+	dollarsPerHour = 0.25*0.03238 + 0.5*0.00356 + 0.005
+	leastCharged   = time.Minute
+)
+
+func receiptLines(r Receipt, b Bastion) []string {
+	ran := max(0, r.EndedAt.Sub(r.StartedAt))
+	lines := []string{
+		"Ran for: " + inWords(ran),
+		"From: " + addressOnly(b.Source),
+		fmt.Sprintf("Usage: %s, %s, %s", counted(int64(r.Connections), "login"), counted(int64(r.Forwards), "forwarded connection"), counted(int64(r.Refusals), "refused request")),
+		"Destinations: " + destinations(r),
+		fmt.Sprintf("Traffic: %s from you, %s to you", size(r.BytesIn), size(r.BytesOut)),
+		fmt.Sprintf("Cost: about $%.4f, at us-east-1's list prices for 0.25 vCPU (ARM), 0.5 GB and a public IPv4 address; traffic, logs and requests not included", dollars(ran)),
+	}
+	if b.Reason != "" {
+		lines = append(lines, "Reason: "+b.Reason)
+	}
+	return lines
+}
+
+func dollars(ran time.Duration) float64 {
+	return max(ran, leastCharged).Hours() * dollarsPerHour
+}
+
+// maxDestinations is how many destinations a message names.
+const maxDestinations = 10
+
+// destinations names the first destinations, and counts the rest.
+func destinations(r Receipt) string {
+	if len(r.Destinations) == 0 && r.Unnamed == 0 {
+		return "none"
+	}
+	named := r.Destinations[:min(len(r.Destinations), maxDestinations)]
+	var parts []string
+	for _, destination := range named {
+		parts = append(parts, shortened(oneLine(destination), 60))
+	}
+	text := strings.Join(parts, ", ")
+	if more := len(r.Destinations) - len(named) + r.Unnamed; more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return strings.TrimPrefix(text, " and ")
+}
+
+// size returns a number of bytes as people say it.
+func size(n int64) string {
+	if n < 1000 {
+		return counted(n, "byte")
+	}
+	value, unit := float64(n), ""
+	for _, unit = range []string{"kB", "MB", "GB", "TB"} {
+		if value /= 1000; value < 999.95 {
+			break
+		}
+	}
+	return fmt.Sprintf("%.1f %s", value, unit)
+}

@@ -1,0 +1,446 @@
+package slack
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// stageOf is a bastion at a stage of its start.
+func stageOf(stage string) *Bastion {
+	b := aBastion("web")
+	b.State, b.Stage, b.Host, b.Port, b.SSHConfig = "starting", stage, "", 0, ""
+	return b
+}
+
+func closingBastion() *Bastion {
+	b := aBastion("web")
+	b.State = "closing"
+	return b
+}
+
+func endOf(version int64) Notice {
+	return Notice{Bastion: *closedBastion(), Version: version, Receipt: aReceipt()}
+}
+
+func warningOf(version int64, deadline time.Time) Notice {
+	b := aBastion("web")
+	b.Deadline = deadline
+	return Notice{Bastion: *b, Version: version, Warning: true}
+}
+
+func (d *desk) notify(n Notice) {
+	d.t.Helper()
+	if err := d.Notify(d.t.Context(), n); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+func (d *desk) conversation() (c conversation) {
+	d.t.Helper()
+	if _, err := d.fetch(d.t.Context(), conversationKey(aBastion("web").ID), &c); err != nil {
+		d.t.Fatal(err)
+	}
+	return c
+}
+
+// wantShown fails unless the direct messages are as many as the texts, in that order,
+// each with its text in it.
+func (d *desk) wantShown(name string, texts ...string) {
+	d.t.Helper()
+	shown := d.slack.shown()
+	if len(shown) != len(texts) {
+		d.t.Errorf("%s: %d direct messages, want %d:\n%s", name, len(shown), len(texts), strings.Join(shown, "\n--\n"))
+		return
+	}
+	for i, text := range texts {
+		if !strings.Contains(shown[i], text) {
+			d.t.Errorf("%s: message %d is\n%s\nwant %q in it", name, i+1, shown[i], text)
+		}
+	}
+}
+
+// One message follows a bastion's life. Ready, warning and receipt are new messages,
+// because an edit notifies nobody.
+func TestOneStatusMessageFollowsABastion(t *testing.T) {
+	d := newDesk(t)
+	version := int64(0)
+	notify := func(b *Bastion) {
+		version++
+		d.clock = d.clock.Add(2 * time.Second)
+		d.notify(noticeOf(version, b))
+	}
+	for _, stage := range []string{"security group", "capacity", "image", "network", "host key"} {
+		notify(stageOf(stage))
+	}
+	d.wantShown("starting", "waiting for the SSH server")
+	notify(aBastion("web"))
+	d.wantShown("ready", "Bastion web is ready", "ssh -F bastion-web.conf -J bastion-web TARGET")
+	extended := aBastion("web")
+	extended.Deadline = extended.Deadline.Add(time.Hour)
+	notify(extended)
+	version++
+	d.notify(warningOf(version, extended.Deadline))
+	d.wantShown("warned", "12:30 UTC", "is ready for", "closes in")
+	closing := closingBastion()
+	notify(closing)
+	d.wantShown("closing", "You'll get a receipt here", "is ready for", "closes in")
+	version++
+	d.notify(endOf(version))
+	d.wantShown("closed", "Bastion web is closed", "is ready for", "closes in", "Bastion web is closed: it was idle")
+	wantRead(t, d.slack.shown()[3], "1 hour 30 minutes", "db.internal:5432", "$0.0223")
+	if n := len(d.slack.at(postMessage)); n != 4 {
+		t.Errorf("%d messages were posted, want 4", n)
+	}
+	for _, m := range d.slack.direct[1:] {
+		if m.edits != 0 {
+			t.Errorf("a message that is not the status message was edited: %s", m.body)
+		}
+	}
+}
+
+func TestNextMessageIsTheMostUrgent(t *testing.T) {
+	now := start.Add(time.Hour)
+	status := func(b *Bastion) string { return newOutgoing(kindStatus, statusMessage(*b)).digest }
+	ready := newOutgoing(kindReady, readyMessage(*aBastion("web"))).digest
+	warning := warningOf(1, now.Add(time.Minute))
+	there := func(c conversation) conversation { c.Channel, c.TS = "D0ANN", "1.0"; return c }
+	for _, test := range []struct {
+		name string
+		c    conversation
+		want string
+	}{
+		{"starting", conversation{Notice: noticeOf(1, stageOf("image"))}, "status"},
+		{"the stage is shown", there(conversation{Notice: noticeOf(1, stageOf("image")), Status: status(stageOf("image"))}), ""},
+		{"another stage", there(conversation{Notice: noticeOf(1, stageOf("image")), Status: status(stageOf("network"))}), "status edit"},
+		{"ready before status", there(conversation{Notice: noticeOf(1, aBastion("web"))}), "ready"},
+		{"ready was sent", there(conversation{Notice: noticeOf(1, aBastion("web")), Ready: ready}), "status edit"},
+		{"warning before ready", conversation{Notice: warning}, "warning"},
+		{"warned of this deadline", conversation{Notice: warning, Warned: warning.Bastion.Deadline}, "ready"},
+		{"warned of an earlier deadline", conversation{Notice: warning, Warned: now}, "warning"},
+		{"the deadline is over", there(conversation{Notice: warningOf(1, now), Ready: ready}), "status edit"},
+		{"closing", there(conversation{Notice: noticeOf(1, closingBastion())}), "status edit"},
+		{"closing without a status message", conversation{Notice: noticeOf(1, closingBastion())}, ""},
+		{"closed", there(conversation{Notice: endOf(1)}), "receipt"},
+		{"closed, and the receipt was sent", there(conversation{Notice: endOf(1), Ended: true}), "status edit"},
+		{"closed, without a status message", conversation{Notice: endOf(1), Ended: true}, ""},
+		{"failed", conversation{Notice: noticeOf(1, failedBastion())}, "receipt"},
+		{"edits are refused", there(conversation{Notice: noticeOf(1, stageOf("image")), Uneditable: true}), "status"},
+		{"edits are refused, closed", there(conversation{Notice: endOf(1), Ended: true, Uneditable: true}), ""},
+	} {
+		got := ""
+		if m := test.c.next(now); m != nil {
+			got = string(m.kind)
+			if m.edit {
+				got += " edit"
+			}
+		}
+		if got != test.want {
+			t.Errorf("%s: next is %q, want %q", test.name, got, test.want)
+		}
+	}
+}
+
+func TestRepeatedAndOldNoticesChangeNothing(t *testing.T) {
+	d := newDesk(t)
+	d.notify(noticeOf(3, stageOf("image")))
+	d.notify(noticeOf(7, aBastion("web")))
+	for _, old := range []Notice{noticeOf(7, aBastion("web")), noticeOf(3, stageOf("image")), noticeOf(5, stageOf("network"))} {
+		d.notify(old)
+	}
+	d.notify(noticeOf(8, aBastion("web"))) // newer, but it says the same
+	if n := len(d.slack.posts); n != 3 {
+		t.Errorf("%d requests, want the status message, ready and one edit", n)
+	}
+	for range 2 {
+		d.notify(endOf(9))
+	}
+	d.notify(endOf(10))
+	d.notify(noticeOf(8, aBastion("web")))
+	d.wantShown("closed", "is closed", "is ready", "is closed: it was idle")
+}
+
+// The ready message comes again if what it says is different, and not when the
+// deadline is.
+func TestReadyIsSentAgainAfterAMove(t *testing.T) {
+	d := newDesk(t)
+	d.notify(noticeOf(1, aBastion("web")))
+	later := aBastion("web")
+	later.Deadline = later.Deadline.Add(time.Hour)
+	d.notify(noticeOf(2, later))
+	if n := d.slack.count("is ready for"); n != 1 {
+		t.Errorf("%d ready messages after an extension, want 1", n)
+	}
+	moved := aBastion("web")
+	moved.Source = "198.51.100.77/32"
+	moving := *moved
+	moving.State, moving.Stage = "starting", "address"
+	d.notify(noticeOf(3, &moving))
+	d.notify(noticeOf(4, moved))
+	if n := d.slack.count("is ready for 198.51.100.77"); n != 1 {
+		t.Errorf("%d ready messages for the new address, want 1", n)
+	}
+}
+
+// Two deliveries for one bastion cross: while the request of one is on its way, the
+// other begins. Whichever notice is newer is shown in the end, and nothing is sent
+// twice.
+func TestCrossingDeliveriesShowTheNewest(t *testing.T) {
+	older, newer := noticeOf(3, stageOf("image")), noticeOf(7, aBastion("web"))
+	for name, order := range map[string][2]Notice{"the older is on its way": {older, newer}, "the newer is on its way": {newer, older}} {
+		for _, known := range []bool{false, true} {
+			d := newDesk(t)
+			if known {
+				d.notify(noticeOf(1, stageOf("capacity")))
+			}
+			accept := d.slack.RoundTrip
+			d.Transport = roundTripper(func(r *http.Request) (*http.Response, error) {
+				d.Transport = d.slack
+				d.notify(order[1])
+				return accept(r)
+			})
+			d.notify(order[0])
+			status := slices.IndexFunc(d.slack.shown(), func(text string) bool { return !strings.Contains(text, "is ready for") })
+			if d.slack.count("is ready for") != 1 || len(d.slack.direct) != 2 || !strings.Contains(d.slack.shown()[status], "Bastion web is ready\n") {
+				t.Errorf("%s, with a status message %t: shown are\n%s", name, known, strings.Join(d.slack.shown(), "\n--\n"))
+			}
+		}
+	}
+}
+
+// A request is on its way for so long that another delivery takes over, and arrives
+// after what that one has sent.
+func TestLateEditIsCorrected(t *testing.T) {
+	d := newDesk(t)
+	d.notify(noticeOf(1, stageOf("capacity")))
+	d.Transport = roundTripper(func(r *http.Request) (*http.Response, error) {
+		d.Transport = d.slack
+		d.clock = d.clock.Add(senderTimeout)
+		d.notify(noticeOf(7, aBastion("web")))
+		return d.slack.RoundTrip(r)
+	})
+	d.notify(noticeOf(3, stageOf("image")))
+	d.wantShown("in the end", "Bastion web is ready", "is ready for")
+}
+
+// Each call of a port in turn goes wrong before or after its effect, by an error or by
+// the end of the function; then the notice comes again, as Lambda lets it. The owner
+// reads everything, and at most one message is doubled.
+func TestNoticesSurviveTheLossOfAnyCall(t *testing.T) {
+	for _, test := range []struct {
+		notice Notice
+		read   []string
+	}{
+		{noticeOf(9, stageOf("image")), []string{"pulling the image"}},
+		{noticeOf(9, aBastion("web")), []string{"Bastion web is ready\n", "is ready for"}},
+		{noticeOf(9, failedBastion()), []string{"capacity_unavailable", "Bastion web failed"}},
+		{endOf(9), []string{"Bastion web is closed: it was idle", "Bastion web is closed"}},
+	} {
+		for _, after := range []bool{false, true} {
+			for _, death := range []bool{false, true} {
+				for at := 1; ; at++ {
+					d := newDesk(t)
+					d.notify(noticeOf(1, stageOf("capacity")))
+					d.faults.calls, d.faults.at, d.faults.after, d.faults.death = 0, at, after, death
+					err := try(func() error { return d.Notify(t.Context(), test.notice) })
+					if d.faults.hit == "" {
+						break // it has fewer calls than that
+					}
+					name := fmt.Sprintf("%s, call %d (%s), after %t, death %t", test.read[0], at, d.faults.hit, after, death)
+					if err == nil && d.faults.hit != "slack" {
+						t.Errorf("%s: the loss is not an error, so the notice does not come again", name)
+					}
+					d.clock = d.clock.Add(time.Minute)
+					d.notify(test.notice)
+					d.runJobs()
+					for _, text := range test.read {
+						if d.slack.count(text) == 0 {
+							t.Errorf("%s: no message says %q:\n%s", name, text, strings.Join(d.slack.shown(), "\n--\n"))
+						}
+					}
+					if n := len(d.slack.direct); n > len(test.read)+1 {
+						t.Errorf("%s: %d messages", name, n)
+					}
+				}
+			}
+		}
+	}
+}
+
+// runJobs runs the jobs that were enqueued, and those that they enqueue.
+func (d *desk) runJobs() {
+	d.t.Helper()
+	for len(d.work.jobs) > 0 {
+		job := d.work.jobs[0]
+		d.work.jobs = d.work.jobs[1:]
+		d.clock = d.clock.Add(maxRetryAfter)
+		if err := d.RunJob(d.t.Context(), job); err != nil {
+			d.t.Fatal(err)
+		}
+	}
+}
+
+// The function ends between a post and storing where the message is. The second status
+// message is the one that is edited; the first is stale, and its buttons still work,
+// because they name the bastion.
+func TestStatusMessageThatWasNotStoredIsPostedAgain(t *testing.T) {
+	d := newDesk(t)
+	for at := 1; len(d.slack.direct) == 0; at++ {
+		d = newDesk(t)
+		d.faults.at, d.faults.after, d.faults.death = at, true, true
+		_ = try(func() error { return d.Notify(t.Context(), noticeOf(1, stageOf("image"))) })
+	}
+	d.faults.at = 0
+	d.notify(noticeOf(2, stageOf("network"))) // too early: the right to send has not expired
+	d.clock = d.clock.Add(time.Minute)
+	d.notify(noticeOf(2, stageOf("network")))
+	d.notify(noticeOf(3, aBastion("web")))
+	d.wantShown("in the end", "pulling the image", "Bastion web is ready\n", "is ready for")
+	if c := d.conversation(); c.TS != d.slack.direct[1].TS {
+		t.Errorf("the status message is %s, want the second", c.TS)
+	}
+}
+
+func TestRefusedEditIsPostedAsANewMessage(t *testing.T) {
+	for code, test := range map[string]struct {
+		uneditable bool
+		posts      int // of three stages and ready, after the first status message
+	}{
+		"edit_window_closed":  {true, 3}, // without the stage; ready; the state
+		"cant_update_message": {true, 3},
+		"message_not_found":   {false, 2}, // once; the new one can be edited
+		"channel_not_found":   {false, 2},
+	} {
+		d := newDesk(t)
+		d.notify(noticeOf(1, stageOf("capacity")))
+		refused := map[string]bool{}
+		d.slack.refuse = func(s sent) string {
+			if s.url == updateMessage && (test.uneditable || len(refused) == 0) {
+				refused[string(s.body)] = true
+				return code
+			}
+			return ""
+		}
+		for i, b := range []*Bastion{stageOf("image"), stageOf("network"), stageOf("host key"), aBastion("web")} {
+			d.notify(noticeOf(int64(i+2), b))
+		}
+		if n := len(d.slack.direct) - 1; n != test.posts {
+			t.Errorf("%s: %d new messages, want %d:\n%s", code, n, test.posts, strings.Join(d.slack.shown(), "\n--\n"))
+		}
+		if c := d.conversation(); c.Uneditable != test.uneditable || d.slack.count("Bastion web is ready\n") != 1 {
+			t.Errorf("%s: uneditable %t:\n%s", code, c.Uneditable, strings.Join(d.slack.shown(), "\n--\n"))
+		}
+	}
+}
+
+// What Slack never accepts is given up: the notice does not come again without end.
+func TestRefusedMessagesAreGivenUp(t *testing.T) {
+	d := newDesk(t)
+	d.slack.refuse = func(sent) string { return "user_disabled" }
+	d.notify(noticeOf(1, aBastion("web")))
+	d.notify(endOf(2))
+	requests := len(d.slack.posts)
+	d.notify(endOf(2))
+	if len(d.slack.posts) != requests || len(d.work.jobs) != 0 {
+		t.Errorf("%d requests, then %d; %d jobs", requests, len(d.slack.posts), len(d.work.jobs))
+	}
+	wantRead(t, d.log.String(), "user_disabled", `"kind":"receipt"`)
+}
+
+// A token that Slack does not accept is for the operator: the notice fails, so that it
+// comes again, and is a dead letter if the token stays wrong.
+func TestTokenErrorsAreReturned(t *testing.T) {
+	for _, code := range []string{"invalid_auth", "token_revoked", "missing_scope"} {
+		d := newDesk(t)
+		d.slack.refuse = func(sent) string { return code }
+		if err := d.Notify(t.Context(), endOf(1)); err == nil || !strings.Contains(err.Error(), code) {
+			t.Errorf("%s: %v", code, err)
+		}
+		d.slack.refuse = nil
+		d.notify(endOf(1))
+		d.wantShown(code, "Bastion web is closed: it was idle")
+	}
+}
+
+func TestOneWarningForEachDeadline(t *testing.T) {
+	d := newDesk(t)
+	first, second := start.Add(10*time.Minute), start.Add(40*time.Minute)
+	for version, deadline := range []time.Time{first, first, first, second, second} {
+		d.notify(warningOf(int64(version+1), deadline))
+	}
+	if n := d.slack.count("closes in"); n != 2 {
+		t.Errorf("%d warnings for two deadlines", n)
+	}
+	for _, text := range d.slack.shown() {
+		if strings.Contains(text, "closes in") {
+			wantRead(t, text, "Extend to 1 hour from now", "Close bastion")
+		}
+	}
+}
+
+// Whatever is lost, there are never two warnings of one deadline. Only if Slack has
+// certainly not accepted one, it comes again.
+func TestWarningsUnderFaults(t *testing.T) {
+	warning := warningOf(9, start.Add(10*time.Minute))
+	for _, after := range []bool{false, true} {
+		for _, death := range []bool{false, true} {
+			for at := 1; ; at++ {
+				d := newDesk(t)
+				d.faults.calls, d.faults.at, d.faults.after, d.faults.death = 0, at, after, death
+				_ = try(func() error { return d.Notify(t.Context(), warning) })
+				if d.faults.hit == "" {
+					break
+				}
+				d.clock = d.clock.Add(time.Minute)
+				d.notify(warning)
+				if n := d.slack.count("closes in"); n > 1 {
+					t.Errorf("call %d (%s), after %t, death %t: %d warnings", at, d.faults.hit, after, death, n)
+				}
+			}
+		}
+	}
+	for name, test := range map[string]struct {
+		set  func(*fakeSlack)
+		want int
+	}{
+		"certainly not accepted": {func(s *fakeSlack) { s.status = 503 }, 1},
+		"perhaps accepted":       {func(s *fakeSlack) { s.err = &net.OpError{Op: "read", Err: errors.New("reset")} }, 0},
+	} {
+		d := newDesk(t)
+		test.set(d.slack)
+		d.notify(warning)
+		d.slack.status, d.slack.err = 0, nil
+		d.clock = d.clock.Add(time.Minute)
+		d.notify(warning)
+		if n := d.slack.count("closes in"); n != test.want {
+			t.Errorf("%s: %d warnings, want %d", name, n, test.want)
+		}
+	}
+}
+
+func TestNoticesWithoutAnAllowedOwnerAreDropped(t *testing.T) {
+	d := newDesk(t)
+	for _, owner := range []string{"iam:1:x", "", "slack:T0ANN", "slack:T0BOB:U0BOB"} {
+		b := aBastion("web")
+		b.Owner = owner
+		d.notify(noticeOf(1, b))
+	}
+	if len(d.slack.posts) != 0 || d.table.writes != 0 {
+		t.Errorf("%d requests, %d writes", len(d.slack.posts), d.table.writes)
+	}
+}
+
+func TestReceiptCountsWhatItDoesNotName(t *testing.T) {
+	r := Receipt{Destinations: strings.Fields(strings.Repeat("db:5432 ", 12)), Unnamed: 3}
+	if got := destinations(r); !strings.HasSuffix(got, " and 5 more") || strings.Count(got, "db:5432") != maxDestinations {
+		t.Errorf("destinations %q", got)
+	}
+	if got := destinations(Receipt{Unnamed: 3}); got != "3 more" {
+		t.Errorf("destinations %q", got)
+	}
+}
