@@ -83,7 +83,7 @@ func (w *worker) Notify(ctx context.Context, notice api.Notice) error {
 }
 
 func TestSlackFunctionHasTwoEntryPoints(t *testing.T) {
-	const job = `{"job":{"do":"status","owner":"slack:T0123ABCD:U0123ABCD"}}`
+	const job = `{"job":{"action":"status","owner":"slack:T0123ABCD:U0123ABCD"}}`
 	const notice = `{"notice":{"version":7,"bastion":{"id":"3kq7vmx2p4hzr6ta"},"new":"of a later version"}}`
 	client := eventWith(t, "")
 	in := func(payload string) string { return strings.Replace(client, "{", payload[:len(payload)-1]+",", 1) }
@@ -133,7 +133,7 @@ func TestSlackFunctionHasTwoEntryPoints(t *testing.T) {
 // After an error Lambda sends the event again.
 func TestFailedWorkIsAnError(t *testing.T) {
 	s := slackEntryPoints(&worker{err: errors.New("broken")}, http.NotFoundHandler())
-	for _, payload := range []string{`{"job":{"do":"status"}}`, `{"notice":{}}`} {
+	for _, payload := range []string{`{"job":{"action":"status"}}`, `{"notice":{}}`} {
 		if _, err := s.Handle(invokedBy(t, slackARN+":queue"), json.RawMessage(payload)); err == nil || err.Error() != "broken" {
 			t.Errorf("%s: %v", payload, err)
 		}

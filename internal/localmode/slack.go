@@ -10,8 +10,10 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/bastion-on-demand/bastion/internal/api"
@@ -42,7 +44,7 @@ func newSlackSide(ctx context.Context, cfg settings, api httpapi.Options) *slack
 		Credentials: func(context.Context, string) (slack.Credentials, error) {
 			return slack.Credentials{SigningSecret: cfg.SlackSigningSecret, BotToken: "local"}, nil
 		},
-		Transport: logged{cfg.Log},
+		Transport: &logged{log: cfg.Log},
 		Teams:     []string{slackTeam},
 		Plain:     true,
 
@@ -134,26 +136,55 @@ func (w *work) end() {
 	w.running.Wait()
 }
 
-// logged is Slack as local mode has it: what it would be sent is in the log.
-type logged struct{ log *slog.Logger }
+// logged is the transport to Slack in local mode: what would be sent is logged.
+type logged struct {
+	log  *slog.Logger
+	sent atomic.Int64
+}
 
-// RoundTrip is of http.RoundTripper. It answers as Slack does.
-func (l logged) RoundTrip(r *http.Request) (*http.Response, error) {
-	message, err := io.ReadAll(r.Body)
+// RoundTrip implements http.RoundTripper. It replies as Slack does.
+func (l *logged) RoundTrip(r *http.Request) (*http.Response, error) {
+	body, err := io.ReadAll(r.Body)
 	_ = r.Body.Close()
 	if err != nil {
 		return nil, fmt.Errorf("read the message: %w", err)
 	}
-	if !json.Valid(message) {
-		return nil, fmt.Errorf("the message is no JSON: %q", message)
+	var message struct {
+		TS     string `json:"ts"`
+		Blocks []any  `json:"blocks"`
 	}
-	l.log.Info("to Slack", "url", r.URL.String(), "message", json.RawMessage(message))
-	answer := "ok"
+	if err := json.Unmarshal(body, &message); err != nil {
+		return nil, fmt.Errorf("read the message: %w", err)
+	}
+	l.log.Info("to Slack", "url", r.URL.String(), "message", strings.Join(textsOf(message.Blocks), "\n"))
+	reply := "ok"
 	if strings.HasPrefix(r.URL.Path, "/api/") {
-		answer = `{"ok":true,"channel":"D0LOCAL","ts":"1.0"}`
+		ts := message.TS // of chat.update
+		if ts == "" {
+			ts = strconv.FormatInt(l.sent.Add(1), 10) + ".000100"
+		}
+		reply = fmt.Sprintf(`{"ok":true,"channel":"D0LOCAL","ts":%q}`, ts)
 	}
 	return &http.Response{
 		Status: "200 OK", StatusCode: http.StatusOK, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header: http.Header{}, Body: io.NopCloser(bytes.NewBufferString(answer)), ContentLength: int64(len(answer)), Request: r,
+		Header: http.Header{}, Body: io.NopCloser(bytes.NewBufferString(reply)), ContentLength: int64(len(reply)), Request: r,
 	}, nil
+}
+
+// textsOf returns the texts of a message's blocks, in order.
+func textsOf(content any) (texts []string) {
+	switch content := content.(type) {
+	case []any:
+		for _, part := range content {
+			texts = append(texts, textsOf(part)...)
+		}
+	case map[string]any:
+		if text, ok := content["text"].(string); ok {
+			return []string{text}
+		}
+		for _, key := range []string{"text", "elements"} {
+			texts = append(texts, textsOf(content[key])...)
+		}
+	}
+	return texts
 }

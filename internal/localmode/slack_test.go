@@ -79,7 +79,7 @@ func (r slackFixture) sent(words ...string) {
 		for line := range strings.Lines(r.log.String()) {
 			var entry struct {
 				Msg, URL string
-				Message  json.RawMessage
+				Message  string
 			}
 			if json.Unmarshal([]byte(line), &entry) != nil || entry.Msg != "to Slack" {
 				continue
@@ -131,7 +131,7 @@ func TestSlackUserCannotExceedTheQuota(t *testing.T) {
 		r.sent("Bastion " + name + " is")
 	}
 	r.up("up name one-more")
-	r.sent("was not started", "You have "+strconv.Itoa(most)+" bastions open", "quota_owner")
+	r.sent("couldn't be started", "You have "+strconv.Itoa(most)+" bastions open", "quota_owner")
 	all, err := r.Service.Records.ListByOwner(t.Context(), "slack:"+slackTeam+":U0LOCAL")
 	if err != nil || len(all) != most {
 		t.Errorf("%d bastions, want %d: %v", len(all), most, err)
@@ -143,7 +143,7 @@ func TestSlackFromKeyToReceipt(t *testing.T) {
 	if status, text := r.command("wrong", "help"); status != http.StatusUnauthorized {
 		t.Errorf("signed with another secret: %d %s", status, text)
 	}
-	if _, text := r.command(slackSecret, "key "+sshclient.New(t).AddKey("ed25519")); !strings.Contains(text, "remembered") {
+	if _, text := r.command(slackSecret, "key "+sshclient.New(t).AddKey("ed25519")); !strings.Contains(text, "Key saved") {
 		t.Fatalf("a key: %s", text)
 	}
 	link := r.up("up for 2h name db")

@@ -253,7 +253,7 @@ func (by thief) jobsForOthers(t *testing.T) {
 	t.Helper()
 	for _, owner := range []string{ownerOf(victim), "local:victim", "jwt:https://issuer.example#victim"} {
 		for _, do := range []string{"start", "down", "extend", "status"} {
-			job, _ := json.Marshal(map[string]any{"job": map[string]any{"do": do, "owner": owner, "start_link": "c", "ttl": 1}}) // strings and a number
+			job, _ := json.Marshal(map[string]any{"job": map[string]any{"action": do, "owner": owner, "start_link": "c", "ttl": 1}}) // strings and a number
 			if answer, err := by.functions.Invoke(t.Context(), functionARN(slackWork), job); err != nil || string(answer) != "null" {
 				t.Errorf("a job to %s for %s answered %s, %v", do, owner, answer, err)
 			}
