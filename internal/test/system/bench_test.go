@@ -48,7 +48,7 @@ func (o *office) user(b *testing.B, n int) string {
 	if n%10 == 0 {
 		o.serial++
 		const key = "key ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ3Yp3ZCq2yX6nV0zq9oZx9oUuUJ2m3n0b4V6fJmL1dN"
-		if said, _ := o.slack.command(b, fmt.Sprintf("U%04d", o.serial), key); !strings.Contains(said.text, "Your key is remembered") {
+		if said, _ := o.slack.command(b, fmt.Sprintf("U%04d", o.serial), key); !strings.Contains(said.text, "Key saved") {
 			b.Fatalf("key was answered\n%s", said.text)
 		}
 	}

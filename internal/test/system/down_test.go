@@ -15,16 +15,16 @@ func TestAPersonIsToldThatTheFunctionsAreDown(t *testing.T) {
 	dave := &member{person: person{w: &world{slack: o.slack}, from: "127.0.0.1"}, id: "UDAVE"}
 	dave.newKey(t)
 	o.are(down)
-	if said, _ := o.slack.command(t, dave.id, "key "+dave.readKey(t)); !strings.Contains(said.text, "Your key is remembered") {
+	if said, _ := o.slack.command(t, dave.id, "key "+dave.readKey(t)); !strings.Contains(said.text, "Key saved") {
 		t.Errorf("key was answered\n%s", said.text) // it takes none of them
 	}
 	for _, command := range []string{"status", "extend 30m", "down"} {
-		if said, _ := o.slack.command(t, dave.id, command); !strings.Contains(said.text, "The bastion service does not answer") {
+		if said, _ := o.slack.command(t, dave.id, command); !strings.Contains(said.text, "The bastion service isn't responding") {
 			t.Errorf("%s, with nothing to hand it to, was answered\n%s", command, said.text)
 		}
 	}
 	at := o.slack.press(t, dave.id, pressable{ID: "extend", Value: ids["reaper"]})
-	if said := o.slack.shown(at, ""); !strings.Contains(said.text, "The bastion service does not answer") || said.Replaces {
+	if said := o.slack.shown(at, ""); !strings.Contains(said.text, "The bastion service isn't responding") || said.Replaces {
 		t.Errorf("a button, with nothing to hand it to, was answered %+v", said)
 	}
 	said, place := o.slack.command(t, dave.id, "up")
@@ -35,15 +35,15 @@ func TestAPersonIsToldThatTheFunctionsAreDown(t *testing.T) {
 	o.are(failing)
 	for _, command := range []string{"status", "extend 30m", "down"} {
 		said, at := o.slack.command(t, dave.id, command)
-		if !strings.Contains(said.text, "The answer follows here") {
+		if !strings.Contains(said.text, "...") {
 			t.Errorf("%s was answered\n%s", command, said.text)
 		}
-		o.slack.shows(t, at, "The bastion service does not answer")
+		o.slack.shows(t, at, "The bastion service isn't responding")
 	}
 	if status, page := dave.pressStart(t); status != http.StatusSeeOther {
 		t.Fatalf("the page answered %d\n%s", status, page)
 	}
-	o.slack.shows(t, place, "The bastion service does not answer")
+	o.slack.shows(t, place, "The bastion service isn't responding")
 	if _, page, _ := dave.browse(t, dave.view); !strings.Contains(page, "Bastion not started") {
 		t.Errorf("the page says\n%s", page)
 	}

@@ -74,7 +74,7 @@ func serviceFails(w http.ResponseWriter) {
 // kindOf says what an event of the Slack function's is about; of others, nothing.
 func kindOf(payload []byte) string {
 	var event struct {
-		Job    struct{ Do string }
+		Job    struct{ Action string }
 		Notice struct {
 			Bastion struct{ State string }
 			Warning bool
@@ -82,8 +82,8 @@ func kindOf(payload []byte) string {
 	}
 	_ = json.Unmarshal(payload, &event) // it may be another
 	switch {
-	case event.Job.Do != "":
-		return "job " + event.Job.Do
+	case event.Job.Action != "":
+		return "job " + event.Job.Action
 	case event.Notice.Warning:
 		return "warning"
 	case event.Notice.Bastion.State != "":

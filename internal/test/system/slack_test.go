@@ -65,7 +65,9 @@ type fakeSlack struct {
 // message is what somebody reads in Slack.
 type message struct {
 	url      string // the response_url; of a direct message, empty
-	Channel  string // of a direct message: the user
+	Channel  string // of a direct message
+	TS       string
+	user     string // of a direct message
 	Replaces bool   `json:"replace_original"`
 	Private  string `json:"response_type"`
 	text     string // all text in it, a line for each
@@ -100,7 +102,7 @@ func (s *fakeSlack) take(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	m.read(content)
-	direct := r.Host == "slack.com" && r.URL.Path == "/api/chat.postMessage"
+	direct := r.Host == "slack.com" && (r.URL.Path == "/api/chat.postMessage" || r.URL.Path == "/api/chat.update")
 	if !direct {
 		m.url = "https://" + r.Host + r.URL.Path
 	}
@@ -123,10 +125,35 @@ func (s *fakeSlack) take(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, http.StatusNotFound, m.url, "used_url")
 		return
 	}
+	if direct {
+		s.takeDirect(w, r.URL.Path == "/api/chat.update", m)
+		return
+	}
 	s.mu.Lock()
 	s.messages = append(s.messages, m)
 	s.mu.Unlock()
 	_, _ = io.WriteString(w, `{"ok":true}`)
+}
+
+// takeDirect posts a direct message, or puts it in the place of one that was posted.
+func (s *fakeSlack) takeDirect(w http.ResponseWriter, update bool, m message) {
+	s.mu.Lock()
+	if update {
+		at := slices.IndexFunc(s.messages, func(old message) bool { return old.TS != "" && old.TS == m.TS && old.Channel == m.Channel })
+		if at < 0 {
+			s.mu.Unlock()
+			s.refuse(w, http.StatusOK, "chat.update", "message_not_found")
+			return
+		}
+		m.user = s.messages[at].user
+		s.messages[at] = m
+	} else {
+		s.serial++
+		m.user, m.Channel, m.TS = m.Channel, "D"+m.Channel[1:], fmt.Sprintf("%d.000100", s.serial)
+		s.messages = append(s.messages, m)
+	}
+	s.mu.Unlock()
+	_, _ = fmt.Fprintf(w, `{"ok":true,"channel":%q,"ts":%q}`, m.Channel, m.TS)
 }
 
 func (s *fakeSlack) refuse(w http.ResponseWriter, status int, what, why string) {
@@ -254,11 +281,26 @@ func (s *fakeSlack) directly(user, words string) (found []message) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, m := range s.messages {
-		if m.url == "" && m.Channel == user && strings.Contains(m.text, words) {
+		if m.url == "" && m.user == user && strings.Contains(m.text, words) {
 			found = append(found, m)
 		}
 	}
 	return found
+}
+
+// showsDirectly waits until a direct message to a user says something.
+func (s *fakeSlack) showsDirectly(t testing.TB, user, words string) message {
+	t.Helper()
+	look := time.NewTicker(100 * time.Millisecond)
+	defer look.Stop()
+	for giveUp := time.Now().Add(time.Minute); ; <-look.C {
+		if found := s.directly(user, words); len(found) > 0 {
+			return found[len(found)-1]
+		}
+		if time.Now().After(giveUp) {
+			t.Fatalf("not in a minute: a direct message that says %q. There are:\n%v", words, s.directly(user, ""))
+		}
+	}
 }
 
 // shows waits until a message at a response_url has said something. Each stands in
@@ -270,8 +312,9 @@ func (s *fakeSlack) shows(t testing.TB, at, words string) message {
 	for giveUp := time.Now().Add(time.Minute); ; <-look.C {
 		shown := s.shown(at, words)
 		if shown.url != "" {
-			if !shown.Replaces || shown.Private != "ephemeral" {
-				t.Fatalf("it does not replace the message, or is not for the person alone: %+v", shown)
+			// A button's message may be the status message, which stays.
+			if shown.Replaces != strings.Contains(at, "/commands/") || shown.Private != "ephemeral" {
+				t.Fatalf("it replaces the wrong message, or is not for the person alone: %+v", shown)
 			}
 			return shown
 		}

@@ -79,10 +79,10 @@ func inPage(t *testing.T, page, pattern string) string {
 func (s *story) slackAsks(t *testing.T) {
 	s.carol = &member{person: person{w: s.world, from: "127.0.0.7"}, id: "UCAROL"}
 	s.carol.newKey(t)
-	if said, _ := s.slack.command(t, s.carol.id, "up for 30m"); !strings.Contains(said.text, "First tell me your public key") {
+	if said, _ := s.slack.command(t, s.carol.id, "up for 30m"); !strings.Contains(said.text, "Register your public key first") {
 		t.Fatalf("without a key, up was answered\n%s", said.text)
 	}
-	if said, _ := s.slack.command(t, s.carol.id, "key "+s.carol.readKey(t)); !strings.Contains(said.text, "Your key is remembered") {
+	if said, _ := s.slack.command(t, s.carol.id, "key "+s.carol.readKey(t)); !strings.Contains(said.text, "Key saved") {
 		t.Fatalf("key was answered\n%s", said.text)
 	}
 	var said message
@@ -142,7 +142,8 @@ func (s *story) slackConnects(t *testing.T) {
 // slackIsTold waits until the message says so, too. Lambda does not take the notice
 // at first, and the reaper makes up for it.
 func (s *story) slackIsTold(t *testing.T) {
-	ready := s.slack.shows(t, s.carol.at, "Bastion default is ready")
+	s.slack.showsDirectly(t, s.carol.id, "is ready for "+s.carol.from)
+	ready := s.slack.showsDirectly(t, s.carol.id, "Bastion default is ready\n")
 	refused, lost := s.lambda.was()
 	if !slices.Equal(refused, []string{"job start", "notice ready"}) {
 		t.Errorf("refused were %q", refused)
@@ -159,14 +160,14 @@ func (s *story) slackIsTold(t *testing.T) {
 // slackExtends presses the button, an hour from when it is pressed.
 func (s *story) slackExtends(t *testing.T) {
 	before := s.carolsBastion(t)
-	at := s.slack.press(t, s.carol.id, s.slack.shown(s.carol.at, "").button(t, "extend"))
-	s.slack.shows(t, at, "Bastion default stays")
+	at := s.slack.press(t, s.carol.id, s.slack.showsDirectly(t, s.carol.id, "Bastion default is ready\n").button(t, "extend"))
+	s.slack.shows(t, at, "Bastion default extended")
 	after := s.carolsBastion(t)
 	s.carol.deadline = after.Deadline
 	if moved := after.Deadline.Sub(before.Deadline); moved < 25*time.Minute || after.ID != before.ID || time.Until(after.Deadline) > time.Hour+time.Second {
 		t.Fatalf("the deadline has moved by %s: %s", moved, after.Body)
 	}
-	s.slack.shows(t, at, "Bastion default is ready") // again, with the new deadline
+	s.slack.showsDirectly(t, s.carol.id, after.Deadline.UTC().Format("2006-01-02 15:04 UTC")+">; can be extended")
 	s.carol.tunnel.echoes(t, "what was open stays open")
 	s.say(t, "  until %s instead of %s; what was open stays open", after.Deadline.Format(time.TimeOnly), before.Deadline.Format(time.TimeOnly))
 }
@@ -219,19 +220,20 @@ func (s *story) toldAgain(t *testing.T) {
 // slackCloses asks what there is, closes it, and reads the receipt.
 func (s *story) slackCloses(t *testing.T) {
 	said, at := s.slack.command(t, s.carol.id, "status")
-	if !strings.Contains(said.text, "which bastions you have") {
+	if !strings.Contains(said.text, "Looking up your bastions") {
 		t.Fatalf("status was answered\n%s", said.text)
 	}
 	s.slack.shows(t, at, "Bastion default is ready")
 	said, at = s.slack.command(t, s.carol.id, "down")
-	if !strings.Contains(said.text, "to be closed") {
+	if !strings.Contains(said.text, "Closing your bastion") {
 		t.Fatalf("down was answered\n%s", said.text)
 	}
 	s.slack.shows(t, at, "is clos")
 	s.carol.tunnel.cut(t)
 	s.carol.isKeptOut(t)
-	receipt := s.slack.shows(t, at, "Bastion default is closed: it was asked to")
-	for _, want := range []string{"Reached: " + s.target, "From: " + s.carol.from, "Because: deploy", "Cost: about $"} {
+	receipt := s.slack.showsDirectly(t, s.carol.id, "Bastion default is closed: closed on request")
+	s.slack.showsDirectly(t, s.carol.id, "Bastion default is closed\n")
+	for _, want := range []string{"Destinations: " + s.target, "From: " + s.carol.from, "Reason: deploy", "Cost: about $"} {
 		if !strings.Contains(receipt.text, want) {
 			t.Errorf("the receipt does not say %q:\n%s", want, receipt.text)
 		}
