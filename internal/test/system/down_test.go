@@ -29,7 +29,7 @@ func TestAPersonIsToldThatTheFunctionsAreDown(t *testing.T) {
 	}
 	said, place := o.slack.command(t, dave.id, "up")
 	dave.link = said.button(t, "open").URL // a link takes none of them either
-	if status, page := dave.pressStart(t); status != http.StatusServiceUnavailable || !strings.Contains(page, "The service did not take this up") {
+	if status, page := dave.pressStart(t); status != http.StatusServiceUnavailable || !strings.Contains(page, "nothing was started") {
 		t.Errorf("the page answered %d\n%s", status, page)
 	}
 	o.are(failing)
