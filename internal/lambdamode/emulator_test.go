@@ -127,13 +127,8 @@ func TestEntryPointsUnderTheEmulator(t *testing.T) {
 func TestSlackFunctionUnderTheEmulator(t *testing.T) {
 	bootstrap := compile(t, "../../functions/slack")
 	const event = `{"version":"2.0","rawPath":"/slack","requestContext":{"apiId":"abc123","requestId":"request-1","http":{"method":"GET","path":"/slack","sourceIp":"203.0.113.7"}}}`
-<<<<<<< HEAD
 	const job = `{"job":{"action":"status","owner":"iam:111122223333:AIDAEXAMPLEEXAMPLE123"}}`
 	for name, tests := range map[string]map[string]string{ // the responses by payload
-=======
-	const job = `{"job":{"action":"status","owner":"iam:111122223333:AIDAEXAMPLEEXAMPLE123"}}`
-	for name, tests := range map[string]map[string]string{ // what it answers to what
->>>>>>> 0fa88fa (localmode: log Slack messages as text)
 		"slack":       {event: `"statusCode":404`, job: "came through the entry point of API Gateway", `{}`: "not an event of an HTTP API"},
 		"slack:queue": {event: "neither a job nor a notice", job: "null"},
 		"slack:slack": {event: "no entry point", job: "no entry point"},

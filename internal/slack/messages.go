@@ -166,7 +166,7 @@ func usedMessage(b Bastion, from netip.Addr) *message {
 
 // closingMessage is the reply to down.
 func closingMessage(b Bastion) *message {
-	if b.IsOver() {
+	if isOver(b) {
 		return newMessage("Your bastion is already closed.", fmt.Sprintf("Bastion %s is already closed", b.Name))
 	}
 	return newMessage("Your bastion is closing.", fmt.Sprintf("Bastion %s is closing", b.Name)).

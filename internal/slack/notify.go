@@ -86,7 +86,7 @@ type outgoing struct {
 func (c conversation) next(now time.Time) *outgoing {
 	n, b := c.Notice, c.Notice.Bastion
 	switch {
-	case b.IsOver() && !c.Ended:
+	case isOver(b) && !c.Ended:
 		return newOutgoing(kindReceipt, endMessage(n))
 	case n.Warning && b.IsOpen() && now.Before(b.Deadline) && !c.Warned.Equal(b.Deadline):
 		return newOutgoing(kindWarning, warningMessage(b, now))
@@ -279,3 +279,6 @@ func (a *App) send(ctx context.Context, c conversation, m *outgoing) (posted, er
 	}
 	return a.post(ctx, owner, m.message)
 }
+
+// isOver reports whether a bastion is closed or failed.
+func isOver(b Bastion) bool { return b.State == bastion.Closed || b.State == bastion.Failed }
