@@ -1,5 +1,5 @@
-// Command bastiond is the SSH server that runs in a bastion's task, where it takes
-// everything from the environment. By hand:
+// Command bastiond is the SSH server that runs in a bastion's task. There its settings
+// come from the environment. To run it manually:
 //
 //	bastiond --lease DIR --listen 127.0.0.1:2222
 //

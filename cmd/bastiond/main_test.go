@@ -43,7 +43,7 @@ func TestAllProblemsAreNamedAtOnce(t *testing.T) {
 		t.Fatal("it is accepted")
 	}
 	for _, want := range []string{
-		`"extra" is no flag`, "/nowhere", `--listen "22"`, `--poll "often"`, `--wait "-1s"`, `"10.0.0.0/8"`, `"x"`,
+		`unexpected argument "extra"`, "/nowhere", `--listen "22"`, `--poll "often"`, `--wait "-1s"`, `"10.0.0.0/8"`, `"x"`,
 	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is missing in:\n%v", want, err)
@@ -54,7 +54,7 @@ func TestAllProblemsAreNamedAtOnce(t *testing.T) {
 func nothing(string) string { return "" }
 
 func TestLeaseIsNeeded(t *testing.T) {
-	if _, err := parse(t.Context(), nil, nothing, io.Discard); err == nil || !strings.Contains(err.Error(), "--lease is needed") {
+	if _, err := parse(t.Context(), nil, nothing, io.Discard); err == nil || !strings.Contains(err.Error(), "--lease DIR") {
 		t.Errorf("%v", err)
 	}
 	if _, err := parse(t.Context(), []string{"--frobnicate"}, nothing, io.Discard); err == nil || !strings.Contains(err.Error(), "frobnicate") {
@@ -65,7 +65,7 @@ func TestLeaseIsNeeded(t *testing.T) {
 func TestTableInATask(t *testing.T) {
 	env := map[string]string{"BASTIOND_LEASE_TABLE": "leases", "BASTIOND_LEASE": t.TempDir(), "BASTIOND_TASK_ROLE_ID": "bastion-role"}
 	_, err := parse(t.Context(), nil, func(name string) string { return env[name] }, io.Discard)
-	for _, want := range []string{"only one lease", `"bastion-role"`, metadataURI} {
+	for _, want := range []string{"cannot be combined", `"bastion-role"`, metadataURI} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is missing in: %v", want, err)
 		}

@@ -21,30 +21,32 @@ import (
 const usage = `Usage: bastiond --lease-table TABLE --task-role-id ID [flags]
        bastiond --lease DIR [flags]
 
-The SSH server of one bastion. In an ECS task it obeys, and reports to, its own
-item in the table of leases; by hand it obeys DIR/lease.json and writes
-DIR/report.json. It logs to standard output, one JSON object a line. It exits
-with 0 when it ended on purpose, 10 when no lease came, 143 when it was told to
-stop.
+bastiond is the SSH server of one bastion. In an ECS task, it reads its lease
+from the table of leases and writes its report there. Run manually, it reads
+DIR/lease.json and writes DIR/report.json.
 
-Each flag can be given in the environment instead: BASTIOND_LEASE for --lease.
+It logs to standard output, one JSON object per line. Exit codes: 0 after a
+deadline, idle time-out or closed lease, 10 if there was no lease in time, 143
+after SIGTERM or SIGINT, 2 for wrong flags, 1 for other failures.
+
+Each flag can also be set in the environment: BASTIOND_LEASE for --lease.
 
 `
 
-// metadataURI is the environment variable by which ECS tells a container where
-// its task's metadata is.
+// metadataURI is the environment variable in which ECS gives a container the address
+// of its task's metadata.
 const metadataURI = "ECS_CONTAINER_METADATA_URI_V4"
 
-// metadataPatience is how long the metadata may take to be there.
-const metadataPatience = 10 * time.Second
+// metadataTimeout is the time limit for reading the task's metadata.
+const metadataTimeout = 10 * time.Second
 
-// values are the settings as they were written.
+// values holds the settings as text.
 type values struct {
 	id, lease, table, role, metadata, listen, poll, wait, allowLoopback string
 }
 
-// parse reads flags, and the environment for those that were not given. Its
-// error lists all problems at once. flag.ErrHelp: help was asked for, and given.
+// parse reads the flags, and the environment for those that are not set. Its error
+// lists all problems. It returns flag.ErrHelp after printing the help.
 func parse(ctx context.Context, args []string, getenv func(string) string, help io.Writer) (sshd.Config, error) {
 	var v values
 	flags := flag.NewFlagSet("bastiond", flag.ContinueOnError)
@@ -55,14 +57,14 @@ func parse(ctx context.Context, args []string, getenv func(string) string, help 
 		}
 		flags.StringVar(into, name, fallback, about)
 	}
-	define(&v.id, "id", "", "the bastion's `ID`, for the log until a lease names it")
-	define(&v.lease, "lease", "", "the `DIR` of the lease")
-	define(&v.table, "lease-table", "", "the DynamoDB `TABLE` of leases; the region and credentials are those of the environment")
-	define(&v.role, "task-role-id", "", "the unique `ID` of the task's role, AROA…")
+	define(&v.id, "id", "", "`ID` of the bastion, for the log until the lease names it")
+	define(&v.lease, "lease", "", "directory `DIR` of the lease")
+	define(&v.table, "lease-table", "", "DynamoDB `TABLE` of leases; region and credentials come from the environment")
+	define(&v.role, "task-role-id", "", "unique `ID` of the task's role, AROA…")
 	define(&v.listen, "listen", "0.0.0.0:2222", "`ADDRESS` to listen on")
-	define(&v.poll, "poll", "", "`TIME` between looks at the lease (default 200ms, of a table 3s)")
-	define(&v.wait, "wait", "5m", "`TIME` to wait for the first lease")
-	define(&v.allowLoopback, "allow-loopback", "", "loopback destinations, as `CIDR,...`; the lease must allow them too")
+	define(&v.poll, "poll", "", "`INTERVAL` between lease polls (default 200ms, with --lease-table 3s)")
+	define(&v.wait, "wait", "5m", "how `LONG` to wait for the first lease")
+	define(&v.allowLoopback, "allow-loopback", "", "loopback destinations to permit, as `CIDR,...`; the lease must allow them too")
 	v.metadata = getenv(metadataURI)
 	err := flags.Parse(args)
 	if errors.Is(err, flag.ErrHelp) {
@@ -75,19 +77,19 @@ func parse(ctx context.Context, args []string, getenv func(string) string, help 
 		return sshd.Config{}, err
 	}
 	if flags.NArg() > 0 {
-		err = fmt.Errorf("%q is no flag; bastiond --help says what there is", flags.Arg(0))
+		err = fmt.Errorf("unexpected argument %q; see bastiond --help", flags.Arg(0))
 	}
 	cfg, problems := v.config(ctx)
 	return cfg, errors.Join(err, problems)
 }
 
-// config makes the configuration, or says everything that is wrong.
+// config returns the configuration, or one error that lists all problems.
 func (v values) config(ctx context.Context) (sshd.Config, error) {
 	cfg := sshd.Config{BastionID: v.id, Resolver: sshd.Network{}, Dialer: sshd.Network{}}
 	cfg.Listen = func() (net.Listener, error) { return net.Listen("tcp", v.listen) }
 	var problems [6]error
 	if _, err := netip.ParseAddrPort(v.listen); err != nil {
-		problems[0] = fmt.Errorf("--listen %q: want an address and a port, such as 127.0.0.1:2222", v.listen)
+		problems[0] = fmt.Errorf("--listen %q: not an address with a port, such as 127.0.0.1:2222", v.listen)
 	}
 	poll := cmp.Or(v.poll, "200ms")
 	if v.table != "" {
@@ -108,30 +110,30 @@ func (v values) config(ctx context.Context) (sshd.Config, error) {
 	return v.inTask(ctx, cfg)
 }
 
-// checkLease wants one lease, and all that is needed to reach it.
+// checkLease checks that there is one lease, with all that is needed to read it.
 func (v values) checkLease() error {
 	var problems [3]error
 	info, err := os.Stat(v.lease)
 	switch {
 	case v.lease == "" && v.table == "":
-		problems[0] = errors.New("--lease is needed, the directory that holds lease.json; or, in an ECS task, --lease-table")
+		problems[0] = errors.New("--lease DIR or, in an ECS task, --lease-table TABLE is required")
 	case v.lease != "" && v.table != "":
-		problems[0] = errors.New("--lease and --lease-table: there can be only one lease")
+		problems[0] = errors.New("--lease and --lease-table cannot be combined")
 	case v.table == "" && (err != nil || !info.IsDir()):
-		problems[0] = fmt.Errorf("--lease %s: there is no such directory", v.lease)
+		problems[0] = fmt.Errorf("--lease %s: no such directory", v.lease)
 	}
 	if v.table != "" && !strings.HasPrefix(v.role, "AROA") {
-		problems[1] = fmt.Errorf("--task-role-id %q: want the unique id of the task's role, AROA…", v.role)
+		problems[1] = fmt.Errorf("--task-role-id %q: not the unique ID of a role, AROA…", v.role)
 	}
 	if v.table != "" && v.metadata == "" {
-		problems[2] = fmt.Errorf("%s is not in the environment: --lease-table is for ECS tasks", metadataURI)
+		problems[2] = fmt.Errorf("%s is not set: --lease-table works in ECS tasks only", metadataURI)
 	}
 	return errors.Join(problems[:]...)
 }
 
-// inTask adds what only a task knows: who it is, and its addresses.
+// inTask adds the task's lease and addresses, from the task's metadata.
 func (v values) inTask(ctx context.Context, cfg sshd.Config) (sshd.Config, error) {
-	ctx, cancel := context.WithTimeout(ctx, metadataPatience)
+	ctx, cancel := context.WithTimeout(ctx, metadataTimeout)
 	defer cancel()
 	task, err := awscloud.ReadTaskMetadata(ctx, v.metadata)
 	if err != nil {
@@ -145,7 +147,7 @@ func (v values) inTask(ctx context.Context, cfg sshd.Config) (sshd.Config, error
 func duration(flag, value string) (time.Duration, error) {
 	d, err := time.ParseDuration(value)
 	if err != nil || d <= 0 {
-		return 0, fmt.Errorf("%s %q: want a time, such as 200ms or 5m", flag, value)
+		return 0, fmt.Errorf("%s %q: not a duration, such as 200ms or 5m", flag, value)
 	}
 	return d, nil
 }
@@ -154,7 +156,7 @@ func loopbacks(flag, value string) (all []netip.Prefix, err error) {
 	for _, item := range strings.FieldsFunc(value, func(r rune) bool { return r == ',' }) {
 		prefix, problem := netip.ParsePrefix(item)
 		if problem != nil || !prefix.Addr().IsLoopback() {
-			err = errors.Join(err, fmt.Errorf("%s %q: want a loopback prefix, such as 127.0.0.1/32", flag, item))
+			err = errors.Join(err, fmt.Errorf("%s %q: not a loopback prefix, such as 127.0.0.1/32", flag, item))
 			continue
 		}
 		all = append(all, prefix)
@@ -162,11 +164,12 @@ func loopbacks(flag, value string) (all []netip.Prefix, err error) {
 	return all, err
 }
 
-// ownAddresses are this machine's, except loopback, which has a rule of its own.
+// ownAddresses returns this machine's addresses, except loopback, for which the
+// destination policy has its own rule.
 func ownAddresses() (own []netip.Addr, err error) {
 	addrs, err := net.InterfaceAddrs()
 	if err != nil {
-		return nil, fmt.Errorf("find this machine's own addresses: %w", err)
+		return nil, fmt.Errorf("list this machine's addresses: %w", err)
 	}
 	for _, addr := range addrs {
 		prefix, err := netip.ParsePrefix(addr.String())

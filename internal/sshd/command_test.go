@@ -17,6 +17,7 @@ func TestParseCommand(t *testing.T) {
 		"close":          {name: "close"},
 		"extend 30m":     {name: "extend", ttl: 30 * time.Minute},
 		"extend  1h30m ": {name: "extend", ttl: 90 * time.Minute},
+		"extend 2d":      {name: "extend", ttl: 48 * time.Hour},
 	} {
 		if got, err := parseCommand(line); err != nil || got != want {
 			t.Errorf("%q: %+v, %v; want %+v", line, got, err, want)

@@ -263,7 +263,7 @@ func (c *console) sendRequest(ctx context.Context, verb bastion.Verb, ttl time.D
 	case reply := <-replies:
 		return c.showReply(reply)
 	case <-late.C:
-		fmt.Fprintf(c.out, "bastion: no reply within %s. The request may still succeed: check the status, or try again.\n", c.cfg.Timing.Reply)
+		fmt.Fprintf(c.out, "bastion: no reply within %s. The request may still succeed: check the status, or try again.\n", spelledOut(c.cfg.Timing.Reply))
 	case <-ctx.Done():
 		// The reply to a close comes together with the end.
 		select {

@@ -2,7 +2,6 @@ package sshd
 
 import (
 	"bytes"
-	"context"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -11,22 +10,24 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"golang.org/x/crypto/ssh"
+
+	"github.com/bastion-on-demand/bastion/internal/test/sshclient"
 )
 
 // stock is the directory of a stock OpenSSH client that is set up for a rig's
 // bastion as an owner would be: host key known, strict checking on.
 type stock struct {
-	t   testing.TB
-	dir string
+	t      testing.TB
+	dir    string
+	client *sshclient.Client
 }
 
 // stock sets up a client with the owner's key.
 func (r *rig) stock() stock {
 	r.t.Helper()
-	s := stock{r.t, r.t.TempDir()}
+	s := stock{r.t, r.t.TempDir(), sshclient.New(r.t)}
 	block, err := ssh.MarshalPrivateKey(r.private, "")
 	if err != nil {
 		r.t.Fatal(err)
@@ -74,14 +75,10 @@ func (s stock) write(name string, data []byte) {
 	}
 }
 
-// command is a stock program with the client's configuration.
+// command returns a program of the OpenSSH client, with the client's configuration.
 func (s stock) command(program string, args ...string) *exec.Cmd {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-	s.t.Cleanup(cancel)
-	cmd := exec.CommandContext(ctx, program, append([]string{"-F", s.path("config")}, args...)...)
-	// Neither this machine's agent nor its display.
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + s.dir}
-	return cmd
+	s.t.Helper()
+	return s.client.Command(program, append([]string{"-F", s.path("config")}, args...)...)
 }
 
 // outcome is what a program wrote, and its exit status.
@@ -98,12 +95,10 @@ func (s stock) ssh(stdin string, args ...string) outcome {
 
 func (s stock) finish(cmd *exec.Cmd, stdin string) outcome {
 	s.t.Helper()
-	var stdout, stderr bytes.Buffer
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewBufferString(stdin), &stdout, &stderr
-	err := cmd.Run()
+	stdout, stderr, err := s.client.Run(stdin, cmd)
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
 		s.t.Fatalf("%v: %v", cmd.Args, err)
 	}
-	return outcome{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
+	return outcome{stdout, stderr, cmd.ProcessState.ExitCode()}
 }
