@@ -127,8 +127,8 @@ func (w *world) person(day context.Context, s *bastion.Service, n int, chance fu
 // overdueFor is how long the shaky reaper may need: some passes can fail.
 const overdueFor = 10 * time.Minute
 
-// taskOverdueFor is how long a task may run after its deadline: it calls the table
-// twice, at most.
+// taskOverdueFor is how long a task that has reported a lease may run after the
+// deadline: it calls the table twice, at most.
 const taskOverdueFor = 11 * time.Second
 
 func (w *world) wantNoOverdue(seed uint64) {
@@ -150,8 +150,8 @@ func (w *world) wantNoOverdue(seed uint64) {
 		leases[item.TaskID] = item
 	}
 	for _, task := range inv.Live() {
-		lease := leases[task.ID].Lease
-		if task.Status == bastion.TaskRunning && lease.Generation > 0 && time.Since(lease.Deadline) > taskOverdueFor {
+		lease, report := leases[task.ID].Lease, leases[task.ID].Report
+		if task.Status == bastion.TaskRunning && report.Generation > 0 && time.Since(lease.Deadline) > taskOverdueFor {
 			w.t.Errorf("seed %d: the task of %s runs %s after its lease's deadline", seed, task.BastionID, time.Since(lease.Deadline))
 		}
 		rec, known := records[task.BastionID]
