@@ -23,18 +23,18 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/slack"
 )
 
-// slackTeam is the workspace whose people are let in; scripts/slack is one of them.
+// slackTeam is the only workspace that may use the command. scripts/slack sends it.
 const slackTeam = "T0LOCAL"
 
-// slackSide is what local mode has of Slack: all of the Slack function's code, with
-// nothing sent to anybody.
+// slackSide runs the code of the Slack function in this process, and logs messages to
+// Slack instead of sending them.
 type slackSide struct {
 	app     *slack.App
 	targets []httpapi.Target
 	work    *work
 }
 
-// newSlackSide makes the app on the API, as the Slack function reaches it.
+// newSlackSide returns the app, which calls the API as the Slack function does.
 func newSlackSide(ctx context.Context, cfg settings, api httpapi.Options) *slackSide {
 	s := &slackSide{targets: api.Targets, work: &work{ctx: ctx, log: cfg.Log}}
 	s.app = slack.New(slack.Options{
@@ -57,7 +57,7 @@ func newSlackSide(ctx context.Context, cfg settings, api httpapi.Options) *slack
 	return s
 }
 
-// beside serves Slack's routes beside the API's.
+// beside returns a handler for the routes of Slack and those of the API.
 func (s *slackSide) beside(api http.Handler) http.Handler {
 	routes := s.app.Handler()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -74,7 +74,7 @@ func (s *slackSide) Enqueue(_ context.Context, job slack.Job) error {
 	return s.work.run("job", func(ctx context.Context) error { return s.app.RunJob(ctx, job) })
 }
 
-// Tell is of bastion.Notices.
+// Notify implements bastion.Notifier.
 func (s *slackSide) Notify(_ context.Context, rec bastion.Record, notice bastion.Notice) error {
 	n := api.NewNotice(rec, notice, httpapi.Document(rec, s.targets...))
 	return s.work.run("notice", func(ctx context.Context) error { return s.app.Notify(ctx, n) })
