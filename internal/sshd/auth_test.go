@@ -44,7 +44,7 @@ func TestKeysThatAreAdmitted(t *testing.T) {
 		key, err := ecdsa.GenerateKey(curve, rand.Reader)
 		keys["ecdsa "+curve.Params().Name] = signer(t, key, err)
 	}
-	r := start(t, func(r *rig) {
+	r := start(t, func(r *fixture) {
 		r.table.Lease.Keys = nil
 		for _, key := range keys {
 			r.table.Lease.Keys = append(r.table.Lease.Keys, authorized(key))
@@ -85,10 +85,10 @@ func algorithm(t testing.TB, key ssh.Signer, name string) ssh.Signer {
 
 // refuses runs a bastion, expects that a client with these credentials does not
 // get in, and answers the line about it.
-func refuses(t *testing.T, reason string, change func(*rig) []ssh.AuthMethod) line {
+func refuses(t *testing.T, reason string, change func(*fixture) []ssh.AuthMethod) line {
 	t.Helper()
 	var auth []ssh.AuthMethod
-	r := start(t, func(r *rig) { auth = change(r) })
+	r := start(t, func(r *fixture) { auth = change(r) })
 	if client, err := r.dialWith(r.client(auth...)); err == nil {
 		client.Close()
 		t.Fatal("it got in")
@@ -103,7 +103,7 @@ func refuses(t *testing.T, reason string, change func(*rig) []ssh.AuthMethod) li
 func TestWrongKeyIsRefused(t *testing.T) {
 	wrong := newKey(t)
 	fingerprint := ssh.FingerprintSHA256(wrong.PublicKey())
-	l := refuses(t, "is not admitted", func(*rig) []ssh.AuthMethod { return []ssh.AuthMethod{ssh.PublicKeys(wrong)} })
+	l := refuses(t, "is not admitted", func(*fixture) []ssh.AuthMethod { return []ssh.AuthMethod{ssh.PublicKeys(wrong)} })
 	if got := l.text("keys_refused"); got != "["+fingerprint+"]" {
 		t.Errorf("the line says that %s was offered, want %s", got, fingerprint)
 	}
@@ -142,7 +142,7 @@ func TestTheRightKeyAfterTenWrongOnes(t *testing.T) {
 }
 
 func TestTooManyWrongKeys(t *testing.T) {
-	refuses(t, "limit of 3 refused attempts reached", func(r *rig) []ssh.AuthMethod {
+	refuses(t, "limit of 3 refused attempts reached", func(r *fixture) []ssh.AuthMethod {
 		r.cfg.Limits.AuthAttempts = 3
 		return []ssh.AuthMethod{ssh.PublicKeys(newKey(t), newKey(t), newKey(t), r.key)}
 	})
@@ -151,14 +151,14 @@ func TestTooManyWrongKeys(t *testing.T) {
 func TestSHA1IsRefused(t *testing.T) {
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	signer := algorithm(t, signer(t, key, err), ssh.KeyAlgoRSA)
-	refuses(t, `algorithm "ssh-rsa" not accepted`, func(r *rig) []ssh.AuthMethod {
+	refuses(t, `algorithm "ssh-rsa" not accepted`, func(r *fixture) []ssh.AuthMethod {
 		r.table.Lease.Keys = []bastion.Key{authorized(signer)}
 		return []ssh.AuthMethod{ssh.PublicKeys(signer)}
 	})
 }
 
 func TestSecurityKeyThatNobodyTouchedIsRefused(t *testing.T) {
-	refuses(t, "admitted key offered but not proved", func(r *rig) []ssh.AuthMethod {
+	refuses(t, "admitted key offered but not proved", func(r *fixture) []ssh.AuthMethod {
 		key := newSecurityKey(t, ssh.KeyAlgoSKED25519, 0)
 		r.table.Lease.Keys = []bastion.Key{authorized(key)}
 		return []ssh.AuthMethod{ssh.PublicKeys(key)}
@@ -166,7 +166,7 @@ func TestSecurityKeyThatNobodyTouchedIsRefused(t *testing.T) {
 }
 
 func TestCertificateOfTheOwnersKeyIsRefused(t *testing.T) {
-	refuses(t, "is not admitted", func(r *rig) []ssh.AuthMethod {
+	refuses(t, "is not admitted", func(r *fixture) []ssh.AuthMethod {
 		certificate := &ssh.Certificate{Key: r.key.PublicKey(), CertType: ssh.UserCert, ValidBefore: ssh.CertTimeInfinity}
 		if err := certificate.SignCert(rand.Reader, newKey(t)); err != nil {
 			t.Fatal(err)
@@ -180,7 +180,7 @@ func TestCertificateOfTheOwnersKeyIsRefused(t *testing.T) {
 }
 
 func TestPasswordsAreRefused(t *testing.T) {
-	l := refuses(t, "no key offered", func(*rig) []ssh.AuthMethod {
+	l := refuses(t, "no key offered", func(*fixture) []ssh.AuthMethod {
 		return []ssh.AuthMethod{ssh.Password("hunter2")}
 	})
 	if strings.Contains(l.text("error"), "hunter2") {
@@ -197,7 +197,7 @@ type lying struct {
 func (l lying) PublicKey() ssh.PublicKey { return l.offered }
 
 func TestOwnersKeyOfferedAnotherSigned(t *testing.T) {
-	l := refuses(t, "admitted key offered but not proved", func(r *rig) []ssh.AuthMethod {
+	l := refuses(t, "admitted key offered but not proved", func(r *fixture) []ssh.AuthMethod {
 		return []ssh.AuthMethod{ssh.PublicKeys(lying{r.key.PublicKey(), newKey(t)})}
 	})
 	if !strings.Contains(l.text("error"), "signature") {
@@ -213,7 +213,7 @@ var errUnsure = errors.New("it will not sign")
 func (unsure) Sign(io.Reader, []byte) (*ssh.Signature, error) { return nil, errUnsure }
 
 func TestOfferedButUnsigned(t *testing.T) {
-	l := refuses(t, "admitted key offered but not proved", func(r *rig) []ssh.AuthMethod {
+	l := refuses(t, "admitted key offered but not proved", func(r *fixture) []ssh.AuthMethod {
 		return []ssh.AuthMethod{ssh.PublicKeys(unsure{r.key})}
 	})
 	if l.text("keys_admitted") == "" {
@@ -222,7 +222,7 @@ func TestOfferedButUnsigned(t *testing.T) {
 }
 
 func TestOwnersKeyOfferedThenAnotherKey(t *testing.T) {
-	l := refuses(t, "is not admitted", func(r *rig) []ssh.AuthMethod {
+	l := refuses(t, "is not admitted", func(r *fixture) []ssh.AuthMethod {
 		return []ssh.AuthMethod{ssh.PublicKeysCallback(func() ([]ssh.Signer, error) {
 			return []ssh.Signer{silent{r.key}, newKey(t)}, nil
 		})}
@@ -241,7 +241,7 @@ func (silent) Sign(io.Reader, []byte) (*ssh.Signature, error) {
 
 func TestWhoOneIsComesFromTheKeyThatSigned(t *testing.T) {
 	other := newKey(t)
-	r := start(t, func(r *rig) { r.table.Lease.Keys = append(r.table.Lease.Keys, authorized(other)) })
+	r := start(t, func(r *fixture) { r.table.Lease.Keys = append(r.table.Lease.Keys, authorized(other)) })
 	client, err := r.dialWith(r.client(ssh.PublicKeys(silent{r.key}, other)))
 	if err != nil {
 		t.Fatal(err)
@@ -297,7 +297,7 @@ func TestNoAuthenticationTried(t *testing.T) {
 }
 
 func TestHandshakeHasATimeLimit(t *testing.T) {
-	r := start(t, func(r *rig) { r.cfg.Timing.Handshake = 50 * time.Millisecond })
+	r := start(t, func(r *fixture) { r.cfg.Timing.Handshake = 50 * time.Millisecond })
 	conn, err := net.Dial("tcp", r.address)
 	if err != nil {
 		t.Fatal(err)
@@ -311,7 +311,7 @@ func TestHandshakeHasATimeLimit(t *testing.T) {
 }
 
 func TestTooManyWhoHaveNotAuthenticated(t *testing.T) {
-	r := start(t, func(r *rig) { r.cfg.Limits.Unauthenticated = 2 })
+	r := start(t, func(r *fixture) { r.cfg.Limits.Unauthenticated = 2 })
 	var waiting []net.Conn
 	for range 2 {
 		conn, err := net.Dial("tcp", r.address)
@@ -344,7 +344,7 @@ func TestTooManyWhoHaveNotAuthenticated(t *testing.T) {
 }
 
 func TestTooManyConnections(t *testing.T) {
-	r := start(t, func(r *rig) { r.cfg.Limits.Connections = 2 })
+	r := start(t, func(r *fixture) { r.cfg.Limits.Connections = 2 })
 	first := r.dial()
 	r.dial()
 	other := newKey(t) // offered next; that it is not admitted is not the reason

@@ -1,8 +1,10 @@
 package sshd
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -78,7 +80,7 @@ func (c *testConsole) status() int {
 	return 0
 }
 
-func (r *rig) session(client *ssh.Client) *testConsole {
+func (r *fixture) session(client *ssh.Client) *testConsole {
 	r.t.Helper()
 	session, err := client.NewSession()
 	if err != nil {
@@ -93,7 +95,7 @@ func (r *rig) session(client *ssh.Client) *testConsole {
 }
 
 // console opens a console, with a terminal or without.
-func (r *rig) console(client *ssh.Client, pty bool) *testConsole {
+func (r *fixture) console(client *ssh.Client, pty bool) *testConsole {
 	r.t.Helper()
 	c := r.session(client)
 	if pty {
@@ -108,7 +110,7 @@ func (r *rig) console(client *ssh.Client, pty bool) *testConsole {
 }
 
 // command runs a command.
-func (r *rig) command(client *ssh.Client, command string) *testConsole {
+func (r *fixture) command(client *ssh.Client, command string) *testConsole {
 	r.t.Helper()
 	c := r.session(client)
 	if err := c.session.Start(command); err != nil {
@@ -144,7 +146,7 @@ func granting(tb *simtask.Table) {
 }
 
 func TestCommands(t *testing.T) {
-	r := start(t, func(r *rig) { granting(r.table) })
+	r := start(t, func(r *fixture) { granting(r.table) })
 	client := r.dial()
 	for _, c := range []struct {
 		command, shown string
@@ -178,7 +180,7 @@ func TestCommands(t *testing.T) {
 }
 
 func TestStockClientsCommand(t *testing.T) {
-	r := start(t, func(r *rig) { granting(r.table) })
+	r := start(t, func(r *fixture) { granting(r.table) })
 	s := r.stock()
 	if got := s.ssh("", "bastion", "extend", "30m"); got != (outcome{"bastion: Granted 30m0s.\n", "", 0}) {
 		t.Errorf("%+v", got)
@@ -193,7 +195,7 @@ func TestStockClientsCommand(t *testing.T) {
 }
 
 func TestConsoleWithoutATerminal(t *testing.T) {
-	r := start(t, func(r *rig) { granting(r.table) })
+	r := start(t, func(r *fixture) { granting(r.table) })
 	got := r.stock().ssh("help\n\nwhat\nextend 30m\nexit\nstatus\n", "-T", "bastion")
 	if got.status != 0 {
 		t.Errorf("%+v", got)
@@ -212,7 +214,7 @@ func TestConsoleWithoutATerminal(t *testing.T) {
 }
 
 func TestConsoleWithATerminal(t *testing.T) {
-	r := start(t, func(r *rig) { granting(r.table) })
+	r := start(t, func(r *fixture) { granting(r.table) })
 	console := r.console(r.dial(), true)
 	console.await(prompt)
 	console.send("stat\x7f\x7f\x7f\x7fhelp\r") // typed, erased, and typed again
@@ -247,7 +249,7 @@ func TestConsoleEndsWithItsInput(t *testing.T) {
 }
 
 func TestNoAnswerComes(t *testing.T) {
-	r := start(t, func(r *rig) { r.cfg.Timing.Reply = 20 * time.Millisecond })
+	r := start(t, func(r *fixture) { r.cfg.Timing.Reply = 20 * time.Millisecond })
 	client := r.dial()
 	console := r.command(client, "extend 30m")
 	if status := console.status(); status != 1 || !strings.Contains(console.text(), "no reply within 20ms") {
@@ -281,7 +283,7 @@ func TestOneRequestAtATime(t *testing.T) {
 }
 
 func TestAnswerToAnotherRequestIsNotShown(t *testing.T) {
-	r := start(t, func(r *rig) {
+	r := start(t, func(r *fixture) {
 		r.table.Lease.ConsoleReply = bastion.ConsoleReply{Number: 7, Message: "Not this."}
 		r.cfg.Timing.Reply = 50 * time.Millisecond
 	})
@@ -335,7 +337,7 @@ func TestSessionThatNeverBeginsCanEnd(t *testing.T) {
 
 // A client that reads nothing must not hold up the end of the bastion.
 func TestConsoleThatDoesNotReadDoesNotHoldUpTheEnd(t *testing.T) {
-	r := start(t, func(r *rig) { r.cfg.Timing.Grace = 20 * time.Millisecond })
+	r := start(t, func(r *fixture) { r.cfg.Timing.Grace = 20 * time.Millisecond })
 	client := r.dial()
 	channel, requests, err := client.OpenChannel("session", nil)
 	if err != nil {
@@ -347,4 +349,86 @@ func TestConsoleThatDoesNotReadDoesNotHoldUpTheEnd(t *testing.T) {
 	}
 	go func() { _, _ = io.WriteString(channel, strings.Repeat("help\n", 1<<16)) }() // answers of more than the window
 	r.stop()
+}
+
+func TestParseCommand(t *testing.T) {
+	for line, want := range map[string]command{
+		"status":         {name: "status"},
+		"  help  ":       {name: "help"},
+		"close":          {name: "close"},
+		"extend 30m":     {name: "extend", ttl: 30 * time.Minute},
+		"extend  1h30m ": {name: "extend", ttl: 90 * time.Minute},
+		"extend 2d":      {name: "extend", ttl: 48 * time.Hour},
+	} {
+		if got, err := parseCommand(line); err != nil || got != want {
+			t.Errorf("%q: %+v, %v; want %+v", line, got, err, want)
+		}
+	}
+	for line, want := range map[string]string{
+		"id":              `unknown command "id". Commands: status, extend 30m, close, help`,
+		"":                `unknown command ""`,
+		"status now":      `unknown command "status now"`,
+		"close everybody": `unknown command "close everybody"`,
+		"STATUS":          `unknown command "STATUS"`,
+		"a\x1b[31mb":      `unknown command "a?[31mb"`,
+		"extend":          "usage: extend 30m",
+		"extend 1 hour":   "usage: extend 30m",
+		"extend 30":       `"30" is not a duration`,
+		"extend 0s":       `"0s" is not a duration`,
+		"extend -1m":      `"-1m" is not a duration`,
+		"extend \x1b]0;x": `"?]0;x" is not a duration`,
+	} {
+		_, err := parseCommand(line)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %q in it", line, err, want)
+		}
+		if unknown := errors.As(err, new(unknownCommand)); unknown != strings.HasPrefix(want, "unknown command") {
+			t.Errorf("%q: unknown is %v", line, unknown)
+		}
+	}
+}
+
+func TestStatusText(t *testing.T) {
+	now := time.Date(2030, 1, 1, 12, 0, 0, 0, time.UTC)
+	lease := bastion.Lease{
+		BastionID: "abcd", Name: "default", Owner: "slack:T1:\x1b[2Jalice", Source: netip.MustParsePrefix("203.0.113.7/32"),
+		Deadline: now.Add(90*time.Minute + 300*time.Millisecond), IdleTimeout: 15 * time.Minute,
+		AllowedDestinations: prefixes("10.0.0.0/8", "fd12::/64"),
+	}
+	want := `bastion      default (abcd)
+owner        slack:T1:?[2Jalice
+state        ready
+source       203.0.113.7/32
+deadline     2030-01-01T13:30:00Z, 1h30m from now
+idle         closes after 15m without a connection
+connections  2 open
+destinations 10.0.0.0/8, fd12::/64
+`
+	if got := statusText(lease, 2, now); got != want {
+		t.Errorf("status:\n%swant:\n%s", got, want)
+	}
+	lease.IdleTimeout, lease.AllowedDestinations, lease.Deadline = 0, nil, now.Add(-time.Second)
+	got := statusText(lease, 0, now)
+	for _, part := range []string{"0s from now", "never closed for being idle", "destinations none"} {
+		if !strings.Contains(got, part) {
+			t.Errorf("%q is missing in:\n%s", part, got)
+		}
+	}
+}
+
+func TestClip(t *testing.T) {
+	for in, want := range map[string]string{
+		"plain":             "plain",
+		"ü and 漢":           "ü and 漢",
+		"a\x1b[31m\r\n\x00": "a?[31m???",
+		"\u202eevil":        "?evil", // turns the direction of writing
+		"\xff\xfe":          "?",
+	} {
+		if got := clip(in); got != want {
+			t.Errorf("clip(%q) = %q, want %q", in, got, want)
+		}
+	}
+	if got := clip(strings.Repeat("ü", 1000)); len(got) > 300 {
+		t.Errorf("a long text stays %d bytes long", len(got))
+	}
 }

@@ -147,7 +147,7 @@ func TestWhatWasSentArrivesThoughTheClientHasLeft(t *testing.T) {
 }
 
 func TestDestinationThatNeverTakesWhatWasSent(t *testing.T) {
-	r := start(t, func(r *rig) { r.cfg.Timing.Linger = 20 * time.Millisecond })
+	r := start(t, func(r *fixture) { r.cfg.Timing.Linger = 20 * time.Millisecond })
 	stuck := make(chan struct{})
 	r.host("10.0.0.1:7", func(conn net.Conn) {
 		defer conn.Close()
@@ -202,7 +202,7 @@ func TestForwardsThatFail(t *testing.T) {
 		{"no answer", "10.0.0.3:80", "could not connect to 10.0.0.3:80: no answer in time", "deadline"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			r := start(t, func(r *rig) { r.cfg.Timing.Dial = 20 * time.Millisecond })
+			r := start(t, func(r *fixture) { r.cfg.Timing.Dial = 20 * time.Millisecond })
 			r.network.add("10.0.0.3:80", func(ctx context.Context) (net.Conn, error) {
 				<-ctx.Done()
 				return nil, ctx.Err()
@@ -252,7 +252,7 @@ func TestRebindingName(t *testing.T) {
 }
 
 func TestTooManyChannels(t *testing.T) {
-	r := start(t, func(r *rig) { r.cfg.Limits.Channels = 2 })
+	r := start(t, func(r *fixture) { r.cfg.Limits.Channels = 2 })
 	r.echo("10.0.0.1:7")
 	client := r.dial()
 	first := forward(t, client, "10.0.0.1:7")

@@ -20,7 +20,7 @@ import (
 var errNoHost = syscall.ECONNREFUSED
 
 func TestLeaseThatIsClosedAlready(t *testing.T) {
-	r := newRig(t)
+	r := newFixture(t)
 	r.table.Lease.Open = false
 	r.cfg.Listen = func() (net.Listener, error) {
 		t.Error("it listens")
@@ -32,7 +32,7 @@ func TestLeaseThatIsClosedAlready(t *testing.T) {
 }
 
 func TestLeaseThatHasRunOutAlready(t *testing.T) {
-	r := newRig(t)
+	r := newFixture(t)
 	r.table.Lease.Deadline = time.Now().Add(-time.Second)
 	r.cfg.Listen = func() (net.Listener, error) {
 		t.Error("it listens")
@@ -47,7 +47,7 @@ func TestLeaseThatHasRunOutAlready(t *testing.T) {
 }
 
 func TestBadConfigurationNamesEverything(t *testing.T) {
-	j := newJournal()
+	j := newTestLog()
 	if code := Run(t.Context(), Config{Log: slog.New(slog.NewJSONHandler(j, nil))}); code != bastion.ExitFailure {
 		t.Errorf("exit code %d, want %d", code, bastion.ExitFailure)
 	}
@@ -59,7 +59,7 @@ func TestBadConfigurationNamesEverything(t *testing.T) {
 }
 
 func TestNoHostKeyWithoutRandomness(t *testing.T) {
-	r := newRig(t)
+	r := newFixture(t)
 	r.cfg.Rand = strings.NewReader("short")
 	if code := r.run().exit(); code != bastion.ExitFailure {
 		t.Errorf("exit code %d, want %d", code, bastion.ExitFailure)
@@ -67,7 +67,7 @@ func TestNoHostKeyWithoutRandomness(t *testing.T) {
 }
 
 func TestHostKeyComesFromRand(t *testing.T) {
-	fixed := func(r *rig) { r.cfg.Rand = io.LimitReader(zeros{}, 32) }
+	fixed := func(r *fixture) { r.cfg.Rand = io.LimitReader(zeros{}, 32) }
 	one, two := start(t, fixed), start(t, fixed)
 	if a, b := one.table.LastReport().HostKey, two.table.LastReport().HostKey; a != b {
 		t.Errorf("the same randomness made %s and %s", a, b)
@@ -158,7 +158,7 @@ func TestSigtermEndsCleanlyWithAReceipt(t *testing.T) {
 
 func TestListenerThatFails(t *testing.T) {
 	t.Run("later", func(t *testing.T) {
-		r := newRig(t)
+		r := newFixture(t)
 		var listener net.Listener
 		listen := r.cfg.Listen
 		r.cfg.Listen = func() (_ net.Listener, err error) {
@@ -173,14 +173,14 @@ func TestListenerThatFails(t *testing.T) {
 		}
 	})
 	t.Run("at once", func(t *testing.T) {
-		r := newRig(t)
+		r := newFixture(t)
 		r.cfg.Listen = func() (net.Listener, error) { return nil, simtask.ErrTable }
 		if code := r.run().exit(); code != bastion.ExitFailure {
 			t.Errorf("exit code %d, want %d", code, bastion.ExitFailure)
 		}
 	})
 	t.Run("now and then", func(t *testing.T) {
-		r := start(t, func(r *rig) {
+		r := start(t, func(r *fixture) {
 			listen := r.cfg.Listen
 			r.cfg.Listen = func() (net.Listener, error) {
 				listener, err := listen()
@@ -244,7 +244,7 @@ func TestAnotherSourceCutsNobody(t *testing.T) {
 }
 
 func TestKeyThatCannotBeReadAdmitsNobodyElse(t *testing.T) {
-	r := start(t, func(r *rig) { r.table.Lease.Keys = append(r.table.Lease.Keys, "ssh-ed25519 AAAA", "junk") })
+	r := start(t, func(r *fixture) { r.table.Lease.Keys = append(r.table.Lease.Keys, "ssh-ed25519 AAAA", "junk") })
 	r.dial()
 	r.journal.await(t, "unreadable key in the lease ignored", 1)
 }

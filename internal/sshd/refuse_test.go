@@ -29,7 +29,7 @@ func TestForbiddenDestinations(t *testing.T) {
 		{"127.1", "not a valid host name or IP address"},
 	} {
 		t.Run(c.host, func(t *testing.T) {
-			r := start(t, func(r *rig) {
+			r := start(t, func(r *fixture) {
 				r.table.Lease.AllowedDestinations = append(r.table.Lease.AllowedDestinations, prefixes("::/0", "169.254.0.0/16", "127.0.0.0/8", "0.0.0.0/8")...)
 				r.names.answers["loopback.internal"] = [][]netip.Addr{addrs("127.0.0.1", "::1")}
 				r.names.answers["credentials.internal"] = [][]netip.Addr{addrs("169.254.170.2")}

@@ -1,22 +1,31 @@
 package sshd
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 
+	"github.com/bastion-on-demand/bastion/internal/bastion"
 	"github.com/bastion-on-demand/bastion/internal/test/sshclient"
 )
 
-// stock is the directory of a stock OpenSSH client that is set up for a rig's
+// stock is the directory of a stock OpenSSH client that is set up for a fixture's
 // bastion as an owner would be: host key known, strict checking on.
 type stock struct {
 	t      testing.TB
@@ -25,7 +34,7 @@ type stock struct {
 }
 
 // stock sets up a client with the owner's key.
-func (r *rig) stock() stock {
+func (r *fixture) stock() stock {
 	r.t.Helper()
 	s := stock{r.t, r.t.TempDir(), sshclient.New(r.t)}
 	block, err := ssh.MarshalPrivateKey(r.private, "")
@@ -101,4 +110,171 @@ func (s stock) finish(cmd *exec.Cmd, stdin string) outcome {
 		s.t.Fatalf("%v: %v", cmd.Args, err)
 	}
 	return outcome{stdout, stderr, cmd.ProcessState.ExitCode()}
+}
+
+// hold starts a stock ssh that stays, and ends it after the test.
+func (s stock) hold(args ...string) *exec.Cmd {
+	s.t.Helper()
+	cmd := s.command("ssh", args...)
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	if err := cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() {
+		_ = cmd.Process.Signal(syscall.SIGCONT)
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		if s.t.Failed() {
+			s.t.Logf("%v: %s", cmd.Args, &stderr)
+		}
+	})
+	return cmd
+}
+
+// freePort is a port that nothing listens on.
+func freePort(t testing.TB) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	_, port, _ := net.SplitHostPort(listener.Addr().String())
+	return port
+}
+
+// connected waits until n connections are open.
+func (r *fixture) connected(n int) {
+	r.t.Helper()
+	r.awaitReport(fmt.Sprintf("counts %d connections", n), func(report bastion.Report) bool { return report.Connections == n })
+}
+
+// dialUntil connects to what a client that is starting will listen on.
+func dialUntil(t testing.TB, network, address string) net.Conn {
+	t.Helper()
+	for t.Context().Err() == nil {
+		if conn, err := net.Dial(network, address); err == nil {
+			return conn
+		}
+	}
+	t.Fatalf("nothing listens on %s", address)
+	return nil
+}
+
+func TestLocalForwardWithDestinationThatEndsFirst(t *testing.T) {
+	got := make(chan int64, 1)
+	r := start(t)
+	r.host("10.0.0.1:7", func(conn net.Conn) {
+		defer conn.Close()
+		_, _ = io.WriteString(conn, "bye")
+		halfClose(conn)
+		n, _ := io.Copy(io.Discard, conn)
+		got <- n
+	})
+	s := r.stock()
+	s.hold("-N", "-L", s.path("l")+":10.0.0.1:7", "bastion")
+	r.connected(1)
+	conn := dialUntil(t, "unix", s.path("l"))
+	defer conn.Close()
+	if said, err := io.ReadAll(conn); string(said) != "bye" || err != nil {
+		t.Fatalf("it said %q, %v", said, err)
+	}
+	if _, err := io.CopyN(conn, zeros{}, 5<<20); err != nil {
+		t.Fatal(err)
+	}
+	halfClose(conn)
+	if n := <-got; n != 5<<20 {
+		t.Errorf("%d bytes arrived, want %d", n, 5<<20)
+	}
+}
+
+func TestDynamicForward(t *testing.T) {
+	r := start(t)
+	r.names.answers["web.internal"] = [][]netip.Addr{addrs("10.0.0.1")}
+	r.host("10.0.0.1:80", func(conn net.Conn) {
+		defer conn.Close()
+		request, err := http.ReadRequest(bufio.NewReader(conn))
+		if err == nil {
+			fmt.Fprintf(conn, "HTTP/1.0 200 OK\r\n\r\nhello from %s", request.Host)
+		}
+	})
+	s, port := r.stock(), freePort(t)
+	s.hold("-N", "-D", "127.0.0.1:"+port, "bastion")
+	r.connected(1)
+	dialUntil(t, "tcp", "127.0.0.1:"+port).Close()
+	transport := &http.Transport{Proxy: http.ProxyURL(&url.URL{Scheme: "socks5h", Host: "127.0.0.1:" + port})}
+	defer transport.CloseIdleConnections()
+	answer, err := (&http.Client{Transport: transport}).Get("http://web.internal/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	if body, err := io.ReadAll(answer.Body); string(body) != "hello from web.internal" || err != nil {
+		t.Errorf("got %q, %v", body, err)
+	}
+}
+
+// The host behind the bastion is another bastion: its console answers.
+func TestJump(t *testing.T) {
+	behind, r := start(t), start(t)
+	r.host("10.0.0.1:22", func(conn net.Conn) {
+		defer conn.Close()
+		onward, err := net.Dial("tcp", behind.address)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer onward.Close()
+		go func() {
+			_, _ = io.Copy(struct{ io.Writer }{onward}, conn)
+			halfClose(onward)
+		}()
+		_, _ = io.Copy(struct{ io.Writer }{conn}, onward)
+	})
+	s := r.stock()
+	s.write("known_hosts", fmt.Appendf(nil, "bastion %s\n10.0.0.1 %s\n", r.table.LastReport().HostKey, behind.table.LastReport().HostKey))
+	behind.private = r.private
+	if err := behind.table.Write(func(l *bastion.Lease) { l.Keys, l.Name = []bastion.Key{authorized(r.key)}, "behind" }); err != nil {
+		t.Fatal(err)
+	}
+	behind.awaitReport("has the key in force", func(report bastion.Report) bool { return report.Generation == 2 })
+	got := s.ssh("", "-J", "bastion", "-i", s.path("id"), "-o", "IdentitiesOnly=yes", "10.0.0.1", "status")
+	if got.status != 0 || !strings.Contains(got.stdout, "behind") {
+		t.Errorf("%+v", got)
+	}
+}
+
+// A stock client answers keepalives, and so keeps the bastion alive though it
+// has nothing to say; stopped with SIGSTOP it does not, though its kernel still
+// acknowledges all that is sent.
+func TestFrozenStockClientDoesNotKeepItAlive(t *testing.T) {
+	const idle = 300 * time.Millisecond
+	r := start(t, func(r *fixture) {
+		r.table.Lease.IdleTimeout = time.Hour
+		r.cfg.Timing.Keepalive, r.cfg.Timing.Missed = 100*time.Millisecond, 3
+		r.cfg.LeaseTiming.Report = 50 * time.Millisecond
+		r.cfg.Timing.Grace = 50 * time.Millisecond
+	})
+	client := r.stock().hold("-N", "bastion")
+	r.connected(1)
+	if err := r.table.Write(func(l *bastion.Lease) { l.IdleTimeout = idle }); err != nil {
+		t.Fatal(err)
+	}
+	until := time.Now().Add(3 * idle)
+	r.awaitReport("says that it is in use long after", func(report bastion.Report) bool {
+		return report.Connections == 1 && report.LastUsedAt.After(until)
+	})
+	if err := client.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	if code := r.exit(); code != bastion.ExitOK {
+		t.Errorf("exit code %d, want 0", code)
+	}
+	if ending := r.table.LastReport().Ending.Reason; ending != bastion.EndIdle {
+		t.Errorf("it ended because of %q, want idle", ending)
+	}
+	if result := r.journal.await(t, msgConnection, 1).text("result"); result != causeDead.result {
+		t.Errorf("the connection's result is %q, want %q", result, causeDead.result)
+	}
 }

@@ -5,12 +5,14 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -20,13 +22,13 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/test/simtask"
 )
 
-// rig is a bastion under test, with the owner's key, a control plane, and a
+// fixture is a bastion under test, with the owner's key, a control plane, and a
 // network to forward into.
-type rig struct {
+type fixture struct {
 	t       testing.TB
 	cfg     Config
 	table   *simtask.Table
-	journal *journal
+	journal *testLog
 	names   *names
 	network *network
 	private ed25519.PrivateKey // the owner's
@@ -63,11 +65,11 @@ func (n *network) dials() string {
 	return strings.Trim(fmt.Sprint(n.dialed), "[]")
 }
 
-// newRig makes a bastion that is leased for an hour. It does not run yet.
-func newRig(t testing.TB) *rig {
+// newFixture returns a bastion that is leased for an hour. It does not run yet.
+func newFixture(t testing.TB) *fixture {
 	private := newPrivateKey(t)
-	r := &rig{
-		t: t, table: &simtask.Table{}, journal: newJournal(), private: private, key: signer(t, private, nil),
+	r := &fixture{
+		t: t, table: &simtask.Table{}, journal: newTestLog(), private: private, key: signer(t, private, nil),
 		names:   &names{answers: map[string][][]netip.Addr{}},
 		network: &network{hosts: map[netip.AddrPort]func(context.Context) (net.Conn, error){}},
 		exited:  make(chan struct{}),
@@ -85,7 +87,7 @@ func newRig(t testing.TB) *rig {
 	return r
 }
 
-func (r *rig) listen() (net.Listener, error) {
+func (r *fixture) listen() (net.Listener, error) {
 	if r.memory != nil {
 		return r.memory, nil
 	}
@@ -97,7 +99,7 @@ func (r *rig) listen() (net.Listener, error) {
 }
 
 // run starts it, and sees to its end.
-func (r *rig) run() *rig {
+func (r *fixture) run() *fixture {
 	ctx, cancel := context.WithCancel(context.Background())
 	r.terminate = cancel
 	go func() {
@@ -109,9 +111,9 @@ func (r *rig) run() *rig {
 }
 
 // start runs it and waits until it is ready.
-func start(t testing.TB, change ...func(*rig)) *rig {
+func start(t testing.TB, change ...func(*fixture)) *fixture {
 	t.Helper()
-	r := newRig(t)
+	r := newFixture(t)
 	for _, f := range change {
 		f(r)
 	}
@@ -121,14 +123,14 @@ func start(t testing.TB, change ...func(*rig)) *rig {
 }
 
 // stop tells it to end, and answers the exit code.
-func (r *rig) stop() int {
+func (r *fixture) stop() int {
 	r.t.Helper()
 	r.terminate()
 	return r.exit()
 }
 
 // exit waits for its end, and answers the exit code.
-func (r *rig) exit() int {
+func (r *fixture) exit() int {
 	r.t.Helper()
 	select {
 	case <-r.exited:
@@ -155,7 +157,7 @@ func newKey(t testing.TB) ssh.Signer {
 func authorized(key ssh.Signer) bastion.Key { return publicKey(key.PublicKey()) }
 
 // client is the configuration of a client that checks the host key.
-func (r *rig) client(auth ...ssh.AuthMethod) *ssh.ClientConfig {
+func (r *fixture) client(auth ...ssh.AuthMethod) *ssh.ClientConfig {
 	r.t.Helper()
 	host, _, _, _, err := ssh.ParseAuthorizedKey([]byte(r.table.LastReport().HostKey))
 	if err != nil {
@@ -164,14 +166,14 @@ func (r *rig) client(auth ...ssh.AuthMethod) *ssh.ClientConfig {
 	return &ssh.ClientConfig{User: "bastion", Auth: auth, HostKeyCallback: ssh.FixedHostKey(host)}
 }
 
-func (r *rig) connect() (net.Conn, error) {
+func (r *fixture) connect() (net.Conn, error) {
 	if r.memory != nil {
 		return r.memory.dial()
 	}
 	return net.Dial("tcp", r.address)
 }
 
-func (r *rig) dialWith(config *ssh.ClientConfig) (*ssh.Client, error) {
+func (r *fixture) dialWith(config *ssh.ClientConfig) (*ssh.Client, error) {
 	conn, err := r.connect()
 	if err != nil {
 		return nil, err
@@ -191,7 +193,7 @@ func (r *rig) dialWith(config *ssh.ClientConfig) (*ssh.Client, error) {
 }
 
 // dial connects as the owner.
-func (r *rig) dial() *ssh.Client {
+func (r *fixture) dial() *ssh.Client {
 	r.t.Helper()
 	client, err := r.dialWith(r.client(ssh.PublicKeys(r.key)))
 	if err != nil {
@@ -202,7 +204,7 @@ func (r *rig) dial() *ssh.Client {
 }
 
 // refusal stops it, and answers its only refusal line.
-func (r *rig) refusal(kind, reason string) line {
+func (r *fixture) refusal(kind, reason string) line {
 	r.t.Helper()
 	r.stop()
 	lines := r.journal.all(msgRefusal)
@@ -228,7 +230,7 @@ func (r *rig) refusal(kind, reason string) line {
 }
 
 // awaitReport waits for a report that matches.
-func (r *rig) awaitReport(what string, match func(bastion.Report) bool) bastion.Report {
+func (r *fixture) awaitReport(what string, match func(bastion.Report) bool) bastion.Report {
 	r.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -237,4 +239,137 @@ func (r *rig) awaitReport(what string, match func(bastion.Report) bool) bastion.
 		r.t.Fatalf("no report came that %s; the last was %+v", what, report)
 	}
 	return report
+}
+
+// bubble runs a test in simulated time: the whole bastion, its clients and its
+// hosts, without a socket. The idle time is ten minutes, the lease an hour.
+func bubble(t *testing.T, test func(t *testing.T, r *fixture)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		r := newFixture(t)
+		r.memory = newMemoryListener()
+		r.cfg.LeaseTiming = leaseloop.Timing{} // the defaults
+		r.table.Lease.Deadline = time.Now().Add(time.Hour)
+		r.table.Lease.IdleTimeout = 10 * time.Minute
+		test(t, r)
+		r.stop()
+		synctest.Wait()
+	})
+}
+
+// after lets time go by and everything come to rest.
+func after(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
+func (r *fixture) ended() bool {
+	select {
+	case <-r.exited:
+		return true
+	default:
+		return false
+	}
+}
+
+// endsAfter expects it to end after d, and not before.
+func (r *fixture) endsAfter(d time.Duration, reason bastion.EndReason) {
+	r.t.Helper()
+	after(d - time.Second)
+	if r.ended() {
+		r.t.Fatalf("it ended before %v had gone by:\n%s", d, r.journal.text())
+	}
+	after(4 * time.Second)
+	if !r.ended() {
+		r.t.Fatalf("it did not end after %v:\n%s", d, r.journal.text())
+	}
+	if r.code != bastion.ExitOK {
+		r.t.Errorf("exit code %d, want 0", r.code)
+	}
+	report := r.table.LastReport()
+	if want := (bastion.Ending{Reason: reason, Generation: r.table.Lease.Generation}); report.Ending != want {
+		r.t.Errorf("it reports the ending %+v, want %+v", report.Ending, want)
+	}
+	if report.Receipt.EndedAt.IsZero() {
+		r.t.Error("it reports no receipt")
+	}
+}
+
+// cold is a client's connection that can be frozen, as a client that is
+// stopped: what comes is not read.
+type cold struct {
+	net.Conn
+	mu     sync.Mutex
+	thawed sync.Cond
+	frozen bool
+}
+
+func (c *cold) freeze(on bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.frozen = on
+	c.thawed.Broadcast()
+}
+
+func (c *cold) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for c.frozen {
+		c.thawed.Wait()
+	}
+	return n, err
+}
+
+// host puts a host on the fixture's network; serve gets each connection to it, and
+// closes it.
+func (r *fixture) host(address string, serve func(net.Conn)) {
+	r.t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			serving.Go(func() { serve(conn) })
+		}
+	})
+	r.t.Cleanup(func() {
+		listener.Close()
+		r.stop() // which closes what serve waits for
+		serving.Wait()
+	})
+	r.network.add(address, func(ctx context.Context) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "tcp", listener.Addr().String())
+	})
+}
+
+// memoryHost is host without sockets.
+func (r *fixture) memoryHost(address string, serve func(net.Conn)) {
+	r.network.add(address, func(context.Context) (net.Conn, error) {
+		up, down := newMemoryStream(), newMemoryStream()
+		go serve(memoryConn{up, down})
+		return memoryConn{down, up}, nil
+	})
+}
+
+func (n *network) add(address string, dial func(context.Context) (net.Conn, error)) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.hosts[netip.MustParseAddrPort(address)] = dial
+}
+
+// echo is a host that sends back what it gets.
+func (r *fixture) echo(address string) { r.host(address, echo) }
+
+func echo(conn net.Conn) {
+	defer conn.Close()
+	// Between sockets io.Copy would splice, and keep the pipes for the next time,
+	// which leakcheck would find.
+	_, _ = io.Copy(struct{ io.Writer }{conn}, conn)
 }

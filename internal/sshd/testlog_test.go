@@ -27,17 +27,17 @@ func (l line) number(key string) int64 {
 	return int64(n)
 }
 
-// journal is what the server logged.
-type journal struct {
+// testLog holds what the server logged.
+type testLog struct {
 	mu      sync.Mutex
 	lines   []line
 	raw     strings.Builder
 	changed chan struct{}
 }
 
-func newJournal() *journal { return &journal{changed: make(chan struct{})} }
+func newTestLog() *testLog { return &testLog{changed: make(chan struct{})} }
 
-func (j *journal) Write(b []byte) (int, error) {
+func (j *testLog) Write(b []byte) (int, error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	var l line
@@ -52,7 +52,7 @@ func (j *journal) Write(b []byte) (int, error) {
 }
 
 // all answers the lines with a message.
-func (j *journal) all(message string) (found []line) {
+func (j *testLog) all(message string) (found []line) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	for _, l := range j.lines {
@@ -63,14 +63,14 @@ func (j *journal) all(message string) (found []line) {
 	return found
 }
 
-func (j *journal) text() string {
+func (j *testLog) text() string {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.raw.String()
 }
 
 // await waits for as many lines with a message as count, and answers the last.
-func (j *journal) await(t testing.TB, message string, count int) line {
+func (j *testLog) await(t testing.TB, message string, count int) line {
 	t.Helper()
 	late := time.After(patience)
 	for {
