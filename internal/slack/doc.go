@@ -1,19 +1,19 @@
-// Package slack is the second door: a bastion from a slash command, for the
-// address that the person is really at.
+// Package slack lets people start and control bastions from Slack.
 //
-// Slack's servers call us, so a command does not tell where its person is. "up"
-// therefore answers with a claim link; whoever opens it sees whose bastion it
-// would be, for which key and for which address, and only the button on that page
-// starts it, for the address that the button was pressed from.
+// Slack's servers make the requests, so a command does not tell the address of its
+// sender. The command up therefore replies with a start link. The page behind it
+// shows the owner, the key and the address that the page is opened from; only its
+// button starts the bastion, for the address that pressed it.
 //
-// A request goes one way: is it Slack's, by the signature over the raw body; whose
-// and what is it ([ParseCommand]); an answer at once; and a [Job] that somebody does
-// apart from the request ([App.Do]). Jobs ask the service's own functions
-// ([Functions]) as any client would, under an owner that begins with "slack:". What
-// becomes of a bastion afterwards comes back as a [Notice] ([App.Tell]), each time
-// that its record changed: nothing here waits for anything, and a notice that is
-// lost comes again.
+// A request's signature is verified over the raw body; then the command is read
+// ([ParseCommand]) and replied to at once. What takes longer is a [Job], which runs
+// apart from the request ([App.RunJob]) and replies through the request's
+// response_url. Jobs call the API ([Functions]) as any client would, under an owner
+// that begins with "slack:".
 //
-// The package touches no cloud. It remembers in a [Table] of its own, calls
-// functions, and posts to Slack.
+// What becomes of a bastion afterwards arrives as notices ([App.Notify]), which are
+// brought to the owner's direct messages. Messages that Slack's rate limits keep back
+// wait in an outbox.
+//
+// The package uses no cloud service. It stores its state in a [Table].
 package slack
