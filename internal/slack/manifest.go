@@ -4,25 +4,29 @@ import (
 	"fmt"
 	"net/url"
 	"slices"
+	"strings"
 
 	"github.com/slack-go/slack"
 )
 
-// servicePaths are the paths that where the service is may be told with.
+// servicePaths are the paths that the URL of the service may have.
 var servicePaths = []string{"/bastions", "/", ""}
 
-// Manifest is the app that Slack's "create from a manifest" makes of us, for the
-// service whose API is at a URL like https://HOST/bastions. It is all that Slack has to know: where the
-// command and the buttons go, and that it may write to people (for warnings and
-// receipts; without a bot token nothing is written).
+// Manifest returns the manifest of the Slack app for a service whose API is at a URL
+// like https://HOST/bastions. It tells Slack where commands and buttons go, and that
+// the app may send direct messages.
 //
-// What a manifest holds: https://docs.slack.dev/reference/app-manifest
+// The format: https://docs.slack.dev/reference/app-manifest
 func Manifest(service string) (slack.Manifest, error) {
 	at, err := url.Parse(service)
 	if err != nil || at.Scheme != "https" || at.Host == "" || at.User != nil || !slices.Contains(servicePaths, at.Path) || at.RawQuery != "" || at.Fragment != "" {
-		return slack.Manifest{}, fmt.Errorf("%q is not where the service is: give the stack's output Url, as https://HOST/bastions", service)
+		return slack.Manifest{}, fmt.Errorf("%q is not the URL of a service: use the stack's output Url, such as https://HOST/bastions", service)
 	}
 	base := "https://" + at.Host
+	var usages []string
+	for _, spec := range commands() {
+		usages = append(usages, spec.usage)
+	}
 	return slack.Manifest{
 		Display: slack.Display{
 			Name:            "Bastion on demand",
@@ -33,9 +37,9 @@ func Manifest(service string) (slack.Manifest, error) {
 			BotUser: slack.BotUser{DisplayName: "Bastion"},
 			AppHome: slack.AppHome{MessagesTabEnabled: true, MessagesTabReadOnlyEnabled: true},
 			SlashCommands: []slack.ManifestSlashCommand{{
-				Command:     "/bastion",
-				Description: "Ask for a bastion, look at it, extend it, close it",
-				UsageHint:   "up [for 2h] [name N] [because …] | status | extend 30m | down | key … | help",
+				Command:     slash,
+				Description: "Start, show, extend and close your bastions",
+				UsageHint:   strings.Join(usages, " | "),
 				Url:         base + commandRoute,
 			}},
 		},
