@@ -55,7 +55,7 @@ func TestExitCodesAndOutput(t *testing.T) {
 		{"local extra", 2, "", []string{"unknown command"}},
 		{"locale", 2, "", []string{"unknown command"}},
 		{"slack manifest --url https://host.example/bastions", 0, "url: https://host.example/slack/command", nil},
-		{"slack manifest --url http://host.example", 2, "", []string{`"http://host.example" is not where the service is`, "output Url"}},
+		{"slack manifest --url http://host.example", 2, "", []string{`"http://host.example" is not the URL of a service`, "output Url"}},
 		{"slack manifest", 2, "", []string{`required flag(s) "url" not set`}},
 		{"local --lisen x", 2, "", []string{"unknown flag"}},
 	} {
