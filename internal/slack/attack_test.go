@@ -23,9 +23,9 @@ var hostile = []string{
 	strings.Repeat("x", 5000), strings.Repeat("<!channel>", 400), strings.Repeat("𝕏", 3001), "",
 }
 
-// Whatever somebody writes, every letter with it is one that Slack takes, in which
+// Whatever somebody writes, every message with it is one that Slack takes, in which
 // it is text.
-func TestHostileTextIsOnlyText(t *testing.T) {
+func TestHostileTextStaysTextInMessages(t *testing.T) {
 	for _, text := range hostile {
 		b := aBastion("web")
 		b.Name, b.Reason, b.Source, b.Host, b.Keys, b.Stage = text, text, text, text, []string{text, text}, text
@@ -61,19 +61,19 @@ func TestHostileTextIsOnlyText(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				checkLetter(t, fmt.Sprintf("%s as %s with %.30q", name, kind, text), body)
+				checkMessage(t, fmt.Sprintf("%s as %s with %.30q", name, kind, text), body)
 			}
 		}
 	}
 }
 
 // The same through the door: whatever is typed behind each verb.
-func TestHostileCommandsAreAnsweredWithText(t *testing.T) {
+func TestRepliesToHostileCommandsAreText(t *testing.T) {
 	d := withKey(t)
 	for _, text := range hostile {
 		for _, verb := range []string{"", "up because ", "up name ", "up for ", "down ", "extend 30m ", "extend ", "key ", "status ", "help "} {
 			d.clock = d.clock.Add(time.Minute)
-			checkLetter(t, fmt.Sprintf("%s%.30q", verb, text), d.types(verb+text))
+			checkMessage(t, fmt.Sprintf("%s%.30q", verb, text), d.types(verb+text))
 		}
 	}
 	for _, job := range d.work.jobs {
@@ -82,20 +82,20 @@ func TestHostileCommandsAreAnsweredWithText(t *testing.T) {
 		}
 	}
 	for _, s := range d.slack.posts {
-		checkLetter(t, "a result", s.body)
+		checkMessage(t, "a result", s.body)
 	}
 	if len(d.slack.posts) == 0 {
 		t.Error("no command was right")
 	}
 }
 
-// What was typed reaches the claim as it was meant, and the letter shows it.
-func TestMarkupStaysWhatItIs(t *testing.T) {
+// What was typed reaches the start link unchanged, and the message shows it.
+func TestMarkupInReasonsStaysText(t *testing.T) {
 	d := withKey(t)
 	wantRead(t, readable(d.types("up because &lt;!channel&gt; *b* <https://evil.test|here> :x:")), "Reason: <!channel> *b* here :x:")
 }
 
-func TestHostileResponseURLs(t *testing.T) {
+func TestHostileResponseURLsAreRefused(t *testing.T) {
 	right := []string{
 		"https://hooks.slack.com/commands/T0ANN/1234567890/AbCdEf0123456789",
 		"https://hooks.slack.com/actions/T0ANN/1234567890/AbCdEf0123456789",
@@ -131,7 +131,7 @@ func TestHostileResponseURLs(t *testing.T) {
 			t.Errorf("%q is taken", url)
 		}
 		// When it comes in:
-		d := newDesk(t)
+		d := newFixture(t)
 		form := command("status")
 		form.Set("response_url", url)
 		if w := d.serve(d.signedRequest(commandRoute, form)); w.Code != http.StatusBadRequest || len(d.work.jobs) != 0 {

@@ -245,7 +245,7 @@ func TestPrivateKeysAreRefusedUnderEveryVerb(t *testing.T) {
 			if !errors.As(err, &refused) || refused.Code != publickey.CodePrivate {
 				t.Errorf("%s%.30s…: %v, want private_key", verb, private, err)
 			}
-			d := newDesk(t)
+			d := newFixture(t)
 			answer := d.types(verb + private)
 			wantRead(t, readable(answer), "That was a private key: replace it", "ssh-keygen -t ed25519")
 			for _, holder := range []string{string(answer), d.log.String()} {

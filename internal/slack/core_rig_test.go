@@ -27,14 +27,14 @@ const (
 
 var start = time.Date(2026, 3, 4, 9, 30, 0, 0, time.UTC)
 
-// desk is the app with everything around it in memory.
-type desk struct {
+// fixture is the app with everything around it in memory.
+type fixture struct {
 	*App
 	t       *testing.T
 	faults  *faults
 	table   *memory
 	service *service
-	work    *workshop
+	work    *recordingQueue
 	slack   *fakeSlack
 	log     *bytes.Buffer
 	clock   time.Time
@@ -44,9 +44,9 @@ type desk struct {
 	triggers int
 }
 
-func newDesk(t *testing.T) *desk {
+func newFixture(t *testing.T) *fixture {
 	t.Helper()
-	d := &desk{t: t, faults: &faults{}, clock: start, log: &bytes.Buffer{}, work: &workshop{}}
+	d := &fixture{t: t, faults: &faults{}, clock: start, log: &bytes.Buffer{}, work: &recordingQueue{}}
 	now := func() time.Time { return d.clock }
 	d.table = newMemory(d.faults, now)
 	d.service = &service{faults: d.faults, now: now}
@@ -65,7 +65,7 @@ func newDesk(t *testing.T) *desk {
 }
 
 // Read makes tokens that are the same in each run.
-func (d *desk) Read(p []byte) (int, error) {
+func (d *fixture) Read(p []byte) (int, error) {
 	d.random++
 	for i := range p {
 		p[i] = d.random
@@ -89,20 +89,20 @@ func pressed(action, value string) url.Values {
 }
 
 // signedRequest is a form as Slack sends it.
-func (d *desk) signedRequest(path string, form url.Values) *http.Request {
+func (d *fixture) signedRequest(path string, form url.Values) *http.Request {
 	body := form.Encode()
 	r := httptest.NewRequest(http.MethodPost, "https://bastions.example"+path, strings.NewReader(body))
 	d.sign(r, body)
 	return r
 }
 
-func (d *desk) sign(r *http.Request, body string) {
+func (d *fixture) sign(r *http.Request, body string) {
 	timestamp := fmt.Sprint(d.clock.Unix())
 	r.Header.Set(timestampHeader, timestamp)
 	r.Header.Set(signatureHeader, signatureOf(secret, timestamp, []byte(body)))
 }
 
-func (d *desk) serve(r *http.Request) *httptest.ResponseRecorder {
+func (d *fixture) serve(r *http.Request) *httptest.ResponseRecorder {
 	d.t.Helper()
 	w := httptest.NewRecorder()
 	d.Handler().ServeHTTP(w, r)
@@ -110,13 +110,13 @@ func (d *desk) serve(r *http.Request) *httptest.ResponseRecorder {
 }
 
 // trigger is what makes each of Slack's requests another.
-func (d *desk) trigger() string {
+func (d *fixture) trigger() string {
 	d.triggers++
 	return fmt.Sprintf("%d.1.abc", d.triggers)
 }
 
 // type_ lets ann type a command, and answers what she is answered.
-func (d *desk) types(text string) []byte {
+func (d *fixture) types(text string) []byte {
 	d.t.Helper()
 	form := command(text)
 	form.Set("trigger_id", d.trigger())
@@ -128,12 +128,12 @@ func (d *desk) types(text string) []byte {
 }
 
 // push lets ann press a button.
-func (d *desk) push(action, value string) {
+func (d *fixture) push(action, value string) {
 	d.t.Helper()
 	d.pushAs("U0ANN", action, value)
 }
 
-func (d *desk) pushAs(user, action, value string) {
+func (d *fixture) pushAs(user, action, value string) {
 	d.t.Helper()
 	form := pressed(action, value)
 	form.Set("payload", strings.Replace(form.Get("payload"), "U0ANN", user, 1))
@@ -144,7 +144,7 @@ func (d *desk) pushAs(user, action, value string) {
 	}
 }
 
-// readable is a letter's text without its structure: one line for each block.
+// readable is a message's text without its structure: one line for each block.
 func readable(body []byte) string {
 	var l struct{ Blocks []any }
 	if err := json.Unmarshal(body, &l); err != nil {

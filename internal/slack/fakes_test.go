@@ -218,13 +218,13 @@ func problemReply(status int, code bastion.Code, detail string) Reply {
 	return jsonReply(status, map[string]any{"code": code, "detail": detail, "status": status})
 }
 
-// workshop is a Work that only notes.
-type workshop struct {
+// recordingQueue is a Work that only notes.
+type recordingQueue struct {
 	down error
 	jobs []Job
 }
 
-func (w *workshop) Enqueue(_ context.Context, job Job) error {
+func (w *recordingQueue) Enqueue(_ context.Context, job Job) error {
 	if w.down != nil {
 		return w.down
 	}

@@ -18,10 +18,10 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-// golden compares a letter with its file, and holds it to Slack's limits.
+// golden compares a message with its file, and holds it to Slack's limits.
 func golden(t *testing.T, name string, body []byte) {
 	t.Helper()
-	checkLetter(t, name, body)
+	checkMessage(t, name, body)
 	var pretty bytes.Buffer
 	if err := json.Indent(&pretty, body, "", "  "); err != nil {
 		t.Fatalf("%s: %v: %s", name, err, body)
@@ -42,9 +42,9 @@ func golden(t *testing.T, name string, body []byte) {
 	}
 }
 
-// withKey is a desk at which ann's key is remembered.
-func withKey(t *testing.T) *desk {
-	d := newDesk(t)
+// withKey is a fixture at which ann's key is remembered.
+func withKey(t *testing.T) *fixture {
+	d := newFixture(t)
 	d.types("key " + annsKey)
 	return d
 }
@@ -65,11 +65,11 @@ func aBastion(name string) *Bastion {
 func TestGoldenAnswers(t *testing.T) {
 	for _, test := range []struct {
 		name, text string
-		prepare    func(*desk)
+		prepare    func(*fixture)
 	}{
 		{"help", "help", nil},
-		{"up", "up for 2h name web because “the deploy”", func(d *desk) { d.types("key " + annsKey) }},
-		{"up_default", "up", func(d *desk) { d.types("key " + annsKey) }},
+		{"up", "up for 2h name web because “the deploy”", func(d *fixture) { d.types("key " + annsKey) }},
+		{"up_default", "up", func(d *fixture) { d.types("key " + annsKey) }},
 		{"up_no_key", "up", nil},
 		{"up_wrong", "up web", nil},
 		{"up_too_long", "up for 9h name web because “the deploy”", nil},
@@ -87,19 +87,19 @@ func TestGoldenAnswers(t *testing.T) {
 		{"key_missing", "key", nil},
 		{"key_private", "key -----BEGIN OPENSSH PRIVATE KEY-----", nil},
 		{"unknown", "frobnicate", nil},
-		{"stranger", "up", func(d *desk) { d.Teams = []string{"T0BOB"} }},
-		{"other_user", "up", func(d *desk) { d.Users = []string{"U0BOB"} }},
-		{"other_channel", "up", func(d *desk) { d.Channels = []string{"C0DEV"} }},
-		{"too_many", "status", func(d *desk) {
+		{"stranger", "up", func(d *fixture) { d.Teams = []string{"T0BOB"} }},
+		{"other_user", "up", func(d *fixture) { d.Users = []string{"U0BOB"} }},
+		{"other_channel", "up", func(d *fixture) { d.Channels = []string{"C0DEV"} }},
+		{"too_many", "status", func(d *fixture) {
 			for range maxCommands {
 				d.types("help")
 			}
 		}},
-		{"not_handed_over", "status", func(d *desk) { d.work.down = errors.New("throttled") }},
-		{"table_down", "up", func(d *desk) { d.faults.at = 1 }},
+		{"not_handed_over", "status", func(d *fixture) { d.work.down = errors.New("throttled") }},
+		{"table_down", "up", func(d *fixture) { d.faults.at = 1 }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			d := newDesk(t)
+			d := newFixture(t)
 			if test.prepare != nil {
 				test.prepare(d)
 			}
@@ -116,39 +116,39 @@ func TestGoldenResults(t *testing.T) {
 	starting.State, starting.Stage, starting.Host, starting.Port, starting.SSHConfig = "starting", "capacity", "", 0, ""
 	closing := aBastion("web")
 	closing.State = "closing"
-	command := func(text string) func(*desk) { return func(d *desk) { d.types(text) } }
-	press := func(action string) func(*desk) { return func(d *desk) { d.push(action, "aaaaaaaaaaaaaaa2") } }
+	command := func(text string) func(*fixture) { return func(d *fixture) { d.types(text) } }
+	press := func(action string) func(*fixture) { return func(d *fixture) { d.push(action, "aaaaaaaaaaaaaaa2") } }
 	capped := bastion.Errorf(bastion.CodeTTLBeyondCap, "This bastion may live until 17:30 at the latest.")
 	for _, test := range []struct {
 		name     string
 		bastions []*Bastion
-		ask      func(*desk)
-		prepare  func(*desk)
+		ask      func(*fixture)
+		prepare  func(*fixture)
 	}{
 		{"status", []*Bastion{aBastion("web")}, command("status"), nil},
 		{"status_none", nil, command("status"), nil},
 		{"status_two", []*Bastion{aBastion("web"), second}, command("status"), nil},
 		{"status_starting", []*Bastion{starting}, command("status"), nil},
-		{"status_down", nil, command("status"), func(d *desk) { d.service.down = errors.New("down") }},
+		{"status_down", nil, command("status"), func(d *fixture) { d.service.down = errors.New("down") }},
 		{"down", []*Bastion{aBastion("web")}, command("down"), nil},
 		{"down_closing", []*Bastion{closing}, command("down"), nil},
 		{"down_none", nil, command("down"), nil},
 		{"down_which", []*Bastion{aBastion("web"), second}, command("down"), nil},
 		{"down_no_such", []*Bastion{aBastion("web")}, command("down db"), nil},
-		{"down_down", nil, command("down"), func(d *desk) { d.service.down = errors.New("down") }},
+		{"down_down", nil, command("down"), func(d *fixture) { d.service.down = errors.New("down") }},
 		{"extend", []*Bastion{aBastion("web")}, command("extend 3h"), nil},
 		{"extend_no_more", []*Bastion{aBastion("web")}, command("extend 30m"), nil},
 		{"extend_which", []*Bastion{aBastion("web"), second}, command("extend 30m"), nil},
-		{"extend_refused", []*Bastion{aBastion("web")}, command("extend 30m web"), func(d *desk) { d.service.problem = capped }},
+		{"extend_refused", []*Bastion{aBastion("web")}, command("extend 30m web"), func(d *fixture) { d.service.problem = capped }},
 		{"button_extend", []*Bastion{aBastion("web")}, press("extend"), nil},
 		{"button_close", []*Bastion{aBastion("web")}, press("close"), nil},
 		{"button_gone", nil, press("close"), nil},
-		{"button_down", nil, press("extend"), func(d *desk) { d.service.down = errors.New("down") }},
-		{"button_not_handed_over", nil, press("extend"), func(d *desk) { d.work.down = errors.New("throttled") }},
-		{"button_stranger", nil, press("extend"), func(d *desk) { d.Teams = nil }},
+		{"button_down", nil, press("extend"), func(d *fixture) { d.service.down = errors.New("down") }},
+		{"button_not_handed_over", nil, press("extend"), func(d *fixture) { d.work.down = errors.New("throttled") }},
+		{"button_stranger", nil, press("extend"), func(d *fixture) { d.Teams = nil }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			d := newDesk(t)
+			d := newFixture(t)
 			d.service.bastions = test.bastions
 			d.clock = start.Add(time.Minute)
 			if test.prepare != nil {
@@ -216,7 +216,7 @@ func TestGoldenNotices(t *testing.T) {
 		{"failed", failed, []string{"failure", "status_failed"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			d := newDesk(t)
+			d := newFixture(t)
 			d.clock = start.Add(10 * time.Minute)
 			if test.notice.Warning {
 				d.clock = test.notice.Bastion.Deadline.Add(-10 * time.Minute)
@@ -231,10 +231,10 @@ func TestGoldenNotices(t *testing.T) {
 	}
 }
 
-// used is a claim of ann's that was used a moment ago, and the job that follows.
-func (d *desk) used(c startLink) Job {
+// used stores a link of ann's that was just used, and returns its job.
+func (d *fixture) used(c startLink) Job {
 	d.t.Helper()
-	const link, page = "the-claims-hash", "the-views-hash"
+	const link, page = "the-links-hash", "the-pages-hash"
 	c.Owner, c.Key, c.ResponseURL, c.StatusPage = ann, annsKey, hookA, page
 	c.UsedAt, c.ExpiresAt = d.clock, d.clock.Add(startLinkLife-time.Minute)
 	if err := c.Source.UnmarshalText([]byte(annsHome)); err != nil {
@@ -254,16 +254,16 @@ func TestGoldenStarts(t *testing.T) {
 	quota := bastion.Errorf(bastion.CodeQuotaOwner, "You have 3 bastions open, which is as many as one owner may. Close one first.")
 	for _, test := range []struct {
 		name    string
-		prepare func(*desk)
+		prepare func(*fixture)
 	}{
-		{"used", func(*desk) {}},
-		{"used_ready", func(d *desk) { d.service.bastions = []*Bastion{aBastion("web")} }},
-		{"refused", func(d *desk) { d.service.problem = quota }},
-		{"down", func(d *desk) { d.service.down = errors.New("down") }},
-		{"too_late", func(d *desk) { d.clock = d.clock.Add(startTimeout + time.Second) }},
+		{"used", func(*fixture) {}},
+		{"used_ready", func(d *fixture) { d.service.bastions = []*Bastion{aBastion("web")} }},
+		{"refused", func(d *fixture) { d.service.problem = quota }},
+		{"down", func(d *fixture) { d.service.down = errors.New("down") }},
+		{"too_late", func(d *fixture) { d.clock = d.clock.Add(startTimeout + time.Second) }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			d := newDesk(t)
+			d := newFixture(t)
 			job := d.used(startLink{Name: "web", TTL: 2 * time.Hour, Reason: "the deploy"})
 			test.prepare(d)
 			if err := d.RunJob(t.Context(), job); err != nil {
@@ -278,8 +278,8 @@ func TestGoldenStarts(t *testing.T) {
 }
 
 // What the other functions are asked for when a link is used.
-func TestStartAsksForWhatTheClaimPromised(t *testing.T) {
-	d := newDesk(t)
+func TestStartRequestsWhatTheLinkSays(t *testing.T) {
+	d := newFixture(t)
 	job := d.used(startLink{Name: "web", TTL: 2 * time.Hour, Reason: "the <b> deploy"})
 	if err := d.RunJob(t.Context(), job); err != nil {
 		t.Fatal(err)
@@ -290,7 +290,7 @@ func TestStartAsksForWhatTheClaimPromised(t *testing.T) {
 		t.Errorf("asked for %+v with %s", call, call.Body)
 	}
 	var v statusPage
-	if _, err := d.fetch(t.Context(), statusPageKey("the-views-hash"), &v); err != nil || v.ID != d.service.bastions[0].ID {
+	if _, err := d.fetch(t.Context(), statusPageKey("the-pages-hash"), &v); err != nil || v.ID != d.service.bastions[0].ID {
 		t.Errorf("the page knows the bastion %q: %v", v.ID, err)
 	}
 }

@@ -36,7 +36,7 @@ func TestUnknownPathsAndMethods(t *testing.T) {
 		{"POST", "/slack/command", 401, "signature_invalid"},
 		{"POST", "/slack/interaction", 401, "signature_invalid"},
 	} {
-		d := newDesk(t)
+		d := newFixture(t)
 		r := httptest.NewRequest(test.method, "/", strings.NewReader("payload=x"))
 		r.URL.Path = test.path
 		w := d.serve(r)
@@ -62,7 +62,7 @@ func TestUnknownPathsAndMethods(t *testing.T) {
 }
 
 func TestSecurityHeaders(t *testing.T) {
-	d := newDesk(t)
+	d := newFixture(t)
 	w := d.serve(d.signedRequest(commandRoute, command("help")))
 	for name, want := range map[string]string{
 		"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer",
@@ -78,12 +78,12 @@ func TestSecurityHeaders(t *testing.T) {
 // The pages are reached through the same handler, with the token of their path.
 func TestPagesAreServed(t *testing.T) {
 	d := withKey(t)
-	letter := string(d.types("up"))
-	at := strings.Index(letter, "https://bastions.example/slack/start/")
+	message := string(d.types("up"))
+	at := strings.Index(message, "https://bastions.example/slack/start/")
 	if at < 0 {
-		t.Fatalf("there is no link in %s", letter)
+		t.Fatalf("there is no link in %s", message)
 	}
-	link, _, _ := strings.Cut(letter[at:], `"`)
+	link, _, _ := strings.Cut(message[at:], `"`)
 	r := httptest.NewRequest(http.MethodGet, link, nil)
 	r.RemoteAddr = annsHome + ":1234"
 	if w := d.serve(r); w.Code != 200 || !strings.Contains(w.Body.String(), annsHome) {
@@ -96,9 +96,9 @@ func TestPagesAreServed(t *testing.T) {
 
 // One line for each request, with its route, and nothing that is a secret or was
 // typed.
-func TestTheLogTellsNoSecrets(t *testing.T) {
+func TestLogHoldsNoSecrets(t *testing.T) {
 	d := withKey(t)
-	letter := string(d.types("up because mysecretreason"))
+	message := string(d.types("up because mysecretreason"))
 	d.push(actionExtend, "aaaaaaaaaaaaaaa2")
 	d.types("frobnicate-typed")
 	d.work.down = errors.New("throttled")
@@ -108,7 +108,7 @@ func TestTheLogTellsNoSecrets(t *testing.T) {
 	d.push(actionClose, "aaaaaaaaaaaaaaa2")
 	d.serve(httptest.NewRequest(http.MethodPost, "/slack/command?q=inthequery", strings.NewReader("inthebody")))
 	d.serve(httptest.NewRequest(http.MethodPost, "/inthepath", strings.NewReader("inthebody")))
-	_, token, _ := strings.Cut(letter, "/slack/start/")
+	_, token, _ := strings.Cut(message, "/slack/start/")
 	token, _, _ = strings.Cut(token, `"`)
 	d.serve(httptest.NewRequest(http.MethodGet, "/slack/start/"+token+"?q=inthequery", nil))
 	log := d.log.String()
@@ -130,7 +130,7 @@ func TestTheLogTellsNoSecrets(t *testing.T) {
 }
 
 func TestPanicsAreContained(t *testing.T) {
-	d := newDesk(t)
+	d := newFixture(t)
 	d.Credentials = func(context.Context, string) (Credentials, error) { panic("a fault of ours") }
 	w := d.serve(d.signedRequest(commandRoute, command("help")))
 	if w.Code != 500 || strings.Contains(w.Body.String(), "a fault of ours") || !strings.Contains(w.Body.String(), `"code": "internal"`) {
@@ -139,8 +139,8 @@ func TestPanicsAreContained(t *testing.T) {
 	wantRead(t, d.log.String(), "panic: a fault of ours", `"level":"ERROR"`)
 }
 
-func TestSecretsThatCannotBeRead(t *testing.T) {
-	d := newDesk(t)
+func TestUnreadableSecretIsUnavailable(t *testing.T) {
+	d := newFixture(t)
 	d.Credentials = func(context.Context, string) (Credentials, error) { return Credentials{}, errors.New("throttled") }
 	if w := d.serve(d.signedRequest(commandRoute, command("help"))); w.Code != 503 {
 		t.Errorf("%d %s", w.Code, w.Body)
@@ -148,22 +148,22 @@ func TestSecretsThatCannotBeRead(t *testing.T) {
 }
 
 // Who is let in: teams always, users if they are named, channels for commands only.
-func TestWhoIsLetIn(t *testing.T) {
+func TestAllowedTeamsUsersAndChannels(t *testing.T) {
 	for _, test := range []struct {
 		name             string
-		set              func(*desk)
+		set              func(*fixture)
 		command, pressed bool
 	}{
-		{"the team", func(*desk) {}, true, true},
-		{"nobody", func(d *desk) { d.Teams = nil }, false, false},
-		{"another team", func(d *desk) { d.Teams = []string{"T0BOB"} }, false, false},
-		{"one of two teams", func(d *desk) { d.Teams = []string{"T0BOB", "T0ANN"} }, true, true},
-		{"the user", func(d *desk) { d.Users = []string{"U0ANN"} }, true, true},
-		{"another user", func(d *desk) { d.Users = []string{"U0BOB"} }, false, false},
-		{"the channel", func(d *desk) { d.Channels = []string{"C0OPS"} }, true, true},
-		{"another channel", func(d *desk) { d.Channels = []string{"C0DEV"} }, false, true},
+		{"the team", func(*fixture) {}, true, true},
+		{"nobody", func(d *fixture) { d.Teams = nil }, false, false},
+		{"another team", func(d *fixture) { d.Teams = []string{"T0BOB"} }, false, false},
+		{"one of two teams", func(d *fixture) { d.Teams = []string{"T0BOB", "T0ANN"} }, true, true},
+		{"the user", func(d *fixture) { d.Users = []string{"U0ANN"} }, true, true},
+		{"another user", func(d *fixture) { d.Users = []string{"U0BOB"} }, false, false},
+		{"the channel", func(d *fixture) { d.Channels = []string{"C0OPS"} }, true, true},
+		{"another channel", func(d *fixture) { d.Channels = []string{"C0DEV"} }, false, true},
 	} {
-		d := newDesk(t)
+		d := newFixture(t)
 		test.set(d)
 		d.types("status")
 		if got := len(d.work.jobs) == 1; got != test.command {
@@ -181,10 +181,10 @@ func TestWhoIsLetIn(t *testing.T) {
 }
 
 // Who somebody is comes from the signed form, in the form that Slack's ids have.
-func TestStrangeIDsAreRefused(t *testing.T) {
+func TestMalformedIDsAreRefused(t *testing.T) {
 	for _, field := range []string{"team_id", "user_id", "channel_id"} {
 		for _, id := range []string{"T", "t0ann", "T0ANN#", "T0ANN:U0EVE", "T0ANN\n", "iam", "*", strings.Repeat("T", 33)} {
-			d := newDesk(t)
+			d := newFixture(t)
 			form := command("status")
 			form.Set(field, id)
 			if w := d.serve(d.signedRequest(commandRoute, form)); w.Code != 400 || len(d.work.jobs) != 0 || d.table.writes != 0 {
@@ -192,7 +192,7 @@ func TestStrangeIDsAreRefused(t *testing.T) {
 			}
 		}
 	}
-	d := newDesk(t)
+	d := newFixture(t)
 	d.types("down web")
 	d.push(actionExtend, "aaaaaaaaaaaaaaa2")
 	for _, job := range d.work.jobs {
@@ -203,7 +203,7 @@ func TestStrangeIDsAreRefused(t *testing.T) {
 }
 
 // Buttons that are none of ours, or only links, are acknowledged and do nothing.
-func TestOtherInteractions(t *testing.T) {
+func TestUnknownButtonsDoNothing(t *testing.T) {
 	const id = "aaaaaaaaaaaaaaa2"
 	payload := func(kind, actions string) string {
 		return fmt.Sprintf(`{"type":%q,"team":{"id":"T0ANN"},"user":{"id":"U0ANN"},"response_url":%q,"actions":%s}`, kind, hookB, actions)
@@ -230,7 +230,7 @@ func TestOtherInteractions(t *testing.T) {
 		{"not JSON", 400, 0},
 		{`{"type":["block_actions"]}`, 400, 0},
 	} {
-		d := newDesk(t)
+		d := newFixture(t)
 		w := d.serve(d.signedRequest(interactionRoute, url.Values{"payload": {test.payload}}))
 		if w.Code != test.status || len(d.work.jobs) != test.jobs || len(d.slack.posts) != 0 {
 			t.Errorf("%s: %d %s, %d jobs", test.payload, w.Code, w.Body, len(d.work.jobs))
@@ -240,7 +240,7 @@ func TestOtherInteractions(t *testing.T) {
 
 // The jobs that commands and buttons become.
 func TestJobsOfCommands(t *testing.T) {
-	d := newDesk(t)
+	d := newFixture(t)
 	d.types("down web")
 	d.types("extend 30m db")
 	d.types("status")

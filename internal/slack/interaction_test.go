@@ -8,9 +8,9 @@ import (
 )
 
 // What nobody has signed is looked at by nobody, not even for a private key in it.
-func TestAnUnsignedPrivateKeyIsOneOfMany(t *testing.T) {
+func TestUnsignedPrivateKeyIsRefusedAsUnsigned(t *testing.T) {
 	for _, route := range []string{commandRoute, interactionRoute} {
-		d := newDesk(t)
+		d := newFixture(t)
 		form := url.Values{"text": {"key -----BEGIN OPENSSH PRIVATE KEY-----"}, "payload": {"-----BEGIN OPENSSH PRIVATE KEY-----"}}
 		r := d.signedRequest(route, form)
 		r.Header.Set(signatureHeader, "v0="+strings.Repeat("0", 64))
@@ -22,20 +22,20 @@ func TestAnUnsignedPrivateKeyIsOneOfMany(t *testing.T) {
 
 // A link that was pressed in Slack is replaced where it stands; whoever else presses
 // it, or later, changes nothing.
-func TestWhatFollowsALinkStandsInItsPlace(t *testing.T) {
+func TestReplyReplacesThePressedLink(t *testing.T) {
 	for name, test := range map[string]struct {
-		press func(d *desk, hash string)
+		press func(d *fixture, hash string)
 		where string
 	}{
-		"not pressed":      {func(*desk, string) {}, hookA},
-		"pressed":          {func(d *desk, hash string) { d.push(actionOpen, hash) }, hookB},
-		"another link":     {func(d *desk, _ string) { d.push(actionOpen, hashOf("another")) }, hookA},
-		"by somebody else": {func(d *desk, hash string) { d.pushAs("U0BOB", actionOpen, hash) }, hookA},
-		"when nobody is let in": {func(d *desk, hash string) {
+		"not pressed":      {func(*fixture, string) {}, hookA},
+		"pressed":          {func(d *fixture, hash string) { d.push(actionOpen, hash) }, hookB},
+		"another link":     {func(d *fixture, _ string) { d.push(actionOpen, hashOf("another")) }, hookA},
+		"by somebody else": {func(d *fixture, hash string) { d.pushAs("U0BOB", actionOpen, hash) }, hookA},
+		"when nobody is let in": {func(d *fixture, hash string) {
 			d.Teams = nil
 			d.push(actionOpen, hash)
 		}, hookA},
-		"once it is used": {func(d *desk, hash string) {
+		"once it is used": {func(d *fixture, hash string) {
 			if _, err := edit(d.t.Context(), d.App, startLinkKey(hash), d.use); err != nil {
 				d.t.Fatal(err)
 			}
@@ -61,8 +61,8 @@ func TestWhatFollowsALinkStandsInItsPlace(t *testing.T) {
 	}
 }
 
-// use makes a claim one that was used from ann's home just now.
-func (d *desk) use(c *startLink) (time.Time, error) {
-	c.UsedAt, c.StatusPage = d.clock, "the-views-hash"
+// use marks a link as used from ann's home just now.
+func (d *fixture) use(c *startLink) (time.Time, error) {
+	c.UsedAt, c.StatusPage = d.clock, "the-pages-hash"
 	return d.clock.Add(time.Hour), c.Source.UnmarshalText([]byte(annsHome))
 }

@@ -26,21 +26,21 @@ func try(do func() error) (err error) {
 // story is a job, and what must be true when it is done.
 type story struct {
 	name  string
-	setUp func(*desk) Job
+	setUp func(*fixture) Job
 	read  string // what stands at the job's URL in the end
-	check func(*desk) error
+	check func(*fixture) error
 }
 
 var stories = []story{
 	{
-		"start", func(d *desk) Job { return d.used(startLink{Name: "web"}) },
+		"start", func(d *fixture) Job { return d.used(startLink{Name: "web"}) },
 		"Your link was used from " + annsHome,
-		func(d *desk) error {
+		func(d *fixture) error {
 			if n := len(d.service.bastions); n != 1 {
 				return fmt.Errorf("%d bastions", n)
 			}
 			var v statusPage
-			_, err := d.fetch(d.t.Context(), statusPageKey("the-views-hash"), &v)
+			_, err := d.fetch(d.t.Context(), statusPageKey("the-pages-hash"), &v)
 			if v.ID != d.service.bastions[0].ID {
 				return fmt.Errorf("the page follows %q: %v", v.ID, err)
 			}
@@ -48,28 +48,28 @@ var stories = []story{
 		},
 	},
 	{
-		"down", func(d *desk) Job {
+		"down", func(d *fixture) Job {
 			d.service.bastions = []*Bastion{aBastion("web")}
 			return Job{Action: JobDown, Owner: ann, ResponseURL: hookA, At: d.clock}
 		},
 		"Bastion web is closing",
-		func(d *desk) error { return d.wantState("closing") },
+		func(d *fixture) error { return d.wantState("closing") },
 	},
 	{
-		"down by button", func(d *desk) Job {
+		"down by button", func(d *fixture) Job {
 			d.service.bastions = []*Bastion{aBastion("web")}
 			return Job{Action: JobDown, Owner: ann, ResponseURL: hookB, ID: "aaaaaaaaaaaaaaa2", At: d.clock}
 		},
 		"Bastion web is closing",
-		func(d *desk) error { return d.wantState("closing") },
+		func(d *fixture) error { return d.wantState("closing") },
 	},
 	{
-		"extend", func(d *desk) Job {
+		"extend", func(d *fixture) Job {
 			d.service.bastions = []*Bastion{aBastion("web")}
 			return Job{Action: JobExtend, Owner: ann, ResponseURL: hookA, TTL: 3 * time.Hour, At: d.clock}
 		},
 		"Bastion web extended",
-		func(d *desk) error {
+		func(d *fixture) error {
 			if b := d.service.bastions[0]; !b.Deadline.Equal(start.Add(3 * time.Hour)) {
 				return fmt.Errorf("the deadline is %s", b.Deadline)
 			}
@@ -77,16 +77,16 @@ var stories = []story{
 		},
 	},
 	{
-		"status", func(d *desk) Job {
+		"status", func(d *fixture) Job {
 			d.service.bastions = []*Bastion{aBastion("web")}
 			return Job{Action: JobStatus, Owner: ann, ResponseURL: hookA, At: d.clock}
 		},
 		"Bastion web is ready",
-		func(d *desk) error { return d.wantState("ready") },
+		func(d *fixture) error { return d.wantState("ready") },
 	},
 }
 
-func (d *desk) wantState(state bastion.State) error {
+func (d *fixture) wantState(state bastion.State) error {
 	if b := d.service.bastions[0]; b.State != state {
 		return fmt.Errorf("the bastion is %s, want %s", b.State, state)
 	}
@@ -102,7 +102,7 @@ func TestJobsSurviveTheLossOfAnyCall(t *testing.T) {
 			for _, death := range []bool{false, true} {
 				hits := map[string]int{}
 				for at := 1; ; at++ {
-					d := newDesk(t)
+					d := newFixture(t)
 					job := story.setUp(d)
 					d.faults.calls, d.faults.at, d.faults.after, d.faults.death = 0, at, after, death
 					err := try(func() error { return d.RunJob(t.Context(), job) })
@@ -142,9 +142,9 @@ func TestJobsSurviveTheLossOfAnyCall(t *testing.T) {
 }
 
 // While the other functions are down, the person is told so, and not left waiting.
-func TestFunctionsThatAreDownAreToldOf(t *testing.T) {
+func TestRepliesSayThatTheAPIIsDown(t *testing.T) {
 	for _, story := range stories {
-		d := newDesk(t)
+		d := newFixture(t)
 		job := story.setUp(d)
 		d.service.down = errors.New("throttled")
 		if err := d.RunJob(t.Context(), job); err != nil {
@@ -155,15 +155,15 @@ func TestFunctionsThatAreDownAreToldOf(t *testing.T) {
 			continue
 		}
 		var v statusPage
-		if _, err := d.fetch(t.Context(), statusPageKey("the-views-hash"), &v); err != nil || !strings.Contains(v.Problem, "isn't responding") {
+		if _, err := d.fetch(t.Context(), statusPageKey("the-pages-hash"), &v); err != nil || !strings.Contains(v.Problem, "isn't responding") {
 			t.Errorf("the page says %q: %v", v.Problem, err)
 		}
 	}
 }
 
 // A job that comes late undoes nothing that was asked for after it.
-func TestLateJobsLeaveWhatIsNewer(t *testing.T) {
-	d := newDesk(t)
+func TestLateJobsDoNotUndoNewerRequests(t *testing.T) {
+	d := newFixture(t)
 	d.service.bastions = []*Bastion{aBastion("web")}
 	d.clock = start.Add(time.Minute)
 	down := Job{Action: JobDown, Owner: ann, ResponseURL: hookA, Name: "web", At: d.clock}
@@ -194,7 +194,7 @@ func TestLateJobsLeaveWhatIsNewer(t *testing.T) {
 
 // A start that comes again after its bastion was closed does not make another.
 func TestStartIsNotRepeatedAfterAClose(t *testing.T) {
-	d := newDesk(t)
+	d := newFixture(t)
 	job := d.used(startLink{Name: "web"})
 	for range 2 {
 		if err := d.RunJob(t.Context(), job); err != nil {
@@ -210,7 +210,7 @@ func TestStartIsNotRepeatedAfterAClose(t *testing.T) {
 // The owner reads who has used the link even if Slack no longer accepts a reply: the
 // status message says which address is accepted.
 func TestRefusedRepliesAreGivenUp(t *testing.T) {
-	d := newDesk(t)
+	d := newFixture(t)
 	d.slack.refuse = func(s sent) string {
 		if s.url == hookA {
 			return "used_url"
@@ -241,7 +241,7 @@ func TestRepliesUseTheJobsURL(t *testing.T) {
 		{"a button", Job{Action: JobDown, ResponseURL: hookB, ID: aBastion("web").ID}, 0, 1},
 		{"a late command", Job{Action: JobStatus, ResponseURL: hookA}, responseURLLife + time.Second, 0},
 	} {
-		d := newDesk(t)
+		d := newFixture(t)
 		d.service.bastions = []*Bastion{aBastion("web")}
 		test.job.Owner, test.job.At = ann, d.clock
 		d.clock = d.clock.Add(test.after)
@@ -259,9 +259,9 @@ func TestRepliesUseTheJobsURL(t *testing.T) {
 	}
 }
 
-func TestJobsOfNobodyAreDropped(t *testing.T) {
+func TestJobsWithoutASlackOwnerAreDropped(t *testing.T) {
 	for _, owner := range []string{"", "iam:123:AROA", "slack:T0ANN", "slack:T0ANN:U0ANN:x", "slack:t0ann:u0ann", "slack:T0ANN:U0ANN\n"} {
-		d := newDesk(t)
+		d := newFixture(t)
 		if err := d.RunJob(t.Context(), Job{Action: JobDown, Owner: owner, ResponseURL: hookA, At: start}); err != nil {
 			t.Error(err)
 		}
@@ -269,20 +269,20 @@ func TestJobsOfNobodyAreDropped(t *testing.T) {
 			t.Errorf("%q: %d calls, %d posts", owner, len(d.service.calls), len(d.slack.posts))
 		}
 	}
-	d := newDesk(t)
+	d := newFixture(t)
 	stolen := d.used(startLink{Name: "web"})
 	stolen.Owner = "slack:T0ANN:U0EVE"
 	if err := d.RunJob(t.Context(), stolen); err != nil || len(d.service.calls) != 0 {
-		t.Errorf("somebody else's claim: %v, %d calls", err, len(d.service.calls))
+		t.Errorf("another owner's link: %v, %d calls", err, len(d.service.calls))
 	}
 }
 
 // A job that made a bastion and died before it could write that down must not make
 // another when it comes again, if the first has been closed meanwhile: a notice told
 // of it.
-func TestAClosedBastionDoesNotComeBack(t *testing.T) {
+func TestRepeatedStartDoesNotReplaceAClosedBastion(t *testing.T) {
 	for calls := 1; ; calls++ {
-		d := newDesk(t)
+		d := newFixture(t)
 		job := d.used(startLink{Name: "web"})
 		d.faults.calls, d.faults.at, d.faults.after, d.faults.death = 0, calls, true, true
 		_ = try(func() error { return d.RunJob(t.Context(), job) })

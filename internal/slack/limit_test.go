@@ -14,7 +14,7 @@ import (
 // minutes at most, a link for ten, and only what was let in leaves any: one person
 // item, five links, and a signature for each of 20 commands in each of the minutes
 // for which signatures are kept.
-func TestOnePersonCannotFillTheTable(t *testing.T) {
+func TestOnePersonsItemsAreBounded(t *testing.T) {
 	const commands = 300
 	for _, test := range []struct {
 		name  string
@@ -68,8 +68,8 @@ func (m *memory) size() int {
 
 // Beyond the limit nothing is written, and nothing handed over; a minute later all
 // is well. Others are not held up.
-func TestBeyondTheLimitNothingIsDone(t *testing.T) {
-	d := newDesk(t)
+func TestRequestsBeyondTheLimitAreIgnored(t *testing.T) {
+	d := newFixture(t)
 	d.service.bastions = []*Bastion{aBastion("web")}
 	for range maxCommands {
 		d.types("status")
@@ -94,8 +94,8 @@ func TestBeyondTheLimitNothingIsDone(t *testing.T) {
 }
 
 // The limit holds when everything comes at once: counting is a compare-and-swap.
-func TestTheLimitHoldsForManyAtOnce(t *testing.T) {
-	d := newDesk(t)
+func TestRateLimitHoldsForConcurrentRequests(t *testing.T) {
+	d := newFixture(t)
 	var admitted, others int
 	var mu sync.Mutex
 	var all sync.WaitGroup
@@ -119,15 +119,15 @@ func TestTheLimitHoldsForManyAtOnce(t *testing.T) {
 
 // A link does not make a bastion more than the quota: create says so itself, and
 // the person reads its sentence in Slack and on the page.
-func TestQuotaIsCreatesOwn(t *testing.T) {
-	d := newDesk(t)
+func TestQuotaRefusalIsShown(t *testing.T) {
+	d := newFixture(t)
 	d.service.problem = bastion.Errorf(bastion.CodeQuotaOwner, "You have 3 bastions open, which is as many as one owner may. Close one first.")
 	if err := d.RunJob(t.Context(), d.used(startLink{Name: "fourth"})); err != nil {
 		t.Fatal(err)
 	}
 	wantRead(t, d.slack.last(hookA), "as many as one owner may. Close one first.", "quota_owner")
 	var v statusPage
-	if _, err := d.fetch(t.Context(), statusPageKey("the-views-hash"), &v); err != nil || !strings.Contains(v.Problem, "Close one first") {
+	if _, err := d.fetch(t.Context(), statusPageKey("the-pages-hash"), &v); err != nil || !strings.Contains(v.Problem, "Close one first") {
 		t.Errorf("the page says %q: %v", v.Problem, err)
 	}
 }

@@ -32,10 +32,10 @@ const (
 	limitMessage  = 4000
 )
 
-// dateMarkup is the only markup of Slack's in our letters.
+// dateMarkup is the only markup of Slack's in our messages.
 var dateMarkup = regexp.MustCompile(`<!date\^[0-9]+\^\{date_short_pretty\} at \{time\}\|[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2} UTC>`)
 
-// faultsOf lists what Slack would not take of a letter, and what in it could become
+// faultsOf lists what Slack would not take of a message, and what in it could become
 // a link, a mention, a heading or an emoji by what somebody wrote.
 func faultsOf(body []byte) []string {
 	var l struct {
@@ -159,7 +159,7 @@ func (c *checker) rich(v map[string]any, types ...string) {
 	}
 }
 
-func checkLetter(t *testing.T, name string, body []byte) {
+func checkMessage(t *testing.T, name string, body []byte) {
 	t.Helper()
 	for _, fault := range faultsOf(body) {
 		t.Errorf("%s: %s", name, fault)
@@ -167,8 +167,8 @@ func checkLetter(t *testing.T, name string, body []byte) {
 }
 
 // A validator that finds nothing proves nothing.
-func TestEveryLimitIsHeld(t *testing.T) {
-	letterWith := func(blocks string) string {
+func TestCheckerFindsEveryViolation(t *testing.T) {
+	messageWith := func(blocks string) string {
 		return `{"text":"x","response_type":"ephemeral","unfurl_links":false,"unfurl_media":false,"blocks":[` + blocks + `]}`
 	}
 	section := func(text string) string { return `{"type":"section","text":` + text + `}` }
@@ -181,35 +181,35 @@ func TestEveryLimitIsHeld(t *testing.T) {
 	long := func(n int) string { return strings.Repeat("x", n) }
 	right := rich(`{"type":"text","text":"<!channel> *b* :x:"}`)
 	for _, test := range []struct{ body, want string }{
-		{letterWith(right), ""},
-		{letterWith(section(`{"type":"mrkdwn","verbatim":true,"text":"x <!date^1^{date_short_pretty} at {time}|2026-03-04 09:30 UTC>"}`)), ""},
-		{letterWith(strings.Repeat(right+",", 49) + right), ""},
-		{letterWith(strings.Repeat(right+",", 50) + right), "51 blocks"},
-		{letterWith(""), "0 blocks"},
-		{strings.Replace(letterWith(right), "ephemeral", "in_channel", 1), "somebody else can read it"},
-		{strings.Replace(letterWith(right), `"unfurl_media":false`, `"unfurl_media":true`, 1), "unfurled"},
-		{strings.Replace(letterWith(right), `"text":"x"`, `"text":"<!here>"`, 1), "notification holds markup"},
-		{strings.Replace(letterWith(right), `"text":"x"`, `"text":""`, 1), "notification has 0"},
-		{letterWith(section(`{"type":"mrkdwn","verbatim":true,"text":"<!channel>"}`)), "no date"},
-		{letterWith(section(`{"type":"mrkdwn","verbatim":true,"text":"*b*"}`)), "no date"},
-		{letterWith(section(`{"type":"mrkdwn","text":"x"}`)), "not verbatim"},
-		{letterWith(section(`{"type":"plain_text","emoji":true,"text":"x"}`)), "emoji"},
-		{letterWith(section(`{"type":"plain_text","emoji":false,"text":"` + long(3001) + `"}`)), "3001 characters"},
-		{letterWith(section(`{"type":"plain_text","emoji":false,"text":""}`)), "0 characters"},
-		{letterWith(`{"type":"header","text":{"type":"plain_text","emoji":false,"text":"` + long(151) + `"}}`), "151 characters"},
-		{letterWith(`{"type":"image"}`), "type image"},
-		{letterWith(rich(`{"type":"link","url":"https://x"}`)), "link within"},
-		{letterWith(rich(`{"type":"user","user_id":"U1"}`)), "user within"},
-		{letterWith(rich(`{"type":"broadcast","range":"here"}`)), "broadcast within"},
-		{letterWith(rich(`{"type":"emoji","name":"x"}`)), "emoji within"},
-		{letterWith(rich(`{"type":"text","text":"a\nb"}`)), "begun by somebody"},
-		{letterWith(rich(`{"type":"text","text":"a\u202eb"}`)), "not print"},
-		{letterWith(rich(`{"type":"text","text":""}`)), "0 characters"},
-		{letterWith(rich("")), "empty"},
-		{letterWith(button(`,"value":"` + long(2001) + `"`)), "2001 bytes"},
-		{letterWith(button(`,"url":"` + long(3001) + `"`)), "3001 bytes"},
-		{letterWith(strings.Replace(button(""), `"text":"x"`, `"text":"`+long(76)+`"`, 1)), "76 characters"},
-		{letterWith(strings.Replace(button(""), `"action_id":"a"`, `"action_id":"`+long(256)+`"`, 1)), "action_id"},
+		{messageWith(right), ""},
+		{messageWith(section(`{"type":"mrkdwn","verbatim":true,"text":"x <!date^1^{date_short_pretty} at {time}|2026-03-04 09:30 UTC>"}`)), ""},
+		{messageWith(strings.Repeat(right+",", 49) + right), ""},
+		{messageWith(strings.Repeat(right+",", 50) + right), "51 blocks"},
+		{messageWith(""), "0 blocks"},
+		{strings.Replace(messageWith(right), "ephemeral", "in_channel", 1), "somebody else can read it"},
+		{strings.Replace(messageWith(right), `"unfurl_media":false`, `"unfurl_media":true`, 1), "unfurled"},
+		{strings.Replace(messageWith(right), `"text":"x"`, `"text":"<!here>"`, 1), "notification holds markup"},
+		{strings.Replace(messageWith(right), `"text":"x"`, `"text":""`, 1), "notification has 0"},
+		{messageWith(section(`{"type":"mrkdwn","verbatim":true,"text":"<!channel>"}`)), "no date"},
+		{messageWith(section(`{"type":"mrkdwn","verbatim":true,"text":"*b*"}`)), "no date"},
+		{messageWith(section(`{"type":"mrkdwn","text":"x"}`)), "not verbatim"},
+		{messageWith(section(`{"type":"plain_text","emoji":true,"text":"x"}`)), "emoji"},
+		{messageWith(section(`{"type":"plain_text","emoji":false,"text":"` + long(3001) + `"}`)), "3001 characters"},
+		{messageWith(section(`{"type":"plain_text","emoji":false,"text":""}`)), "0 characters"},
+		{messageWith(`{"type":"header","text":{"type":"plain_text","emoji":false,"text":"` + long(151) + `"}}`), "151 characters"},
+		{messageWith(`{"type":"image"}`), "type image"},
+		{messageWith(rich(`{"type":"link","url":"https://x"}`)), "link within"},
+		{messageWith(rich(`{"type":"user","user_id":"U1"}`)), "user within"},
+		{messageWith(rich(`{"type":"broadcast","range":"here"}`)), "broadcast within"},
+		{messageWith(rich(`{"type":"emoji","name":"x"}`)), "emoji within"},
+		{messageWith(rich(`{"type":"text","text":"a\nb"}`)), "begun by somebody"},
+		{messageWith(rich(`{"type":"text","text":"a\u202eb"}`)), "not print"},
+		{messageWith(rich(`{"type":"text","text":""}`)), "0 characters"},
+		{messageWith(rich("")), "empty"},
+		{messageWith(button(`,"value":"` + long(2001) + `"`)), "2001 bytes"},
+		{messageWith(button(`,"url":"` + long(3001) + `"`)), "3001 bytes"},
+		{messageWith(strings.Replace(button(""), `"text":"x"`, `"text":"`+long(76)+`"`, 1)), "76 characters"},
+		{messageWith(strings.Replace(button(""), `"action_id":"a"`, `"action_id":"`+long(256)+`"`, 1)), "action_id"},
 	} {
 		got := strings.Join(faultsOf([]byte(test.body)), "; ")
 		if !strings.Contains(got, test.want) || (got != "") != (test.want != "") {

@@ -34,14 +34,14 @@ func warningOf(version int64, deadline time.Time) Notice {
 	return Notice{Bastion: *b, Version: version, Warning: true}
 }
 
-func (d *desk) notify(n Notice) {
+func (d *fixture) notify(n Notice) {
 	d.t.Helper()
 	if err := d.Notify(d.t.Context(), n); err != nil {
 		d.t.Fatal(err)
 	}
 }
 
-func (d *desk) conversation() (c conversation) {
+func (d *fixture) conversation() (c conversation) {
 	d.t.Helper()
 	if _, err := d.fetch(d.t.Context(), conversationKey(aBastion("web").ID), &c); err != nil {
 		d.t.Fatal(err)
@@ -51,7 +51,7 @@ func (d *desk) conversation() (c conversation) {
 
 // wantShown fails unless the direct messages are as many as the texts, in that order,
 // each with its text in it.
-func (d *desk) wantShown(name string, texts ...string) {
+func (d *fixture) wantShown(name string, texts ...string) {
 	d.t.Helper()
 	shown := d.slack.shown()
 	if len(shown) != len(texts) {
@@ -68,7 +68,7 @@ func (d *desk) wantShown(name string, texts ...string) {
 // One message follows a bastion's life. Ready, warning and receipt are new messages,
 // because an edit notifies nobody.
 func TestOneStatusMessageFollowsABastion(t *testing.T) {
-	d := newDesk(t)
+	d := newFixture(t)
 	version := int64(0)
 	notify := func(b *Bastion) {
 		version++
@@ -147,7 +147,7 @@ func TestNextMessageIsTheMostUrgent(t *testing.T) {
 }
 
 func TestRepeatedAndOldNoticesChangeNothing(t *testing.T) {
-	d := newDesk(t)
+	d := newFixture(t)
 	d.notify(noticeOf(3, stageOf("image")))
 	d.notify(noticeOf(7, aBastion("web")))
 	for _, old := range []Notice{noticeOf(7, aBastion("web")), noticeOf(3, stageOf("image")), noticeOf(5, stageOf("network"))} {
@@ -168,7 +168,7 @@ func TestRepeatedAndOldNoticesChangeNothing(t *testing.T) {
 // The ready message comes again if what it says is different, and not when the
 // deadline is.
 func TestReadyIsSentAgainAfterAMove(t *testing.T) {
-	d := newDesk(t)
+	d := newFixture(t)
 	d.notify(noticeOf(1, aBastion("web")))
 	later := aBastion("web")
 	later.Deadline = later.Deadline.Add(time.Hour)
@@ -194,7 +194,7 @@ func TestCrossingDeliveriesShowTheNewest(t *testing.T) {
 	older, newer := noticeOf(3, stageOf("image")), noticeOf(7, aBastion("web"))
 	for name, order := range map[string][2]Notice{"the older is on its way": {older, newer}, "the newer is on its way": {newer, older}} {
 		for _, known := range []bool{false, true} {
-			d := newDesk(t)
+			d := newFixture(t)
 			if known {
 				d.notify(noticeOf(1, stageOf("capacity")))
 			}
@@ -216,7 +216,7 @@ func TestCrossingDeliveriesShowTheNewest(t *testing.T) {
 // A request is on its way for so long that another delivery takes over, and arrives
 // after what that one has sent.
 func TestLateEditIsCorrected(t *testing.T) {
-	d := newDesk(t)
+	d := newFixture(t)
 	d.notify(noticeOf(1, stageOf("capacity")))
 	d.Transport = roundTripper(func(r *http.Request) (*http.Response, error) {
 		d.Transport = d.slack
@@ -244,7 +244,7 @@ func TestNoticesSurviveTheLossOfAnyCall(t *testing.T) {
 		for _, after := range []bool{false, true} {
 			for _, death := range []bool{false, true} {
 				for at := 1; ; at++ {
-					d := newDesk(t)
+					d := newFixture(t)
 					d.notify(noticeOf(1, stageOf("capacity")))
 					d.faults.calls, d.faults.at, d.faults.after, d.faults.death = 0, at, after, death
 					err := try(func() error { return d.Notify(t.Context(), test.notice) })
@@ -273,7 +273,7 @@ func TestNoticesSurviveTheLossOfAnyCall(t *testing.T) {
 }
 
 // runJobs runs the jobs that were enqueued, and those that they enqueue.
-func (d *desk) runJobs() {
+func (d *fixture) runJobs() {
 	d.t.Helper()
 	for len(d.work.jobs) > 0 {
 		job := d.work.jobs[0]
@@ -289,9 +289,9 @@ func (d *desk) runJobs() {
 // message is the one that is edited; the first is stale, and its buttons still work,
 // because they name the bastion.
 func TestStatusMessageThatWasNotStoredIsPostedAgain(t *testing.T) {
-	d := newDesk(t)
+	d := newFixture(t)
 	for at := 1; len(d.slack.direct) == 0; at++ {
-		d = newDesk(t)
+		d = newFixture(t)
 		d.faults.at, d.faults.after, d.faults.death = at, true, true
 		_ = try(func() error { return d.Notify(t.Context(), noticeOf(1, stageOf("image"))) })
 	}
@@ -316,7 +316,7 @@ func TestRefusedEditIsPostedAsANewMessage(t *testing.T) {
 		"message_not_found":   {false, 2}, // once; the new one can be edited
 		"channel_not_found":   {false, 2},
 	} {
-		d := newDesk(t)
+		d := newFixture(t)
 		d.notify(noticeOf(1, stageOf("capacity")))
 		refused := map[string]bool{}
 		d.slack.refuse = func(s sent) string {
@@ -340,7 +340,7 @@ func TestRefusedEditIsPostedAsANewMessage(t *testing.T) {
 
 // What Slack never accepts is given up: the notice does not come again without end.
 func TestRefusedMessagesAreGivenUp(t *testing.T) {
-	d := newDesk(t)
+	d := newFixture(t)
 	d.slack.refuse = func(sent) string { return "user_disabled" }
 	d.notify(noticeOf(1, aBastion("web")))
 	d.notify(endOf(2))
@@ -353,10 +353,10 @@ func TestRefusedMessagesAreGivenUp(t *testing.T) {
 }
 
 // A token that Slack does not accept is for the operator: the notice fails, so that it
-// comes again, and is a dead letter if the token stays wrong.
+// comes again, and is a dead message if the token stays wrong.
 func TestTokenErrorsAreReturned(t *testing.T) {
 	for _, code := range []string{"invalid_auth", "token_revoked", "missing_scope"} {
-		d := newDesk(t)
+		d := newFixture(t)
 		d.slack.refuse = func(sent) string { return code }
 		if err := d.Notify(t.Context(), endOf(1)); err == nil || !strings.Contains(err.Error(), code) {
 			t.Errorf("%s: %v", code, err)
@@ -368,7 +368,7 @@ func TestTokenErrorsAreReturned(t *testing.T) {
 }
 
 func TestOneWarningForEachDeadline(t *testing.T) {
-	d := newDesk(t)
+	d := newFixture(t)
 	first, second := start.Add(10*time.Minute), start.Add(40*time.Minute)
 	for version, deadline := range []time.Time{first, first, first, second, second} {
 		d.notify(warningOf(int64(version+1), deadline))
@@ -390,7 +390,7 @@ func TestWarningsUnderFaults(t *testing.T) {
 	for _, after := range []bool{false, true} {
 		for _, death := range []bool{false, true} {
 			for at := 1; ; at++ {
-				d := newDesk(t)
+				d := newFixture(t)
 				d.faults.calls, d.faults.at, d.faults.after, d.faults.death = 0, at, after, death
 				_ = try(func() error { return d.Notify(t.Context(), warning) })
 				if d.faults.hit == "" {
@@ -411,7 +411,7 @@ func TestWarningsUnderFaults(t *testing.T) {
 		"certainly not accepted": {func(s *fakeSlack) { s.status = 503 }, 1},
 		"perhaps accepted":       {func(s *fakeSlack) { s.err = &net.OpError{Op: "read", Err: errors.New("reset")} }, 0},
 	} {
-		d := newDesk(t)
+		d := newFixture(t)
 		test.set(d.slack)
 		d.notify(warning)
 		d.slack.status, d.slack.err = 0, nil
@@ -424,7 +424,7 @@ func TestWarningsUnderFaults(t *testing.T) {
 }
 
 func TestNoticesWithoutAnAllowedOwnerAreDropped(t *testing.T) {
-	d := newDesk(t)
+	d := newFixture(t)
 	for _, owner := range []string{"iam:1:x", "", "slack:T0ANN", "slack:T0BOB:U0BOB"} {
 		b := aBastion("web")
 		b.Owner = owner

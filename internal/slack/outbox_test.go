@@ -160,8 +160,8 @@ func (q *lambdaQueue) invoke(do func(context.Context) error) error {
 }
 
 // simulate is an app in front of a Slack with limits, in the time of a synctest bubble.
-func simulate(t *testing.T) (*lambdaQueue, *limitedSlack, *desk) {
-	d := newDesk(t)
+func simulate(t *testing.T) (*lambdaQueue, *limitedSlack, *fixture) {
+	d := newFixture(t)
 	slack, queue := newLimitedSlack(), &lambdaQueue{app: d.App, ctx: t.Context()}
 	d.Now, d.Transport, d.Queue = time.Now, slack, queue
 	d.table.now = time.Now
@@ -407,7 +407,7 @@ func TestAdditionDuringSendingIsKept(t *testing.T) {
 
 // Two jobs for one outbox: the second leaves it to the first.
 func TestOneJobWorksOnAnOutbox(t *testing.T) {
-	d := newDesk(t)
+	d := newFixture(t)
 	o := outbox{Waiting: []waiting{{ID: "a", Since: start}}, Holder: start, HeldUntil: start.Add(holdTime)}
 	if err := d.write(t.Context(), outboxKey("T0ANN"), 0, o, start.Add(outboxLife)); err != nil {
 		t.Fatal(err)
@@ -449,7 +449,7 @@ func TestBrokenConversationDoesNotBlockTheOutbox(t *testing.T) {
 			t.Errorf("%d receipts, want those of the other two", len(slack.order))
 		}
 		if len(queue.failed) != 3 {
-			t.Errorf("the job failed %d times, want 3, so that the operator sees a dead letter", len(queue.failed))
+			t.Errorf("the job failed %d times, want 3, so that the operator sees a dead message", len(queue.failed))
 		}
 	})
 }
@@ -458,7 +458,7 @@ var errEnqueue = errors.New("throttled")
 
 // The job cannot be enqueued: the notice fails and comes again, and starts it then.
 func TestOutboxWithoutAJobIsStartedAgain(t *testing.T) {
-	d := newDesk(t)
+	d := newFixture(t)
 	d.slack.status, d.slack.header = 429, http.Header{"Retry-After": {"5"}}
 	d.work.down = errEnqueue
 	if err := d.Notify(t.Context(), endOf(1)); !errors.Is(err, errEnqueue) {

@@ -65,7 +65,7 @@ func TestVerifyAcceptsOnlyTheRightSignature(t *testing.T) {
 		{"doubled as API Gateway joins it", headers([]string{stamp}, []string{right + "," + right}), body, secret, errSignature},
 		{"timestamp doubled as API Gateway joins it", with(stamp + "," + stamp), body, secret, errTimestamp},
 		{"signature of another timestamp", headers([]string{strconv.FormatInt(start.Unix()+1, 10)}, []string{right}), body, secret, errSignature},
-		{"capital letters", headers([]string{stamp}, []string{strings.ToUpper(right)}), body, secret, errSignature},
+		{"capital messages", headers([]string{stamp}, []string{strings.ToUpper(right)}), body, secret, errSignature},
 		{"without version", headers([]string{stamp}, []string{strings.TrimPrefix(right, "v0=")}), body, secret, errSignature},
 		{"other version", headers([]string{stamp}, []string{"v1" + strings.TrimPrefix(right, "v0")}), body, secret, errSignature},
 		{"cut off", headers([]string{stamp}, []string{right[:len(right)-1]}), body, secret, errSignature},
@@ -89,7 +89,7 @@ func TestVerifyAcceptsOnlyTheRightSignature(t *testing.T) {
 }
 
 // verify and slack-go's verifier accept the same requests. The one difference, which
-// the random requests don't have: slack-go accepts capital letters, so a request
+// the random requests don't have: slack-go accepts capital messages, so a request
 // could be replayed in another spelling.
 func TestVerifyAgreesWithSlackGo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // its clock is time.Now
@@ -155,45 +155,45 @@ func randomRequest(random *rand.Rand, now time.Time) ([]byte, http.Header) {
 func TestRequestWithoutSignatureIsRefused(t *testing.T) {
 	form := command("key " + annsKey)
 	body := form.Encode()
-	right := func(d *desk) *http.Request { return d.signedRequest(commandRoute, form) }
+	right := func(d *fixture) *http.Request { return d.signedRequest(commandRoute, form) }
 	for _, test := range []struct {
 		name    string
-		request func(d *desk) *http.Request
+		request func(d *fixture) *http.Request
 		status  int
 	}{
 		{"right", right, 200},
-		{"wrong secret", func(d *desk) *http.Request { d.agreed.SigningSecret = "another"; return right(d) }, 401},
-		{"no secret configured", func(d *desk) *http.Request {
+		{"wrong secret", func(d *fixture) *http.Request { d.agreed.SigningSecret = "another"; return right(d) }, 401},
+		{"no secret configured", func(d *fixture) *http.Request {
 			d.agreed.SigningSecret = ""
 			r := right(d)
 			r.Header.Set(signatureHeader, signatureOf("", r.Header.Get(timestampHeader), []byte(body)))
 			return r
 		}, 401},
-		{"missing header", func(d *desk) *http.Request { r := right(d); r.Header.Del(signatureHeader); return r }, 401},
-		{"old timestamp", func(d *desk) *http.Request { r := right(d); d.clock = d.clock.Add(window + time.Second); return r }, 401},
-		{"future timestamp", func(d *desk) *http.Request { r := right(d); d.clock = d.clock.Add(-window - time.Second); return r }, 401},
-		{"changed body", func(d *desk) *http.Request {
+		{"missing header", func(d *fixture) *http.Request { r := right(d); r.Header.Del(signatureHeader); return r }, 401},
+		{"old timestamp", func(d *fixture) *http.Request { r := right(d); d.clock = d.clock.Add(window + time.Second); return r }, 401},
+		{"future timestamp", func(d *fixture) *http.Request { r := right(d); d.clock = d.clock.Add(-window - time.Second); return r }, 401},
+		{"changed body", func(d *fixture) *http.Request {
 			r := right(d)
 			r.Body = http.NoBody
 			return r
 		}, 401},
-		{"doubled header", func(d *desk) *http.Request {
+		{"doubled header", func(d *fixture) *http.Request {
 			r := right(d)
 			r.Header.Add(signatureHeader, r.Header.Get(signatureHeader))
 			return r
 		}, 401},
-		{"not a form either", func(d *desk) *http.Request {
+		{"not a form either", func(d *fixture) *http.Request {
 			return httptest.NewRequest(http.MethodPost, commandRoute, strings.NewReader("%zz;&=%"))
 		}, 401},
 		// API Gateway encodes some bodies in base64. The adapter decodes them, because the
 		// signature is of the body as Slack sent it.
-		{"body still in base64", func(d *desk) *http.Request {
+		{"body still in base64", func(d *fixture) *http.Request {
 			r := right(d)
 			r.Body = httptest.NewRequest(http.MethodPost, "/", strings.NewReader("dGVhbV9pZD1UMEFOTg==")).Body
 			return r
 		}, 401},
 	} {
-		d := newDesk(t)
+		d := newFixture(t)
 		w := d.serve(test.request(d))
 		if w.Code != test.status {
 			t.Errorf("%s: %d %s, want %d", test.name, w.Code, w.Body, test.status)
@@ -213,7 +213,7 @@ func TestReplayIsRefused(t *testing.T) {
 }
 
 func replay(t *testing.T, route string, form url.Values) {
-	d := newDesk(t)
+	d := newFixture(t)
 	first := d.serve(d.signedRequest(route, form))
 	again := d.signedRequest(route, form)
 	for _, later := range []time.Duration{0, time.Minute, window - time.Minute} {
@@ -232,7 +232,7 @@ func replay(t *testing.T, route string, form url.Values) {
 
 // A replayed request does not count against its person's limit.
 func TestReplaysAreNotCounted(t *testing.T) {
-	d := newDesk(t)
+	d := newFixture(t)
 	form := command("status")
 	for range 2 * maxCommands {
 		d.serve(d.signedRequest(commandRoute, form))
@@ -246,7 +246,7 @@ func TestReplaysAreNotCounted(t *testing.T) {
 // A signature is remembered for longer than it is accepted, even if Slack's clock is
 // ahead.
 func TestReplayIsRememberedBeyondTheWindow(t *testing.T) {
-	d := newDesk(t)
+	d := newFixture(t)
 	r := d.signedRequest(commandRoute, command("status"))
 	signature := r.Header.Get(signatureHeader)
 	d.clock = d.clock.Add(-window) // the request comes from the future
@@ -263,7 +263,7 @@ func TestReplayIsRememberedBeyondTheWindow(t *testing.T) {
 
 func TestLargeBodyIsRefused(t *testing.T) {
 	for _, test := range []struct{ size, status int }{{httpedge.MaxBody, 200}, {httpedge.MaxBody + 1, 413}} {
-		d := newDesk(t)
+		d := newFixture(t)
 		form := command("help")
 		form.Set("pad", "")
 		form.Set("pad", strings.Repeat("x", test.size-len(form.Encode())))
@@ -275,7 +275,7 @@ func TestLargeBodyIsRefused(t *testing.T) {
 }
 
 func TestCertificateCheck(t *testing.T) {
-	d := newDesk(t)
+	d := newFixture(t)
 	form := url.Values{"ssl_check": {"1"}, "token": {"an-old-token"}}
 	if w := d.serve(d.signedRequest(commandRoute, form)); w.Code != 200 || w.Body.Len() != 0 {
 		t.Errorf("signed: %d %q, want 200 and nothing", w.Code, w.Body)

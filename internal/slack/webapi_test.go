@@ -44,7 +44,7 @@ func TestOutcomesOfRequests(t *testing.T) {
 		{"connection reset", 0, "", &net.OpError{Op: "read", Err: errors.New("connection reset")}, uncertain, retryAfter},
 		{"revoked", 200, `{"ok":false,"error":"token_revoked"}`, nil, operator, 0},
 	} {
-		d := newDesk(t)
+		d := newFixture(t)
 		d.slack.status, d.slack.answer, d.slack.err = test.status, test.answer, test.err
 		d.slack.header = http.Header{"Retry-After": {"7"}}
 		err := d.respond(t.Context(), hookA, helpMessage(), true)
@@ -77,7 +77,7 @@ func TestRetryAfterIsBounded(t *testing.T) {
 
 // An error says what happened, and neither where nor with what token.
 func TestErrorsHoldNoSecret(t *testing.T) {
-	d := newDesk(t)
+	d := newFixture(t)
 	for _, cause := range []error{
 		&url.Error{Op: "Post", URL: hookA, Err: errors.New("no route to host")},
 		&url.Error{Op: "Post", URL: postMessage, Err: &net.OpError{Op: "dial", Err: errors.New("refused")}},
@@ -97,7 +97,7 @@ func TestErrorsHoldNoSecret(t *testing.T) {
 }
 
 func TestTokenIsSentToTheWebAPIOnly(t *testing.T) {
-	d := newDesk(t)
+	d := newFixture(t)
 	if err := d.respond(t.Context(), hookA, helpMessage(), true); err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +133,7 @@ func TestTokenOfAnotherWorkspaceIsNotUsed(t *testing.T) {
 		{"not JSON", `ok`, two, 2, 0},
 		{"revoked", `{"ok":false,"error":"invalid_auth"}`, two, 2, 0},
 	} {
-		d := newDesk(t)
+		d := newFixture(t)
 		d.Teams, d.slack.answer = test.teams, test.answer
 		for range 2 {
 			_, _ = d.post(t.Context(), ann, helpMessage())
@@ -151,7 +151,7 @@ func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { retur
 // A Slack that never replies, and one whose reply never ends.
 func TestWaitForSlackIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := newDesk(t)
+		d := newFixture(t)
 		d.Transport = roundTripper(func(r *http.Request) (*http.Response, error) {
 			<-r.Context().Done()
 			return nil, r.Context().Err()
@@ -164,7 +164,7 @@ func TestWaitForSlackIsBounded(t *testing.T) {
 			t.Errorf("it took %s", took)
 		}
 	})
-	d := newDesk(t)
+	d := newFixture(t)
 	endless := &endlessBody{}
 	d.Transport = roundTripper(func(r *http.Request) (*http.Response, error) {
 		return &http.Response{StatusCode: 200, Body: endless, Request: r}, nil
