@@ -14,7 +14,7 @@ import (
 
 // A converge that finds, when it writes, that another was first goes on from what
 // that one wrote: it is no error, and the other's intent is carried out.
-func TestAConvergeGoesOnFromWhatAnotherWrote(t *testing.T) {
+func TestConvergeContinuesFromANewerRecord(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		ctx := context.Background()
 		rec := w.ready()
@@ -56,7 +56,7 @@ func (w *world) closing() bastion.Record {
 
 // A converge that deleted the group knows it, though reads still show the group, or
 // what they do not show might be too young to.
-func TestAConvergeKnowsWhatItDeleted(t *testing.T) {
+func TestConvergeRemembersWhatItDeleted(t *testing.T) {
 	for _, staleness := range []time.Duration{0, 5 * time.Second} {
 		t.Run(fmt.Sprint("staleness ", staleness), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -73,7 +73,7 @@ func TestAConvergeKnowsWhatItDeleted(t *testing.T) {
 }
 
 // A group that is gone when it is to be deleted is what was wanted.
-func TestAGroupThatIsGoneAlreadyIsNoError(t *testing.T) {
+func TestDeletedGroupIsNoError(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		rec := w.closing()
 		gone := cloudtest.At("Groups.Delete", 1, func(_ context.Context, call string, do func() error) error {
@@ -96,7 +96,7 @@ func dead(ctx context.Context, call string, do func() error) error {
 
 // A bastion that is closed while a converge makes its group: the same converge
 // takes the group away again, and knows that it is gone.
-func TestClosedWhileItsGroupIsMade(t *testing.T) {
+func TestCloseWhileTheGroupIsCreated(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		ctx := context.Background()
 		rec, _, err := w.serviceOn(cloudtest.Wrap(w.ports(), dead)).Create(ctx, bastion.CreateRequest{Caller: alice(home), Key: keyA})
@@ -122,7 +122,7 @@ func TestClosedWhileItsGroupIsMade(t *testing.T) {
 
 // What a repeat of the request leaves out stays as it is; a reason that it gives is
 // written down.
-func TestARepeatKeepsTheReason(t *testing.T) {
+func TestRepeatedCreateKeepsTheReason(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		for _, row := range []struct{ given, want string }{{"orders", "orders"}, {"", "orders"}, {"invoices", "invoices"}} {
 			ctx, cancel := invocation()
@@ -136,7 +136,7 @@ func TestARepeatKeepsTheReason(t *testing.T) {
 }
 
 // Where the default is more than any bastion may have, that is what one gets.
-func TestTheDefaultIsWithinTheLongestLifetime(t *testing.T) {
+func TestDefaultTTLIsWithinMaxTTL(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		w.service.Config.DefaultTTL = 100 * time.Hour
 		rec, err := w.create(w.service, home, keyA)
@@ -148,7 +148,7 @@ func TestTheDefaultIsWithinTheLongestLifetime(t *testing.T) {
 
 // One converge ends in its time, though its caller has all the time there is and a
 // call gets no answer.
-func TestAConvergeEndsInItsTime(t *testing.T) {
+func TestConvergeEndsAtItsTimeout(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		rec := w.ready()
 		began := time.Now()

@@ -9,15 +9,15 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// mailbox is where a world's owners are told things. Of two letters about a bastion
-// it believes the one of the later version, as every receiver has to.
+// mailbox is the notifier of a world. Of two messages about a bastion, the one with the
+// later version counts, as for every receiver.
 type mailbox struct {
-	mu      sync.Mutex
-	letters []letter
-	latest  map[string]letter // by bastion
+	mu       sync.Mutex
+	messages []message
+	latest   map[string]message // by bastion
 }
 
-type letter struct {
+type message struct {
 	id      string
 	version int64
 	notice  bastion.Notice
@@ -30,10 +30,10 @@ func (m *mailbox) Notify(ctx context.Context, rec bastion.Record, notice bastion
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.latest == nil {
-		m.latest = map[string]letter{}
+		m.latest = map[string]message{}
 	}
-	l := letter{rec.ID, rec.Version, notice}
-	m.letters = append(m.letters, l)
+	l := message{rec.ID, rec.Version, notice}
+	m.messages = append(m.messages, l)
 	if l.version > m.latest[l.id].version {
 		m.latest[l.id] = l
 	}
@@ -45,7 +45,7 @@ func (m *mailbox) all() []bastion.Notice {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var all []bastion.Notice
-	for _, l := range m.letters {
+	for _, l := range m.messages {
 		all = append(all, l.notice)
 	}
 	return all

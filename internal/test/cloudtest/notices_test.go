@@ -12,9 +12,9 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/test/cloudtest"
 )
 
-// A whole life as its owner is told of it: each thing once, however often somebody
-// looks, and a warning for each deadline.
-func TestALifeIsTold(t *testing.T) {
+// The owner is notified of each change once, however often the bastion is converged,
+// and warned before each deadline.
+func TestOwnerIsNotifiedOfEachChange(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		w.service.Config.WarnBefore = 40 * time.Minute
 		rec := w.ready()
@@ -49,8 +49,8 @@ func TestALifeIsTold(t *testing.T) {
 	})
 }
 
-// Whoever does not ask to be told costs no call and no field.
-func TestNobodyIsToldUnasked(t *testing.T) {
+// A bastion without Notify causes no call of the notifier.
+func TestNoNoticeWithoutNotify(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		var recorder cloudtest.Recorder
 		service := w.serviceOn(cloudtest.Wrap(w.ports(), recorder.Hook))
@@ -69,8 +69,8 @@ func TestNobodyIsToldUnasked(t *testing.T) {
 	})
 }
 
-// Who asks for a bastion that was there, and to be told, is told from then on.
-func TestToldFromTheSecondRequestOn(t *testing.T) {
+// A request with Notify for an existing bastion turns notices on.
+func TestNotifyCanBeSetByALaterRequest(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		ask := func(notify bool) {
 			ctx, cancel := invocation()
@@ -91,8 +91,8 @@ func TestToldFromTheSecondRequestOn(t *testing.T) {
 	})
 }
 
-// A POST that asks for what there is raises the generation, and shows nowhere.
-func TestRepeatedRequestsAreNoNews(t *testing.T) {
+// A POST that changes nothing visible raises the generation and causes no notice.
+func TestRepeatedRequestsCauseNoNotice(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		w.service.Config.IdleTimeout = 9 * time.Hour // asking counts as use
 		w.service.Config.WarnBefore = 0
@@ -116,9 +116,9 @@ func TestRepeatedRequestsAreNoNews(t *testing.T) {
 	})
 }
 
-// Whoever can never be told hinders nothing: the bastion lives and ends as any
-// other, is looked at little more often, and is forgotten an hour after its end.
-func TestWhoCannotBeToldHindersNothing(t *testing.T) {
+// If the notifier always fails, the bastion runs and ends as any other, is due only
+// slightly more often, and is given up an hour after its end.
+func TestFailingNotifierHindersNothing(t *testing.T) {
 	for name, broken := range map[string]cloudtest.Hook{"fails": cloudtest.FailBefore, "hangs": cloudtest.HangBefore} {
 		t.Run(name, func(t *testing.T) {
 			simulate(t, func(t *testing.T, w *world) {
@@ -170,8 +170,8 @@ func TestWhoCannotBeToldHindersNothing(t *testing.T) {
 	}
 }
 
-// A service that reaches nobody takes everybody for told.
-func TestWithoutNoticesEverythingSettles(t *testing.T) {
+// Without a notifier, every notice counts as delivered.
+func TestWithoutANotifierEverythingSettles(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		w.service.Notifier = nil
 		rec := w.ready()
@@ -188,10 +188,10 @@ func TestWithoutNoticesEverythingSettles(t *testing.T) {
 	})
 }
 
-// Its owner is told that it waits for its lease, by one that dies before it can
-// write that down. A moment later it is what it was before: they must hear of it,
-// though the record said all along that they had been told just that.
-func TestATellerDiesAndAllIsAsBefore(t *testing.T) {
+// A process notifies the owner that the bastion waits for its lease, and dies before it
+// can confirm that in the record. Soon the bastion is as it was before. The owner must be
+// notified of that, though it equals the last confirmed notice.
+func TestNoticeIsRepeatedAfterTheNotifyingProcessDied(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		rec := w.ready()
 		short := time.Minute // so that the deadline stays

@@ -108,7 +108,7 @@ func TestCreateRefuses(t *testing.T) {
 	}
 }
 
-func TestTheKeyIsRemembered(t *testing.T) {
+func TestKeyIsRemembered(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		first := w.ready()
 		if _, err := w.service.Close(context.Background(), alice(home), first.ID, time.Minute); err != nil {
@@ -150,9 +150,9 @@ func TestDeadlinesOnlyMoveLater(t *testing.T) {
 	})
 }
 
-// The request that made a bastion, said again later and from elsewhere, is no
-// error, though its ttl now reaches beyond the cap.
-func TestARepeatWithAllTheTimeThereIs(t *testing.T) {
+// Repeating the request that created a bastion, later and from another address, is not
+// an error, though its ttl now reaches beyond the cap.
+func TestRepeatedCreateWithLongestTTLIsAccepted(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		most := w.service.Config.MaxTTL
 		ask := func(from netip.Addr) (bastion.Record, error) {
@@ -173,7 +173,7 @@ func TestARepeatWithAllTheTimeThereIs(t *testing.T) {
 	})
 }
 
-func TestOthersFindNothing(t *testing.T) {
+func TestOtherOwnersFindNothing(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		rec := w.ready()
 		ctx := context.Background()
@@ -228,7 +228,7 @@ func TestCapacityRefusedFiveTimesFails(t *testing.T) {
 	})
 }
 
-func TestKilledTaskComesBack(t *testing.T) {
+func TestKilledTaskIsReplaced(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		before := w.ready()
 		w.kill()
@@ -241,8 +241,8 @@ func TestKilledTaskComesBack(t *testing.T) {
 	})
 }
 
-// With its own timer broken a task outlives its deadline; the reaper ends it.
-func TestTheReaperEndsWhatDoesNotEndItself(t *testing.T) {
+// A task whose timer is broken runs on after its deadline. The reaper ends it.
+func TestReaperEndsTaskThatDoesNotEndItself(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		w.runner.BrokenTimer = true
 		rec := w.ready()
@@ -259,7 +259,7 @@ func TestTheReaperEndsWhatDoesNotEndItself(t *testing.T) {
 }
 
 // With the reaper stopped, the task ends itself at its deadline.
-func TestATaskEndsItself(t *testing.T) {
+func TestTaskEndsItselfAtItsDeadline(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		rec := w.ready()
 		time.Sleep(time.Until(rec.Intent.Deadline) + 5*time.Second)
@@ -270,7 +270,7 @@ func TestATaskEndsItself(t *testing.T) {
 	})
 }
 
-func TestIdleEndsOnlyWhatNobodyUses(t *testing.T) {
+func TestIdleEndsOnlyUnusedBastions(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		w.service.Config.IdleTimeout = 30 * time.Minute
 		rec := w.ready()
@@ -292,9 +292,9 @@ func TestIdleEndsOnlyWhatNobodyUses(t *testing.T) {
 	})
 }
 
-// The task decides to end, and in the same moment its owner asks for more. The
-// request is written before the ending is seen: another task follows.
-func TestAskingForMoreAtTheVeryEnd(t *testing.T) {
+// The owner extends the bastion just before the task writes its ending, and the lease
+// would be written after it: another task follows.
+func TestExtensionWrittenAfterTheEndingStartsAnotherTask(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		w.service.Config.IdleTimeout = 30 * time.Minute
 		rec := w.ready()
@@ -398,8 +398,8 @@ func TestConsoleRequests(t *testing.T) {
 	})
 }
 
-// A sweep in every second of a bastion's life ends nothing that lives.
-func TestTheSweepSparesTheLiving(t *testing.T) {
+// A sweep every second ends nothing that a record accounts for.
+func TestSweepKeepsRunningBastions(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		w.service.Config.Timing.SweepGrace = 2 * time.Second
 		ctx, stop := context.WithCancel(context.Background())
@@ -422,8 +422,8 @@ func TestTheSweepSparesTheLiving(t *testing.T) {
 	})
 }
 
-// What a function may not do it leaves to the reaper, which is to come at once.
-func TestAStepOutsideTheSetMakesItDue(t *testing.T) {
+// A function leaves a step outside its set to the reaper, for which the bastion is due at once.
+func TestStepOutsideTheSetMakesTheBastionDue(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		rec := w.ready()
 		if !rec.DueAt.After(time.Now()) {
@@ -439,8 +439,8 @@ func TestAStepOutsideTheSetMakesItDue(t *testing.T) {
 	})
 }
 
-// A group that a late call made for a bastion that is long over is an orphan.
-func TestTheSweepEndsWhatAFinishedBastionLeft(t *testing.T) {
+// A group that a late call created for a finished bastion is an orphan.
+func TestSweepDeletesGroupOfFinishedBastion(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		rec := w.ready()
 		ctx := context.Background()
@@ -461,7 +461,7 @@ func TestTheSweepEndsWhatAFinishedBastionLeft(t *testing.T) {
 	})
 }
 
-func TestAnExpiredOneFreesItsName(t *testing.T) {
+func TestExpiredBastionFreesItsName(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		w.runner.BrokenTimer = true
 		first := w.ready()

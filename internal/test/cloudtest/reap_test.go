@@ -67,7 +67,7 @@ func (w *world) watched(answer func(ctx context.Context, id string) error) (*bas
 
 // More are due than are asked for at once, and every third fails, some of them
 // so that they stay due: each is taken once, and none keeps another from its turn.
-func TestARunTakesEachOnce(t *testing.T) {
+func TestReaperTakesEachRecordOnce(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		ids := w.fill(650)
 		broken := func(id string) bool { return id[len(id)-1]%3 == 0 }
@@ -107,7 +107,7 @@ func (s stuck) Replace(ctx context.Context, prev, next bastion.Record) error {
 
 // A call that would have to wait for longer than there is time ends the converge,
 // and not the run: it is no error, and the record keeps its place.
-func TestNoTimeIsNoError(t *testing.T) {
+func TestErrNoTimeIsNoErrorOfTheRun(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		ids := w.fill(20)
 		service, seen := w.watched(func(_ context.Context, id string) error {
@@ -151,7 +151,7 @@ func TestNoTimeEndsAConverge(t *testing.T) {
 }
 
 // An observer whose turn does not come leaves the bastion to the reaper, at once.
-func TestWhatCannotBeObservedIsDue(t *testing.T) {
+func TestFailedObservationMakesTheBastionDue(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		rec := w.ready()
 		service, _ := w.watched(func(context.Context, string) error { return bastion.ErrNoTime })
@@ -170,7 +170,7 @@ func TestWhatCannotBeObservedIsDue(t *testing.T) {
 
 // A run that is slow begins nothing when its time is nearly over, and what its end
 // cuts off is no failure.
-func TestARunEndsBeforeItsTime(t *testing.T) {
+func TestReaperEndsBeforeItsTimeout(t *testing.T) {
 	for _, slow := range []time.Duration{4 * time.Second, 6 * time.Second, 16 * time.Second} {
 		simulate(t, func(t *testing.T, w *world) {
 			ids := w.fill(100)
@@ -196,7 +196,7 @@ func TestARunEndsBeforeItsTime(t *testing.T) {
 }
 
 // Of a first attempt there is one task: it is not searched for.
-func TestAFirstAttemptIsNotSearchedFor(t *testing.T) {
+func TestFirstAttemptIsNotSearchedFor(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		rec := w.ready()
 		var recorder cloudtest.Recorder
@@ -219,7 +219,7 @@ func TestAFirstAttemptIsNotSearchedFor(t *testing.T) {
 }
 
 // A sweep that finds more than it has time for goes on with the next one.
-func TestASweepEndsBeforeItsTime(t *testing.T) {
+func TestSweepEndsBeforeItsTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 0)
 		w.orphans()

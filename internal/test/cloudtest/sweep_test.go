@@ -10,7 +10,7 @@ import (
 )
 
 // What is seen for the first time is marked, and ended no sooner than its grace.
-func TestTheSweepGivesGrace(t *testing.T) {
+func TestSweepWaitsForTheGracePeriod(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		w.orphans()
 		sweep := func() {
@@ -34,7 +34,7 @@ func TestTheSweepGivesGrace(t *testing.T) {
 
 // A record accounts for the task of its present attempt and that one's lease, and
 // for no other that carries its id.
-func TestTheSweepEndsWhatARecordDoesNotAccountFor(t *testing.T) {
+func TestSweepEndsTaskOfAnotherAttempt(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		ctx := context.Background()
 		rec := w.ready()
@@ -66,7 +66,7 @@ func TestTheSweepEndsWhatARecordDoesNotAccountFor(t *testing.T) {
 
 // What cannot be found out is neither an orphan nor none: nothing is ended, and no
 // mark goes.
-func TestTheSweepDoesNotGuess(t *testing.T) {
+func TestSweepEndsNothingWhenReadsFail(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		ctx := context.Background()
 		rec := w.ready()
