@@ -63,7 +63,8 @@ func (p *Pacer) wait(ctx context.Context, action string) error {
 func (p *Pacer) empty(action string) {
 	for _, r := range Rates[action] {
 		bucket, now := p.buckets[r.Bucket], time.Now()
-		bucket.AllowN(now, int(bucket.TokensAt(now)))
+		// TokensAt is negative while calls wait. Taking a negative number would add tokens.
+		bucket.AllowN(now, max(0, int(bucket.TokensAt(now))))
 	}
 }
 

@@ -76,6 +76,22 @@ func TestWaitBeyondDeadlineFailsAtOnce(t *testing.T) {
 	})
 }
 
+func TestEmptyingBucketKeepsWaitingCallsInTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := NewPacer()
+		p.empty("DeleteSecurityGroup")
+		for range 3 {
+			go func() { _ = p.wait(t.Context(), "DeleteSecurityGroup") }()
+		}
+		synctest.Wait()
+		p.empty("DeleteSecurityGroup")
+		began := time.Now()
+		if err := p.wait(t.Context(), "DeleteSecurityGroup"); err != nil || time.Since(began) != 800*time.Millisecond {
+			t.Errorf("%v after %s, want the fourth turn after 800ms", err, time.Since(began))
+		}
+	})
+}
+
 // pacedWire returns a wire without a network, for simulated time.
 func pacedWire(t *testing.T, p *Pacer) *wire {
 	w := &wire{cloud: localcloud.New(localcloud.Config{})}
