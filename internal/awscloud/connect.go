@@ -1,11 +1,13 @@
 // Package awscloud implements the ports of package bastion on AWS: records and
-// leases in DynamoDB, groups in EC2, tasks in ECS. It is the only package of the
-// functions and of bastiond that calls the AWS SDK, and it returns no error of the
-// SDK's types.
+// leases in DynamoDB, groups in EC2, tasks in ECS. It also has the calls of the
+// Slack function (a table of values, Parameter Store, Lambda) and reads a task's
+// metadata. In the functions and in bastiond, no other package calls the AWS SDK.
+// No error that this package returns has a type of the SDK.
 //
-// No method waits until AWS is consistent: it returns what a call finds, and the
-// domain reads again later. Calls that are throttled, time out or meet a temporary
-// conflict are retried until the caller's context ends.
+// No method waits until AWS is consistent: a method returns what AWS shows now, and
+// the domain reads again later. A call of DynamoDB, EC2 or ECS is repeated if it is
+// throttled, times out or meets a temporary conflict, until the caller's context
+// ends or the client's limit of attempts is reached.
 //
 // Each adapter declares an interface with the calls that it makes. The permissions
 // of the functions and of the task follow from these interfaces.
@@ -28,12 +30,13 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ecs"
 )
 
-// Tables names the tables of a stack.
+// Tables has the names of a stack's tables, and what [NewStore] and [NewLeases] need
+// besides the names.
 type Tables struct {
 	Records string
 	Leases  string
-	RoleID  string        // the unique id of the task role; see [NewLeases]
-	History time.Duration // how long finished records stay; see [NewStore]
+	RoleID  string        // the unique id of the task role (AROA…)
+	History time.Duration // how long a finished record is kept
 }
 
 // Ports are all ports of the control plane.
@@ -43,13 +46,13 @@ type Ports struct {
 	Tasks  *Tasks
 	Leases *Leases
 
-	Functions *Functions // invokes the Slack function, which notifies owners
+	Functions *Functions // to invoke the Slack function, which notifies owners
 }
 
-// Transport configures how a process calls AWS.
+// Transport configures how a process calls DynamoDB, EC2 and ECS.
 type Transport struct {
-	Pacer *Pacer
-	HTTP  *http.Client // nil for the clients of the SDK
+	Pacer *Pacer       // for EC2 and ECS
+	HTTP  *http.Client // if nil, each SDK client has an HTTP client of its own
 }
 
 // Connect returns the ports. They use the credentials and the region of the
@@ -59,20 +62,20 @@ func Connect(ctx context.Context, stack Stack, tables Tables, transport Transpor
 	if err != nil {
 		return Ports{}, fmt.Errorf("read the AWS configuration: %w", opaque(err))
 	}
-	dynamo := NewDynamoDB(cfg, func(o *dynamodb.Options) { o.HTTPClient = transport.or(o.HTTPClient) })
-	ec2 := NewEC2(cfg, transport.Pacer, func(o *ec2.Options) { o.HTTPClient = transport.or(o.HTTPClient) })
-	ecs := NewECS(cfg, transport.Pacer, func(o *ecs.Options) { o.HTTPClient = transport.or(o.HTTPClient) })
+	dynamoClient := NewDynamoDB(cfg, func(o *dynamodb.Options) { o.HTTPClient = transport.httpClientOr(o.HTTPClient) })
+	ec2Client := NewEC2(cfg, transport.Pacer, func(o *ec2.Options) { o.HTTPClient = transport.httpClientOr(o.HTTPClient) })
+	ecsClient := NewECS(cfg, transport.Pacer, func(o *ecs.Options) { o.HTTPClient = transport.httpClientOr(o.HTTPClient) })
 	return Ports{
-		Store:  NewStore(dynamo, tables.Records, tables.History, rand.Reader),
-		Groups: NewGroups(ec2, stack),
-		Tasks:  NewTasks(ecs, ec2, stack, time.Now),
-		Leases: NewLeases(dynamo, tables.Leases, tables.RoleID, rand.Reader),
+		Store:  NewStore(dynamoClient, tables.Records, tables.History, rand.Reader),
+		Groups: NewGroups(ec2Client, stack),
+		Tasks:  NewTasks(ecsClient, ec2Client, stack, time.Now),
+		Leases: NewLeases(dynamoClient, tables.Leases, tables.RoleID, rand.Reader),
 
 		Functions: NewFunctions(NewLambda(cfg)),
 	}, nil
 }
 
-func (t Transport) or(standard aws.HTTPClient) aws.HTTPClient {
+func (t Transport) httpClientOr(standard aws.HTTPClient) aws.HTTPClient {
 	if t.HTTP != nil {
 		return t.HTTP
 	}
@@ -86,8 +89,8 @@ type SlackPorts struct {
 	Functions *Functions
 }
 
-// ConnectSlack returns the ports of the Slack function: a table of [ItemsSchema]
-// and the secrets of these names. It makes no call.
+// ConnectSlack returns the ports of the Slack function. table is the name of a table
+// of [ItemsSchema]; secrets are the names of parameters. It makes no call.
 func ConnectSlack(ctx context.Context, table string, secrets ...string) (SlackPorts, error) {
 	cfg, err := config.LoadDefaultConfig(ctx)
 	if err != nil {
@@ -100,7 +103,7 @@ func ConnectSlack(ctx context.Context, table string, secrets ...string) (SlackPo
 	}, nil
 }
 
-// ConnectTaskLease returns a task's side of the lease table, with the credentials
+// ConnectTaskLease returns a task's side of the lease table. It uses the credentials
 // and the region of the environment. It makes no call.
 func ConnectTaskLease(ctx context.Context, table, roleID, taskID string) (*TaskLease, error) {
 	cfg, err := config.LoadDefaultConfig(ctx)
@@ -110,16 +113,16 @@ func ConnectTaskLease(ctx context.Context, table, roleID, taskID string) (*TaskL
 	return NewTaskLease(NewDynamoDB(cfg), table, roleID, taskID), nil
 }
 
-// Limits of a client of EC2 or ECS. The caller's context can end a call earlier.
+// Limits of the clients of EC2 and ECS. The caller's context can end a call earlier.
 const (
 	computeTimeout    = 10 * time.Second // of one attempt; RunTask can take seconds
 	computeAttempts   = 10
 	computeMaxBackoff = 2 * time.Second
 )
 
-// NewEC2 returns a client that retries throttled requests and lost responses up to
-// ten times or until the context ends, and keeps within the pacer's rates. The
-// options are applied last.
+// NewEC2 returns a client of EC2 that keeps within the pacer's rates. If a request is
+// throttled or its response is lost, the client sends it again, until the context
+// ends or ten attempts have failed. The options are applied last.
 func NewEC2(cfg aws.Config, pacer *Pacer, options ...func(*ec2.Options)) *ec2.Client {
 	defaults := func(o *ec2.Options) {
 		o.HTTPClient, o.Retryer, o.RetryMaxAttempts = newComputeHTTP(), newComputeRetryer(), 0
@@ -128,8 +131,8 @@ func NewEC2(cfg aws.Config, pacer *Pacer, options ...func(*ec2.Options)) *ec2.Cl
 	return ec2.NewFromConfig(cfg, append([]func(*ec2.Options){defaults}, options...)...)
 }
 
-// NewECS returns a client of ECS that retries like that of EC2. A retry of RunTask
-// is safe because the request has a clientToken.
+// NewECS returns a client of ECS that paces and retries its calls as that of [NewEC2]
+// does. A retry of RunTask is safe because the request has a clientToken.
 func NewECS(cfg aws.Config, pacer *Pacer, options ...func(*ecs.Options)) *ecs.Client {
 	defaults := func(o *ecs.Options) {
 		o.HTTPClient, o.Retryer, o.RetryMaxAttempts = newComputeHTTP(), newComputeRetryer(), 0
@@ -142,10 +145,11 @@ func newComputeHTTP() *awshttp.BuildableClient {
 	return awshttp.NewBuildableClient().WithTimeout(computeTimeout)
 }
 
-// newComputeRetryer returns a retryer with growing pauses. It does not use the
-// SDK's adaptive mode, which slows down all calls of a client when one is
-// throttled: AWS has a bucket for each kind of call, and the pacer knows them. It
-// has no retry budget either, because a hundred retries would use it up.
+// newComputeRetryer returns a retryer with growing pauses. It does not use the SDK's
+// adaptive mode, which slows down all calls of a client when one is throttled: AWS
+// has a bucket for each kind of call, and the pacer counts the tokens in each. It
+// does not use the SDK's retry budget either: about a hundred retries use the budget
+// up, and then no call of the client is retried.
 func newComputeRetryer() aws.RetryerV2 {
 	return retry.NewStandard(func(o *retry.StandardOptions) {
 		o.MaxAttempts, o.MaxBackoff, o.RateLimiter = computeAttempts, computeMaxBackoff, ratelimit.None

@@ -30,9 +30,9 @@ const (
 	dynamoMaxBackoff = time.Second
 )
 
-// NewDynamoDB returns a client that retries throttled requests, lost responses
-// and transaction conflicts, with jitter, up to thirty times or until the context
-// ends. The options are applied last.
+// NewDynamoDB returns a client of DynamoDB. If a request is throttled, conflicts with
+// a transaction, or its response is lost, the client sends it again, with jitter,
+// until the context ends or thirty attempts have failed. The options are applied last.
 func NewDynamoDB(cfg aws.Config, options ...func(*dynamodb.Options)) *dynamodb.Client {
 	defaults := func(o *dynamodb.Options) {
 		o.HTTPClient = awshttp.NewBuildableClient().WithTimeout(dynamoTimeout)
@@ -42,9 +42,9 @@ func NewDynamoDB(cfg aws.Config, options ...func(*dynamodb.Options)) *dynamodb.C
 				o.MaxAttempts = dynamoAttempts
 				o.MaxBackoff = dynamoMaxBackoff
 				o.BaseDelay = 25 * time.Millisecond
-				o.Retryables = append(o.Retryables, retry.IsErrorRetryableFunc(isConflict))
-				// Conflicts are not a sign of overload and must not use up the
-				// retry budget, which all calls share.
+				o.Retryables = append(o.Retryables, retry.IsErrorRetryableFunc(isTemporaryRefusal))
+				// All calls share the SDK's retry budget. Conflicts are not a sign of
+				// overload and must not use it up, so there is no budget.
 				o.RateLimiter = ratelimit.None
 			})
 		})
@@ -54,15 +54,17 @@ func NewDynamoDB(cfg aws.Config, options ...func(*dynamodb.Options)) *dynamodb.C
 }
 
 // skipChecksumOverHTTP turns off the check of X-Amz-Crc32 for an emulator, which
-// is reached without TLS. DynamoDB Local sends no such header with an error, and
-// the SDK then logs a warning for every condition that fails. DynamoDB on AWS sends it.
+// is reached without TLS. DynamoDB Local sends no such header with an error, and the
+// SDK then logs a warning for every condition that fails. DynamoDB on AWS sends the
+// header.
 func skipChecksumOverHTTP(o *dynamodb.Options) {
 	o.DisableValidateResponseChecksum = strings.HasPrefix(aws.ToString(o.BaseEndpoint), "http://")
 }
 
-// isConflict reports whether a request was refused only because of other requests
-// in progress. The same request may succeed a moment later.
-func isConflict(err error) aws.Ternary {
+// isTemporaryRefusal reports whether DynamoDB refused a request because of another
+// transaction in progress, or cancelled a transaction because of throttling. The
+// same request may succeed a moment later.
+func isTemporaryRefusal(err error) aws.Ternary {
 	var conflict *types.TransactionConflictException
 	if errors.As(err, &conflict) {
 		return aws.TrueTernary
@@ -70,16 +72,16 @@ func isConflict(err error) aws.Ternary {
 	for _, reason := range cancellationReasons(err) {
 		switch aws.ToString(reason.Code) {
 		case "TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded":
-			// Also if another action's condition failed: DynamoDB may have evaluated
-			// it in the middle of the other transaction.
+			// This also holds if the condition of another action failed: DynamoDB may
+			// have evaluated that condition while the other transaction was in progress.
 			return aws.TrueTernary
 		}
 	}
 	return aws.UnknownTernary
 }
 
-// cancellationReasons returns why a transaction was cancelled: one reason for each
-// of its actions, in order. It returns nil for any other error.
+// cancellationReasons returns the reasons for which a transaction was cancelled: one
+// for each of its actions, in order. It returns nil for any other error.
 func cancellationReasons(err error) []types.CancellationReason {
 	var cancelled *types.TransactionCanceledException
 	if errors.As(err, &cancelled) {
@@ -94,8 +96,9 @@ const (
 	reasonCondition = "ConditionalCheckFailed"
 )
 
-// conditionFailed reports whether a write's own condition failed. It returns the
-// stored item if there was one and the write requested it.
+// conditionFailed reports whether err means that the condition of a single write
+// failed; for a transaction, see [cancellationReasons]. It also returns the stored
+// item, if there is one and the write requested it.
 func conditionFailed(err error) (item map[string]types.AttributeValue, failed bool) {
 	var refused *types.ConditionalCheckFailedException
 	if errors.As(err, &refused) {
@@ -104,9 +107,10 @@ func conditionFailed(err error) (item map[string]types.AttributeValue, failed bo
 	return nil, false
 }
 
-// opaque hides the SDK's error types from callers, who cannot act on them. The
-// errors of a context and [bastion.ErrNoTime] stay recognisable. A call that is
-// still throttled after all retries becomes ErrNoTime.
+// opaque returns an error with the text of err, but without the SDK's error types,
+// which callers cannot act on. errors.Is still finds [context.Canceled],
+// [context.DeadlineExceeded] and [bastion.ErrNoTime] in it. The error of a call that
+// is still throttled after all retries becomes ErrNoTime.
 func opaque(err error) error {
 	for _, known := range []error{context.Canceled, context.DeadlineExceeded, bastion.ErrNoTime} {
 		if errors.Is(err, known) {
@@ -119,13 +123,13 @@ func opaque(err error) error {
 	return errors.New(err.Error())
 }
 
-// newNonce returns a random name for one write. It distinguishes a write that took
-// effect although its response was lost from another caller's write. It is short
-// enough for a ClientRequestToken.
+// newNonce returns a random name for one write, which is stored with the write. If
+// the response is lost, the stored nonce shows whether this write took effect or
+// another caller's. A nonce is short enough for a ClientRequestToken.
 func newNonce(rand io.Reader) (string, error) {
 	var b [16]byte
 	if _, err := io.ReadFull(rand, b[:]); err != nil {
-		return "", fmt.Errorf("make a nonce: %w", err)
+		return "", fmt.Errorf("generate a nonce: %w", err)
 	}
 	return hex.EncodeToString(b[:]), nil
 }
@@ -137,8 +141,10 @@ type (
 	values = map[string]types.AttributeValue
 )
 
+// text returns a string attribute.
 func text(s string) types.AttributeValue { return &types.AttributeValueMemberS{Value: s} }
 
+// number returns a number attribute.
 func number(n int64) types.AttributeValue {
 	return &types.AttributeValueMemberN{Value: strconv.FormatInt(n, 10)}
 }
@@ -163,9 +169,9 @@ func toNumber(v types.AttributeValue) (int64, error) {
 	return strconv.ParseInt(n.Value, 10, 64)
 }
 
-// toDocument encodes a value of the domain as a string attribute that holds JSON.
-// Characters that matter in HTML only are not escaped, because an item has a limit
-// of 400 KB.
+// toDocument encodes a value of the domain as a string attribute that holds JSON. It
+// does not escape <, > and &, because escapes are longer and an item has a limit of
+// 400 KB.
 func toDocument(v any) (types.AttributeValue, error) {
 	var buf bytes.Buffer
 	enc := json.NewEncoder(&buf)
@@ -176,9 +182,9 @@ func toDocument(v any) (types.AttributeValue, error) {
 	return text(strings.TrimSuffix(buf.String(), "\n")), nil
 }
 
-// fromDocument decodes a document into a value of the domain. It ignores unknown
-// fields, so that two versions of the service can share a table during a deploy.
-// After an error, the value may be partly filled and must not be used.
+// fromDocument decodes the result of [toDocument] into a value of the domain. It
+// ignores unknown fields, so that two versions of the service can share a table
+// during a deploy. After an error, the value may be partly filled and must not be used.
 func fromDocument(stored types.AttributeValue, into any) error {
 	s, ok := stored.(*types.AttributeValueMemberS)
 	if !ok {
@@ -187,17 +193,20 @@ func fromDocument(stored types.AttributeValue, into any) error {
 	return json.Unmarshal([]byte(s.Value), into)
 }
 
-// stampLayout has a fixed width, so that stamps sort in the order of their times.
-// RFC 3339 with nanoseconds drops trailing zeros and does not.
+// stampLayout is the format of [stamp]. It has a fixed width, so that stamps sort in
+// the order of their times. [time.RFC3339Nano] drops trailing zeros, so its results
+// do not sort in that order.
 const stampLayout = "2006-01-02T15:04:05.000000000Z"
 
+// stamp returns a time as a string attribute that an index can sort by.
 func stamp(t time.Time) types.AttributeValue { return text(t.UTC().Format(stampLayout)) }
 
-// ttl is a time as DynamoDB's TTL requires it: a number of whole seconds.
+// ttl returns a time in the form that DynamoDB's TTL requires: the number of whole
+// seconds since 1970.
 func ttl(t time.Time) types.AttributeValue { return number(t.Unix()) }
 
-// edit builds an update expression. It uses a placeholder for every attribute,
-// because many plain words are reserved in expressions.
+// edit builds an update expression. It refers to an attribute NAME as #NAME and to
+// its new value as :NAME, because many plain words are reserved in expressions.
 type edit struct {
 	sets, removes []string
 	names         map[string]string
@@ -206,26 +215,28 @@ type edit struct {
 
 func newEdit() *edit { return &edit{names: map[string]string{}, values: values{}} }
 
-// use declares placeholders of attributes for a condition.
+// use declares the placeholders of attributes, so that the condition can contain them.
 func (e *edit) use(attributes ...string) {
 	for _, attribute := range attributes {
 		e.names["#"+attribute] = attribute
 	}
 }
 
+// set sets an attribute to a value.
 func (e *edit) set(attribute string, value types.AttributeValue) {
 	e.use(attribute)
 	e.values[":"+attribute] = value
 	e.sets = append(e.sets, "#"+attribute+" = :"+attribute)
 }
 
-// setIfMissing sets an attribute unless the item has it.
+// setIfMissing sets an attribute if the item does not have it.
 func (e *edit) setIfMissing(attribute string, value types.AttributeValue) {
 	e.use(attribute)
 	e.values[":"+attribute] = value
 	e.sets = append(e.sets, "#"+attribute+" = if_not_exists(#"+attribute+", :"+attribute+")")
 }
 
+// remove removes attributes.
 func (e *edit) remove(attributes ...string) {
 	e.use(attributes...)
 	for _, attribute := range attributes {
@@ -233,7 +244,8 @@ func (e *edit) remove(attributes ...string) {
 	}
 }
 
-// update returns the request. If its condition fails, the error has the stored item.
+// update returns the request. If the condition fails, the error contains the stored
+// item; see [conditionFailed].
 func (e *edit) update(table string, key item, condition string) *dynamodb.UpdateItemInput {
 	expression := "SET " + strings.Join(e.sets, ", ")
 	if len(e.removes) > 0 {
@@ -257,9 +269,9 @@ const (
 	attDueShard = "due_shard"
 	attDueAt    = "due_at"
 
-	// The index of records that are not finished. It is sparse. An entry is written
-	// only when a bastion is created and when it is finished, so one partition is
-	// enough.
+	// The index of records that are not finished. It is sparse. A bastion's entry is
+	// added when the bastion is created and removed when it is finished. These are few
+	// writes, so one partition is enough.
 	indexUnfinished = "unfinished"
 	attUnfinished   = "unfinished"
 	attCreatedAt    = "created_at"
@@ -271,32 +283,33 @@ const (
 	attExpiresAt = "expires_at"
 )
 
-// RecordsSchema returns the schema of the record table, without its name.
+// RecordsSchema returns the schema of the record table, without the table's name.
 func RecordsSchema() dynamodb.CreateTableInput {
 	return dynamodb.CreateTableInput{
 		BillingMode:          types.BillingModePayPerRequest,
-		AttributeDefinitions: texts(keyPartition, keySort, attDueShard, attDueAt, attUnfinished, attCreatedAt),
-		KeySchema:            keys(keyPartition, keySort),
+		AttributeDefinitions: stringAttributes(keyPartition, keySort, attDueShard, attDueAt, attUnfinished, attCreatedAt),
+		KeySchema:            keySchema(keyPartition, keySort),
 		GlobalSecondaryIndexes: []types.GlobalSecondaryIndex{
-			keysOnly(indexDue, attDueShard, attDueAt),
-			keysOnly(indexUnfinished, attUnfinished, attCreatedAt),
+			keysOnlyIndex(indexDue, attDueShard, attDueAt),
+			keysOnlyIndex(indexUnfinished, attUnfinished, attCreatedAt),
 		},
 	}
 }
 
-// LeasesSchema returns the schema of the lease table, without its name.
+// LeasesSchema returns the schema of the lease table, without the table's name.
 func LeasesSchema() dynamodb.CreateTableInput {
 	return dynamodb.CreateTableInput{
 		BillingMode:          types.BillingModePayPerRequest,
-		AttributeDefinitions: texts(keyTask),
-		KeySchema:            keys(keyTask),
+		AttributeDefinitions: stringAttributes(keyTask),
+		KeySchema:            keySchema(keyTask),
 		StreamSpecification: &types.StreamSpecification{
 			StreamEnabled: aws.Bool(true), StreamViewType: types.StreamViewTypeNewImage,
 		},
 	}
 }
 
-func texts(names ...string) []types.AttributeDefinition {
+// stringAttributes returns the definitions of attributes that hold strings.
+func stringAttributes(names ...string) []types.AttributeDefinition {
 	var all []types.AttributeDefinition
 	for _, name := range names {
 		all = append(all, types.AttributeDefinition{AttributeName: &name, AttributeType: types.ScalarAttributeTypeS})
@@ -304,8 +317,9 @@ func texts(names ...string) []types.AttributeDefinition {
 	return all
 }
 
-// keys returns a key of a partition attribute and, if there are two, a sort attribute.
-func keys(names ...string) []types.KeySchemaElement {
+// keySchema returns the key of a table or index. The first name is the partition key;
+// the second, if any, is the sort key.
+func keySchema(names ...string) []types.KeySchemaElement {
 	kinds := []types.KeyType{types.KeyTypeHash, types.KeyTypeRange}
 	var all []types.KeySchemaElement
 	for i, name := range names {
@@ -314,21 +328,22 @@ func keys(names ...string) []types.KeySchemaElement {
 	return all
 }
 
-func keysOnly(index string, names ...string) types.GlobalSecondaryIndex {
+// keysOnlyIndex returns an index that contains no attributes besides keys.
+func keysOnlyIndex(index string, names ...string) types.GlobalSecondaryIndex {
 	return types.GlobalSecondaryIndex{
-		IndexName: &index, KeySchema: keys(names...),
+		IndexName: &index, KeySchema: keySchema(names...),
 		Projection: &types.Projection{ProjectionType: types.ProjectionTypeKeysOnly},
 	}
 }
 
-// TableAPI is what [CreateTable] calls.
+// TableAPI has the calls that [CreateTable] makes.
 type TableAPI interface {
 	CreateTable(context.Context, *dynamodb.CreateTableInput, ...func(*dynamodb.Options)) (*dynamodb.CreateTableOutput, error)
 	UpdateTimeToLive(context.Context, *dynamodb.UpdateTimeToLiveInput, ...func(*dynamodb.Options)) (*dynamodb.UpdateTimeToLiveOutput, error)
 }
 
-// Create creates both tables in an emulator, with the credentials, region and
-// endpoint of the environment.
+// Create creates the record table and the lease table in an emulator. It uses the
+// credentials, region and endpoint of the environment.
 func (t Tables) Create(ctx context.Context) error {
 	cfg, err := config.LoadDefaultConfig(ctx)
 	if err != nil {
@@ -341,7 +356,7 @@ func (t Tables) Create(ctx context.Context) error {
 	return CreateTable(ctx, api, t.Leases, LeasesSchema())
 }
 
-// CreateTable creates a table in an emulator. On AWS, template.yaml does.
+// CreateTable creates a table in an emulator. On AWS, template.yaml creates the tables.
 func CreateTable(ctx context.Context, api TableAPI, name string, schema dynamodb.CreateTableInput) error {
 	schema.TableName = &name
 	if _, err := api.CreateTable(ctx, &schema); err != nil {

@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	// invokeTimeout limits a synchronous call. The functions that are called like
-	// that have 28 seconds.
+	// invokeTimeout limits a synchronous call. The functions that are called
+	// synchronously have a timeout of 28 seconds.
 	invokeTimeout = 30 * time.Second
 	// asyncTimeout limits an asynchronous call. Lambda accepts an event within tens
 	// of milliseconds, and a person may be waiting.
@@ -31,27 +31,27 @@ const (
 // ErrOutcomeUnknown means that the function may or may not have run.
 var ErrOutcomeUnknown = errors.New("outcome unknown")
 
-// FunctionError is the error of a function that ran and failed. Effects that it had
-// before it failed remain.
+// FunctionError is the error of a function that ran and failed. Effects that the
+// function had before it failed remain.
 type FunctionError struct {
-	Type    string // the type of its error, for the log
-	Message string
+	Type    string // errorType in Lambda's response
+	Message string // errorMessage in Lambda's response
 }
 
 func (e *FunctionError) Error() string { return "function failed: " + e.Type + ": " + e.Message }
 
-// LambdaAPI is what [Functions] calls.
+// LambdaAPI has the calls that [Functions] makes.
 type LambdaAPI interface {
 	Invoke(context.Context, *lambda.InvokeInput, ...func(*lambda.Options)) (*lambda.InvokeOutput, error)
 }
 
-// NewLambda returns a client that retries a call only if the function certainly did
-// not run: if the call was throttled or there was no connection. The options are
-// applied last.
+// NewLambda returns a client of Lambda that retries a call only if the called function
+// certainly did not run: if the call was throttled or there was no connection. The
+// options are applied last.
 //
-// Each call has a connection of its own. A function is frozen between two events,
-// and a connection that it left open can break meanwhile. The next call on it would
-// be lost, with an unknown outcome.
+// Each call opens a new connection. Lambda freezes the calling function between two
+// events, and a connection that stays open can break meanwhile. The next call on that
+// connection would be lost, with an unknown outcome.
 func NewLambda(cfg aws.Config, options ...func(*lambda.Options)) *lambda.Client {
 	defaults := func(o *lambda.Options) {
 		o.HTTPClient = awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) { t.DisableKeepAlives = true })
@@ -79,13 +79,15 @@ func statusOf(err error) int {
 	return 0
 }
 
-// noConnection reports whether there was no connection to send the call on.
+// noConnection reports whether the client could not connect, so that the call was not
+// sent.
 func noConnection(err error) bool {
 	var failed *net.OpError
 	return errors.As(err, &failed) && failed.Op == "dial"
 }
 
-// callError adds ErrOutcomeUnknown to errors after which the function may have run.
+// callError returns the error of a call without the SDK's types. It adds
+// ErrOutcomeUnknown if the function may have run.
 func callError(err error) error {
 	status := statusOf(err)
 	if noConnection(err) || status >= 400 && status < 500 {
@@ -97,12 +99,12 @@ func callError(err error) error {
 // Functions calls Lambda functions by name or ARN, with or without an alias.
 type Functions struct{ api LambdaAPI }
 
-// NewFunctions returns the port on a client of Lambda.
+// NewFunctions returns Functions that calls Lambda through api.
 func NewFunctions(api LambdaAPI) *Functions { return &Functions{api} }
 
-// Invoke calls a function and returns its response, within 30 seconds. After a
-// *FunctionError the function ran and failed. After ErrOutcomeUnknown it may have
-// run. After any other error it did not run.
+// Invoke calls a function and returns its response, within 30 seconds. *FunctionError:
+// the function ran and failed. ErrOutcomeUnknown: the function may have run. Any other
+// error: the function did not run.
 func (f *Functions) Invoke(ctx context.Context, function string, payload []byte) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, invokeTimeout)
 	defer cancel()
@@ -131,8 +133,8 @@ func functionError(payload []byte) *FunctionError {
 }
 
 // InvokeAsync queues an event for a function, within two seconds. Lambda then calls
-// the function at least once. After ErrOutcomeUnknown the event may have been
-// queued. After any other error it was not.
+// the function at least once. ErrOutcomeUnknown: the event may have been queued. Any
+// other error: the event was not queued.
 func (f *Functions) InvokeAsync(ctx context.Context, function string, payload []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, asyncTimeout)
 	defer cancel()

@@ -15,7 +15,7 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// EC2Groups is what [Groups] calls.
+// EC2Groups has the calls that [Groups] makes.
 type EC2Groups interface {
 	CreateSecurityGroup(context.Context, *ec2.CreateSecurityGroupInput, ...func(*ec2.Options)) (*ec2.CreateSecurityGroupOutput, error)
 	DescribeSecurityGroups(context.Context, *ec2.DescribeSecurityGroupsInput, ...func(*ec2.Options)) (*ec2.DescribeSecurityGroupsOutput, error)
@@ -26,7 +26,7 @@ type EC2Groups interface {
 	DeleteSecurityGroup(context.Context, *ec2.DeleteSecurityGroupInput, ...func(*ec2.Options)) (*ec2.DeleteSecurityGroupOutput, error)
 }
 
-// Groups is a [bastion.Groups] on EC2.
+// Groups implements [bastion.Groups] on EC2.
 type Groups struct {
 	ec2   EC2Groups
 	stack Stack
@@ -34,13 +34,13 @@ type Groups struct {
 
 var _ bastion.Groups = (*Groups)(nil)
 
-// NewGroups returns the port.
+// NewGroups returns Groups for the security groups of the stack's bastions.
 func NewGroups(ec2 EC2Groups, stack Stack) *Groups { return &Groups{ec2: ec2, stack: stack} }
 
-// Create creates the bastion's group, or returns the existing one of its name.
+// Create creates the bastion's group, or returns the existing group of that name.
 // CreateSecurityGroup has no client token. The name, which is unique in the VPC,
-// prevents a second group when the call is retried. The result is without the
-// egress rule of a new group, because only Describe finds the rule's id.
+// prevents a second group when the call is retried. For a new group, the result does
+// not contain the egress rule that EC2 adds, because only Describe finds the rule's id.
 func (g *Groups) Create(ctx context.Context, spec bastion.GroupSpec) (bastion.Group, error) {
 	out, err := g.ec2.CreateSecurityGroup(ctx, g.stack.createGroupInput(spec))
 	if hasCode(err, "InvalidGroup.Duplicate") {
@@ -67,9 +67,9 @@ func (s Stack) createGroupInput(spec bastion.GroupSpec) *ec2.CreateSecurityGroup
 	}
 }
 
-// Authorize adds a rule that allows the source to connect to the SSH port. It
-// accepts single addresses only, so that no fault of a caller can open the port to a
-// whole network.
+// Authorize adds a rule that allows the source to connect to the SSH port. It accepts
+// a single address only, so that no mistake of a caller can open the port to a whole
+// network.
 func (g *Groups) Authorize(ctx context.Context, groupID string, source netip.Prefix) error {
 	if !source.IsSingleIP() || source.Addr().Is4In6() || source.Addr().Zone() != "" {
 		return fmt.Errorf("authorize ingress to %s: source %s is not a single address", groupID, source)
@@ -89,6 +89,7 @@ func (g *Groups) Authorize(ctx context.Context, groupID string, source netip.Pre
 	return nil
 }
 
+// permission returns the rule that allows the source to connect to the SSH port.
 func (s Stack) permission(source netip.Prefix) types.IpPermission {
 	p := types.IpPermission{
 		IpProtocol: aws.String("tcp"),
@@ -103,8 +104,8 @@ func (s Stack) permission(source netip.Prefix) types.IpPermission {
 	return p
 }
 
-// Revoke removes one rule by its id. A call that names the rule's content instead
-// fails and revokes nothing if a part of that content is gone.
+// Revoke removes one rule by its id. EC2 can also find rules by protocol, ports and
+// source. Such a call would revoke nothing if one of its rules no longer exists.
 func (g *Groups) Revoke(ctx context.Context, groupID string, rule bastion.Rule) error {
 	if rule.ID == "" {
 		return fmt.Errorf("revoke a rule of %s: rule has no id", groupID)
@@ -140,19 +141,11 @@ func (g *Groups) Delete(ctx context.Context, groupID string) error {
 // hasCode reports whether an error of AWS has one of these codes.
 func hasCode(err error, codes ...string) bool {
 	var api smithy.APIError
-	if !errors.As(err, &api) {
-		return false
-	}
-	for _, code := range codes {
-		if api.ErrorCode() == code {
-			return true
-		}
-	}
-	return false
+	return errors.As(err, &api) && slices.Contains(codes, api.ErrorCode())
 }
 
-// perPage is the largest page of EC2. A call with a page size or a filter counts
-// against the larger of EC2's two buckets.
+// perPage is the largest page size that EC2 accepts. For some calls EC2 has two
+// buckets; a call with a page size or a filter counts against the larger one.
 const perPage = 1000
 
 // Describe returns the bastion's group by its id, or by its name if groupID is
@@ -176,11 +169,12 @@ func (g *Groups) Describe(ctx context.Context, bastionID, groupID string) (basti
 // List lists all groups with the stack's tag.
 func (g *Groups) List(ctx context.Context) ([]bastion.Group, error) { return g.find(ctx, g.ofStack()) }
 
-// ofStack matches groups with the stack's tag. No other group is read or changed.
+// ofStack returns a filter for groups with the stack's tag. Every read uses it, so no
+// method returns another group.
 func (g *Groups) ofStack() types.Filter { return filter("tag:"+TagStack, g.stack.ID) }
 
-// find describes groups, then the rules of the groups that have any: the
-// description of a group does not include the ids of its rules.
+// find returns the groups that match all filters, with their rules. It reads the rules
+// separately, because the description of a group does not contain the ids of its rules.
 func (g *Groups) find(ctx context.Context, filters ...types.Filter) ([]bastion.Group, error) {
 	var groups []bastion.Group
 	var withRules []string
@@ -208,6 +202,7 @@ func (g *Groups) find(ctx context.Context, filters ...types.Filter) ([]bastion.G
 	return groups, nil
 }
 
+// groupOf converts a group, without its rules.
 func groupOf(found types.SecurityGroup) bastion.Group {
 	group := bastion.Group{ID: aws.ToString(found.GroupId)}
 	for _, tag := range found.Tags {
@@ -236,7 +231,7 @@ func (g *Groups) addRules(ctx context.Context, groups []bastion.Group, ids []str
 		for _, found := range out.SecurityGroupRules {
 			group := index[aws.ToString(found.GroupId)]
 			switch rule := g.stack.rule(found); {
-			case group == nil:
+			case group == nil: // EC2 returned a rule of another group
 			case rule.Egress:
 				group.Egress = append(group.Egress, rule)
 			default:
@@ -249,8 +244,9 @@ func (g *Groups) addRules(ctx context.Context, groups []bastion.Group, ids []str
 	}
 }
 
-// rule converts a rule. It sets Source only for a rule that allows a prefix to
-// connect to the SSH port, and nothing else. The domain revokes all other rules.
+// rule converts a rule. It sets Source only for an ingress rule that allows a prefix
+// to connect to the SSH port and to no other port. The domain revokes every rule
+// without a Source.
 func (s Stack) rule(found types.SecurityGroupRule) bastion.Rule {
 	rule := bastion.Rule{ID: aws.ToString(found.SecurityGroupRuleId), Egress: aws.ToBool(found.IsEgress)}
 	port := int32(s.Port)

@@ -13,31 +13,32 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// The attributes of a value's item. There is also the nonce of the latest writes.
+// The attributes of a value's item. An item also has attVersion, attExpiresAt and the
+// nonces of the latest writes (see nonceAttribute).
 const (
 	keyItem  = "key"
 	attValue = "value"
 )
 
-// ItemsSchema returns the schema of a table of values, without its name.
+// ItemsSchema returns the schema of a table of values, without the table's name.
 func ItemsSchema() dynamodb.CreateTableInput {
 	return dynamodb.CreateTableInput{
 		BillingMode:          types.BillingModePayPerRequest,
-		AttributeDefinitions: texts(keyItem),
-		KeySchema:            keys(keyItem),
+		AttributeDefinitions: stringAttributes(keyItem),
+		KeySchema:            keySchema(keyItem),
 	}
 }
 
-// ItemsAPI is what [Items] calls.
+// ItemsAPI has the calls that [Items] makes.
 type ItemsAPI interface {
 	GetItem(context.Context, *dynamodb.GetItemInput, ...func(*dynamodb.Options)) (*dynamodb.GetItemOutput, error)
 	UpdateItem(context.Context, *dynamodb.UpdateItemInput, ...func(*dynamodb.Options)) (*dynamodb.UpdateItemOutput, error)
 	DeleteItem(context.Context, *dynamodb.DeleteItemInput, ...func(*dynamodb.Options)) (*dynamodb.DeleteItemOutput, error)
 }
 
-// Items is a table of values by key. A write is a compare-and-swap, and a value can
-// expire. DynamoDB's TTL deletes an expired item within days; until then, reads and
-// conditions here treat it as missing.
+// Items stores values by key in one table. A write is a compare-and-swap, and a value
+// can expire. DynamoDB's TTL deletes an expired item within days; until then, Fetch
+// and Write treat the item as missing.
 type Items struct {
 	api   ItemsAPI
 	table string
@@ -45,16 +46,16 @@ type Items struct {
 	rand  io.Reader
 }
 
-// NewItems returns the values in a table of [ItemsSchema]. Nonces come from rand,
-// which must be safe for concurrent use.
+// NewItems returns Items that stores values in a table of [ItemsSchema]. Nonces come
+// from rand, which must be safe for concurrent use.
 func NewItems(api ItemsAPI, table string, now func() time.Time, rand io.Reader) *Items {
 	return &Items{api: api, table: table, now: now, rand: rand}
 }
 
 func (i *Items) key(key string) item { return item{keyItem: text(key)} }
 
-// Fetch returns a value and its version, with strong consistency. It returns
-// bastion.ErrNotFound if there is none or it has expired.
+// Fetch returns a value and its version; the read is strongly consistent. It returns
+// bastion.ErrNotFound if there is no value or the value has expired.
 func (i *Items) Fetch(ctx context.Context, key string) (value []byte, version int64, err error) {
 	out, err := i.api.GetItem(ctx, &dynamodb.GetItemInput{TableName: &i.table, Key: i.key(key), ConsistentRead: aws.Bool(true)})
 	if err != nil {
@@ -78,9 +79,10 @@ func (i *Items) Fetch(ctx context.Context, key string) (value []byte, version in
 }
 
 // Write writes a value with version prev+1, on condition that the stored version is
-// prev; 0 stands for no value or an expired one. The value expires at the end of the
-// second of expires, or never if that is zero. Write returns bastion.ErrConflict,
-// and writes nothing, if another version is stored.
+// prev. A prev of 0 means that no value is stored, or an expired one. The value
+// expires at the time expires, rounded up to a whole second; if expires is zero, the
+// value never expires. If another version is stored, Write writes nothing and returns
+// bastion.ErrConflict. After any other error, the value may have been written.
 func (i *Items) Write(ctx context.Context, key string, prev int64, value []byte, expires time.Time) error {
 	nonce, err := newNonce(i.rand)
 	if err != nil {
@@ -103,7 +105,7 @@ func (i *Items) update(key string, prev int64, value []byte, expires time.Time, 
 	e := newEdit()
 	e.use(attExpiresAt)
 	e.values[":now"] = number(i.now().Unix())
-	e.set(attValue, &types.AttributeValueMemberB{Value: append([]byte{}, value...)}) // the SDK does not send nil
+	e.set(attValue, &types.AttributeValueMemberB{Value: append([]byte{}, value...)}) // not nil, which the SDK does not send
 	e.set(attVersion, number(prev+1))
 	e.set(nonceAttribute(prev+1), text(nonce))
 	condition := "attribute_not_exists(#version) OR #expires_at <= :now"
@@ -114,12 +116,12 @@ func (i *Items) update(key string, prev int64, value []byte, expires time.Time, 
 	if expires.IsZero() {
 		e.remove(attExpiresAt)
 	} else {
-		e.set(attExpiresAt, ttl(expires.Add(time.Second-1))) // never early
+		e.set(attExpiresAt, ttl(expires.Add(time.Second-1))) // rounds up, so that no value expires early
 	}
 	return e.update(i.table, i.key(key), condition)
 }
 
-// Delete deletes a value, if there is one.
+// Delete deletes a value. If there is none, it does nothing.
 func (i *Items) Delete(ctx context.Context, key string) error {
 	if _, err := i.api.DeleteItem(ctx, &dynamodb.DeleteItemInput{TableName: &i.table, Key: i.key(key)}); err != nil {
 		return fmt.Errorf("delete an item of %s: %w", i.table, opaque(err))

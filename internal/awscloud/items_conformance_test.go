@@ -75,13 +75,13 @@ func TestItemsHaveTTL(t *testing.T) {
 	r := startDynamoDB(t)
 	i := r.items(t, r.client(t, nil), time.Now)
 	must(t, i.Write(t.Context(), "a", 0, nil, epoch))
-	r.expires(t, i.table, i.key("a"), epoch.Truncate(time.Second).Add(time.Second))
+	r.checkExpiry(t, i.table, i.key("a"), epoch.Truncate(time.Second).Add(time.Second))
 	must(t, i.Write(t.Context(), "b", 0, nil, time.Time{}))
-	r.expires(t, i.table, i.key("b"), time.Time{})
+	r.checkExpiry(t, i.table, i.key("b"), time.Time{})
 	must(t, i.Write(t.Context(), "b", 1, nil, epoch.Truncate(time.Second)))
-	r.expires(t, i.table, i.key("b"), epoch.Truncate(time.Second))
+	r.checkExpiry(t, i.table, i.key("b"), epoch.Truncate(time.Second))
 	must(t, i.Write(t.Context(), "b", 2, nil, time.Time{}))
-	r.expires(t, i.table, i.key("b"), time.Time{})
+	r.checkExpiry(t, i.table, i.key("b"), time.Time{})
 }
 
 func TestInvalidItemIsAnError(t *testing.T) {

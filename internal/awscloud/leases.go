@@ -23,51 +23,51 @@ import (
 // JSON documents. The other attributes are those that conditions, the stream's
 // filter and the observer use.
 //
-// IAM lets the task write the second group only. IAM makes no difference between
-// an attribute that a request writes and one that its condition names, so the
-// task's conditions use that group too. The control plane trusts nothing in it,
-// and of it reads the report only.
+// IAM lets the task write the attributes of the second group only. IAM does not
+// distinguish the attributes that a request writes from those that its condition
+// names, so the task's conditions can use this group only. The control plane trusts
+// no value in this group, and decodes only the report.
 const (
 	attBastion    = "bastion"
 	attLease      = "lease"      // missing in a tombstone
-	attGeneration = "generation" // the lease's; the next lease's condition uses it
+	attGeneration = "generation" // the lease's; the condition for the next lease compares it
 	attLeaseNonce = "written"    // the nonce of the write that wrote the lease
-	attEnded      = "ended"      // the item is a tombstone
+	attEnded      = "ended"      // exists if the item is a tombstone
 
-	attReport = "report"  // exists from the first lease on; missing in a tombstone
-	attInHand = "in_hand" // the lease's generation, for the task's condition
-	attEnding = "ending"  // the task has decided to end; see toEnding
-	attBy     = "by"      // who wrote the item last: byControl or byTask
+	attReport = "report"  // exists after the first lease is written; missing in a tombstone
+	attInHand = "in_hand" // a copy of generation, for the task's condition
+	attEnding = "ending"  // exists if the task has decided to end; see toEnding
+	attBy     = "by"      // the side that wrote the item last: byControl or byTask
 )
 
-// Values of the attribute by. The stream's filter uses it, so that the control
+// Values of the attribute attBy. The stream's filter compares it, so that the control
 // plane's own writes do not invoke the observer.
 const (
 	byControl = "control"
 	byTask    = "task"
 )
 
-// TaskAttributes are all attributes that a task's UpdateItem names. The task role
+// TaskAttributes are all attributes that a task's UpdateItem can name. The task role
 // allows no others (dynamodb:Attributes).
 var TaskAttributes = []string{keyTask, attReport, attInHand, attEnding, attBy}
 
-// Attributes by which a reader of the lease table's stream finds an item's bastion
-// and its key. A task can write neither.
+// Names of the attributes in which the lease table's stream contains an item's bastion
+// and key. A task can change neither.
 const (
-	LeaseBastion = attBastion
-	LeaseKey     = keyTask
+	LeaseBastionAttribute = attBastion
+	LeaseKeyAttribute     = keyTask
 )
 
-// leaseKey returns the key of a task's item. It is what ${aws:userid} is in the
-// task: the id of the task role, a colon, and the task's id.
-func leaseKey(roleID, taskID string) string {
+// taskItemKey returns the key of a task's item: the id of the task role, a colon, and
+// the task's id. IAM knows the same string as the task's ${aws:userid}.
+func taskItemKey(roleID, taskID string) string {
 	if strings.Contains(taskID, ":") {
-		return taskID // a task of an earlier role; see Leases.TaskID
+		return taskID // the whole key of a task of an earlier role; see Leases.TaskID
 	}
 	return roleID + ":" + taskID
 }
 
-// LeasesAPI is what [Leases] calls.
+// LeasesAPI has the calls that [Leases] makes.
 type LeasesAPI interface {
 	GetItem(context.Context, *dynamodb.GetItemInput, ...func(*dynamodb.Options)) (*dynamodb.GetItemOutput, error)
 	PutItem(context.Context, *dynamodb.PutItemInput, ...func(*dynamodb.Options)) (*dynamodb.PutItemOutput, error)
@@ -75,7 +75,7 @@ type LeasesAPI interface {
 	Scan(context.Context, *dynamodb.ScanInput, ...func(*dynamodb.Options)) (*dynamodb.ScanOutput, error)
 }
 
-// Leases is a [bastion.Leases]: the control plane's side of the lease table.
+// Leases implements [bastion.Leases]: the control plane's side of the lease table.
 type Leases struct {
 	api    LeasesAPI
 	table  string
@@ -92,9 +92,10 @@ func NewLeases(api LeasesAPI, table, roleID string, rand io.Reader) *Leases {
 	return &Leases{api: api, table: table, roleID: roleID, rand: rand}
 }
 
-// TaskID returns the task's id from an item's key. For a key with another role's
-// id, from before the stack's role was replaced, it returns the whole key. No
-// record has a task of that id, so the sweep ends the item.
+// TaskID returns the task's id from an item's key. If the stack's task role was
+// replaced, the keys of earlier items begin with the id of the earlier role. For such
+// a key, TaskID returns the whole key. No record has a task with that id, so the sweep
+// ends the item.
 func (l *Leases) TaskID(key string) string {
 	if id, ok := strings.CutPrefix(key, l.roleID+":"); ok {
 		return id
@@ -102,9 +103,9 @@ func (l *Leases) TaskID(key string) string {
 	return key
 }
 
-func (l *Leases) key(taskID string) item { return item{keyTask: text(leaseKey(l.roleID, taskID))} }
+func (l *Leases) key(taskID string) item { return item{keyTask: text(taskItemKey(l.roleID, taskID))} }
 
-// Fetch reads a task's item with strong consistency.
+// Fetch returns a task's item; the read is strongly consistent.
 func (l *Leases) Fetch(ctx context.Context, taskID string) (bastion.LeaseItem, error) {
 	out, err := l.api.GetItem(ctx, &dynamodb.GetItemInput{TableName: &l.table, Key: l.key(taskID), ConsistentRead: aws.Bool(true)})
 	switch {
@@ -116,7 +117,7 @@ func (l *Leases) Fetch(ctx context.Context, taskID string) (bastion.LeaseItem, e
 	return l.decode(out.Item), nil
 }
 
-// List reads the whole table with strong consistency.
+// List returns all items but tombstones; the read is strongly consistent.
 func (l *Leases) List(ctx context.Context) ([]bastion.LeaseItem, error) {
 	input := dynamodb.ScanInput{
 		TableName: &l.table, ConsistentRead: aws.Bool(true),
@@ -139,7 +140,7 @@ func (l *Leases) List(ctx context.Context) ([]bastion.LeaseItem, error) {
 	}
 }
 
-// Write writes the first lease of an item, or a newer one.
+// Write writes the first lease of an item, or a newer lease.
 func (l *Leases) Write(ctx context.Context, taskID string, lease bastion.Lease) error {
 	if err := l.write(ctx, taskID, lease); err != nil {
 		return fmt.Errorf("write generation %d of the lease of task %s: %w", lease.Generation, taskID, err)
@@ -158,7 +159,8 @@ func (l *Leases) write(ctx context.Context, taskID string, lease bastion.Lease) 
 	}
 	_, err = l.api.UpdateItem(ctx, update)
 	if isTooLarge(err) {
-		// The task has filled its item. The lease must be written all the same.
+		// The task has filled its item. The lease must be written nevertheless, so
+		// discard the attributes that the task has written.
 		if update, err = l.leaseUpdate(taskID, lease, nonce, true); err != nil {
 			return err
 		}
@@ -176,8 +178,8 @@ func (l *Leases) write(ctx context.Context, taskID string, lease bastion.Lease) 
 	return bastion.ErrConflict
 }
 
-// leaseUpdate returns the update that writes a lease. If discard is true, it also
-// replaces all that the task has written.
+// leaseUpdate returns the update that writes a lease. If discard is true, the update
+// also replaces everything that the task has written.
 func (l *Leases) leaseUpdate(taskID string, lease bastion.Lease, nonce string, discard bool) (*dynamodb.UpdateItemInput, error) {
 	document, err := toDocument(lease)
 	if err != nil {
@@ -205,16 +207,16 @@ func (l *Leases) leaseUpdate(taskID string, lease bastion.Lease, nonce string, d
 	return e.update(l.table, l.key(taskID), condition), nil
 }
 
-// isTooLarge reports whether the item would exceed DynamoDB's limit of 400 KB.
-// DynamoDB has no error code for that, only a message. It can only happen here,
-// where the task writes a part of the item.
+// isTooLarge reports whether DynamoDB refused a write because the item would exceed
+// the limit of 400 KB. DynamoDB has no error code for that, only a message. Only the
+// lease table needs this check, because only there a task writes a part of the item.
 func isTooLarge(err error) bool {
 	var refused smithy.APIError
 	return errors.As(err, &refused) && refused.ErrorCode() == "ValidationException" &&
 		strings.Contains(refused.ErrorMessage(), "maximum allowed size")
 }
 
-// End replaces the item with a tombstone, whatever the item holds.
+// End replaces the item with a tombstone. It has no condition on the stored item.
 func (l *Leases) End(ctx context.Context, taskID, bastionID string, until time.Time) error {
 	_, err := l.api.PutItem(ctx, &dynamodb.PutItemInput{TableName: &l.table, Item: l.tombstone(taskID, bastionID, until)})
 	if err != nil {
@@ -232,9 +234,10 @@ func (l *Leases) tombstone(taskID, bastionID string, until time.Time) item {
 	return tombstone
 }
 
-// decode decodes an item. The task and the bastion come from attributes that only
-// the control plane writes, not from the report. A document that cannot be decoded
-// counts as missing, so that no item stops the sweep, or its own bastion's close.
+// decode decodes an item. The task and the bastion come from attributes that only the
+// control plane writes, not from the report. If a document cannot be decoded, decode
+// treats it as missing, so that no item can stop the sweep or prevent its bastion from
+// being closed.
 func (l *Leases) decode(stored item) bastion.LeaseItem {
 	lease, _ := decodeLease(stored[attLease])
 	_, ended := stored[attEnded]
@@ -244,8 +247,8 @@ func (l *Leases) decode(stored item) bastion.LeaseItem {
 	}
 }
 
-// decodeLease decodes a lease. It returns no part of a document that has an error,
-// for example a destination of a kind that it does not know.
+// decodeLease decodes a lease. If any part of the document is invalid, for example a
+// destination of an unknown kind, it returns an error and an empty lease.
 func decodeLease(stored types.AttributeValue) (bastion.Lease, error) {
 	var lease bastion.Lease
 	if err := fromDocument(stored, &lease); err != nil {
@@ -254,12 +257,19 @@ func decodeLease(stored types.AttributeValue) (bastion.Lease, error) {
 	return lease, nil
 }
 
-// decodeReport decodes a report. It returns an empty report for a document that
-// bastiond cannot have written: a task that was taken over must not make its own
-// item unreadable, nor the record that the report is copied to too large.
+// decodeReport decodes a report and converts its times to UTC. For a document that
+// bastiond cannot have written, it returns an empty report: a compromised task must
+// not be able to make its own item unreadable, or to make the record too large that
+// the report is copied to.
 func decodeReport(stored types.AttributeValue) bastion.Report {
 	var r bastion.Report
-	if fromDocument(stored, &r) != nil || !plausible(&r) {
+	if fromDocument(stored, &r) != nil {
+		return bastion.Report{}
+	}
+	for _, t := range []*time.Time{&r.LastUsedAt, &r.Receipt.StartedAt, &r.Receipt.EndedAt} {
+		*t = t.UTC()
+	}
+	if !plausible(r) {
 		return bastion.Report{}
 	}
 	return r
@@ -270,13 +280,12 @@ var hostKeyPattern = regexp.MustCompile(`^[a-z0-9@.-]+ [A-Za-z0-9+/]+={0,2}$`)
 // maxWord is longer than any verb and any reason of an ending, in bytes.
 const maxWord = 32
 
-// plausible reports whether bastiond can have written a report. It converts the
-// report's times to UTC.
-func plausible(r *bastion.Report) bool {
-	for _, t := range []*time.Time{&r.LastUsedAt, &r.Receipt.StartedAt, &r.Receipt.EndedAt} {
-		// Beyond these years, a time in UTC has no RFC 3339 form, and the record
-		// could not be written.
-		if *t = t.UTC(); t.Year() < 1 || t.Year() > 9999 {
+// plausible reports whether bastiond can have written a report whose times are in UTC.
+func plausible(r bastion.Report) bool {
+	for _, t := range []time.Time{r.LastUsedAt, r.Receipt.StartedAt, r.Receipt.EndedAt} {
+		// A time outside these years has no RFC 3339 form, so a record with it could
+		// not be written.
+		if t.Year() < 1 || t.Year() > 9999 {
 			return false
 		}
 	}
@@ -287,7 +296,8 @@ func plausible(r *bastion.Report) bool {
 		return false
 	}
 	for _, d := range r.Receipt.Destinations {
-		// A control character takes six bytes in a document.
+		// A control character takes six bytes in JSON, so such names could make the
+		// record too large.
 		if len(d.Name) > bastion.MaxDestinationName || strings.ContainsFunc(d.Name, unicode.IsControl) {
 			return false
 		}
@@ -295,14 +305,14 @@ func plausible(r *bastion.Report) bool {
 	return true
 }
 
-// TaskLeaseAPI is what [TaskLease] calls.
+// TaskLeaseAPI has the calls that [TaskLease] makes.
 type TaskLeaseAPI interface {
 	GetItem(context.Context, *dynamodb.GetItemInput, ...func(*dynamodb.Options)) (*dynamodb.GetItemOutput, error)
 	UpdateItem(context.Context, *dynamodb.UpdateItemInput, ...func(*dynamodb.Options)) (*dynamodb.UpdateItemOutput, error)
 }
 
-// TaskLease is a [bastion.TaskLease]: a task's own side of its item. It reads and
-// updates only the item whose key is the task's identity.
+// TaskLease implements [bastion.TaskLease]: a task's side of its own item. It reads
+// and updates only the item whose key is the task's ${aws:userid}.
 type TaskLease struct {
 	api   TaskLeaseAPI
 	table string
@@ -314,10 +324,11 @@ var _ bastion.TaskLease = (*TaskLease)(nil)
 // NewTaskLease returns a task's side of a table of [LeasesSchema]. roleID is the
 // unique id of the task role (AROA…).
 func NewTaskLease(api TaskLeaseAPI, table, roleID, taskID string) *TaskLease {
-	return &TaskLease{api: api, table: table, key: leaseKey(roleID, taskID)}
+	return &TaskLease{api: api, table: table, key: taskItemKey(roleID, taskID)}
 }
 
-// Read reads the lease with strong consistency. A tombstone has none.
+// Read returns the lease; the read is strongly consistent. For a tombstone, Read
+// returns bastion.ErrNotFound.
 func (t *TaskLease) Read(ctx context.Context) (bastion.Lease, error) {
 	out, err := t.api.GetItem(ctx, &dynamodb.GetItemInput{
 		TableName: &t.table, Key: item{keyTask: text(t.key)}, ConsistentRead: aws.Bool(true),
@@ -338,8 +349,9 @@ func (t *TaskLease) Read(ctx context.Context) (bastion.Lease, error) {
 	return lease, nil
 }
 
-// Report replaces the report and the ending. If the response to a report is lost,
-// the retry finds its own ending, which is not a conflict.
+// Report replaces the report and the ending. If the response to a report is lost and
+// the SDK sends the report again, the stored ending is the report's own, so the
+// condition holds although the lease may have a newer generation.
 func (t *TaskLease) Report(ctx context.Context, report bastion.Report) error {
 	update, err := t.reportUpdate(report)
 	if err != nil {
@@ -380,13 +392,13 @@ func (t *TaskLease) reportUpdate(report bastion.Report) (*dynamodb.UpdateItemInp
 }
 
 // toEnding returns the attribute for an ending, for example "idle/3". Conditions
-// only compare it, and nothing decodes it.
+// compare this attribute; no code decodes it.
 func toEnding(e bastion.Ending) types.AttributeValue {
 	return text(string(e.Reason) + "/" + strconv.FormatInt(e.Generation, 10))
 }
 
-// refusal returns the error for a report whose condition failed. It reads the item,
-// because the task role does not allow an update to return attributes.
+// refusal returns the error for a report whose condition failed. It reads the item
+// again, because the task role does not allow an update to return attributes.
 func (t *TaskLease) refusal(ctx context.Context, report bastion.Report) error {
 	if report.Ending.Reason == "" {
 		return bastion.ErrNotFound

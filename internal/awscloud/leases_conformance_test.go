@@ -232,24 +232,24 @@ func TestTTLIsInSeconds(t *testing.T) {
 	leases, start := r.leases(t, client)
 	taskID, _ := start()
 	must(t, leases.End(t.Context(), taskID, "bastion", epoch))
-	r.expires(t, leases.table, leases.key(taskID), epoch)
+	r.checkExpiry(t, leases.table, leases.key(taskID), epoch)
 
 	s := r.store(t, client)
 	rec := newRecord("local:owner", "default")
 	must(t, s.Create(t.Context(), rec, plenty))
-	r.expires(t, s.table, recordKey(rec.ID), time.Time{})
+	r.checkExpiry(t, s.table, recordKey(rec.ID), time.Time{})
 	closed := changed(rec, closing)
 	must(t, s.Replace(t.Context(), rec, closed))
-	r.expires(t, s.table, recordKey(rec.ID), time.Time{})
+	r.checkExpiry(t, s.table, recordKey(rec.ID), time.Time{})
 	must(t, s.Replace(t.Context(), closed, changed(closed, finishing)))
-	r.expires(t, s.table, recordKey(rec.ID), epoch.Add(history))
+	r.checkExpiry(t, s.table, recordKey(rec.ID), epoch.Add(history))
 	_, err := s.Mark(t.Context(), "task x", epoch)
 	must(t, err)
-	r.expires(t, s.table, at(partMarks, "task x"), epoch.Add(markLifetime))
+	r.checkExpiry(t, s.table, itemKey(partMarks, "task x"), epoch.Add(markLifetime))
 }
 
 // expires checks an item's TTL attribute, by the name in the table's configuration.
-func (r dynamo) expires(t *testing.T, table string, key item, want time.Time) {
+func (r dynamo) checkExpiry(t *testing.T, table string, key item, want time.Time) {
 	t.Helper()
 	client := r.client(t, nil)
 	ttl, err := client.DescribeTimeToLive(t.Context(), &dynamodb.DescribeTimeToLiveInput{TableName: &table})

@@ -11,23 +11,24 @@ import (
 	"time"
 )
 
-// TaskMetadata describes the task that the process runs in. The source is an
-// endpoint that ECS gives each container ("Amazon ECS task metadata endpoint
-// version 4" in the ECS developer guide).
+// TaskMetadata describes the task that the process runs in. It comes from an endpoint
+// that ECS gives each container ("Amazon ECS task metadata endpoint version 4" in the
+// ECS developer guide).
 type TaskMetadata struct {
 	TaskID    string
 	Addresses []netip.Addr // of the task's network interface, in the VPC
 }
 
-// maxMetadata is far more than the size of a task's metadata.
+// maxMetadata limits how many bytes of metadata are read. A task's metadata is far
+// smaller.
 const maxMetadata = 1 << 20
 
 // metadataTimeout is the limit of one attempt. The endpoint is on the same machine.
 const metadataTimeout = 2 * time.Second
 
-// ReadTaskMetadata reads the metadata below uri, the value of
-// ECS_CONTAINER_METADATA_URI_V4 in the environment. It retries until ctx ends,
-// because the endpoint may not respond yet when a container starts.
+// ReadTaskMetadata reads the metadata of the process's task. uri is the value of
+// ECS_CONTAINER_METADATA_URI_V4 in the environment. If a read fails, it is repeated
+// until ctx ends, because the endpoint may not respond yet when a container starts.
 func ReadTaskMetadata(ctx context.Context, uri string) (TaskMetadata, error) {
 	for {
 		found, err := readTaskMetadata(ctx, uri)

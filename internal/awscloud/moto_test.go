@@ -116,7 +116,7 @@ func (m *moto) adaptersEC2() *ec2.Client {
 	return NewEC2(m.sdk, unpaced(), func(o *ec2.Options) { o.HTTPClient = m.client })
 }
 
-func (m *moto) launch(t *testing.T, bastionID string, attempt int) bastion.TaskSpec {
+func (m *moto) specWithGroup(t *testing.T, bastionID string, attempt int) bastion.TaskSpec {
 	t.Helper()
 	group, err := m.groups().Create(t.Context(), bastion.GroupSpec{BastionID: bastionID})
 	must(t, err)
@@ -138,7 +138,7 @@ func TestOnMoto(t *testing.T) {
 	})
 	t.Run("Tasks", func(t *testing.T) {
 		cloudtest.Tasks(t, func(t *testing.T) cloudtest.TasksHarness {
-			return cloudtest.TasksHarness{Tasks: m.tasks(), Patience: 10 * time.Second, Spec: m.launch,
+			return cloudtest.TasksHarness{Tasks: m.tasks(), Patience: 10 * time.Second, Spec: m.specWithGroup,
 				Unsupported: cloudtest.Unsupported{Emulator: "moto", Cases: map[string]string{
 					"a task has its creation time and its first stop reason":       "its tasks have neither createdAt nor stopCode",
 					"an unknown task is not found":                                 "its StopTask of an unknown task is an internal error",
@@ -158,7 +158,7 @@ func (m *moto) publicAddress(t *testing.T) {
 	stack := m.stack
 	stack.Public = true
 	tasks := NewTasks(m.ecs, m.ec2, stack, time.Now)
-	task, err := tasks.Run(t.Context(), m.launch(t, testID, 1))
+	task, err := tasks.Run(t.Context(), m.specWithGroup(t, testID, 1))
 	must(t, err)
 	endpoints := func() []netip.AddrPort {
 		t.Helper()

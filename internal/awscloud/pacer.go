@@ -16,9 +16,9 @@ import (
 // Pacer keeps a process's calls of EC2 and ECS within a share of [Rates]. Each
 // attempt of a call waits for its turn. A pacer counts the calls of its own process
 // only. If AWS throttles a call because of other processes, the pacer empties its
-// own buckets too, and the SDK retries the call.
+// buckets for that call, and the SDK retries the call.
 type Pacer struct {
-	buckets           map[string]*rate.Limiter
+	buckets           map[string]*rate.Limiter // by Rate.Bucket
 	failWhenThrottled bool
 }
 
@@ -29,8 +29,8 @@ func NewPacer() *Pacer {
 	return p
 }
 
-// SetShare sets the share of the rates, which must be more than 0. It must not be
-// used after the first call.
+// SetShare sets the share of the rates, which must be more than 0. It must be called
+// before the first call of AWS.
 func (p *Pacer) SetShare(share float64) {
 	for _, rates := range Rates {
 		for _, r := range rates {
@@ -39,13 +39,13 @@ func (p *Pacer) SetShare(share float64) {
 	}
 }
 
-// FailWhenThrottled makes a call that AWS throttles return bastion.ErrNoTime at once
-// instead of being retried. It is for a function that can have hundreds of processes
-// and whose work another function does later.
+// FailWhenThrottled turns off retries of throttled calls: such a call returns
+// bastion.ErrNoTime at once. Use it in a function that can have hundreds of processes,
+// if another function can do the work later.
 func (p *Pacer) FailWhenThrottled() { p.failWhenThrottled = true }
 
-// wait waits for the action's turn. If that comes after the deadline of ctx, it
-// returns bastion.ErrNoTime at once.
+// wait waits for the action's turn. If the turn would come after the deadline of ctx,
+// it returns bastion.ErrNoTime at once.
 func (p *Pacer) wait(ctx context.Context, action string) error {
 	for _, r := range Rates[action] {
 		err := p.buckets[r.Bucket].Wait(ctx)
@@ -59,7 +59,7 @@ func (p *Pacer) wait(ctx context.Context, action string) error {
 	return nil
 }
 
-// empty empties the action's buckets.
+// empty empties the action's buckets, so that the next call waits.
 func (p *Pacer) empty(action string) {
 	for _, r := range Rates[action] {
 		bucket, now := p.buckets[r.Bucket], time.Now()
@@ -89,32 +89,37 @@ func (p *Pacer) addTo(stack *middleware.Stack) error {
 	}), (*retry.Attempt)(nil).ID(), middleware.After)
 }
 
+// throttling recognises the errors with which AWS refuses a call because of its rate.
 var throttling = retry.IsErrorThrottles(retry.DefaultThrottles)
 
-// Rate is the rate at which AWS accepts a call from an account in one region: Burst
-// calls at once from a full bucket, which refills by PerSecond.
+// Rate is one of AWS's token buckets for an account in one region. A full bucket
+// accepts Burst calls at once. It gains PerSecond tokens each second.
 type Rate struct {
-	Bucket           string // EC2 has one for each call; several calls of ECS share one
+	Bucket           string // its name here; EC2 has one for each call, several calls of ECS share one
 	Burst, PerSecond float64
 }
 
 // Rates are the published rates of the calls of Groups and Tasks. A call takes one
 // token from each of its buckets.
 //
-// EC2: https://docs.aws.amazon.com/ec2/latest/devguide/ec2-api-throttling.html
-// ("Request token bucket sizes and refill rates"): non-mutating calls 100 and 20,
-// if they have a filter or a page size, as all calls here do (else 50 and 10 for
-// DescribeSecurityGroups and DescribeNetworkInterfaces); mutating calls 50 and 5,
-// and the same for the resource-intensive ones, which are
-// AuthorizeSecurityGroupIngress and RevokeSecurityGroupIngress. CreateTags, which
-// CreateSecurityGroup includes, has 100 and 10. Beyond these rates: RequestLimitExceeded.
+// EC2 (https://docs.aws.amazon.com/ec2/latest/devguide/ec2-api-throttling.html,
+// "Request token bucket sizes and refill rates") returns RequestLimitExceeded beyond
+// these values of Burst and PerSecond:
+//   - non-mutating calls: 100 and 20 with a filter or a page size, which all calls
+//     here have. Without them, DescribeSecurityGroups and DescribeNetworkInterfaces
+//     would have 50 and 10.
+//   - mutating calls: 50 and 5. The resource-intensive calls, which are
+//     AuthorizeSecurityGroupIngress and RevokeSecurityGroupIngress, have the same.
+//   - CreateTags, which CreateSecurityGroup includes: 100 and 10. This is above the
+//     rate of CreateSecurityGroup itself, so it has no row here.
 //
-// ECS: https://docs.aws.amazon.com/AmazonECS/latest/APIReference/request-throttling.html
-// ("cluster resource modify actions" 100 and 40 for StopTask and RunTask together,
-// "cluster resource read actions" 100 and 20 for ListTasks and DescribeTasks
-// together). On Fargate, RunTask also has a bucket of 100 and 20:
-// https://docs.aws.amazon.com/AmazonECS/latest/developerguide/throttling.html.
-// Beyond these rates: ThrottlingException.
+// ECS (https://docs.aws.amazon.com/AmazonECS/latest/APIReference/request-throttling.html)
+// returns ThrottlingException beyond these values:
+//   - "cluster resource modify actions": 100 and 40 for RunTask and StopTask together.
+//   - "cluster resource read actions": 100 and 20 for ListTasks and DescribeTasks
+//     together.
+//   - on Fargate, RunTask also has a bucket of 100 and 20
+//     (https://docs.aws.amazon.com/AmazonECS/latest/developerguide/throttling.html).
 var Rates = map[string][]Rate{
 	"CreateSecurityGroup":           {{"CreateSecurityGroup", 50, 5}},
 	"AuthorizeSecurityGroupIngress": {{"AuthorizeSecurityGroupIngress", 50, 5}},

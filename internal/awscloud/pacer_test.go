@@ -156,7 +156,7 @@ func TestThrottlingAfterAllRetriesIsErrNoTime(t *testing.T) {
 			w.server.Fail("RunTask", "ThrottlingException", "Rate exceeded")
 			w.server.Fail("DeleteSecurityGroup", "RequestLimitExceeded", "Request limit exceeded.")
 		}
-		_, run := w.tasks.Run(t.Context(), launchIn("sg-1", testID, 1))
+		_, run := w.tasks.Run(t.Context(), specIn("sg-1", testID, 1))
 		for call, err := range map[string]error{"run": run, "delete": w.groups.Delete(t.Context(), "sg-1")} {
 			if !errors.Is(err, bastion.ErrNoTime) {
 				t.Errorf("%s: %v", call, err)
@@ -181,7 +181,7 @@ func TestErrNoTimePassesThroughSDK(t *testing.T) {
 		defer cancel()
 		_, groups := w.groups.List(ctx)
 		_, tasks := w.tasks.List(ctx)
-		_, run := w.tasks.Run(ctx, launchIn("sg-1", testID, 1))
+		_, run := w.tasks.Run(ctx, specIn("sg-1", testID, 1))
 		for call, err := range map[string]error{
 			"groups": groups, "tasks": tasks, "run": run, "stop": w.tasks.Stop(ctx, "1", ""), "delete": w.groups.Delete(ctx, "sg-1"),
 			"revoke": w.groups.Revoke(ctx, "sg-1", bastion.Rule{ID: "sgr-1"}), "authorize": w.groups.Authorize(ctx, "sg-1", testSource),
@@ -218,13 +218,13 @@ func TestRatesMatchOperations(t *testing.T) {
 	for bucket, calls := range sharers {
 		got[strings.Join(calls, " ")] = limits[bucket]
 	}
-	if want := operatorsTable(t); !maps.Equal(got, want) {
+	if want := operationsTable(t); !maps.Equal(got, want) {
 		t.Errorf("pacer.go has\n%v\nOPERATIONS.md has\n%v", got, want)
 	}
 }
 
 // operatorsTable returns the rates in OPERATIONS.md by the calls that share a bucket.
-func operatorsTable(t *testing.T) map[string]limit {
+func operationsTable(t *testing.T) map[string]limit {
 	text, err := os.ReadFile("../../OPERATIONS.md")
 	if err != nil {
 		t.Fatal(err)

@@ -79,7 +79,7 @@ func ofFunctions(t *testing.T) []privilege.Permission {
 
 // as returns a client with these permissions for one table. name is the table's name
 // in template.yaml.
-func (r dynamo) as(t *testing.T, granted []privilege.Permission, userID, table, name string) *dynamodb.Client {
+func (r dynamo) clientWith(t *testing.T, granted []privilege.Permission, userID, table, name string) *dynamodb.Client {
 	t.Helper()
 	return r.client(t, func(next http.RoundTripper) http.RoundTripper {
 		return allowed{next, t, privilege.Deployment{Tables: map[string]string{table: name}}, userID, granted}
@@ -88,7 +88,7 @@ func (r dynamo) as(t *testing.T, granted []privilege.Permission, userID, table, 
 
 func (r dynamo) allowedStore(t *testing.T) *Store {
 	table := r.table(t, RecordsSchema())
-	return NewStore(r.as(t, ofFunctions(t), "", table, "RecordsTable"), table, history, rand.Reader)
+	return NewStore(r.clientWith(t, ofFunctions(t), "", table, "RecordsTable"), table, history, rand.Reader)
 }
 
 // allowedLeases returns both sides of a lease table, each with the permissions of its
@@ -96,11 +96,11 @@ func (r dynamo) allowedStore(t *testing.T) *Store {
 func (r dynamo) allowedLeases(t *testing.T) cloudtest.LeasesHarness {
 	table, n := r.table(t, LeasesSchema()), 0
 	return cloudtest.LeasesHarness{
-		Leases: NewLeases(r.as(t, ofFunctions(t), "", table, "LeasesTable"), table, roleID, rand.Reader),
+		Leases: NewLeases(r.clientWith(t, ofFunctions(t), "", table, "LeasesTable"), table, roleID, rand.Reader),
 		Start: func(t *testing.T) (string, bastion.TaskLease) {
 			n++
 			taskID := fmt.Sprintf("%032x", n)
-			client := r.as(t, granted(t)["TaskRole"], leaseKey(roleID, taskID), table, "LeasesTable")
+			client := r.clientWith(t, granted(t)["TaskRole"], taskItemKey(roleID, taskID), table, "LeasesTable")
 			return taskID, NewTaskLease(client, table, roleID, taskID)
 		},
 	}

@@ -13,12 +13,12 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 )
 
-// secretsMaxAge is how long values are cached, and so how late a changed one is
-// noticed. Parameter Store's standard throughput is 40 calls a second for the whole
-// account, so an unauthenticated request must not cost a call.
+// secretsMaxAge is how long values are cached. A changed value is used after this time
+// at the latest. Parameter Store's standard throughput is 40 calls a second for the
+// whole account, so an unauthenticated request must not cause a call.
 const secretsMaxAge = 5 * time.Minute
 
-// SecretsAPI is what [Secrets] calls.
+// SecretsAPI has the calls that [Secrets] makes.
 type SecretsAPI interface {
 	GetParameters(context.Context, *ssm.GetParametersInput, ...func(*ssm.Options)) (*ssm.GetParametersOutput, error)
 }
@@ -26,8 +26,8 @@ type SecretsAPI interface {
 // secretsTimeout is the limit of one attempt. Slack waits three seconds for a response.
 const secretsTimeout = time.Second
 
-// NewSSM returns a client of Parameter Store. Calls are too rare to keep a connection
-// open. The options are applied last.
+// NewSSM returns a client of Parameter Store. It keeps no connection open, because
+// calls are rare. The options are applied last.
 func NewSSM(cfg aws.Config, options ...func(*ssm.Options)) *ssm.Client {
 	defaults := func(o *ssm.Options) {
 		o.HTTPClient = awshttp.NewBuildableClient().WithTimeout(secretsTimeout).
@@ -47,17 +47,18 @@ type Secrets struct {
 	expires time.Time
 }
 
-// NewSecrets returns the secrets of at most ten names, which is the limit of one
-// call. It does not read them yet.
+// NewSecrets returns Secrets for the parameters with these names. Ten names are the
+// limit of one call. NewSecrets does not read the parameters yet.
 func NewSecrets(api SecretsAPI, now func() time.Time, names ...string) *Secrets {
 	return &Secrets{api: api, names: names, now: now, lock: make(chan struct{}, 1)}
 }
 
-// Get returns the values of some of the names, in their order, at most five minutes
-// old. Every read is of all names. If several callers need a read at the same time,
-// one makes it and the others wait for its result. A failed read and a missing value
-// are not cached: the next call reads again. A missing parameter fails only the
-// callers that want its value.
+// Get returns the values of these names, in this order. The names must be among those
+// of [NewSecrets]. A value is at most five minutes old. Each read of Parameter Store
+// requests all names. If several callers need a read at the same time, one caller
+// reads and the others wait for its result. A failed read and a missing value are not
+// cached: the next call reads again. If a parameter is missing, only the callers that
+// ask for its value get an error.
 func (s *Secrets) Get(ctx context.Context, names ...string) ([]string, error) {
 	select {
 	case s.lock <- struct{}{}:
@@ -82,6 +83,7 @@ func (s *Secrets) Get(ctx context.Context, names ...string) ([]string, error) {
 	return values, nil
 }
 
+// missing returns the names that have no cached value.
 func (s *Secrets) missing(names []string) []string {
 	return slices.DeleteFunc(slices.Clone(names), func(name string) bool { return s.values[name] != "" })
 }

@@ -5,16 +5,16 @@ import (
 	"strings"
 )
 
-// Stack describes where a stack's bastions run. Package config has validated it.
+// Stack describes where a stack's bastions run. Package config validates the values.
 type Stack struct {
 	ID          string // the value of TagStack on every group and task
 	VPC         string
-	MemberGroup string // the security group that targets name in their rules
+	MemberGroup string // the security group of all tasks; private hosts admit it in their rules
 	Cluster     string // the cluster's ARN
 	Container   string // the name of bastiond's container in the task definition
 	Port        uint16 // the SSH port of bastiond
-	Public      bool   // tasks get a public IPv4 address; if false, callers use the private one
-	IPv4, IPv6  bool   // the address families by which callers reach tasks
+	Public      bool   // tasks get a public IPv4 address; if false, owners connect to the private one
+	IPv4, IPv6  bool   // the address families over which owners connect to tasks
 	Spot        bool   // tasks run on Fargate Spot
 }
 
@@ -29,11 +29,12 @@ const (
 // definition. Nothing else differs between the containers of a stack.
 const EnvBastionID = "BASTION_ID"
 
-// startedByPrefix is the first part of a task's startedBy, which is in events too.
+// startedByPrefix is the first part of a task's startedBy. ECS's events about a task
+// contain startedBy too.
 const startedByPrefix = "bastion/"
 
 // StartedBy returns the startedBy of a bastion's tasks. ECS accepts at most 128
-// letters, digits and -_/ in it.
+// characters: letters, digits, "-", "_" and "/".
 func StartedBy(bastionID string) string { return startedByPrefix + bastionID }
 
 // BastionID returns the bastion's id from a task's startedBy. It returns false for
@@ -49,8 +50,8 @@ func BastionID(startedBy string) (string, bool) {
 // cluster.
 func TaskID(arn string) string { return arn[strings.LastIndexByte(arn, '/')+1:] }
 
-// ClientToken identifies an attempt to ECS, which starts at most one task for it.
-// ECS accepts at most 64 characters of ASCII 33 to 126.
+// ClientToken returns the clientToken of an attempt's RunTask. ECS starts at most one
+// task for a token. ECS accepts at most 64 characters of ASCII 33 to 126.
 func ClientToken(bastionID string, attempt int) string {
 	return "bastion-" + bastionID + "-" + strconv.Itoa(attempt)
 }

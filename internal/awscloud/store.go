@@ -19,7 +19,7 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// RecordsAPI is what [Store] calls.
+// RecordsAPI has the calls that [Store] makes.
 type RecordsAPI interface {
 	GetItem(context.Context, *dynamodb.GetItemInput, ...func(*dynamodb.Options)) (*dynamodb.GetItemOutput, error)
 	BatchGetItem(context.Context, *dynamodb.BatchGetItemInput, ...func(*dynamodb.Options)) (*dynamodb.BatchGetItemOutput, error)
@@ -30,8 +30,8 @@ type RecordsAPI interface {
 	TransactWriteItems(context.Context, *dynamodb.TransactWriteItemsInput, ...func(*dynamodb.Options)) (*dynamodb.TransactWriteItemsOutput, error)
 }
 
-// Store is a [bastion.Store] on the record table. The table's partition keys (pk)
-// and sort keys (sk):
+// Store implements [bastion.Store] on the record table. The table's partition keys
+// (pk), sort keys (sk) and items:
 //
 //	B#<id>     record       the record
 //	O#<owner>  name#<name>  the id of the open bastion of that name
@@ -41,16 +41,17 @@ type RecordsAPI interface {
 //	total      count        the number of all open bastions
 //	marks      <orphan>     when the sweep first saw the orphan
 //
-// A record's item holds the record as one JSON document. Other attributes beside
-// it are only those that keys, indexes, conditions and the TTL use, and the nonces
-// of the latest writes.
+// A record's item holds the record as one JSON document. Besides the document, the
+// item has only the attributes that keys, indexes, conditions and the TTL use, and the
+// nonces of the latest writes.
 //
-// A change of a record and the changes of names, counts and lists that follow from
-// it are one transaction, on condition of the record's version. So the counts
-// cannot drift. Each create and close writes the total, which is a single item.
-// That limits both to the transaction rate of one item, which is far more than the
-// rate at which tasks can be started, and it keeps the quota exact, which a sharded
-// counter would not. The client retries transactions that collide there.
+// A change of a record and the changes of names, counts and lists that follow from it
+// are one transaction, on condition of the record's version. So the counts always
+// agree with the records. Each create and each close writes the total, which is a
+// single item, so they cannot be faster than the transaction rate of one item. That
+// is far more than the rate at which tasks can be started. A sharded counter would be
+// faster, but the quota would not be exact. If two transactions on the total conflict,
+// the client retries.
 type Store struct {
 	api     RecordsAPI
 	table   string
@@ -60,9 +61,9 @@ type Store struct {
 
 var _ bastion.Store = (*Store)(nil)
 
-// NewStore returns a store on a table of [RecordsSchema]. A finished record expires
-// after history. Nonces come from rand, which must be safe for concurrent use, as
-// the reader of crypto/rand is.
+// NewStore returns a store on a table of [RecordsSchema]. A record expires when
+// history has passed since it was finished. Nonces come from rand, which must be safe
+// for concurrent use, as the reader of crypto/rand is.
 func NewStore(api RecordsAPI, table string, history time.Duration, rand io.Reader) *Store {
 	return &Store{api: api, table: table, history: history, rand: rand}
 }
@@ -86,23 +87,24 @@ const (
 	attMarked  = "first_seen"
 )
 
-func at(partition, sort string) item {
+// itemKey returns the key of an item.
+func itemKey(partition, sort string) item {
 	return item{keyPartition: text(partition), keySort: text(sort)}
 }
 
 func ownerPartition(owner string) string { return "O#" + owner }
-func recordKey(id string) item           { return at(recordPrefix+id, sortRecord) }
-func nameKey(owner, name string) item    { return at(ownerPartition(owner), "name#"+name) }
-func listKey(owner, id string) item      { return at(ownerPartition(owner), listPrefix+id) }
+func recordKey(id string) item           { return itemKey(recordPrefix+id, sortRecord) }
+func nameKey(owner, name string) item    { return itemKey(ownerPartition(owner), "name#"+name) }
+func listKey(owner, id string) item      { return itemKey(ownerPartition(owner), listPrefix+id) }
 
-// idOf returns the bastion's id from a record's partition key, and false for any
-// other key.
+// idOf returns the bastion's id from the partition key of a record's item. It returns
+// false for any other item.
 func idOf(found item) (string, bool) {
 	return strings.CutPrefix(toText(found[keyPartition]), recordPrefix)
 }
 
-// get reads one item with strong consistency. It returns ErrNotFound if there is
-// none.
+// get returns one item; the read is strongly consistent. If there is no item, it
+// returns ErrNotFound.
 func (s *Store) get(ctx context.Context, key item) (item, error) {
 	out, err := s.api.GetItem(ctx, &dynamodb.GetItemInput{TableName: &s.table, Key: key, ConsistentRead: aws.Bool(true)})
 	switch {
@@ -114,11 +116,12 @@ func (s *Store) get(ctx context.Context, key item) (item, error) {
 	return out.Item, nil
 }
 
-// maxID is far longer than any id. DynamoDB rejects a key of 2 KB as malformed,
-// but an unknown id must always be not found.
+// maxID is far longer than any id, in bytes. For a longer id, Fetch returns ErrNotFound
+// without a call, because DynamoDB rejects a partition key of more than 2 KB as
+// invalid.
 const maxID = 256
 
-// Fetch reads the record of an id.
+// Fetch returns the record with this id.
 func (s *Store) Fetch(ctx context.Context, id string) (bastion.Record, error) {
 	if len(id) > maxID {
 		return bastion.Record{}, fmt.Errorf("fetch record with an id of %d bytes: %w", len(id), bastion.ErrNotFound)
@@ -130,8 +133,9 @@ func (s *Store) Fetch(ctx context.Context, id string) (bastion.Record, error) {
 	return decodeRecord(stored)
 }
 
-// FetchByName reads the id of a name, then the record. If the bastion is closed
-// between the two reads, it returns ErrNotFound, because the name was free then.
+// FetchByName reads the id that has the name, then the record. If the bastion is
+// closed between the two reads, FetchByName returns ErrNotFound, because the name is
+// free again.
 func (s *Store) FetchByName(ctx context.Context, owner, name string) (bastion.Record, error) {
 	pointer, err := s.get(ctx, nameKey(owner, name))
 	if err != nil {
@@ -185,13 +189,13 @@ func (s *Store) List(ctx context.Context) ([]bastion.Record, error) {
 	return s.fetchUnfinished(ctx, ids)
 }
 
-// maxBatch is the most items that one BatchGetItem accepts.
+// maxBatch is the largest number of items that one BatchGetItem accepts.
 const maxBatch = 100
 
-// fetchUnfinished reads the records of the ids with strong consistency and returns
-// them oldest first. It leaves out those that were finished meanwhile, and those
-// that cannot be decoded: one such record must not hide the others, and the reaper
-// reports it, because it stays due.
+// fetchUnfinished returns the records with these ids, oldest first; the reads are
+// strongly consistent. It leaves out records that were finished meanwhile, and records
+// that cannot be decoded. A record that cannot be decoded must not hide the others. It
+// stays due, so the reaper reports it.
 func (s *Store) fetchUnfinished(ctx context.Context, ids []string) ([]bastion.Record, error) {
 	var recs []bastion.Record
 	for batch := range slices.Chunk(ids, maxBatch) {
@@ -211,8 +215,8 @@ func (s *Store) fetchUnfinished(ctx context.Context, ids []string) ([]bastion.Re
 	return recs, nil
 }
 
-// fetchBatch repeats the request for items that DynamoDB left out: one response
-// holds at most 16 MB.
+// fetchBatch returns the items of at most maxBatch records. One response holds at most
+// 16 MB; fetchBatch requests the items that DynamoDB left out again.
 func (s *Store) fetchBatch(ctx context.Context, ids []string) ([]item, error) {
 	var keys []map[string]types.AttributeValue
 	for _, id := range ids {
@@ -233,12 +237,12 @@ func (s *Store) fetchBatch(ctx context.Context, ids []string) ([]item, error) {
 
 // dueEntry is one entry of the index of due records.
 type dueEntry struct {
-	at string // a stamp
-	id string
+	dueAt string // see stamp
+	id    string
 }
 
-// Due reads up to limit entries from each shard of the index and returns the most
-// overdue ones.
+// Due reads up to limit entries from each shard of the index, and returns the ids of
+// the most overdue entries.
 func (s *Store) Due(ctx context.Context, now time.Time, limit int) ([]string, error) {
 	var shards [dueShards][]dueEntry
 	var errs [dueShards]error
@@ -252,7 +256,7 @@ func (s *Store) Due(ctx context.Context, now time.Time, limit int) ([]string, er
 	}
 	merged := slices.Concat(shards[:]...)
 	slices.SortFunc(merged, func(a, b dueEntry) int {
-		return cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(a.id, b.id))
+		return cmp.Or(cmp.Compare(a.dueAt, b.dueAt), cmp.Compare(a.id, b.id))
 	})
 	var ids []string
 	for _, entry := range merged[:min(limit, len(merged))] {
@@ -261,6 +265,7 @@ func (s *Store) Due(ctx context.Context, now time.Time, limit int) ([]string, er
 	return ids, nil
 }
 
+// dueIn returns up to limit entries from one shard, the most overdue first.
 func (s *Store) dueIn(ctx context.Context, shard string, now time.Time, limit int) ([]dueEntry, error) {
 	if limit <= 0 {
 		return nil, nil
@@ -280,9 +285,9 @@ func (s *Store) dueIn(ctx context.Context, shard string, now time.Time, limit in
 	return found, err
 }
 
-// query calls each with every item that a query finds, page by page, until each
-// returns false.
-func (s *Store) query(ctx context.Context, input dynamodb.QueryInput, each func(item) bool) error {
+// query runs a query page by page and calls visit with every item. It stops early if
+// visit returns false.
+func (s *Store) query(ctx context.Context, input dynamodb.QueryInput, visit func(item) bool) error {
 	input.TableName = &s.table
 	for {
 		page, err := s.api.Query(ctx, &input)
@@ -290,7 +295,7 @@ func (s *Store) query(ctx context.Context, input dynamodb.QueryInput, each func(
 			return opaque(err)
 		}
 		for _, found := range page.Items {
-			if !each(found) {
+			if !visit(found) {
 				return nil
 			}
 		}
@@ -303,7 +308,7 @@ func (s *Store) query(ctx context.Context, input dynamodb.QueryInput, each func(
 
 // RememberKey stores the owner's public key.
 func (s *Store) RememberKey(ctx context.Context, owner string, key bastion.Key) error {
-	remembered := at(ownerPartition(owner), sortKey)
+	remembered := itemKey(ownerPartition(owner), sortKey)
 	remembered[attKey] = text(string(key))
 	if _, err := s.api.PutItem(ctx, &dynamodb.PutItemInput{TableName: &s.table, Item: remembered}); err != nil {
 		return fmt.Errorf("store the public key of %s: %w", owner, opaque(err))
@@ -311,23 +316,24 @@ func (s *Store) RememberKey(ctx context.Context, owner string, key bastion.Key) 
 	return nil
 }
 
-// RememberedKey reads the owner's public key.
+// RememberedKey returns the owner's public key.
 func (s *Store) RememberedKey(ctx context.Context, owner string) (bastion.Key, error) {
-	stored, err := s.get(ctx, at(ownerPartition(owner), sortKey))
+	stored, err := s.get(ctx, itemKey(ownerPartition(owner), sortKey))
 	if err != nil {
 		return "", fmt.Errorf("fetch the public key of %s: %w", owner, err)
 	}
 	return bastion.Key(toText(stored[attKey])), nil
 }
 
-// markLifetime is how long a mark stays after a sweep last wrote it.
+// markLifetime is how long a mark is kept after a sweep last wrote it.
 const markLifetime = 7 * 24 * time.Hour
 
-// Mark stores when the sweep first saw an orphan, and keeps an earlier time.
+// Mark stores the time at which the sweep saw an orphan, unless the orphan has a mark
+// already. It returns the stored time and renews the mark's TTL.
 func (s *Store) Mark(ctx context.Context, orphan string, seen time.Time) (time.Time, error) {
 	out, err := s.api.UpdateItem(ctx, &dynamodb.UpdateItemInput{
 		TableName:                 &s.table,
-		Key:                       at(partMarks, orphan),
+		Key:                       itemKey(partMarks, orphan),
 		UpdateExpression:          aws.String("SET " + attMarked + " = if_not_exists(" + attMarked + ", :seen), " + attExpiresAt + " = :expires"),
 		ExpressionAttributeValues: values{":seen": stamp(seen), ":expires": ttl(seen.Add(markLifetime))},
 		ReturnValues:              types.ReturnValueAllNew,
@@ -342,16 +348,16 @@ func (s *Store) Mark(ctx context.Context, orphan string, seen time.Time) (time.T
 	return first, nil
 }
 
-// Unmark deletes a mark, if there is one.
+// Unmark deletes a mark. If there is none, it does nothing.
 func (s *Store) Unmark(ctx context.Context, orphan string) error {
-	_, err := s.api.DeleteItem(ctx, &dynamodb.DeleteItemInput{TableName: &s.table, Key: at(partMarks, orphan)})
+	_, err := s.api.DeleteItem(ctx, &dynamodb.DeleteItemInput{TableName: &s.table, Key: itemKey(partMarks, orphan)})
 	if err != nil {
 		return fmt.Errorf("unmark %s: %w", orphan, opaque(err))
 	}
 	return nil
 }
 
-// Marks lists the marked orphans with strong consistency.
+// Marks lists the orphans that have a mark; the read is strongly consistent.
 func (s *Store) Marks(ctx context.Context) ([]string, error) {
 	var orphans []string
 	err := s.query(ctx, dynamodb.QueryInput{

@@ -15,21 +15,23 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// If the response to a write is lost, the SDK sends the write again. Its condition
-// then fails on the write's own effect, which looks like another caller's write:
-// the version has moved, the name is in use. Therefore each write has a nonce that
-// stays in the record for the next few writes. If a refused write finds its own
-// nonce, it has taken effect. A transaction also uses the nonce as its
-// ClientRequestToken.
+// If the response to a write is lost, the SDK sends the write again. If the first
+// attempt took effect, the condition of the second attempt fails: the version is not
+// the expected one, or the name is in use. A write of another caller looks the same.
+// Therefore each write stores a nonce, and an item keeps the nonces of its latest
+// writes. If a write is refused and the item has the nonce of this write, the write
+// took effect. A transaction also uses the nonce as its ClientRequestToken.
 
-// noncesKept is how many nonces a record holds. If a write is retried after that
-// many other writes, it counts as a conflict.
+// noncesKept is how many nonces an item keeps. If a write is retried after that many
+// other writes, the retry returns an error such as ErrConflict although the write took
+// effect.
 const noncesKept = 8
 
+// nonceAttribute returns the attribute for the nonce of the write of a version.
 func nonceAttribute(version int64) string { return fmt.Sprintf("write_%d", version%noncesKept) }
 
-// tookEffect reports whether the stored record is the result of the write of that
-// version and nonce, or of at most a few writes after it.
+// tookEffect reports whether the write of this version with this nonce is among the
+// latest writes of a stored item.
 func tookEffect(stored item, version int64, nonce string) bool {
 	return toText(stored[nonceAttribute(version)]) == nonce
 }
@@ -43,12 +45,12 @@ func (s *Store) Create(ctx context.Context, rec bastion.Record, quota bastion.Qu
 	return nil
 }
 
-// createErrors are what a failed condition of each action means. DynamoDB
-// evaluates the actions in this order.
+// createErrors has the error for each action of create whose condition can fail, in the
+// order of the actions.
 var createErrors = []error{bastion.ErrNameTaken, bastion.ErrQuotaOwner, bastion.ErrQuotaTotal, bastion.ErrConflict}
 
-// createRecord is the position of the record among the actions.
-const createRecord = 3
+// createRecordIndex is the index of the action that writes the record.
+const createRecordIndex = 3
 
 func (s *Store) create(ctx context.Context, rec bastion.Record, quota bastion.Quota) error {
 	if rec.Version != 1 || !rec.Intent.Open || !rec.FinishedAt.IsZero() {
@@ -80,7 +82,7 @@ func (s *Store) create(ctx context.Context, rec bastion.Record, quota bastion.Qu
 	switch {
 	case err == nil:
 		return nil
-	case len(reasons) > createRecord && tookEffect(reasons[createRecord].Item, rec.Version, nonce):
+	case len(reasons) > createRecordIndex && tookEffect(reasons[createRecordIndex].Item, rec.Version, nonce):
 		return nil
 	}
 	if known := createError(reasons); known != nil {
@@ -89,9 +91,9 @@ func (s *Store) create(ctx context.Context, rec bastion.Record, quota bastion.Qu
 	return opaque(err)
 }
 
-// createError returns the error of the first action whose condition failed. It
-// returns nil if an earlier action failed for any other reason, because DynamoDB
-// may not have evaluated that action's condition.
+// createError returns the error of the first action whose condition failed. If an
+// earlier action failed for another reason, it returns nil: DynamoDB may not have
+// evaluated the condition of the earlier action, which could have failed too.
 func createError(reasons []types.CancellationReason) error {
 	for i, known := range createErrors[:min(len(reasons), len(createErrors))] {
 		switch aws.ToString(reasons[i].Code) {
@@ -105,8 +107,8 @@ func createError(reasons []types.CancellationReason) error {
 	return nil
 }
 
-// increment counts one more open bastion, on condition that the count is below the
-// quota.
+// increment returns the action that adds one to a count of open bastions, on condition
+// that the count is below the quota. A count that does not exist yet is 0.
 func (s *Store) increment(partition string, quota int) *types.Update {
 	condition := "#open < :quota"
 	if quota > 0 {
@@ -114,7 +116,7 @@ func (s *Store) increment(partition string, quota int) *types.Update {
 	}
 	return &types.Update{
 		TableName:                 &s.table,
-		Key:                       at(partition, sortCount),
+		Key:                       itemKey(partition, sortCount),
 		UpdateExpression:          aws.String("ADD #open :one"),
 		ConditionExpression:       &condition,
 		ExpressionAttributeNames:  map[string]string{"#open": attOpen},
@@ -122,20 +124,22 @@ func (s *Store) increment(partition string, quota int) *types.Update {
 	}
 }
 
-// decrement counts one open bastion less. It needs no condition of its own: the
-// condition on the record, in the same transaction, ensures that it was counted.
+// decrement returns the action that subtracts one from a count of open bastions. It has
+// no condition: the condition on the record, in the same transaction, ensures that the
+// bastion was counted.
 func (s *Store) decrement(partition string) *types.Update {
 	return &types.Update{
 		TableName:                 &s.table,
-		Key:                       at(partition, sortCount),
-		UpdateExpression:          aws.String("ADD #open :less"),
+		Key:                       itemKey(partition, sortCount),
+		UpdateExpression:          aws.String("ADD #open :minus_one"),
 		ExpressionAttributeNames:  map[string]string{"#open": attOpen},
-		ExpressionAttributeValues: values{":less": number(-1)},
+		ExpressionAttributeValues: values{":minus_one": number(-1)},
 	}
 }
 
-// Replace writes the record. In the same transaction, it removes the name, counts
-// and list entry that the new version no longer needs.
+// Replace writes the record. If next closes the bastion, the same transaction frees
+// its name and reduces the counts. If next finishes it, the same transaction removes
+// its list entry.
 func (s *Store) Replace(ctx context.Context, prev, next bastion.Record) error {
 	if err := s.replace(ctx, prev, next); err != nil {
 		return fmt.Errorf("replace version %d of record %s: %w", prev.Version, prev.ID, err)
@@ -165,13 +169,13 @@ func (s *Store) replace(ctx context.Context, prev, next bastion.Record) error {
 	return bastion.ErrConflict
 }
 
-// checkSuccessor returns an error if next cannot follow prev, whatever is stored.
+// checkSuccessor returns an error if no caller may write next in place of prev.
 func checkSuccessor(prev, next bastion.Record) error {
 	switch {
 	case next.Version != prev.Version+1:
-		return fmt.Errorf("the next version is %d", next.Version)
+		return fmt.Errorf("the next version is %d, not %d", next.Version, prev.Version+1)
 	case next.ID != prev.ID || next.Owner != prev.Owner || next.Name != prev.Name:
-		return fmt.Errorf("id, owner and name of a record cannot change, to %s, %s and %q", next.ID, next.Owner, next.Name)
+		return fmt.Errorf("a record cannot change its id, owner or name: next has %s, %s, %q", next.ID, next.Owner, next.Name)
 	case next.Intent.Open && !prev.Intent.Open:
 		return errors.New("a closed record cannot be opened")
 	case next.FinishedAt.IsZero() && !prev.FinishedAt.IsZero():
@@ -180,7 +184,8 @@ func checkSuccessor(prev, next bastion.Record) error {
 	return nil
 }
 
-// releases returns the actions that belong to a change, besides the record's.
+// releases returns the actions that free the name and the quota of a bastion that next
+// closes, and the list entry of a bastion that next finishes.
 func (s *Store) releases(prev, next bastion.Record) []types.TransactWriteItem {
 	var actions []types.TransactWriteItem
 	if prev.Intent.Open && !next.Intent.Open {
@@ -196,8 +201,8 @@ func (s *Store) releases(prev, next bastion.Record) []types.TransactWriteItem {
 	return actions
 }
 
-// send writes the record, in a transaction if there are more actions. If the
-// record's condition failed, refused is true and stored is the item, if there is
+// send writes the record, in a transaction if there are more actions. If the condition
+// on the record failed, refused is true and stored is the record's item, if there is
 // one.
 func (s *Store) send(ctx context.Context, record *dynamodb.UpdateItemInput, more []types.TransactWriteItem, nonce string) (stored item, refused bool, err error) {
 	if len(more) == 0 {
@@ -219,7 +224,7 @@ func (s *Store) send(ctx context.Context, record *dynamodb.UpdateItemInput, more
 	return stored, refused, err
 }
 
-// asAction returns the update as an action of a transaction.
+// asAction converts an update to an action of a transaction.
 func asAction(u *dynamodb.UpdateItemInput) *types.Update {
 	return &types.Update{
 		TableName: u.TableName, Key: u.Key,
@@ -229,8 +234,8 @@ func asAction(u *dynamodb.UpdateItemInput) *types.Update {
 	}
 }
 
-// recordUpdate returns the update that writes all attributes of a record's item
-// except the nonces of other writes.
+// recordUpdate returns the update that writes all attributes of a record's item, except
+// the nonces of other writes.
 func (s *Store) recordUpdate(rec bastion.Record, nonce, condition string, conditionValues values) (*dynamodb.UpdateItemInput, error) {
 	document, err := toDocument(rec)
 	if err != nil {
@@ -258,14 +263,14 @@ func (s *Store) recordUpdate(rec bastion.Record, nonce, condition string, condit
 	return e.update(s.table, recordKey(rec.ID), condition), nil
 }
 
-// decodeRecord decodes a record's item. The version is the attribute's, because
-// that is what the next write's condition compares.
+// decodeRecord decodes a record's item. The version comes from the attribute, because
+// the condition of the next write compares the attribute.
 func decodeRecord(stored item) (bastion.Record, error) {
 	id, _ := idOf(stored)
 	var rec bastion.Record
 	err := fromDocument(stored[attRecord], &rec)
 	if err == nil && rec.ID != id {
-		err = fmt.Errorf("the document is of record %q", rec.ID)
+		err = fmt.Errorf("the document has the id %q", rec.ID)
 	}
 	if err == nil {
 		rec.Version, err = toNumber(stored[attVersion])
@@ -276,11 +281,12 @@ func decodeRecord(stored item) (bastion.Record, error) {
 	return rec, nil
 }
 
-// dueShards is how many partitions the index of due records has. Each write of a
-// record can move its entry, and a partition accepts 1,000 writes a second. To
-// change this number, rewrite all records that are not finished.
+// dueShards is how many partitions the index of due records has. Each write of a record
+// can move its entry in the index, and a partition accepts 1,000 writes a second. After
+// a change of this number, rewrite all records that are not finished.
 const dueShards = 8
 
+// dueShard returns the partition of a bastion in the index of due records.
 func dueShard(id string) string {
 	h := fnv.New32a()
 	h.Write([]byte(id))

@@ -17,7 +17,7 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// ECSTasks is what [Tasks] calls of ECS.
+// ECSTasks has the calls of ECS that [Tasks] makes.
 type ECSTasks interface {
 	RunTask(context.Context, *ecs.RunTaskInput, ...func(*ecs.Options)) (*ecs.RunTaskOutput, error)
 	ListTasks(context.Context, *ecs.ListTasksInput, ...func(*ecs.Options)) (*ecs.ListTasksOutput, error)
@@ -25,7 +25,7 @@ type ECSTasks interface {
 	StopTask(context.Context, *ecs.StopTaskInput, ...func(*ecs.Options)) (*ecs.StopTaskOutput, error)
 }
 
-// Tasks is a [bastion.Tasks] on ECS. The addresses of tasks come from EC2.
+// Tasks implements [bastion.Tasks] on ECS. The addresses of tasks come from EC2.
 type Tasks struct {
 	ecs   ECSTasks
 	ec2   EC2Interfaces
@@ -35,7 +35,7 @@ type Tasks struct {
 
 var _ bastion.Tasks = (*Tasks)(nil)
 
-// NewTasks returns the port.
+// NewTasks returns Tasks for the tasks of the stack's bastions.
 func NewTasks(ecs ECSTasks, ec2 EC2Interfaces, stack Stack, now func() time.Time) *Tasks {
 	return &Tasks{ecs: ecs, ec2: ec2, stack: stack, now: now}
 }
@@ -55,19 +55,21 @@ func (t *Tasks) Run(ctx context.Context, spec bastion.TaskSpec) (bastion.Task, e
 	if len(out.Tasks) != 1 {
 		return bastion.Task{}, fmt.Errorf("run task for attempt %d of %s: response has %d tasks and no failure", spec.Attempt, spec.BastionID, len(out.Tasks))
 	}
-	// If the task has stopped since, the response has only its ARN and status.
+	// If this is a repeat and the task has stopped since, the response has only the
+	// task's ARN and status.
 	task := t.stack.task(out.Tasks[0])
 	task.BastionID, task.Attempt = spec.BastionID, spec.Attempt
 	return task, nil
 }
 
-// runTaskInput returns the request for RunTask. It follows from the stack and the
-// spec alone, because ECS refuses a known clientToken with other parameters
-// (ConflictException). The rest of bastiond's configuration is in the task
-// definition, and what changes during a bastion's life is in its lease.
+// runTaskInput returns the request for RunTask. The request depends only on the stack
+// and the spec, because ECS refuses a known clientToken with other parameters
+// (ConflictException). The rest of bastiond's configuration is in the task definition.
+// Everything that changes while the bastion is open is in its lease.
 //
-// The request names a capacity provider and not a launch type, because Spot has no
-// launch type, and a request can have only one of the two. It propagates no tags.
+// The request names a capacity provider instead of a launch type, because Fargate Spot
+// has no launch type, and a request can have only one of the two. ECS copies no tags
+// from the task definition.
 func (s Stack) runTaskInput(spec bastion.TaskSpec) *ecs.RunTaskInput {
 	provider, public := "FARGATE", types.AssignPublicIpDisabled
 	if s.Spot {
@@ -109,7 +111,7 @@ func (s Stack) runTaskInput(spec bastion.TaskSpec) *ecs.RunTaskInput {
 // maxStopReason is the longest reason that StopTask accepts.
 const maxStopReason = 255
 
-// Stop requests a task to end.
+// Stop asks ECS to stop a task.
 func (t *Tasks) Stop(ctx context.Context, taskID, reason string) error {
 	if len(reason) > maxStopReason {
 		reason = strings.ToValidUTF8(reason[:maxStopReason], "")
@@ -133,7 +135,8 @@ func isTaskNotFound(err error) bool {
 		strings.Contains(api.ErrorMessage(), "task was not found")
 }
 
-// What a person reads if ECS refuses a task. There is also bastion.CapacityFailure.
+// The failures that a person reads if ECS refuses to start a task, besides
+// bastion.CapacityFailure.
 var (
 	quotaFailure = bastion.Failure{Code: bastion.FailureCapacity,
 		Message: "This AWS account has reached its quota of Fargate tasks. Close a bastion that you no longer need, or ask your operator to raise the account's Fargate vCPU quota."}
@@ -145,9 +148,10 @@ var (
 		Message: "AWS did not start the bastion. Request it again. If it keeps happening, ask your operator: the function's log has the cause."}
 )
 
-// refusals maps parts of ECS's messages to failures, in this order. The messages
-// are from the ECS developer guide ("API failures messages", "Service event
-// messages"). They are the reason of a failure or the message of an error.
+// refusals maps parts of ECS's messages to failures. The first part that a message
+// contains counts. A message is the reason of a failure in a response, or the message
+// of an error. The messages are from the ECS developer guide ("API failures messages",
+// "Service event messages").
 var refusals = []struct {
 	part    string
 	failure bastion.Failure
@@ -158,8 +162,8 @@ var refusals = []struct {
 	{"RESOURCE:", bastion.CapacityFailure},
 }
 
-// refusalCodes are errors of RunTask after which there is certainly no task, and a
-// retry cannot succeed until the configuration is changed.
+// refusalCodes are the codes of errors of RunTask after which there is certainly no
+// task, and a retry cannot succeed until the configuration is changed.
 var refusalCodes = map[string]bool{
 	"AccessDeniedException":                          true,
 	"BlockedException":                               true,
@@ -171,11 +175,11 @@ var refusalCodes = map[string]bool{
 	"UnsupportedFeatureException":                    true,
 }
 
-// temporaryMessages are parts of the messages of temporary errors, whatever their
-// code.
+// temporaryMessages are parts of the messages of temporary errors. They have precedence
+// over refusalCodes.
 var temporaryMessages = []string{"Rate exceeded", "Too many concurrent"}
 
-// refusedBy converts one of failures[] in a response of RunTask.
+// refusedBy converts a failure in a response of RunTask.
 func refusedBy(failure types.Failure) *bastion.RefusedError {
 	detail := aws.ToString(failure.Reason)
 	if failure.Detail != nil {
@@ -187,6 +191,7 @@ func refusedBy(failure types.Failure) *bastion.RefusedError {
 	return &bastion.RefusedError{Failure: otherFailure, Detail: detail}
 }
 
+// refusalOf returns the failure for a message of ECS, and false if refusals has none.
 func refusalOf(message string) (bastion.Failure, bool) {
 	for _, r := range refusals {
 		if strings.Contains(message, r.part) {
@@ -201,18 +206,18 @@ func refusalOf(message string) (bastion.Failure, bool) {
 // An unknown security group is ErrNotFound, because ECS may not see a new group yet.
 // This does not apply to the stack's member group, which is not new. A
 // ConflictException means that the attempt's task was started with the parameters of
-// an earlier deployment. It stays an error: the domain finds that task by its
-// startedBy, or gives the attempt up when it is too old to be sent again. Throttling
-// and failures of the service stay errors too, and the domain retries.
+// an earlier deployment. It is not a refusal: the domain finds that task by its
+// startedBy, or ends the attempt when RunTask can no longer be repeated. Throttling
+// and failures of the service are not refusals either, and the domain retries.
 func (s Stack) runTaskError(spec bastion.TaskSpec, err error) error {
-	what := fmt.Sprintf("run task for attempt %d of %s", spec.Attempt, spec.BastionID)
+	call := fmt.Sprintf("run task for attempt %d of %s", spec.Attempt, spec.BastionID)
 	var api smithy.APIError
 	if !errors.As(err, &api) {
-		return fmt.Errorf("%s: %w", what, opaque(err))
+		return fmt.Errorf("%s: %w", call, opaque(err))
 	}
 	message := api.ErrorMessage()
 	if strings.Contains(message, "InvalidGroup.NotFound") && !strings.Contains(message, "'"+s.MemberGroup+"'") {
-		return fmt.Errorf("%s in the security group %s: %s: %w", what, spec.GroupID, message, bastion.ErrNotFound)
+		return fmt.Errorf("%s in the security group %s: %s: %w", call, spec.GroupID, message, bastion.ErrNotFound)
 	}
 	if known, ok := refusalOf(message); ok {
 		return &bastion.RefusedError{Failure: known, Detail: api.ErrorCode() + ": " + message}
@@ -222,9 +227,9 @@ func (s Stack) runTaskError(spec bastion.TaskSpec, err error) error {
 	}
 	var conflict *types.ConflictException
 	if errors.As(err, &conflict) {
-		return fmt.Errorf("%s: clientToken was used with other parameters, for %q: %w", what, conflict.ResourceIds, opaque(err))
+		return fmt.Errorf("%s: clientToken was used with other parameters, for task %q: %w", call, conflict.ResourceIds, opaque(err))
 	}
-	return fmt.Errorf("%s: %w", what, opaque(err))
+	return fmt.Errorf("%s: %w", call, opaque(err))
 }
 
 func isTemporary(message string) bool {

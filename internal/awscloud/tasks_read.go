@@ -19,10 +19,11 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// tasksPerDescribe is the most tasks that one DescribeTasks accepts.
+// tasksPerDescribe is the largest number of tasks that one DescribeTasks accepts.
 const tasksPerDescribe = 100
 
-// Describe returns the bastion's tasks, oldest first.
+// Describe returns the bastion's tasks, oldest first: those that have its startedBy,
+// and those with the known ids.
 func (t *Tasks) Describe(ctx context.Context, bastionID string, known ...string) ([]bastion.Task, error) {
 	arns, err := t.list(ctx, &ecs.ListTasksInput{StartedBy: aws.String(StartedBy(bastionID))})
 	if err != nil {
@@ -53,8 +54,9 @@ func (t *Tasks) Fetch(ctx context.Context, taskID string) (bastion.Task, error) 
 	return tasks[0], nil
 }
 
-// List lists all tasks of the stack that are not stopped. ListTasks selects by the
-// desired status, so a task that is being stopped is listed with the stopped ones.
+// List lists all tasks of the stack that have not stopped. ListTasks selects tasks by
+// their desired status. The desired status of a task that is being stopped is STOPPED,
+// so List reads the tasks of both statuses.
 func (t *Tasks) List(ctx context.Context) ([]bastion.Task, error) {
 	arns, err := t.list(ctx, &ecs.ListTasksInput{})
 	if err != nil {
@@ -65,8 +67,9 @@ func (t *Tasks) List(ctx context.Context) ([]bastion.Task, error) {
 	})
 }
 
-// list returns the ARNs of tasks of every desired status. It lists those that are to
-// run first, so that a task that is stopped meanwhile is not missed, but found twice.
+// list returns the ARNs of tasks, first of those whose desired status is RUNNING, then
+// of those whose desired status is STOPPED. If a task is stopped between the two calls,
+// list returns the task twice. In the other order, list would miss the task.
 func (t *Tasks) list(ctx context.Context, in *ecs.ListTasksInput) ([]string, error) {
 	var arns []string
 	for _, desired := range []types.DesiredStatus{types.DesiredStatusRunning, types.DesiredStatusStopped} {
@@ -86,8 +89,8 @@ func (t *Tasks) list(ctx context.Context, in *ecs.ListTasksInput) ([]string, err
 	return arns, nil
 }
 
-// describe returns the wanted tasks with their addresses. It leaves out tasks that
-// ECS does not know yet, or no longer.
+// describe returns the wanted tasks with their addresses, oldest first. It leaves out
+// tasks that ECS does not know yet, or no longer knows.
 func (t *Tasks) describe(ctx context.Context, arns []string, wanted func(types.Task) bool) ([]bastion.Task, error) {
 	slices.Sort(arns)
 	var found []types.Task
@@ -109,7 +112,8 @@ func (t *Tasks) describe(ctx context.Context, arns []string, wanted func(types.T
 	return t.withEndpoints(ctx, found)
 }
 
-// exceptMissing returns the failures other than that of a task that ECS does not know.
+// exceptMissing returns the failures as an error, without those for tasks that ECS does
+// not know (MISSING).
 func exceptMissing(failures []types.Failure) error {
 	var failed []error
 	for _, f := range failures {
@@ -120,7 +124,8 @@ func exceptMissing(failures []types.Failure) error {
 	return errors.Join(failed...)
 }
 
-// withEndpoints converts tasks and adds their addresses, with few calls for all of them.
+// withEndpoints converts tasks and adds their addresses, which it reads in batches. It
+// returns the tasks oldest first.
 func (t *Tasks) withEndpoints(ctx context.Context, found []types.Task) ([]bastion.Task, error) {
 	var interfaces []string
 	for _, task := range found {
@@ -144,9 +149,9 @@ func (t *Tasks) withEndpoints(ctx context.Context, found []types.Task) ([]bastio
 	return tasks, nil
 }
 
-// interfaceOf returns the id of the task's network interface. It returns "" if ECS
-// has not attached one yet, and for a task that is being stopped, because nobody
-// should connect to it.
+// interfaceOf returns the id of the task's network interface. It returns "" if ECS has
+// not attached an interface yet, and for a task that is being stopped, because no
+// client should connect to such a task.
 func interfaceOf(task types.Task) string {
 	if aws.ToString(task.DesiredStatus) == string(types.DesiredStatusStopped) {
 		return ""
@@ -184,8 +189,8 @@ func (s Stack) task(task types.Task) bastion.Task {
 		if c.ExitCode != nil {
 			converted.ExitCode = aws.Int(int(*c.ExitCode))
 		}
-		// Only the container may have the reason, for example of an image that cannot
-		// be pulled.
+		// For some stops the reason of the container says more than that of the task,
+		// for example if an image cannot be pulled.
 		if reason := aws.ToString(c.Reason); !strings.Contains(converted.StopReason, reason) {
 			converted.StopReason = strings.TrimPrefix(converted.StopReason+": "+reason, ": ")
 		}
@@ -193,6 +198,7 @@ func (s Stack) task(task types.Task) bastion.Task {
 	return converted
 }
 
+// tag returns the value of a tag; "" if it is missing.
 func tag(tags []types.Tag, key string) string {
 	for _, t := range tags {
 		if aws.ToString(t.Key) == key {
@@ -202,18 +208,18 @@ func tag(tags []types.Tag, key string) string {
 	return ""
 }
 
-// EC2Interfaces is what [Tasks] calls of EC2.
+// EC2Interfaces has the calls of EC2 that [Tasks] makes.
 type EC2Interfaces interface {
 	DescribeNetworkInterfaces(context.Context, *ec2.DescribeNetworkInterfacesInput, ...func(*ec2.Options)) (*ec2.DescribeNetworkInterfacesOutput, error)
 }
 
-// valuesPerFilter is the most values that EC2 accepts in one filter.
+// valuesPerFilter is the largest number of values that EC2 accepts in one filter.
 const valuesPerFilter = 200
 
-// endpoints returns the endpoints of network interfaces, by interface id: at most
-// one for each address family, IPv4 first. It uses a filter. A call by id would fail
-// for all interfaces if one is gone or not visible yet, and EC2 has a larger bucket
-// for calls with a filter.
+// endpoints returns the endpoints of network interfaces, by interface id: at most one
+// for each address family, IPv4 first. It selects the interfaces by a filter. A call
+// with ids instead would fail for all interfaces if EC2 does not find one of them, and
+// EC2 has a larger bucket for calls with a filter.
 func (t *Tasks) endpoints(ctx context.Context, interfaces []string) (map[string][]netip.AddrPort, error) {
 	found := map[string][]netip.AddrPort{}
 	for batch := range slices.Chunk(interfaces, valuesPerFilter) {
@@ -234,8 +240,9 @@ func (t *Tasks) endpoints(ctx context.Context, interfaces []string) (map[string]
 	return found, nil
 }
 
-// endpointsOf returns the known endpoints of an interface. EC2 associates a public
-// IPv4 address some time after it attaches the interface.
+// endpointsOf returns the endpoints of an interface. The public IPv4 endpoint can be
+// missing, because EC2 associates a public address some time after it attaches the
+// interface.
 func (s Stack) endpointsOf(i ec2types.NetworkInterface) []netip.AddrPort {
 	var known []netip.AddrPort
 	add := func(address *string) {

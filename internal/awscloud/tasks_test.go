@@ -30,7 +30,7 @@ func TestRunTaskIsNotSentAfterReplayWindow(t *testing.T) {
 	w := newWire(t, localcloud.Config{}, nil)
 	now := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
 	w.tasks.now = func() time.Time { return now }
-	spec := w.launch(t, testID, 1)
+	spec := w.specWithGroup(t, testID, 1)
 	for _, created := range []time.Time{{}, now.Add(-bastion.RunTaskReplayWindow - time.Second)} {
 		spec.AttemptCreatedAt = created
 		_, err := w.tasks.Run(t.Context(), spec)
@@ -65,7 +65,7 @@ func TestStopIgnoresUnknownTaskOnly(t *testing.T) {
 
 func TestLongStopReasonIsTruncated(t *testing.T) {
 	w := newWire(t, localcloud.Config{}, nil)
-	task, err := w.tasks.Run(t.Context(), w.launch(t, testID, 1))
+	task, err := w.tasks.Run(t.Context(), w.specWithGroup(t, testID, 1))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,7 +76,7 @@ func TestLongStopReasonIsTruncated(t *testing.T) {
 
 func TestReadErrorsOfTasksAreHidden(t *testing.T) {
 	w := newWire(t, localcloud.Config{}, nil)
-	task, err := w.tasks.Run(t.Context(), w.launch(t, testID, 1))
+	task, err := w.tasks.Run(t.Context(), w.specWithGroup(t, testID, 1))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,10 +94,10 @@ func TestReadErrorsOfTasksAreHidden(t *testing.T) {
 // The sizes of pages and batches are those of AWS.
 func TestManyTasksAreReadInPages(t *testing.T) {
 	w := newWire(t, localcloud.Config{}, func(cfg *awswire.Config) { cfg.PageSize = 50 })
-	group := w.launch(t, testID, 1)
+	group := w.specWithGroup(t, testID, 1)
 	const n = 230
 	for i := range n {
-		if _, err := w.tasks.Run(t.Context(), launchIn(group.GroupID, fmt.Sprintf("bastion%09d", i), 1)); err != nil {
+		if _, err := w.tasks.Run(t.Context(), specIn(group.GroupID, fmt.Sprintf("bastion%09d", i), 1)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -129,10 +129,10 @@ func TestManyTasksAreReadInPages(t *testing.T) {
 
 func TestOnlyTasksOfTheStackAreListed(t *testing.T) {
 	w := newWire(t, localcloud.Config{}, nil)
-	spec := w.launch(t, testID, 1)
+	spec := w.specWithGroup(t, testID, 1)
 	other := *w.tasks
 	other.stack.ID = "another"
-	if _, err := other.Run(t.Context(), launchIn(spec.GroupID, "anotherbastion00", 1)); err != nil {
+	if _, err := other.Run(t.Context(), specIn(spec.GroupID, "anotherbastion00", 1)); err != nil {
 		t.Fatal(err)
 	}
 	task, err := w.tasks.Run(t.Context(), spec)
@@ -302,7 +302,7 @@ var runTaskErrors = []struct {
 
 func TestRunTaskErrorsAreConverted(t *testing.T) {
 	w := newWire(t, localcloud.Config{}, nil)
-	spec := w.launch(t, testID, 1)
+	spec := w.specWithGroup(t, testID, 1)
 	for _, c := range runTaskErrors {
 		t.Run(c.code+" "+c.message, func(t *testing.T) {
 			w.server.Fail("RunTask", c.code, c.message)
@@ -367,7 +367,7 @@ func TestFailuresOfRunTaskAreRefusals(t *testing.T) {
 
 func TestAttemptWithoutCapacityIsRefusedAgain(t *testing.T) {
 	w := newWire(t, localcloud.Config{}, nil)
-	spec := w.launch(t, testID, 1)
+	spec := w.specWithGroup(t, testID, 1)
 	w.cloud.RefuseCapacity(1)
 	for range 2 { // the second response is that of the clientToken
 		_, err := w.tasks.Run(t.Context(), spec)
@@ -381,7 +381,7 @@ func TestAttemptWithoutCapacityIsRefusedAgain(t *testing.T) {
 
 func TestConflictNamesExistingTask(t *testing.T) {
 	w := newWire(t, localcloud.Config{}, nil)
-	spec := w.launch(t, testID, 1)
+	spec := w.specWithGroup(t, testID, 1)
 	task, err := w.tasks.Run(t.Context(), spec)
 	if err != nil {
 		t.Fatal(err)

@@ -105,16 +105,16 @@ func testSDK(url string) aws.Config {
 }
 
 // launch creates the bastion's group and returns an attempt with it.
-func (w *wire) launch(t *testing.T, bastionID string, attempt int) bastion.TaskSpec {
+func (w *wire) specWithGroup(t *testing.T, bastionID string, attempt int) bastion.TaskSpec {
 	t.Helper()
 	group, err := w.groups.Create(t.Context(), bastion.GroupSpec{BastionID: bastionID})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return launchIn(group.ID, bastionID, attempt)
+	return specIn(group.ID, bastionID, attempt)
 }
 
-func launchIn(groupID, bastionID string, attempt int) bastion.TaskSpec {
+func specIn(groupID, bastionID string, attempt int) bastion.TaskSpec {
 	return bastion.TaskSpec{
 		BastionID: bastionID, Attempt: attempt, GroupID: groupID, Subnet: "subnet-1",
 		TaskDefinition: "arn:aws:ecs:eu-central-1:123456789012:task-definition/bastion:7", AttemptCreatedAt: time.Now(),
@@ -141,7 +141,7 @@ func TestGroupsConformOverHTTP(t *testing.T) {
 // occupy starts a task in a group and waits until it is visible. It returns a
 // function that stops the task.
 func (w *wire) occupy(t *testing.T, bastionID, groupID string) func() {
-	task, err := w.tasks.Run(t.Context(), launchIn(groupID, bastionID, 1))
+	task, err := w.tasks.Run(t.Context(), specIn(groupID, bastionID, 1))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -191,7 +191,7 @@ func TestTasksConformOverHTTP(t *testing.T) {
 				if groups[bastionID] == "" {
 					groups[bastionID] = w.visibleGroup(t, bastionID)
 				}
-				launch := launchIn(groups[bastionID], bastionID, attempt)
+				launch := specIn(groups[bastionID], bastionID, attempt)
 				launch.AttemptCreatedAt = announced
 				return launch
 			},
@@ -218,7 +218,7 @@ func TestThrottledCallIsRetried(t *testing.T) {
 	w := newWire(t, localcloud.Config{}, nil)
 	w.withRetries()
 	w.cloud.Throttle(1)
-	launch := w.launch(t, testID, 1)
+	launch := w.specWithGroup(t, testID, 1)
 	w.cloud.Throttle(1)
 	if _, err := w.tasks.Run(t.Context(), launch); err != nil {
 		t.Error(err)

@@ -160,7 +160,7 @@ func (w *neighbours) isHonest(batch []json.RawMessage, number string) bool {
 	return slices.ContainsFunc(batch, func(record json.RawMessage) bool {
 		var change leaseChange
 		return json.Unmarshal(record, &change) == nil && change.Change.SequenceNumber == number &&
-			*change.Change.Keys[awscloud.LeaseKey].Text == w.honest.leaseKey()
+			*change.Change.Keys[awscloud.LeaseKeyAttribute].Text == w.honest.leaseKey()
 	})
 }
 

@@ -181,8 +181,8 @@ func (o *Observer) stream(ctx context.Context, records []leaseChange) *events.Dy
 // reads only what the control plane wrote, and accepts only the bastion's present
 // task. It returns the empty string if there is nothing to observe.
 func (o *Observer) bastionOf(ctx context.Context, record leaseChange) (string, error) {
-	key := record.Change.Keys[awscloud.LeaseKey].Text
-	id := record.Change.NewImage[awscloud.LeaseBastion].Text
+	key := record.Change.Keys[awscloud.LeaseKeyAttribute].Text
+	id := record.Change.NewImage[awscloud.LeaseBastionAttribute].Text
 	if key == nil || id == nil {
 		return "", nil // the table's TTL deleted the item
 	}

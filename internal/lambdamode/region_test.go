@@ -260,8 +260,8 @@ func (r *region) pump() {
 				taskID, bastionID, _ := strings.Cut(one, " ")
 				records = append(records, map[string]any{"dynamodb": map[string]any{
 					"SequenceNumber": taskID,
-					"Keys":           map[string]any{awscloud.LeaseKey: map[string]any{"S": key + ":" + taskID}},
-					"NewImage":       map[string]any{awscloud.LeaseBastion: map[string]any{"S": bastionID}},
+					"Keys":           map[string]any{awscloud.LeaseKeyAttribute: map[string]any{"S": key + ":" + taskID}},
+					"NewImage":       map[string]any{awscloud.LeaseBastionAttribute: map[string]any{"S": bastionID}},
 				}})
 				continue
 			case <-r.over:
