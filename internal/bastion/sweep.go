@@ -4,35 +4,35 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 )
 
-// Sweep looks for orphans: tasks, groups and leases of this stack that belong to
-// no live record. It marks an orphan when it first sees it. It ends an orphan that
-// has been marked for SweepGrace, tasks before groups. A thing that was just
-// created is therefore never ended, in whatever order the reads happen. Sweep
-// returns how many orphans it saw.
+// Sweep looks for orphans: tasks, groups and leases of this stack that belong to no
+// live record. When it first sees an orphan, it only marks it. It ends the orphans
+// that were marked at least SweepGrace ago, tasks before groups. A task, group or
+// lease that was just created is therefore never ended, even if its record could not
+// be read yet. Sweep returns the number of orphans that it found.
 func (s *Service) Sweep(ctx context.Context) (int, error) {
-	sw := sweep{Service: s, records: map[string]*Record{}, orphans: map[string]bool{}}
+	sw := sweep{Service: s, records: map[string]*Record{}, keepMarks: map[string]bool{}}
 	if err := sw.run(ctx); err != nil {
 		return 0, err
 	}
 	if err := sw.unmark(ctx); err != nil {
 		sw.failed = errors.Join(sw.failed, err)
 	}
-	return len(sw.orphans), sw.failed
+	return sw.orphans, sw.failed
 }
 
 // sweep is the state of one call of Sweep.
 type sweep struct {
 	*Service
-	records map[string]*Record // by the bastion's ID; nil: no record
-	orphans map[string]bool    // orphans, and things that could not be checked
-	failed  error
+	records   map[string]*Record // by the bastion's ID; nil: no record
+	orphans   int                // how many were found
+	keepMarks map[string]bool    // the orphans, and the things that could not be checked
+	failed    error              // the joined errors of single things
 }
 
-// run marks and ends the orphans. It lists the things before it reads the records,
-// so that it sees the record of a thing that was created in between.
+// run marks and ends the orphans. It lists tasks, groups and leases before it reads
+// the records, because the record of each of them was written before it.
 func (sw *sweep) run(ctx context.Context) error {
 	tasks, err := sw.Tasks.List(ctx)
 	if err != nil {
@@ -53,7 +53,7 @@ func (sw *sweep) run(ctx context.Context) error {
 	}
 	for _, item := range leases {
 		sw.check(ctx, "lease "+item.TaskID, item.BastionID, func(rec Record) bool {
-			return rec.Attempt.TaskID == item.TaskID || rec.Attempt.TaskID == ""
+			return rec.Attempt.TaskID == item.TaskID || rec.Attempt.TaskID == "" // not recorded yet
 		}, func() error {
 			return sw.Leases.End(ctx, item.TaskID, item.BastionID, sw.now().Add(sw.Config.Timing.TombstoneLife))
 		})
@@ -65,27 +65,36 @@ func (sw *sweep) run(ctx context.Context) error {
 	return nil
 }
 
-// check marks a thing that belongs to no live record, and ends it if it has been
-// marked for long enough. belongs reports whether it is part of its live record.
+// check marks a task, group or lease that belongs to no live record. If it was marked
+// at least SweepGrace ago, check calls end. belongs reports whether the thing is part
+// of a live record of its bastion.
 func (sw *sweep) check(ctx context.Context, thing, bastionID string, belongs func(Record) bool, end func() error) {
 	if outOfTime(ctx) {
-		sw.orphans[thing] = true // not checked: its mark, if there is one, stays
+		sw.keepMarks[thing] = true // not checked
 		return
 	}
-	rec, err := sw.record(ctx, bastionID)
-	if err == nil && (rec == nil || !rec.FinishedAt.IsZero() || !belongs(*rec)) {
-		sw.orphans[thing] = true
-		var since time.Time
-		if since, err = sw.Marks.Mark(ctx, thing, sw.now()); err == nil && sw.now().Sub(since) >= sw.Config.Timing.SweepGrace {
-			sw.Log.Warn("orphan ended", "orphan", thing, "bastion", bastionID, "marked", since)
-			err = end()
-		}
-	} else if err != nil {
-		sw.orphans[thing] = true // not checked: its mark, if there is one, stays
-	}
-	if err != nil && !errors.Is(err, ErrNoTime) {
+	if err := sw.checkRecord(ctx, thing, bastionID, belongs, end); err != nil && !errors.Is(err, ErrNoTime) {
 		sw.failed = errors.Join(sw.failed, fmt.Errorf("sweep %s: %w", thing, err))
 	}
+}
+
+func (sw *sweep) checkRecord(ctx context.Context, thing, bastionID string, belongs func(Record) bool, end func() error) error {
+	rec, err := sw.record(ctx, bastionID)
+	if err != nil {
+		sw.keepMarks[thing] = true // not checked
+		return err
+	}
+	if rec != nil && rec.FinishedAt.IsZero() && belongs(*rec) {
+		return nil
+	}
+	sw.keepMarks[thing] = true
+	sw.orphans++
+	since, err := sw.Marks.Mark(ctx, thing, sw.now())
+	if err != nil || sw.now().Sub(since) < sw.Config.Timing.SweepGrace {
+		return err
+	}
+	sw.Log.Warn("ending orphan", "orphan", thing, "bastion", bastionID, "marked", since)
+	return end()
 }
 
 // record returns the bastion's record, or nil if there is none.
@@ -120,14 +129,14 @@ func (sw *sweep) endGroup(ctx context.Context, group Group) error {
 	return err
 }
 
-// unmark deletes the marks of things that are not orphans any more.
+// unmark removes the marks of things that are gone or belong to a live record.
 func (sw *sweep) unmark(ctx context.Context) error {
 	marked, err := sw.Marks.Marks(ctx)
 	if err != nil {
 		return fmt.Errorf("list marks: %w", err)
 	}
 	for _, thing := range marked {
-		if sw.orphans[thing] {
+		if sw.keepMarks[thing] {
 			continue
 		}
 		if err := sw.Marks.Unmark(ctx, thing); err != nil {
