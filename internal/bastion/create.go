@@ -11,11 +11,11 @@ import (
 	"time"
 )
 
-// CreateRequest is a request for the caller's bastion of that name.
+// CreateRequest is a request for the caller's bastion with the given name.
 type CreateRequest struct {
 	Caller Caller
 	Name   string         // empty: "default"
-	Key    Key            // empty: the open bastion's, or else the remembered one
+	Key    Key            // empty: the key of the open bastion, or else the owner's remembered key
 	TTL    *time.Duration // nil: the operator's default
 	Reason string         // see CleanReason
 	Source netip.Prefix   // zero: the caller's address
@@ -23,11 +23,11 @@ type CreateRequest struct {
 	Notify bool           // send notices to the owner
 }
 
-// Create returns the caller's bastion of that name. If there is no open one, it
-// creates one, and created is true. If there is, it moves the bastion's source to
-// the request's, replaces its key if the request has another, and renews its
-// deadline. It then waits as Get does. Nothing is written unless all of the request
-// is valid.
+// Create returns the caller's bastion with the requested name. If no open bastion has
+// this name, Create creates one and returns created as true. If one has, Create moves
+// its source to that of the request, replaces its key if the request has another one,
+// and extends its deadline. Create then waits as Get does. If a part of the request is
+// invalid, nothing is written.
 //
 // *Error: CodeNameInvalid, CodeReasonInvalid, CodeTTLInvalid, CodeTTLBeyondCap (more
 // than MaxTTL), CodeSourceInvalid, CodeSourceNotAllowed, CodeSourceRequired,
@@ -60,7 +60,7 @@ func (s *Service) check(req *CreateRequest) error {
 		req.Name = "default"
 	}
 	if !ValidName(req.Name) {
-		return Errorf(CodeNameInvalid, "A name is 1 to 32 characters from a-z, 0-9 and -, and begins and ends with a letter or digit; %s is not.", quoteShort(req.Name))
+		return Errorf(CodeNameInvalid, "The name %s is not valid. A name has 1 to 32 characters from a-z, 0-9 and -, and begins and ends with a letter or digit.", quoteShort(req.Name))
 	}
 	var err error
 	if req.Reason, err = CleanReason(req.Reason); err != nil {
@@ -77,31 +77,44 @@ func (s *Service) check(req *CreateRequest) error {
 	return s.checkSource(req)
 }
 
-// checkSource refuses a source that a bastion cannot admit. If the request names
-// none, the source is the caller's address.
+// checkSource refuses a source that a bastion cannot admit. If the request names no
+// source, checkSource sets it to the caller's address.
 func (s *Service) checkSource(req *CreateRequest) error {
 	if req.Source.IsValid() {
 		if !req.Source.IsSingleIP() || req.Source.Addr().Is4In6() || !usable(req.Source.Addr()) {
-			return Errorf(CodeSourceInvalid, "A source is the one address you connect from, such as 203.0.113.7 or 2001:db8::7; %s is not.", req.Source)
+			return Errorf(CodeSourceInvalid, "The source %s is not valid. A source is the one address you connect from, such as 203.0.113.7 or 2001:db8::7.", req.Source)
 		}
 		if !s.mayName(req.Source.Addr()) {
-			return Errorf(CodeSourceNotAllowed, "The operator does not allow you to name the source %s. Leave it out to use the address you connect from.", req.Source.Addr())
+			return s.sourceNotAllowed(req.Source.Addr())
 		}
 	} else if s.Config.RequireSource {
 		return Errorf(CodeSourceRequired, "These bastions have no public address. Name the private address you connect from in \"source\".")
 	} else {
 		addr := req.Caller.Address.Unmap()
 		if !usable(addr) {
-			return Errorf(CodeSourceInvalid, "You connected from %s, which a bastion cannot admit.", addr)
+			return Errorf(CodeSourceInvalid, "You connected from the address %s, which a bastion cannot admit. Connect from another address.", addr)
 		}
 		req.Source = netip.PrefixFrom(addr, addr.BitLen())
 	}
-	if v4 := req.Source.Addr().Is4(); v4 && !s.Config.IPv4 || !v4 && !s.Config.IPv6 {
-		return Errorf(CodeSourceFamily, "You connected from %s, but bastions here don't support that address family. Use the other (curl -4 or -6).", req.Source.Addr())
+	switch v4 := req.Source.Addr().Is4(); {
+	case v4 && !s.Config.IPv4:
+		return Errorf(CodeSourceFamily, "Your source %s is an IPv4 address, but bastions here only have IPv6 addresses. Use an IPv6 source, for example by connecting with curl -6.", req.Source.Addr())
+	case !v4 && !s.Config.IPv6:
+		return Errorf(CodeSourceFamily, "Your source %s is an IPv6 address, but bastions here only have IPv4 addresses. Use an IPv4 source, for example by connecting with curl -4.", req.Source.Addr())
 	}
 	return nil
 }
 
+// sourceNotAllowed returns the error for a source that callers may not name.
+func (s *Service) sourceNotAllowed(source netip.Addr) error {
+	next := "Leave it out to use the address you connect from."
+	if s.Config.RequireSource {
+		next = "Name another one, or ask your operator to allow it."
+	}
+	return Errorf(CodeSourceNotAllowed, "The operator does not allow you to name the source %s. %s", source, next)
+}
+
+// usable reports whether a rule of a group can admit the address.
 func usable(a netip.Addr) bool {
 	return a.IsValid() && !a.IsUnspecified() && !a.IsMulticast() && a.Zone() == ""
 }
@@ -116,8 +129,9 @@ func (s *Service) mayName(a netip.Addr) bool {
 	return false
 }
 
-// writeIntent writes what the request says into the open bastion's record, or into
-// a new one. ErrConflict and ErrNameTaken: start over.
+// writeIntent writes the intent of the request into the record of the open bastion,
+// or into a new record. ErrConflict, ErrNameTaken: another writer was first, and the
+// caller must start over.
 func (s *Service) writeIntent(ctx context.Context, req CreateRequest) (rec Record, created bool, err error) {
 	rec, err = s.Records.FetchByName(ctx, req.Caller.Owner, req.Name)
 	switch {
@@ -127,7 +141,8 @@ func (s *Service) writeIntent(ctx context.Context, req CreateRequest) (rec Recor
 	case err != nil:
 		return Record{}, false, err
 	case !s.now().Before(rec.Intent.Deadline):
-		// It has expired, and the reaper has not closed it yet: free its name first.
+		// The bastion has expired, but the reaper has not closed it yet. Closing it
+		// releases its name.
 		next := rec
 		next.close(End{Reason: EndDeadline, At: s.now()}, s.Config.Timing)
 		if _, err := s.save(ctx, rec, next); err != nil {
@@ -141,7 +156,7 @@ func (s *Service) writeIntent(ctx context.Context, req CreateRequest) (rec Recor
 	return rec, false, err
 }
 
-// renew changes an open bastion's intent to what the request says.
+// renew changes the intent of an open bastion to that of the request.
 func (s *Service) renew(next *Record, req CreateRequest) {
 	now, changed := s.now(), false
 	if next.Intent.Source != req.Source {
@@ -158,15 +173,16 @@ func (s *Service) renew(next *Record, req CreateRequest) {
 	if req.TTL != nil {
 		ttl = *req.TTL
 	}
-	// The deadline is cut to the latest possible one, so that a repeat of the first
-	// request does not fail only because time has passed.
+	// A deadline beyond LatestDeadline is lowered instead of refused, so that a
+	// repeat of the first request does not fail only because time has passed.
 	deadline := earlier(wholeSecond(now.Add(ttl)), next.LatestDeadline)
 	if deadline.After(next.Intent.Deadline) {
 		next.Intent.Deadline, next.Intent.DeadlineSetAt, changed = deadline, now, true
 	}
-	// A request counts as use: only a newer lease restarts the task's idle timeout.
-	latest := next.UnsettledUntil.Add(-s.Config.Timing.Settle)
-	if changed || s.Config.IdleTimeout > 0 && now.Sub(latest) >= time.Second {
+	// A request restarts the task's idle timeout, which takes a lease with a higher
+	// generation. One new lease a second is enough.
+	lastChange := next.UnsettledUntil.Add(-s.Config.Timing.Settle) // long ago if the record is settled
+	if changed || s.Config.IdleTimeout > 0 && now.Sub(lastChange) >= time.Second {
 		next.intentChanged(now, s.Config.Timing)
 	}
 }
@@ -211,14 +227,15 @@ func (s *Service) createRecord(ctx context.Context, req CreateRequest) (Record, 
 	return rec, nil
 }
 
-// keyFor returns the request's key, or else the key that is remembered of the owner.
+// keyFor returns the key of the request, or else the owner's remembered key.
+// *Error: CodeKeyRequired.
 func (s *Service) keyFor(ctx context.Context, req CreateRequest) (Key, error) {
 	if req.Key != "" {
 		return req.Key, nil
 	}
 	key, err := s.Keys.RememberedKey(ctx, req.Caller.Owner)
 	if errors.Is(err, ErrNotFound) {
-		return "", Errorf(CodeKeyRequired, "No public key was sent and none is on file for you. Send yours as the body: curl --data-binary @\"$HOME/.ssh/id_ed25519.pub\" (check that the file exists; the shell doesn't expand ~ after @).")
+		return "", Errorf(CodeKeyRequired, "No public key was sent and none is stored for you. Send yours as the body: curl --data-binary @\"$HOME/.ssh/id_ed25519.pub\" (check that the file exists; the shell doesn't expand ~ after @).")
 	}
 	return key, err
 }
