@@ -5,8 +5,8 @@ import (
 	"net/netip"
 )
 
-// Step is a kind of action. Steps are bits, so that a set of them says what a
-// function may do.
+// Step is a kind of action. Each step is one bit, so that a Step can also hold the
+// set of steps that a function may take.
 type Step uint
 
 // The steps.
@@ -23,9 +23,9 @@ const (
 	Notify
 )
 
-// The steps that each function may take. A function leaves every other step to
-// the reaper or the observer: the record becomes due at once. The functions' IAM
-// roles follow from this table.
+// The steps that each function may take. If another step is needed, the record
+// becomes due at once, and the reaper or the observer takes the step. The IAM roles
+// of the functions follow from this table.
 const (
 	CreateSteps   = CreateGroup | RevokeEgress | AuthorizeIngress | RevokeIngress | RunTask | WriteLease | EndLease
 	ExtendSteps   = WriteLease
@@ -35,10 +35,10 @@ const (
 	ObserverSteps = ReaperSteps
 )
 
-// Action is one step with its parameters. Equal actions have equal effects.
+// Action is one step with its parameters. Two equal actions have the same effect.
 type Action struct {
 	Step       Step
-	GroupID    string
+	GroupID    string       // of RevokeEgress, RevokeIngress, AuthorizeIngress and DeleteGroup
 	Rule       Rule         // of RevokeEgress and RevokeIngress
 	Source     netip.Prefix // of AuthorizeIngress
 	Attempt    int          // of RunTask

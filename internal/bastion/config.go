@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Config is what the operator decides.
+// Config holds the settings of the operator.
 type Config struct {
 	DefaultTTL  time.Duration // for a request without a ttl
 	MaxTTL      time.Duration // maximum lifetime, counted from creation
@@ -16,36 +16,38 @@ type Config struct {
 	WarnBefore  time.Duration // send owners a warning this long before the deadline; 0 for never
 
 	AllowedDestinations []netip.Prefix // destinations that bastions may connect to
-	SourceOverride      []netip.Prefix // sources that a caller may name; empty for none
-	RequireSource       bool           // bastions are private, so the caller's public address cannot be the source
-	IPv4, IPv6          bool           // families in which bastions have an address
+	SourceOverride      []netip.Prefix // addresses that a caller may name as the source; empty for none
+	RequireSource       bool           // a request must name its source, because bastions are private and never see the caller's public address
+	IPv4, IPv6          bool           // address families of bastions
 	Quota               Quota
 	Subnets             []string // attempts use them in turn
 	TaskDefinition      string
-	MaxAttempts         int // failed attempts in a row before the bastion fails
+	MaxAttempts         int // after this many failed attempts in a row, the bastion fails
 
 	Timing Timing
 }
 
 // Timing holds the intervals and limits of the control plane.
 type Timing struct {
-	// CallTimeout limits one converge. Settle is longer than the longest function
-	// timeout plus the time for which reads can be stale.
+	// CallTimeout limits one converge.
 	CallTimeout time.Duration
-	Settle      time.Duration
-	// ReadLag is the time for which a read can be stale, so that a thing that was
-	// just created is not found.
+	// Settle is how long a record stays unsettled after a change of intent. It is
+	// longer than the longest timeout of a function and ReadLag together.
+	Settle time.Duration
+	// ReadLag is how long a read can miss a group or task that was just created.
 	ReadLag time.Duration
-	// Backoff is the pause after the second failed attempt in a row. It doubles
-	// after each further one.
+	// Backoff is the pause after the second failed attempt in a row. After each
+	// further failed attempt the pause is twice as long as before.
 	Backoff time.Duration
-	// StableAfter is how long a bastion must have been ready for the count of
-	// failed attempts to start again.
+	// StableAfter is how long a bastion must have been ready before the count of
+	// failed attempts starts again.
 	StableAfter time.Duration
-	// PollInterval is how often a waiting request looks. WatchInterval is how
-	// often the reaper looks at a bastion that is starting or closing,
-	// CheckInterval at one that is ready, because an event may have been lost.
-	PollInterval, WatchInterval, CheckInterval time.Duration
+	// PollInterval is the time between two reads by a request that waits.
+	PollInterval time.Duration
+	// WatchInterval is the time between two converges of a bastion that is starting
+	// or closing. CheckInterval is the same for a bastion that is ready, because an
+	// event may have been lost.
+	WatchInterval, CheckInterval time.Duration
 	// SweepGrace is how long an orphan must have been marked before it is ended.
 	SweepGrace time.Duration
 	// TombstoneLife is how long an ended lease refuses writes.
@@ -64,18 +66,18 @@ func (c Config) Validate() error {
 	refuse(c.DefaultTTL <= 0, "the default ttl must be more than zero, not %s", c.DefaultTTL)
 	refuse(c.MaxTTL <= 0, "the maximum lifetime must be more than zero, not %s", c.MaxTTL)
 	refuse(c.IdleTimeout < 0, "the idle timeout must be zero (never) or more, not %s", c.IdleTimeout)
-	refuse(c.WarnBefore < 0, "the time to warn before a deadline must be zero (never) or more, not %s", c.WarnBefore)
-	refuse(c.WarnBefore > 0 && c.WarnBefore >= c.MaxTTL, "the time to warn before a deadline (%s) must be shorter than the maximum lifetime (%s), or no warning is ever sent", FormatTTL(c.WarnBefore), FormatTTL(c.MaxTTL))
-	refuse(!c.IPv4 && !c.IPv6, "bastions must have an address in at least one family")
-	refuse(c.RequireSource && len(c.SourceOverride) == 0, "bastions without a public address need the prefixes that callers may name as source")
-	refuse(c.Quota.PerOwner < 1, "an owner must be allowed at least one bastion, not %d", c.Quota.PerOwner)
+	refuse(c.WarnBefore < 0, "the warning time before a deadline must be zero (never) or more, not %s", c.WarnBefore)
+	refuse(c.WarnBefore > 0 && c.WarnBefore >= c.MaxTTL, "the warning time before a deadline (%s) must be shorter than the maximum lifetime (%s), or no warning is ever sent", FormatTTL(c.WarnBefore), FormatTTL(c.MaxTTL))
+	refuse(!c.IPv4 && !c.IPv6, "bastions must have an address of at least one family, IPv4 or IPv6")
+	refuse(c.RequireSource && len(c.SourceOverride) == 0, "bastions without a public address need at least one prefix of sources that callers may name")
+	refuse(c.Quota.PerOwner < 1, "the quota of one owner must be at least one bastion, not %d", c.Quota.PerOwner)
 	refuse(c.Quota.Total < c.Quota.PerOwner, "the total quota (%d) must not be less than the quota of one owner (%d)", c.Quota.Total, c.Quota.PerOwner)
 	refuse(len(c.Subnets) == 0, "there must be at least one subnet")
 	refuse(c.TaskDefinition == "", "there must be a task definition")
-	refuse(c.MaxAttempts < 1, "there must be at least one attempt, not %d", c.MaxAttempts)
+	refuse(c.MaxAttempts < 1, "the maximum of failed attempts must be at least one, not %d", c.MaxAttempts)
 	c.Timing.validate(refuse)
 	for _, p := range slices.Concat(c.AllowedDestinations, c.SourceOverride) {
-		refuse(p != p.Masked(), "%s has bits set after its prefix length; write %s", p, p.Masked())
+		refuse(p != p.Masked(), "the prefix %s has bits set after its length; write %s", p, p.Masked())
 	}
 	return errors.Join(wrong...)
 }

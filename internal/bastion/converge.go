@@ -8,18 +8,18 @@ import (
 	"time"
 )
 
-// maxRounds limits one converge of a record that keeps changing. The record stays
-// due, so that a later converge continues.
+// maxRounds limits the rounds of one converge, because a record can keep changing.
+// The record stays due, so that a later converge continues.
 const maxRounds = 24
 
-// Converge brings the cloud to what the record says, with the allowed steps only,
-// and returns the record as it last was. It reads the record again after its last
-// action, so that it does not end with an intent that has changed meanwhile. It
-// does not retry an action that failed; it joins the errors into the one that it
-// returns, and the record stays due.
+// Converge makes the cloud agree with the record, and returns the latest record. It
+// takes the allowed steps only. It reads the record again after its last action, so
+// that it does not miss a change of intent that happened meanwhile. It does not
+// retry an action that failed: the record stays due, and the returned error joins
+// the errors of all actions.
 //
-// ErrNoTime: there was no time left for the next call. ErrNotFound: there is no
-// such record.
+// ErrNoTime: the rate limits left no time for the next call. ErrNotFound: there is no
+// record with this ID.
 func (s *Service) Converge(ctx context.Context, id string, allowed Step) (Record, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.Config.Timing.CallTimeout)
 	defer cancel()
@@ -52,8 +52,11 @@ func (s *Service) Converge(ctx context.Context, id string, allowed Step) (Record
 			return rec, c.failed
 		}
 		for _, a := range todo {
-			c.done[a] = true // not before the save: after a conflict no action was taken
-			if c.act(ctx, rec, a); errors.Is(c.failed, ErrNoTime) {
+			c.done[a] = true // only after the save: if it conflicts, no action is taken
+			if err := c.act(ctx, rec, a); err != nil {
+				c.failed = errors.Join(c.failed, err)
+			}
+			if errors.Is(c.failed, ErrNoTime) {
 				return rec, c.failed
 			}
 		}
@@ -61,8 +64,8 @@ func (s *Service) Converge(ctx context.Context, id string, allowed Step) (Record
 	return rec, errors.Join(c.failed, fmt.Errorf("converge %s: the record is still changing after %d rounds", id, maxRounds))
 }
 
-// postpone moves the DueAt of a due record that could not be observed, so that
-// other records have their turn before it is tried again.
+// postpone moves the DueAt of a due record that could not be observed, so that the
+// reaper converges other records before it tries this one again.
 func (s *Service) postpone(ctx context.Context, rec Record, began time.Time) error {
 	if rec.DueAt.IsZero() || rec.DueAt.After(began) {
 		return nil
@@ -73,32 +76,32 @@ func (s *Service) postpone(ctx context.Context, rec Record, began time.Time) err
 	return err
 }
 
-// converge is the state of one call of Converge: the actions it has taken, and
-// their results, which a stale read may not show yet.
+// converge is the state of one call of Converge: the actions that it has taken, and
+// their results, because a stale read may not show them yet.
 type converge struct {
 	*Service
 	allowed Step
 	done    map[Action]bool
-	failed  error
+	failed  error // the joined errors of the actions
 
 	createdGroup *Group
 	deletedGroup string
 	startedTask  *Task
 	refused      *Refusal
 
-	notifiedVersion int64 // the version that a notice was sent for; 0 once the record says so
-	notifyFailed    bool  // a later call sends the notice
+	notifiedVersion int64 // the version of the record for which a notice was sent; 0 once that is recorded
+	notifyFailed    bool  // a try to send the notice failed; a later converge tries again
 }
 
-// selectActions returns the actions to take now. If it leaves an action to the
-// reaper or the observer, the record becomes due at once.
+// selectActions returns the actions to take now. If an action is not allowed, the
+// record becomes due at once, and the reaper or the observer takes the action.
 func (c *converge) selectActions(plan *Plan, rec Record) []Action {
 	var todo []Action
 	for _, a := range plan.Actions {
 		switch {
 		case a.Step&c.allowed == 0:
 			plan.Next.DueAt = c.dueNow(rec)
-		case a.Step == Notify && c.notifyFailed, c.done[a]: // not twice in one call
+		case a.Step == Notify && c.notifyFailed, c.done[a]: // at most once in one converge
 		case a.Step == Notify:
 			plan.Next.markNotifying(a.Notice, rec.Version+1, c.now())
 			fallthrough
@@ -109,8 +112,8 @@ func (c *converge) selectActions(plan *Plan, rec Record) []Action {
 	return todo
 }
 
-// dueNow returns the DueAt of a record that must be due now. A record that is due
-// already keeps its DueAt.
+// dueNow returns the DueAt that makes the record due now. A record that is due
+// already keeps its DueAt, and so its place in the reaper's order.
 func (s *Service) dueNow(rec Record) time.Time {
 	now := s.now()
 	if !rec.DueAt.IsZero() && !rec.DueAt.After(now) {
@@ -132,7 +135,7 @@ func (s *Service) save(ctx context.Context, rec, next Record) (Record, error) {
 	return next, nil
 }
 
-// logChange logs a change of state and the begin of an attempt.
+// logChange logs a change of state or the start of an attempt.
 func (s *Service) logChange(rec, next Record) {
 	if rec.State() != next.State() || rec.Attempt.Number != next.Attempt.Number {
 		s.Log.Info("state changed", "bastion", next.ID, "owner", next.Owner, "name", next.Name,
@@ -141,7 +144,8 @@ func (s *Service) logChange(rec, next Record) {
 	}
 }
 
-// observe reads the cloud, and adds the results of this converge's own actions.
+// observe reads the cloud, and adds the results of this converge's own actions that
+// the reads do not show yet.
 func (c *converge) observe(ctx context.Context, rec Record) (Observed, error) {
 	seen := Observed{Refused: c.refused, GroupGone: c.deletedGroup != "", NotifiedVersion: c.notifiedVersion}
 	group, err := c.Groups.Describe(ctx, rec.ID, rec.Group.ID)
@@ -173,6 +177,7 @@ func (c *converge) observe(ctx context.Context, rec Record) (Observed, error) {
 	return seen, nil
 }
 
+// observeTasks returns the bastion's tasks, with the task that this converge started.
 func (c *converge) observeTasks(ctx context.Context, rec Record) ([]Task, error) {
 	tasks, err := c.tasksOf(ctx, rec)
 	if err != nil || c.startedTask == nil {
@@ -187,8 +192,8 @@ func (c *converge) observeTasks(ctx context.Context, rec Record) ([]Task, error)
 }
 
 // tasksOf reads the bastion's tasks. A first attempt has at most one task, however
-// often RunTask was sent, and there is no earlier attempt. So once the task's ID is
-// known, one Fetch replaces the search.
+// often RunTask was sent, and no attempt came before it. So if the ID of its task is
+// known, Fetch finds all tasks with one call.
 func (c *converge) tasksOf(ctx context.Context, rec Record) ([]Task, error) {
 	a := rec.Attempt
 	switch {
@@ -205,13 +210,7 @@ func (c *converge) tasksOf(ctx context.Context, rec Record) ([]Task, error) {
 }
 
 // act takes one action. rec is the record as it was just saved.
-func (c *converge) act(ctx context.Context, rec Record, a Action) {
-	if err := c.try(ctx, rec, a); err != nil {
-		c.failed = errors.Join(c.failed, err)
-	}
-}
-
-func (c *converge) try(ctx context.Context, rec Record, a Action) error {
+func (c *converge) act(ctx context.Context, rec Record, a Action) error {
 	switch a.Step {
 	case CreateGroup:
 		return c.createGroup(ctx, rec)
@@ -221,14 +220,14 @@ func (c *converge) try(ctx context.Context, rec Record, a Action) error {
 		}
 	case AuthorizeIngress:
 		err := c.Groups.Authorize(ctx, a.GroupID, a.Source)
-		if err != nil && !errors.Is(err, ErrNotFound) { // a stale read does not show a new group
+		if err != nil && !errors.Is(err, ErrNotFound) { // ErrNotFound: a stale read does not show the new group yet
 			return fmt.Errorf("authorize %s in group %s: %w", a.Source, a.GroupID, err)
 		}
 	case RunTask:
 		return c.runTask(ctx, rec, a)
 	case WriteLease:
 		err := c.Leases.Write(ctx, a.TaskID, c.lease(rec))
-		if err != nil && !errors.Is(err, ErrConflict) { // the next round reads what is stored
+		if err != nil && !errors.Is(err, ErrConflict) { // ErrConflict: the next round reads the stored lease
 			return fmt.Errorf("write lease %d of task %s: %w", a.Generation, a.TaskID, err)
 		}
 	case StopTask:
@@ -250,7 +249,7 @@ func (c *converge) try(ctx context.Context, rec Record, a Action) error {
 func (c *converge) createGroup(ctx context.Context, rec Record) error {
 	group, err := c.Groups.Create(ctx, GroupSpec{BastionID: rec.ID})
 	if errors.Is(err, ErrNotFound) {
-		return nil // it exists; a later read shows it
+		return nil // the group exists, and a later read shows it
 	}
 	if err != nil {
 		return fmt.Errorf("create group of %s: %w", rec.ID, err)
@@ -262,7 +261,7 @@ func (c *converge) createGroup(ctx context.Context, rec Record) error {
 func (c *converge) deleteGroup(ctx context.Context, a Action) error {
 	err := c.Groups.Delete(ctx, a.GroupID)
 	if errors.Is(err, ErrInUse) || errors.Is(err, ErrNotFound) {
-		return nil // a network interface still has it, or a read was stale; the record stays due
+		return nil // a network interface still has the group, or the read was stale; the record stays due
 	}
 	if err != nil {
 		return fmt.Errorf("delete group %s: %w", a.GroupID, err)
@@ -284,9 +283,9 @@ func (c *converge) runTask(ctx context.Context, rec Record, a Action) error {
 	switch {
 	case errors.As(err, &refused):
 		c.refused = &Refusal{Attempt: a.Attempt, Failure: refused.Failure}
-		c.Log.Warn("task refused", "bastion", rec.ID, "attempt", a.Attempt, "cause", refused.Detail)
+		c.Log.Warn("attempt refused", "bastion", rec.ID, "attempt", a.Attempt, "cause", refused.Detail)
 	case errors.Is(err, ErrNotFound):
-		// A stale read does not show the group to ECS yet.
+		// ECS does not see the new group yet. A later converge sends RunTask again.
 	case err != nil:
 		return fmt.Errorf("run task of %s, attempt %d: %w", rec.ID, a.Attempt, err)
 	default:

@@ -6,14 +6,14 @@ import (
 	"time"
 )
 
-// Observed is what one round of a converge read from the cloud.
+// Observed holds what one round of a converge read from the cloud.
 type Observed struct {
 	Group           *Group     // nil: none was found
 	GroupGone       bool       // this converge deleted the group, so that its absence is certain
 	Tasks           []Task     // the bastion's tasks, of all attempts
 	Lease           *LeaseItem // of the current attempt's task; nil: none was found
-	Refused         *Refusal   // RunTask refused an attempt in this converge
-	NotifiedVersion int64      // the record's version in which this converge notified the owner; 0: it did not
+	Refused         *Refusal   // RunTask's refusal in this converge; nil: there was none
+	NotifiedVersion int64      // the version of the record for which this converge sent a notice; 0: it sent none
 }
 
 // Refusal is RunTask's definite refusal of one attempt.
@@ -22,16 +22,16 @@ type Refusal struct {
 	Failure Failure
 }
 
-// Plan is what Decide wants: first save the record as Next, then take the
-// actions, in their order.
+// Plan is the result of Decide. The caller first saves Next in place of the record,
+// and then takes the actions in their order.
 type Plan struct {
 	Next    Record
 	Actions []Action
 }
 
-// Decide compares what the record says should be with what was observed, and
-// returns what to do next. It is a pure function. now is the time at which the
-// round began, before it read anything.
+// Decide compares the record with the observation, and returns the next record and
+// the actions to take. It is a pure function. now is the time at which the round
+// began, before it read the record.
 func Decide(cfg Config, rec Record, seen Observed, now time.Time) Plan {
 	d := decision{cfg: cfg, seen: seen, now: now, next: rec}
 	d.recordGroup()
@@ -53,6 +53,7 @@ func Decide(cfg Config, rec Record, seen Observed, now time.Time) Plan {
 	return Plan{Next: d.next, Actions: d.actions}
 }
 
+// decision is the state of one call of Decide.
 type decision struct {
 	cfg     Config
 	seen    Observed
@@ -65,8 +66,9 @@ func (d *decision) add(a Action) { d.actions = append(d.actions, a) }
 
 // The first half of a decision copies what was observed into the record.
 
-// recordGroup copies the group's status. If no group was found, the group counts
-// as gone only when it is too old for a stale read.
+// recordGroup copies the group's status. A group that was not found counts as gone
+// if this converge deleted it, or if it was first seen so long ago that no read can
+// still miss it.
 func (d *decision) recordGroup() {
 	status, group := &d.next.Group, d.seen.Group
 	if group != nil {
@@ -82,8 +84,8 @@ func (d *decision) recordGroup() {
 	}
 }
 
-// onlySource returns the source of the group's only rule. It is zero if the group
-// has no rule, another rule as well, or a rule of another kind.
+// onlySource returns the source that the group's only rule admits. It is zero if
+// the group has no rule, several rules, or a rule of another kind.
 func (g Group) onlySource() (source netip.Prefix) {
 	if len(g.Ingress) == 1 && len(g.Egress) == 0 {
 		return g.Ingress[0].Source
@@ -102,7 +104,7 @@ func (d *decision) recordAttempt() {
 		return
 	}
 	if a.TaskID == "" && d.seen.Group != nil && a.GroupID != d.next.Group.ID {
-		// The attempt's group is gone, so its task cannot start any more.
+		// The group that the attempt names is gone, so its task cannot start any more.
 		d.endAttempt(failureTaskLost)
 		return
 	}
@@ -133,30 +135,33 @@ func currentTask(rec Record, tasks []Task) *Task {
 	return nil
 }
 
-// recordMissingTask handles an active attempt whose task was not found.
+// recordMissingTask ends an active attempt whose task was not found, unless a later
+// read can find the task or RunTask can still be sent.
 func (d *decision) recordMissingTask() {
 	a := d.next.Attempt
 	switch {
 	case a.TaskID != "":
-		// The task was found before. Once it is too old for a stale read, it is gone.
+		// The task was found before. If that was so long ago that no read can still
+		// miss the task, the task is gone.
 		if d.now.Sub(a.TaskSeenAt) > d.cfg.Timing.ReadLag {
 			d.endAttempt(failureTaskLost)
 		}
 	case d.next.Intent.Open:
-		// RunTask is sent again, and returns the task that an earlier call started,
-		// for as long as ECS remembers the clientToken.
+		// RunTask is sent again. As long as ECS remembers the clientToken, RunTask
+		// returns the task that an earlier call started.
 		if d.now.Sub(a.CreatedAt) > RunTaskReplayWindow {
 			d.endAttempt(failureTaskLost)
 		}
 	case !d.now.Before(d.next.UnsettledUntil):
-		// No function that read the open intent can still call RunTask, and a task
-		// that one of them started would be visible by now.
+		// No function that read the open intent can still call RunTask. If one of
+		// them had started a task, a read would show the task by now.
 		d.endAttempt(failureTaskLost)
 	}
 }
 
-// recordStoppedTask ends the attempt of a task that has stopped. The task's own
-// report has precedence, then its exit code, then what ECS says.
+// recordStoppedTask ends the attempt of a task that has stopped. The cause is the
+// ending in the task's report, or else the exit code 0, or else the reason that ECS
+// gives.
 func (d *decision) recordStoppedTask(task Task) {
 	ending := d.report().Ending
 	exitedOK := task.ExitCode != nil && *task.ExitCode == ExitOK
@@ -164,22 +169,23 @@ func (d *decision) recordStoppedTask(task Task) {
 	case ending.Reason != "" && ending.Generation == d.next.Intent.Generation:
 		d.endAttempt(Failure{})
 		d.next.close(End{Reason: ending.Reason, At: d.now}, d.cfg.Timing)
-	case ending.Reason != "": // the intent changed after the task had decided to end
+	case ending.Reason != "": // the intent changed, but the task had already decided to end
 		d.endAttempt(d.endedEarly())
 	case exitedOK && d.report().Generation == d.next.Intent.Generation:
 		d.endAttempt(Failure{})
 		d.next.close(End{Reason: EndTask, At: d.now}, d.cfg.Timing)
-	case exitedOK: // under an older intent, or before it had any
+	case exitedOK: // the task followed an older intent, or had no lease yet
 		d.endAttempt(d.endedEarly())
 	default:
 		d.endAttempt(explain(task))
 	}
 }
 
-// endedEarly returns the failure for a task that ended on purpose, but not under
-// the current intent. It counts as a failure so that an image that always exits
-// at once, because it is not bastiond's, is not started for ever. After a bastion
-// that was ready for a while, the next attempt begins at once.
+// endedEarly returns the failure for a task that ended on purpose, but did not
+// follow the current intent. An open bastion then needs another attempt. The end
+// counts as a failure, because otherwise an image that always exits at once would be
+// started again for ever. If the bastion had been ready for StableAfter, the count
+// starts again, so that the next attempt begins at once.
 func (d *decision) endedEarly() Failure {
 	if !d.next.Intent.Open {
 		return Failure{}
@@ -187,9 +193,9 @@ func (d *decision) endedEarly() Failure {
 	return failureEndedEarly
 }
 
-// endAttempt records the end of the attempt and its receipt. A failure counts
-// towards the limit of attempts. If the bastion had been ready for a while, the
-// count starts again at one.
+// endAttempt records the end of the attempt and its receipt. A failure of an open
+// bastion is counted, and at MaxAttempts failures the bastion fails. If the bastion
+// had been ready for StableAfter, the count starts again at one.
 func (d *decision) endAttempt(failure Failure) {
 	r := &d.next
 	r.Attempt.EndedAt = d.now
@@ -211,8 +217,9 @@ func (d *decision) endAttempt(failure Failure) {
 	r.NextAttemptAt = d.now.Add(backoff(d.cfg.Timing.Backoff, r.Failures))
 }
 
-// backoff returns zero after the first failure, base after the second, and then
-// twice as much each time.
+// backoff returns the pause before the next attempt: zero after the first failure,
+// base after the second, and twice the previous pause after each further one. After
+// the twelfth it does not grow any more.
 func backoff(base time.Duration, failures int) time.Duration {
 	if failures < 2 {
 		return 0
@@ -247,16 +254,17 @@ func (d *decision) recordReport() {
 		d.next.close(End{Reason: ending.Reason, At: d.now}, d.cfg.Timing)
 		return
 	}
-	expired := !d.now.Before(d.next.Intent.Deadline) // then a request has no effect any more
+	expired := !d.now.Before(d.next.Intent.Deadline) // a request after the deadline has no effect
 	if report.ConsoleRequest.Number > d.next.Intent.ConsoleReply.Number && !expired {
 		d.next.replyToConsole(report.ConsoleRequest, d.now, d.cfg.Timing)
 	}
 }
 
-// The second half decides on actions.
+// The second half of a decision adds the actions.
 
-// stopOtherTasks stops every task that is not the active attempt's: a late RunTask
-// may have started it, or an earlier decision may have recorded it as gone.
+// stopOtherTasks stops every task that does not belong to the active attempt. A late
+// RunTask may have started such a task, or an earlier decision may have recorded the
+// task as gone.
 func (d *decision) stopOtherTasks() {
 	for _, task := range d.seen.Tasks {
 		current := d.next.Attempt.active() && task.Attempt == d.next.Attempt.Number
@@ -266,7 +274,7 @@ func (d *decision) stopOtherTasks() {
 	}
 }
 
-// stoppable reports whether a StopTask would still change anything.
+// stoppable reports whether the task has not begun to stop.
 func (t Task) stoppable() bool {
 	switch t.Status {
 	case TaskDeactivating, TaskStopping, TaskDeprovisioning, TaskStopped:
@@ -275,7 +283,7 @@ func (t Task) stoppable() bool {
 	return true
 }
 
-// open takes the next steps towards a bastion that is ready.
+// open adds the next actions towards a bastion that is ready.
 func (d *decision) open() {
 	d.openGroup()
 	a := &d.next.Attempt
@@ -293,8 +301,8 @@ func (d *decision) open() {
 	}
 }
 
-// openGroup makes the group admit the source and nothing else. It removes the
-// wrong rules before it adds the right one.
+// openGroup adds the actions after which the group admits the source and nothing
+// else. It removes wrong rules before it adds the right one.
 func (d *decision) openGroup() {
 	group, source := d.seen.Group, d.next.Intent.Source
 	if group == nil {
@@ -319,8 +327,8 @@ func (d *decision) openGroup() {
 	}
 }
 
-// beginAttempt puts the next attempt into the record. It drops the latest reply to
-// a console, because each task numbers its requests from 1.
+// beginAttempt puts the next attempt into the record. It removes the latest reply
+// to a console, because the console of the next task numbers its requests from 1.
 func (r *Record) beginAttempt(cfg Config, now time.Time) {
 	n := r.Attempt.Number + 1
 	r.Attempt = Attempt{
@@ -333,7 +341,8 @@ func (r *Record) beginAttempt(cfg Config, now time.Time) {
 	r.Intent.ConsoleReply = ConsoleReply{}
 }
 
-// writeLease writes the intent into the task's lease, unless it is there.
+// writeLease writes the intent into the task's lease, unless the lease has this
+// generation already or is a tombstone.
 func (d *decision) writeLease() {
 	item, want := d.seen.Lease, d.next.Intent.Generation
 	if item != nil && (item.Ended || item.Lease.Generation >= want) {
@@ -342,8 +351,9 @@ func (d *decision) writeLease() {
 	d.add(Action{Step: WriteLease, TaskID: d.next.Attempt.TaskID, Generation: want})
 }
 
-// endLease replaces the lease of an attempt that has ended by a tombstone, and
-// reports whether that was still to be done.
+// endLease adds the action that replaces the lease of an ended attempt with a
+// tombstone, and reports whether it added the action. It does not if the attempt
+// has no task, or if its lease has ended.
 func (d *decision) endLease() bool {
 	a := d.next.Attempt
 	if a.TaskID == "" || d.seen.Lease != nil && d.seen.Lease.Ended {
@@ -353,9 +363,9 @@ func (d *decision) endLease() bool {
 	return true
 }
 
-// close takes the next steps towards a bastion that is finished: revoke ingress,
-// close the lease, stop the task, and when it has stopped, write the tombstone and
-// delete the group.
+// close adds the next actions towards a bastion that is finished: revoke ingress,
+// close the lease and stop the task; and, when the task has stopped, write the
+// tombstone and delete the group.
 func (d *decision) close() {
 	group, a := d.seen.Group, d.next.Attempt
 	if group != nil {
@@ -372,11 +382,11 @@ func (d *decision) close() {
 	if a.active() || slices.ContainsFunc(d.seen.Tasks, func(t Task) bool { return t.Status != TaskStopped }) {
 		return
 	}
-	leased := d.next.FinishedAt.IsZero() && d.endLease() // a finished bastion's lease has ended
+	endsLease := d.next.FinishedAt.IsZero() && d.endLease() // a finished bastion has no lease
 	if group != nil {
 		d.add(Action{Step: DeleteGroup, GroupID: group.ID})
 	}
-	if !leased && d.next.Group.ID == "" && d.next.FinishedAt.IsZero() {
+	if !endsLease && d.next.Group.ID == "" && d.next.FinishedAt.IsZero() {
 		d.next.FinishedAt = d.now
 	}
 }
@@ -390,8 +400,8 @@ func (d *decision) settle() {
 	}
 }
 
-// schedule sets DueAt. An earlier DueAt that is still in the future stays, which
-// saves a write. Zero means never.
+// schedule sets DueAt. If DueAt is in the future and earlier than the new time, it
+// stays, which saves a write.
 func (d *decision) schedule() {
 	r, due := &d.next, d.nextDue()
 	written := d.seen.NotifiedVersion > 0 // the record is written in any case
@@ -400,6 +410,7 @@ func (d *decision) schedule() {
 	}
 }
 
+// nextDue returns when the record must be converged again, or zero for never.
 func (d *decision) nextDue() time.Time {
 	r, timing := d.next, d.cfg.Timing
 	soon := d.now.Add(timing.WatchInterval)

@@ -389,7 +389,7 @@ func TestDecideMergesReceipts(t *testing.T) {
 
 func TestValidateReportsEveryProblem(t *testing.T) {
 	err := Config{DefaultTTL: -1, WarnBefore: -1, Quota: Quota{Total: -1}, Timing: Timing{Settle: time.Second, CallTimeout: time.Second}}.Validate()
-	for _, part := range []string{"time to warn", "default ttl", "maximum lifetime", "family", "total quota", "at least one bastion", "subnet", "task definition", "attempt", "poll interval", "settle time"} {
+	for _, part := range []string{"warning time", "default ttl", "maximum lifetime", "family", "total quota", "at least one bastion", "subnet", "task definition", "attempt", "poll interval", "settle time"} {
 		if err == nil || !strings.Contains(err.Error(), part) {
 			t.Errorf("%q is missing from: %v", part, err)
 		}

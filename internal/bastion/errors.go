@@ -11,14 +11,14 @@ type Code string
 
 // The codes of errors that the operations of [Service] return.
 const (
-	CodeKeyRequired      Code = "key_required"       // no key was sent and none is on file
+	CodeKeyRequired      Code = "key_required"       // no key was sent, and none is stored for the owner
 	CodeNameInvalid      Code = "name_invalid"       // see ValidName
 	CodeReasonInvalid    Code = "reason_invalid"     // see CleanReason
 	CodeTTLInvalid       Code = "ttl_invalid"        // not a duration of a second or more
-	CodeTTLBeyondCap     Code = "ttl_beyond_cap"     // past the latest deadline
-	CodeSourceInvalid    Code = "source_invalid"     // not one usable address
+	CodeTTLBeyondCap     Code = "ttl_beyond_cap"     // later than the latest deadline, or longer than any bastion can run
+	CodeSourceInvalid    Code = "source_invalid"     // not a single address that a bastion can admit
 	CodeSourceFamily     Code = "source_family"      // bastions have no address of that family
-	CodeSourceNotAllowed Code = "source_not_allowed" // outside the sources that callers may name
+	CodeSourceNotAllowed Code = "source_not_allowed" // not a source that callers may name
 	CodeSourceRequired   Code = "source_required"    // bastions are private, so the source must be named
 	CodeQuotaOwner       Code = "quota_owner"        // the owner has the maximum number open
 	CodeQuotaTotal       Code = "quota_total"        // the stack has the maximum number open
@@ -27,8 +27,8 @@ const (
 	CodeBusy             Code = "busy"               // too many concurrent writers; retry
 )
 
-// Error is an error for people: a stable code, and a sentence that says what was
-// wrong and what to do. Cause, if there is one, is for the log only.
+// Error is an error for people: a stable code, and a message that says what was
+// wrong and what to do. The Cause can be nil; it is for the log only.
 type Error struct {
 	Code    Code
 	Message string
@@ -50,17 +50,17 @@ func Errorf(code Code, format string, args ...any) *Error {
 	return &Error{Code: code, Message: fmt.Sprintf(format, args...)}
 }
 
-// The errors that ports return. Any other error of a port means that the call
-// failed, that it may have had its effect, and that a later retry may succeed.
+// The errors that ports return. After any other error of a port, the call may have
+// had its effect, and a later retry may succeed.
 var (
-	// ErrNotFound: it does not exist. From EC2 and ECS it can mean that the read
-	// was stale.
+	// ErrNotFound: the requested thing does not exist. From Groups and Tasks it can
+	// also mean that the read was stale.
 	ErrNotFound = errors.New("not found")
-	// ErrConflict: what is stored is not what the write expected.
+	// ErrConflict: the stored item does not meet the condition of the write.
 	ErrConflict = errors.New("changed by another writer")
 	// ErrNameTaken: the owner has an open bastion of that name.
 	ErrNameTaken = errors.New("name taken")
-	// ErrQuotaOwner and ErrQuotaTotal: one more would exceed the limit.
+	// ErrQuotaOwner and ErrQuotaTotal: one more open bastion would exceed the quota.
 	ErrQuotaOwner = errors.New("owner's quota reached")
 	ErrQuotaTotal = errors.New("total quota reached")
 	// ErrInUse: a network interface still has the group, or another group's rule
@@ -72,8 +72,8 @@ var (
 	ErrNoTime = errors.New("no time left")
 )
 
-// RefusedError is RunTask's definite refusal: no task was started, and none will
-// be for this attempt.
+// RefusedError is RunTask's definite refusal: the attempt has no task, and never
+// will have one.
 type RefusedError struct {
 	Failure Failure // for people
 	Detail  string  // the cloud's message, for the log

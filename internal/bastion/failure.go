@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// The codes of a failed start.
+// The codes of failures.
 const (
 	FailureCapacity FailureCode = "capacity_unavailable" // Fargate has no capacity for the task
 	FailureImage    FailureCode = "image_unavailable"    // the image could not be pulled
@@ -14,7 +14,7 @@ const (
 	FailureCrash    FailureCode = "task_crashed"         // bastiond exited with an error
 	FailureSpot     FailureCode = "spot_interrupted"     // Fargate Spot reclaimed the capacity
 	FailureStopped  FailureCode = "task_stopped"         // someone called StopTask
-	FailureStart    FailureCode = "task_not_started"     // ECS gave a reason that is none of these
+	FailureStart    FailureCode = "task_not_started"     // any other reason that ECS gives
 	FailureTaskLost FailureCode = "task_lost"            // the task disappeared
 	FailureConfig   FailureCode = "misconfigured"        // ECS refused what the operator configured
 )
@@ -28,8 +28,8 @@ var failureTaskLost = Failure{FailureTaskLost, "The bastion's task disappeared. 
 var CapacityFailure = Failure{FailureCapacity,
 	"AWS Fargate has no capacity for the bastion in the configured subnets right now. Try again in a few minutes. If it keeps happening, ask your operator to add subnets in another Availability Zone."}
 
-// stopReasons maps parts of ECS's stoppedReason to failures; the first match
-// counts. The texts are from the ECS developer guide, "Stopped task error
+// stopReasons maps parts of ECS's stoppedReason to failures. The first part that is
+// found decides. The texts are from the ECS developer guide, "Stopped task error
 // messages", and from its page on TaskFailedToStart.
 var stopReasons = []struct {
 	part    string
@@ -55,7 +55,7 @@ var (
 		"AWS denied the bastion's task a permission that it needs to start. Ask your operator to check the task's execution role; the task's stopped reason names the permission."}
 )
 
-// explain returns the failure for a task that has stopped, but not on purpose.
+// explain returns the failure for a task that did not end on purpose.
 func explain(task Task) Failure {
 	for _, known := range stopReasons {
 		if strings.Contains(task.StopReason, known.part) {

@@ -5,10 +5,11 @@ import (
 	"time"
 )
 
-// Every change of intent is in this file or ends in intentChanged.
+// This file holds the changes of intent. Code elsewhere that changes a field of the
+// intent, other than the reason, calls intentChanged afterwards.
 
 // intentChanged raises the generation, makes the record unsettled, and makes it
-// due soon.
+// due within WatchInterval.
 func (r *Record) intentChanged(now time.Time, timing Timing) {
 	r.Intent.Generation++
 	r.UnsettledUntil = now.Add(timing.Settle)
@@ -17,8 +18,8 @@ func (r *Record) intentChanged(now time.Time, timing Timing) {
 	}
 }
 
-// close changes the intent to closed. It changes nothing if the intent is closed
-// already.
+// close changes the intent to closed. If it is closed already, close changes
+// nothing.
 func (r *Record) close(end End, timing Timing) {
 	if !r.Intent.Open {
 		return
@@ -28,8 +29,9 @@ func (r *Record) close(end End, timing Timing) {
 	r.intentChanged(end.At, timing)
 }
 
-// extend moves the deadline to at least ttl from now, and reports whether the
-// deadline changed. *Error: CodeTTLInvalid, CodeTTLBeyondCap.
+// extend moves the deadline to ttl from now, unless it is later already, and
+// reports whether it moved the deadline. The caller must then call intentChanged.
+// *Error: CodeTTLInvalid, CodeTTLBeyondCap.
 func (r *Record) extend(ttl time.Duration, now time.Time) (bool, error) {
 	deadline, err := r.deadlineAfter(ttl, now)
 	if err != nil || !deadline.After(r.Intent.Deadline) {
@@ -49,22 +51,22 @@ func (r *Record) deadlineAfter(ttl time.Duration, now time.Time) (time.Time, err
 	if deadline.After(r.LatestDeadline) {
 		left := max(0, r.LatestDeadline.Sub(now))
 		return time.Time{}, Errorf(CodeTTLBeyondCap,
-			"This bastion can be extended until %s, which is %s from now; a ttl of %s exceeds that. Request less, or close it and start a new one.",
+			"This bastion can be extended until %s, which is %s from now; a ttl of %s exceeds that. Request a shorter ttl, or close the bastion and start a new one.",
 			r.LatestDeadline.Format(time.RFC3339), FormatTTL(left), FormatTTL(ttl))
 	}
 	return deadline, nil
 }
 
-// checkTTL refuses a ttl of less than a second: deadlines are whole seconds.
+// checkTTL refuses a ttl of less than a second, because deadlines are whole seconds.
 func checkTTL(ttl time.Duration) error {
 	if ttl < time.Second {
-		return Errorf(CodeTTLInvalid, "The ttl must be a second or more, for example 30m or 2h; it was %s.", ttl)
+		return Errorf(CodeTTLInvalid, "The ttl %s is less than a second. Request a longer one, for example 30m or 2h.", ttl)
 	}
 	return nil
 }
 
-// replyToConsole grants or refuses a console's request. The reply is part of the
-// lease, so it raises the generation even if nothing else changes.
+// replyToConsole grants or refuses a console's request and stores the reply. The
+// reply is part of the lease, so the generation rises even if nothing else changes.
 func (r *Record) replyToConsole(request ConsoleRequest, now time.Time, timing Timing) {
 	r.Intent.ConsoleReply = ConsoleReply{Number: request.Number}
 	reply := &r.Intent.ConsoleReply
@@ -81,13 +83,13 @@ func (r *Record) replyToConsole(request ConsoleRequest, now time.Time, timing Ti
 			reply.Message = fmt.Sprintf("The deadline is %s.", r.Intent.Deadline.Format(time.RFC3339))
 		}
 	default:
-		reply.Code, reply.Message = CodeNotFound, "Unknown request."
+		reply.Code, reply.Message = CodeNotFound, "A console can only request extend or close."
 	}
 	r.intentChanged(now, timing)
 }
 
-// wholeSecond rounds up. Deadlines are shown in whole seconds and must not be
-// earlier than requested.
+// wholeSecond rounds t up to a whole second. Deadlines are shown in whole seconds
+// and must not be earlier than requested.
 func wholeSecond(t time.Time) time.Time {
 	if second := t.Truncate(time.Second); second.Before(t) {
 		return second.Add(time.Second)

@@ -7,18 +7,18 @@ import (
 	"unicode"
 )
 
-// Lease is what the control plane tells one running task. A task obeys the lease
-// with the highest generation that it has read, and nothing else.
+// Lease holds the control plane's instructions to one task. A task follows the
+// lease with the highest generation that it has read, and nothing else.
 //
-// Leases and reports are stored as JSON documents. A field can be added; a name
-// that is in use never changes.
+// Leases and reports are stored as JSON documents. A field can be added; the JSON
+// name of a field never changes.
 type Lease struct {
 	BastionID           string         `json:"bastion_id"`
 	Owner               string         `json:"owner"`
 	Name                string         `json:"name"`
 	Generation          int64          `json:"generation"`
-	Open                bool           `json:"open"`                 // false: end now
-	EndReason           EndReason      `json:"end_reason,omitempty"` // why, if Open is false
+	Open                bool           `json:"open"`                 // false: the task must end now
+	EndReason           EndReason      `json:"end_reason,omitempty"` // set if Open is false
 	Source              netip.Prefix   `json:"source,omitzero"`
 	Keys                []Key          `json:"keys,omitempty"`
 	Deadline            time.Time      `json:"deadline,omitzero"`
@@ -30,7 +30,7 @@ type Lease struct {
 // Report is what a task reports to the control plane. Only the task writes it.
 type Report struct {
 	HostKey        Key            `json:"host_key,omitempty"`
-	Generation     int64          `json:"generation"`               // of the lease in force
+	Generation     int64          `json:"generation"`               // generation of the lease that the task follows
 	Connections    int            `json:"connections,omitempty"`    // open and authenticated
 	LastUsedAt     time.Time      `json:"last_used_at,omitzero"`    // when a connection was last open
 	ConsoleRequest ConsoleRequest `json:"console_request,omitzero"` // zero: none
@@ -43,10 +43,10 @@ type Report struct {
 type ConsoleRequest struct {
 	Number int           `json:"number"` // counts the task's requests from 1; 0: none
 	Verb   Verb          `json:"verb,omitempty"`
-	TTL    time.Duration `json:"ttl_ns,omitempty"` // of VerbExtend: at least this long from now
+	TTL    time.Duration `json:"ttl_ns,omitempty"` // for VerbExtend: the minimum time from now to the deadline
 }
 
-// Verb is what a console can request.
+// Verb is the kind of a console request.
 type Verb string
 
 // The verbs.
@@ -55,15 +55,16 @@ const (
 	VerbClose  Verb = "close"
 )
 
-// ConsoleReply is the control plane's reply to the console request of that number.
+// ConsoleReply is the control plane's reply to the console request with the same
+// Number.
 type ConsoleReply struct {
 	Number  int    `json:"number"`
 	Code    Code   `json:"code,omitempty"`    // empty if the request was granted
 	Message string `json:"message,omitempty"` // a sentence for the console
 }
 
-// Ending says that the task has decided to end. It is written on condition that
-// the lease still has that generation.
+// Ending reports that the task has decided to end. It is written on condition that
+// the lease still has the same Generation.
 type Ending struct {
 	Reason     EndReason `json:"reason"` // EndIdle or EndDeadline; empty: not ending
 	Generation int64     `json:"generation"`
@@ -73,30 +74,30 @@ type Ending struct {
 type LeaseItem struct {
 	TaskID    string
 	BastionID string
-	Lease     Lease  // Generation 0: none was ever written
+	Lease     Lease  // its Generation is 0 if no lease was ever written
 	Report    Report // zero until the task reports
 	Ended     bool   // the item is a tombstone, which accepts neither lease nor report
 }
 
-// bastiond's exit codes. An ending in the report has precedence over them.
+// The exit codes of bastiond. An Ending in the report has precedence over them.
 const (
 	ExitOK         = 0   // the deadline, the idle timeout, or a closed lease
 	ExitFailure    = 1   // an error
-	ExitNoLease    = 10  // no lease came in time
+	ExitNoLease    = 10  // no lease was found in time
 	ExitTerminated = 143 // SIGTERM
 )
 
-// The limits of a report. With them, a full record fits into one item of its
-// table.
+// The limits of a report. They keep the record, which stores parts of it, within
+// the size of one item of its table.
 const (
-	MaxDestinations    = 200  // named destinations in a receipt; further ones are only counted
+	MaxDestinations    = 200  // destinations in a receipt; Unnamed counts the forwards to further ones
 	MaxDestinationName = 300  // bytes; a host name has at most 253, and a port 5
 	MaxHostKey         = 1024 // bytes
 )
 
-// Bounded returns the report without what bastiond never reports. A task that was
-// taken over can write anything into its report; nothing of that may make the
-// record too large to write.
+// Bounded returns the report without values that bastiond never reports. An
+// attacker who controls a task can write anything into its report; the record must
+// stay valid and small enough to be stored.
 func (r Report) Bounded() Report {
 	if len(r.HostKey) > MaxHostKey || r.HostKey.Fingerprint() == "" || strings.ContainsFunc(string(r.HostKey), unicode.IsControl) {
 		r.HostKey = ""
@@ -121,15 +122,15 @@ type Receipt struct {
 	StartedAt    time.Time     `json:"started_at,omitzero"` // when the first task received its lease
 	EndedAt      time.Time     `json:"ended_at,omitzero"`
 	Connections  int           `json:"connections,omitempty"`  // authenticated SSH connections
-	Forwards     int           `json:"forwards,omitempty"`     // connections made to destinations
+	Forwards     int           `json:"forwards,omitempty"`     // connections from the bastion to destinations
 	Refusals     int           `json:"refusals,omitempty"`     // refused connections, forwards and requests
 	BytesIn      int64         `json:"bytes_in,omitempty"`     // from the owner to destinations
 	BytesOut     int64         `json:"bytes_out,omitempty"`    // from destinations to the owner
 	Destinations []Destination `json:"destinations,omitempty"` // at most MaxDestinations, in order of first use
-	Unnamed      int           `json:"unnamed,omitempty"`      // forwards to further destinations
+	Unnamed      int           `json:"unnamed,omitempty"`      // forwards to destinations beyond MaxDestinations
 }
 
-// Destination is one destination that a bastion connected to.
+// Destination holds how much a bastion forwarded to one destination.
 type Destination struct {
 	Name     string `json:"name"` // "host:port", as the client requested it
 	Forwards int    `json:"forwards,omitempty"`
@@ -137,7 +138,7 @@ type Destination struct {
 	BytesOut int64  `json:"bytes_out,omitempty"`
 }
 
-// Merge returns the receipt with a later task's receipt added.
+// Merge returns the sum of the receipt and the receipt of a later task.
 func (r Receipt) Merge(later Receipt) Receipt {
 	if r.StartedAt.IsZero() {
 		return later
@@ -160,7 +161,7 @@ func (r Receipt) Merge(later Receipt) Receipt {
 	return r
 }
 
-// Add counts a destination's forwards and bytes.
+// Add adds a destination's forwards and bytes to the receipt.
 func (r *Receipt) Add(d Destination) {
 	r.Forwards += d.Forwards
 	r.BytesIn += d.BytesIn
@@ -168,6 +169,8 @@ func (r *Receipt) Add(d Destination) {
 	r.Destinations = addDestination(r.Destinations, d, &r.Unnamed)
 }
 
+// addDestination returns all with d added. If d is one destination too many, it
+// adds d's forwards to unnamed instead.
 func addDestination(all []Destination, d Destination, unnamed *int) []Destination {
 	for i := range all {
 		if all[i].Name == d.Name {

@@ -7,14 +7,15 @@ import (
 	"time"
 )
 
-// If Record.Notify is set, the owner receives a notice whenever something they can
-// see has changed. The record holds the notice that was sent last. If a converge
-// finds that the state of the bastion calls for another one, it sends it. A notice
-// that gets lost is therefore sent again, and no request waits for a delivery.
+// If Record.Notify is set, the owner receives a notice of each change that they can
+// see. The record holds the latest notice. If the state of the bastion leads to
+// another notice, a converge of the reaper or the observer stores and sends the new
+// one. A notice that could not be sent is sent again by a later converge, and no
+// request waits for a delivery.
 
-// Notice is what the owner learns about their bastion. A change of intent that a
-// person does not see, such as a POST that repeats the previous one, does not
-// change the notice.
+// Notice holds the part of a bastion's state that its owner is notified of. A change
+// of intent that a person does not see, such as a POST that repeats the previous one,
+// does not change the notice.
 type Notice struct {
 	State    State        `json:"state"`
 	Stage    string       `json:"stage,omitempty"`
@@ -24,7 +25,7 @@ type Notice struct {
 	Warning  bool         `json:"warning,omitempty"` // the bastion is ready and its deadline is near
 }
 
-// String returns the notice's state, stage and attempt, for logs and tests.
+// String returns the notice's state, stage, warning and attempt, for logs and tests.
 func (n Notice) String() string {
 	s := string(n.State)
 	if n.Stage != "" {
@@ -41,11 +42,11 @@ const (
 	// milliseconds; a notifier that hangs must not keep a converge from its other
 	// actions.
 	notifyTimeout = 2 * time.Second
-	// notifyFor is how long after a bastion's end a failing notice is retried.
+	// notifyFor is how long after FinishedAt a converge still sends notices.
 	notifyFor = time.Hour
 )
 
-// notice returns the notice that the record calls for.
+// notice returns the notice that follows from the record.
 func (r Record) notice(warnBefore time.Duration, now time.Time) Notice {
 	at, state := r.warnAt(warnBefore), r.State()
 	return Notice{
@@ -55,25 +56,24 @@ func (r Record) notice(warnBefore time.Duration, now time.Time) Notice {
 	}
 }
 
-// warnAt returns when to warn the owner of the deadline, or zero for never. There
-// is no warning of a deadline that was that near when it was set.
+// warnAt returns when to warn the owner of the deadline, or zero for never. If the
+// deadline was set to a time no later than warnBefore from then, it returns zero.
 func (r Record) warnAt(warnBefore time.Duration) time.Time {
 	at := r.Intent.Deadline.Add(-warnBefore)
-	// A deadline is rounded up to a whole second.
-	near := at.Sub(r.Intent.DeadlineSetAt) < time.Second
+	near := at.Sub(r.Intent.DeadlineSetAt) < time.Second // a deadline is rounded up to a whole second
 	if !r.Notify || !r.Intent.Open || warnBefore <= 0 || near {
 		return time.Time{}
 	}
 	return at
 }
 
-// notify adds the action that sends the owner a notice, if one is due. It is the
-// last part of a decision, so that a pending notice keeps nothing from being
-// settled or finished.
+// notify adds the action that sends the owner a notice, if there is one to send.
+// Decide calls it last, so that a pending notice does not delay settling or
+// finishing.
 //
-// Each converge tries once. After a failure the record is due again after as long
-// as the notice has been pending, but not sooner than WatchInterval and not later
-// than CheckInterval.
+// If the try fails, the record is due again after as long as notices have been
+// pending, but not sooner than after WatchInterval and not later than after
+// CheckInterval.
 func (d *decision) notify() {
 	r := &d.next
 	want := r.notice(d.cfg.WarnBefore, d.now)
@@ -105,7 +105,7 @@ func (r *Record) markNotifying(notice Notice, version int64, now time.Time) {
 }
 
 // recordNotified records that the notice was sent, unless another converge has
-// begun to send one since.
+// stored a newer notice since.
 func (d *decision) recordNotified() {
 	if d.seen.NotifiedVersion > 0 && d.seen.NotifiedVersion == d.next.LastNoticeVersion {
 		d.next.NotifyPendingSince = time.Time{}

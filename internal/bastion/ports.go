@@ -6,13 +6,15 @@ import (
 	"time"
 )
 
-// Records stores the records. Reads are strongly consistent unless said otherwise.
-// Every write is atomic. A write that returns an error other than the ones named
-// here may have taken effect.
+// Records stores the records of bastions. Reads are strongly consistent, except
+// List. Every write is atomic. A write that returns an error other than the ones
+// named here may have taken effect. The two lists leave out a record that cannot be
+// decoded; Fetch returns an error for it.
 type Records interface {
 	// Create writes a new record, reserves its name among the owner's open
-	// bastions and counts it against the quota, all or nothing. rec.Version must
-	// be 1. ErrNameTaken, ErrQuotaOwner, ErrQuotaTotal: nothing was written.
+	// bastions and counts the bastion against the quota, all in one write.
+	// rec.Version must be 1. ErrNameTaken, ErrQuotaOwner, ErrQuotaTotal: nothing
+	// was written.
 	Create(ctx context.Context, rec Record, quota Quota) error
 	// Fetch returns ErrNotFound for an ID that was never created.
 	Fetch(ctx context.Context, id string) (Record, error)
@@ -20,48 +22,46 @@ type Records interface {
 	FetchByName(ctx context.Context, owner, name string) (Record, error)
 	// Replace writes next in place of prev. next.Version must be
 	// prev.Version + 1. ErrConflict: the stored version is not prev.Version.
-	// If next closes an open bastion, the same write frees its name and its
-	// place in the quota. If next is the first with FinishedAt set, the same
-	// write removes it from the lists.
+	// If next closes an open bastion, the same write releases its name and lowers
+	// the counts of open bastions. If next sets FinishedAt, the same write removes
+	// the record from both lists.
 	Replace(ctx context.Context, prev, next Record) error
 	// ListByOwner lists the owner's bastions that are not finished, oldest first.
-	// Both lists leave out a record that cannot be decoded; Fetch returns an error
-	// for it.
 	ListByOwner(ctx context.Context, owner string) ([]Record, error)
-	// List lists all bastions that are not finished, oldest first. It can be
-	// stale.
+	// List lists the bastions of all owners that are not finished, oldest first.
+	// The list can be stale.
 	List(ctx context.Context) ([]Record, error)
 }
 
 // DueList finds the records that are due.
 type DueList interface {
-	// Due lists the IDs of at most limit records whose DueAt is not after now,
-	// the most overdue first. It can be stale. Its cost grows with the number of
-	// records that are due, not with the number that exist.
+	// Due lists the IDs of at most limit records whose DueAt is not after now, the
+	// earliest DueAt first. The list can be stale. The cost of a call grows with
+	// the number of records that are due, not with the number that exist.
 	Due(ctx context.Context, now time.Time, limit int) ([]string, error)
 }
 
-// RememberedKeys stores the latest public key of each owner, for requests that
-// send none. Reads are strongly consistent.
+// RememberedKeys stores the latest public key of each owner, for requests without
+// a key. Reads are strongly consistent.
 type RememberedKeys interface {
 	RememberKey(ctx context.Context, owner string, key Key) error
-	// RememberedKey returns ErrNotFound if the owner has none.
+	// RememberedKey returns ErrNotFound if no key of the owner is stored.
 	RememberedKey(ctx context.Context, owner string) (Key, error)
 }
 
-// OrphanMarks stores when the sweep first saw each orphan. Reads are strongly
+// OrphanMarks stores for each orphan when a sweep first saw it. Reads are strongly
 // consistent.
 type OrphanMarks interface {
 	// Mark stores the time for an orphan that has no mark yet, and returns the
 	// time that is stored.
 	Mark(ctx context.Context, orphan string, at time.Time) (time.Time, error)
-	// Unmark removes the mark. If there is none, it does nothing.
+	// Unmark removes the orphan's mark. If there is no mark, it does nothing.
 	Unmark(ctx context.Context, orphan string) error
 	// Marks lists the orphans that have a mark.
 	Marks(ctx context.Context) ([]string, error)
 }
 
-// Store is everything that one table of records implements.
+// Store combines the ports that the table of records implements.
 type Store interface {
 	Records
 	DueList
@@ -76,25 +76,27 @@ type Quota struct {
 }
 
 // Groups manages the security groups of this stack's bastions. Reads can be stale:
-// a thing that was just created can be missing, and a thing that was just changed
-// can show its old state. Calls do not wait, except for their turn within the rate
-// limits; any call can return [ErrNoTime].
+// a new group can be missing, and a changed group can have its old state. A call
+// returns before its effect is visible everywhere. It may wait for its turn within
+// the rate limits, and can return [ErrNoTime].
 type Groups interface {
-	// Create creates the bastion's group, or returns the one that exists: its name
-	// is derived from the bastion's ID. A new group can have a default egress rule.
-	// ErrNotFound: it exists, but a stale read does not show it yet.
+	// Create creates the bastion's group. The group's name follows from the
+	// bastion's ID, so if the group exists already, Create returns it. A new group
+	// can have a default egress rule. ErrNotFound: the group exists, but a stale
+	// read does not show it yet.
 	Create(ctx context.Context, spec GroupSpec) (Group, error)
-	// Describe returns the group of that ID, or, if groupID is empty, the group of
-	// the name that is derived from the bastion's ID. ErrNotFound can be stale.
+	// Describe returns the group with the ID groupID. If groupID is empty, it finds
+	// the group by the name that follows from the bastion's ID. ErrNotFound: the
+	// group does not exist, or a stale read does not show it yet.
 	Describe(ctx context.Context, bastionID, groupID string) (Group, error)
-	// Authorize admits the source to the SSH port. If the rule exists, it does
-	// nothing.
+	// Authorize adds the rule that admits the source to the SSH port. If the rule
+	// exists, it does nothing.
 	Authorize(ctx context.Context, groupID string, source netip.Prefix) error
 	// Revoke removes one rule. If the rule or the group is gone, it does nothing.
 	// Open connections stay open.
 	Revoke(ctx context.Context, groupID string, rule Rule) error
-	// Delete returns ErrInUse while a network interface has the group, and
-	// ErrNotFound if the group is gone or a stale read does not show it yet.
+	// Delete deletes the group. ErrInUse: a network interface still has the group.
+	// ErrNotFound: the group is gone, or a stale read does not show it yet.
 	Delete(ctx context.Context, groupID string) error
 	// List lists all groups that have this stack's tag.
 	List(ctx context.Context) ([]Group, error)
@@ -130,19 +132,21 @@ const RunTaskReplayWindow = 55 * time.Minute
 // Tasks manages the Fargate tasks of this stack's bastions. Reads can be stale, and
 // any call can return [ErrNoTime]; see [Groups].
 type Tasks interface {
-	// Run starts the task of an attempt. All parameters follow from the spec, so
-	// that a repeat within RunTaskReplayWindow returns the same task, whatever its
-	// state is by then. *RefusedError: there is no task, and this attempt never
+	// Run starts the task of an attempt. All parameters of RunTask follow from the
+	// spec, so that a repeat within RunTaskReplayWindow returns the same task, also
+	// if that task has stopped. *RefusedError: the attempt has no task and never
 	// will have one. ErrNotFound: a stale read does not show the group yet.
 	Run(ctx context.Context, spec TaskSpec) (Task, error)
-	// Describe returns the bastion's tasks: those that startedBy finds, running or
-	// stopped within the last hour, and those of the known IDs.
+	// Describe returns the bastion's tasks, running or stopped within the last
+	// hour. It searches by startedBy, and adds the tasks with the known IDs, which a
+	// stale search can miss.
 	Describe(ctx context.Context, bastionID string, known ...string) ([]Task, error)
-	// Fetch returns one task by its ID, running or stopped within the last hour.
-	// It takes one call where Describe takes several. ErrNotFound can be stale.
+	// Fetch returns the task with the ID, running or stopped within the last hour.
+	// It makes one call to ECS where Describe makes several. ErrNotFound: the task
+	// is gone, or a stale read does not show it yet.
 	Fetch(ctx context.Context, taskID string) (Task, error)
-	// Stop asks a task to end: SIGTERM, and later SIGKILL. If the task has stopped
-	// or is gone, it does nothing.
+	// Stop makes ECS send SIGTERM to the task, and later SIGKILL. If the task has
+	// stopped or is gone, it does nothing.
 	Stop(ctx context.Context, taskID, reason string) error
 	// List lists all tasks of this stack that have not stopped.
 	List(ctx context.Context) ([]Task, error)
@@ -173,7 +177,7 @@ type Task struct {
 	ExitCode   *int   // of the container; nil if it never ran
 }
 
-// TaskStatus is a task's lastStatus.
+// TaskStatus is the lastStatus of a task in ECS.
 type TaskStatus string
 
 // The statuses, in the order in which a task has them.
@@ -197,8 +201,8 @@ type Leases interface {
 	// ErrConflict: the item has this generation or a newer one, the item is a
 	// tombstone, or the lease is open and the task has reported its ending.
 	Write(ctx context.Context, taskID string, lease Lease) error
-	// End replaces the item, if there is one, by a tombstone. The table's TTL
-	// deletes the tombstone after the given time.
+	// End writes a tombstone in place of the item, also if there is no item. The
+	// table's TTL deletes the tombstone after the time until.
 	End(ctx context.Context, taskID, bastionID string, until time.Time) error
 	// List lists all items that are not tombstones.
 	List(ctx context.Context) ([]LeaseItem, error)
@@ -206,22 +210,22 @@ type Leases interface {
 
 // Notifier sends notices to the owners of bastions.
 type Notifier interface {
-	// Notify accepts a notice for delivery and does not wait for the delivery.
-	// After an error the notice may have been accepted. A notice can be delivered
-	// more than once, and after a later one: of two notices, the one with the
-	// lower rec.Version is the older. Two of the same version are equal.
+	// Notify accepts a notice for delivery and does not wait for the delivery. A
+	// call that returns an error may have accepted the notice. A notice can be
+	// delivered twice, and notices can be delivered in another order. A notice with
+	// a lower rec.Version is older; notices with the same version are equal.
 	Notify(ctx context.Context, rec Record, notice Notice) error
 }
 
 // TaskLease is a task's side of its own item in the table of leases. It has no
 // access to other items.
 type TaskLease interface {
-	// Read returns the lease; the read is strongly consistent. ErrNotFound: there
-	// is none yet, or it has ended.
+	// Read returns the lease; the read is strongly consistent. ErrNotFound: the
+	// lease does not exist yet, or it has ended.
 	Read(ctx context.Context) (Lease, error)
-	// Report replaces the report. ErrNotFound: the item is gone or a tombstone,
-	// and nothing was written. If the report has an Ending that the stored report
-	// does not have, it is written only if the lease's generation is still
-	// Ending.Generation; otherwise ErrConflict.
+	// Report replaces the stored report. A report with an Ending that the stored
+	// report does not have is written only if the lease's generation is
+	// Ending.Generation. ErrConflict: the lease has another generation.
+	// ErrNotFound: the item is gone or a tombstone. After both, nothing was written.
 	Report(ctx context.Context, report Report) error
 }

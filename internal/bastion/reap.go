@@ -9,44 +9,45 @@ import (
 	"time"
 )
 
-// reapBatch is how many due records one query returns. reapWorkers is how many of
-// them are converged concurrently: enough to use the cloud's rate limits, and few
-// enough that no call waits too long for its turn.
+// reapBatch is how many new due records one query returns at most. reapWorkers is
+// how many of them are converged concurrently: enough to use the cloud's rate limits,
+// and few enough that no call waits too long for its turn.
 const (
 	reapBatch   = 200
 	reapWorkers = 8
 )
 
-// lastStart is how much time must be left to begin with one more record: about as
-// long as a converge takes that waits for its turn at every call. A converge that
-// takes longer leaves its record due.
+// lastStart is how much time must be left to start one more converge. A converge
+// that waits for its turn at every call takes about as long. A converge that takes
+// longer leaves its record due.
 const lastStart = 10 * time.Second
 
-// Reap converges every record that was due when Reap began, the most overdue first
-// and each of them once, and returns how many it began with. A record that fails
-// stays due and does not affect the others; the errors are joined. If the deadline
-// of ctx leaves no time for more, the rest stays due, which is not an error.
+// Reap converges every record that was due when Reap began, the earliest DueAt first
+// and each record once. It returns the number of converges that it started. A record
+// whose converge fails stays due and does not affect the others; the errors are
+// joined. If too little time is left before the deadline of ctx, the other records
+// stay due, which is not an error.
 func (s *Service) Reap(ctx context.Context) (int, error) {
 	began := s.now()
-	begun := map[string]bool{}
+	started := map[string]bool{} // by the bastion's ID
 	var failed error
 	for {
-		limit := reapBatch + len(begun) // records that stayed due are returned again
+		limit := reapBatch + len(started) // the query returns records that stayed due again
 		ids, err := s.DueList.Due(ctx, began, limit)
 		if err != nil {
-			return len(begun), errors.Join(failed, fmt.Errorf("list due records: %w", err))
+			return len(started), errors.Join(failed, fmt.Errorf("list due records: %w", err))
 		}
 		last := len(ids) < limit
-		ids = slices.DeleteFunc(ids, func(id string) bool { return begun[id] })
-		failed = errors.Join(failed, s.reapAll(ctx, ids, begun))
+		ids = slices.DeleteFunc(ids, func(id string) bool { return started[id] })
+		failed = errors.Join(failed, s.reapAll(ctx, ids, started))
 		if last || len(ids) == 0 || outOfTime(ctx) {
-			return len(begun), failed
+			return len(started), failed
 		}
 	}
 }
 
-// reapAll converges the records and adds those that it began with to begun.
-func (s *Service) reapAll(ctx context.Context, ids []string, begun map[string]bool) error {
+// reapAll converges the records while there is time, and adds their IDs to started.
+func (s *Service) reapAll(ctx context.Context, ids []string, started map[string]bool) error {
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, reapWorkers)
 	errs := make([]error, len(ids))
@@ -55,32 +56,32 @@ func (s *Service) reapAll(ctx context.Context, ids []string, begun map[string]bo
 		if outOfTime(ctx) {
 			break
 		}
-		begun[id] = true
+		started[id] = true
 		wg.Go(func() {
 			defer func() { <-slots }()
 			_, errs[i] = s.Converge(ctx, id, ReaperSteps)
-			if errs[i] != nil && ctx.Err() != nil { // the run's own deadline passed
+			if errs[i] != nil && ctx.Err() != nil { // the deadline of ctx has passed: not a failure
 				errs[i] = ErrNoTime
 			}
 		})
 	}
 	wg.Wait()
 	failed := slices.DeleteFunc(slices.Clone(errs), func(err error) bool { return errors.Is(err, ErrNoTime) })
-	if postponed := len(errs) - len(failed); postponed > 0 {
-		s.Log.Info("no time left", "bastions", postponed)
+	if stopped := len(errs) - len(failed); stopped > 0 {
+		s.Log.Info("no time left", "bastions", stopped)
 	}
 	return errors.Join(failed...)
 }
 
-// outOfTime reports whether it is too late to begin with one more record.
+// outOfTime reports whether it is too late to start one more converge.
 func outOfTime(ctx context.Context) bool {
 	deadline, limited := ctx.Deadline()
 	return ctx.Err() != nil || limited && time.Until(deadline) < lastStart
 }
 
-// Observe converges one bastion after an event. If there is no record of it, Observe
-// does nothing: the sweep finds what is left. If too many events come at once for
-// the rate limits, the record becomes due and the reaper converges it.
+// Observe converges one bastion after an event. If the bastion has no record, Observe
+// does nothing; the sweep finds its orphans. If the rate limits leave no time, the
+// record becomes due at once and the reaper converges it.
 func (s *Service) Observe(ctx context.Context, id string) error {
 	_, err := s.Converge(ctx, id, ObserverSteps)
 	if errors.Is(err, ErrNoTime) {

@@ -9,54 +9,58 @@ import (
 	"time"
 )
 
-// Record is everything that is known about one bastion: what should be (Intent),
-// what the latest converge saw (Group, Attempt), and when to look again (DueAt).
-// All times are UTC.
+// Record holds everything that the control plane knows about one bastion: the
+// state that it should have (Intent), the state that the latest converge observed
+// (Group, Attempt), and the time of the next converge (DueAt). All times are UTC.
 //
-// Records are stored as JSON documents. A field can be added; a name that is in
-// use never changes.
+// Records are stored as JSON documents. A field can be added; the JSON name of a
+// field never changes.
 type Record struct {
 	ID    string `json:"id"`    // see ValidID
 	Owner string `json:"owner"` // see ValidOwner
 	Name  string `json:"name"`  // see ValidName; unique among the owner's open bastions
 
 	CreatedAt      time.Time `json:"created_at,omitzero"`
-	LatestDeadline time.Time `json:"latest_deadline,omitzero"` // no extension goes beyond it
+	LatestDeadline time.Time `json:"latest_deadline,omitzero"` // the latest time that Intent.Deadline can have
 
 	Intent Intent `json:"intent"`
 	// UnsettledUntil is the time after which no function that read an older intent
 	// can still be running. The record stays due until a converge that began after
-	// that time finds nothing to do. Zero: settled.
+	// that time finds nothing to do. It is zero if the record is settled.
 	UnsettledUntil time.Time `json:"unsettled_until,omitzero"`
 
-	// End says why the bastion was closed. It is zero while the bastion is open.
+	// End is zero while the bastion is open.
 	End End `json:"end,omitzero"`
-	// FinishedAt is when nothing of a closed bastion was left.
+	// FinishedAt is when a converge found that nothing of the closed bastion was
+	// left in the cloud. Before that it is zero.
 	FinishedAt time.Time `json:"finished_at,omitzero"`
 
 	Group   GroupStatus `json:"group,omitzero"`
-	Attempt Attempt     `json:"attempt,omitzero"` // the latest; Number is 0 before the first
-	// Failures counts the failed attempts since the bastion was last ready for a
-	// while. The next attempt does not begin before NextAttemptAt.
+	Attempt Attempt     `json:"attempt,omitzero"` // the latest attempt; its Number is 0 before the first one
+	// Failures counts the failed attempts in a row. If the bastion was ready for
+	// Timing.StableAfter, the count starts again. The next attempt does not begin
+	// before NextAttemptAt.
 	Failures      int       `json:"failures,omitempty"`
 	NextAttemptAt time.Time `json:"next_attempt_at,omitzero"`
 
-	Receipt Receipt `json:"receipt,omitzero"` // of all attempts that have ended
+	Receipt Receipt `json:"receipt,omitzero"` // the sum over all attempts that have ended
 
-	// Notify: the owner receives a notice whenever something they can see changes.
+	// Notify is true if the owner receives a notice of each change that they can see.
 	Notify bool `json:"notify,omitempty"`
-	// LastNotice is the notice that was sent last, LastNoticeVersion the record's
-	// version that it was sent for. NotifyPendingSince is the time of the first
-	// try since a notice was last sent with success; zero if none is pending.
+	// LastNotice is the latest notice that a converge sent or tried to send.
+	// LastNoticeVersion is the version of the record in which it was stored.
+	// NotifyPendingSince is zero if no notice is pending. Otherwise it is the time
+	// of the first try after the last success.
 	LastNotice         Notice    `json:"last_notice,omitzero"`
 	LastNoticeVersion  int64     `json:"last_notice_version,omitempty"`
 	NotifyPendingSince time.Time `json:"notify_pending_since,omitzero"`
 
-	DueAt   time.Time `json:"due_at,omitzero"` // when the reaper must look at it next; zero for never
+	DueAt   time.Time `json:"due_at,omitzero"` // when the reaper must converge the record; zero for never
 	Version int64     `json:"version"`         // counts the writes; the compare-and-swap token
 }
 
-// Intent is what should be. Each change raises Generation.
+// Intent is the state that the bastion should have. Each change that a
+// running task must follow raises Generation.
 type Intent struct {
 	Generation   int64        `json:"generation"`
 	Open         bool         `json:"open"`
@@ -69,14 +73,14 @@ type Intent struct {
 	DeadlineSetAt time.Time `json:"deadline_set_at,omitzero"` // when the deadline last moved
 }
 
-// End says why and when a bastion was closed.
+// End holds why and when a bastion was closed.
 type End struct {
 	Reason  EndReason `json:"reason"`
 	At      time.Time `json:"at,omitzero"`
 	Failure Failure   `json:"failure,omitzero"` // set if Reason is EndFailed
 }
 
-// EndReason says why a bastion was closed.
+// EndReason is why a bastion was closed.
 type EndReason string
 
 // The reasons.
@@ -86,7 +90,7 @@ const (
 	EndDeadline EndReason = "deadline" // it reached its deadline
 	EndIdle     EndReason = "idle"     // no connection was open for the idle timeout
 	EndFailed   EndReason = "failed"   // every attempt failed
-	EndTask     EndReason = "task"     // its task exited with code 0 and no other reason
+	EndTask     EndReason = "task"     // its task exited with code 0 and reported no other reason
 )
 
 // String returns the reason, and the code of the failure if there is one.
@@ -97,14 +101,14 @@ func (e End) String() string {
 	return string(e.Reason)
 }
 
-// Failure is a failed start in a form for people: a stable code, and a sentence
-// that says what happened and what to do next.
+// Failure describes to people why a task did not start or did not keep running: a
+// stable code, and a sentence that says what happened and what to do next.
 type Failure struct {
 	Code    FailureCode `json:"code"`
 	Message string      `json:"message,omitempty"`
 }
 
-// FailureCode is the stable name of the cause of a failed start.
+// FailureCode is the stable name of the cause of a failure.
 type FailureCode string
 
 // GroupStatus is the state of the bastion's security group as the latest converge
@@ -112,13 +116,13 @@ type FailureCode string
 type GroupStatus struct {
 	ID          string    `json:"id"`
 	FirstSeenAt time.Time `json:"first_seen_at,omitzero"`
-	// Ingress is the source that the group admits. It is zero unless the group's
-	// only rule admits one source.
+	// Ingress is the source that the group's only rule admits. It is zero if the
+	// group has no rule, several rules, or a rule of another kind.
 	Ingress netip.Prefix `json:"ingress,omitzero"`
 }
 
 // Attempt is one try to run a task. The fields up to CreatedAt are in the record
-// before RunTask is called; the others are what was observed since.
+// before RunTask is called; the fields after it hold what was observed later.
 type Attempt struct {
 	Number         int       `json:"number"`
 	GroupID        string    `json:"group_id,omitempty"`
@@ -131,10 +135,10 @@ type Attempt struct {
 	Status     TaskStatus       `json:"status,omitempty"`
 	Endpoints  []netip.AddrPort `json:"endpoints,omitempty"` // the task's addresses, at most one for each family
 	HostKey    Key              `json:"host_key,omitempty"`
-	Generation int64            `json:"generation,omitempty"` // of the lease that the task reports to be in force
+	Generation int64            `json:"generation,omitempty"` // generation of the lease that the task follows, as it reports
 	ReadyAt    time.Time        `json:"ready_at,omitzero"`    // when group and report first matched the intent
 	EndedAt    time.Time        `json:"ended_at,omitzero"`    // zero until the end is known
-	Failure    Failure          `json:"failure,omitzero"`     // why it ended, unless it ended on purpose
+	Failure    Failure          `json:"failure,omitzero"`     // why the attempt failed; zero if it ended on purpose
 }
 
 // active reports whether the attempt has begun and is not known to have ended.
@@ -152,7 +156,7 @@ const (
 	Failed   State = "failed"
 )
 
-// State derives the state from the record alone.
+// State returns the state, which follows from the record alone.
 func (r Record) State() State {
 	switch {
 	case r.End.Reason == EndFailed:
@@ -167,8 +171,8 @@ func (r Record) State() State {
 	return Starting
 }
 
-// matchesIntent reports whether an open bastion's group admits the source and its
-// task reports the intent's generation to be in force.
+// matchesIntent reports whether the bastion is open, its group admits the source,
+// and its task reports that it follows the intent's generation.
 func (r Record) matchesIntent() bool {
 	a := r.Attempt
 	return r.Intent.Open && a.active() && r.Endpoint().IsValid() && a.HostKey != "" &&
@@ -176,8 +180,8 @@ func (r Record) matchesIntent() bool {
 }
 
 // Stage returns what a starting bastion waits for: "security group", "capacity",
-// "image", "network" or "host key", or, after it was ready before, "address" or
-// "lease". It is empty in every other state.
+// "image", "network" or "host key". If its task was ready before, Stage returns
+// "address" or "lease". It returns "" in every other state.
 func (r Record) Stage() string {
 	a := r.Attempt
 	switch {

@@ -7,7 +7,7 @@ import (
 	"unicode/utf8"
 )
 
-// MaxReason is how many characters a reason has at most.
+// MaxReason is the maximum length of a reason, in characters.
 const MaxReason = 200
 
 var (
@@ -21,20 +21,21 @@ var (
 )
 
 // ValidName reports whether a bastion can have the name: 1 to 32 characters
-// from a-z, 0-9 and -, the first and the last a letter or a digit. Such a name
-// can be part of ssh_config's Host, of a file's name and of a Slack message.
+// from a-z, 0-9 and -, of which the first and the last are a letter or a digit.
+// Such a name can be part of a Host in ssh_config, of a file name and of a Slack
+// message.
 func ValidName(name string) bool { return namePattern.MatchString(name) }
 
 // ValidID reports whether the text has the form of a bastion's ID: 16
-// characters of lower-case base32, without padding. Every AWS name and tag can
-// carry it.
+// characters of lower-case base32, without padding. Such an ID can be part of
+// every AWS name and tag.
 func ValidID(id string) bool { return idPattern.MatchString(id) }
 
 // CleanReason returns the reason without the space around it. An empty reason
-// is valid. *Error: CodeReasonInvalid, if it is longer than MaxReason or holds a
-// character that is not printable. The latter excludes line ends (also U+2028)
-// and the controls that change the direction of writing, with which a reason
-// could rewrite the log line or the message that quotes it.
+// is valid. *Error: CodeReasonInvalid, if the reason is longer than MaxReason or
+// has a character that is not printable. Line ends (also U+2028) and characters
+// that change the direction of writing are not printable: they could change how
+// a log line or message that quotes the reason is displayed.
 func CleanReason(text string) (string, error) {
 	text = strings.TrimSpace(text)
 	unprintable := func(r rune) bool { return !unicode.IsPrint(r) }
@@ -44,10 +45,10 @@ func CleanReason(text string) (string, error) {
 	return text, nil
 }
 
-// ValidOwner reports whether the text is an owner in one of the four forms:
+// ValidOwner reports whether the text is an owner in one of these forms:
 //
-//	iam:ACCOUNT:ID            an IAM user, or a role
-//	iam:ACCOUNT:ID:SESSION    one session name of a role
+//	iam:ACCOUNT:ID            an IAM user, or all sessions of a role
+//	iam:ACCOUNT:ID:SESSION    the sessions of a role with one session name
 //	jwt:ISSUER#SUBJECT        the subject of a token
 //	slack:TEAM:USER           a user in a Slack workspace
 //	local:NAME                a name in local mode

@@ -19,7 +19,7 @@ type Service struct {
 	Groups  Groups
 	Tasks   Tasks
 	Leases  Leases
-	// Notifier can be nil. Then no notices are sent.
+	// Notifier sends the notices. If it is nil, no notices are sent.
 	Notifier Notifier
 
 	Now  func() time.Time
@@ -35,7 +35,8 @@ type Caller struct {
 	Address netip.Addr // the address that the request came from
 }
 
-// now returns the current time in the form that records keep.
+// now returns the current time in the form that records store: in UTC, without a
+// monotonic clock reading.
 func (s *Service) now() time.Time { return s.Now().UTC().Round(0) }
 
 // maxTries limits how often an operation starts over because another writer was
@@ -45,7 +46,7 @@ const maxTries = 100
 var errBusy = Errorf(CodeBusy, "Too many concurrent changes to this bastion. Try again.")
 
 // Get returns a bastion that the caller may see. It waits until the bastion is
-// ready, closed or failed, but at most for the given time. It changes nothing.
+// ready, closed or failed, but not longer than wait. It changes nothing.
 // *Error: CodeNotFound.
 func (s *Service) Get(ctx context.Context, caller Caller, id string, wait time.Duration) (Record, error) {
 	rec, err := s.fetch(ctx, caller, id)
@@ -55,8 +56,8 @@ func (s *Service) Get(ctx context.Context, caller Caller, id string, wait time.D
 	return s.await(ctx, rec, DescribeSteps, wait, readyOrOver), nil
 }
 
-// List returns the caller's bastions, or for an admin those of all owners, that are
-// not finished, oldest first. It waits as Get does, for all of them.
+// List returns the caller's bastions that are not finished, oldest first. For an
+// admin it returns those of all owners. It waits as Get does, for all of them.
 func (s *Service) List(ctx context.Context, caller Caller, wait time.Duration) ([]Record, error) {
 	var recs []Record
 	var err error
@@ -71,8 +72,8 @@ func (s *Service) List(ctx context.Context, caller Caller, wait time.Duration) (
 	return s.awaitAll(ctx, recs, DescribeSteps, wait, readyOrOver), nil
 }
 
-// Extend moves the deadline to at least ttl from now. It never moves the deadline
-// to an earlier time. It waits as Get does.
+// Extend moves the deadline to ttl from now, unless the deadline is later already. It
+// waits as Get does.
 // *Error: CodeNotFound, CodeNotOpen, CodeTTLInvalid, CodeTTLBeyondCap.
 func (s *Service) Extend(ctx context.Context, caller Caller, id string, ttl, wait time.Duration) (Record, error) {
 	caller.Admin = false // an admin can see and close a bastion, but only its owner can extend it
@@ -98,9 +99,9 @@ func (s *Service) Extend(ctx context.Context, caller Caller, id string, ttl, wai
 	return s.await(ctx, rec, ExtendSteps, wait, readyOrOver), nil
 }
 
-// Close changes the intent to closed. It waits until nothing of the bastion is
-// left, but at most for the given time. For a bastion that is closed already it
-// changes nothing. *Error: CodeNotFound.
+// Close changes the intent to closed. It waits until nothing of the bastion is left
+// in the cloud, but not longer than wait. If the intent is closed already, Close only
+// waits. *Error: CodeNotFound.
 func (s *Service) Close(ctx context.Context, caller Caller, id string, wait time.Duration) (Record, error) {
 	rec, err := s.closeIntent(ctx, caller, id)
 	if err != nil {
@@ -110,8 +111,8 @@ func (s *Service) Close(ctx context.Context, caller Caller, id string, wait time
 }
 
 // CloseAll closes all of the caller's own bastions, and waits as Close does. It
-// returns all that were not finished when it was called. An error for one does not
-// keep it from closing the others.
+// returns every bastion that was not finished when CloseAll was called. An error for
+// one bastion does not keep CloseAll from closing the others.
 func (s *Service) CloseAll(ctx context.Context, caller Caller, wait time.Duration) ([]Record, error) {
 	recs, err := s.Records.ListByOwner(ctx, caller.Owner)
 	if err != nil {
@@ -136,8 +137,8 @@ func (s *Service) closeIntent(ctx context.Context, caller Caller, id string) (Re
 	})
 }
 
-// fetch returns a bastion that the caller may see. Another owner's bastion is not
-// found.
+// fetch returns a bastion that the caller may see. For any other bastion it returns
+// CodeNotFound.
 func (s *Service) fetch(ctx context.Context, caller Caller, id string) (Record, error) {
 	rec, err := s.Records.Fetch(ctx, id)
 	if errors.Is(err, ErrNotFound) || err == nil && rec.Owner != caller.Owner && !caller.Admin {
@@ -146,14 +147,14 @@ func (s *Service) fetch(ctx context.Context, caller Caller, id string) (Record, 
 	return rec, err
 }
 
-// NotFoundError returns the error for a bastion that does not exist, or that is
-// another owner's.
+// NotFoundError returns the error for a bastion that does not exist or that belongs
+// to another owner.
 func NotFoundError(id string) *Error {
 	return Errorf(CodeNotFound, "You have no bastion %s. GET /bastions lists yours.", quoteShort(id))
 }
 
-// update applies an edit to a bastion that the caller may see. It starts over if
-// another writer was first.
+// update applies edit to the record of a bastion that the caller may see. If another
+// writer changes the record meanwhile, update starts over.
 func (s *Service) update(ctx context.Context, caller Caller, id string, edit func(*Record) error) (Record, error) {
 	for range maxTries {
 		rec, err := s.fetch(ctx, caller, id)
@@ -174,6 +175,7 @@ func (s *Service) update(ctx context.Context, caller Caller, id string, edit fun
 
 func finished(rec Record) bool { return !rec.FinishedAt.IsZero() }
 
+// readyOrOver reports whether the bastion is ready, closed or failed.
 func readyOrOver(rec Record) bool {
 	switch rec.State() {
 	case Ready, Closed, Failed:
@@ -182,12 +184,12 @@ func readyOrOver(rec Record) bool {
 	return false
 }
 
-// await converges the bastion with the allowed steps, again and again, until done
-// reports true or the time is over, and returns the record as it last was. Errors
-// are only logged: the intent is written, and the reaper does what is left.
+// await converges the bastion repeatedly with the allowed steps, until done returns
+// true or the time wait has passed, and returns the latest record. Errors are only
+// logged: the intent is stored, so the reaper completes the change.
 func (s *Service) await(ctx context.Context, rec Record, allowed Step, wait time.Duration, done func(Record) bool) Record {
 	if allowed == DescribeSteps && wait <= 0 {
-		return rec // it was just read
+		return rec // the caller has just read it
 	}
 	until := s.now().Add(wait)
 	for {
@@ -207,6 +209,7 @@ func (s *Service) await(ctx context.Context, rec Record, allowed Step, wait time
 	}
 }
 
+// refresh returns the latest record, after a converge if any step is allowed.
 func (s *Service) refresh(ctx context.Context, id string, allowed Step) (Record, error) {
 	if allowed == DescribeSteps {
 		return s.Records.Fetch(ctx, id)
@@ -214,8 +217,8 @@ func (s *Service) refresh(ctx context.Context, id string, allowed Step) (Record,
 	return s.Converge(ctx, id, allowed)
 }
 
-// awaitAll awaits several bastions, all within the same time. It first converges
-// each of them once, so that none waits for another's end.
+// awaitAll calls await for several bastions, all within the time wait. It first
+// converges each bastion once, so that no bastion has to wait for another one.
 func (s *Service) awaitAll(ctx context.Context, recs []Record, allowed Step, wait time.Duration, done func(Record) bool) []Record {
 	until := s.now().Add(wait)
 	for i, rec := range recs {

@@ -14,11 +14,11 @@ var (
 	ttlPart    = regexp.MustCompile(`([0-9.]+)([dhms])`)
 )
 
-// ParseTTL reads a duration of a second or more, such as 45m, 1h30m, 1.5h or
+// ParseTTL parses a duration of a second or more, such as 45m, 1h30m, 1.5h or
 // 2d: numbers with the units d (24 hours), h, m and s, without spaces.
 //
-// *Error: CodeTTLInvalid for text of another form or less than a second,
-// CodeTTLBeyondCap for more than a [time.Duration] can hold.
+// *Error: CodeTTLInvalid if the text has another form or is less than a second,
+// CodeTTLBeyondCap if it is more than a [time.Duration] can hold.
 func ParseTTL(text string) (time.Duration, error) {
 	if !ttlPattern.MatchString(text) {
 		return 0, invalidTTL(text)
@@ -32,7 +32,7 @@ func ParseTTL(text string) (time.Duration, error) {
 		d, err := time.ParseDuration(number + unit)
 		product := d * times
 		if err != nil || product/times != d || sum+product < sum {
-			return 0, Errorf(CodeTTLBeyondCap, "Bastions can't run for as long as %s. Request a shorter ttl.", quoteShort(text))
+			return 0, Errorf(CodeTTLBeyondCap, "Bastions cannot run for as long as %s. Request a shorter ttl.", quoteShort(text))
 		}
 		sum += product
 	}
@@ -46,8 +46,8 @@ func invalidTTL(text string) error {
 	return Errorf(CodeTTLInvalid, "The ttl %s is not a duration of a second or more. Write it like 45m, 2h, 1h30m or 2d.", quoteShort(text))
 }
 
-// quoteShort quotes a client's text for an error message, at most 40 characters
-// of it.
+// quoteShort quotes a client's text for an error message. It cuts the text after 40
+// characters.
 func quoteShort(text string) string {
 	const most = 40
 	if runes := []rune(text); len(runes) > most {
@@ -57,9 +57,9 @@ func quoteShort(text string) string {
 }
 
 // FormatTTL formats a duration the way people write it, without units that are
-// zero: 15m, 1h, 1h30m, 99h. From 48 hours on, whole days are days: 2d. Fractions
-// of a second are dropped. [ParseTTL] reads every result but 0s and those below
-// zero.
+// zero: 15m, 1h, 1h30m, 99h. A whole number of days, from two days on, has the unit
+// d: 2d. Fractions of a second are dropped. [ParseTTL] accepts every result of a
+// second or more.
 func FormatTTL(d time.Duration) string {
 	d = d.Truncate(time.Second)
 	if d < 0 {
