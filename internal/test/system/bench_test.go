@@ -21,13 +21,13 @@ import (
 // event. What is timed is what Lambda does: from the event to the answer.
 func BenchmarkFirstAnswer(b *testing.B) {
 	programs := compile(b, "./functions/slack", "./internal/lambdamode/testdata/empty")
-	o := openOffice(b, programs)
-	o.hasty = true
+	o := newSlackFixture(b, programs)
+	o.dropWhenBusy = true
 	empty := emulator.Emulate(b, filepath.Join(programs, "empty"), credentials())
 	b.Run("empty", func(b *testing.B) {
-		measure(b, empty, "null", func(int) []byte { return o.event(b, "UNOBODY", "help") })
+		measureInvocations(b, empty, "null", func(int) []byte { return o.event(b, "UNOBODY", "help") })
 	})
-	for _, others := range []manner{fast, slow, down} {
+	for _, others := range []backendState{fast, slow, down} {
 		for _, c := range []struct{ command, says string }{
 			{"help", "How to use"}, {"up", "Your link is ready"}, {"status", "Looking"}, {"extend 30m", "Extending"}, {"down", "Closing"},
 		} {
@@ -35,8 +35,8 @@ func BenchmarkFirstAnswer(b *testing.B) {
 				c.says = "The service does not answer"
 			}
 			b.Run(fmt.Sprintf("%s/%s", others, strings.Fields(c.command)[0]), func(b *testing.B) {
-				o.are(others)
-				measure(b, o.own["slack"], c.says, func(n int) []byte { return o.event(b, o.user(b, n), c.command) })
+				o.setBackends(others)
+				measureInvocations(b, o.functions["slack"], c.says, func(n int) []byte { return o.event(b, o.user(b, n), c.command) })
 			})
 		}
 	}
@@ -44,24 +44,24 @@ func BenchmarkFirstAnswer(b *testing.B) {
 
 // user is a user whose key is remembered: another one after every ten commands, of
 // which nobody may give more than twenty in a minute.
-func (o *office) user(b *testing.B, n int) string {
+func (o *slackFixture) user(b *testing.B, n int) string {
 	if n%10 == 0 {
-		o.serial++
+		o.userCount++
 		const key = "key ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ3Yp3ZCq2yX6nV0zq9oZx9oUuUJ2m3n0b4V6fJmL1dN"
-		if said, _ := o.slack.command(b, fmt.Sprintf("U%04d", o.serial), key); !strings.Contains(said.text, "Key saved") {
+		if said, _ := o.slack.sendCommand(b, fmt.Sprintf("U%04d", o.userCount), key); !strings.Contains(said.text, "Key saved") {
 			b.Fatalf("key was answered\n%s", said.text)
 		}
 	}
-	return fmt.Sprintf("U%04d", o.serial)
+	return fmt.Sprintf("U%04d", o.userCount)
 }
 
 // event is API Gateway's of a command.
-func (o *office) event(b *testing.B, user, command string) []byte {
-	body := commandOf(user, command, o.slack.responseURL("commands")).Encode()
+func (o *slackFixture) event(b *testing.B, user, command string) []byte {
+	body := commandForm(user, command, o.slack.newResponseURL("commands")).Encode()
 	r := httptest.NewRequest(http.MethodPost, "/slack/command", strings.NewReader(body))
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	sign(r.Header, body)
-	made, _, err := eventOf(r, "")
+	signRequest(r.Header, body)
+	made, _, err := newAPIEvent(r, "")
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -70,7 +70,7 @@ func (o *office) event(b *testing.B, user, command string) []byte {
 
 // measure invokes a function with events, each of which it must answer so, and
 // reports how long it took.
-func measure(b *testing.B, function *emulator.Lambda, says string, event func(n int) []byte) {
+func measureInvocations(b *testing.B, function *emulator.Lambda, says string, event func(n int) []byte) {
 	var took []time.Duration
 	for n := range b.N {
 		e := event(n)

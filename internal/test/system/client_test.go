@@ -19,17 +19,17 @@ import (
 )
 
 // person is who calls with curl and connects with ssh, from an address.
-type person struct {
-	w     *world
-	user  string // as the gateway of this test knows them
-	from  string
-	key   string // the file of the private key
-	conf  string // the file that the text answer was saved as
-	alias string
+type apiUser struct {
+	deployment *deployment
+	user       string // as the gateway of this test knows them
+	sourceIP   string
+	keyFile    string // the file of the private key
+	sshConfig  string // the file that the text answer was saved as
+	hostAlias  string
 }
 
 // answered is what an answer of the API says, as far as the test looks at it.
-type answered struct {
+type apiResponse struct {
 	Status                                     int `json:"-"`
 	Body                                       string
 	ID, Owner, State, Stage, Source, Host, SSH string
@@ -42,14 +42,14 @@ type answered struct {
 }
 
 // curl calls the API, and answers the status and the body.
-func (p *person) curl(t *testing.T, args ...string) (status int, body string) {
+func (p *apiUser) curl(t *testing.T, args ...string) (status int, body string) {
 	t.Helper()
 	path := args[len(args)-1]
-	args = append([]string{"--silent", "--show-error", "--max-time", "60", "--interface", p.from, "--write-out", "\n%{http_code}"}, args[:len(args)-1]...)
+	args = append([]string{"--silent", "--show-error", "--max-time", "60", "--interface", p.sourceIP, "--write-out", "\n%{http_code}"}, args[:len(args)-1]...)
 	if p.user != "" {
 		args = append(args, "--user", p.user+":")
 	}
-	out, err := exec.Command("curl", append(args, p.w.url+path)...).Output()
+	out, err := exec.Command("curl", append(args, p.deployment.url+path)...).Output()
 	if err != nil {
 		t.Fatalf("curl %v %s: %v\n%s", args, path, err, out)
 	}
@@ -61,10 +61,10 @@ func (p *person) curl(t *testing.T, args ...string) (status int, body string) {
 }
 
 // call calls the API and reads its JSON.
-func (p *person) call(t *testing.T, args ...string) answered {
+func (p *apiUser) call(t *testing.T, args ...string) apiResponse {
 	t.Helper()
 	status, body := p.curl(t, args...)
-	a := answered{Status: status, Body: body}
+	a := apiResponse{Status: status, Body: body}
 	if err := json.Unmarshal([]byte(body), &a); err != nil {
 		t.Fatalf("%v answered %d %s: %v", args, status, body, err)
 	}
@@ -72,7 +72,7 @@ func (p *person) call(t *testing.T, args ...string) answered {
 }
 
 // expect calls the API and wants a status and a state; of no state, any.
-func (p *person) expect(t *testing.T, status int, state string, args ...string) answered {
+func (p *apiUser) expect(t *testing.T, status int, state string, args ...string) apiResponse {
 	t.Helper()
 	a := p.call(t, args...)
 	if a.Status != status || state != "" && a.State != state {
@@ -81,38 +81,38 @@ func (p *person) expect(t *testing.T, status int, state string, args ...string) 
 	return a
 }
 
-const wait = "Prefer: wait=25"
+const waitHeader = "Prefer: wait=25"
 
-func (p *person) publicKey() string { return "@" + p.key + ".pub" }
+func (p *apiUser) publicKeyArgument() string { return "@" + p.keyFile + ".pub" }
 
 // newKey makes a key pair with ssh-keygen, which is the person's from now on.
-func (p *person) newKey(t *testing.T) {
+func (p *apiUser) generateKey(t *testing.T) {
 	t.Helper()
-	p.key = filepath.Join(t.TempDir(), "id_ed25519")
-	if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "somebody", "-f", p.key).CombinedOutput(); err != nil {
+	p.keyFile = filepath.Join(t.TempDir(), "id_ed25519")
+	if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "somebody", "-f", p.keyFile).CombinedOutput(); err != nil {
 		t.Fatalf("ssh-keygen: %v\n%s", err, out)
 	}
 }
 
 // paste saves the text answer as a person would, with the line for their key that
 // it tells them to append.
-func (p *person) paste(t *testing.T, id string) {
+func (p *apiUser) saveSSHConfig(t *testing.T, id string) {
 	t.Helper()
-	status, text := p.curl(t, "--header", "Accept: text/plain", "--header", wait, "/bastions/"+id)
+	status, text := p.curl(t, "--header", "Accept: text/plain", "--header", waitHeader, "/bastions/"+id)
 	if status != 200 || !strings.Contains(text, "Host bastion-default") || !strings.Contains(text, "StrictHostKeyChecking yes") {
 		t.Fatalf("the text answer is %d %s", status, text)
 	}
-	p.conf, p.alias = filepath.Join(t.TempDir(), "bastion-default.conf"), "bastion-default"
-	if err := os.WriteFile(p.conf, []byte(text+"  IdentityFile "+p.key+"\n"), 0o600); err != nil {
+	p.sshConfig, p.hostAlias = filepath.Join(t.TempDir(), "bastion-default.conf"), "bastion-default"
+	if err := os.WriteFile(p.sshConfig, []byte(text+"  IdentityFile "+p.keyFile+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 }
 
 // ssh is a command of the stock client, with the configuration that was pasted.
-func (p *person) ssh(t *testing.T, args ...string) *exec.Cmd {
+func (p *apiUser) ssh(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	command := exec.CommandContext(t.Context(), "ssh", append([]string{
-		"-F", p.conf, "-b", p.from, "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-o", "ConnectTimeout=20",
+		"-F", p.sshConfig, "-b", p.sourceIP, "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-o", "ConnectTimeout=20",
 	}, args...)...)
 	for _, entry := range os.Environ() {
 		if !strings.HasPrefix(entry, "SSH_AUTH_SOCK=") {
@@ -123,24 +123,24 @@ func (p *person) ssh(t *testing.T, args ...string) *exec.Cmd {
 }
 
 // console runs one command of the status console.
-func (p *person) console(t *testing.T, command string) (string, error) {
+func (p *apiUser) console(t *testing.T, command string) (string, error) {
 	t.Helper()
-	out, err := p.ssh(t, p.alias, command).CombinedOutput()
+	out, err := p.ssh(t, p.hostAlias, command).CombinedOutput()
 	return string(out), err
 }
 
 // tunnel is a connection through the bastion to the private host.
 type tunnel struct {
 	command *exec.Cmd
-	in      io.WriteCloser
-	out     *bufio.Reader
+	stdin   io.WriteCloser
+	stdout  *bufio.Reader
 	ended   chan error
 }
 
 // open opens a tunnel with ssh -W.
-func (p *person) open(t *testing.T, target string) *tunnel {
+func (p *apiUser) openTunnel(t *testing.T, target string) *tunnel {
 	t.Helper()
-	command := p.ssh(t, "-W", target, p.alias)
+	command := p.ssh(t, "-W", target, p.hostAlias)
 	var said bytes.Buffer
 	command.Stderr = &said
 	in, err := command.StdinPipe()
@@ -167,22 +167,22 @@ func (p *person) open(t *testing.T, target string) *tunnel {
 }
 
 // echoes sends a line and wants it back.
-func (tun *tunnel) echoes(t *testing.T, line string) {
+func (tun *tunnel) checkEcho(t *testing.T, line string) {
 	t.Helper()
-	if _, err := io.WriteString(tun.in, line+"\n"); err != nil {
+	if _, err := io.WriteString(tun.stdin, line+"\n"); err != nil {
 		t.Fatalf("send %q through the bastion: %v", line, err)
 	}
-	got, err := tun.out.ReadString('\n')
+	got, err := tun.stdout.ReadString('\n')
 	if err != nil || got != line+"\n" {
 		t.Fatalf("sent %q through the bastion, got %q: %v", line, got, err)
 	}
 }
 
 // cut waits for the tunnel's end, which is not the person's doing.
-func (tun *tunnel) cut(t *testing.T) {
+func (tun *tunnel) checkCut(t *testing.T) {
 	t.Helper()
 	go func() {
-		_, err := tun.out.ReadByte()
+		_, err := tun.stdout.ReadByte()
 		tun.ended <- err
 	}()
 	select {

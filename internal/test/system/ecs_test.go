@@ -15,7 +15,7 @@ import (
 )
 
 // started is what ECS remembers by a clientToken.
-type started struct {
+type startedTask struct {
 	request []byte
 	answer  map[string]any // of a task, as moto gave it
 	task    *task
@@ -36,7 +36,7 @@ type ecsCall struct {
 }
 
 // serveECS answers a call of ECS's.
-func (f *front) serveECS(w http.ResponseWriter, r *http.Request) {
+func (f *motoProxy) serveECS(w http.ResponseWriter, r *http.Request) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	w.Header().Set("Content-Type", "application/x-amz-json-1.1")
@@ -51,10 +51,10 @@ func (f *front) serveECS(w http.ResponseWriter, r *http.Request) {
 		out, err = f.ecs(r.Context(), action, call, body)
 	}
 	answer, _ := json.Marshal(out)
-	f.write(w, answer, err)
+	f.writeResponse(w, answer, err)
 }
 
-func (f *front) ecs(ctx context.Context, action string, call ecsCall, body []byte) (map[string]any, error) {
+func (f *motoProxy) ecs(ctx context.Context, action string, call ecsCall, body []byte) (map[string]any, error) {
 	switch action {
 	case "RunTask":
 		return f.runTask(ctx, call, body)
@@ -67,31 +67,31 @@ func (f *front) ecs(ctx context.Context, action string, call ecsCall, body []byt
 }
 
 // forward has moto answer a call as it came.
-func (f *front) forward(ctx context.Context, action string, body []byte) (map[string]any, error) {
+func (f *motoProxy) forward(ctx context.Context, action string, body []byte) (map[string]any, error) {
 	out, err := f.moto.ecs(ctx, action, json.RawMessage(body))
 	if err == nil {
-		f.calls[action]++
+		f.forwardedCalls[action]++
 	}
 	return out, err
 }
 
-func (f *front) refuseECS(code, message string, arns ...string) error {
+func (f *motoProxy) refuseECS(code, message string, arns ...string) error {
 	body, _ := json.Marshal(map[string]any{"__type": code, "message": message, "resourceIds": arns})
 	return f.refuse(code, body)
 }
 
-func (f *front) runTask(ctx context.Context, call ecsCall, body []byte) (map[string]any, error) {
-	known, repeated := f.started[call.ClientToken]
+func (f *motoProxy) runTask(ctx context.Context, call ecsCall, body []byte) (map[string]any, error) {
+	known, repeated := f.startedTasks[call.ClientToken]
 	switch {
 	case repeated && !bytes.Equal(known.request, body):
 		return nil, f.refuseECS("ConflictException", "The provided clientToken is already in use with a different RunTask request.", known.task.arn)
 	case repeated:
-		f.own["a clientToken again"]++
-		return ran(known), nil
+		f.ownResponses["a clientToken again"]++
+		return runTaskResponse(known), nil
 	}
 	groups := call.NetworkConfiguration.AwsvpcConfiguration.SecurityGroups
 	for _, group := range groups {
-		if there, err := f.exists(ctx, group); err != nil {
+		if there, err := f.groupExists(ctx, group); err != nil {
 			return nil, err
 		} else if !there {
 			return nil, f.refuseECS("InvalidParameterException", fmt.Sprintf(
@@ -103,24 +103,24 @@ func (f *front) runTask(ctx context.Context, call ecsCall, body []byte) (map[str
 	if err != nil {
 		return nil, err
 	}
-	now := started{request: body, answer: out["tasks"].([]any)[0].(map[string]any)}
+	now := startedTask{request: body, answer: out["tasks"].([]any)[0].(map[string]any)}
 	var environ []string
 	for _, container := range call.Overrides.ContainerOverrides {
 		for _, entry := range container.Environment {
 			environ = append(environ, entry.Name+"="+entry.Value)
 		}
 	}
-	now.task, err = f.fargate.start(now.answer["taskArn"].(string), call.StartedBy, interfaceOf(now.answer), environ)
-	f.started[call.ClientToken] = now
-	return ran(now), err
+	now.task, err = f.fargate.startTask(now.answer["taskArn"].(string), call.StartedBy, networkInterfaceOf(now.answer), environ)
+	f.startedTasks[call.ClientToken] = now
+	return runTaskResponse(now), err
 }
 
-func (f *front) exists(ctx context.Context, group string) (bool, error) {
-	if f.isYoung(group) {
+func (f *motoProxy) groupExists(ctx context.Context, group string) (bool, error) {
+	if f.isHidden(group) {
 		return false, nil
 	}
 	_, err := f.moto.ec2(ctx, "DescribeSecurityGroups", "GroupId.1", group)
-	var refused refusal
+	var refused errorResponse
 	if errors.As(err, &refused) && bytes.Contains(refused.body, []byte("InvalidGroup.NotFound")) {
 		return false, nil
 	}
@@ -128,7 +128,7 @@ func (f *front) exists(ctx context.Context, group string) (bool, error) {
 }
 
 // interfaceOf is the network interface of a task.
-func interfaceOf(shown map[string]any) string {
+func networkInterfaceOf(shown map[string]any) string {
 	for _, detail := range shown["attachments"].([]any)[0].(map[string]any)["details"].([]any) {
 		if detail := detail.(map[string]any); detail["name"] == "networkInterfaceId" {
 			return detail["value"].(string)
@@ -139,16 +139,16 @@ func interfaceOf(shown map[string]any) string {
 
 // ran is RunTask's answer: of a task that has stopped since, no more than its ARN
 // and its statuses.
-func ran(s started) map[string]any {
-	shown, now := maps.Clone(s.answer), s.task.now()
-	if live(shown, s.task, now); now.status == "STOPPED" {
+func runTaskResponse(s startedTask) map[string]any {
+	shown, now := maps.Clone(s.answer), s.task.currentState()
+	if addLifecycle(shown, s.task, now); now.status == "STOPPED" {
 		shown = map[string]any{"taskArn": s.task.arn, "lastStatus": now.status, "desiredStatus": now.status}
 	}
 	return map[string]any{"tasks": []any{shown}, "failures": []any{}}
 }
 
 // live writes a task's life into what moto shows of it.
-func live(shown map[string]any, t *task, now state) {
+func addLifecycle(shown map[string]any, t *task, now taskState) {
 	shown["createdAt"] = float64(t.created.UnixMilli()) / 1000
 	shown["lastStatus"], shown["stoppedReason"] = now.status, now.reason
 	if !now.attached {
@@ -165,21 +165,21 @@ func live(shown map[string]any, t *task, now state) {
 	shown["containers"] = []any{container}
 }
 
-func (f *front) describeTasks(ctx context.Context, call ecsCall, body []byte) (map[string]any, error) {
+func (f *motoProxy) describeTasks(ctx context.Context, call ecsCall, body []byte) (map[string]any, error) {
 	out, err := f.forward(ctx, "DescribeTasks", body)
 	if err != nil {
 		return nil, err
 	}
 	tasks, failures := []any{}, []any{}
 	for _, arn := range call.Tasks {
-		t, now, shows := f.fargate.shown(arn)
+		t, now, shows := f.fargate.visibleState(arn)
 		if !shows {
 			failures = append(failures, map[string]any{"arn": arn, "reason": "MISSING"})
 			continue
 		}
 		for _, found := range out["tasks"].([]any) {
 			if shown := found.(map[string]any); shown["taskArn"] == arn {
-				live(shown, t, now)
+				addLifecycle(shown, t, now)
 				tasks = append(tasks, shown)
 			}
 		}
@@ -189,8 +189,8 @@ func (f *front) describeTasks(ctx context.Context, call ecsCall, body []byte) (m
 
 // stopTask has moto stop the task, which is its desired status from then on, and
 // the process end.
-func (f *front) stopTask(ctx context.Context, call ecsCall, body []byte) (map[string]any, error) {
-	t, now, shows := f.fargate.shown(call.Task)
+func (f *motoProxy) stopTask(ctx context.Context, call ecsCall, body []byte) (map[string]any, error) {
+	t, now, shows := f.fargate.visibleState(call.Task)
 	if !shows {
 		return nil, f.refuseECS("InvalidParameterException", "The referenced task was not found.")
 	}
@@ -199,6 +199,6 @@ func (f *front) stopTask(ctx context.Context, call ecsCall, body []byte) (map[st
 		return nil, err
 	}
 	t.terminate(call.Reason)
-	live(out["task"].(map[string]any), t, now)
+	addLifecycle(out["task"].(map[string]any), t, now)
 	return out, nil
 }

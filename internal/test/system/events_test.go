@@ -17,7 +17,7 @@ type eventBridge struct {
 
 	mu     sync.Mutex
 	count  map[string]int // of events, by what they are
-	failed []string       // what a dead-letter queue would hold
+	dead   []string       // what a dead-letter queue would hold
 	serial int
 }
 
@@ -32,10 +32,10 @@ func (b *eventBridge) delivered(kind string) int {
 func (b *eventBridge) deadLetters() []string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return append([]string(nil), b.failed...)
+	return append([]string(nil), b.dead...)
 }
 
-func (b *eventBridge) number(kind string) int {
+func (b *eventBridge) countEvent(kind string) int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.count[kind]++
@@ -43,38 +43,38 @@ func (b *eventBridge) number(kind string) int {
 	return b.serial
 }
 
-func (b *eventBridge) bury(format string, args ...any) {
+func (b *eventBridge) addDeadLetter(format string, args ...any) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.failed = append(b.failed, fmt.Sprintf(format, args...))
+	b.dead = append(b.dead, fmt.Sprintf(format, args...))
 }
 
 // tries is how often Lambda tries an asynchronous event.
-const tries = 3
+const maxAttempts = 3
 
 // invokes invokes a function by its name, which may have an alias.
-type invokes func(ctx context.Context, name string, event []byte) (answer []byte, err error)
+type invokeFunc func(ctx context.Context, name string, event []byte) (answer []byte, err error)
 
 // send brings an event to a function, as Lambda does for those who do not wait.
-func (b *eventBridge) send(ctx context.Context, to invokes, name string, event []byte) {
+func (b *eventBridge) send(ctx context.Context, to invokeFunc, name string, event []byte) {
 	var why string
-	for range tries {
+	for range maxAttempts {
 		answer, err := to(context.WithoutCancel(ctx), name, event) // which Lambda ends, too
 		if ctx.Err() != nil {
 			return
 		}
-		if why = failure(answer); err == nil && why == "" {
+		if why = functionError(answer); err == nil && why == "" {
 			return
 		}
 		if err != nil {
 			why = err.Error()
 		}
 	}
-	b.bury("%s of %s: %s", name, event, why)
+	b.addDeadLetter("%s of %s: %s", name, event, why)
 }
 
 // latency is how long EventBridge takes. By then ECS shows what the event is about.
-const latency = 500 * time.Millisecond
+const eventDelay = 500 * time.Millisecond
 
 // taskChanged is an "ECS Task State Change" ("Amazon ECS task state change
 // events" in the ECS developer guide), if the rule of template.yaml wants it.
@@ -82,7 +82,7 @@ func (b *eventBridge) taskChanged(ctx context.Context, to functions, t *task, cl
 	if !strings.HasPrefix(t.startedBy, "bastion/") {
 		return
 	}
-	n := b.number("task")
+	n := b.countEvent("task")
 	event, err := json.Marshal(map[string]any{
 		"version": "0", "id": fmt.Sprintf("event-%d", n), "detail-type": "ECS Task State Change", "source": "aws.ecs",
 		"account": account, "region": region, "time": time.Now().UTC().Format(time.RFC3339), "resources": []string{t.arn},
@@ -92,12 +92,12 @@ func (b *eventBridge) taskChanged(ctx context.Context, to functions, t *task, cl
 		},
 	})
 	if err != nil {
-		b.bury("event of task %s: %v", t.id, err)
+		b.addDeadLetter("event of task %s: %v", t.id, err)
 		return
 	}
 	select {
 	case <-ctx.Done():
-	case <-time.After(latency):
+	case <-time.After(eventDelay):
 		b.send(ctx, to.invoke, "observer", event)
 	}
 }
@@ -113,7 +113,7 @@ func (b *eventBridge) schedule(ctx context.Context, to functions, do string, eve
 		case <-tick.C:
 		}
 		b.schedules.RLock()
-		b.number(do)
+		b.countEvent(do)
 		b.send(ctx, to.invoke, "reaper", []byte(`{"do":"`+do+`"}`))
 		b.schedules.RUnlock()
 	}

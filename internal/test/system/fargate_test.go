@@ -28,14 +28,14 @@ const stopTimeout = 5 * time.Second
 
 // fargate runs bastiond as a process for each task.
 type fargate struct {
-	program  string
-	aws      string // the URL that a task calls, without its id
-	metadata string // the URL that the environment of a task begins with
-	port     uint16 // where tasks listen
-	place    place
-	moto     *moto
-	changed  func(t *task, status string) // hears of every change of a task
-	log      *emulator.Output
+	program   string
+	aws       string // the URL that a task calls, without its id
+	metadata  string // the URL that the environment of a task begins with
+	port      uint16 // where tasks listen
+	resources stackResources
+	moto      *moto
+	changed   func(t *task, status string) // hears of every change of a task
+	log       *emulator.Output
 
 	// staleness is how old what ECS shows is, and for how long EC2 does not show
 	// a group that it has made.
@@ -44,8 +44,8 @@ type fargate struct {
 	background sync.WaitGroup // of lives and of what hears of changes
 	mu         sync.Mutex
 	closed     bool
-	all        []*task
-	complaints []string // of what should not be
+	allTasks   []*task
+	faults     []string // of what should not be
 }
 
 // newFargate starts a moto, and makes in it what a stack has.
@@ -53,28 +53,28 @@ func newFargate(t *testing.T, program string, changed func(*task, string)) *farg
 	t.Helper()
 	f := &fargate{
 		program: program, port: uint16(emulator.FreePort(t)), changed: changed, log: &emulator.Output{},
-		staleness: 200 * time.Millisecond, moto: &moto{url: emulator.Moto(t), client: client()},
+		staleness: 200 * time.Millisecond, moto: &moto{url: emulator.Moto(t), client: newHTTPClient()},
 	}
-	f.place = f.moto.deploy(t)
+	f.resources = f.moto.createStack(t)
 	f.metadata = serve(t, f)
 	return f
 }
 
 // stack is where the bastions are made, in package awscloud's words.
-func (f *fargate) stack() awscloud.Stack {
+func (f *fargate) stackConfig() awscloud.Stack {
 	return awscloud.Stack{
-		ID: stackID, VPC: f.place.vpc, MemberGroup: f.place.memberGroup, Cluster: f.place.cluster,
+		ID: stackID, VPC: f.resources.vpc, MemberGroup: f.resources.memberGroup, Cluster: f.resources.cluster,
 		Container: "bastiond", Port: f.port, Public: true, IPv4: true,
 	}
 }
 
 // run runs the process of a task, and answers how the task ended.
-func (f *fargate) run(t *task) state {
+func (f *fargate) runProcess(t *task) taskState {
 	// One machine has one 0.0.0.0, so each bastiond has an address of its own.
-	inside := netip.AddrPortFrom(insideOf(t.address), f.port)
+	inside := netip.AddrPortFrom(processAddress(t.address), f.port)
 	listener, err := net.Listen("tcp", netip.AddrPortFrom(t.address, f.port).String())
 	if err != nil {
-		return f.failed(t, err)
+		return f.failToStart(t, err)
 	}
 	alive, died := context.WithCancel(context.Background())
 	var proxy sync.WaitGroup
@@ -86,35 +86,35 @@ func (f *fargate) run(t *task) state {
 	command.Env = append(f.environment(t.id, inside), t.environ...)
 	command.Stdout, command.Stderr = f.log, f.log
 	command.Cancel = func() error {
-		f.stopping(t)
+		f.setStopping(t)
 		return command.Process.Signal(syscall.SIGTERM)
 	}
 	command.WaitDelay = stopTimeout
 	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // it never outlives the test
 	if err := command.Start(); err != nil {
-		return f.failed(t, err)
+		return f.failToStart(t, err)
 	}
-	t.runs(command.Process)
+	t.setProcess(command.Process)
 	_ = command.Wait() // its status says it all
-	t.runs(nil)
-	return t.ended(command.ProcessState.Sys().(syscall.WaitStatus))
+	t.setProcess(nil)
+	return t.exitState(command.ProcessState.Sys().(syscall.WaitStatus))
 }
 
 // failed is the end of a task whose process could not begin: for one that was
 // stopped just then, that is as it should be.
-func (f *fargate) failed(t *task, err error) state {
+func (f *fargate) failToStart(t *task, err error) taskState {
 	if t.ctx.Err() != nil {
-		return t.stopped()
+		return t.stoppedState()
 	}
-	f.complain(t, err)
-	return state{stopCode: "TaskFailedToStart", reason: "Task failed to start"}
+	f.recordFault(t, err)
+	return taskState{stopCode: "TaskFailedToStart", reason: "Task failed to start"}
 }
 
 // ended is the end of a task whose process ended.
-func (t *task) ended(status syscall.WaitStatus) state {
-	end := state{stopCode: "EssentialContainerExited", reason: "Essential container in task exited"}
+func (t *task) exitState(status syscall.WaitStatus) taskState {
+	end := taskState{stopCode: "EssentialContainerExited", reason: "Essential container in task exited"}
 	if t.ctx.Err() != nil {
-		end = t.stopped()
+		end = t.stoppedState()
 	}
 	exit := status.ExitStatus()
 	if status.Signaled() {
@@ -143,7 +143,7 @@ func (f *fargate) environment(taskID string, inside netip.AddrPort) []string {
 }
 
 // runs notes the task's process; nil when it has ended.
-func (t *task) runs(process *os.Process) {
+func (t *task) setProcess(process *os.Process) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.process = process
@@ -160,9 +160,9 @@ func (t *task) signal(signal os.Signal) error {
 }
 
 // counts are how many processes run, and how many have ended.
-func (f *fargate) counts() (running, ended int) {
+func (f *fargate) countProcesses() (running, ended int) {
 	for _, t := range f.tasks() {
-		if t.now().exit != nil {
+		if t.currentState().exit != nil {
 			ended++
 		}
 		t.mu.Lock()
@@ -190,7 +190,7 @@ func (f *fargate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	_ = json.NewEncoder(w).Encode(map[string]any{
-		"Cluster": f.place.cluster, "TaskARN": taskARN(f.place.cluster, id), "Family": "way-in", "Revision": "1",
+		"Cluster": f.resources.cluster, "TaskARN": taskARN(f.resources.cluster, id), "Family": "way-in", "Revision": "1",
 		"Containers": []any{map[string]any{
 			"Name": "bastiond", "Networks": []any{map[string]any{"NetworkMode": "awsvpc", "IPv4Addresses": []string{"10.0.0.7"}}},
 		}},
@@ -198,7 +198,7 @@ func (f *fargate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // insideOf is where the process of a task listens that is reached at an address.
-func insideOf(outside netip.Addr) netip.Addr {
+func processAddress(outside netip.Addr) netip.Addr {
 	four := outside.As4()
 	four[1]++
 	return netip.AddrFrom4(four)
@@ -221,9 +221,9 @@ func (f *fargate) forwardAll(alive context.Context, l net.Listener, t *task, to 
 		all.Go(func() {
 			defer outer.Close()
 			from := outer.RemoteAddr().(*net.TCPAddr).AddrPort().Addr()
-			admitted, err := f.moto.admits(alive, t.networkInterface, from, f.port)
+			admitted, err := f.moto.allowsConnection(alive, t.networkInterface, from, f.port)
 			if alive.Err() == nil {
-				f.complain(t, err)
+				f.recordFault(t, err)
 			}
 			if admitted {
 				forward(alive, outer, from, to)
@@ -233,7 +233,7 @@ func (f *fargate) forwardAll(alive context.Context, l net.Listener, t *task, to 
 }
 
 // half is a connection whose way out can be closed by itself.
-type half interface {
+type halfCloser interface {
 	net.Conn
 	CloseWrite() error
 }
@@ -249,12 +249,12 @@ func forward(alive context.Context, outer net.Conn, from netip.Addr, to netip.Ad
 	defer inner.Close()
 	defer context.AfterFunc(alive, func() { outer.Close() })()
 	var both sync.WaitGroup
-	both.Go(func() { pipe(inner.(half), outer) })
-	both.Go(func() { pipe(outer.(half), inner) })
+	both.Go(func() { pipe(inner.(halfCloser), outer) })
+	both.Go(func() { pipe(outer.(halfCloser), inner) })
 	both.Wait()
 }
 
-func pipe(to half, from net.Conn) {
+func pipe(to halfCloser, from net.Conn) {
 	// Not through splice, whose pipes the standard library keeps.
 	_, _ = io.Copy(struct{ io.Writer }{to}, struct{ io.Reader }{from})
 	_ = to.CloseWrite()

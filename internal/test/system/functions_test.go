@@ -28,7 +28,7 @@ var functionNames = map[string]int{
 type functions map[string]*emulator.Lambda
 
 // bare is a function's name without an alias.
-func bare(name string) string {
+func withoutAlias(name string) string {
 	name, _, _ = strings.Cut(name, ":")
 	return name
 }
@@ -56,7 +56,7 @@ func compileAll(t testing.TB) string {
 	t.Helper()
 	packages := []string{"./cmd/bastiond"}
 	for name := range functionNames {
-		if name == bare(name) {
+		if name == withoutAlias(name) {
 			packages = append(packages, "./functions/"+name)
 		}
 	}
@@ -65,16 +65,16 @@ func compileAll(t testing.TB) string {
 
 // emulate starts a function with its settings. What it calls of AWS it calls at the
 // URL.
-func emulate(t testing.TB, programs, name, aws string, settings []string) *emulator.Lambda {
+func startFunction(t testing.TB, programs, name, aws string, settings []string) *emulator.Lambda {
 	t.Helper()
-	return emulator.Emulate(t, filepath.Join(programs, bare(name)), append([]string{
+	return emulator.Emulate(t, filepath.Join(programs, withoutAlias(name)), append([]string{
 		"AWS_LAMBDA_FUNCTION_NAME=" + name, fmt.Sprint("AWS_LAMBDA_FUNCTION_TIMEOUT=", functionNames[name]), "AWS_ENDPOINT_URL=" + aws,
 	}, slices.Concat(credentials(), settings)...))
 }
 
 // failure is what a function's answer says of its failure; empty if it did not
 // fail.
-func failure(answer []byte) string {
+func functionError(answer []byte) string {
 	var failed struct {
 		ErrorMessage, ErrorType string
 	}

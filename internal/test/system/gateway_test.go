@@ -34,7 +34,7 @@ var routes = map[string]string{
 
 // open reports whether a route is open to everybody: Slack signs what it sends, and
 // the pages have tokens.
-func open(route string) bool { return routes[route] == "slack" }
+func isPublic(route string) bool { return routes[route] == "slack" }
 
 // gateway is an HTTP API in front of the functions.
 type gateway struct{ functions functions }
@@ -42,13 +42,13 @@ type gateway struct{ functions functions }
 // ServeHTTP makes an event of the request and a response of the answer.
 func (g gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	user, _, signed := r.BasicAuth()
-	if route, _ := routeOf(r); !signed && !open(route) {
-		answer(w, http.StatusForbidden, "Forbidden")
+	if route, _ := routeOf(r); !signed && !isPublic(route) {
+		writeMessage(w, http.StatusForbidden, "Forbidden")
 		return
 	}
-	event, route, err := eventOf(r, user)
+	event, route, err := newAPIEvent(r, user)
 	if err != nil {
-		answer(w, http.StatusBadRequest, err.Error())
+		writeMessage(w, http.StatusBadRequest, err.Error())
 		return
 	}
 	out, err := g.functions[routes[route]].Invoke(r.Context(), event)
@@ -60,7 +60,7 @@ func (g gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		IsBase64Encoded bool              `json:"isBase64Encoded"`
 	}
 	if err != nil || json.Unmarshal(out, &response) != nil || response.StatusCode == 0 {
-		answer(w, http.StatusInternalServerError, "Internal Server Error")
+		writeMessage(w, http.StatusInternalServerError, "Internal Server Error")
 		return
 	}
 	body := []byte(response.Body)
@@ -78,7 +78,7 @@ func (g gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // answer is what API Gateway says itself.
-func answer(w http.ResponseWriter, status int, message string) {
+func writeMessage(w http.ResponseWriter, status int, message string) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(map[string]string{"message": message})
@@ -102,7 +102,7 @@ func routeOf(r *http.Request) (route string, variable map[string]string) {
 
 // eventOf is the request, of a user or of anybody, as a function gets it ("Working with AWS Lambda proxy
 // integrations for HTTP APIs" in the API Gateway developer guide, format 2.0).
-func eventOf(r *http.Request, user string) (event []byte, route string, err error) {
+func newAPIEvent(r *http.Request, user string) (event []byte, route string, err error) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		return nil, "", err
@@ -127,8 +127,8 @@ func eventOf(r *http.Request, user string) (event []byte, route string, err erro
 		"requestId": fmt.Sprintf("request-%d", now.UnixNano()), "routeKey": route, "stage": "$default",
 		"time": now.UTC().Format("02/Jan/2006:15:04:05 -0700"), "timeEpoch": now.UnixMilli(),
 	}
-	if !open(route) {
-		requestContext["authorizer"] = map[string]any{"iam": identity(user)}
+	if !isPublic(route) {
+		requestContext["authorizer"] = map[string]any{"iam": iamIdentity(user)}
 	}
 	e := map[string]any{
 		"version": "2.0", "routeKey": route, "rawPath": r.URL.Path, "rawQueryString": r.URL.RawQuery, "headers": headers,
@@ -155,20 +155,20 @@ func eventOf(r *http.Request, user string) (event []byte, route string, err erro
 
 // identity is who signed a request: of a name ROLE/SESSION a session of a role,
 // of any other an IAM user.
-func identity(user string) map[string]any {
+func iamIdentity(user string) map[string]any {
 	role, session, isRole := strings.Cut(user, "/")
 	id := map[string]any{"accessKey": "ASIAEXAMPLEEXAMPLE12", "accountId": account, "cognitoIdentity": nil, "principalOrgId": "aws:PrincipalOrgID"}
 	if isRole {
-		id["userArn"], id["userId"] = "arn:aws:sts::"+account+":assumed-role/"+user, unique("AROA", role)+":"+session
+		id["userArn"], id["userId"] = "arn:aws:sts::"+account+":assumed-role/"+user, uniqueID("AROA", role)+":"+session
 	} else {
-		id["userArn"], id["userId"] = "arn:aws:iam::"+account+":user/"+user, unique("AIDA", user)
+		id["userArn"], id["userId"] = "arn:aws:iam::"+account+":user/"+user, uniqueID("AIDA", user)
 	}
 	id["callerId"] = id["userId"]
 	return id
 }
 
 // unique makes up the unique id of a user or role.
-func unique(prefix, name string) string {
+func uniqueID(prefix, name string) string {
 	sum := sha256.Sum256([]byte(name))
 	return prefix + base32.StdEncoding.EncodeToString(sum[:])[:17]
 }

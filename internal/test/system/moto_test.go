@@ -24,12 +24,12 @@ type moto struct {
 }
 
 // refusal is an answer that is not 200.
-type refusal struct {
+type errorResponse struct {
 	status int
 	body   []byte
 }
 
-func (r refusal) Error() string { return fmt.Sprintf("%d %s", r.status, r.body) }
+func (r errorResponse) Error() string { return fmt.Sprintf("%d %s", r.status, r.body) }
 
 // call sends a call of a service and answers the body. The error is a refusal if
 // moto refused.
@@ -52,7 +52,7 @@ func (m *moto) call(ctx context.Context, service string, header map[string]strin
 	defer response.Body.Close()
 	answer, err := io.ReadAll(response.Body)
 	if err == nil && response.StatusCode != http.StatusOK {
-		err = refusal{response.StatusCode, answer}
+		err = errorResponse{response.StatusCode, answer}
 	}
 	return answer, err
 }
@@ -67,7 +67,7 @@ func (m *moto) forward(ctx context.Context, form url.Values) ([]byte, error) {
 }
 
 // ec2Answer is what is read here of EC2's answers, whatever the action.
-type ec2Answer struct {
+type ec2Response struct {
 	VPC        string `xml:"vpc>vpcId"`
 	Subnet     string `xml:"subnet>subnetId"`
 	Group      string `xml:"groupId"`
@@ -94,13 +94,13 @@ type ec2Rule struct {
 }
 
 // ec2 calls EC2 with pairs of a parameter's name and value.
-func (m *moto) ec2(ctx context.Context, action string, pairs ...string) (ec2Answer, error) {
+func (m *moto) ec2(ctx context.Context, action string, pairs ...string) (ec2Response, error) {
 	form := url.Values{"Action": {action}, "Version": {"2016-11-15"}}
 	for i := 0; i < len(pairs); i += 2 {
 		form.Set(pairs[i], pairs[i+1])
 	}
 	body, err := m.forward(ctx, form)
-	var answer ec2Answer
+	var answer ec2Response
 	if err == nil {
 		err = xml.Unmarshal(body, &answer)
 	}
@@ -122,15 +122,15 @@ func (m *moto) ecs(ctx context.Context, action string, in any) (answer map[strin
 }
 
 // place is what a stack of template.yaml has before its first bastion.
-type place struct {
+type stackResources struct {
 	vpc, memberGroup, cluster, definition string
 	subnets                               [2]string
 }
 
 // deploy makes a place.
-func (m *moto) deploy(t *testing.T) place {
+func (m *moto) createStack(t *testing.T) stackResources {
 	t.Helper()
-	ec2 := func(action string, pairs ...string) ec2Answer {
+	ec2 := func(action string, pairs ...string) ec2Response {
 		answer, err := m.ec2(t.Context(), action, pairs...)
 		if err != nil {
 			t.Fatal(err)
@@ -144,7 +144,7 @@ func (m *moto) deploy(t *testing.T) place {
 		}
 		return answer[of].(map[string]any)[name].(string)
 	}
-	p := place{vpc: ec2("CreateVpc", "CidrBlock", "10.7.0.0/16").VPC}
+	p := stackResources{vpc: ec2("CreateVpc", "CidrBlock", "10.7.0.0/16").VPC}
 	ec2("ModifyVpcAttribute", "VpcId", p.vpc, "EnableDnsHostnames.Value", "true") // else moto's RunTask fails
 	for i := range p.subnets {
 		p.subnets[i] = ec2("CreateSubnet", "VpcId", p.vpc, "CidrBlock", fmt.Sprintf("10.7.%d.0/24", i)).Subnet
@@ -175,7 +175,7 @@ func (m *moto) rulesOf(ctx context.Context, group string) ([]ec2Rule, error) {
 
 // admits reports whether a rule of a group that the interface carries lets a
 // connection from an address to a port.
-func (m *moto) admits(ctx context.Context, networkInterface string, from netip.Addr, port uint16) (bool, error) {
+func (m *moto) allowsConnection(ctx context.Context, networkInterface string, from netip.Addr, port uint16) (bool, error) {
 	groups, err := m.groupsOf(ctx, networkInterface)
 	if err != nil {
 		return false, err

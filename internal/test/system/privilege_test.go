@@ -19,13 +19,13 @@ const taskRole = "TaskRole"
 
 // roleOf is the role of a function in template.yaml, by whatever alias.
 func roleOf(function string) string {
-	function = bare(function)
+	function = withoutAlias(function)
 	return strings.ToUpper(function[:1]) + function[1:] + "Role"
 }
 
 // recording puts a recorder in front of everything that functions and tasks call.
 // behind has the URL of each service.
-func recording(t testing.TB, place place, behind map[string]string) *privilege.Recorder {
+func newRecorder(t testing.TB, place stackResources, behind map[string]string) *privilege.Recorder {
 	t.Helper()
 	template, err := emulator.Transformed()
 	if err != nil {
@@ -38,7 +38,7 @@ func recording(t testing.TB, place place, behind map[string]string) *privilege.R
 	r := privilege.NewRecorder(privilege.Deployment{
 		StackID: stackID, Cluster: place.cluster, VPC: place.vpc,
 		Tables:     map[string]string{recordTable: "RecordsTable", leaseTable: "LeasesTable", slackTable: "SlackTable"},
-		Functions:  functionsIn(t, template),
+		Functions:  functionsInTemplate(t, template),
 		Parameters: map[string]string{secretName: "parameter${SlackSigningSecretParameter}", tokenName: "parameter${SlackBotTokenParameter}${Team}"},
 	}, granted, behind)
 	t.Cleanup(r.Close)
@@ -47,7 +47,7 @@ func recording(t testing.TB, place place, behind map[string]string) *privilege.R
 
 // functionsIn are the functions and aliases of a template as they are named here,
 // and what package privilege calls them.
-func functionsIn(t testing.TB, template []byte) map[string]string {
+func functionsInTemplate(t testing.TB, template []byte) map[string]string {
 	t.Helper()
 	var all struct {
 		Resources map[string]struct {
@@ -87,7 +87,7 @@ func serveTasks(t *testing.T, r *privilege.Recorder) string {
 
 // leastPrivilege wants each role to grant what its holder's calls have needed and
 // what the platform needs of it, not one permission less and not one more.
-func (s *story) leastPrivilege(t *testing.T) {
+func (s *systemTest) rolesGrantWhatIsUsed(t *testing.T) {
 	granted := s.recorder.Granted
 	for _, wrong := range s.recorder.Wrong() {
 		t.Error(wrong)
@@ -105,7 +105,7 @@ func (s *story) leastPrivilege(t *testing.T) {
 			continue
 		}
 		needed := append(expanded, privilege.Platform(role)...)
-		s.say(t, "  %s: %d permissions, by %d calls of %d kinds, and the platform", role, len(granted[role]), times, len(made))
+		s.logf(t, "  %s: %d permissions, by %d calls of %d kinds, and the platform", role, len(granted[role]), times, len(made))
 		tooFew, tooMany := privilege.Compare(granted[role], needed)
 		for _, p := range tooFew {
 			t.Errorf("%s does not grant %s, which is needed", role, p)
@@ -114,14 +114,14 @@ func (s *story) leastPrivilege(t *testing.T) {
 			t.Errorf("%s grants %s, which nobody has used; if it is needed, let a chapter of the story need it", role, p)
 		}
 		if len(tooFew)+len(tooMany) == 0 {
-			everyOneCounts(t, role, granted[role], needed)
+			everyPermissionIsNeeded(t, role, granted[role], needed)
 		}
 	}
 }
 
 // everyOneCounts takes each permission away from what a role grants, and gives it
 // another resource or another condition, and wants each of that to be noticed.
-func everyOneCounts(t *testing.T, role string, granted, needed []privilege.Permission) {
+func everyPermissionIsNeeded(t *testing.T, role string, granted, needed []privilege.Permission) {
 	t.Helper()
 	for i, p := range granted {
 		narrow := slices.Delete(slices.Clone(granted), i, i+1)

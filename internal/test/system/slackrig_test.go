@@ -27,14 +27,14 @@ func functionARN(name string) string {
 
 // slackSettings is the environment that template.yaml gives to the Slack function,
 // and by which it comes to Slack.
-func slackSettings(s *fakeSlack) []string {
+func slackEnvironment(s *fakeSlack) []string {
 	return []string{
 		"SLACK_TABLE=" + slackTable, "SLACK_SIGNING_SECRET_PARAMETER=" + secretName, "SLACK_BOT_TOKEN_PARAMETER=" + tokenName,
 		"SLACK_TEAMS=" + team, "SLACK_CHANNELS=" + channel, "SLACK_USERS=", "SLACK_DEFAULT_TTL=1h", "SLACK_MAX_TTL=8h",
 		"SLACK_CREATE=" + functionARN("create:slack"), "SLACK_DESCRIBE=" + functionARN("describe:slack"),
 		"SLACK_EXTEND=" + functionARN("extend:slack"), "SLACK_DESTROY=" + functionARN("destroy:slack"),
 		// net/http proxies nothing that is on loopback, where all else is.
-		"HTTPS_PROXY=" + s.proxy, "SSL_CERT_FILE=" + s.trusted,
+		"HTTPS_PROXY=" + s.proxy, "SSL_CERT_FILE=" + s.certificateFile,
 	}
 }
 
@@ -57,7 +57,7 @@ func createSlackTable(t testing.TB) {
 
 // keepSecrets puts what was agreed with Slack, and something else, where it is read
 // from.
-func (m *moto) keepSecrets(t testing.TB) {
+func (m *moto) putSecrets(t testing.TB) {
 	t.Helper()
 	for name, value := range map[string]string{secretName: signingSecret, tokenName: botToken, "/another": "another"} {
 		in, err := json.Marshal(map[string]string{"Name": name, "Value": value, "Type": "SecureString"})

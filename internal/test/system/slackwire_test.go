@@ -26,7 +26,7 @@ import (
 
 // certify makes a certificate of these names and of loopback, which vouches for
 // itself, and a file of it.
-func certify(t testing.TB, names ...string) (tls.Certificate, string) {
+func newCertificate(t testing.TB, names ...string) (tls.Certificate, string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -68,10 +68,10 @@ func (s *fakeSlack) serveTLS(t testing.TB, handler http.Handler) string {
 // tunnel is the proxy: there is a way to Slack, and to nobody else.
 func (s *fakeSlack) tunnel(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodConnect || r.Host != "hooks.slack.com:443" && r.Host != "slack.com:443" {
-		s.refuse(w, http.StatusForbidden, "a way to "+r.Host, "no such way")
+		s.reject(w, http.StatusForbidden, "a way to "+r.Host, "no such way")
 		return
 	}
-	inner, err := net.Dial("tcp", s.at)
+	inner, err := net.Dial("tcp", s.hostsAddress)
 	if err != nil {
 		w.WriteHeader(http.StatusBadGateway)
 		return
@@ -86,8 +86,8 @@ func (s *fakeSlack) tunnel(w http.ResponseWriter, r *http.Request) {
 		defer outer.Close()
 		defer inner.Close()
 		var both sync.WaitGroup
-		both.Go(func() { pipe(inner.(half), outer) })
-		both.Go(func() { pipe(outer.(half), inner) })
+		both.Go(func() { pipe(inner.(halfCloser), outer) })
+		both.Go(func() { pipe(outer.(halfCloser), inner) })
 		both.Wait()
 	})
 }

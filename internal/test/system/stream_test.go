@@ -63,10 +63,10 @@ func (s *stream) call(ctx context.Context, target string, in, out any) error {
 	return json.Unmarshal(answer, out)
 }
 
-const streams = "DynamoDBStreams_20120810."
+const streamsTarget = "DynamoDBStreams_20120810."
 
 // find finds the stream of a table, and its shard.
-func (s *stream) find(ctx context.Context, table string) error {
+func (s *stream) locate(ctx context.Context, table string) error {
 	var described struct {
 		Table struct{ LatestStreamArn string }
 	}
@@ -77,7 +77,7 @@ func (s *stream) find(ctx context.Context, table string) error {
 	var found struct {
 		StreamDescription struct{ Shards []struct{ ShardId string } }
 	}
-	if err := s.call(ctx, streams+"DescribeStream", map[string]string{"StreamArn": s.arn}, &found); err != nil {
+	if err := s.call(ctx, streamsTarget+"DescribeStream", map[string]string{"StreamArn": s.arn}, &found); err != nil {
 		return err
 	}
 	shards := found.StreamDescription.Shards
@@ -95,12 +95,12 @@ func (s *stream) iterator(ctx context.Context) (string, error) {
 		in["ShardIteratorType"], in["SequenceNumber"] = "AFTER_SEQUENCE_NUMBER", s.last
 	}
 	var begun struct{ ShardIterator string }
-	err := s.call(ctx, streams+"GetShardIterator", in, &begun)
+	err := s.call(ctx, streamsTarget+"GetShardIterator", in, &begun)
 	return begun.ShardIterator, err
 }
 
 // pump hands the records on, until ctx is done. Lambda looks four times a second.
-func (s *stream) pump(ctx context.Context, to functions) {
+func (s *stream) poll(ctx context.Context, to functions) {
 	tick := time.NewTicker(250 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -111,9 +111,9 @@ func (s *stream) pump(ctx context.Context, to functions) {
 		}
 		batch, err := s.read(ctx)
 		if err != nil && ctx.Err() == nil {
-			s.bridge.bury("%v", err)
+			s.bridge.addDeadLetter("%v", err)
 		}
-		s.hand(ctx, to, s.filter(batch))
+		s.deliver(ctx, to, s.filter(batch))
 	}
 }
 
@@ -125,7 +125,7 @@ func (s *stream) read(ctx context.Context) ([]record, error) {
 		return nil, err
 	}
 	var got struct{ Records []json.RawMessage }
-	err = s.call(ctx, streams+"GetRecords", map[string]any{"ShardIterator": iterator, "Limit": 20}, &got)
+	err = s.call(ctx, streamsTarget+"GetRecords", map[string]any{"ShardIterator": iterator, "Limit": 20}, &got)
 	if s.last == "" && err != nil && strings.Contains(err.Error(), "TrimmedDataAccessException") {
 		return nil, nil // the first record came in between: the next iterator begins there
 	}
@@ -150,32 +150,32 @@ func (s *stream) filter(all []record) []record {
 
 // hand gives a batch to the observer. What it says that failed, and all that came
 // after, is sent again.
-func (s *stream) hand(ctx context.Context, to functions, batch []record) {
-	for range tries {
+func (s *stream) deliver(ctx context.Context, to functions, batch []record) {
+	for range maxAttempts {
 		if len(batch) == 0 || ctx.Err() != nil {
 			return
 		}
-		s.bridge.number("stream")
+		s.bridge.countEvent("stream")
 		var records []json.RawMessage
 		for _, r := range batch {
 			records = append(records, r.raw)
 		}
 		event, err := json.Marshal(map[string]any{"Records": records})
 		if err != nil {
-			s.bridge.bury("%v", err)
+			s.bridge.addDeadLetter("%v", err)
 			return
 		}
 		answer, err := to["observer"].Invoke(context.WithoutCancel(ctx), event)
-		if err == nil && failure(answer) == "" {
-			batch = s.failed(answer, batch)
+		if err == nil && functionError(answer) == "" {
+			batch = s.remaining(answer, batch)
 		}
 	}
 	if len(batch) > 0 && ctx.Err() == nil {
-		s.bridge.bury("stream: %d records: %s", len(batch), batch[0].raw)
+		s.bridge.addDeadLetter("stream: %d records: %s", len(batch), batch[0].raw)
 	}
 }
 
-func (s *stream) failed(answer []byte, batch []record) []record {
+func (s *stream) remaining(answer []byte, batch []record) []record {
 	var partly struct {
 		BatchItemFailures []struct{ ItemIdentifier string } `json:"batchItemFailures"`
 	}

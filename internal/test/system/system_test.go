@@ -18,89 +18,89 @@ import (
 const role = "AWSReservedSSO_Developer_0123456789abcdef/"
 
 // story is what TestTheWholeSystem tells, chapter by chapter.
-type story struct {
-	*world
-	began  time.Time
-	alice  *person
-	target string // the private host
-	id     string // of the bastion that alice has
-	old    *tunnel
-	robot  *person
-	doomed string  // the robot's bastion, which will expire
-	carol  *member // who asks through Slack
+type systemTest struct {
+	*deployment
+	startedAt  time.Time
+	alice      *apiUser
+	targetHost string // the private host
+	bastionID  string // of the bastion that alice has
+	tunnel     *tunnel
+	robot      *apiUser
+	expiringID string     // the robot's bastion, which will expire
+	carol      *slackUser // who asks through Slack
 }
 
 // TestTheWholeSystem is one story, in which each chapter goes on from the one
 // before.
-func TestTheWholeSystem(t *testing.T) {
-	s := &story{began: time.Now()}
-	s.world = begin(t)
-	s.target = privateHost(t)
-	s.alice = &person{w: s.world, user: role + "alice", from: "127.0.0.1"}
-	s.robot = &person{w: s.world, user: "robot", from: "127.0.0.3"}
+func TestWholeSystem(t *testing.T) {
+	s := &systemTest{startedAt: time.Now()}
+	s.deployment = startDeployment(t)
+	s.targetHost = privateHost(t)
+	s.alice = &apiUser{deployment: s.deployment, user: role + "alice", sourceIP: "127.0.0.1"}
+	s.robot = &apiUser{deployment: s.deployment, user: "robot", sourceIP: "127.0.0.3"}
 	for _, chapter := range []struct {
 		what string
 		play func(*testing.T)
 	}{
-		{"who is nobody, and what there is not", s.nobody},
-		{"request with curl, connect with ssh", s.request},
-		{"everybody else is kept out", s.others},
-		{"repeat the request", s.repeat},
-		{"move the address", s.move},
+		{"who is nobody, and what there is not", s.unknownCallersAreRefused},
+		{"request with curl, connect with ssh", s.createAndConnect},
+		{"everybody else is kept out", s.otherClientsAreRefused},
+		{"repeat the request", s.repeatCreate},
+		{"move the address", s.changeSourceAddress},
 		{"put another key in place", s.replaceKey},
-		{"extend by request and by console, without the reaper", s.byEvents(s.extend)},
-		{"kill the task: another comes, without the reaper", s.byEvents(s.kill)},
-		{"ask for one that will expire, and freeze it", s.freeze},
-		{"close, and request at once", s.closeAndRequest},
-		{"the expired one is reaped", s.reaped},
-		{"the Slack function, taken over, speaks for people of Slack alone", s.takenOver},
+		{"extend by request and by console, without the reaper", s.withoutReaper(s.extendByAPIAndConsole)},
+		{"kill the task: another comes, without the reaper", s.withoutReaper(s.killTask)},
+		{"ask for one that will expire, and freeze it", s.freezeExpiringBastion},
+		{"close, and request at once", s.closeAndCreate},
+		{"the expired one is reaped", s.frozenBastionIsReaped},
+		{"the Slack function, taken over, speaks for people of Slack alone", s.slackRoleIsConfined},
 		{"close by console", s.closeByConsole},
-		{"Slack: a key, and a link", s.slackAsks},
-		{"Slack: the link is opened, and its button pressed", s.slackStarts},
-		{"Slack: the page says when it is ready", s.slackConnects},
-		{"Slack: the message says so, too", s.slackIsTold},
-		{"Slack: the button extends", s.slackExtends},
-		{"Slack: the warning", s.slackWarns},
+		{"Slack: a key, and a link", s.slackSendsStartLink},
+		{"Slack: the link is opened, and its button pressed", s.slackUserStarts},
+		{"Slack: the page says when it is ready", s.slackUserConnects},
+		{"Slack: the message says so, too", s.slackReportsReady},
+		{"Slack: the button extends", s.slackButtonExtends},
+		{"Slack: the warning", s.slackSendsWarning},
 		{"Slack: status, down and the receipt", s.slackCloses},
-		{"Slack: once, and in no log", s.slackHeld},
-		{"nothing is left", s.nothingLeft},
-		{"no more events", s.quiet},
+		{"Slack: once, and in no log", s.slackKeepsLimitsAndSecrets},
+		{"nothing is left", s.everythingIsCleanedUp},
+		{"no more events", s.stopAllEvents},
 		{"create makes, moves and starts again", s.createAlone},
-		{"create frees the name of what has expired", s.expired},
-		{"describe lists", s.listed},
+		{"create frees the name of what has expired", s.createReplacesExpired},
+		{"describe lists", s.describeLists},
 		{"extend notices an end", s.extendAlone},
 		{"destroy ends a lease", s.destroyAlone},
 		{"observer, from nothing to the end", s.observerAlone},
 		{"reaper, from nothing to the end", s.reaperAlone},
-		{"no role grants less than is needed, and none more", s.leastPrivilege},
+		{"no role grants less than is needed, and none more", s.rolesGrantWhatIsUsed},
 	} {
-		s.say(t, "%s", chapter.what)
+		s.logf(t, "%s", chapter.what)
 		chapter.play(t)
 	}
-	s.say(t, "done")
+	s.logf(t, "done")
 }
 
 // say prints a step with the time since the beginning.
-func (s *story) say(t *testing.T, format string, args ...any) {
+func (s *systemTest) logf(t *testing.T, format string, args ...any) {
 	t.Helper()
-	t.Logf("%5.1fs  %s", time.Since(s.began).Seconds(), fmt.Sprintf(format, args...))
+	t.Logf("%5.1fs  %s", time.Since(s.startedAt).Seconds(), fmt.Sprintf(format, args...))
 }
 
 // byEvents plays a chapter while the reaper's schedules wait, so that it gets on
 // only by the events that the observer is told of.
-func (s *story) byEvents(play func(*testing.T)) func(*testing.T) {
+func (s *systemTest) withoutReaper(play func(*testing.T)) func(*testing.T) {
 	return func(t *testing.T) {
-		s.bridge.schedules.Lock()
-		defer s.bridge.schedules.Unlock()
-		tasks, reports := s.bridge.delivered("task"), s.bridge.delivered("stream")
+		s.events.schedules.Lock()
+		defer s.events.schedules.Unlock()
+		tasks, reports := s.events.delivered("task"), s.events.delivered("stream")
 		play(t)
-		s.say(t, "  the observer was told of changes of tasks, %d, and batches of reports, %d",
-			s.bridge.delivered("task")-tasks, s.bridge.delivered("stream")-reports)
+		s.logf(t, "  the observer was told of changes of tasks, %d, and batches of reports, %d",
+			s.events.delivered("task")-tasks, s.events.delivered("stream")-reports)
 	}
 }
 
-func (s *story) nobody(t *testing.T) {
-	unsigned := &person{w: s.world, from: "127.0.0.1"}
+func (s *systemTest) unknownCallersAreRefused(t *testing.T) {
+	unsigned := &apiUser{deployment: s.deployment, sourceIP: "127.0.0.1"}
 	if status, body := unsigned.curl(t, "/bastions"); status != 403 {
 		t.Fatalf("unsigned, GET answered %d %s", status, body)
 	}
@@ -111,179 +111,179 @@ func (s *story) nobody(t *testing.T) {
 	}
 }
 
-func (s *story) request(t *testing.T) {
-	s.alice.newKey(t)
-	asked := s.alice.expect(t, 201, "", "--data-binary", s.alice.publicKey(), "--header", "Prefer: wait=2", "/bastions")
-	s.id = asked.ID
-	s.say(t, "  %s is %s (%s)", s.id, asked.State, asked.Stage)
-	ready := s.alice.expect(t, 200, "ready", "--header", wait, "/bastions/"+s.id)
-	if ready.Source != "127.0.0.1/32" || ready.HostKey == "" || ready.Owner != "iam:"+account+":"+unique("AROA", strings.TrimSuffix(role, "/"))+":alice" {
+func (s *systemTest) createAndConnect(t *testing.T) {
+	s.alice.generateKey(t)
+	asked := s.alice.expect(t, 201, "", "--data-binary", s.alice.publicKeyArgument(), "--header", "Prefer: wait=2", "/bastions")
+	s.bastionID = asked.ID
+	s.logf(t, "  %s is %s (%s)", s.bastionID, asked.State, asked.Stage)
+	ready := s.alice.expect(t, 200, "ready", "--header", waitHeader, "/bastions/"+s.bastionID)
+	if ready.Source != "127.0.0.1/32" || ready.HostKey == "" || ready.Owner != "iam:"+account+":"+uniqueID("AROA", strings.TrimSuffix(role, "/"))+":alice" {
 		t.Fatalf("it is %s", ready.Body)
 	}
-	s.say(t, "  ready at %s; moto's group has the one rule, for %s", ready.Host, s.onlyAdmits(t, "127.0.0.1/32"))
-	s.alice.paste(t, s.id)
-	s.alice.connects(t, ready.Owner)
-	s.old = s.alice.open(t, s.target)
-	s.old.echoes(t, "hello from the private network")
+	s.logf(t, "  ready at %s; moto's group has the one rule, for %s", ready.Host, s.checkOnlyRule(t, "127.0.0.1/32"))
+	s.alice.saveSSHConfig(t, s.bastionID)
+	s.alice.checkConnects(t, ready.Owner)
+	s.tunnel = s.alice.openTunnel(t, s.targetHost)
+	s.tunnel.checkEcho(t, "hello from the private network")
 }
 
-func (s *story) others(t *testing.T) {
+func (s *systemTest) otherClientsAreRefused(t *testing.T) {
 	neighbour := *s.alice
-	neighbour.from = "127.0.0.2"
-	neighbour.isKeptOut(t)
-	elsewhere := strings.Replace(s.target, "127.99.", "127.98.", 1) // not among the allowed
-	if said, err := s.alice.ssh(t, "-W", elsewhere, s.alice.alias).CombinedOutput(); err == nil || !strings.Contains(string(said), "administratively prohibited") {
+	neighbour.sourceIP = "127.0.0.2"
+	neighbour.checkRefused(t)
+	elsewhere := strings.Replace(s.targetHost, "127.99.", "127.98.", 1) // not among the allowed
+	if said, err := s.alice.ssh(t, "-W", elsewhere, s.alice.hostAlias).CombinedOutput(); err == nil || !strings.Contains(string(said), "administratively prohibited") {
 		t.Fatalf("ssh -W %s says %s: %v", elsewhere, said, err)
 	}
-	bob := &person{w: s.world, user: role + "bob", from: "127.0.0.1"}
-	bob.expect(t, 404, "", "/bastions/"+s.id)
-	bob.expect(t, 404, "", "--request", "DELETE", "/bastions/"+s.id)
+	bob := &apiUser{deployment: s.deployment, user: role + "bob", sourceIP: "127.0.0.1"}
+	bob.expect(t, 404, "", "/bastions/"+s.bastionID)
+	bob.expect(t, 404, "", "--request", "DELETE", "/bastions/"+s.bastionID)
 	if a := bob.expect(t, 200, "", "/bastions"); len(a.Bastions) != 0 {
 		t.Fatalf("bob sees %s", a.Body)
 	}
-	s.say(t, "  from another address, to another destination, as another person")
+	s.logf(t, "  from another address, to another destination, as another person")
 }
 
-func (s *story) repeat(t *testing.T) {
-	if again := s.alice.expect(t, 200, "ready", "--request", "POST", "--header", wait, "/bastions"); again.ID != s.id {
+func (s *systemTest) repeatCreate(t *testing.T) {
+	if again := s.alice.expect(t, 200, "ready", "--request", "POST", "--header", waitHeader, "/bastions"); again.ID != s.bastionID {
 		t.Fatalf("a repeat answered %s", again.Body)
 	}
-	s.say(t, "  it is the same bastion")
+	s.logf(t, "  it is the same bastion")
 }
 
-func (s *story) move(t *testing.T) {
+func (s *systemTest) changeSourceAddress(t *testing.T) {
 	before := *s.alice
-	s.alice.from = "127.0.0.2"
-	moved := s.alice.expect(t, 200, "ready", "--request", "POST", "--header", wait, "/bastions")
-	if moved.ID != s.id || moved.Source != "127.0.0.2/32" {
+	s.alice.sourceIP = "127.0.0.2"
+	moved := s.alice.expect(t, 200, "ready", "--request", "POST", "--header", waitHeader, "/bastions")
+	if moved.ID != s.bastionID || moved.Source != "127.0.0.2/32" {
 		t.Fatalf("moved, it is %s", moved.Body)
 	}
-	s.alice.connects(t, "127.0.0.2/32")
-	before.isKeptOut(t)
-	s.old.echoes(t, "what was open stays open")
-	s.say(t, "  the same bastion; moto's group has the one rule, for %s; what was open stays open", s.onlyAdmits(t, "127.0.0.2/32"))
+	s.alice.checkConnects(t, "127.0.0.2/32")
+	before.checkRefused(t)
+	s.tunnel.checkEcho(t, "what was open stays open")
+	s.logf(t, "  the same bastion; moto's group has the one rule, for %s; what was open stays open", s.checkOnlyRule(t, "127.0.0.2/32"))
 }
 
-func (s *story) replaceKey(t *testing.T) {
+func (s *systemTest) replaceKey(t *testing.T) {
 	before := *s.alice
-	s.alice.newKey(t)
-	replaced := s.alice.expect(t, 200, "ready", "--data-binary", s.alice.publicKey(), "--header", wait, "/bastions")
-	if replaced.ID != s.id || len(replaced.Keys) != 1 {
+	s.alice.generateKey(t)
+	replaced := s.alice.expect(t, 200, "ready", "--data-binary", s.alice.publicKeyArgument(), "--header", waitHeader, "/bastions")
+	if replaced.ID != s.bastionID || len(replaced.Keys) != 1 {
 		t.Fatalf("with another key, it is %s", replaced.Body)
 	}
-	s.old.cut(t)
-	before.isKeptOut(t)
-	s.alice.paste(t, s.id)
-	s.alice.connects(t, s.id)
-	s.old = s.alice.open(t, s.target)
-	s.old.echoes(t, "with the new key")
-	s.say(t, "  the old key's session is cut, and it is kept out")
+	s.tunnel.checkCut(t)
+	before.checkRefused(t)
+	s.alice.saveSSHConfig(t, s.bastionID)
+	s.alice.checkConnects(t, s.bastionID)
+	s.tunnel = s.alice.openTunnel(t, s.targetHost)
+	s.tunnel.checkEcho(t, "with the new key")
+	s.logf(t, "  the old key's session is cut, and it is kept out")
 }
 
-func (s *story) extend(t *testing.T) {
-	asked := s.alice.expect(t, 200, "ready", "--request", "PATCH", "--header", "Content-Type: application/json", "--header", wait, "--data", `{"ttl":"2h"}`, "/bastions/"+s.id)
+func (s *systemTest) extendByAPIAndConsole(t *testing.T) {
+	asked := s.alice.expect(t, 200, "ready", "--request", "PATCH", "--header", "Content-Type: application/json", "--header", waitHeader, "--data", `{"ttl":"2h"}`, "/bastions/"+s.bastionID)
 	if left := time.Until(asked.Deadline); left < 115*time.Minute || left > 2*time.Hour+time.Second {
 		t.Fatalf("extended, it ends in %s", left)
 	}
-	s.say(t, "  the answer says: until %s", asked.Deadline.Format(time.TimeOnly))
+	s.logf(t, "  the answer says: until %s", asked.Deadline.Format(time.TimeOnly))
 	said, err := s.alice.console(t, "extend 3h")
 	if err != nil || !strings.Contains(said, "deadline") {
 		t.Fatalf("the console says %q: %v", said, err)
 	}
-	s.say(t, "  the console says: %s", strings.TrimSpace(said))
-	asked = s.alice.expect(t, 200, "ready", "--header", wait, "/bastions/"+s.id)
+	s.logf(t, "  the console says: %s", strings.TrimSpace(said))
+	asked = s.alice.expect(t, 200, "ready", "--header", waitHeader, "/bastions/"+s.bastionID)
 	if left := time.Until(asked.Deadline); left < 175*time.Minute {
 		t.Fatalf("extended by console, it ends in %s", left)
 	}
-	s.alice.expect(t, 422, "", "--request", "PATCH", "--header", "Content-Type: application/json", "--data", `{"ttl":"200h"}`, "/bastions/"+s.id)
+	s.alice.expect(t, 422, "", "--request", "PATCH", "--header", "Content-Type: application/json", "--data", `{"ttl":"200h"}`, "/bastions/"+s.bastionID)
 }
 
-func (s *story) kill(t *testing.T) {
-	before := s.alice.expect(t, 200, "ready", "/bastions/"+s.id)
+func (s *systemTest) killTask(t *testing.T) {
+	before := s.alice.expect(t, 200, "ready", "/bastions/"+s.bastionID)
 	was := *s.alice
-	dead := s.task(t, s.id)
+	dead := s.task(t, s.bastionID)
 	if err := dead.signal(os.Kill); err != nil {
 		t.Fatal(err)
 	}
-	s.old.cut(t)
-	after := s.until(t, "it is ready with another host key", s.alice, s.id, func(a answered) bool {
+	s.tunnel.checkCut(t)
+	after := s.waitUntil(t, "it is ready with another host key", s.alice, s.bastionID, func(a apiResponse) bool {
 		return a.State == "ready" && a.HostKey != before.HostKey
 	})
-	if again := s.task(t, s.id); again == dead {
+	if again := s.task(t, s.bastionID); again == dead {
 		t.Fatalf("the task is still %s", dead.id)
 	}
-	if !s.functions["observer"].Log.Contains(s.id, `"attempt":2`) {
+	if !s.functions["observer"].Log.Contains(s.bastionID, `"attempt":2`) {
 		t.Fatalf("the observer says nothing of a second attempt: %s", s.functions["observer"].Log)
 	}
-	s.say(t, "  ready again at %s", after.Host)
-	was.isKeptOut(t)
-	s.alice.paste(t, s.id)
-	s.alice.connects(t, s.id)
-	s.old = s.alice.open(t, s.target)
-	s.old.echoes(t, "through the second task")
+	s.logf(t, "  ready again at %s", after.Host)
+	was.checkRefused(t)
+	s.alice.saveSSHConfig(t, s.bastionID)
+	s.alice.checkConnects(t, s.bastionID)
+	s.tunnel = s.alice.openTunnel(t, s.targetHost)
+	s.tunnel.checkEcho(t, "through the second task")
 }
 
 // freeze asks for a bastion with little time, and freezes its process, which can
 // then not end itself: whoever ends it is the reaper.
-func (s *story) freeze(t *testing.T) {
-	s.robot.newKey(t)
-	public, err := os.ReadFile(s.robot.key + ".pub")
+func (s *systemTest) freezeExpiringBastion(t *testing.T) {
+	s.robot.generateKey(t)
+	public, err := os.ReadFile(s.robot.keyFile + ".pub")
 	if err != nil {
 		t.Fatal(err)
 	}
 	body := fmt.Sprintf(`{"ttl":"25s","public_key":%q}`, strings.TrimSpace(string(public)))
-	asked := s.robot.expect(t, 201, "ready", "--header", "Content-Type: application/json", "--header", wait, "--data", body, "/bastions")
-	s.doomed = asked.ID
-	s.robot.paste(t, s.doomed)
-	s.robot.connects(t, s.doomed)
-	if err := s.task(t, s.doomed).signal(syscall.SIGSTOP); err != nil {
+	asked := s.robot.expect(t, 201, "ready", "--header", "Content-Type: application/json", "--header", waitHeader, "--data", body, "/bastions")
+	s.expiringID = asked.ID
+	s.robot.saveSSHConfig(t, s.expiringID)
+	s.robot.checkConnects(t, s.expiringID)
+	if err := s.task(t, s.expiringID).signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	s.say(t, "  %s, frozen, must be gone by %s", s.doomed, asked.Deadline.Format(time.TimeOnly))
+	s.logf(t, "  %s, frozen, must be gone by %s", s.expiringID, asked.Deadline.Format(time.TimeOnly))
 }
 
-func (s *story) closeAndRequest(t *testing.T) {
-	closing := s.id
+func (s *systemTest) closeAndCreate(t *testing.T) {
+	closing := s.bastionID
 	s.alice.expect(t, 202, "closing", "--request", "DELETE", "/bastions/"+closing)
 	another := s.alice.expect(t, 201, "", "--request", "POST", "--header", "Prefer: wait=2", "/bastions")
 	if another.ID == closing {
 		t.Fatalf("after the close, the answer was %s", another.Body)
 	}
-	s.id = another.ID
-	s.old.cut(t)
-	s.alice.isKeptOut(t)
-	s.say(t, "  %s is closing, its sessions are cut; %s comes", closing, s.id)
-	s.alice.expect(t, 200, "ready", "--header", wait, "/bastions/"+s.id)
-	s.alice.paste(t, s.id)
-	s.alice.connects(t, s.id)
-	s.closed(t, s.alice, closing, "closed")
+	s.bastionID = another.ID
+	s.tunnel.checkCut(t)
+	s.alice.checkRefused(t)
+	s.logf(t, "  %s is closing, its sessions are cut; %s comes", closing, s.bastionID)
+	s.alice.expect(t, 200, "ready", "--header", waitHeader, "/bastions/"+s.bastionID)
+	s.alice.saveSSHConfig(t, s.bastionID)
+	s.alice.checkConnects(t, s.bastionID)
+	s.waitClosed(t, s.alice, closing, "closed")
 	rec, err := s.ports.Store.Fetch(t.Context(), closing)
-	used := slices.ContainsFunc(rec.Receipt.Destinations, func(d bastion.Destination) bool { return d.Name == s.target })
+	used := slices.ContainsFunc(rec.Receipt.Destinations, func(d bastion.Destination) bool { return d.Name == s.targetHost })
 	if err != nil || !used {
-		t.Errorf("the receipt does not name %s: %+v, %v", s.target, rec.Receipt, err)
+		t.Errorf("the receipt does not name %s: %+v, %v", s.targetHost, rec.Receipt, err)
 	}
 }
 
-func (s *story) reaped(t *testing.T) {
-	s.closed(t, s.robot, s.doomed, "deadline")
+func (s *systemTest) frozenBastionIsReaped(t *testing.T) {
+	s.waitClosed(t, s.robot, s.expiringID, "deadline")
 	for _, task := range s.fargate.tasks() {
-		if end := task.now(); task.startedBy == "bastion/"+s.doomed && (end.stopCode != "UserInitiated" || end.exit == nil || *end.exit != 137) {
+		if end := task.currentState(); task.startedBy == "bastion/"+s.expiringID && (end.stopCode != "UserInitiated" || end.exit == nil || *end.exit != 137) {
 			t.Errorf("it should have been stopped, then killed: %+v", end)
 		}
 	}
-	s.say(t, "  the reaper stopped it: exit code 137")
+	s.logf(t, "  the reaper stopped it: exit code 137")
 }
 
-func (s *story) closeByConsole(t *testing.T) {
+func (s *systemTest) closeByConsole(t *testing.T) {
 	said, err := s.alice.console(t, "close")
 	if !strings.Contains(said, "clos") {
 		t.Fatalf("the console says %q: %v", said, err)
 	}
-	s.closed(t, s.alice, s.id, "console")
+	s.waitClosed(t, s.alice, s.bastionID, "console")
 }
 
 // connects wants the console to be there, and its status to say something.
-func (p *person) connects(t *testing.T, want string) {
+func (p *apiUser) checkConnects(t *testing.T, want string) {
 	t.Helper()
 	if said, err := p.console(t, "status"); err != nil || !strings.Contains(said, want) {
 		t.Fatalf("the console says %q: %v", said, err)
@@ -291,7 +291,7 @@ func (p *person) connects(t *testing.T, want string) {
 }
 
 // isKeptOut wants ssh not to come in.
-func (p *person) isKeptOut(t *testing.T) {
+func (p *apiUser) checkRefused(t *testing.T) {
 	t.Helper()
 	if said, err := p.console(t, "status"); err == nil || !strings.Contains(said, "Connection") && !strings.Contains(said, "Permission denied") {
 		t.Fatalf("ssh should be kept out; the console says %q: %v", said, err)

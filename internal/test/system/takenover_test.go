@@ -23,7 +23,7 @@ import (
 
 // thief has the Slack function's role in its hands, and no more: what the role of
 // template.yaml does not grant is refused, and what it does goes through.
-type thief struct {
+type takenOverRole struct {
 	functions *awscloud.Functions
 	dynamo    *dynamodb.Client
 	ssm       *ssm.Client
@@ -32,13 +32,13 @@ type thief struct {
 
 // takeOver has a recorder of its own, so that what is tried does not count as
 // needed.
-func (w *world) takeOver(t *testing.T) thief {
+func (w *deployment) takeOverSlackRole(t *testing.T) takenOverRole {
 	t.Helper()
-	r := privilege.NewRecorder(w.recorder.Deployment, w.recorder.Granted, w.behind)
+	r := privilege.NewRecorder(w.recorder.Deployment, w.recorder.Granted, w.services)
 	t.Cleanup(r.Close)
 	url := serve(t, r.As("SlackRole", ""))
 	cfg := awsConfig(t)
-	return thief{
+	return takenOverRole{
 		functions: awscloud.NewFunctions(awscloud.NewLambda(cfg, func(o *lambda.Options) { o.BaseEndpoint = &url })),
 		dynamo:    awscloud.NewDynamoDB(cfg, func(o *dynamodb.Options) { o.BaseEndpoint = &url }),
 		ssm:       awscloud.NewSSM(cfg, func(o *ssm.Options) { o.BaseEndpoint = &url }),
@@ -50,14 +50,14 @@ func (w *world) takeOver(t *testing.T) thief {
 const victim = "victim"
 
 // takenOver tries everything while alice has a bastion.
-func (s *story) takenOver(t *testing.T) {
-	by := s.takeOver(t)
-	by.mayDoItsOwn(t, s)
-	s.say(t, "  refused are %d payloads through the aliases", by.throughTheDoors(t, s))
-	s.say(t, "  refused are %d functions and aliases", by.pastTheDoors(t))
-	s.say(t, "  refused are %d calls of tables, parameters and tasks", by.besideThem(t, s))
-	by.jobsForOthers(t)
-	for _, owner := range []string{ownerOf(victim), "local:victim", "jwt:https://issuer.example#victim"} {
+func (s *systemTest) slackRoleIsConfined(t *testing.T) {
+	by := s.takeOverSlackRole(t)
+	by.checkGrantedCalls(t, s)
+	s.logf(t, "  refused are %d payloads through the aliases", by.trySlackAliases(t, s))
+	s.logf(t, "  refused are %d functions and aliases", by.tryOtherFunctions(t))
+	s.logf(t, "  refused are %d calls of tables, parameters and tasks", by.tryOtherResources(t, s))
+	by.tryJobsOfOthers(t)
+	for _, owner := range []string{iamOwner(victim), "local:victim", "jwt:https://issuer.example#victim"} {
 		if made, err := s.ports.Store.ListByOwner(t.Context(), owner); err != nil || len(made) > 0 {
 			t.Errorf("%s has %+v, %v", owner, made, err)
 		}
@@ -65,20 +65,20 @@ func (s *story) takenOver(t *testing.T) {
 			t.Errorf("a key is remembered of %s", owner)
 		}
 	}
-	s.alice.expect(t, 200, "ready", "/bastions/"+s.id)
+	s.alice.expect(t, 200, "ready", "/bastions/"+s.bastionID)
 }
 
-func ownerOf(user string) string { return "iam:" + account + ":" + unique("AIDA", user) }
+func iamOwner(user string) string { return "iam:" + account + ":" + uniqueID("AIDA", user) }
 
 // mayDoItsOwn shows that the thief's calls do arrive: for an owner of Slack, who has
 // nothing and sees nothing of alice's.
-func (by thief) mayDoItsOwn(t *testing.T, s *story) {
+func (by takenOverRole) checkGrantedCalls(t *testing.T, s *systemTest) {
 	t.Helper()
 	for _, ask := range []struct{ door, method, path, want string }{
 		{"describe:slack", "GET", "/bastions", `"status":200`},
-		{"describe:slack", "GET", "/bastions/" + s.id, `"status":404`},
-		{"extend:slack", "PATCH", "/bastions/" + s.id, `"status":404`},
-		{"destroy:slack", "DELETE", "/bastions/" + s.id, `"status":404`},
+		{"describe:slack", "GET", "/bastions/" + s.bastionID, `"status":404`},
+		{"extend:slack", "PATCH", "/bastions/" + s.bastionID, `"status":404`},
+		{"destroy:slack", "DELETE", "/bastions/" + s.bastionID, `"status":404`},
 	} {
 		answer, err := by.functions.Invoke(t.Context(), functionARN(ask.door), slackCall("slack:"+team+":UTHIEF", ask.method, ask.path))
 		if err != nil || !strings.Contains(string(answer), ask.want) {
@@ -88,37 +88,37 @@ func (by thief) mayDoItsOwn(t *testing.T, s *story) {
 }
 
 // bodies are right ones, by method: whoever gets in with them has a bastion.
-var bodies = map[string]string{
+var requestBodies = map[string]string{
 	"POST": `{"public_key":"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ3Yp3ZCq2yX6nV0zq9oZx9oUuUJ2m3n0b4V6fJmL1dN"}`, "PATCH": `{"ttl":"1h"}`,
 }
 
 // slackCall is what the Slack function writes.
 func slackCall(owner, method, path string) []byte {
 	call, _ := json.Marshal(map[string]string{
-		"owner": owner, "source": "127.0.0.9", "method": method, "path": path, "body": bodies[method],
+		"owner": owner, "source": "127.0.0.9", "method": method, "path": path, "body": requestBodies[method],
 	}) // strings
 	return call
 }
 
 // throughTheDoors says in each way that it is for somebody who is not of Slack. Each
 // function runs and refuses.
-func (by thief) throughTheDoors(t *testing.T, s *story) (tried int) {
+func (by takenOverRole) trySlackAliases(t *testing.T, s *systemTest) (tried int) {
 	t.Helper()
 	for door, ask := range map[string]struct{ method, path string }{
 		"create:slack": {"POST", "/bastions"}, "describe:slack": {"GET", "/bastions"},
-		"extend:slack": {"PATCH", "/bastions/" + s.id}, "destroy:slack": {"DELETE", "/bastions"},
+		"extend:slack": {"PATCH", "/bastions/" + s.bastionID}, "destroy:slack": {"DELETE", "/bastions"},
 	} {
 		for what, payload := range map[string][]byte{
-			"an event of a user":  event(t, ask.method, ask.path, victim),
-			"an event of alice":   event(t, ask.method, ask.path, role+"alice"),
-			"an event of admin":   event(t, ask.method, ask.path, operator),
-			"an event of a token": withToken(t, event(t, ask.method, ask.path, victim)),
-			"an event and a call": both(event(t, ask.method, ask.path, victim), slackCall("slack:"+team+":UTHIEF", ask.method, ask.path)),
-			"a user":              slackCall(ownerOf(victim), ask.method, ask.path),
+			"an event of a user":  userEvent(t, ask.method, ask.path, victim),
+			"an event of alice":   userEvent(t, ask.method, ask.path, role+"alice"),
+			"an event of admin":   userEvent(t, ask.method, ask.path, operator),
+			"an event of a token": withToken(t, userEvent(t, ask.method, ask.path, victim)),
+			"an event and a call": mergeObjects(userEvent(t, ask.method, ask.path, victim), slackCall("slack:"+team+":UTHIEF", ask.method, ask.path)),
+			"a user":              slackCall(iamOwner(victim), ask.method, ask.path),
 			"an admin":            slackCall("arn:aws:iam::"+account+":user/"+operator, ask.method, ask.path),
 			"a token's":           slackCall("jwt:https://issuer.example#victim", ask.method, ask.path),
 			"local mode's":        slackCall("local:victim", ask.method, ask.path),
-			"Slack's, and more":   slackCall("slack:"+team+":UTHIEF\n"+ownerOf(victim), ask.method, ask.path),
+			"Slack's, and more":   slackCall("slack:"+team+":UTHIEF\n"+iamOwner(victim), ask.method, ask.path),
 		} {
 			tried++
 			answer, err := by.functions.Invoke(t.Context(), functionARN(door), payload)
@@ -131,9 +131,9 @@ func (by thief) throughTheDoors(t *testing.T, s *story) (tried int) {
 }
 
 // event is one of API Gateway's, as it would be of a user.
-func event(t *testing.T, method, path, user string) []byte {
+func userEvent(t *testing.T, method, path, user string) []byte {
 	t.Helper()
-	made, _, err := eventOf(httptest.NewRequest(method, path, strings.NewReader(bodies[method])), user)
+	made, _, err := newAPIEvent(httptest.NewRequest(method, path, strings.NewReader(requestBodies[method])), user)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,26 +158,26 @@ func withToken(t *testing.T, event []byte) []byte {
 }
 
 // both is one object with what two have.
-func both(one, other []byte) []byte {
+func mergeObjects(one, other []byte) []byte {
 	return append(append(one[:len(one)-1:len(one)-1], ','), other[1:]...)
 }
 
 // pastTheDoors calls what the role does not grant, with what would do something.
-func (by thief) pastTheDoors(t *testing.T) (tried int) {
+func (by takenOverRole) tryOtherFunctions(t *testing.T) (tried int) {
 	t.Helper()
 	for name, payload := range map[string][]byte{
-		"create": event(t, "POST", "/bastions", victim), "create:$LATEST": event(t, "POST", "/bastions", victim), "create:7": event(t, "POST", "/bastions", victim),
-		"create:queue": slackCall(ownerOf(victim), "POST", "/bastions"), "create:slack2": slackCall(ownerOf(victim), "POST", "/bastions"),
-		"describe": event(t, "GET", "/bastions", operator), "extend": event(t, "PATCH", "/bastions", operator), "destroy": event(t, "DELETE", "/bastions", operator),
-		"reaper": []byte(`{"do":"sweep"}`), "observer": []byte(`{"Records":[]}`), "slack": event(t, "POST", "/slack/command", ""),
+		"create": userEvent(t, "POST", "/bastions", victim), "create:$LATEST": userEvent(t, "POST", "/bastions", victim), "create:7": userEvent(t, "POST", "/bastions", victim),
+		"create:queue": slackCall(iamOwner(victim), "POST", "/bastions"), "create:slack2": slackCall(iamOwner(victim), "POST", "/bastions"),
+		"describe": userEvent(t, "GET", "/bastions", operator), "extend": userEvent(t, "PATCH", "/bastions", operator), "destroy": userEvent(t, "DELETE", "/bastions", operator),
+		"reaper": []byte(`{"do":"sweep"}`), "observer": []byte(`{"Records":[]}`), "slack": userEvent(t, "POST", "/slack/command", ""),
 	} {
 		for _, function := range []string{name, functionARN(name)} {
 			tried += 2
 			answer, err := by.functions.Invoke(t.Context(), function, payload)
-			if !denied(err) {
+			if !isDenied(err) {
 				t.Errorf("%s answered %s, %v", function, answer, err)
 			}
-			if err := by.functions.InvokeAsync(t.Context(), function, payload); !denied(err) {
+			if err := by.functions.InvokeAsync(t.Context(), function, payload); !isDenied(err) {
 				t.Errorf("%s took an event: %v", function, err)
 			}
 		}
@@ -186,15 +186,15 @@ func (by thief) pastTheDoors(t *testing.T) (tried int) {
 }
 
 // denied reports whether IAM refused, and not a function.
-func denied(err error) bool {
+func isDenied(err error) bool {
 	return err != nil && !errors.As(err, new(*awscloud.FunctionError)) && strings.Contains(err.Error(), "AccessDenied")
 }
 
 // besideThem calls what is none of the Slack function's business.
-func (by thief) besideThem(t *testing.T, s *story) (tried int) {
+func (by takenOverRole) tryOtherResources(t *testing.T, s *systemTest) (tried int) {
 	t.Helper()
-	ctx, task := t.Context(), s.task(t, s.id).arn
-	key := map[string]types.AttributeValue{"pk": &types.AttributeValueMemberS{Value: "B#" + s.id}, "sk": &types.AttributeValueMemberS{Value: "B"}}
+	ctx, task := t.Context(), s.task(t, s.bastionID).arn
+	key := map[string]types.AttributeValue{"pk": &types.AttributeValueMemberS{Value: "B#" + s.bastionID}, "sk": &types.AttributeValueMemberS{Value: "B"}}
 	calls := map[string]func(context.Context) error{
 		"another parameter": func(ctx context.Context) error {
 			_, err := by.ssm.GetParameters(ctx, &ssm.GetParametersInput{Names: []string{"/another"}, WithDecryption: aws.Bool(true)})
@@ -240,7 +240,7 @@ func (by thief) besideThem(t *testing.T, s *story) (tried int) {
 		}
 	}
 	for what, call := range calls {
-		if err := call(ctx); !denied(err) {
+		if err := call(ctx); !isDenied(err) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
@@ -249,9 +249,9 @@ func (by thief) besideThem(t *testing.T, s *story) (tried int) {
 
 // jobsForOthers hands the Slack function itself work for others, which it may: it
 // comes to nothing.
-func (by thief) jobsForOthers(t *testing.T) {
+func (by takenOverRole) tryJobsOfOthers(t *testing.T) {
 	t.Helper()
-	for _, owner := range []string{ownerOf(victim), "local:victim", "jwt:https://issuer.example#victim"} {
+	for _, owner := range []string{iamOwner(victim), "local:victim", "jwt:https://issuer.example#victim"} {
 		for _, do := range []string{"start", "down", "extend", "status"} {
 			job, _ := json.Marshal(map[string]any{"job": map[string]any{"action": do, "owner": owner, "start_link": "c", "ttl": 1}}) // strings and a number
 			if answer, err := by.functions.Invoke(t.Context(), functionARN(slackWork), job); err != nil || string(answer) != "null" {

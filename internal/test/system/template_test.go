@@ -13,7 +13,7 @@ import (
 )
 
 // What this package says a second time is what template.yaml says.
-func TestTheTemplateSaysTheSame(t *testing.T) {
+func TestTemplateMatches(t *testing.T) {
 	template, err := os.ReadFile("../../../template.yaml")
 	if err != nil {
 		t.Fatal(err)
@@ -37,9 +37,9 @@ func TestTheTemplateSaysTheSame(t *testing.T) {
 	for what, pair := range map[string][2][]string{
 		"routes":                 {said(`RouteKey: (.+)`), slices.Sorted(maps.Keys(routes))},
 		"environment of tasks":   {said(`Name: (BASTIOND_\w+)`), names((&fargate{}).environment("1", netip.AddrPort{}), "BASTIOND_")},
-		"environment of all":     {said(`(?m)^ {8}(BASTION_\w+):`), names(append(settings(place{}, 2222), "BASTION_SLACK="), "BASTION_")},
+		"environment of all":     {said(`(?m)^ {8}(BASTION_\w+):`), names(append(functionEnvironment(stackResources{}, 2222), "BASTION_SLACK="), "BASTION_")},
 		"environment of two":     {said(`(?m)^ {10}(BASTION_\w+): !If \[UseSlack, !Ref SlackQueue, ''\]`), []string{"BASTION_SLACK", "BASTION_SLACK"}},
-		"environment of Slack's": {said(`(?m)^ +(SLACK_\w+):`), names(slackSettings(&fakeSlack{}), "SLACK_")},
+		"environment of Slack's": {said(`(?m)^ +(SLACK_\w+):`), names(slackEnvironment(&fakeSlack{}), "SLACK_")},
 		"filter of the stream":   {said(`- Pattern: '(.+)'`), []string{`{"dynamodb":{"NewImage":{"by":{"S":["task"]}}}}`}},
 		"what the schedules say": {said(`Input: '(.+)'`), []string{`{"do":"reap"}`, `{"do":"sweep"}`}},
 	} {

@@ -17,33 +17,33 @@ import (
 // office is the Slack function by itself: under the emulators, with its table, its
 // secrets and Slack. The functions that it calls are the test's, so that they can be
 // slow or down.
-type office struct {
-	slack  *fakeSlack
-	lambda *invoker
-	own    functions
+type slackFixture struct {
+	slack     *fakeSlack
+	lambda    *lambdaAPI
+	functions functions
 
 	// The emulator has one instance, where Lambda has one for each event. If hasty,
 	// an event of work that finds it busy is not done.
-	hasty bool
-	busy  sync.Mutex
+	dropWhenBusy bool
+	busy         sync.Mutex
 
-	mu     sync.Mutex
-	others manner
-	serial int // of users
+	mu        sync.Mutex
+	backends  backendState
+	userCount int // of users
 }
 
 // manner is how the other functions are.
-type manner string
+type backendState string
 
 const (
-	fast    manner = "fast"
-	slow    manner = "slow"    // they answer after five seconds
-	failing manner = "failing" // they are called, and fail
-	down    manner = "down"    // Lambda itself fails, whatever is called
+	fast    backendState = "fast"
+	slow    backendState = "slow"    // they answer after five seconds
+	failing backendState = "failing" // they are called, and fail
+	down    backendState = "down"    // Lambda itself fails, whatever is called
 )
 
 // openOffice starts it. programs is where the function is compiled.
-func openOffice(t testing.TB, programs string) *office {
+func newSlackFixture(t testing.TB, programs string) *slackFixture {
 	t.Helper()
 	dynamo := emulator.DynamoDB(t)
 	for _, entry := range append(credentials(), "AWS_ENDPOINT_URL_DYNAMODB="+dynamo) {
@@ -51,18 +51,18 @@ func openOffice(t testing.TB, programs string) *office {
 		t.Setenv(name, value)
 	}
 	createSlackTable(t)
-	m := &moto{url: emulator.Moto(t), client: client()}
-	m.keepSecrets(t)
-	o := &office{slack: newSlack(t), own: functions{}, others: fast}
+	m := &moto{url: emulator.Moto(t), client: newHTTPClient()}
+	m.putSecrets(t)
+	o := &slackFixture{slack: newSlack(t), functions: functions{}, backends: fast}
 	ctx, cancel := context.WithCancel(context.Background())
-	o.lambda = &invoker{ctx: ctx, to: o.invoke, bridge: &eventBridge{count: map[string]int{}}}
-	r := recording(t, place{}, map[string]string{
+	o.lambda = &lambdaAPI{ctx: ctx, invoke: o.invoke, bridge: &eventBridge{count: map[string]int{}}}
+	r := newRecorder(t, stackResources{}, map[string]string{
 		"dynamodb": dynamo, "ssm": m.url, "lambda": serve(t, o),
 	})
 	for _, name := range []string{"slack", slackWork} {
-		o.own[name] = emulate(t, programs, name, serve(t, r.As("SlackRole", "")), slackSettings(o.slack))
+		o.functions[name] = startFunction(t, programs, name, serve(t, r.As("SlackRole", "")), slackEnvironment(o.slack))
 	}
-	o.slack.app = o.slack.serveTLS(t, gateway{o.own})
+	o.slack.app = o.slack.serveTLS(t, gateway{o.functions})
 	t.Cleanup(func() {
 		cancel()
 		o.lambda.background.Wait()
@@ -71,21 +71,21 @@ func openOffice(t testing.TB, programs string) *office {
 }
 
 // are changes how the other functions are.
-func (o *office) are(m manner) {
+func (o *slackFixture) setBackends(m backendState) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.others = m
+	o.backends = m
 }
 
-func (o *office) now() manner {
+func (o *slackFixture) backendState() backendState {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.others
+	return o.backends
 }
 
 // ServeHTTP is Lambda.
-func (o *office) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if o.now() == down {
+func (o *slackFixture) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if o.backendState() == down {
 		serviceFails(w)
 		return
 	}
@@ -93,17 +93,17 @@ func (o *office) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // invoke is of invokes.
-func (o *office) invoke(ctx context.Context, name string, event []byte) ([]byte, error) {
-	if name == slackWork && o.hasty {
+func (o *slackFixture) invoke(ctx context.Context, name string, event []byte) ([]byte, error) {
+	if name == slackWork && o.dropWhenBusy {
 		if !o.busy.TryLock() {
 			return []byte("null"), nil
 		}
 		defer o.busy.Unlock()
 	}
-	if function := o.own[name]; function != nil {
+	if function := o.functions[name]; function != nil {
 		return function.Invoke(ctx, event)
 	}
-	switch o.now() {
+	switch o.backendState() {
 	case slow:
 		select {
 		case <-time.After(5 * time.Second):

@@ -44,66 +44,66 @@ func taskARN(cluster, id string) string {
 func taskID(arn string) string { return arn[strings.LastIndexByte(arn, '/')+1:] }
 
 // world is the whole system.
-type world struct {
+type deployment struct {
 	url       string // of the API, without a path
 	functions functions
 	fargate   *fargate
-	front     *front // to moto, which has all groups, tasks and interfaces
-	bridge    *eventBridge
-	lambda    *invoker
+	proxy     *motoProxy // to moto, which has all groups, tasks and interfaces
+	events    *eventBridge
+	lambda    *lambdaAPI
 	slack     *fakeSlack
-	behind    map[string]string // the URL of each service
+	services  map[string]string // the URL of each service
 	ports     awscloud.Ports    // to look at what is left
 	recorder  *privilege.Recorder
 
-	ctx   context.Context // of events and schedules
-	end   func()          // of ctx
-	pause func()          // ends these, and waits for the last
+	ctx        context.Context // of events and schedules
+	cancel     func()          // of ctx
+	stopEvents func()          // ends these, and waits for the last
 }
 
 // begin builds and starts everything.
-func begin(t *testing.T) *world {
+func startDeployment(t *testing.T) *deployment {
 	t.Helper()
-	w := &world{bridge: &eventBridge{count: map[string]int{}}, functions: functions{}}
+	w := &deployment{events: &eventBridge{count: map[string]int{}}, functions: functions{}}
 	programs, dynamo := compileAll(t), emulator.DynamoDB(t)
 	w.fargate = newFargate(t, filepath.Join(programs, "bastiond"), w.taskChanged)
-	w.front = newFront(w.fargate)
-	ec2, ecs := serve(t, http.HandlerFunc(w.front.serveEC2)), serve(t, http.HandlerFunc(w.front.serveECS))
-	w.connect(t, append(credentials(),
+	w.proxy = newMotoProxy(w.fargate)
+	ec2, ecs := serve(t, http.HandlerFunc(w.proxy.serveEC2)), serve(t, http.HandlerFunc(w.proxy.serveECS))
+	w.createTables(t, append(credentials(),
 		"AWS_ENDPOINT_URL_DYNAMODB="+dynamo, "AWS_ENDPOINT_URL_ECS="+ecs, "AWS_ENDPOINT_URL_EC2="+ec2))
-	w.ctx, w.end = context.WithCancel(context.Background())
-	w.lambda = &invoker{ctx: w.ctx, to: w.invoke, bridge: w.bridge, lossy: true}
-	w.behind = map[string]string{"dynamodb": dynamo, "ecs": ecs, "ec2": ec2, "lambda": serve(t, w.lambda), "ssm": w.fargate.moto.url}
-	w.recorder = recording(t, w.fargate.place, w.behind)
+	w.ctx, w.cancel = context.WithCancel(context.Background())
+	w.lambda = &lambdaAPI{ctx: w.ctx, invoke: w.invoke, bridge: w.events, loseFirst: true}
+	w.services = map[string]string{"dynamodb": dynamo, "ecs": ecs, "ec2": ec2, "lambda": serve(t, w.lambda), "ssm": w.fargate.moto.url}
+	w.recorder = newRecorder(t, w.fargate.resources, w.services)
 	w.fargate.aws = serveTasks(t, w.recorder)
-	w.fargate.moto.keepSecrets(t)
+	w.fargate.moto.putSecrets(t)
 	w.slack = newSlack(t)
 	for name := range functionNames {
-		w.functions[name] = emulate(t, programs, name, serve(t, w.recorder.As(roleOf(name), "")), w.settings(name))
+		w.functions[name] = startFunction(t, programs, name, serve(t, w.recorder.As(roleOf(name), "")), w.environment(name))
 	}
 	w.url, w.slack.app = serve(t, gateway{w.functions}), w.slack.serveTLS(t, gateway{w.functions})
-	w.deliver(t, &stream{url: dynamo, client: client(), bridge: w.bridge})
+	w.startEvents(t, &stream{url: dynamo, client: newHTTPClient(), bridge: w.events})
 	return w
 }
 
 // invoke is of invokes.
-func (w *world) invoke(ctx context.Context, name string, event []byte) ([]byte, error) {
+func (w *deployment) invoke(ctx context.Context, name string, event []byte) ([]byte, error) {
 	return w.functions.invoke(ctx, name, event)
 }
 
 // settings is the environment that template.yaml gives to a function.
-func (w *world) settings(name string) []string {
-	switch bare(name) {
+func (w *deployment) environment(name string) []string {
+	switch withoutAlias(name) {
 	case "slack":
-		return slackSettings(w.slack)
+		return slackEnvironment(w.slack)
 	case "reaper", "observer":
-		return append(settings(w.fargate.place, w.fargate.port), "BASTION_SLACK="+functionARN(slackWork))
+		return append(functionEnvironment(w.fargate.resources, w.fargate.port), "BASTION_SLACK="+functionARN(slackWork))
 	}
-	return append(settings(w.fargate.place, w.fargate.port), "BASTION_SLACK=")
+	return append(functionEnvironment(w.fargate.resources, w.fargate.port), "BASTION_SLACK=")
 }
 
 // client keeps no connection, so that none is left when the test is over.
-func client() *http.Client {
+func newHTTPClient() *http.Client {
 	return &http.Client{Timeout: time.Minute, Transport: &http.Transport{DisableKeepAlives: true}}
 }
 
@@ -117,7 +117,7 @@ const operator = "operator"
 
 // settings is the environment that template.yaml gives to each function but Slack's.
 // BASTION_SLACK is not the same for all.
-func settings(p place, port uint16) []string {
+func functionEnvironment(p stackResources, port uint16) []string {
 	return []string{
 		"BASTION_STACK_ID=" + stackID, "BASTION_TABLE=" + recordTable, "BASTION_LEASE_TABLE=" + leaseTable,
 		"BASTION_CLUSTER=" + p.cluster, "BASTION_VPC=" + p.vpc, "BASTION_MEMBER_GROUP=" + p.memberGroup,
@@ -140,7 +140,7 @@ func serve(t testing.TB, handler http.Handler) string {
 }
 
 // connect makes the tables, and the test's own way to look at things.
-func (w *world) connect(t *testing.T, environ []string) {
+func (w *deployment) createTables(t *testing.T, environ []string) {
 	t.Helper()
 	for _, entry := range environ {
 		name, value, _ := strings.Cut(entry, "=")
@@ -152,7 +152,7 @@ func (w *world) connect(t *testing.T, environ []string) {
 	}
 	createSlackTable(t)
 	var err error
-	w.ports, err = awscloud.Connect(t.Context(), w.fargate.stack(), tables, awscloud.Transport{Pacer: awscloud.NewPacer()})
+	w.ports, err = awscloud.Connect(t.Context(), w.fargate.stackConfig(), tables, awscloud.Transport{Pacer: awscloud.NewPacer()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -160,43 +160,43 @@ func (w *world) connect(t *testing.T, environ []string) {
 
 // deliver begins to bring events, from schedules, stream and tasks. They end
 // before what they need does.
-func (w *world) deliver(t *testing.T, leases *stream) {
+func (w *deployment) startEvents(t *testing.T, leases *stream) {
 	t.Helper()
-	if err := leases.find(t.Context(), leaseTable); err != nil {
+	if err := leases.locate(t.Context(), leaseTable); err != nil {
 		t.Fatal(err)
 	}
 	ctx := w.ctx
 	var running sync.WaitGroup
-	running.Go(func() { leases.pump(ctx, w.functions) })
-	running.Go(func() { w.bridge.schedule(ctx, w.functions, "reap", time.Second) })
-	running.Go(func() { w.bridge.schedule(ctx, w.functions, "sweep", 5*time.Second) })
-	w.pause = sync.OnceFunc(func() {
-		w.end()
+	running.Go(func() { leases.poll(ctx, w.functions) })
+	running.Go(func() { w.events.schedule(ctx, w.functions, "reap", time.Second) })
+	running.Go(func() { w.events.schedule(ctx, w.functions, "sweep", 5*time.Second) })
+	w.stopEvents = sync.OnceFunc(func() {
+		w.cancel()
 		running.Wait()
 		w.lambda.background.Wait()
 	})
 	t.Cleanup(func() {
-		w.pause()
+		w.stopEvents()
 		w.fargate.close()
 		w.lambda.background.Wait() // of what was left after the pause
 		if t.Failed() {
 			t.Logf("bastiond said:\n%s", w.fargate.log)
-			t.Logf("dead letters:\n%s", strings.Join(w.bridge.deadLetters(), "\n"))
+			t.Logf("dead letters:\n%s", strings.Join(w.events.deadLetters(), "\n"))
 		}
 	})
 }
 
 // taskChanged is what Fargate calls at each change of a task.
-func (w *world) taskChanged(t *task, status string) {
-	w.bridge.taskChanged(w.ctx, w.functions, t, w.fargate.place.cluster, status)
+func (w *deployment) taskChanged(t *task, status string) {
+	w.events.taskChanged(w.ctx, w.functions, t, w.fargate.resources.cluster, status)
 }
 
 // task is the one task of a bastion that is not stopped.
-func (w *world) task(t *testing.T, id string) *task {
+func (w *deployment) task(t *testing.T, id string) *task {
 	t.Helper()
 	var found []*task
 	for _, task := range w.fargate.tasks() {
-		if task.startedBy == "bastion/"+id && task.now().status != "STOPPED" {
+		if task.startedBy == "bastion/"+id && task.currentState().status != "STOPPED" {
 			found = append(found, task)
 		}
 	}

@@ -16,30 +16,30 @@ import (
 )
 
 // With the front, moto shows all cases of the suites; without, it cannot show some.
-func TestTheFront(t *testing.T) {
+func TestMotoProxyPassesCloudSuites(t *testing.T) {
 	program := filepath.Join(t.TempDir(), "program")
 	if err := os.WriteFile(program, []byte("#!/bin/sh\nexec sleep 1000\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	f := newFargate(t, program, func(*task, string) {})
 	t.Cleanup(f.close)
-	s := suites{f, throughFront(t, f), map[string]string{}}
+	s := cloudSuites{f, connectThroughProxy(t, f), map[string]string{}}
 	t.Run("Groups", func(t *testing.T) { cloudtest.Groups(t, s.groups) })
 	t.Run("Tasks", func(t *testing.T) { cloudtest.Tasks(t, s.tasks) })
-	t.Run("what was just made does not show", s.doesNotShow)
+	t.Run("what was just made does not show", s.newResourcesAreHidden)
 }
 
 // throughFront makes the ports through a front of their own.
-func throughFront(t *testing.T, f *fargate) awscloud.Ports {
+func connectThroughProxy(t *testing.T, f *fargate) awscloud.Ports {
 	t.Helper()
-	front := newFront(f)
+	front := newMotoProxy(f)
 	for name, value := range map[string]string{
 		"AWS_ENDPOINT_URL_EC2": serve(t, http.HandlerFunc(front.serveEC2)), "AWS_ENDPOINT_URL_ECS": serve(t, http.HandlerFunc(front.serveECS)),
 		"AWS_REGION": region, "AWS_ACCESS_KEY_ID": accessKey, "AWS_SECRET_ACCESS_KEY": accessKey,
 	} {
 		t.Setenv(name, value)
 	}
-	ports, err := awscloud.Connect(t.Context(), f.stack(), awscloud.Tables{}, awscloud.Transport{Pacer: awscloud.NewPacer()})
+	ports, err := awscloud.Connect(t.Context(), f.stackConfig(), awscloud.Tables{}, awscloud.Transport{Pacer: awscloud.NewPacer()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,51 +47,53 @@ func throughFront(t *testing.T, f *fargate) awscloud.Ports {
 }
 
 // suites runs package cloudtest's suites.
-type suites struct {
-	fargate *fargate
-	ports   awscloud.Ports
-	made    map[string]string // groups, by bastion
+type cloudSuites struct {
+	fargate  *fargate
+	ports    awscloud.Ports
+	groupIDs map[string]string // groups, by bastion
 }
 
 const patience = 20 * time.Second // a loaded machine
 
-func (s suites) groups(*testing.T) cloudtest.GroupsHarness {
+func (s cloudSuites) groups(*testing.T) cloudtest.GroupsHarness {
 	return cloudtest.GroupsHarness{Groups: s.ports.Groups, Patience: patience,
 		Occupy: func(t *testing.T, bastionID, groupID string) func() {
-			s.made[bastionID] = groupID
+			s.groupIDs[bastionID] = groupID
 			task, err := s.ports.Tasks.Run(t.Context(), s.launch(t, bastionID, 1))
 			if err != nil {
 				t.Fatal(err)
 			}
-			return func() { s.fargate.find(taskARN(s.fargate.place.cluster, task.ID)).terminate("the suite says so") }
+			return func() {
+				s.fargate.findTask(taskARN(s.fargate.resources.cluster, task.ID)).terminate("the suite says so")
+			}
 		}}
 }
 
-func (s suites) tasks(*testing.T) cloudtest.TasksHarness {
+func (s cloudSuites) tasks(*testing.T) cloudtest.TasksHarness {
 	return cloudtest.TasksHarness{Tasks: s.ports.Tasks, Patience: patience, Spec: s.launch}
 }
 
-func (s suites) launch(t *testing.T, bastionID string, attempt int) bastion.TaskSpec {
+func (s cloudSuites) launch(t *testing.T, bastionID string, attempt int) bastion.TaskSpec {
 	t.Helper()
-	if s.made[bastionID] == "" {
+	if s.groupIDs[bastionID] == "" {
 		group, err := s.ports.Groups.Create(t.Context(), bastion.GroupSpec{BastionID: bastionID})
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.made[bastionID] = group.ID
+		s.groupIDs[bastionID] = group.ID
 		<-time.After(s.fargate.staleness) // until RunTask finds it
 	}
-	return bastion.TaskSpec{BastionID: bastionID, Attempt: attempt, GroupID: s.made[bastionID],
-		Subnet: s.fargate.place.subnets[0], TaskDefinition: s.fargate.place.definition, AttemptCreatedAt: time.Now()}
+	return bastion.TaskSpec{BastionID: bastionID, Attempt: attempt, GroupID: s.groupIDs[bastionID],
+		Subnet: s.fargate.resources.subnets[0], TaskDefinition: s.fargate.resources.definition, AttemptCreatedAt: time.Now()}
 }
 
 // doesNotShow looks through a front that shows what was made an hour later.
-func (s suites) doesNotShow(t *testing.T) {
+func (s cloudSuites) newResourcesAreHidden(t *testing.T) {
 	f := s.fargate
-	late := &fargate{program: f.program, port: f.port, place: f.place, moto: f.moto, changed: f.changed, log: f.log, staleness: time.Hour}
-	late.all = f.tasks() // whose addresses are taken
+	late := &fargate{program: f.program, port: f.port, resources: f.resources, moto: f.moto, changed: f.changed, log: f.log, staleness: time.Hour}
+	late.allTasks = f.tasks() // whose addresses are taken
 	t.Cleanup(late.close)
-	ports, shows := throughFront(t, late), s.launch(t, "bbbbbbbbbbbbbbbb", 1)
+	ports, shows := connectThroughProxy(t, late), s.launch(t, "bbbbbbbbbbbbbbbb", 1)
 	task, err := ports.Tasks.Run(t.Context(), shows)
 	if err != nil {
 		t.Fatal(err)

@@ -46,35 +46,35 @@ const (
 // these through a proxy, which its environment names, with a certificate that its
 // environment trusts.
 type fakeSlack struct {
-	app         string // the URL that requests go to
-	proxy       string // the URL of the proxy
-	trusted     string // the file of the certificate
-	certificate tls.Certificate
-	client      *http.Client // of app
-	at          string       // the address of the hosts' server
-	tunnels     sync.WaitGroup
+	app             string // the URL that requests go to
+	proxy           string // the URL of the proxy
+	certificateFile string // the file of the certificate
+	certificate     tls.Certificate
+	client          *http.Client // of app
+	hostsAddress    string       // the address of the hosts' server
+	tunnels         sync.WaitGroup
 
-	mu       sync.Mutex
-	serial   int
-	given    map[string]time.Time // response_urls, and when
-	uses     map[string]int       // of these
-	messages []message
-	refused  []string // what was not taken, and why
+	mu           sync.Mutex
+	serial       int
+	responseURLs map[string]time.Time // response_urls, and when
+	uses         map[string]int       // of these
+	messages     []message
+	rejected     []string // what was not taken, and why
 }
 
 // message is what somebody reads in Slack.
 type message struct {
-	url      string // the response_url; of a direct message, empty
-	Channel  string // of a direct message
-	TS       string
-	user     string // of a direct message
-	Replaces bool   `json:"replace_original"`
-	Private  string `json:"response_type"`
-	text     string // all text in it, a line for each
-	buttons  []pressable
+	responseURL     string // the response_url; of a direct message, empty
+	Channel         string // of a direct message
+	TS              string
+	user            string // of a direct message
+	ReplaceOriginal bool   `json:"replace_original"`
+	ResponseType    string `json:"response_type"`
+	text            string // all text in it, a line for each
+	buttons         []messageButton
 }
 
-type pressable struct {
+type messageButton struct {
 	ID    string `json:"action_id"`
 	Value string `json:"value"`
 	URL   string `json:"url"`
@@ -82,51 +82,51 @@ type pressable struct {
 
 func newSlack(t testing.TB) *fakeSlack {
 	t.Helper()
-	s := &fakeSlack{given: map[string]time.Time{}, uses: map[string]int{}}
-	s.certificate, s.trusted = certify(t, "hooks.slack.com", "slack.com")
+	s := &fakeSlack{responseURLs: map[string]time.Time{}, uses: map[string]int{}}
+	s.certificate, s.certificateFile = newCertificate(t, "hooks.slack.com", "slack.com")
 	pool := x509.NewCertPool()
 	pool.AddCert(s.certificate.Leaf)
 	s.client = &http.Client{Timeout: time.Minute, Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: pool}}}
-	s.at = strings.TrimPrefix(s.serveTLS(t, http.HandlerFunc(s.take)), "https://")
+	s.hostsAddress = strings.TrimPrefix(s.serveTLS(t, http.HandlerFunc(s.receive)), "https://")
 	s.proxy = serve(t, http.HandlerFunc(s.tunnel))
 	return s
 }
 
 // take takes a message, or says why not.
-func (s *fakeSlack) take(w http.ResponseWriter, r *http.Request) {
+func (s *fakeSlack) receive(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
 	var m message
 	var content any
 	if err != nil || json.Unmarshal(body, &m) != nil || json.Unmarshal(body, &content) != nil || r.Method != http.MethodPost {
-		s.refuse(w, http.StatusBadRequest, r.URL.Path, "invalid_payload")
+		s.reject(w, http.StatusBadRequest, r.URL.Path, "invalid_payload")
 		return
 	}
 	m.read(content)
 	direct := r.Host == "slack.com" && (r.URL.Path == "/api/chat.postMessage" || r.URL.Path == "/api/chat.update")
 	if !direct {
-		m.url = "https://" + r.Host + r.URL.Path
+		m.responseURL = "https://" + r.Host + r.URL.Path
 	}
 	s.mu.Lock()
-	since, known := s.given[m.url]
-	s.uses[m.url]++
-	used := s.uses[m.url]
+	since, known := s.responseURLs[m.responseURL]
+	s.uses[m.responseURL]++
+	used := s.uses[m.responseURL]
 	s.mu.Unlock()
 	switch {
 	case direct && r.Header.Get("Authorization") != "Bearer "+botToken:
-		s.refuse(w, http.StatusOK, r.URL.Path, "invalid_auth") // the API says no with a 200
+		s.reject(w, http.StatusOK, r.URL.Path, "invalid_auth") // the API says no with a 200
 		return
 	case !direct && (!known || r.Header.Get("Authorization") != ""):
-		s.refuse(w, http.StatusNotFound, m.url, "no_such_url")
+		s.reject(w, http.StatusNotFound, m.responseURL, "no_such_url")
 		return
 	case !direct && time.Since(since) > urlLife:
-		s.refuse(w, http.StatusNotFound, m.url, "expired_url")
+		s.reject(w, http.StatusNotFound, m.responseURL, "expired_url")
 		return
 	case !direct && used > maxUses:
-		s.refuse(w, http.StatusNotFound, m.url, "used_url")
+		s.reject(w, http.StatusNotFound, m.responseURL, "used_url")
 		return
 	}
 	if direct {
-		s.takeDirect(w, r.URL.Path == "/api/chat.update", m)
+		s.receiveDirect(w, r.URL.Path == "/api/chat.update", m)
 		return
 	}
 	s.mu.Lock()
@@ -136,13 +136,13 @@ func (s *fakeSlack) take(w http.ResponseWriter, r *http.Request) {
 }
 
 // takeDirect posts a direct message, or puts it in the place of one that was posted.
-func (s *fakeSlack) takeDirect(w http.ResponseWriter, update bool, m message) {
+func (s *fakeSlack) receiveDirect(w http.ResponseWriter, update bool, m message) {
 	s.mu.Lock()
 	if update {
 		at := slices.IndexFunc(s.messages, func(old message) bool { return old.TS != "" && old.TS == m.TS && old.Channel == m.Channel })
 		if at < 0 {
 			s.mu.Unlock()
-			s.refuse(w, http.StatusOK, "chat.update", "message_not_found")
+			s.reject(w, http.StatusOK, "chat.update", "message_not_found")
 			return
 		}
 		m.user = s.messages[at].user
@@ -156,9 +156,9 @@ func (s *fakeSlack) takeDirect(w http.ResponseWriter, update bool, m message) {
 	_, _ = fmt.Fprintf(w, `{"ok":true,"channel":%q,"ts":%q}`, m.Channel, m.TS)
 }
 
-func (s *fakeSlack) refuse(w http.ResponseWriter, status int, what, why string) {
+func (s *fakeSlack) reject(w http.ResponseWriter, status int, what, why string) {
 	s.mu.Lock()
-	s.refused = append(s.refused, what+": "+why)
+	s.rejected = append(s.rejected, what+": "+why)
 	s.mu.Unlock()
 	w.WriteHeader(status)
 	_, _ = fmt.Fprintf(w, `{"ok":false,"error":%q}`, why)
@@ -174,7 +174,7 @@ func (m *message) read(content any) {
 	case map[string]any:
 		if content["type"] == "button" {
 			text, _ := json.Marshal(content)
-			var b pressable
+			var b messageButton
 			_ = json.Unmarshal(text, &b) // it was read as JSON
 			m.buttons = append(m.buttons, b)
 			return
@@ -189,9 +189,9 @@ func (m *message) read(content any) {
 }
 
 // button finds a button by what it does.
-func (m message) button(t testing.TB, id string) pressable {
+func (m message) button(t testing.TB, id string) messageButton {
 	t.Helper()
-	at := slices.IndexFunc(m.buttons, func(b pressable) bool { return b.ID == id })
+	at := slices.IndexFunc(m.buttons, func(b messageButton) bool { return b.ID == id })
 	if at < 0 {
 		t.Fatalf("no button %q is in the message:\n%s", id, m.text)
 	}
@@ -199,54 +199,54 @@ func (m message) button(t testing.TB, id string) pressable {
 }
 
 // responseURL makes a new one.
-func (s *fakeSlack) responseURL(kind string) string {
+func (s *fakeSlack) newResponseURL(kind string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.serial++
 	made := fmt.Sprintf("https://hooks.slack.com/%s/%s/%d/%x", kind, team, s.serial, sha256.Sum256([]byte{byte(s.serial), byte(s.serial >> 8)}))
-	s.given[made] = time.Now()
+	s.responseURLs[made] = time.Now()
 	return made
 }
 
 // command sends what a user types behind /bastion. It answers what they read at
 // once, and where that may be replaced.
-func (s *fakeSlack) command(t testing.TB, user, text string) (answer message, at string) {
+func (s *fakeSlack) sendCommand(t testing.TB, user, text string) (answer message, at string) {
 	t.Helper()
-	at = s.responseURL("commands")
-	body := s.send(t, "/slack/command", commandOf(user, text, at))
+	at = s.newResponseURL("commands")
+	body := s.sendForm(t, "/slack/command", commandForm(user, text, at))
 	var content any
-	if json.Unmarshal(body, &answer) != nil || json.Unmarshal(body, &content) != nil || answer.Private != "ephemeral" {
+	if json.Unmarshal(body, &answer) != nil || json.Unmarshal(body, &content) != nil || answer.ResponseType != "ephemeral" {
 		t.Fatalf("/bastion %s was answered %s", text, body)
 	}
 	answer.read(content)
 	return answer, at
 }
 
-func commandOf(user, text, responseURL string) url.Values {
+func commandForm(user, text, responseURL string) url.Values {
 	return url.Values{
 		"team_id": {team}, "user_id": {user}, "channel_id": {channel}, "command": {"/bastion"}, "text": {text}, "response_url": {responseURL},
 	}
 }
 
 // press presses a button of a message, and answers where that is answered.
-func (s *fakeSlack) press(t testing.TB, user string, b pressable) (at string) {
+func (s *fakeSlack) pressButton(t testing.TB, user string, b messageButton) (at string) {
 	t.Helper()
-	at = s.responseURL("actions")
+	at = s.newResponseURL("actions")
 	payload, err := json.Marshal(map[string]any{
 		"type": "block_actions", "team": map[string]string{"id": team}, "user": map[string]string{"id": user},
-		"response_url": at, "actions": []pressable{b},
+		"response_url": at, "actions": []messageButton{b},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if body := s.send(t, "/slack/interaction", url.Values{"payload": {string(payload)}}); len(body) > 0 {
+	if body := s.sendForm(t, "/slack/interaction", url.Values{"payload": {string(payload)}}); len(body) > 0 {
 		t.Fatalf("the button was answered %s", body)
 	}
 	return at
 }
 
 // send sends a form, signed, and answers the body.
-func (s *fakeSlack) send(t testing.TB, path string, form url.Values) []byte {
+func (s *fakeSlack) sendForm(t testing.TB, path string, form url.Values) []byte {
 	t.Helper()
 	body := form.Encode()
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.app+path, strings.NewReader(body))
@@ -254,7 +254,7 @@ func (s *fakeSlack) send(t testing.TB, path string, form url.Values) []byte {
 		t.Fatal(err)
 	}
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	sign(r.Header, body)
+	signRequest(r.Header, body)
 	answer, err := s.client.Do(r)
 	if err != nil {
 		t.Fatal(err)
@@ -268,7 +268,7 @@ func (s *fakeSlack) send(t testing.TB, path string, form url.Values) []byte {
 }
 
 // sign signs a body as Slack does, in the headers.
-func sign(header http.Header, body string) {
+func signRequest(header http.Header, body string) {
 	now := fmt.Sprint(time.Now().Unix())
 	mac := hmac.New(sha256.New, []byte(signingSecret))
 	mac.Write([]byte("v0:" + now + ":" + body))
@@ -277,11 +277,11 @@ func sign(header http.Header, body string) {
 }
 
 // directly are the direct messages to a user that say something.
-func (s *fakeSlack) directly(user, words string) (found []message) {
+func (s *fakeSlack) directMessages(user, words string) (found []message) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, m := range s.messages {
-		if m.url == "" && m.user == user && strings.Contains(m.text, words) {
+		if m.responseURL == "" && m.user == user && strings.Contains(m.text, words) {
 			found = append(found, m)
 		}
 	}
@@ -289,47 +289,47 @@ func (s *fakeSlack) directly(user, words string) (found []message) {
 }
 
 // showsDirectly waits until a direct message to a user says something.
-func (s *fakeSlack) showsDirectly(t testing.TB, user, words string) message {
+func (s *fakeSlack) waitForDirectMessage(t testing.TB, user, words string) message {
 	t.Helper()
 	look := time.NewTicker(100 * time.Millisecond)
 	defer look.Stop()
 	for giveUp := time.Now().Add(time.Minute); ; <-look.C {
-		if found := s.directly(user, words); len(found) > 0 {
+		if found := s.directMessages(user, words); len(found) > 0 {
 			return found[len(found)-1]
 		}
 		if time.Now().After(giveUp) {
-			t.Fatalf("not in a minute: a direct message that says %q. There are:\n%v", words, s.directly(user, ""))
+			t.Fatalf("not in a minute: a direct message that says %q. There are:\n%v", words, s.directMessages(user, ""))
 		}
 	}
 }
 
 // shows waits until a message at a response_url has said something. Each stands in
 // the place of the one before, be it for a moment only.
-func (s *fakeSlack) shows(t testing.TB, at, words string) message {
+func (s *fakeSlack) waitForMessage(t testing.TB, at, words string) message {
 	t.Helper()
 	look := time.NewTicker(100 * time.Millisecond)
 	defer look.Stop()
 	for giveUp := time.Now().Add(time.Minute); ; <-look.C {
-		shown := s.shown(at, words)
-		if shown.url != "" {
+		shown := s.lastMessage(at, words)
+		if shown.responseURL != "" {
 			// A button's message may be the status message, which stays.
-			if shown.Replaces != strings.Contains(at, "/commands/") || shown.Private != "ephemeral" {
+			if shown.ReplaceOriginal != strings.Contains(at, "/commands/") || shown.ResponseType != "ephemeral" {
 				t.Fatalf("it replaces the wrong message, or is not for the person alone: %+v", shown)
 			}
 			return shown
 		}
 		if time.Now().After(giveUp) {
-			t.Fatalf("not in a minute: a message that says %q. It says:\n%s", words, s.shown(at, "").text)
+			t.Fatalf("not in a minute: a message that says %q. It says:\n%s", words, s.lastMessage(at, "").text)
 		}
 	}
 }
 
 // shown is the last message at a response_url that says something.
-func (s *fakeSlack) shown(at, words string) (last message) {
+func (s *fakeSlack) lastMessage(at, words string) (last message) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, m := range s.messages {
-		if m.url == at && strings.Contains(m.text, words) {
+		if m.responseURL == at && strings.Contains(m.text, words) {
 			last = m
 		}
 	}

@@ -20,33 +20,33 @@ import (
 // each function has to take by itself every step that it may.
 
 // quiet ends events and schedules.
-func (s *story) quiet(*testing.T) { s.pause() }
+func (s *systemTest) stopAllEvents(*testing.T) { s.stopEvents() }
 
-func (s *story) createAlone(t *testing.T) {
-	post := []string{"--request", "POST", "--header", wait, "/bastions"}
+func (s *systemTest) createAlone(t *testing.T) {
+	post := []string{"--request", "POST", "--header", waitHeader, "/bastions"}
 	made := s.alice.expect(t, 201, "ready", post...)
-	s.id = made.ID
-	s.alice.from = "127.0.0.1"
+	s.bastionID = made.ID
+	s.alice.sourceIP = "127.0.0.1"
 	s.alice.expect(t, 200, "ready", post...)
-	dead := s.task(t, s.id)
+	dead := s.task(t, s.bastionID)
 	if err := dead.signal(os.Kill); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "ECS shows that the task has stopped", func() bool {
-		tasks, err := s.ports.Tasks.Describe(t.Context(), s.id)
+		tasks, err := s.ports.Tasks.Describe(t.Context(), s.bastionID)
 		return err == nil && len(tasks) == 1 && tasks[0].Status == bastion.TaskStopped
 	})
-	if again := s.alice.expect(t, 200, "ready", post...); again.ID != s.id || again.HostKey == made.HostKey {
+	if again := s.alice.expect(t, 200, "ready", post...); again.ID != s.bastionID || again.HostKey == made.HostKey {
 		t.Fatalf("after its task's death, it is %s", again.Body)
 	}
 }
 
 // expired asks again for a bastion whose time is over, of which nobody has taken
 // notice: create frees its name.
-func (s *story) expired(t *testing.T) {
-	guest := &person{w: s.world, user: "guest", from: "127.0.0.4"}
-	guest.newKey(t)
-	body := fmt.Sprintf(`{"ttl":"1s","public_key":%q}`, strings.TrimSpace(guest.readKey(t)))
+func (s *systemTest) createReplacesExpired(t *testing.T) {
+	guest := &apiUser{deployment: s.deployment, user: "guest", sourceIP: "127.0.0.4"}
+	guest.generateKey(t)
+	body := fmt.Sprintf(`{"ttl":"1s","public_key":%q}`, strings.TrimSpace(guest.readPublicKey(t)))
 	post := []string{"--header", "Content-Type: application/json", "--data", body, "/bastions"}
 	first := guest.expect(t, 201, "", post...)
 	eventually(t, "its time is over", func() bool { return time.Now().After(first.Deadline) })
@@ -54,8 +54,8 @@ func (s *story) expired(t *testing.T) {
 }
 
 // listed wants an admin to see everybody's, and others their own.
-func (s *story) listed(t *testing.T) {
-	admin := &person{w: s.world, user: operator, from: "127.0.0.5"}
+func (s *systemTest) describeLists(t *testing.T) {
+	admin := &apiUser{deployment: s.deployment, user: operator, sourceIP: "127.0.0.5"}
 	everybodys, own := admin.expect(t, 200, "", "/bastions"), s.alice.expect(t, 200, "", "/bastions")
 	if len(own.Bastions) != 1 || len(everybodys.Bastions) < 2 {
 		t.Fatalf("alice sees %s, the operator %s", own.Body, everybodys.Body)
@@ -64,14 +64,14 @@ func (s *story) listed(t *testing.T) {
 
 // extendAlone closes a bastion by its console, which an extension is the first to
 // notice.
-func (s *story) extendAlone(t *testing.T) {
-	s.alice.paste(t, s.id)
-	console := s.alice.ssh(t, s.alice.alias, "close")
+func (s *systemTest) extendAlone(t *testing.T) {
+	s.alice.saveSSHConfig(t, s.bastionID)
+	console := s.alice.ssh(t, s.alice.hostAlias, "close")
 	if err := console.Start(); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "an extension closes what the console asked to close", func() bool {
-		a := s.alice.call(t, "--request", "PATCH", "--header", "Content-Type: application/json", "--data", `{"ttl":"1s"}`, "/bastions/"+s.id)
+		a := s.alice.call(t, "--request", "PATCH", "--header", "Content-Type: application/json", "--data", `{"ttl":"1s"}`, "/bastions/"+s.bastionID)
 		return a.State == "closing"
 	})
 	_ = console.Wait() // cut off or not
@@ -79,8 +79,8 @@ func (s *story) extendAlone(t *testing.T) {
 
 // destroyAlone closes until the lease has its tombstone; the rest is not for
 // destroy to do.
-func (s *story) destroyAlone(t *testing.T) {
-	rec, err := s.ports.Store.Fetch(t.Context(), s.id)
+func (s *systemTest) destroyAlone(t *testing.T) {
+	rec, err := s.ports.Store.Fetch(t.Context(), s.bastionID)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,31 +89,31 @@ func (s *story) destroyAlone(t *testing.T) {
 		item, err := s.ports.Leases.Fetch(t.Context(), rec.Attempt.TaskID)
 		return err == nil && item.Ended
 	})
-	s.look(t, "observer", s.id)
+	s.convergeBy(t, "observer", s.bastionID)
 }
 
 // observerAlone and reaperAlone take a bastion from nothing to ready, and to its
 // end. The observer is first: what is left lying about is due, and the reaper would
 // take it from it.
-func (s *story) observerAlone(t *testing.T) { s.wholeLife(t, "observer") }
-func (s *story) reaperAlone(t *testing.T)   { s.wholeLife(t, "reaper") }
+func (s *systemTest) observerAlone(t *testing.T) { s.runLifecycle(t, "observer") }
+func (s *systemTest) reaperAlone(t *testing.T)   { s.runLifecycle(t, "reaper") }
 
-func (s *story) wholeLife(t *testing.T, function string) {
-	id := s.intend(t, ids[function], "slack:"+team+":U"+strings.ToUpper(function))
-	eventually(t, function+" makes it ready", func() bool { return s.look(t, function, id).State() == bastion.Ready })
-	s.change(t, id, func(rec *bastion.Record) { rec.Intent.Deadline = rec.CreatedAt })
-	eventually(t, function+" brings it to its end", func() bool { return !s.look(t, function, id).FinishedAt.IsZero() })
+func (s *systemTest) runLifecycle(t *testing.T, function string) {
+	id := s.storeIntent(t, bastionIDs[function], "slack:"+team+":U"+strings.ToUpper(function))
+	eventually(t, function+" makes it ready", func() bool { return s.convergeBy(t, function, id).State() == bastion.Ready })
+	s.updateRecord(t, id, func(rec *bastion.Record) { rec.Intent.Deadline = rec.CreatedAt })
+	eventually(t, function+" brings it to its end", func() bool { return !s.convergeBy(t, function, id).FinishedAt.IsZero() })
 }
 
 // ids are of the bastions that two functions make by themselves.
-var ids = map[string]string{"observer": "oooooooooooooooo", "reaper": "rrrrrrrrrrrrrrrr"}
+var bastionIDs = map[string]string{"observer": "oooooooooooooooo", "reaper": "rrrrrrrrrrrrrrrr"}
 
 // intend writes an intent and does nothing about it, as a function would leave it
 // that died after its first write. Its owner is of Slack and to be told of it.
-func (s *story) intend(t *testing.T, id, owner string) string {
+func (s *systemTest) storeIntent(t *testing.T, id, owner string) string {
 	t.Helper()
 	now := time.Now().UTC().Truncate(time.Second)
-	kind, blob, _ := strings.Cut(s.alice.readKey(t), " ")
+	kind, blob, _ := strings.Cut(s.alice.readPublicKey(t), " ")
 	rec := bastion.Record{
 		ID: id, Owner: owner, Notify: true, Name: "default", CreatedAt: now, LatestDeadline: now.Add(time.Hour), Version: 1,
 		Intent: bastion.Intent{
@@ -129,7 +129,7 @@ func (s *story) intend(t *testing.T, id, owner string) string {
 }
 
 // change writes what time, or somebody else, would have written.
-func (s *story) change(t *testing.T, id string, change func(*bastion.Record)) bastion.Record {
+func (s *systemTest) updateRecord(t *testing.T, id string, change func(*bastion.Record)) bastion.Record {
 	t.Helper()
 	rec, err := s.ports.Store.Fetch(t.Context(), id)
 	next := rec
@@ -146,16 +146,16 @@ func (s *story) change(t *testing.T, id string, change func(*bastion.Record)) ba
 
 // look lets a function look at a bastion: the reaper because it is due, the
 // observer because of an event. It answers what is then on record.
-func (s *story) look(t *testing.T, function, id string) bastion.Record {
+func (s *systemTest) convergeBy(t *testing.T, function, id string) bastion.Record {
 	t.Helper()
 	event := []byte(`{"do":"reap"}`)
 	if function == "observer" {
 		event = taskEvent(t, s.recorder.Deployment.Cluster, id)
 	} else {
-		s.change(t, id, func(rec *bastion.Record) { rec.DueAt = time.Now().UTC() })
+		s.updateRecord(t, id, func(rec *bastion.Record) { rec.DueAt = time.Now().UTC() })
 	}
 	answer, err := s.functions[function].Invoke(t.Context(), event)
-	if err != nil || failure(answer) != "" {
+	if err != nil || functionError(answer) != "" {
 		t.Fatalf("%s answered %s, %v", function, answer, err)
 	}
 	rec, err := s.ports.Store.Fetch(t.Context(), id)
@@ -178,9 +178,9 @@ func taskEvent(t *testing.T, cluster, id string) []byte {
 	return event
 }
 
-func (p *person) readKey(t *testing.T) string {
+func (p *apiUser) readPublicKey(t *testing.T) string {
 	t.Helper()
-	public, err := os.ReadFile(p.key + ".pub")
+	public, err := os.ReadFile(p.keyFile + ".pub")
 	if err != nil {
 		t.Fatal(err)
 	}

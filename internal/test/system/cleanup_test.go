@@ -13,10 +13,10 @@ import (
 // onlyAdmits wants the interface of alice's task to carry the bastion's own group
 // and the member group, and moto to hold one rule of both: for the source, to the
 // SSH port.
-func (s *story) onlyAdmits(t *testing.T, source string) string {
+func (s *systemTest) checkOnlyRule(t *testing.T, source string) string {
 	t.Helper()
-	m, place := s.fargate.moto, s.fargate.place
-	carried, err := m.groupsOf(t.Context(), s.task(t, s.id).networkInterface)
+	m, place := s.fargate.moto, s.fargate.resources
+	carried, err := m.groupsOf(t.Context(), s.task(t, s.bastionID).networkInterface)
 	if err != nil || len(carried) != 2 || carried[1] != place.memberGroup || carried[0] == place.memberGroup {
 		t.Fatalf("the interface carries %v, %v", carried, err)
 	}
@@ -30,18 +30,18 @@ func (s *story) onlyAdmits(t *testing.T, source string) string {
 
 // closed waits until nothing of a bastion is left, and wants it to have ended for
 // the reason.
-func (s *story) closed(t *testing.T, p *person, id, reason string) {
+func (s *systemTest) waitClosed(t *testing.T, p *apiUser, id, reason string) {
 	t.Helper()
-	gone := s.until(t, "it is closed", p, id, func(a answered) bool { return a.State == "closed" })
+	gone := s.waitUntil(t, "it is closed", p, id, func(a apiResponse) bool { return a.State == "closed" })
 	if gone.Ended.Reason != reason {
 		t.Fatalf("%s ended because of %q, want %q: %s", id, gone.Ended.Reason, reason, gone.Body)
 	}
 	p.expect(t, 200, "closed", "--request", "DELETE", "/bastions/"+id)
-	s.say(t, "  nothing of %s is left", id)
+	s.logf(t, "  nothing of %s is left", id)
 }
 
 // until looks at a bastion until it is as wanted.
-func (s *story) until(t *testing.T, what string, p *person, id string, wanted func(answered) bool) answered {
+func (s *systemTest) waitUntil(t *testing.T, what string, p *apiUser, id string, wanted func(apiResponse) bool) apiResponse {
 	t.Helper()
 	look := time.NewTicker(500 * time.Millisecond)
 	defer look.Stop()
@@ -56,22 +56,22 @@ func (s *story) until(t *testing.T, what string, p *person, id string, wanted fu
 	}
 }
 
-func (s *story) nothingLeft(t *testing.T) {
-	s.nothingDue(t)
+func (s *systemTest) everythingIsCleanedUp(t *testing.T) {
+	s.checkNothingDue(t)
 	for _, kind := range []string{"task", "stream", "reap", "sweep"} {
-		if s.bridge.delivered(kind) == 0 {
+		if s.events.delivered(kind) == 0 {
 			t.Errorf("no event of the kind %q was delivered", kind)
 		}
-		s.say(t, "  %d events: %s", s.bridge.delivered(kind), kind)
+		s.logf(t, "  %d events: %s", s.events.delivered(kind), kind)
 	}
-	if failed := s.bridge.deadLetters(); len(failed) != 0 {
+	if failed := s.events.deadLetters(); len(failed) != 0 {
 		t.Errorf("dead letters: %s", strings.Join(failed, "\n"))
 	}
-	if complaints := s.fargate.complained(); len(complaints) != 0 {
+	if complaints := s.fargate.recordedFaults(); len(complaints) != 0 {
 		t.Errorf("Fargate could not: %s", strings.Join(complaints, "\n"))
 	}
-	s.nothingInMoto(t)
-	if running, ended := s.fargate.counts(); running != 0 || ended != len(s.fargate.tasks()) || ended != 5 {
+	s.checkMotoIsClean(t)
+	if running, ended := s.fargate.countProcesses(); running != 0 || ended != len(s.fargate.tasks()) || ended != 5 {
 		t.Errorf("%d processes run and %d have ended, of %d tasks; want 5", running, ended, len(s.fargate.tasks()))
 	}
 	leases, err := s.ports.Leases.List(t.Context())
@@ -90,7 +90,7 @@ func (s *story) nothingLeft(t *testing.T) {
 
 // nothingDue wants the reaper to get to the end. A record that was finished before
 // it was due is looked at once more.
-func (s *story) nothingDue(t *testing.T) {
+func (s *systemTest) checkNothingDue(t *testing.T) {
 	t.Helper()
 	look := time.NewTicker(200 * time.Millisecond)
 	defer look.Stop()
@@ -108,9 +108,9 @@ func (s *story) nothingDue(t *testing.T) {
 
 // nothingInMoto wants EC2 and ECS to be as they were in the beginning, and moto to
 // have answered every kind of call.
-func (s *story) nothingInMoto(t *testing.T) {
+func (s *systemTest) checkMotoIsClean(t *testing.T) {
 	t.Helper()
-	m, place := s.fargate.moto, s.fargate.place
+	m, place := s.fargate.moto, s.fargate.resources
 	groups, err := m.ec2(t.Context(), "DescribeSecurityGroups", "Filter.1.Name", "vpc-id", "Filter.1.Value.1", place.vpc)
 	for _, group := range groups.Groups {
 		if group.ID != place.memberGroup && group.Name != "default" {
@@ -129,17 +129,17 @@ func (s *story) nothingInMoto(t *testing.T) {
 			t.Errorf("to be %s are %v, %v; want %d", desired, arns, err, want)
 		}
 	}
-	s.front.mu.Lock()
-	defer s.front.mu.Unlock()
+	s.proxy.mu.Lock()
+	defer s.proxy.mu.Unlock()
 	for _, action := range []string{
 		"CreateSecurityGroup", "DescribeSecurityGroups", "DescribeSecurityGroupRules", "AuthorizeSecurityGroupIngress",
 		"RevokeSecurityGroupIngress", "RevokeSecurityGroupEgress", "DeleteSecurityGroup", "DescribeNetworkInterfaces",
 		"RunTask", "ListTasks", "DescribeTasks", "StopTask",
 	} {
-		if s.front.calls[action] == 0 {
+		if s.proxy.forwardedCalls[action] == 0 {
 			t.Errorf("moto answered no %s", action)
 		}
 	}
-	s.say(t, "  moto answered %s", fmt.Sprint(s.front.calls))
-	s.say(t, "  the front in its place: %s", fmt.Sprint(s.front.own))
+	s.logf(t, "  moto answered %s", fmt.Sprint(s.proxy.forwardedCalls))
+	s.logf(t, "  the front in its place: %s", fmt.Sprint(s.proxy.ownResponses))
 }

@@ -13,23 +13,23 @@ import (
 
 // front is EC2 and ECS as the functions reach them: moto, and what moto does not
 // do, which the package's comment names call by call.
-type front struct {
+type motoProxy struct {
 	moto    *moto
 	fargate *fargate
 
-	mu      sync.Mutex           // one call at a time
-	young   map[string]time.Time // until when a new group does not show, by id and by name
-	started map[string]started   // by clientToken
-	calls   map[string]int       // answered by moto, by action
-	own     map[string]int       // answered here, by error code
+	mu             sync.Mutex             // one call at a time
+	hiddenUntil    map[string]time.Time   // until when a new group does not show, by id and by name
+	startedTasks   map[string]startedTask // by clientToken
+	forwardedCalls map[string]int         // answered by moto, by action
+	ownResponses   map[string]int         // answered here, by error code
 }
 
-func newFront(f *fargate) *front {
-	return &front{moto: f.moto, fargate: f, young: map[string]time.Time{}, started: map[string]started{}, calls: map[string]int{}, own: map[string]int{}}
+func newMotoProxy(f *fargate) *motoProxy {
+	return &motoProxy{moto: f.moto, fargate: f, hiddenUntil: map[string]time.Time{}, startedTasks: map[string]startedTask{}, forwardedCalls: map[string]int{}, ownResponses: map[string]int{}}
 }
 
 // serveEC2 answers a call of EC2's.
-func (f *front) serveEC2(w http.ResponseWriter, r *http.Request) {
+func (f *motoProxy) serveEC2(w http.ResponseWriter, r *http.Request) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err := r.ParseForm(); err != nil {
@@ -38,13 +38,13 @@ func (f *front) serveEC2(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "text/xml;charset=UTF-8")
 	answer, err := f.ec2(r, r.PostForm)
-	f.write(w, answer, err)
+	f.writeResponse(w, answer, err)
 }
 
-func (f *front) ec2(r *http.Request, form url.Values) ([]byte, error) {
+func (f *motoProxy) ec2(r *http.Request, form url.Values) ([]byte, error) {
 	action, group := form.Get("Action"), form.Get("GroupId")
 	if action != "CreateSecurityGroup" { // whose name is taken at once
-		f.hide(form)
+		f.replaceHidden(form)
 	}
 	if action == "DeleteSecurityGroup" {
 		carried, err := f.moto.ec2(r.Context(), "DescribeNetworkInterfaces", "Filter.1.Name", "group-id", "Filter.1.Value.1", group)
@@ -59,36 +59,36 @@ func (f *front) ec2(r *http.Request, form url.Values) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	f.calls[action]++
+	f.forwardedCalls[action]++
 	if action == "CreateSecurityGroup" {
-		var made ec2Answer
+		var made ec2Response
 		if err := xml.Unmarshal(answer, &made); err != nil {
 			return nil, err
 		}
 		shows := time.Now().Add(f.fargate.staleness)
-		f.young[made.Group], f.young[form.Get("GroupName")] = shows, shows
+		f.hiddenUntil[made.Group], f.hiddenUntil[form.Get("GroupName")] = shows, shows
 	}
 	return answer, nil
 }
 
 // hide puts something that there is not in the place of each group that does not
 // show yet, so that moto says in its own words that it is not found.
-func (f *front) hide(form url.Values) {
+func (f *motoProxy) replaceHidden(form url.Values) {
 	for _, values := range form {
 		for i, value := range values {
-			if f.isYoung(value) {
+			if f.isHidden(value) {
 				values[i] = "sg-00000000000000000"
 			}
 		}
 	}
 }
 
-func (f *front) isYoung(group string) bool { return time.Now().Before(f.young[group]) }
+func (f *motoProxy) isHidden(group string) bool { return time.Now().Before(f.hiddenUntil[group]) }
 
 // refuse answers a refusal of the front's own.
-func (f *front) refuse(code string, body []byte) error {
-	f.own[code]++
-	return refusal{http.StatusBadRequest, body}
+func (f *motoProxy) refuse(code string, body []byte) error {
+	f.ownResponses[code]++
+	return errorResponse{http.StatusBadRequest, body}
 }
 
 func ec2Error(code, message string) []byte {
@@ -102,8 +102,8 @@ func ec2Error(code, message string) []byte {
 }
 
 // write writes an answer, or a refusal as it is.
-func (f *front) write(w http.ResponseWriter, answer []byte, err error) {
-	var refused refusal
+func (f *motoProxy) writeResponse(w http.ResponseWriter, answer []byte, err error) {
+	var refused errorResponse
 	switch {
 	case errors.As(err, &refused):
 		w.WriteHeader(refused.status)
