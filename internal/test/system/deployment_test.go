@@ -4,15 +4,22 @@ package system
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/config"
 
 	"github.com/bastion-on-demand/bastion/internal/awscloud"
 	"github.com/bastion-on-demand/bastion/internal/test/emulator"
@@ -204,4 +211,131 @@ func (w *deployment) task(t *testing.T, id string) *task {
 		t.Fatalf("the bastion %s has %d tasks that are not stopped", id, len(found))
 	}
 	return found[0]
+}
+
+// functionNames are all functions, and the aliases by which they call each other,
+// each with its time-out in seconds.
+var functionNames = map[string]int{
+	"create": 28, "describe": 28, "extend": 28, "destroy": 28, "reaper": 55, "observer": 55, "slack": 55,
+	"create:slack": 28, "describe:slack": 28, "extend:slack": 28, "destroy:slack": 28, slackWork: 55,
+}
+
+// functions are functions and aliases, each under an emulator of its own, which
+// says that it was invoked by that name.
+type functions map[string]*emulator.Lambda
+
+// bare is a function's name without an alias.
+func withoutAlias(name string) string {
+	name, _, _ = strings.Cut(name, ":")
+	return name
+}
+
+// invoke is of invokes.
+func (f functions) invoke(ctx context.Context, name string, event []byte) ([]byte, error) {
+	return f[name].Invoke(ctx, event)
+}
+
+// compile builds programs of ours for this machine, all at once, into a folder.
+func compile(t testing.TB, packages ...string) string {
+	t.Helper()
+	folder := t.TempDir()
+	build := exec.Command("go", append([]string{"build", "-trimpath", "-tags", "lambda.norpc", "-o", folder}, packages...)...)
+	build.Dir = filepath.Join("..", "..", "..")
+	build.Env = append(os.Environ(), "GOOS=linux", "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", build, err, out)
+	}
+	return folder
+}
+
+// compileAll builds bastiond and every function.
+func compileAll(t testing.TB) string {
+	t.Helper()
+	packages := []string{"./cmd/bastiond"}
+	for name := range functionNames {
+		if name == withoutAlias(name) {
+			packages = append(packages, "./functions/"+name)
+		}
+	}
+	return compile(t, packages...)
+}
+
+// emulate starts a function with its settings. What it calls of AWS it calls at the
+// URL.
+func startFunction(t testing.TB, programs, name, aws string, settings []string) *emulator.Lambda {
+	t.Helper()
+	return emulator.Emulate(t, filepath.Join(programs, withoutAlias(name)), append([]string{
+		"AWS_LAMBDA_FUNCTION_NAME=" + name, fmt.Sprint("AWS_LAMBDA_FUNCTION_TIMEOUT=", functionNames[name]), "AWS_ENDPOINT_URL=" + aws,
+	}, slices.Concat(credentials(), settings)...))
+}
+
+// failure is what a function's answer says of its failure; empty if it did not
+// fail.
+func functionError(answer []byte) string {
+	var failed struct {
+		ErrorMessage, ErrorType string
+	}
+	if err := json.Unmarshal(answer, &failed); err != nil || failed.ErrorMessage+failed.ErrorType == "" {
+		return ""
+	}
+	return failed.ErrorType + ": " + failed.ErrorMessage
+}
+
+// slackWork is the alias by which the Slack function is given work.
+const slackWork = "slack:queue"
+
+const slackTable = "way-in-SlackTable-1"
+
+// warn is how long before its deadline an owner is warned: so long that the button
+// which extends by an hour leads to a warning a quarter of a minute later.
+const warn = "59m45s"
+
+func functionARN(name string) string {
+	return "arn:aws:lambda:" + region + ":" + account + ":function:" + name
+}
+
+// slackSettings is the environment that template.yaml gives to the Slack function,
+// and by which it comes to Slack.
+func slackEnvironment(s *fakeSlack) []string {
+	return []string{
+		"SLACK_TABLE=" + slackTable, "SLACK_SIGNING_SECRET_PARAMETER=" + secretName, "SLACK_BOT_TOKEN_PARAMETER=" + tokenName,
+		"SLACK_TEAMS=" + team, "SLACK_CHANNELS=" + channel, "SLACK_USERS=", "SLACK_DEFAULT_TTL=1h", "SLACK_MAX_TTL=8h",
+		"SLACK_CREATE=" + functionARN("create:slack"), "SLACK_DESCRIBE=" + functionARN("describe:slack"),
+		"SLACK_EXTEND=" + functionARN("extend:slack"), "SLACK_DESTROY=" + functionARN("destroy:slack"),
+		// net/http proxies nothing that is on loopback, where all else is.
+		"HTTPS_PROXY=" + s.proxy, "SSL_CERT_FILE=" + s.certificateFile,
+	}
+}
+
+// awsConfig is how the test itself calls what is there in AWS's place.
+func awsConfig(t testing.TB) aws.Config {
+	t.Helper()
+	cfg, err := config.LoadDefaultConfig(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cfg
+}
+
+func createSlackTable(t testing.TB) {
+	t.Helper()
+	if err := awscloud.CreateTable(t.Context(), awscloud.NewDynamoDB(awsConfig(t)), slackTable, awscloud.ItemsSchema()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// keepSecrets puts what was agreed with Slack, and something else, where it is read
+// from.
+func (m *moto) putSecrets(t testing.TB) {
+	t.Helper()
+	for name, value := range map[string]string{secretName: signingSecret, tokenName: botToken, "/another": "another"} {
+		in, err := json.Marshal(map[string]string{"Name": name, "Value": value, "Type": "SecureString"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := m.call(t.Context(), "ssm", map[string]string{
+			"Content-Type": "application/x-amz-json-1.1", "X-Amz-Target": "AmazonSSM.PutParameter"}, in); err != nil {
+			t.Fatal(err)
+		}
+	}
 }

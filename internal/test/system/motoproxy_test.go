@@ -3,10 +3,17 @@
 package system
 
 import (
+	"bytes"
+	"context"
+	"encoding/json"
 	"encoding/xml"
 	"errors"
+	"fmt"
+	"io"
+	"maps"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync"
 	"time"
 )
@@ -113,4 +120,193 @@ func (f *motoProxy) writeResponse(w http.ResponseWriter, answer []byte, err erro
 		answer = []byte(err.Error())
 	}
 	_, _ = w.Write(answer)
+}
+
+// started is what ECS remembers by a clientToken.
+type startedTask struct {
+	request []byte
+	answer  map[string]any // of a task, as moto gave it
+	task    *task
+}
+
+// ecsCall is what the front reads of calls of ECS, whatever the action.
+type ecsCall struct {
+	ClientToken, StartedBy, Task, Reason string
+	Tasks                                []string
+	NetworkConfiguration                 struct {
+		AwsvpcConfiguration struct{ SecurityGroups []string }
+	}
+	Overrides struct {
+		ContainerOverrides []struct {
+			Environment []struct{ Name, Value string }
+		}
+	}
+}
+
+// serveECS answers a call of ECS's.
+func (f *motoProxy) serveECS(w http.ResponseWriter, r *http.Request) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	w.Header().Set("Content-Type", "application/x-amz-json-1.1")
+	_, action, _ := strings.Cut(r.Header.Get("X-Amz-Target"), ".")
+	var call ecsCall
+	body, err := io.ReadAll(r.Body)
+	if err == nil {
+		err = json.Unmarshal(body, &call)
+	}
+	var out map[string]any
+	if err == nil {
+		out, err = f.ecs(r.Context(), action, call, body)
+	}
+	answer, _ := json.Marshal(out)
+	f.writeResponse(w, answer, err)
+}
+
+func (f *motoProxy) ecs(ctx context.Context, action string, call ecsCall, body []byte) (map[string]any, error) {
+	switch action {
+	case "RunTask":
+		return f.runTask(ctx, call, body)
+	case "DescribeTasks":
+		return f.describeTasks(ctx, call, body)
+	case "StopTask":
+		return f.stopTask(ctx, call, body)
+	}
+	return f.forward(ctx, action, body)
+}
+
+// forward has moto answer a call as it came.
+func (f *motoProxy) forward(ctx context.Context, action string, body []byte) (map[string]any, error) {
+	out, err := f.moto.ecs(ctx, action, json.RawMessage(body))
+	if err == nil {
+		f.forwardedCalls[action]++
+	}
+	return out, err
+}
+
+func (f *motoProxy) refuseECS(code, message string, arns ...string) error {
+	body, _ := json.Marshal(map[string]any{"__type": code, "message": message, "resourceIds": arns})
+	return f.refuse(code, body)
+}
+
+func (f *motoProxy) runTask(ctx context.Context, call ecsCall, body []byte) (map[string]any, error) {
+	known, repeated := f.startedTasks[call.ClientToken]
+	switch {
+	case repeated && !bytes.Equal(known.request, body):
+		return nil, f.refuseECS("ConflictException", "The provided clientToken is already in use with a different RunTask request.", known.task.arn)
+	case repeated:
+		f.ownResponses["a clientToken again"]++
+		return runTaskResponse(known), nil
+	}
+	groups := call.NetworkConfiguration.AwsvpcConfiguration.SecurityGroups
+	for _, group := range groups {
+		if there, err := f.groupExists(ctx, group); err != nil {
+			return nil, err
+		} else if !there {
+			return nil, f.refuseECS("InvalidParameterException", fmt.Sprintf(
+				"Error retrieving security group information for [%s]: The security group '%s' does not exist (ErrorCode: InvalidGroup.NotFound)",
+				strings.Join(groups, ", "), group))
+		}
+	}
+	out, err := f.forward(ctx, "RunTask", body)
+	if err != nil {
+		return nil, err
+	}
+	now := startedTask{request: body, answer: out["tasks"].([]any)[0].(map[string]any)}
+	var environ []string
+	for _, container := range call.Overrides.ContainerOverrides {
+		for _, entry := range container.Environment {
+			environ = append(environ, entry.Name+"="+entry.Value)
+		}
+	}
+	now.task, err = f.fargate.startTask(now.answer["taskArn"].(string), call.StartedBy, networkInterfaceOf(now.answer), environ)
+	f.startedTasks[call.ClientToken] = now
+	return runTaskResponse(now), err
+}
+
+func (f *motoProxy) groupExists(ctx context.Context, group string) (bool, error) {
+	if f.isHidden(group) {
+		return false, nil
+	}
+	_, err := f.moto.ec2(ctx, "DescribeSecurityGroups", "GroupId.1", group)
+	var refused errorResponse
+	if errors.As(err, &refused) && bytes.Contains(refused.body, []byte("InvalidGroup.NotFound")) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// interfaceOf is the network interface of a task.
+func networkInterfaceOf(shown map[string]any) string {
+	for _, detail := range shown["attachments"].([]any)[0].(map[string]any)["details"].([]any) {
+		if detail := detail.(map[string]any); detail["name"] == "networkInterfaceId" {
+			return detail["value"].(string)
+		}
+	}
+	return ""
+}
+
+// ran is RunTask's answer: of a task that has stopped since, no more than its ARN
+// and its statuses.
+func runTaskResponse(s startedTask) map[string]any {
+	shown, now := maps.Clone(s.answer), s.task.currentState()
+	if addLifecycle(shown, s.task, now); now.status == "STOPPED" {
+		shown = map[string]any{"taskArn": s.task.arn, "lastStatus": now.status, "desiredStatus": now.status}
+	}
+	return map[string]any{"tasks": []any{shown}, "failures": []any{}}
+}
+
+// live writes a task's life into what moto shows of it.
+func addLifecycle(shown map[string]any, t *task, now taskState) {
+	shown["createdAt"] = float64(t.created.UnixMilli()) / 1000
+	shown["lastStatus"], shown["stoppedReason"] = now.status, now.reason
+	if !now.attached {
+		shown["attachments"] = []any{}
+	}
+	if delete(shown, "stopCode"); now.stopCode != "" {
+		shown["stopCode"] = now.stopCode
+	}
+	container := maps.Clone(shown["containers"].([]any)[0].(map[string]any))
+	container["lastStatus"] = now.status
+	if delete(container, "exitCode"); now.exit != nil {
+		container["exitCode"] = *now.exit
+	}
+	shown["containers"] = []any{container}
+}
+
+func (f *motoProxy) describeTasks(ctx context.Context, call ecsCall, body []byte) (map[string]any, error) {
+	out, err := f.forward(ctx, "DescribeTasks", body)
+	if err != nil {
+		return nil, err
+	}
+	tasks, failures := []any{}, []any{}
+	for _, arn := range call.Tasks {
+		t, now, shows := f.fargate.visibleState(arn)
+		if !shows {
+			failures = append(failures, map[string]any{"arn": arn, "reason": "MISSING"})
+			continue
+		}
+		for _, found := range out["tasks"].([]any) {
+			if shown := found.(map[string]any); shown["taskArn"] == arn {
+				addLifecycle(shown, t, now)
+				tasks = append(tasks, shown)
+			}
+		}
+	}
+	return map[string]any{"tasks": tasks, "failures": failures}, nil
+}
+
+// stopTask has moto stop the task, which is its desired status from then on, and
+// the process end.
+func (f *motoProxy) stopTask(ctx context.Context, call ecsCall, body []byte) (map[string]any, error) {
+	t, now, shows := f.fargate.visibleState(call.Task)
+	if !shows {
+		return nil, f.refuseECS("InvalidParameterException", "The referenced task was not found.")
+	}
+	out, err := f.forward(ctx, "StopTask", body)
+	if err != nil {
+		return nil, err
+	}
+	t.terminate(call.Reason)
+	addLifecycle(out["task"].(map[string]any), t, now)
+	return out, nil
 }
