@@ -10,15 +10,15 @@ import (
 	"time"
 )
 
-// onlyAdmits wants the interface of alice's task to carry the bastion's own group
-// and the member group, and moto to hold one rule of both: for the source, to the
-// SSH port.
+// checkOnlyRule checks that the interface of alice's task has the bastion's own group
+// and the member group, and that the bastion's group has one rule: the source address may
+// connect to the SSH port. It returns the source.
 func (s *systemTest) checkOnlyRule(t *testing.T, source string) string {
 	t.Helper()
 	m, place := s.fargate.moto, s.fargate.resources
 	carried, err := m.groupsOf(t.Context(), s.task(t, s.bastionID).networkInterface)
 	if err != nil || len(carried) != 2 || carried[1] != place.memberGroup || carried[0] == place.memberGroup {
-		t.Fatalf("the interface carries %v, %v", carried, err)
+		t.Fatalf("the interface has the groups %v, %v", carried, err)
 	}
 	rules, err := m.rulesOf(t.Context(), carried[0])
 	want := ec2Rule{Protocol: "tcp", From: int(s.fargate.port), To: int(s.fargate.port), IPv4: source}
@@ -28,105 +28,106 @@ func (s *systemTest) checkOnlyRule(t *testing.T, source string) string {
 	return source
 }
 
-// closed waits until nothing of a bastion is left, and wants it to have ended for
-// the reason.
+// waitClosed waits until a bastion is closed and checks the reason of its end.
 func (s *systemTest) waitClosed(t *testing.T, p *apiUser, id, reason string) {
 	t.Helper()
-	gone := s.waitUntil(t, "it is closed", p, id, func(a apiResponse) bool { return a.State == "closed" })
+	gone := s.waitUntil(t, "the bastion is closed", p, id, func(a apiResponse) bool { return a.State == "closed" })
 	if gone.Ended.Reason != reason {
 		t.Fatalf("%s ended because of %q, want %q: %s", id, gone.Ended.Reason, reason, gone.Body)
 	}
 	p.expect(t, 200, "closed", "--request", "DELETE", "/bastions/"+id)
-	s.logf(t, "  nothing of %s is left", id)
+	s.logf(t, "  %s is closed", id)
 }
 
-// until looks at a bastion until it is as wanted.
+// waitUntil describes a bastion until the response is as wanted.
 func (s *systemTest) waitUntil(t *testing.T, what string, p *apiUser, id string, wanted func(apiResponse) bool) apiResponse {
 	t.Helper()
-	look := time.NewTicker(500 * time.Millisecond)
-	defer look.Stop()
-	for giveUp := time.Now().Add(time.Minute); ; <-look.C {
+	tick := time.NewTicker(500 * time.Millisecond)
+	defer tick.Stop()
+	for giveUp := time.Now().Add(waitLimit); ; <-tick.C {
 		a := p.expect(t, 200, "", "/bastions/"+id)
 		if wanted(a) {
 			return a
 		}
 		if time.Now().After(giveUp) {
-			t.Fatalf("not in a minute: %s. It is %s", what, a.Body)
+			t.Fatalf("not within %s: %s. It is %s", waitLimit, what, a.Body)
 		}
 	}
 }
 
+// everythingIsCleanedUp checks that all bastions are finished, that no AWS resource is
+// left, and that no event failed.
 func (s *systemTest) everythingIsCleanedUp(t *testing.T) {
 	s.checkNothingDue(t)
 	for _, kind := range []string{"task", "stream", "reap", "sweep"} {
 		if s.events.delivered(kind) == 0 {
-			t.Errorf("no event of the kind %q was delivered", kind)
+			t.Errorf("no %s event was delivered", kind)
 		}
 		s.logf(t, "  %d events: %s", s.events.delivered(kind), kind)
 	}
 	if failed := s.events.deadLetters(); len(failed) != 0 {
 		t.Errorf("dead letters: %s", strings.Join(failed, "\n"))
 	}
-	if complaints := s.fargate.recordedFaults(); len(complaints) != 0 {
-		t.Errorf("Fargate could not: %s", strings.Join(complaints, "\n"))
+	if faults := s.fargate.recordedFaults(); len(faults) != 0 {
+		t.Errorf("faults of the test's Fargate: %s", strings.Join(faults, "\n"))
 	}
 	s.checkMotoIsClean(t)
 	if running, ended := s.fargate.countProcesses(); running != 0 || ended != len(s.fargate.tasks()) || ended != 5 {
-		t.Errorf("%d processes run and %d have ended, of %d tasks; want 5", running, ended, len(s.fargate.tasks()))
+		t.Errorf("%d tasks: %d processes run, %d have ended; want 5 that have ended", len(s.fargate.tasks()), running, ended)
 	}
 	leases, err := s.ports.Leases.List(t.Context())
 	if err != nil || len(leases) != 0 {
-		t.Errorf("left are the leases %+v, %v", leases, err)
+		t.Errorf("leases are left: %+v, %v", leases, err)
 	}
 	records, err := s.ports.Store.List(t.Context())
 	if err != nil || len(records) != 0 {
-		t.Errorf("not finished are %+v, %v", records, err)
+		t.Errorf("records are not finished: %+v, %v", records, err)
 	}
 	marks, err := s.ports.Store.Marks(t.Context())
 	if err != nil || len(marks) != 0 {
-		t.Errorf("the sweep took for orphans %v, %v", marks, err)
+		t.Errorf("the sweep has marked orphans: %v, %v", marks, err)
 	}
 }
 
-// nothingDue wants the reaper to get to the end. A record that was finished before
-// it was due is looked at once more.
+// checkNothingDue waits until no record is due. The reaper reads a record that was
+// finished before its due time once more.
 func (s *systemTest) checkNothingDue(t *testing.T) {
 	t.Helper()
-	look := time.NewTicker(200 * time.Millisecond)
-	defer look.Stop()
-	for giveUp := time.Now().Add(10 * time.Second); ; <-look.C {
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for giveUp := time.Now().Add(waitLimit); ; <-tick.C {
 		due, err := s.ports.Store.Due(t.Context(), time.Now(), 100)
 		if err == nil && len(due) == 0 {
 			return
 		}
 		if time.Now().After(giveUp) {
-			t.Errorf("due are still %v, %v", due, err)
+			t.Errorf("records are still due: %v, %v", due, err)
 			return
 		}
 	}
 }
 
-// nothingInMoto wants EC2 and ECS to be as they were in the beginning, and moto to
-// have answered every kind of call.
+// checkMotoIsClean checks that EC2 and ECS hold nothing but the stack's own resources
+// and stopped tasks, and that every kind of call was made.
 func (s *systemTest) checkMotoIsClean(t *testing.T) {
 	t.Helper()
 	m, place := s.fargate.moto, s.fargate.resources
 	groups, err := m.ec2(t.Context(), "DescribeSecurityGroups", "Filter.1.Name", "vpc-id", "Filter.1.Value.1", place.vpc)
 	for _, group := range groups.Groups {
 		if group.ID != place.memberGroup && group.Name != "default" {
-			t.Errorf("left is the group %+v", group)
+			t.Errorf("a group is left: %+v", group)
 		}
 	}
 	if err != nil || len(groups.Groups) != 2 {
-		t.Errorf("there are the groups %+v, %v", groups.Groups, err)
+		t.Errorf("the groups are %+v, %v; want 2", groups.Groups, err)
 	}
 	if left, err := m.ec2(t.Context(), "DescribeNetworkInterfaces"); err != nil || len(left.Interfaces) != 0 {
-		t.Errorf("left are the interfaces %+v, %v", left.Interfaces, err)
+		t.Errorf("network interfaces are left: %+v, %v", left.Interfaces, err)
 	}
 	for desired, want := range map[string]int{"RUNNING": 0, "STOPPED": len(s.fargate.tasks())} {
 		listed, err := m.ecs(t.Context(), "ListTasks", map[string]string{"cluster": place.cluster, "desiredStatus": desired})
 		if arns, _ := listed["taskArns"].([]any); err != nil || len(arns) != want {
-			t.Errorf("to be %s are %v, %v; want %d", desired, arns, err, want)
+			t.Errorf("tasks with the desired status %s: %v, %v; want %d", desired, arns, err, want)
 		}
 	}
 	s.proxy.mu.Lock()
@@ -137,9 +138,9 @@ func (s *systemTest) checkMotoIsClean(t *testing.T) {
 		"RunTask", "ListTasks", "DescribeTasks", "StopTask",
 	} {
 		if s.proxy.forwardedCalls[action] == 0 {
-			t.Errorf("moto answered no %s", action)
+			t.Errorf("moto received no %s", action)
 		}
 	}
-	s.logf(t, "  moto answered %s", fmt.Sprint(s.proxy.forwardedCalls))
-	s.logf(t, "  the front in its place: %s", fmt.Sprint(s.proxy.ownResponses))
+	s.logf(t, "  calls answered by moto: %s", fmt.Sprint(s.proxy.forwardedCalls))
+	s.logf(t, "  calls answered by the proxy: %s", fmt.Sprint(s.proxy.ownResponses))
 }

@@ -18,17 +18,17 @@ import (
 	"time"
 )
 
-// person is who calls with curl and connects with ssh, from an address.
+// apiUser calls the API with curl and connects with ssh, from one source address.
 type apiUser struct {
 	deployment *deployment
-	user       string // as the gateway of this test knows them
+	user       string // USER or ROLE/SESSION; empty: unsigned
 	sourceIP   string
-	keyFile    string // the file of the private key
-	sshConfig  string // the file that the text answer was saved as
-	hostAlias  string
+	keyFile    string // the private key
+	sshConfig  string // the file of the saved configuration
+	hostAlias  string // the Host of that configuration
 }
 
-// answered is what an answer of the API says, as far as the test looks at it.
+// apiResponse holds the parts of a response that the tests read.
 type apiResponse struct {
 	Status                                     int `json:"-"`
 	Body                                       string
@@ -41,7 +41,7 @@ type apiResponse struct {
 	Bastions                                   []struct{ ID, State string }
 }
 
-// curl calls the API, and answers the status and the body.
+// curl calls the API and returns the status and the body.
 func (p *apiUser) curl(t *testing.T, args ...string) (status int, body string) {
 	t.Helper()
 	path := args[len(args)-1]
@@ -60,23 +60,23 @@ func (p *apiUser) curl(t *testing.T, args ...string) (status int, body string) {
 	return status, string(out[:cut])
 }
 
-// call calls the API and reads its JSON.
+// call calls the API and decodes the JSON response.
 func (p *apiUser) call(t *testing.T, args ...string) apiResponse {
 	t.Helper()
 	status, body := p.curl(t, args...)
 	a := apiResponse{Status: status, Body: body}
 	if err := json.Unmarshal([]byte(body), &a); err != nil {
-		t.Fatalf("%v answered %d %s: %v", args, status, body, err)
+		t.Fatalf("curl %v returned %d %s: %v", args, status, body, err)
 	}
 	return a
 }
 
-// expect calls the API and wants a status and a state; of no state, any.
+// expect calls the API and checks the status and the state. An empty state matches any.
 func (p *apiUser) expect(t *testing.T, status int, state string, args ...string) apiResponse {
 	t.Helper()
 	a := p.call(t, args...)
 	if a.Status != status || state != "" && a.State != state {
-		t.Fatalf("curl %v answered %d %s, want %d %s", args, a.Status, a.Body, status, state)
+		t.Fatalf("curl %v returned %d %s, want %d %s", args, a.Status, a.Body, status, state)
 	}
 	return a
 }
@@ -85,7 +85,7 @@ const waitHeader = "Prefer: wait=25"
 
 func (p *apiUser) publicKeyArgument() string { return "@" + p.keyFile + ".pub" }
 
-// newKey makes a key pair with ssh-keygen, which is the person's from now on.
+// generateKey makes a key pair with ssh-keygen. The user's later commands use it.
 func (p *apiUser) generateKey(t *testing.T) {
 	t.Helper()
 	p.keyFile = filepath.Join(t.TempDir(), "id_ed25519")
@@ -94,13 +94,13 @@ func (p *apiUser) generateKey(t *testing.T) {
 	}
 }
 
-// paste saves the text answer as a person would, with the line for their key that
-// it tells them to append.
+// saveSSHConfig saves the API's text response as an ssh_config file and appends the line
+// for the user's key.
 func (p *apiUser) saveSSHConfig(t *testing.T, id string) {
 	t.Helper()
 	status, text := p.curl(t, "--header", "Accept: text/plain", "--header", waitHeader, "/bastions/"+id)
 	if status != 200 || !strings.Contains(text, "Host bastion-default") || !strings.Contains(text, "StrictHostKeyChecking yes") {
-		t.Fatalf("the text answer is %d %s", status, text)
+		t.Fatalf("the text response is %d %s", status, text)
 	}
 	p.sshConfig, p.hostAlias = filepath.Join(t.TempDir(), "bastion-default.conf"), "bastion-default"
 	if err := os.WriteFile(p.sshConfig, []byte(text+"  IdentityFile "+p.keyFile+"\n"), 0o600); err != nil {
@@ -108,7 +108,7 @@ func (p *apiUser) saveSSHConfig(t *testing.T, id string) {
 	}
 }
 
-// ssh is a command of the stock client, with the configuration that was pasted.
+// ssh returns a command of OpenSSH's client that uses the saved configuration.
 func (p *apiUser) ssh(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	command := exec.CommandContext(t.Context(), "ssh", append([]string{
@@ -122,14 +122,14 @@ func (p *apiUser) ssh(t *testing.T, args ...string) *exec.Cmd {
 	return command
 }
 
-// console runs one command of the status console.
+// console runs a command of the status console and returns its output.
 func (p *apiUser) console(t *testing.T, command string) (string, error) {
 	t.Helper()
 	out, err := p.ssh(t, p.hostAlias, command).CombinedOutput()
 	return string(out), err
 }
 
-// tunnel is a connection through the bastion to the private host.
+// tunnel is a connection through a bastion to the private host.
 type tunnel struct {
 	command *exec.Cmd
 	stdin   io.WriteCloser
@@ -137,7 +137,7 @@ type tunnel struct {
 	ended   chan error
 }
 
-// open opens a tunnel with ssh -W.
+// openTunnel opens a tunnel with ssh -W.
 func (p *apiUser) openTunnel(t *testing.T, target string) *tunnel {
 	t.Helper()
 	command := p.ssh(t, "-W", target, p.hostAlias)
@@ -160,13 +160,13 @@ func (p *apiUser) openTunnel(t *testing.T, target string) *tunnel {
 		_ = command.Process.Kill()
 		_ = command.Wait()
 		if t.Failed() {
-			t.Logf("ssh -W said: %s", &said)
+			t.Logf("ssh -W printed: %s", &said)
 		}
 	})
 	return tun
 }
 
-// echoes sends a line and wants it back.
+// checkEcho sends a line and checks that the private host sends it back.
 func (tun *tunnel) checkEcho(t *testing.T, line string) {
 	t.Helper()
 	if _, err := io.WriteString(tun.stdin, line+"\n"); err != nil {
@@ -178,7 +178,7 @@ func (tun *tunnel) checkEcho(t *testing.T, line string) {
 	}
 }
 
-// cut waits for the tunnel's end, which is not the person's doing.
+// checkCut waits until the bastion closes the tunnel.
 func (tun *tunnel) checkCut(t *testing.T) {
 	t.Helper()
 	go func() {
@@ -190,12 +190,12 @@ func (tun *tunnel) checkCut(t *testing.T) {
 		if err != io.EOF {
 			t.Fatalf("the tunnel ended with %v", err)
 		}
-	case <-time.After(30 * time.Second):
+	case <-time.After(waitLimit):
 		t.Fatal("the tunnel is still open")
 	}
 }
 
-// privateHost echoes, on the private network, until the test is over.
+// privateHost starts an echo server on the private network and returns its address.
 func privateHost(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.99.0.1:0")

@@ -30,7 +30,7 @@ import (
 	"time"
 )
 
-// What was agreed with Slack, and by which names Parameter Store has it.
+// Slack's credentials, and their names in Parameter Store.
 const (
 	signingSecret = "8f742231b10e8888abcd99yyyzzz85a5"
 	botToken      = "xoxb-17653672481-19874698323"
@@ -38,49 +38,47 @@ const (
 	tokenName     = "/way-in/slack/bot-token"
 )
 
-// Slack's ids of a workspace and a channel.
+// IDs of a workspace and a channel.
 const (
 	team    = "T0123ABCD"
 	channel = "C0123ABCD"
 )
 
-// What Slack takes at a response_url; see
+// Slack's limits of a response_url; see
 // https://docs.slack.dev/interactivity/handling-user-interaction/#message_responses.
 const (
 	maxUses = 5
 	urlLife = 30 * time.Minute
 )
 
-// fakeSlack is Slack: it sends commands and presses of buttons, signed, and takes
-// messages at https://hooks.slack.com and https://slack.com. The function comes to
-// these through a proxy, which its environment names, with a certificate that its
-// environment trusts.
+// fakeSlack plays Slack. It sends signed commands and button presses, and receives
+// messages at https://hooks.slack.com and https://slack.com. The function reaches these
+// hosts through the proxy and with the certificate that its environment names.
 type fakeSlack struct {
 	app             string // the URL that requests go to
 	proxy           string // the URL of the proxy
-	certificateFile string // the file of the certificate
+	certificateFile string // in PEM
 	certificate     tls.Certificate
-	client          *http.Client // of app
-	hostsAddress    string       // the address of the hosts' server
+	client          *http.Client // for app
+	hostsAddress    string       // of the server that plays both hosts
 	tunnels         sync.WaitGroup
 
 	mu           sync.Mutex
 	serial       int
-	responseURLs map[string]time.Time // response_urls, and when
-	uses         map[string]int       // of these
+	responseURLs map[string]time.Time // to the time of their creation
+	uses         map[string]int       // of each response_url; of direct messages under ""
 	messages     []message
-	rejected     []string // what was not taken, and why
+	rejected     []string // messages and reasons
 }
 
-// message is what somebody reads in Slack.
+// message is a message in Slack.
 type message struct {
-	responseURL     string // the response_url; of a direct message, empty
-	Channel         string // of a direct message
-	TS              string
-	user            string // of a direct message
+	responseURL     string // empty for a direct message
+	Channel, TS     string // of a direct message
+	user            string // the recipient of a direct message
 	ReplaceOriginal bool   `json:"replace_original"`
 	ResponseType    string `json:"response_type"`
-	text            string // all text in it, a line for each
+	text            string // all text elements, one per line
 	buttons         []messageButton
 }
 
@@ -102,7 +100,7 @@ func newSlack(t testing.TB) *fakeSlack {
 	return s
 }
 
-// take takes a message, or says why not.
+// receive serves response_urls, chat.postMessage and chat.update.
 func (s *fakeSlack) receive(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
 	var m message
@@ -123,7 +121,7 @@ func (s *fakeSlack) receive(w http.ResponseWriter, r *http.Request) {
 	s.mu.Unlock()
 	switch {
 	case direct && r.Header.Get("Authorization") != "Bearer "+botToken:
-		s.reject(w, http.StatusOK, r.URL.Path, "invalid_auth") // the API says no with a 200
+		s.reject(w, http.StatusOK, r.URL.Path, "invalid_auth") // the API's errors have status 200
 		return
 	case !direct && (!known || r.Header.Get("Authorization") != ""):
 		s.reject(w, http.StatusNotFound, m.responseURL, "no_such_url")
@@ -145,7 +143,7 @@ func (s *fakeSlack) receive(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.WriteString(w, `{"ok":true}`)
 }
 
-// takeDirect posts a direct message, or puts it in the place of one that was posted.
+// receiveDirect posts a direct message or replaces the one that has the same channel and ts.
 func (s *fakeSlack) receiveDirect(w http.ResponseWriter, update bool, m message) {
 	s.mu.Lock()
 	if update {
@@ -174,7 +172,7 @@ func (s *fakeSlack) reject(w http.ResponseWriter, status int, what, why string) 
 	_, _ = fmt.Fprintf(w, `{"ok":false,"error":%q}`, why)
 }
 
-// read finds the text and the buttons in a message's blocks.
+// read collects the text and the buttons of a message's blocks.
 func (m *message) read(content any) {
 	switch content := content.(type) {
 	case []any:
@@ -198,17 +196,17 @@ func (m *message) read(content any) {
 	}
 }
 
-// button finds a button by what it does.
+// button returns the button that has an action_id.
 func (m message) button(t testing.TB, id string) messageButton {
 	t.Helper()
 	at := slices.IndexFunc(m.buttons, func(b messageButton) bool { return b.ID == id })
 	if at < 0 {
-		t.Fatalf("no button %q is in the message:\n%s", id, m.text)
+		t.Fatalf("the message has no button %q:\n%s", id, m.text)
 	}
 	return m.buttons[at]
 }
 
-// responseURL makes a new one.
+// newResponseURL returns a new response_url.
 func (s *fakeSlack) newResponseURL(kind string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -218,15 +216,14 @@ func (s *fakeSlack) newResponseURL(kind string) string {
 	return made
 }
 
-// command sends what a user types behind /bastion. It answers what they read at
-// once, and where that may be replaced.
+// sendCommand sends a /bastion command. It returns the reply and the response_url.
 func (s *fakeSlack) sendCommand(t testing.TB, user, text string) (answer message, at string) {
 	t.Helper()
 	at = s.newResponseURL("commands")
 	body := s.sendForm(t, "/slack/command", commandForm(user, text, at))
 	var content any
 	if json.Unmarshal(body, &answer) != nil || json.Unmarshal(body, &content) != nil || answer.ResponseType != "ephemeral" {
-		t.Fatalf("/bastion %s was answered %s", text, body)
+		t.Fatalf("/bastion %s returned %s", text, body)
 	}
 	answer.read(content)
 	return answer, at
@@ -238,7 +235,7 @@ func commandForm(user, text, responseURL string) url.Values {
 	}
 }
 
-// press presses a button of a message, and answers where that is answered.
+// pressButton presses a button of a message and returns the response_url.
 func (s *fakeSlack) pressButton(t testing.TB, user string, b messageButton) (at string) {
 	t.Helper()
 	at = s.newResponseURL("actions")
@@ -250,12 +247,12 @@ func (s *fakeSlack) pressButton(t testing.TB, user string, b messageButton) (at 
 		t.Fatal(err)
 	}
 	if body := s.sendForm(t, "/slack/interaction", url.Values{"payload": {string(payload)}}); len(body) > 0 {
-		t.Fatalf("the button was answered %s", body)
+		t.Fatalf("the button returned %s", body)
 	}
 	return at
 }
 
-// send sends a form, signed, and answers the body.
+// sendForm sends a signed form and returns the body of the response.
 func (s *fakeSlack) sendForm(t testing.TB, path string, form url.Values) []byte {
 	t.Helper()
 	body := form.Encode()
@@ -272,12 +269,12 @@ func (s *fakeSlack) sendForm(t testing.TB, path string, form url.Values) []byte 
 	defer answer.Body.Close()
 	text, err := io.ReadAll(answer.Body)
 	if err != nil || answer.StatusCode != http.StatusOK {
-		t.Fatalf("%s answered %s %s, %v", path, answer.Status, text, err)
+		t.Fatalf("%s returned %s %s, %v", path, answer.Status, text, err)
 	}
 	return text
 }
 
-// sign signs a body as Slack does, in the headers.
+// signRequest adds Slack's signature of a body to the headers.
 func signRequest(header http.Header, body string) {
 	now := fmt.Sprint(time.Now().Unix())
 	mac := hmac.New(sha256.New, []byte(signingSecret))
@@ -286,7 +283,7 @@ func signRequest(header http.Header, body string) {
 	header.Set("X-Slack-Signature", "v0="+hex.EncodeToString(mac.Sum(nil)))
 }
 
-// directly are the direct messages to a user that say something.
+// directMessages returns the direct messages to a user that contain a text.
 func (s *fakeSlack) directMessages(user, words string) (found []message) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -298,43 +295,43 @@ func (s *fakeSlack) directMessages(user, words string) (found []message) {
 	return found
 }
 
-// showsDirectly waits until a direct message to a user says something.
+// waitForDirectMessage waits until a direct message to a user contains a text.
 func (s *fakeSlack) waitForDirectMessage(t testing.TB, user, words string) message {
 	t.Helper()
-	look := time.NewTicker(100 * time.Millisecond)
-	defer look.Stop()
-	for giveUp := time.Now().Add(time.Minute); ; <-look.C {
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for giveUp := time.Now().Add(waitLimit); ; <-tick.C {
 		if found := s.directMessages(user, words); len(found) > 0 {
 			return found[len(found)-1]
 		}
 		if time.Now().After(giveUp) {
-			t.Fatalf("not in a minute: a direct message that says %q. There are:\n%v", words, s.directMessages(user, ""))
+			t.Fatalf("not within %s: a direct message with %q. There are:\n%v", waitLimit, words, s.directMessages(user, ""))
 		}
 	}
 }
 
-// shows waits until a message at a response_url has said something. Each stands in
-// the place of the one before, be it for a moment only.
+// waitForMessage waits until a message at a response_url has contained a text. Later
+// messages may have replaced it.
 func (s *fakeSlack) waitForMessage(t testing.TB, at, words string) message {
 	t.Helper()
-	look := time.NewTicker(100 * time.Millisecond)
-	defer look.Stop()
-	for giveUp := time.Now().Add(time.Minute); ; <-look.C {
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for giveUp := time.Now().Add(waitLimit); ; <-tick.C {
 		shown := s.lastMessage(at, words)
 		if shown.responseURL != "" {
-			// A button's message may be the status message, which stays.
+			// The message of a button may be the status message, so it is not replaced.
 			if shown.ReplaceOriginal != strings.Contains(at, "/commands/") || shown.ResponseType != "ephemeral" {
-				t.Fatalf("it replaces the wrong message, or is not for the person alone: %+v", shown)
+				t.Fatalf("the message replaces the wrong one, or is not ephemeral: %+v", shown)
 			}
 			return shown
 		}
 		if time.Now().After(giveUp) {
-			t.Fatalf("not in a minute: a message that says %q. It says:\n%s", words, s.lastMessage(at, "").text)
+			t.Fatalf("not within %s: a message with %q. The last one is:\n%s", waitLimit, words, s.lastMessage(at, "").text)
 		}
 	}
 }
 
-// shown is the last message at a response_url that says something.
+// lastMessage returns the last message at a response_url that contains a text.
 func (s *fakeSlack) lastMessage(at, words string) (last message) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -346,10 +343,8 @@ func (s *fakeSlack) lastMessage(at, words string) (last message) {
 	return last
 }
 
-// This file holds how the Slack function comes to Slack.
-
-// certify makes a certificate of these names and of loopback, which vouches for
-// itself, and a file of it.
+// newCertificate makes a self-signed certificate for host names and loopback, and returns
+// it and its PEM file.
 func newCertificate(t testing.TB, names ...string) (tls.Certificate, string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -357,7 +352,7 @@ func newCertificate(t testing.TB, names ...string) (tls.Certificate, string) {
 		t.Fatal(err)
 	}
 	template := x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "a test's"}, DNSNames: names, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, DNSNames: names, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
 	}
@@ -376,7 +371,7 @@ func newCertificate(t testing.TB, names ...string) (tls.Certificate, string) {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, file
 }
 
-// serveTLS is serve, over TLS.
+// serveTLS is serve with TLS.
 func (s *fakeSlack) serveTLS(t testing.TB, handler http.Handler) string {
 	t.Helper()
 	server := httptest.NewUnstartedServer(handler)
@@ -389,10 +384,10 @@ func (s *fakeSlack) serveTLS(t testing.TB, handler http.Handler) string {
 	return server.URL
 }
 
-// tunnel is the proxy: there is a way to Slack, and to nobody else.
+// tunnel is the HTTP proxy. It connects to Slack's hosts only.
 func (s *fakeSlack) tunnel(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodConnect || r.Host != "hooks.slack.com:443" && r.Host != "slack.com:443" {
-		s.reject(w, http.StatusForbidden, "a way to "+r.Host, "no such way")
+		s.reject(w, http.StatusForbidden, "CONNECT "+r.Host, "not a host of Slack")
 		return
 	}
 	inner, err := net.Dial("tcp", s.hostsAddress)

@@ -15,11 +15,11 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// In the chapters before, whoever comes first takes a step: the function that was
-// asked, the observer or the reaper. In these, no event is delivered any more, and
-// each function has to take by itself every step that it may.
+// In the steps of the other files, a request, the observer and the reaper compete for
+// each change. In the steps of this file no events are delivered, so the one function
+// that runs must make every change that it is allowed to make.
 
-// quiet ends events and schedules.
+// stopAllEvents stops the events and schedules.
 func (s *systemTest) stopAllEvents(*testing.T) { s.stopEvents() }
 
 func (s *systemTest) createAlone(t *testing.T) {
@@ -37,48 +37,47 @@ func (s *systemTest) createAlone(t *testing.T) {
 		return err == nil && len(tasks) == 1 && tasks[0].Status == bastion.TaskStopped
 	})
 	if again := s.alice.expect(t, 200, "ready", post...); again.ID != s.bastionID || again.HostKey == made.HostKey {
-		t.Fatalf("after its task's death, it is %s", again.Body)
+		t.Fatalf("create after the task was killed returned %s", again.Body)
 	}
 }
 
-// expired asks again for a bastion whose time is over, of which nobody has taken
-// notice: create frees its name.
+// createReplacesExpired creates a bastion whose predecessor of the same name has expired
+// without having been closed.
 func (s *systemTest) createReplacesExpired(t *testing.T) {
 	guest := &apiUser{deployment: s.deployment, user: "guest", sourceIP: "127.0.0.4"}
 	guest.generateKey(t)
 	body := fmt.Sprintf(`{"ttl":"1s","public_key":%q}`, strings.TrimSpace(guest.readPublicKey(t)))
 	post := []string{"--header", "Content-Type: application/json", "--data", body, "/bastions"}
 	first := guest.expect(t, 201, "", post...)
-	eventually(t, "its time is over", func() bool { return time.Now().After(first.Deadline) })
+	eventually(t, "the deadline has passed", func() bool { return time.Now().After(first.Deadline) })
 	guest.expect(t, 201, "", post...)
 }
 
-// listed wants an admin to see everybody's, and others their own.
+// describeLists checks that an admin sees all bastions and other users see their own.
 func (s *systemTest) describeLists(t *testing.T) {
 	admin := &apiUser{deployment: s.deployment, user: operator, sourceIP: "127.0.0.5"}
-	everybodys, own := admin.expect(t, 200, "", "/bastions"), s.alice.expect(t, 200, "", "/bastions")
-	if len(own.Bastions) != 1 || len(everybodys.Bastions) < 2 {
-		t.Fatalf("alice sees %s, the operator %s", own.Body, everybodys.Body)
+	all, own := admin.expect(t, 200, "", "/bastions"), s.alice.expect(t, 200, "", "/bastions")
+	if len(own.Bastions) != 1 || len(all.Bastions) < 2 {
+		t.Fatalf("alice sees %s, the operator sees %s", own.Body, all.Body)
 	}
 }
 
-// extendAlone closes a bastion by its console, which an extension is the first to
-// notice.
+// extendAlone asks the console to close the bastion. The next extension closes it.
 func (s *systemTest) extendAlone(t *testing.T) {
 	s.alice.saveSSHConfig(t, s.bastionID)
 	console := s.alice.ssh(t, s.alice.hostAlias, "close")
 	if err := console.Start(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "an extension closes what the console asked to close", func() bool {
+	eventually(t, "an extension closes the bastion", func() bool {
 		a := s.alice.call(t, "--request", "PATCH", "--header", "Content-Type: application/json", "--data", `{"ttl":"1s"}`, "/bastions/"+s.bastionID)
 		return a.State == "closing"
 	})
-	_ = console.Wait() // cut off or not
+	_ = console.Wait() // the close may interrupt the session
 }
 
-// destroyAlone closes until the lease has its tombstone; the rest is not for
-// destroy to do.
+// destroyAlone repeats the close request until the lease has its tombstone. The
+// observer does the rest.
 func (s *systemTest) destroyAlone(t *testing.T) {
 	rec, err := s.ports.Store.Fetch(t.Context(), s.bastionID)
 	if err != nil {
@@ -92,24 +91,24 @@ func (s *systemTest) destroyAlone(t *testing.T) {
 	s.convergeBy(t, "observer", s.bastionID)
 }
 
-// observerAlone and reaperAlone take a bastion from nothing to ready, and to its
-// end. The observer is first: what is left lying about is due, and the reaper would
-// take it from it.
+// observerAlone and reaperAlone take a bastion from its intent to ready and to its end.
+// The observer runs first, because the reaper would also advance the records of the
+// steps before.
 func (s *systemTest) observerAlone(t *testing.T) { s.runLifecycle(t, "observer") }
 func (s *systemTest) reaperAlone(t *testing.T)   { s.runLifecycle(t, "reaper") }
 
 func (s *systemTest) runLifecycle(t *testing.T, function string) {
 	id := s.storeIntent(t, bastionIDs[function], "slack:"+team+":U"+strings.ToUpper(function))
-	eventually(t, function+" makes it ready", func() bool { return s.convergeBy(t, function, id).State() == bastion.Ready })
+	eventually(t, function+" makes the bastion ready", func() bool { return s.convergeBy(t, function, id).State() == bastion.Ready })
 	s.updateRecord(t, id, func(rec *bastion.Record) { rec.Intent.Deadline = rec.CreatedAt })
-	eventually(t, function+" brings it to its end", func() bool { return !s.convergeBy(t, function, id).FinishedAt.IsZero() })
+	eventually(t, function+" finishes the bastion", func() bool { return !s.convergeBy(t, function, id).FinishedAt.IsZero() })
 }
 
-// ids are of the bastions that two functions make by themselves.
+// bastionIDs are the IDs of the bastions that observerAlone and reaperAlone start.
 var bastionIDs = map[string]string{"observer": "oooooooooooooooo", "reaper": "rrrrrrrrrrrrrrrr"}
 
-// intend writes an intent and does nothing about it, as a function would leave it
-// that died after its first write. Its owner is of Slack and to be told of it.
+// storeIntent stores a new record without any further step, as a function leaves it that
+// dies after its first write. The owner is of Slack and is notified.
 func (s *systemTest) storeIntent(t *testing.T, id, owner string) string {
 	t.Helper()
 	now := time.Now().UTC().Truncate(time.Second)
@@ -128,7 +127,7 @@ func (s *systemTest) storeIntent(t *testing.T, id, owner string) string {
 	return id
 }
 
-// change writes what time, or somebody else, would have written.
+// updateRecord changes a stored record.
 func (s *systemTest) updateRecord(t *testing.T, id string, change func(*bastion.Record)) bastion.Record {
 	t.Helper()
 	rec, err := s.ports.Store.Fetch(t.Context(), id)
@@ -144,8 +143,8 @@ func (s *systemTest) updateRecord(t *testing.T, id string, change func(*bastion.
 	return next
 }
 
-// look lets a function look at a bastion: the reaper because it is due, the
-// observer because of an event. It answers what is then on record.
+// convergeBy invokes a function so that it converges a bastion: the reaper because the
+// record is due, the observer with a task event. It returns the record afterwards.
 func (s *systemTest) convergeBy(t *testing.T, function, id string) bastion.Record {
 	t.Helper()
 	event := []byte(`{"do":"reap"}`)
@@ -156,7 +155,7 @@ func (s *systemTest) convergeBy(t *testing.T, function, id string) bastion.Recor
 	}
 	answer, err := s.functions[function].Invoke(t.Context(), event)
 	if err != nil || functionError(answer) != "" {
-		t.Fatalf("%s answered %s, %v", function, answer, err)
+		t.Fatalf("%s returned %s, %v", function, answer, err)
 	}
 	rec, err := s.ports.Store.Fetch(t.Context(), id)
 	if err != nil {
@@ -165,7 +164,7 @@ func (s *systemTest) convergeBy(t *testing.T, function, id string) bastion.Recor
 	return rec
 }
 
-// taskEvent says that something has happened to a task of the bastion.
+// taskEvent returns an event about a task of the bastion.
 func taskEvent(t *testing.T, cluster, id string) []byte {
 	t.Helper()
 	event, err := json.Marshal(map[string]any{
@@ -187,14 +186,18 @@ func (p *apiUser) readPublicKey(t *testing.T) string {
 	return string(public)
 }
 
-// eventually waits for something, for at most a minute.
-func eventually(t *testing.T, what string, there func() bool) {
+// eventually waits until the condition holds, at most for waitLimit.
+func eventually(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	look := time.NewTicker(500 * time.Millisecond)
-	defer look.Stop()
-	for giveUp := time.Now().Add(time.Minute); !there(); <-look.C {
+	tick := time.NewTicker(500 * time.Millisecond)
+	defer tick.Stop()
+	for giveUp := time.Now().Add(waitLimit); !holds(); <-tick.C {
 		if time.Now().After(giveUp) {
-			t.Fatalf("not in a minute: %s", what)
+			t.Fatalf("not within %s: %s", waitLimit, what)
 		}
 	}
 }
+
+// waitLimit is how long a step waits for a condition. It is long, because the machine
+// may be busy.
+const waitLimit = 3 * time.Minute

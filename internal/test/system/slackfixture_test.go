@@ -14,35 +14,35 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/test/emulator"
 )
 
-// office is the Slack function by itself: under the emulators, with its table, its
-// secrets and Slack. The functions that it calls are the test's, so that they can be
-// slow or down.
+// slackFixture runs the Slack function alone: in the emulators, with its table, its
+// secrets and the test's Slack. The test plays the functions that it calls, so that they
+// can be slow or down.
 type slackFixture struct {
 	slack     *fakeSlack
 	lambda    *lambdaAPI
 	functions functions
 
-	// The emulator has one instance, where Lambda has one for each event. If hasty,
-	// an event of work that finds it busy is not done.
+	// An emulator has one instance, where Lambda has one for each event. If dropWhenBusy
+	// is set, a job for a busy instance is dropped.
 	dropWhenBusy bool
 	busy         sync.Mutex
 
 	mu        sync.Mutex
 	backends  backendState
-	userCount int // of users
+	userCount int
 }
 
-// manner is how the other functions are.
+// backendState is the state of the functions that the Slack function calls.
 type backendState string
 
 const (
 	fast    backendState = "fast"
-	slow    backendState = "slow"    // they answer after five seconds
-	failing backendState = "failing" // they are called, and fail
-	down    backendState = "down"    // Lambda itself fails, whatever is called
+	slow    backendState = "slow"    // they respond after five seconds
+	failing backendState = "failing" // they run and fail
+	down    backendState = "down"    // Invoke fails for every function
 )
 
-// openOffice starts it. programs is where the function is compiled.
+// newSlackFixture starts a fixture. programs is the folder of the compiled function.
 func newSlackFixture(t testing.TB, programs string) *slackFixture {
 	t.Helper()
 	dynamo := emulator.DynamoDB(t)
@@ -70,7 +70,6 @@ func newSlackFixture(t testing.TB, programs string) *slackFixture {
 	return o
 }
 
-// are changes how the other functions are.
 func (o *slackFixture) setBackends(m backendState) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -83,7 +82,7 @@ func (o *slackFixture) backendState() backendState {
 	return o.backends
 }
 
-// ServeHTTP is Lambda.
+// ServeHTTP serves Lambda's API.
 func (o *slackFixture) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if o.backendState() == down {
 		serviceFails(w)
@@ -92,7 +91,7 @@ func (o *slackFixture) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	o.lambda.ServeHTTP(w, r)
 }
 
-// invoke is of invokes.
+// invoke is an invokeFunc.
 func (o *slackFixture) invoke(ctx context.Context, name string, event []byte) ([]byte, error) {
 	if name == slackWork && o.dropWhenBusy {
 		if !o.busy.TryLock() {
@@ -118,27 +117,27 @@ func (o *slackFixture) invoke(ctx context.Context, name string, event []byte) ([
 	return []byte(`{"status":200,"body":"{\"bastions\":[]}"}`), nil
 }
 
-// Whoever asks while the functions are down is told so: at once if nothing could be
-// handed over, and otherwise in the place of the first answer.
+// While the other functions are down, the Slack function says so: in its first reply if
+// it could not queue the job, otherwise in the message that replaces the first reply.
 func TestOutageIsReportedToSlackUser(t *testing.T) {
 	o := newSlackFixture(t, compile(t, "./functions/slack"))
 	dave := &slackUser{apiUser: apiUser{deployment: &deployment{slack: o.slack}, sourceIP: "127.0.0.1"}, userID: "UDAVE"}
 	dave.generateKey(t)
 	o.setBackends(down)
 	if said, _ := o.slack.sendCommand(t, dave.userID, "key "+dave.readPublicKey(t)); !strings.Contains(said.text, "Key saved") {
-		t.Errorf("key was answered\n%s", said.text) // it takes none of them
+		t.Errorf("key: the reply is\n%s", said.text) // it calls no other function
 	}
 	for _, command := range []string{"status", "extend 30m", "down"} {
 		if said, _ := o.slack.sendCommand(t, dave.userID, command); !strings.Contains(said.text, "The bastion service isn't responding") {
-			t.Errorf("%s, with nothing to hand it to, was answered\n%s", command, said.text)
+			t.Errorf("%s, without a queue: the reply is\n%s", command, said.text)
 		}
 	}
 	at := o.slack.pressButton(t, dave.userID, messageButton{ID: "extend", Value: bastionIDs["reaper"]})
 	if said := o.slack.lastMessage(at, ""); !strings.Contains(said.text, "The bastion service isn't responding") || said.ReplaceOriginal {
-		t.Errorf("a button, with nothing to hand it to, was answered %+v", said)
+		t.Errorf("a button, without a queue: the reply is %+v", said)
 	}
 	said, place := o.slack.sendCommand(t, dave.userID, "up")
-	dave.startLink = said.button(t, "open").URL // a link takes none of them either
+	dave.startLink = said.button(t, "open").URL // a link calls no other function either
 	if status, page := dave.pressStart(t); status != http.StatusServiceUnavailable || !strings.Contains(page, "nothing was started") {
 		t.Errorf("the page answered %d\n%s", status, page)
 	}
@@ -146,7 +145,7 @@ func TestOutageIsReportedToSlackUser(t *testing.T) {
 	for _, command := range []string{"status", "extend 30m", "down"} {
 		said, at := o.slack.sendCommand(t, dave.userID, command)
 		if !strings.Contains(said.text, "...") {
-			t.Errorf("%s was answered\n%s", command, said.text)
+			t.Errorf("%s: the first reply is\n%s", command, said.text)
 		}
 		o.slack.waitForMessage(t, at, "The bastion service isn't responding")
 	}

@@ -18,22 +18,22 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// member is a person in Slack, at their machine.
+// slackUser is a user of Slack with a machine, from which they use curl and ssh.
 type slackUser struct {
 	apiUser
 	userID string // of the user
 
-	startLink   string    // to the page of their claim
-	statusPage  string    // to the page that follows the start
-	responseURL string    // the response_url of the command that asked
-	bastionID   string    // the id
-	deadline    time.Time // of it
+	startLink   string
+	statusPage  string // the URL of the page that follows the start page
+	responseURL string // of the command that the start link came from
+	bastionID   string
+	deadline    time.Time
 	tunnel      *tunnel
 }
 
 func (m *slackUser) owner() string { return "slack:" + team + ":" + m.userID }
 
-// browse opens a page, with the cookies of the pages before.
+// browse opens a page with curl, with the cookies of the pages before.
 func (m *slackUser) browse(t *testing.T, args ...string) (status int, page, location string) {
 	t.Helper()
 	jar := filepath.Join(filepath.Dir(m.keyFile), "cookies")
@@ -46,11 +46,12 @@ func (m *slackUser) browse(t *testing.T, args ...string) (status int, page, loca
 		t.Fatalf("curl %v: %v\n%s", args, err, out)
 	}
 	cut := strings.LastIndexByte(string(out), '\n')
-	_, _ = fmt.Sscan(string(out[cut+1:]), &status, &location) // there need be no location
+	_, _ = fmt.Sscan(string(out[cut+1:]), &status, &location) // the location may be missing
 	return status, string(out[:cut]), location
 }
 
-// pressStart opens the link and presses the button, if there is one.
+// pressStart opens the start link and presses the page's button. If the page has no
+// button, it returns the page.
 func (m *slackUser) pressStart(t *testing.T) (status int, page string) {
 	t.Helper()
 	status, page, _ = m.browse(t, m.startLink)
@@ -65,53 +66,53 @@ func (m *slackUser) pressStart(t *testing.T) (status int, page string) {
 	return status, page
 }
 
-// inPage finds what a page has at a place, as a person reads it.
+// findInPage returns the first group of a pattern in a page, with HTML unescaped.
 func findInPage(t *testing.T, page, pattern string) string {
 	t.Helper()
 	match := regexp.MustCompile(`(?s)` + pattern).FindStringSubmatch(page)
 	if match == nil {
-		t.Fatalf("there is no %s in the page\n%s", pattern, page)
+		t.Fatalf("the page has no %s\n%s", pattern, page)
 	}
 	return html.UnescapeString(match[1])
 }
 
-// slackAsks tells a key and asks, and gets a link.
+// slackSendsStartLink saves a key and gets a start link.
 func (s *systemTest) slackSendsStartLink(t *testing.T) {
 	s.carol = &slackUser{apiUser: apiUser{deployment: s.deployment, sourceIP: "127.0.0.7"}, userID: "UCAROL"}
 	s.carol.generateKey(t)
 	if said, _ := s.slack.sendCommand(t, s.carol.userID, "up for 30m"); !strings.Contains(said.text, "Register your public key first") {
-		t.Fatalf("without a key, up was answered\n%s", said.text)
+		t.Fatalf("up without a key: the reply is\n%s", said.text)
 	}
 	if said, _ := s.slack.sendCommand(t, s.carol.userID, "key "+s.carol.readPublicKey(t)); !strings.Contains(said.text, "Key saved") {
-		t.Fatalf("key was answered\n%s", said.text)
+		t.Fatalf("key: the reply is\n%s", said.text)
 	}
 	var said message
 	said, s.carol.responseURL = s.slack.sendCommand(t, s.carol.userID, "up for 30m because deploy")
 	s.carol.startLink = said.button(t, "open").URL
-	s.logf(t, "  the key is remembered, and up is answered with a link")
+	s.logf(t, "  the key is saved; up returns a start link")
 }
 
-// slackStarts opens the link, and presses the button. The first press is not taken
-// up, because Lambda fails.
+// slackUserStarts opens the start link and presses the button twice. The first press
+// fails, because Lambda rejects the job.
 func (s *systemTest) slackUserStarts(t *testing.T) {
 	s.lambda.rejectNext("job start", "")
 	if status, page := s.carol.pressStart(t); status != http.StatusServiceUnavailable || !strings.Contains(page, "nothing was started") {
-		t.Fatalf("while Lambda fails, the button answered %d\n%s", status, page)
+		t.Fatalf("the button, while Lambda rejects the job, returned %d\n%s", status, page)
 	}
-	s.logf(t, "  Lambda fails: the page says that nothing has been started")
+	s.logf(t, "  Lambda rejects the job: the page says that nothing was started")
 	s.lambda.rejectNext("notice ready", roleOf("reaper"))
 	if status, page := s.carol.pressStart(t); status != http.StatusSeeOther || !strings.Contains(s.carol.statusPage, "/slack/status/") {
-		t.Fatalf("pressed again, the button answered %d %s\n%s", status, s.carol.statusPage, page)
+		t.Fatalf("the button, pressed again, returned %d %s\n%s", status, s.carol.statusPage, page)
 	}
 	if status, page, location := s.carol.browse(t, s.carol.startLink); status != http.StatusSeeOther || location != s.carol.statusPage {
 		t.Fatalf("the used link in the same browser: status %d, to %s\n%s", status, location, page)
 	}
 	s.slack.waitForMessage(t, s.carol.responseURL, s.carol.sourceIP)
-	s.logf(t, "  pressed again, it is taken up; the message in Slack says for which address")
+	s.logf(t, "  pressed again, the button starts the bastion; the message in Slack names the address")
 }
 
-// slackConnects follows the page until the bastion is ready, and connects with what
-// it shows.
+// slackUserConnects reloads the status page until the bastion is ready, downloads the
+// configuration, and connects with it.
 func (s *systemTest) slackUserConnects(t *testing.T) {
 	var page string
 	eventually(t, "the page has the configuration", func() bool {
@@ -133,31 +134,31 @@ func (s *systemTest) slackUserConnects(t *testing.T) {
 	s.carol.checkConnects(t, s.carol.owner())
 	s.carol.tunnel = s.carol.openTunnel(t, s.targetHost)
 	s.carol.tunnel.checkEcho(t, "hello from Slack")
-	stranger := s.carol.apiUser
-	stranger.sourceIP = "127.0.0.8"
-	stranger.checkRefused(t)
-	s.logf(t, "  ready; ssh connects with what the page shows, and from elsewhere does not")
+	elsewhere := s.carol.apiUser
+	elsewhere.sourceIP = "127.0.0.8"
+	elsewhere.checkRefused(t)
+	s.logf(t, "  ready; ssh connects with the downloaded file, from another address it does not")
 }
 
-// slackIsTold waits until the message says so, too. Lambda does not take the notice
-// at first, and the reaper makes up for it.
+// slackReportsReady waits for the status message and the ready message. Lambda rejects
+// the notice until the reaper sends it.
 func (s *systemTest) slackReportsReady(t *testing.T) {
 	s.slack.waitForDirectMessage(t, s.carol.userID, "is ready for "+s.carol.sourceIP)
 	ready := s.slack.waitForDirectMessage(t, s.carol.userID, "Bastion default is ready\n")
 	refused, lost := s.lambda.outcomes()
 	if !slices.Equal(refused, []string{"job start", "notice ready"}) {
-		t.Errorf("refused were %q", refused)
+		t.Errorf("Lambda rejected %q", refused)
 	}
 	for _, kind := range []string{"job start", "notice ready"} {
 		if !slices.Contains(lost, kind) {
-			t.Errorf("no event was lost that is a %s, but %q", kind, lost)
+			t.Errorf("no %s event was lost, but %q", kind, lost)
 		}
 	}
 	s.carol.bastionID = ready.button(t, "extend").Value
-	s.logf(t, "  the message in Slack says ready; refused by Lambda were %q, lost at their first try %q", refused, lost)
+	s.logf(t, "  Slack shows ready; Lambda rejected %q and lost the first attempts of %q", refused, lost)
 }
 
-// slackExtends presses the button, an hour from when it is pressed.
+// slackButtonExtends presses the button that extends to one hour from now.
 func (s *systemTest) slackButtonExtends(t *testing.T) {
 	before := s.describeForAdmin(t)
 	at := s.slack.pressButton(t, s.carol.userID, s.slack.waitForDirectMessage(t, s.carol.userID, "Bastion default is ready\n").button(t, "extend"))
@@ -165,28 +166,28 @@ func (s *systemTest) slackButtonExtends(t *testing.T) {
 	after := s.describeForAdmin(t)
 	s.carol.deadline = after.Deadline
 	if moved := after.Deadline.Sub(before.Deadline); moved < 25*time.Minute || after.ID != before.ID || time.Until(after.Deadline) > time.Hour+time.Second {
-		t.Fatalf("the deadline has moved by %s: %s", moved, after.Body)
+		t.Fatalf("the deadline moved by %s: %s", moved, after.Body)
 	}
 	s.slack.waitForDirectMessage(t, s.carol.userID, after.Deadline.UTC().Format("2006-01-02 15:04 UTC")+">; can be extended")
-	s.carol.tunnel.checkEcho(t, "what was open stays open")
-	s.logf(t, "  until %s instead of %s; what was open stays open", after.Deadline.Format(time.TimeOnly), before.Deadline.Format(time.TimeOnly))
+	s.carol.tunnel.checkEcho(t, "the open tunnel stays open")
+	s.logf(t, "  until %s instead of %s; the open tunnel stays open", after.Deadline.Format(time.TimeOnly), before.Deadline.Format(time.TimeOnly))
 }
 
-// carolsBastion is as an admin sees it.
+// describeForAdmin returns carol's bastion as an admin sees it.
 func (s *systemTest) describeForAdmin(t *testing.T) apiResponse {
 	t.Helper()
 	admin := &apiUser{deployment: s.deployment, user: operator, sourceIP: "127.0.0.5"}
 	seen := admin.expect(t, 200, "ready", "--header", waitHeader, "/bastions/"+s.carol.bastionID)
 	if seen.Owner != s.carol.owner() || seen.Source != s.carol.sourceIP+"/32" {
-		t.Fatalf("it is %s", seen.Body)
+		t.Fatalf("the admin sees %s", seen.Body)
 	}
 	return seen
 }
 
-// slackWarns waits for the warning of the new deadline.
+// slackSendsWarning waits for the warning of the new deadline.
 func (s *systemTest) slackSendsWarning(t *testing.T) {
 	var warnings []message
-	eventually(t, "the warning comes", func() bool {
+	eventually(t, "Slack has the warning", func() bool {
 		warnings = s.slack.directMessages(s.carol.userID, "closes in")
 		return len(warnings) > 0
 	})
@@ -203,30 +204,31 @@ func (s *systemTest) slackSendsWarning(t *testing.T) {
 	s.logf(t, "  by direct message: %s", strings.SplitN(warnings[0].text, "\n", 2)[0])
 }
 
-// toldAgain lets it be forgotten what the owner was told, as if whoever told them had
-// died. They are told again, and yet not warned again; see slackHeld.
+// resendNotice removes the last notice from the record, as if the function that sent it
+// had died before it could store it. The notice is sent again, but not the warning; see
+// slackKeepsLimitsAndSecrets.
 func (s *systemTest) resendNotice(t *testing.T) {
 	t.Helper()
-	told := s.events.delivered("warning")
-	eventually(t, "it is forgotten", func() bool {
+	notices := s.events.delivered("warning")
+	eventually(t, "the last notice is removed", func() bool {
 		rec, err := s.ports.Store.Fetch(t.Context(), s.carol.bastionID)
 		next := rec
 		next.LastNotice, next.DueAt, next.Version = bastion.Notice{}, time.Now().UTC(), rec.Version+1
 		return err == nil && s.ports.Store.Replace(t.Context(), rec, next) == nil
 	})
-	eventually(t, "another notice holds the warning", func() bool { return s.events.delivered("warning") > told })
+	eventually(t, "another notice with the warning", func() bool { return s.events.delivered("warning") > notices })
 }
 
-// slackCloses asks what there is, closes it, and reads the receipt.
+// slackCloses runs status and down, and reads the receipt.
 func (s *systemTest) slackCloses(t *testing.T) {
 	said, at := s.slack.sendCommand(t, s.carol.userID, "status")
 	if !strings.Contains(said.text, "Looking up your bastions") {
-		t.Fatalf("status was answered\n%s", said.text)
+		t.Fatalf("status: the reply is\n%s", said.text)
 	}
 	s.slack.waitForMessage(t, at, "Bastion default is ready")
 	said, at = s.slack.sendCommand(t, s.carol.userID, "down")
 	if !strings.Contains(said.text, "Closing your bastion") {
-		t.Fatalf("down was answered\n%s", said.text)
+		t.Fatalf("down: the reply is\n%s", said.text)
 	}
 	s.slack.waitForMessage(t, at, "is clos")
 	s.carol.tunnel.checkCut(t)
@@ -235,39 +237,40 @@ func (s *systemTest) slackCloses(t *testing.T) {
 	s.slack.waitForDirectMessage(t, s.carol.userID, "Bastion default is closed\n")
 	for _, want := range []string{"Destinations: " + s.targetHost, "From: " + s.carol.sourceIP, "Reason: deploy", "Cost: about $"} {
 		if !strings.Contains(receipt.text, want) {
-			t.Errorf("the receipt does not say %q:\n%s", want, receipt.text)
+			t.Errorf("the receipt does not contain %q:\n%s", want, receipt.text)
 		}
 	}
 	for line := range strings.Lines(receipt.text) {
 		s.logf(t, "  the receipt: %s", strings.TrimSpace(line))
 	}
 	if _, page, _ := s.carol.browse(t, s.carol.statusPage); !strings.Contains(page, "The bastion is closed") {
-		t.Errorf("the page says\n%s", page)
+		t.Errorf("the status page is\n%s", page)
 	}
 }
 
-// slackHeld looks back at what Slack was sent, and at what the logs hold.
+// slackKeepsLimitsAndSecrets checks that one warning was sent, that Slack accepted every
+// message, and that no log contains a secret.
 func (s *systemTest) slackKeepsLimitsAndSecrets(t *testing.T) {
 	if warnings := s.slack.directMessages(s.carol.userID, "closes in"); len(warnings) != 1 {
-		t.Errorf("one deadline has been warned of %d times", len(warnings))
+		t.Errorf("%d warnings of one deadline", len(warnings))
 	}
 	s.slack.mu.Lock()
 	defer s.slack.mu.Unlock()
 	if len(s.slack.rejected) > 0 {
-		t.Errorf("Slack did not take %q", s.slack.rejected)
+		t.Errorf("Slack rejected %q", s.slack.rejected)
 	}
 	secrets := []string{signingSecret, botToken, s.carol.startLink[strings.LastIndexByte(s.carol.startLink, '/')+1:], s.carol.statusPage[strings.LastIndexByte(s.carol.statusPage, '/')+1:]}
 	for at, used := range s.slack.uses {
 		if at != "" {
 			secrets = append(secrets, strings.TrimPrefix(at, "https://hooks.slack.com"))
-			s.logf(t, "  used %d times: %s", used, strings.Join(strings.Split(at, "/")[2:4], "/"))
+			s.logf(t, "  a response_url was used %d times: %s", used, strings.Join(strings.Split(at, "/")[2:4], "/"))
 		}
 	}
 	for name, function := range s.functions {
 		log := function.Log.String()
 		for _, secret := range secrets {
 			if strings.Contains(log, secret) {
-				t.Errorf("the log of %s holds %q", name, secret)
+				t.Errorf("the log of %s contains %q", name, secret)
 			}
 		}
 	}

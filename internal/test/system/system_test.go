@@ -14,87 +14,87 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// role is one of IAM Identity Center's, whose sessions are people.
+// role is a role of IAM Identity Center, with a slash. Its session name is the user.
 const role = "AWSReservedSSO_Developer_0123456789abcdef/"
 
-// story is what TestTheWholeSystem tells, chapter by chapter.
+// systemTest is the state that the steps of TestWholeSystem share.
 type systemTest struct {
 	*deployment
 	startedAt  time.Time
 	alice      *apiUser
-	targetHost string // the private host
-	bastionID  string // of the bastion that alice has
-	tunnel     *tunnel
+	targetHost string  // the address and port of the private host
+	bastionID  string  // alice's bastion
+	tunnel     *tunnel // alice's
 	robot      *apiUser
-	expiringID string     // the robot's bastion, which will expire
-	carol      *slackUser // who asks through Slack
+	expiringID string // robot's bastion
+	carol      *slackUser
 }
 
-// TestTheWholeSystem is one story, in which each chapter goes on from the one
-// before.
+// TestWholeSystem runs its steps in order. Each step continues from the state that the
+// step before has left.
 func TestWholeSystem(t *testing.T) {
 	s := &systemTest{startedAt: time.Now()}
 	s.deployment = startDeployment(t)
 	s.targetHost = privateHost(t)
 	s.alice = &apiUser{deployment: s.deployment, user: role + "alice", sourceIP: "127.0.0.1"}
 	s.robot = &apiUser{deployment: s.deployment, user: "robot", sourceIP: "127.0.0.3"}
-	for _, chapter := range []struct {
-		what string
-		play func(*testing.T)
+	for _, step := range []struct {
+		title string
+		run   func(*testing.T)
 	}{
-		{"who is nobody, and what there is not", s.unknownCallersAreRefused},
-		{"request with curl, connect with ssh", s.createAndConnect},
-		{"everybody else is kept out", s.otherClientsAreRefused},
-		{"repeat the request", s.repeatCreate},
-		{"move the address", s.changeSourceAddress},
-		{"put another key in place", s.replaceKey},
-		{"extend by request and by console, without the reaper", s.withoutReaper(s.extendByAPIAndConsole)},
-		{"kill the task: another comes, without the reaper", s.withoutReaper(s.killTask)},
-		{"ask for one that will expire, and freeze it", s.freezeExpiringBastion},
-		{"close, and request at once", s.closeAndCreate},
-		{"the expired one is reaped", s.frozenBastionIsReaped},
-		{"the Slack function, taken over, speaks for people of Slack alone", s.slackRoleIsConfined},
+		{"refuse unsigned requests and unknown paths", s.unknownCallersAreRefused},
+		{"create with curl, connect with ssh", s.createAndConnect},
+		{"refuse other addresses, destinations and users", s.otherClientsAreRefused},
+		{"repeat the create request", s.repeatCreate},
+		{"change the source address", s.changeSourceAddress},
+		{"replace the public key", s.replaceKey},
+		{"extend by API and by console, without the reaper", s.withoutReaper(s.extendByAPIAndConsole)},
+		{"kill the task; another task starts, without the reaper", s.withoutReaper(s.killTask)},
+		{"create a bastion with a short time to live, freeze its process", s.freezeExpiringBastion},
+		{"close and create again at once", s.closeAndCreate},
+		{"the reaper stops the frozen task", s.frozenBastionIsReaped},
+		{"the Slack function's role acts only for owners of Slack", s.slackRoleIsConfined},
 		{"close by console", s.closeByConsole},
-		{"Slack: a key, and a link", s.slackSendsStartLink},
-		{"Slack: the link is opened, and its button pressed", s.slackUserStarts},
-		{"Slack: the page says when it is ready", s.slackUserConnects},
-		{"Slack: the message says so, too", s.slackReportsReady},
-		{"Slack: the button extends", s.slackButtonExtends},
-		{"Slack: the warning", s.slackSendsWarning},
+		{"Slack: save a key, get a start link", s.slackSendsStartLink},
+		{"Slack: open the start link, press its button", s.slackUserStarts},
+		{"Slack: connect with the status page's configuration", s.slackUserConnects},
+		{"Slack: direct messages report that the bastion is ready", s.slackReportsReady},
+		{"Slack: extend with the button", s.slackButtonExtends},
+		{"Slack: warn of the deadline", s.slackSendsWarning},
 		{"Slack: status, down and the receipt", s.slackCloses},
-		{"Slack: once, and in no log", s.slackKeepsLimitsAndSecrets},
-		{"nothing is left", s.everythingIsCleanedUp},
-		{"no more events", s.stopAllEvents},
-		{"create makes, moves and starts again", s.createAlone},
-		{"create frees the name of what has expired", s.createReplacesExpired},
-		{"describe lists", s.describeLists},
-		{"extend notices an end", s.extendAlone},
-		{"destroy ends a lease", s.destroyAlone},
-		{"observer, from nothing to the end", s.observerAlone},
-		{"reaper, from nothing to the end", s.reaperAlone},
-		{"no role grants less than is needed, and none more", s.rolesGrantWhatIsUsed},
+		{"Slack: one warning, no rejected message, no secret in a log", s.slackKeepsLimitsAndSecrets},
+		{"everything is cleaned up", s.everythingIsCleanedUp},
+		{"stop events and schedules", s.stopAllEvents},
+		{"create alone: create, change the source, replace a dead task", s.createAlone},
+		{"create alone: replace an expired bastion", s.createReplacesExpired},
+		{"describe lists bastions", s.describeLists},
+		{"extend alone: close on the console's request", s.extendAlone},
+		{"destroy alone: end the lease", s.destroyAlone},
+		{"observer alone: from the intent to the end", s.observerAlone},
+		{"reaper alone: from the intent to the end", s.reaperAlone},
+		{"each role grants exactly the recorded calls", s.rolesGrantWhatIsUsed},
 	} {
-		s.logf(t, "%s", chapter.what)
-		chapter.play(t)
+		s.logf(t, "%s", step.title)
+		step.run(t)
 	}
 	s.logf(t, "done")
 }
 
-// say prints a step with the time since the beginning.
+// logf logs a line with the seconds since the start of the test.
 func (s *systemTest) logf(t *testing.T, format string, args ...any) {
 	t.Helper()
 	t.Logf("%5.1fs  %s", time.Since(s.startedAt).Seconds(), fmt.Sprintf(format, args...))
 }
 
-// byEvents plays a chapter while the reaper's schedules wait, so that it gets on
-// only by the events that the observer is told of.
-func (s *systemTest) withoutReaper(play func(*testing.T)) func(*testing.T) {
+// withoutReaper returns a step that runs while the reaper's schedules wait, so that only
+// requests and the observer's events make progress.
+func (s *systemTest) withoutReaper(run func(*testing.T)) func(*testing.T) {
 	return func(t *testing.T) {
 		s.events.schedules.Lock()
 		defer s.events.schedules.Unlock()
 		tasks, reports := s.events.delivered("task"), s.events.delivered("stream")
-		play(t)
-		s.logf(t, "  the observer was told of changes of tasks, %d, and batches of reports, %d",
+		run(t)
+		s.logf(t, "  the observer received %d task events and %d batches of lease records",
 			s.events.delivered("task")-tasks, s.events.delivered("stream")-reports)
 	}
 }
@@ -102,7 +102,7 @@ func (s *systemTest) withoutReaper(play func(*testing.T)) func(*testing.T) {
 func (s *systemTest) unknownCallersAreRefused(t *testing.T) {
 	unsigned := &apiUser{deployment: s.deployment, sourceIP: "127.0.0.1"}
 	if status, body := unsigned.curl(t, "/bastions"); status != 403 {
-		t.Fatalf("unsigned, GET answered %d %s", status, body)
+		t.Fatalf("an unsigned GET returned %d %s", status, body)
 	}
 	s.alice.expect(t, 404, "", "/there-is-no-such-path")
 	s.alice.expect(t, 405, "", "--request", "PUT", "/bastions")
@@ -120,7 +120,7 @@ func (s *systemTest) createAndConnect(t *testing.T) {
 	if ready.Source != "127.0.0.1/32" || ready.HostKey == "" || ready.Owner != "iam:"+account+":"+uniqueID("AROA", strings.TrimSuffix(role, "/"))+":alice" {
 		t.Fatalf("it is %s", ready.Body)
 	}
-	s.logf(t, "  ready at %s; moto's group has the one rule, for %s", ready.Host, s.checkOnlyRule(t, "127.0.0.1/32"))
+	s.logf(t, "  ready at %s; the group in moto has one rule, for %s", ready.Host, s.checkOnlyRule(t, "127.0.0.1/32"))
 	s.alice.saveSSHConfig(t, s.bastionID)
 	s.alice.checkConnects(t, ready.Owner)
 	s.tunnel = s.alice.openTunnel(t, s.targetHost)
@@ -131,9 +131,9 @@ func (s *systemTest) otherClientsAreRefused(t *testing.T) {
 	neighbour := *s.alice
 	neighbour.sourceIP = "127.0.0.2"
 	neighbour.checkRefused(t)
-	elsewhere := strings.Replace(s.targetHost, "127.99.", "127.98.", 1) // not among the allowed
+	elsewhere := strings.Replace(s.targetHost, "127.99.", "127.98.", 1) // not an allowed destination
 	if said, err := s.alice.ssh(t, "-W", elsewhere, s.alice.hostAlias).CombinedOutput(); err == nil || !strings.Contains(string(said), "administratively prohibited") {
-		t.Fatalf("ssh -W %s says %s: %v", elsewhere, said, err)
+		t.Fatalf("ssh -W %s printed %s: %v", elsewhere, said, err)
 	}
 	bob := &apiUser{deployment: s.deployment, user: role + "bob", sourceIP: "127.0.0.1"}
 	bob.expect(t, 404, "", "/bastions/"+s.bastionID)
@@ -141,12 +141,12 @@ func (s *systemTest) otherClientsAreRefused(t *testing.T) {
 	if a := bob.expect(t, 200, "", "/bastions"); len(a.Bastions) != 0 {
 		t.Fatalf("bob sees %s", a.Body)
 	}
-	s.logf(t, "  from another address, to another destination, as another person")
+	s.logf(t, "  refused: another source address, another destination, another user")
 }
 
 func (s *systemTest) repeatCreate(t *testing.T) {
 	if again := s.alice.expect(t, 200, "ready", "--request", "POST", "--header", waitHeader, "/bastions"); again.ID != s.bastionID {
-		t.Fatalf("a repeat answered %s", again.Body)
+		t.Fatalf("the repeated request returned %s", again.Body)
 	}
 	s.logf(t, "  it is the same bastion")
 }
@@ -156,12 +156,12 @@ func (s *systemTest) changeSourceAddress(t *testing.T) {
 	s.alice.sourceIP = "127.0.0.2"
 	moved := s.alice.expect(t, 200, "ready", "--request", "POST", "--header", waitHeader, "/bastions")
 	if moved.ID != s.bastionID || moved.Source != "127.0.0.2/32" {
-		t.Fatalf("moved, it is %s", moved.Body)
+		t.Fatalf("the request from another address returned %s", moved.Body)
 	}
 	s.alice.checkConnects(t, "127.0.0.2/32")
 	before.checkRefused(t)
-	s.tunnel.checkEcho(t, "what was open stays open")
-	s.logf(t, "  the same bastion; moto's group has the one rule, for %s; what was open stays open", s.checkOnlyRule(t, "127.0.0.2/32"))
+	s.tunnel.checkEcho(t, "the open tunnel stays open")
+	s.logf(t, "  the same bastion; the group in moto has one rule, for %s; the open tunnel stays open", s.checkOnlyRule(t, "127.0.0.2/32"))
 }
 
 func (s *systemTest) replaceKey(t *testing.T) {
@@ -169,7 +169,7 @@ func (s *systemTest) replaceKey(t *testing.T) {
 	s.alice.generateKey(t)
 	replaced := s.alice.expect(t, 200, "ready", "--data-binary", s.alice.publicKeyArgument(), "--header", waitHeader, "/bastions")
 	if replaced.ID != s.bastionID || len(replaced.Keys) != 1 {
-		t.Fatalf("with another key, it is %s", replaced.Body)
+		t.Fatalf("the request with another key returned %s", replaced.Body)
 	}
 	s.tunnel.checkCut(t)
 	before.checkRefused(t)
@@ -177,23 +177,23 @@ func (s *systemTest) replaceKey(t *testing.T) {
 	s.alice.checkConnects(t, s.bastionID)
 	s.tunnel = s.alice.openTunnel(t, s.targetHost)
 	s.tunnel.checkEcho(t, "with the new key")
-	s.logf(t, "  the old key's session is cut, and it is kept out")
+	s.logf(t, "  the old key's session is closed and the key is refused")
 }
 
 func (s *systemTest) extendByAPIAndConsole(t *testing.T) {
 	asked := s.alice.expect(t, 200, "ready", "--request", "PATCH", "--header", "Content-Type: application/json", "--header", waitHeader, "--data", `{"ttl":"2h"}`, "/bastions/"+s.bastionID)
 	if left := time.Until(asked.Deadline); left < 115*time.Minute || left > 2*time.Hour+time.Second {
-		t.Fatalf("extended, it ends in %s", left)
+		t.Fatalf("after the extension, the bastion ends in %s", left)
 	}
-	s.logf(t, "  the answer says: until %s", asked.Deadline.Format(time.TimeOnly))
+	s.logf(t, "  the response's deadline: %s", asked.Deadline.Format(time.TimeOnly))
 	said, err := s.alice.console(t, "extend 3h")
 	if err != nil || !strings.Contains(said, "deadline") {
-		t.Fatalf("the console says %q: %v", said, err)
+		t.Fatalf("the console replied %q: %v", said, err)
 	}
-	s.logf(t, "  the console says: %s", strings.TrimSpace(said))
+	s.logf(t, "  the console replied: %s", strings.TrimSpace(said))
 	asked = s.alice.expect(t, 200, "ready", "--header", waitHeader, "/bastions/"+s.bastionID)
 	if left := time.Until(asked.Deadline); left < 175*time.Minute {
-		t.Fatalf("extended by console, it ends in %s", left)
+		t.Fatalf("after the extension by console, the bastion ends in %s", left)
 	}
 	s.alice.expect(t, 422, "", "--request", "PATCH", "--header", "Content-Type: application/json", "--data", `{"ttl":"200h"}`, "/bastions/"+s.bastionID)
 }
@@ -206,14 +206,14 @@ func (s *systemTest) killTask(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.tunnel.checkCut(t)
-	after := s.waitUntil(t, "it is ready with another host key", s.alice, s.bastionID, func(a apiResponse) bool {
+	after := s.waitUntil(t, "the bastion is ready with another host key", s.alice, s.bastionID, func(a apiResponse) bool {
 		return a.State == "ready" && a.HostKey != before.HostKey
 	})
 	if again := s.task(t, s.bastionID); again == dead {
 		t.Fatalf("the task is still %s", dead.id)
 	}
 	if !s.functions["observer"].Log.Contains(s.bastionID, `"attempt":2`) {
-		t.Fatalf("the observer says nothing of a second attempt: %s", s.functions["observer"].Log)
+		t.Fatalf("the observer's log has no second attempt: %s", s.functions["observer"].Log)
 	}
 	s.logf(t, "  ready again at %s", after.Host)
 	was.checkRefused(t)
@@ -223,8 +223,8 @@ func (s *systemTest) killTask(t *testing.T) {
 	s.tunnel.checkEcho(t, "through the second task")
 }
 
-// freeze asks for a bastion with little time, and freezes its process, which can
-// then not end itself: whoever ends it is the reaper.
+// freezeExpiringBastion creates a bastion with a short time to live and freezes its
+// process. The process cannot exit by itself, so the reaper must stop the task.
 func (s *systemTest) freezeExpiringBastion(t *testing.T) {
 	s.robot.generateKey(t)
 	public, err := os.ReadFile(s.robot.keyFile + ".pub")
@@ -239,7 +239,7 @@ func (s *systemTest) freezeExpiringBastion(t *testing.T) {
 	if err := s.task(t, s.expiringID).signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	s.logf(t, "  %s, frozen, must be gone by %s", s.expiringID, asked.Deadline.Format(time.TimeOnly))
+	s.logf(t, "  %s is frozen; its deadline is %s", s.expiringID, asked.Deadline.Format(time.TimeOnly))
 }
 
 func (s *systemTest) closeAndCreate(t *testing.T) {
@@ -247,12 +247,12 @@ func (s *systemTest) closeAndCreate(t *testing.T) {
 	s.alice.expect(t, 202, "closing", "--request", "DELETE", "/bastions/"+closing)
 	another := s.alice.expect(t, 201, "", "--request", "POST", "--header", "Prefer: wait=2", "/bastions")
 	if another.ID == closing {
-		t.Fatalf("after the close, the answer was %s", another.Body)
+		t.Fatalf("create after the close returned %s", another.Body)
 	}
 	s.bastionID = another.ID
 	s.tunnel.checkCut(t)
 	s.alice.checkRefused(t)
-	s.logf(t, "  %s is closing, its sessions are cut; %s comes", closing, s.bastionID)
+	s.logf(t, "  %s is closing, its sessions are closed; %s starts", closing, s.bastionID)
 	s.alice.expect(t, 200, "ready", "--header", waitHeader, "/bastions/"+s.bastionID)
 	s.alice.saveSSHConfig(t, s.bastionID)
 	s.alice.checkConnects(t, s.bastionID)
@@ -268,32 +268,32 @@ func (s *systemTest) frozenBastionIsReaped(t *testing.T) {
 	s.waitClosed(t, s.robot, s.expiringID, "deadline")
 	for _, task := range s.fargate.tasks() {
 		if end := task.currentState(); task.startedBy == "bastion/"+s.expiringID && (end.stopCode != "UserInitiated" || end.exit == nil || *end.exit != 137) {
-			t.Errorf("it should have been stopped, then killed: %+v", end)
+			t.Errorf("the task ended with %+v; want StopTask, then SIGKILL", end)
 		}
 	}
-	s.logf(t, "  the reaper stopped it: exit code 137")
+	s.logf(t, "  the reaper stopped the task: exit code 137")
 }
 
 func (s *systemTest) closeByConsole(t *testing.T) {
 	said, err := s.alice.console(t, "close")
 	if !strings.Contains(said, "clos") {
-		t.Fatalf("the console says %q: %v", said, err)
+		t.Fatalf("the console replied %q: %v", said, err)
 	}
 	s.waitClosed(t, s.alice, s.bastionID, "console")
 }
 
-// connects wants the console to be there, and its status to say something.
+// checkConnects checks that ssh connects and that the console's status contains want.
 func (p *apiUser) checkConnects(t *testing.T, want string) {
 	t.Helper()
 	if said, err := p.console(t, "status"); err != nil || !strings.Contains(said, want) {
-		t.Fatalf("the console says %q: %v", said, err)
+		t.Fatalf("the console replied %q: %v", said, err)
 	}
 }
 
-// isKeptOut wants ssh not to come in.
+// checkRefused checks that ssh cannot connect.
 func (p *apiUser) checkRefused(t *testing.T) {
 	t.Helper()
 	if said, err := p.console(t, "status"); err == nil || !strings.Contains(said, "Connection") && !strings.Contains(said, "Permission denied") {
-		t.Fatalf("ssh should be kept out; the console says %q: %v", said, err)
+		t.Fatalf("ssh printed %q: %v; want a refusal", said, err)
 	}
 }
