@@ -157,19 +157,19 @@ func (a *App) Notify(ctx context.Context, n Notice) error {
 		a.Log.ErrorContext(ctx, "notice dropped: its owner is not in an allowed workspace", "bastion", b.ID, "owner", b.Owner)
 		return nil
 	}
-	newest, err := a.record(ctx, n)
-	if err != nil || !newest {
+	if err := a.record(ctx, n); err != nil {
 		return err
 	}
 	var box outbox
 	if _, err := a.fetch(ctx, outboxKey(team), &box); err != nil {
 		return err
 	}
-	err = a.deliver(ctx, b.ID, box.limits(len(box.Waiting) > 0))
+	// An older notice delivers too: the delivery of the newest may have left it to this one.
+	err := a.deliver(ctx, b.ID, box.limits(len(box.Waiting) > 0))
 	wait := new(waitError)
 	switch {
 	case errors.As(err, &wait) && wait.busy:
-		return nil // the other delivery sends what this notice calls for
+		return nil // the other delivery sends what this notice calls for; if it dies, its notice comes again
 	case errors.As(err, &wait):
 		return a.putOff(ctx, team, b.ID, wait)
 	case err != nil:
@@ -178,9 +178,8 @@ func (a *App) Notify(ctx context.Context, n Notice) error {
 	return nil
 }
 
-// record stores a notice and reports whether it is the newest. A newer one has a
-// delivery of its own, which also sends what this one calls for.
-func (a *App) record(ctx context.Context, n Notice) (newest bool, err error) {
+// record stores a notice, unless a newer one is stored.
+func (a *App) record(ctx context.Context, n Notice) error {
 	b := n.Bastion
 	var c conversation
 	version, err := a.fetch(ctx, conversationKey(b.ID), &c)
@@ -188,17 +187,16 @@ func (a *App) record(ctx context.Context, n Notice) (newest bool, err error) {
 		err = a.recordLatest(ctx, b)
 	}
 	if err != nil {
-		return false, err
+		return err
 	}
 	_, err = edit(ctx, a, conversationKey(b.ID), func(c *conversation) (time.Time, error) {
-		newest = n.Version >= c.Notice.Version
 		if n.Version <= c.Notice.Version {
 			return time.Time{}, errKeep
 		}
 		c.Notice = n
 		return conversationExpires(b, a.Now()), nil
 	})
-	return newest && err == nil, err
+	return err
 }
 
 // deliver sends what a bastion's owner lacks. *waitError: a message must wait.

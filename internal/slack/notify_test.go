@@ -272,6 +272,31 @@ func TestNoticesSurviveTheLossOfAnyCall(t *testing.T) {
 	}
 }
 
+// A notice comes while a delivery of an older one sends, so it leaves its message to
+// that delivery, which then fails or dies. The older notice comes again, and its
+// delivery sends the message.
+func TestMessageLeftToADeliveryThatDiesIsSent(t *testing.T) {
+	for _, death := range []bool{false, true} {
+		for at := 1; ; at++ {
+			d := newFixture(t)
+			d.notify(noticeOf(1, stageOf("capacity")))
+			older := noticeOf(2, stageOf("image"))
+			d.faults.calls, d.faults.at, d.faults.after, d.faults.death = 0, at, true, death
+			_ = try(func() error { return d.Notify(t.Context(), older) })
+			if d.faults.hit == "" {
+				break // it has fewer calls than that
+			}
+			d.notify(endOf(3))
+			d.clock = d.clock.Add(time.Minute)
+			d.notify(older)
+			d.runJobs()
+			if n := d.slack.count("Bastion web is closed: it was idle"); n != 1 {
+				t.Errorf("call %d (%s), death %t: %d receipts, want 1", at, d.faults.hit, death, n)
+			}
+		}
+	}
+}
+
 // runJobs runs the jobs that were enqueued, and those that they enqueue.
 func (d *fixture) runJobs() {
 	d.t.Helper()

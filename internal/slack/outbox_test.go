@@ -357,7 +357,7 @@ func TestOutboxSurvivesTheLossOfAnyCall(t *testing.T) {
 					for i := range 3 {
 						n := noticeOf(1, numbered(i, "closed"))
 						n.Receipt = aReceipt()
-						if _, err := d.record(t.Context(), n); err != nil {
+						if err := d.record(t.Context(), n); err != nil {
 							t.Fatal(err)
 						}
 						waiting.Waiting = append(waiting.Waiting, outboxEntry(n.Bastion.ID, i))
@@ -430,7 +430,7 @@ func TestBrokenConversationDoesNotBlockTheOutbox(t *testing.T) {
 		o := outbox{Holder: start, HeldUntil: time.Now().Add(holdStart)}
 		for i := range 3 {
 			n := noticeOf(1, numbered(i, "closed"))
-			if _, err := d.record(t.Context(), n); err != nil {
+			if err := d.record(t.Context(), n); err != nil {
 				t.Fatal(err)
 			}
 			o.Waiting = append(o.Waiting, outboxEntry(n.Bastion.ID, i))

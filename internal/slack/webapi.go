@@ -2,7 +2,6 @@ package slack
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -268,5 +267,6 @@ func retryAfterOf(header http.Header) time.Duration {
 	if err != nil || seconds < 0 {
 		return retryAfter
 	}
-	return min(cmp.Or(time.Duration(seconds)*time.Second, time.Second), maxRetryAfter)
+	seconds = min(max(seconds, 1), int(maxRetryAfter/time.Second)) // before the product, which could overflow
+	return time.Duration(seconds) * time.Second
 }

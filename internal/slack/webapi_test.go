@@ -68,6 +68,7 @@ func TestOutcomesOfRequests(t *testing.T) {
 func TestRetryAfterIsBounded(t *testing.T) {
 	for value, want := range map[string]time.Duration{
 		"": retryAfter, "x": retryAfter, "-1": retryAfter, "0": time.Second, "1": time.Second, "60": time.Minute, "999999": maxRetryAfter,
+		"9223372037": maxRetryAfter, "9223372036854775807": maxRetryAfter, // more than a time.Duration holds
 	} {
 		if got := retryAfterOf(http.Header{"Retry-After": {value}}); got != want {
 			t.Errorf("%q: %s, want %s", value, got, want)
