@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// An attempt's end counts towards the limit if the attempt failed while the bastion
-// was open. After a bastion that was ready for a while, the count starts at one.
+// The end of an attempt is counted if the attempt failed while the bastion was open.
+// If the bastion was ready for StableAfter before, the count starts again at one.
 func TestDecideCountsFailures(t *testing.T) {
 	killed := func(lease *LeaseItem) Observed {
 		return Observed{Group: group("A"), Tasks: stopped(137), Lease: lease}

@@ -7,10 +7,11 @@ import (
 	"time"
 )
 
-// A changed intent is settled by a round that began when no function could act on an
-// older one any more, and that found nothing to do.
+// A record is settled by a round that began after UnsettledUntil and found nothing to
+// do.
 func TestDecideSettles(t *testing.T) {
-	const settledAt = 4 * time.Minute // of a bastion created at t0; one that was closed a minute later settles a minute later
+	// The bastions were created at t0, and closed, if at all, a minute later.
+	const settledAt, closedSettledAt = 4 * time.Minute, 5 * time.Minute
 	for _, row := range []struct {
 		name string
 		rec  Record
@@ -22,8 +23,8 @@ func TestDecideSettles(t *testing.T) {
 		{"ready, before UnsettledUntil", with(created(), ready), inUse(1), settledAt - 1, false},
 		{"not ready", with(created(), hasGroup, running), Observed{Group: group("A"), Tasks: tasks(TaskRunning), Lease: leased(1)}, 5 * time.Minute, false},
 		{"ready, but another task must be stopped", with(created(), ready), withOtherTask(), 5 * time.Minute, false},
-		{"finished, at UnsettledUntil", with(created(), ready, ended, closed, finishedAt), Observed{Lease: tombstone()}, settledAt + time.Minute, true},
-		{"finished, before UnsettledUntil", with(created(), ready, ended, closed, finishedAt), Observed{Lease: tombstone()}, settledAt + time.Minute - 1, false},
+		{"finished, at UnsettledUntil", with(created(), ready, ended, closed, finishedAt), Observed{Lease: tombstone()}, closedSettledAt, true},
+		{"finished, before UnsettledUntil", with(created(), ready, ended, closed, finishedAt), Observed{Lease: tombstone()}, closedSettledAt - 1, false},
 		{"finished, but its group exists again", with(created(), ready, ended, closed, finishedAt), Observed{Group: group(), Lease: tombstone()}, 6 * time.Minute, false},
 		{"closing", with(created(), ready, closed), Observed{Group: group(), Tasks: tasks(TaskStopping), Lease: reported(2)}, 6 * time.Minute, false},
 	} {
@@ -37,8 +38,8 @@ func TestDecideSettles(t *testing.T) {
 	}
 }
 
-// A DueAt in the future stays if it is earlier than the one that follows from the
-// round. That saves a write.
+// If the record's DueAt is in the future and earlier than the new one, it stays. That
+// saves a write.
 func TestDecideSchedules(t *testing.T) {
 	const never = time.Duration(-1)
 	due := func(at time.Duration) func(*Record) {
@@ -61,7 +62,7 @@ func TestDecideSchedules(t *testing.T) {
 		{"a later DueAt is replaced", with(created(), ready, settled, due(time.Hour)), inUse(1), 10 * time.Minute, 15 * time.Minute},
 		{"a DueAt that has passed is replaced", with(created(), ready, settled, due(10*time.Minute)), inUse(1), 10 * time.Minute, 15 * time.Minute},
 		{"a zero DueAt is replaced", with(created(), ready, settled, due(never)), inUse(1), 10 * time.Minute, 15 * time.Minute},
-		{"finished and settled: a DueAt in the future stays no longer", with(finished, due(20*time.Minute)), Observed{Lease: tombstone()}, 10 * time.Minute, never},
+		{"finished and settled: a DueAt in the future is removed", with(finished, due(20*time.Minute)), Observed{Lease: tombstone()}, 10 * time.Minute, never},
 		{"finished, but its group exists again", finished, Observed{Group: group(), Lease: tombstone()}, 10 * time.Minute, 10*time.Minute + 15*time.Second},
 		{"ready, but another task must be stopped", with(created(), ready, settled), withOtherTask(), 10 * time.Minute, 10*time.Minute + 15*time.Second},
 		{"starting, deadline is sooner", with(created(), hasGroup, running, settled), Observed{Group: group("A"), Tasks: tasks(TaskRunning), Lease: leased(1)}, late, time.Hour},
@@ -80,7 +81,7 @@ func TestDecideSchedules(t *testing.T) {
 	}
 }
 
-// The read lag counts from when the group was first seen.
+// The read lag begins when the group is first seen.
 func TestDecideKeepsAMissingGroupForTheReadLag(t *testing.T) {
 	first := Decide(testConfig, created(), Observed{Group: group("A")}, t0.Add(10*time.Minute)).Next
 	if got := Decide(testConfig, first, Observed{}, t0.Add(12*time.Minute)).Next.Group.ID; got != "sg" {
@@ -91,8 +92,8 @@ func TestDecideKeepsAMissingGroupForTheReadLag(t *testing.T) {
 	}
 }
 
-// withOtherTask returns a ready bastion's observation with a task of an earlier
-// attempt besides its own.
+// withOtherTask returns the observation of a ready bastion, with one more task of an
+// earlier attempt.
 func withOtherTask() Observed {
 	seen := inUse(1)
 	seen.Tasks = append(seen.Tasks, task(0, TaskRunning))

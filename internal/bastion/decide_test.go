@@ -24,19 +24,19 @@ var (
 	}
 )
 
-// Each row is a specification: for a record and an observation, a time after t0,
-// Decide returns these actions, this state and this DueAt. Each bastion was created
-// at t0 with a deadline of one hour. For "settled" rows, the intent last changed long
-// ago.
+// Each row is a specification. It has a record, an observation and a time after t0,
+// and what Decide must return for them: the actions, the state and DueAt, also as a
+// time after t0. Each bastion was created at t0 with a deadline of one hour. In rows
+// with "settled", the intent last changed long ago.
 func TestDecide(t *testing.T) {
 	for _, row := range []struct {
 		name string
 		rec  Record
 		seen Observed
 		at   time.Duration
-		want string // the actions, in order
-		show string // the state, and the stage or the end
-		due  time.Duration
+		want string        // the actions, in order
+		show string        // the state and, after a slash, the stage or the end
+		due  time.Duration // after t0; 0 for never
 	}{
 		{"new record: create the group",
 			created(), Observed{}, 0,
@@ -62,7 +62,7 @@ func TestDecide(t *testing.T) {
 		{"RunTask refused the attempt: begin the next one at once, in the other subnet",
 			with(created(), hasGroup, begun), Observed{Group: group("A"), Refused: &Refusal{1, CapacityFailure}}, time.Second,
 			"RunTask(2)", "starting/capacity", 16 * time.Second},
-		{"RunTask refused an earlier attempt: send the current one",
+		{"RunTask refused an earlier attempt: send RunTask for the current one",
 			with(created(), hasGroup, begun, second), Observed{Group: group("A"), Refused: &Refusal{1, CapacityFailure}}, time.Second,
 			"RunTask(2)", "starting/capacity", 16 * time.Second},
 		{"second refusal: wait before the next attempt",
@@ -77,10 +77,10 @@ func TestDecide(t *testing.T) {
 		{"task is PENDING: wait for the image",
 			with(created(), hasGroup, running), Observed{Group: group("A"), Tasks: tasks(TaskPending), Lease: leased(1)}, 9 * time.Second,
 			"", "starting/image", 24 * time.Second},
-		{"task is RUNNING without a report: wait for the host key",
+		{"task is RUNNING but has not reported: wait for the host key",
 			with(created(), hasGroup, running), Observed{Group: group("A"), Tasks: tasks(TaskRunning), Lease: leased(1)}, 9 * time.Second,
 			"", "starting/host key", 24 * time.Second},
-		{"task reports the generation: ready, and due when it is settled",
+		{"task reports the generation: ready, and due at UnsettledUntil",
 			with(created(), hasGroup, running), Observed{Group: group("A"), Tasks: tasks(TaskRunning), Lease: reported(1)}, 9 * time.Second,
 			"", "ready/", 4 * time.Minute},
 		{"ready and settled: do nothing",
@@ -155,7 +155,7 @@ func TestDecide(t *testing.T) {
 		{"egress rule in a ready bastion's group: revoke it",
 			with(created(), ready, settled), Observed{Group: group("A", "out"), Tasks: tasks(TaskRunning), Lease: reported(1)}, 10 * time.Minute,
 			"RevokeEgress(out)", "starting/address", 10*time.Minute + 15*time.Second},
-		{"ready, group is missing within the read lag: not known to admit the source",
+		{"ready, group is missing within the read lag: not ready, because its rules are not known",
 			with(created(), ready), Observed{Tasks: tasks(TaskRunning), Lease: reported(1)}, time.Minute,
 			"", "starting/address", time.Minute + 15*time.Second},
 		{"two rules for the source: revoke one",
@@ -173,7 +173,7 @@ func TestDecide(t *testing.T) {
 		{"closed while RunTask may still be called: not finished",
 			with(created(), hasGroup, begun, closed), Observed{Group: group()}, 3 * time.Minute,
 			"", "closing/closed", 3*time.Minute + 15*time.Second},
-		{"closed, RunTask cannot be called any more: delete the group",
+		{"closed, and RunTask cannot be called any more: delete the group",
 			with(created(), hasGroup, begun, closed), Observed{Group: group()}, 5 * time.Minute,
 			"DeleteGroup", "closing/closed", 5*time.Minute + 15*time.Second},
 		{"closing, task is STOPPING: wait",
@@ -204,7 +204,8 @@ func TestDecide(t *testing.T) {
 			with(created(), ready, ended, closed, finishedAt), Observed{Lease: tombstone()}, 6 * time.Minute,
 			"", "closed/closed", 0},
 
-		// The owner receives notices; "notified": LastNotice is the current notice.
+		// In these rows the owner receives notices. In rows with "notified", LastNotice
+		// is the current notice.
 		{"new record: notify",
 			with(created(), notify), Observed{}, 0,
 			"CreateGroup Notify(starting/security group, attempt 0)", "starting/security group", 15 * time.Second},
@@ -220,7 +221,7 @@ func TestDecide(t *testing.T) {
 		{"ready and settled, notice was sent: do nothing",
 			with(created(), ready, settled, notify, notified), inUse(1), 10 * time.Minute,
 			"", "ready/", 15 * time.Minute},
-		{"generation has changed but no field of the notice: do not notify",
+		{"generation has changed, but the notice is the same: do not notify",
 			with(created(), ready, settled, notify, notified, generation(2)), inUse(2), 10 * time.Minute,
 			"", "ready/", 15 * time.Minute},
 		{"source has moved and the bastion is ready again: notify",
@@ -232,7 +233,7 @@ func TestDecide(t *testing.T) {
 		{"attempt has changed: notify",
 			with(created(), ready, settled, notify, notified, attempt(2)), Observed{Group: group("A"), Tasks: []Task{task(2, TaskRunning)}, Lease: of(2, reported(1))}, 10 * time.Minute,
 			"Notify(ready, attempt 2)", "ready/", 10*time.Minute + 15*time.Second},
-		{"notice may not have been sent: notify again",
+		{"notice is pending: notify again",
 			with(created(), ready, settled, notify, notified, pending(10*time.Minute)), inUse(1), 10 * time.Minute,
 			"Notify(ready, attempt 1)", "ready/", 10*time.Minute + 15*time.Second},
 		{"notice pending for a minute: due again after another minute",
@@ -262,13 +263,13 @@ func TestDecide(t *testing.T) {
 		{"time of the second warning: notify with a warning",
 			with(created(), ready, settled, notify, until(2*time.Hour, 55*time.Minute), notified), inUse(1), 110 * time.Minute,
 			"Notify(ready, warning, attempt 1)", "ready/", 110*time.Minute + 15*time.Second},
-		{"deadline was set as near as the warning: no warning",
+		{"deadline was set only the warning time ahead: no warning",
 			with(created(), ready, settled, notify, until(10*time.Minute+300*time.Millisecond, 0), notified), inUse(1), time.Minute,
 			"", "ready/", 6 * time.Minute},
 		{"extended by less than the warning time: no second warning",
 			with(created(), ready, settled, notify, until(63*time.Minute, 55*time.Minute), notified), inUse(1), 56 * time.Minute,
 			"", "ready/", 61 * time.Minute},
-		{"time of the warning but not ready: no warning",
+		{"time of the warning, but not ready: no warning",
 			with(created(), ready, settled, notify, generation(2), notified), Observed{Group: group("A"), Tasks: tasks(TaskRunning), Lease: leasedReported(2, 1)}, 51 * time.Minute,
 			"", "starting/lease", 51*time.Minute + 15*time.Second},
 		{"ready only after the time of the warning: one notice with the warning",
@@ -423,7 +424,7 @@ func TestExplain(t *testing.T) {
 	}
 }
 
-// The helpers below build the rows.
+// The functions below build the records and observations of the rows.
 
 func created() Record {
 	r := Record{
@@ -497,8 +498,8 @@ func attempt(n int) func(*Record) {
 	return func(r *Record) { r.Attempt.Number, r.Attempt.TaskID = n, fmt.Sprint("task", n) }
 }
 
-// group returns a group with these ingress rules ("A" admits srcA), or, for "out",
-// the default egress rule.
+// group returns a group with these rules: "A", "B" and "6" are ingress rules, and
+// "out" is the default egress rule.
 func group(rules ...string) *Group {
 	g := &Group{ID: "sg", BastionID: "b"}
 	for _, id := range rules {

@@ -11,7 +11,8 @@ import (
 	"time"
 )
 
-// The types that are stored or reported as JSON documents.
+// documents returns a pointer to a zero value of each type that is part of a stored
+// JSON document.
 func documents() []any {
 	return []any{
 		new(Record), new(Intent), new(End), new(Failure), new(GroupStatus), new(Attempt), new(Notice),
@@ -80,8 +81,8 @@ func TestJSONIgnoresUnknownFields(t *testing.T) {
 	}
 }
 
-// Stored documents outlive the code that wrote them. A file in testdata is never
-// edited: a new form of a document gets a file of its own.
+// Documents stay stored for longer than the code that wrote them is in use. Never edit
+// a file in testdata: for a new form of a document, add a file.
 func TestDecodeStoredDocuments(t *testing.T) {
 	at := func(minute, second int) time.Time { return time.Date(2030, 1, 2, 3, minute, second, 0, time.UTC) }
 	source := netip.MustParsePrefix("203.0.113.7/32")

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// A pending notice must not delay settling, finishing, or the next try.
+// A pending notice must not delay settling or finishing.
 func TestDecideSettlesWithAPendingNotice(t *testing.T) {
 	next := Decide(testConfig, with(created(), ready, notify), inUse(1), t0.Add(5*time.Minute)).Next
 	if !next.UnsettledUntil.IsZero() {
