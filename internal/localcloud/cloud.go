@@ -1,14 +1,14 @@
 // Package localcloud implements the ports of package bastion in memory, with the
-// behaviour of DynamoDB, EC2 and ECS that a control plane must cope with. Reads of
-// groups and tasks can be stale. A task takes time to start, and gets its address
-// on the way. A repeated RunTask returns the first task. A group cannot be deleted
-// while a network interface has it. Revoking a rule closes no open connection.
-// Capacity can run out.
+// behaviour of DynamoDB, EC2 and ECS that the control plane must handle. Reads of
+// groups and tasks can be stale. A task takes time to start, and its address is
+// known before it runs. A repeated RunTask returns the first task. A group cannot
+// be deleted while a network interface has it. Revoking a rule does not close open
+// connections. Capacity can run out.
 //
-// Local mode runs real SSH servers in it, as a [Runner] with sockets. Tests run a
-// Runner without sockets, so that the whole life of a bastion fits into a
-// testing/synctest bubble. All waiting uses timers of package time, and
-// [Cloud.Close] ends every goroutine.
+// The tasks of local mode are real SSH servers with sockets, which a [Runner] runs.
+// Tests use a Runner without sockets, so that they can run in a testing/synctest
+// bubble. All waiting uses timers of package time, and [Cloud.Close] ends every
+// goroutine.
 package localcloud
 
 import (
@@ -36,23 +36,24 @@ type Config struct {
 	Linger time.Duration
 	// StopTimeout is the time from SIGTERM to SIGKILL.
 	StopTimeout time.Duration
-	// Staleness is how old the state is that reads of groups and tasks return; 0
-	// for the current state. A thing that was created more recently is missing,
-	// also for a call that changes it by its ID: Authorize and Run return
-	// ErrNotFound, while Revoke, Delete and Stop do nothing.
+	// Staleness is the age of the state that reads of groups and tasks return; 0 for
+	// the current state. Reads miss a group or task that is younger than that, and
+	// so do calls that change it by its ID: Authorize, Run and Delete return
+	// ErrNotFound; Revoke and Stop do nothing.
 	Staleness time.Duration
 
-	// Host is the address where tasks listen, on a port that the kernel chooses. If
-	// it is zero, there are no sockets, and tasks have invented addresses in both
-	// families.
+	// Host is the address on which tasks listen. The kernel chooses the ports. If
+	// Host is zero, tasks have no sockets, and each task has invented addresses of
+	// both families.
 	Host netip.Addr
 	// Runner runs in each task. If it is nil, tasks wait for SIGTERM.
 	Runner Runner
 
-	// OnTask is called after each change of a task's status, like the observer by
-	// EventBridge, in any order. OnReport is called after each report that a task
-	// writes, like the observer by the stream of the lease table. Each call has its
-	// own goroutine. Close waits for all of them; none begins after it.
+	// OnTask is called after each change of a task's status, as EventBridge invokes
+	// the observer. OnReport is called after each report that a task writes, as the
+	// stream of the lease table invokes the observer. Each call has a goroutine of
+	// its own, so that calls can come in another order. Close waits for the calls
+	// that have begun and begins no further ones.
 	OnTask   func(bastionID, taskID string)
 	OnReport func(bastionID, taskID string)
 
@@ -70,16 +71,16 @@ type Cloud struct {
 
 	mu        sync.Mutex // guards the fields below
 	closed    bool
-	serial    int // of the latest ID
-	addresses int // invented so far
+	serial    int // the number in the latest ID
+	addresses int // how many were invented
 	groups    map[string]*group
 	named     map[string][]*group // by lower-case name; a deleted group can still be visible
 	tasks     map[string]*task
 	tasksOf   map[string][]*task // by the bastion's ID
-	pruned    time.Time
-	launched  map[string]*token // by clientToken
-	refusals  int               // attempts still to be refused
-	throttle  int               // calls still to be throttled
+	pruned    time.Time          // when prune last removed old state
+	launched  map[string]*token  // by clientToken
+	refusals  int                // attempts still to be refused
+	throttle  int                // calls still to be throttled
 }
 
 // New returns an empty cloud. The caller must close it.
@@ -111,17 +112,17 @@ func New(cfg Config) *Cloud {
 // Store returns the table of records.
 func (c *Cloud) Store() bastion.Store { return c.store }
 
-// Groups returns the security groups, EC2's part.
+// Groups returns the port to the security groups, which are EC2's in AWS.
 func (c *Cloud) Groups() bastion.Groups { return groupsPort{c} }
 
-// Tasks returns the tasks, ECS's part.
+// Tasks returns the port to the tasks, which are ECS's in AWS.
 func (c *Cloud) Tasks() bastion.Tasks { return tasksPort{c} }
 
 // Leases returns the control plane's side of the table of leases.
 func (c *Cloud) Leases() bastion.Leases { return c.leases }
 
 // Close stops every task as StopTask does, and waits until all processes have ended
-// and all callbacks have returned. A callback must not call it.
+// and all callbacks have returned. A callback must not call Close.
 func (c *Cloud) Close() {
 	c.mu.Lock()
 	if !c.closed {
@@ -143,13 +144,15 @@ func (c *Cloud) notify(receiver func(bastionID, taskID string), bastionID, taskI
 	c.background.Go(func() { receiver(bastionID, taskID) })
 }
 
-// newID returns the next ID with the prefix and that many digits. c.mu is held.
+// newID returns a new ID: the prefix and a number with at least digits digits. c.mu
+// is held.
 func (c *Cloud) newID(prefix string, digits int) string {
 	c.serial++
 	return fmt.Sprintf("%s%0*x", prefix, digits, c.serial)
 }
 
-// begin begins a call to EC2 or ECS. The call fails if it is throttled. c.mu is held.
+// begin returns the error of a call to EC2 or ECS that is cancelled or throttled.
+// c.mu is held.
 func (c *Cloud) begin(ctx context.Context, name string) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
@@ -164,7 +167,8 @@ func (c *Cloud) begin(ctx context.Context, name string) error {
 var errThrottled = errors.New("ThrottlingException: rate exceeded")
 
 // RefuseCapacity makes RunTask refuse the next n attempts for lack of capacity. A
-// repeat of a refused attempt gets the same refusal and is not counted.
+// RunTask for an attempt that was refused before returns the same refusal and does
+// not count.
 func (c *Cloud) RefuseCapacity(n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -178,9 +182,9 @@ func (c *Cloud) Throttle(n int) {
 	c.throttle = n
 }
 
-// Kill ends a task as a crash of its machine would. When Kill returns, the task's
-// process has no sockets and no access to its lease any more. A task that does not
-// run yet never will. A task that has stopped does not change.
+// Kill ends a task like a crash of the machine. When Kill returns, the task's process
+// has no sockets and no access to its lease any more. A task that was still starting
+// never runs. If the task has stopped, Kill does nothing.
 func (c *Cloud) Kill(taskID string) {
 	c.mu.Lock()
 	t := c.tasks[taskID]
@@ -196,12 +200,12 @@ func (c *Cloud) Kill(taskID string) {
 	}
 }
 
-// Inventory is the current state of everything in the cloud, never stale.
+// Inventory is the current state of everything in the cloud. It is never stale.
 type Inventory struct {
-	Records []bastion.Record    // also the finished ones, oldest first
+	Records []bastion.Record    // finished ones too, oldest first
 	Groups  []GroupState        // in order of creation
-	Tasks   []TaskState         // in order of creation; stopped ones for an hour
-	Leases  []bastion.LeaseItem // by task; tombstones until they expire
+	Tasks   []TaskState         // in order of creation; a stopped task for an hour
+	Leases  []bastion.LeaseItem // ordered by task; a tombstone until it expires
 }
 
 // GroupState is a group that exists.
@@ -210,7 +214,7 @@ type GroupState struct {
 	InUse bool // a network interface has it
 }
 
-// TaskState is a task, with what ECS does not show.
+// TaskState is a task, with details that ECS does not show.
 type TaskState struct {
 	bastion.Task
 	GroupID  string
@@ -251,7 +255,8 @@ func (i Inventory) Live() []TaskState {
 	})
 }
 
-// history holds the states that a thing had, so that a read can return an older one.
+// history holds the states of a group or task, so that a read can return an older
+// state.
 type history[T any] struct {
 	states []state[T] // oldest first
 }
@@ -275,7 +280,8 @@ func (h *history[T]) set(now time.Time, staleness time.Duration, value T, exists
 	h.states = append(h.states[:0], h.states[first:]...)
 }
 
-// at returns the state at that time. exists is false if the thing did not exist.
+// at returns the state at the time then. exists is false if the group or task did
+// not exist.
 func (h *history[T]) at(then time.Time) (value T, exists bool) {
 	for i := len(h.states) - 1; i >= 0; i-- {
 		if s := h.states[i]; !s.since.After(then) {
@@ -285,7 +291,7 @@ func (h *history[T]) at(then time.Time) (value T, exists bool) {
 	return value, false
 }
 
-// visible returns the state that a read sees now.
+// visible returns the state that a read returns now.
 func visible[T any](c *Cloud, h *history[T]) (value T, exists bool) {
 	if c.cfg.Staleness <= 0 {
 		latest := h.states[len(h.states)-1]

@@ -9,22 +9,23 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/test/cloudtest"
 )
 
-// The suites run in a slow cloud with stale reads, and through a hook, so that they
-// also test cloudtest's wrapper.
+// slow configures a cloud with delays and stale reads.
 var slow = Config{LaunchDelay: 20 * time.Millisecond, Linger: 20 * time.Millisecond, Staleness: 20 * time.Millisecond}
 
+// patience is how long the suites wait for an effect.
 const patience = 10 * time.Second
 
-// opened returns a new cloud and its ports.
-func opened(t *testing.T, cfg Config) (*Cloud, cloudtest.Ports) {
+// newPorts returns the ports of a new cloud. They are wrapped, so that the suites also
+// test cloudtest.Wrap.
+func newPorts(t *testing.T, cfg Config) cloudtest.Ports {
 	c := New(cfg)
 	t.Cleanup(c.Close)
 	store := c.Store()
 	ports := cloudtest.Ports{Records: store, DueList: store, Keys: store, Marks: store, Groups: c.Groups(), Tasks: c.Tasks(), Leases: c.Leases()}
-	return c, cloudtest.Wrap(ports, cloudtest.Pass)
+	return cloudtest.Wrap(ports, cloudtest.Pass)
 }
 
-// waitUntilVisible waits until a new thing is visible.
+// waitUntilVisible waits until read returns no error.
 func waitUntilVisible(t *testing.T, read func() error) {
 	t.Helper()
 	ticker := time.NewTicker(time.Millisecond)
@@ -40,7 +41,7 @@ func waitUntilVisible(t *testing.T, read func() error) {
 
 func TestStoreConforms(t *testing.T) {
 	cloudtest.Store(t, func(t *testing.T) bastion.Store {
-		_, ports := opened(t, slow)
+		ports := newPorts(t, slow)
 		return struct {
 			bastion.Records
 			bastion.DueList
@@ -52,7 +53,7 @@ func TestStoreConforms(t *testing.T) {
 
 func TestGroupsConform(t *testing.T) {
 	cloudtest.Groups(t, func(t *testing.T) cloudtest.GroupsHarness {
-		_, ports := opened(t, slow)
+		ports := newPorts(t, slow)
 		return cloudtest.GroupsHarness{
 			Groups:   ports.Groups,
 			Patience: patience,
@@ -74,7 +75,7 @@ func TestGroupsConform(t *testing.T) {
 
 func TestTasksConform(t *testing.T) {
 	cloudtest.Tasks(t, func(t *testing.T) cloudtest.TasksHarness {
-		_, ports := opened(t, slow)
+		ports := newPorts(t, slow)
 		groups := map[string]string{}
 		return cloudtest.TasksHarness{
 			Tasks:    ports.Tasks,
@@ -107,7 +108,7 @@ func (h processes) Run(ctx context.Context, p Process) int {
 func TestLeasesConform(t *testing.T) {
 	cloudtest.Leases(t, func(t *testing.T) cloudtest.LeasesHarness {
 		out := make(processes, 1)
-		_, ports := opened(t, Config{Runner: out})
+		ports := newPorts(t, Config{Runner: out})
 		attempt := 0
 		return cloudtest.LeasesHarness{
 			Leases: ports.Leases,

@@ -21,8 +21,8 @@ type group struct {
 	history       history[bastion.Group]
 }
 
-// groupName returns the name of a bastion's group in lower case: EC2 ignores case
-// when it compares names.
+// groupName returns the name of a bastion's group. It is in lower case, because EC2
+// ignores case when it compares names.
 func groupName(bastionID string) string { return "bastion-" + strings.ToLower(bastionID) }
 
 // current returns a copy of the group's current state.
@@ -59,7 +59,7 @@ func (p groupsPort) Create(ctx context.Context, spec bastion.GroupSpec) (bastion
 	if i := slices.IndexFunc(c.named[name], func(g *group) bool { return !g.deleted }); i >= 0 {
 		seen, ok := visible(c, &c.named[name][i].history)
 		if !ok {
-			return bastion.Group{}, fmt.Errorf("describe the security group %s, which exists: %w", name, bastion.ErrNotFound)
+			return bastion.Group{}, fmt.Errorf("describe the existing security group %s: %w", name, bastion.ErrNotFound)
 		}
 		return copyGroup(seen), nil
 	}

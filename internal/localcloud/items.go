@@ -29,7 +29,8 @@ func NewItems(now func() time.Time) *Items {
 	return &Items{now: now, items: map[string]storedItem{}}
 }
 
-// find returns the item of a key. Its version is 0 if there is none. i.mu is held.
+// find returns the item of a key. If there is no item, the returned version is 0.
+// i.mu is held.
 func (i *Items) find(key string) storedItem {
 	found := i.items[key]
 	if !found.expires.IsZero() && !i.now().Before(found.expires) {
@@ -39,8 +40,8 @@ func (i *Items) find(key string) storedItem {
 	return found
 }
 
-// Fetch returns the value and its version. bastion.ErrNotFound: there is none, or it
-// has expired.
+// Fetch returns the value of the key and its version. bastion.ErrNotFound: the key has
+// no value, or the value has expired.
 func (i *Items) Fetch(ctx context.Context, key string) (value []byte, version int64, err error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -54,8 +55,9 @@ func (i *Items) Fetch(ctx context.Context, key string) (value []byte, version in
 	return slices.Clone(found.value), found.version, nil
 }
 
-// Write writes the value if the stored version is prev, or 0 for none.
-// bastion.ErrConflict: the stored version is another.
+// Write writes the value with the version prev + 1 if the stored version is prev; 0
+// means that no value is stored. The value expires at the time expires; zero for
+// never. bastion.ErrConflict: the stored version is not prev.
 func (i *Items) Write(ctx context.Context, key string, prev int64, value []byte, expires time.Time) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -78,7 +80,7 @@ func (i *Items) deleteExpired() {
 	}
 }
 
-// Delete deletes the value. If there is none, it does nothing.
+// Delete deletes the value of the key. If the key has no value, it does nothing.
 func (i *Items) Delete(ctx context.Context, key string) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()

@@ -109,15 +109,16 @@ type taskLease struct {
 	revoked bool
 }
 
-// revoke ends the task's access: after it returns, the task writes nothing more.
+// revoke ends the task's access. After revoke returns, the task can read and write
+// nothing any more.
 func (t *taskLease) revoke() {
 	t.table.mu.Lock()
 	defer t.table.mu.Unlock()
 	t.revoked = true
 }
 
-// item returns the task's own item, unless the access was revoked or the item is a
-// tombstone. table.mu is held.
+// item returns the task's own item. errKilled: the access was revoked. ErrNotFound:
+// there is no item, or it is a tombstone. table.mu is held.
 func (t *taskLease) item(ctx context.Context) (*leaseItem, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err

@@ -7,17 +7,18 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// end is why and how a task stopped, in ECS's terms.
+// end holds why a task stopped, as ECS describes it.
 type end struct {
 	code   string // stopCode
-	reason string
-	exit   *int
+	reason string // stoppedReason
+	exit   *int   // exit code; nil if the process never ran
 }
 
 // exitKilled is the exit code of a process after SIGKILL.
 const exitKilled = 137
 
-// runTask is the whole life of a task.
+// runTask runs a task from PROVISIONING to STOPPED, and then releases its network
+// interface.
 func (c *Cloud) runTask(t *task) {
 	var how end
 	if c.launch(t) && c.setRunning(t) {
@@ -32,8 +33,8 @@ func (c *Cloud) runTask(t *task) {
 	c.release(t)
 }
 
-// launch takes the task through the statuses before RUNNING. It returns false if the
-// task will not run.
+// launch moves the task through the statuses before RUNNING. It returns false if the
+// task cannot run or is stopped or killed meanwhile.
 func (c *Cloud) launch(t *task) bool {
 	provisioning, pending := c.cfg.LaunchDelay/2, c.cfg.LaunchDelay/4
 	if !t.wait(provisioning) || !c.attach(t) {
@@ -60,7 +61,7 @@ func (t *task) wait(d time.Duration) bool {
 	}
 }
 
-// ending reports whether the task was stopped or killed.
+// ending reports whether StopTask or Kill was called.
 func (t *task) ending() bool {
 	select {
 	case <-t.stop:
@@ -70,7 +71,8 @@ func (t *task) ending() bool {
 	}
 }
 
-// attach attaches the task's network, which ends PROVISIONING.
+// attach attaches the task's network and moves the task to PENDING. It returns false
+// if no address can be reserved.
 func (c *Cloud) attach(t *task) bool {
 	socket, err := c.reserve()
 	c.mu.Lock()
@@ -116,7 +118,7 @@ func (c *Cloud) failedToStart(t *task) end {
 	return end{code: "UserInitiated", reason: t.stopReason}
 }
 
-// runProcess starts the process and waits for its end.
+// runProcess runs the task's process until it exits or is stopped or killed.
 func (c *Cloud) runProcess(t *task) end {
 	ctx, terminate := context.WithCancel(context.Background())
 	defer terminate()
@@ -142,7 +144,8 @@ func (c *Cloud) runProcess(t *task) end {
 	return how
 }
 
-// awaitExit waits for the exit of a process after SIGTERM.
+// awaitExit waits for the exit of a process after SIGTERM, at most for StopTimeout,
+// and returns the exit code.
 func (c *Cloud) awaitExit(t *task, exited <-chan int) int {
 	timer := time.NewTimer(c.cfg.StopTimeout)
 	defer timer.Stop()
@@ -165,7 +168,7 @@ func (t *task) killed() bool {
 	}
 }
 
-// stopped takes the task from its current status to STOPPED.
+// stopped moves the task from its current status to STOPPED.
 func (c *Cloud) stopped(t *task, how end) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -180,7 +183,7 @@ func (c *Cloud) stopped(t *task, how end) {
 	c.setStatus(t, bastion.TaskStopped)
 }
 
-// release deletes the network interface after Linger.
+// release releases the network interface after Linger, or when the cloud closes.
 func (c *Cloud) release(t *task) {
 	timer := time.NewTimer(c.cfg.Linger)
 	defer timer.Stop()

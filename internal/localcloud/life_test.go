@@ -14,7 +14,7 @@ import (
 
 const id = "aaaaaaaaaaaaaaaa"
 
-// only returns the cloud's only task.
+// only returns the only task of the cloud.
 func (c *Cloud) only(t *testing.T) TaskState {
 	t.Helper()
 	tasks := c.Inventory().Tasks
@@ -94,19 +94,19 @@ func TestLaunchTakesLaunchDelay(t *testing.T) {
 			t.Errorf("RunTask returns %+v", task)
 		}
 		for _, step := range []struct {
-			lasts  time.Duration
-			status bastion.TaskStatus
-			ends   int // endpoints
+			lasts     time.Duration
+			status    bastion.TaskStatus
+			endpoints int
 		}{
 			{10 * time.Second, bastion.TaskProvisioning, 0},
 			{5 * time.Second, bastion.TaskPending, 2},
 			{5 * time.Second, bastion.TaskActivating, 2},
 			{time.Hour, bastion.TaskRunning, 2},
 		} {
-			for _, sleep := range []time.Duration{0, step.lasts - 1} { // at the begin and at the end of the status
+			for _, sleep := range []time.Duration{0, step.lasts - 1} { // at the start and at the end of the status
 				time.Sleep(sleep)
 				synctest.Wait()
-				if task := f.described(t); task.Status != step.status || len(task.Endpoints) != step.ends {
+				if task := f.described(t); task.Status != step.status || len(task.Endpoints) != step.endpoints {
 					t.Errorf("got %+v, want %s", task, step.status)
 				}
 			}
@@ -138,7 +138,7 @@ func TestOnTaskIsCalledForEachStatus(t *testing.T) {
 	})
 }
 
-// The history of a task has every status if it drops none.
+// With a long staleness, the history of a task keeps every status.
 func TestStatusesComeInOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t, Config{Staleness: time.Hour, LaunchDelay: 4 * time.Second, Runner: exits{time.Second, 0}})
@@ -147,8 +147,8 @@ func TestStatusesComeInOrder(t *testing.T) {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		var seen []bastion.TaskStatus
-		for _, m := range f.tasks[task.ID].history.states {
-			seen = append(seen, m.value.Status)
+		for _, state := range f.tasks[task.ID].history.states {
+			seen = append(seen, state.value.Status)
 		}
 		if !slices.Equal(seen, wholeLife) {
 			t.Errorf("statuses %v", seen)
@@ -156,10 +156,10 @@ func TestStatusesComeInOrder(t *testing.T) {
 	})
 }
 
-// deaf is a process that ignores SIGTERM until it is killed.
-type deaf struct{}
+// ignoresSIGTERM is a Runner whose process ends only when it is killed.
+type ignoresSIGTERM struct{}
 
-func (deaf) Run(ctx context.Context, p Process) int {
+func (ignoresSIGTERM) Run(ctx context.Context, p Process) int {
 	<-ctx.Done()
 	for {
 		if _, err := p.Lease.Read(context.Background()); errors.Is(err, errKilled) {
@@ -169,7 +169,7 @@ func (deaf) Run(ctx context.Context, p Process) int {
 	}
 }
 
-// exits is a process that exits after a time.
+// exits is a Runner whose process exits after some time.
 type exits struct {
 	after time.Duration
 	code  int
@@ -189,15 +189,15 @@ func TestStopCodesAndReasons(t *testing.T) {
 		do     func(fixture, *testing.T, string)
 		code   string
 		reason string
-		exit   int // -1: it never ran
+		exit   int // -1: the process never ran
 	}{
 		{"stopped while provisioning", nil, time.Second, fixture.stop, "UserInitiated", "test", -1},
 		{"stopped while pending", nil, 5 * time.Second, fixture.stop, "UserInitiated", "test", -1},
 		{"stopped while activating", nil, 7 * time.Second, fixture.stop, "UserInitiated", "test", -1},
 		{"stopped", nil, 9 * time.Second, fixture.stop, "UserInitiated", "test", 143},
-		{"ignores SIGTERM", deaf{}, 9 * time.Second, fixture.stop, "UserInitiated", "test", 137},
-		{"killed while pending", nil, 5 * time.Second, fixture.killed, "TaskFailedToStart", "Task failed to start", -1},
-		{"killed", nil, 9 * time.Second, fixture.killed, "EssentialContainerExited", "Essential container in task exited", 137},
+		{"ignores SIGTERM", ignoresSIGTERM{}, 9 * time.Second, fixture.stop, "UserInitiated", "test", 137},
+		{"killed while pending", nil, 5 * time.Second, fixture.kill, "TaskFailedToStart", "Task failed to start", -1},
+		{"killed", nil, 9 * time.Second, fixture.kill, "EssentialContainerExited", "Essential container in task exited", 137},
 		{"exits with 0", exits{time.Second, 0}, 9 * time.Second, nil, "EssentialContainerExited", "Essential container in task exited", 0},
 		{"exits with an error", exits{0, 2}, 9 * time.Second, nil, "EssentialContainerExited", "Essential container in task exited", 2},
 	}
@@ -235,23 +235,23 @@ func TestStopCodesAndReasons(t *testing.T) {
 	}
 }
 
-func (f fixture) killed(_ *testing.T, taskID string) { f.Kill(taskID) }
+func (f fixture) kill(_ *testing.T, taskID string) { f.Kill(taskID) }
 
 func TestStopWaitsForTheProcess(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := newFixture(t, Config{StopTimeout: 30 * time.Second, Runner: deaf{}})
+		f := newFixture(t, Config{StopTimeout: 30 * time.Second, Runner: ignoresSIGTERM{}})
 		task := f.run(t, 1)
 		synctest.Wait()
 		f.stop(t, task.ID)
 		time.Sleep(30*time.Second - 1)
 		synctest.Wait()
 		if status := f.described(t).Status; status != bastion.TaskStopping {
-			t.Errorf("before the timeout it is %s", status)
+			t.Errorf("before the timeout the task is %s", status)
 		}
 		time.Sleep(time.Second)
 		synctest.Wait()
 		if status := f.described(t).Status; status != bastion.TaskStopped {
-			t.Errorf("after the timeout it is %s", status)
+			t.Errorf("after the timeout the task is %s", status)
 		}
 	})
 }
@@ -273,7 +273,7 @@ func TestKilledProcessHasNoAccessToItsLease(t *testing.T) {
 			t.Error("a killed process wrote its report")
 		}
 		if _, err := process.Lease.Read(t.Context()); err == nil || errors.Is(err, bastion.ErrNotFound) {
-			t.Errorf("a killed process reads its lease: %v", err)
+			t.Errorf("a killed process reads its lease with %v, want another error than ErrNotFound", err)
 		}
 		if got := item(t, f.Cloud, task.ID).Report.Generation; got != 1 {
 			t.Errorf("the report has generation %d", got)
@@ -285,7 +285,7 @@ func TestCloseEndsEverything(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		events, mu := 0, sync.Mutex{}
 		count := func(string, string) { mu.Lock(); events++; mu.Unlock() }
-		f := newFixture(t, Config{LaunchDelay: time.Minute, Linger: time.Hour, StopTimeout: time.Second, OnTask: count, Runner: deaf{}})
+		f := newFixture(t, Config{LaunchDelay: time.Minute, Linger: time.Hour, StopTimeout: time.Second, OnTask: count, Runner: ignoresSIGTERM{}})
 		f.run(t, 1)
 		time.Sleep(2 * time.Minute)
 		f.run(t, 2)
@@ -297,7 +297,7 @@ func TestCloseEndsEverything(t *testing.T) {
 			t.Errorf("Close took %s", took)
 		}
 		if inv := f.Inventory(); len(inv.Live()) > 0 || len(inv.Tasks) != 2 || inv.Groups[0].InUse {
-			t.Errorf("left behind: %+v", inv)
+			t.Errorf("still in use after Close: %+v", inv)
 		}
 		if events != before {
 			t.Errorf("%d events after Close began", events-before)

@@ -11,26 +11,26 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// Runner is what runs in a task's container.
+// Runner runs the processes of tasks.
 type Runner interface {
-	// Run runs until its work is done or ctx ends, which stands for SIGTERM, and
-	// returns the exit code.
+	// Run runs the process of one task and returns its exit code. The end of ctx
+	// stands for SIGTERM.
 	Run(ctx context.Context, task Process) int
 }
 
-// Process is what a task's process has access to.
+// Process holds the resources that the process of a task can use.
 type Process struct {
 	TaskID, BastionID string
 	// Addr is the task's address.
 	Addr netip.AddrPort
-	// Lease is the task's own item in the table of leases. All calls fail after the
-	// process was killed.
+	// Lease is the task's own item in the table of leases. When the process has been
+	// killed, all calls fail.
 	Lease bastion.TaskLease
-	// Listen begins to listen at Addr, once. Before that, connections are refused.
-	// A connection from an address that the security group does not admit is closed
-	// without a byte. Accepted connections implement interface{ CloseWrite() error }
-	// and syscall.Conn, as those of package net do. Without sockets, Listen returns
-	// an error.
+	// Listen starts to listen on Addr. It can be called once; in a cloud without
+	// sockets it returns an error. Before the call, connections are refused. After
+	// it, a connection from an address that the security group does not admit is
+	// closed, and no byte is sent. Accepted connections implement syscall.Conn and
+	// interface{ CloseWrite() error }, like those of package net.
 	Listen func() (net.Listener, error)
 }
 
@@ -42,19 +42,19 @@ func (idleRunner) Run(ctx context.Context, _ Process) int {
 	return bastion.ExitTerminated
 }
 
-// process holds the resources of a task's process, which it loses when it ends.
+// process holds the resources of a task's process until kill releases them.
 type process struct {
 	view  Process
 	lease *taskLease
 
 	mu       sync.Mutex
 	killed   bool
-	socket   *socket // until it listens; nil without sockets
+	socket   *socket // nil if the process listens, or if the cloud has no sockets
 	listener net.Listener
 	conns    map[*conn]struct{}
 }
 
-// newProcess returns the process of a task that has its address. c.mu is held.
+// newProcess returns the process of a task whose address is known. c.mu is held.
 func (c *Cloud) newProcess(t *task, s *socket) *process {
 	p := &process{
 		lease:  &taskLease{table: c.leases, taskID: t.state.ID},
@@ -73,8 +73,8 @@ func (c *Cloud) newProcess(t *task, s *socket) *process {
 	return p
 }
 
-// endpoints returns the address of the socket, or without one, invented addresses
-// that no other task has. c.mu is held.
+// endpoints returns the address of the socket. If s is nil, it returns invented
+// addresses that no other task has. c.mu is held.
 func (c *Cloud) endpoints(s *socket) []netip.AddrPort {
 	if s != nil {
 		return []netip.AddrPort{s.addr}
@@ -97,7 +97,7 @@ func (c *Cloud) admits(t *task, peer netip.Addr) bool {
 	return t.group.admits(peer.Unmap())
 }
 
-// listen begins to listen.
+// listen implements Process.Listen.
 func (p *process) listen(admits func(netip.Addr) bool) (net.Listener, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -153,15 +153,16 @@ func (p *process) remove(c *conn) {
 
 var errKilled = errors.New("the process was killed")
 
-// listener enforces the security group on each accept.
+// listener accepts only connections that the security group admits.
 type listener struct {
 	net.Listener
 	process *process
 	admits  func(netip.Addr) bool
 }
 
-// Accept returns the next connection that the group admits. It closes others without
-// a byte. It does not check open connections again.
+// Accept returns the next connection that the group admits. It closes every other
+// connection and sends no byte to it. Connections that are open already are not
+// checked again.
 func (l *listener) Accept() (net.Conn, error) {
 	for {
 		inner, err := l.Listener.Accept()
@@ -190,13 +191,13 @@ func (c *conn) Close() error {
 	return c.TCPConn.Close()
 }
 
-// socket is the address of a task, whether or not the task listens.
+// socket is the address of a task. It is reserved before the task listens.
 type socket struct {
 	addr     netip.AddrPort
 	reserved reservation
 }
 
-// reserve returns an address for a task, or nil without sockets.
+// reserve reserves an address for a task. In a cloud without sockets it returns nil.
 func (c *Cloud) reserve() (*socket, error) {
 	if !c.cfg.Host.IsValid() {
 		return nil, nil

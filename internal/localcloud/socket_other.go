@@ -7,8 +7,8 @@ import (
 	"net/netip"
 )
 
-// reservation is a port that was free when bind looked: on this system, a socket
-// cannot be bound first and listen later.
+// reservation is a port that was free when bind checked it. On this system, package
+// net cannot listen on a socket that was bound before.
 type reservation struct{ addr string }
 
 // bind finds a free port of the host.

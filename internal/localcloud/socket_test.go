@@ -57,7 +57,8 @@ func (r realTask) serve(t *testing.T) net.Listener {
 			go func() {
 				defer c.Close()
 				_, _ = io.WriteString(c, "hello\n")
-				// Without splice: the standard library keeps its pipes open.
+				// The structs keep io.Copy from using splice(2), for which the standard
+				// library keeps pipes open.
 				_, _ = io.Copy(struct{ io.Writer }{c}, struct{ io.Reader }{c})
 			}()
 		}
@@ -65,7 +66,7 @@ func (r realTask) serve(t *testing.T) net.Listener {
 	return l
 }
 
-// dial connects from an address.
+// dial connects to the task from an address.
 func (r realTask) dial(t *testing.T, from string) (net.Conn, error) {
 	t.Helper()
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}, Timeout: 10 * time.Second}
@@ -77,7 +78,8 @@ func (r realTask) dial(t *testing.T, from string) (net.Conn, error) {
 	return c, err
 }
 
-// greeting returns what a connection from an address receives first.
+// greeting connects to the task from an address, and returns the connection and the
+// first bytes that it receives.
 func (r realTask) greeting(t *testing.T, from string) (net.Conn, string) {
 	t.Helper()
 	c, err := r.dial(t, from)
@@ -163,7 +165,7 @@ func TestEndOfTheProcessClosesItsSockets(t *testing.T) {
 			if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 				t.Errorf("the connection is still open: %v", err)
 			}
-			r.Close() // until it has stopped
+			r.Close() // waits until the task has stopped
 			if _, err := r.dial(t, "127.0.0.1"); !errors.Is(err, syscall.ECONNREFUSED) {
 				t.Errorf("new connection: %v", err)
 			}

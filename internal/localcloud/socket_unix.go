@@ -10,11 +10,11 @@ import (
 	"syscall"
 )
 
-// reservation is a socket that is bound but does not listen: no other process gets
-// the port, and connections are refused.
+// reservation is a socket that is bound but does not listen. No other process can
+// bind the port, and connections to it are refused.
 type reservation struct{ file *os.File }
 
-// bind reserves a port of the host. The kernel chooses it.
+// bind reserves a port of the host, which the kernel chooses, and returns the port.
 func bind(host netip.Addr) (reservation, uint16, error) {
 	family, addr := syscall.AF_INET6, syscall.Sockaddr(&syscall.SockaddrInet6{Addr: host.As16()})
 	if host.Is4() {
@@ -53,7 +53,8 @@ func boundPort(fd int) (uint16, error) {
 	return 0, err
 }
 
-// listen begins to listen. The listener takes over the reservation.
+// listen starts to listen on the reserved port. After it succeeds, closing the
+// listener releases the port.
 func (r reservation) listen() (net.Listener, error) {
 	if err := syscall.Listen(int(r.file.Fd()), syscall.SOMAXCONN); err != nil {
 		return nil, err

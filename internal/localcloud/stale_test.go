@@ -12,7 +12,7 @@ import (
 
 const staleness = 5 * time.Second
 
-// nearly is the longest time after which a change is still invisible.
+// nearly is the longest time for which a change stays invisible.
 const nearly = staleness - 1
 
 func TestNewGroupIsInvisibleAtFirst(t *testing.T) {
@@ -97,7 +97,7 @@ func TestNewTaskIsInvisibleAtFirst(t *testing.T) {
 		}
 		time.Sleep(nearly)
 		show()
-		f.stop(t, task.ID) // finds no task
+		f.stop(t, task.ID) // the task is not visible yet, so nothing happens
 		time.Sleep(time.Nanosecond)
 		show(bastion.TaskProvisioning)
 		time.Sleep(10*time.Second - 1)

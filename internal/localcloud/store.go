@@ -19,15 +19,15 @@ type store struct {
 	mu         sync.Mutex
 	records    map[string]bastion.Record
 	owners     map[string]*owner
-	open       int                  // bastions of all owners
-	unfinished map[string]struct{}  // IDs
-	due        map[string]time.Time // the sparse index of DueAt
-	marks      map[string]time.Time
+	open       int                  // how many bastions of all owners are open
+	unfinished map[string]struct{}  // the IDs of all bastions that are not finished
+	due        map[string]time.Time // DueAt by ID, of the records that have one
+	marks      map[string]time.Time // by orphan
 }
 
-// owner holds what the store knows about one owner.
+// owner holds the state of one owner.
 type owner struct {
-	live   map[string]string   // name to ID of the open bastions; its size is the count
+	live   map[string]string   // the IDs of the open bastions, by name; the quota limits its length
 	listed map[string]struct{} // IDs of the bastions that are not finished
 	key    bastion.Key
 }
@@ -42,7 +42,8 @@ func newStore() *store {
 	}
 }
 
-// owner returns the owner to write to. It creates it if there is none. s.mu is held.
+// owner returns the state of an owner for a write, and creates it if necessary. s.mu
+// is held.
 func (s *store) owner(name string) *owner {
 	o := s.owners[name]
 	if o == nil {
@@ -52,8 +53,8 @@ func (s *store) owner(name string) *owner {
 	return o
 }
 
-// readOwner returns the owner to read from, an empty one if there is none. s.mu is
-// held.
+// readOwner returns the state of an owner for a read. It is empty for an owner who
+// has none. s.mu is held.
 func (s *store) readOwner(name string) owner {
 	if o := s.owners[name]; o != nil {
 		return *o
@@ -61,8 +62,7 @@ func (s *store) readOwner(name string) owner {
 	return owner{}
 }
 
-// begin begins an operation and returns the function that ends it. There is one
-// operation at a time.
+// begin locks the store for one operation and returns the function that unlocks it.
 func (s *store) begin(ctx context.Context) (func(), error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("use the table of records: %w", err)
@@ -101,8 +101,7 @@ func (s *store) Create(ctx context.Context, rec bastion.Record, quota bastion.Qu
 	return nil
 }
 
-// put writes the record and the indexes that follow from it, except the name and
-// the counts. s.mu is held.
+// put writes the record, the two lists and the index of DueAt. s.mu is held.
 func (s *store) put(rec bastion.Record) {
 	s.records[rec.ID] = copyRecord(rec)
 	o := s.owner(rec.Owner)
@@ -129,7 +128,7 @@ func (s *store) Replace(ctx context.Context, prev, next bastion.Record) error {
 	stored, exists := s.records[prev.ID]
 	switch {
 	case next.Version != prev.Version+1:
-		err = fmt.Errorf("the next version must be one more, not %d", next.Version)
+		err = fmt.Errorf("the next version must be %d, not %d", prev.Version+1, next.Version)
 	case next.ID != prev.ID || next.Owner != prev.Owner || next.Name != prev.Name:
 		err = fmt.Errorf("the ID, owner and name of a record cannot change to %s, %s and %q", next.ID, next.Owner, next.Name)
 	case next.Intent.Open && !prev.Intent.Open:
@@ -264,14 +263,15 @@ func (s *store) Marks(ctx context.Context) ([]string, error) {
 	return slices.Sorted(maps.Keys(s.marks)), nil
 }
 
-// all returns every record, also the finished ones, oldest first.
+// all returns every record, oldest first, including the finished ones.
 func (s *store) all() []bastion.Record {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.oldestFirst(maps.Keys(s.records))
 }
 
-// oldestFirst returns copies of the records with these IDs. s.mu is held.
+// oldestFirst returns copies of the records with these IDs, oldest first. s.mu is
+// held.
 func (s *store) oldestFirst(ids iter.Seq[string]) []bastion.Record {
 	var all []bastion.Record
 	for id := range ids {

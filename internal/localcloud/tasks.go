@@ -14,14 +14,14 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// How long ECS remembers things, from its developer guide and API reference.
+// These times are from the developer guide and the API reference of ECS.
 const (
-	stoppedVisible = time.Hour      // a stopped task
-	tokenAfterStop = time.Hour      // a clientToken after its task's end
-	tokenLongest   = 24 * time.Hour // a clientToken in any case
+	stoppedVisible = time.Hour      // how long a stopped task is visible
+	tokenAfterStop = time.Hour      // how long a clientToken is remembered after its task has stopped
+	tokenLongest   = 24 * time.Hour // how long a clientToken is remembered at most
 )
 
-// pruneEvery limits how often old state is removed, which takes time.
+// pruneEvery is the shortest time between two searches of prune for old state.
 const pruneEvery = time.Minute
 
 // task is a task. Cloud.mu guards it.
@@ -42,7 +42,7 @@ type task struct {
 	killOnce   sync.Once
 }
 
-// exited reports whether the task's process has ended or will never begin.
+// exited reports whether the task's process has ended or can never start.
 func (t *task) exited() bool {
 	switch t.state.Status {
 	case bastion.TaskDeprovisioning, bastion.TaskStopped:
@@ -51,7 +51,8 @@ func (t *task) exited() bool {
 	return false
 }
 
-// terminate asks the task to end. A repeat does nothing. Cloud.mu is held.
+// terminate makes the task end, as StopTask does. A second call does nothing.
+// Cloud.mu is held.
 func (t *task) terminate(reason string) {
 	if t.stopReason != "" {
 		return
@@ -100,7 +101,7 @@ func (p tasksPort) Run(ctx context.Context, spec bastion.TaskSpec) (bastion.Task
 	return runTaskResult(t.state), nil
 }
 
-// start creates the task and begins its life. c.mu is held.
+// start creates and launches the task. c.mu is held.
 func (c *Cloud) start(spec bastion.TaskSpec, g *group) *task {
 	t := &task{
 		spec:  spec,
@@ -122,7 +123,7 @@ func (c *Cloud) start(spec bastion.TaskSpec, g *group) *task {
 	return t
 }
 
-// token is what ECS remembers about a clientToken.
+// token holds what ECS remembers of the first RunTask with a clientToken.
 type token struct {
 	spec    bastion.TaskSpec
 	at      time.Time
@@ -135,7 +136,8 @@ func clientToken(spec bastion.TaskSpec) string {
 	return spec.BastionID + "-" + strconv.Itoa(spec.Attempt)
 }
 
-// replay returns the result of the first RunTask with the token.
+// replay returns the result of the first RunTask with the token, or a conflict if the
+// parameters differ.
 func (k *token) replay(spec bastion.TaskSpec) (bastion.Task, error) {
 	spec.AttemptCreatedAt = k.spec.AttemptCreatedAt // not a parameter of RunTask
 	if spec != k.spec {
@@ -155,8 +157,8 @@ func (k *token) expired(now time.Time) bool {
 	return k.task != nil && !k.task.stoppedAt.IsZero() && now.Sub(k.task.stoppedAt) > tokenAfterStop
 }
 
-// runTaskResult returns what RunTask returns of a task: no address yet, and for a
-// stopped task no reason.
+// runTaskResult returns the fields of a task that RunTask returns. The address and
+// the reason of a stop are not among them.
 func runTaskResult(t bastion.Task) bastion.Task {
 	return bastion.Task{ID: t.ID, BastionID: t.BastionID, Attempt: t.Attempt, Status: t.Status, CreatedAt: t.CreatedAt}
 }
@@ -203,8 +205,8 @@ func (p tasksPort) List(ctx context.Context) ([]bastion.Task, error) {
 	return slices.DeleteFunc(all, func(t bastion.Task) bool { return t.Status == bastion.TaskStopped }), nil
 }
 
-// visibleTasks returns what a read sees of the tasks, in order of creation. c.mu is
-// held.
+// visibleTasks returns the states of the tasks that a read returns now, in order of
+// creation. c.mu is held.
 func (c *Cloud) visibleTasks(tasks []*task) []bastion.Task {
 	var seen []bastion.Task
 	for _, t := range tasks {
@@ -239,8 +241,7 @@ func (p tasksPort) Stop(ctx context.Context, taskID, reason string) error {
 	return nil
 }
 
-// prune removes state that is not visible any more. Reads do not depend on it. c.mu
-// is held.
+// prune removes old state that no call can return any more. c.mu is held.
 func (c *Cloud) prune() {
 	now := c.cfg.Now()
 	if now.Sub(c.pruned) < pruneEvery {
