@@ -12,31 +12,32 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/test/cloudtest"
 )
 
-// A converge that finds, when it writes, that another was first goes on from what
-// that one wrote: it is no error, and the other's intent is carried out.
+// If another request has written the record first, the converge reads the newer record
+// and continues with its intent. It returns no error.
 func TestConvergeContinuesFromANewerRecord(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		ctx := context.Background()
 		rec := w.ready()
 		w.kill()
-		time.Sleep(5 * time.Second) // until it shows
-		overtaken := false
+		time.Sleep(5 * time.Second) // until reads show it
+		extended := false
 		service := w.serviceOn(cloudtest.Wrap(w.ports(), cloudtest.At("Records.Replace", 1, func(_ context.Context, _ string, do func() error) error {
-			overtaken = true
+			extended = true
 			if _, err := w.service.Extend(ctx, alice(home), rec.ID, 10*time.Hour, 0); err != nil {
 				t.Error(err)
 			}
 			return do()
 		})))
 		after, err := service.Converge(ctx, rec.ID, bastion.ObserverSteps)
-		if err != nil || !overtaken || after.Attempt.Number != 2 || !after.Intent.Deadline.After(rec.Intent.Deadline) {
-			t.Errorf("overtaken %t, attempt %d until %s, %v", overtaken, after.Attempt.Number, after.Intent.Deadline, err)
+		if err != nil || !extended || after.Attempt.Number != 2 || !after.Intent.Deadline.After(rec.Intent.Deadline) {
+			t.Errorf("extended meanwhile %t, attempt %d, deadline %s, error %v", extended, after.Attempt.Number, after.Intent.Deadline, err)
 		}
 	})
 }
 
-// closing is alice's bastion, closed as soon as it was ready, and its task and
-// interface gone: its group is all that is left, younger than a stale read may be.
+// closing creates alice's bastion, closes it as soon as it is ready, and waits until
+// its task and network interface are gone. Only the group is left, and it is so young
+// that a stale read could still miss it.
 func (w *world) closing() bastion.Record {
 	w.t.Helper()
 	ctx := context.Background()
@@ -49,13 +50,13 @@ func (w *world) closing() bastion.Record {
 	}
 	time.Sleep(30 * time.Second)
 	if inv := w.cloud.Inventory(); len(inv.Live()) > 0 || len(inv.Groups) != 1 || inv.Groups[0].InUse {
-		w.t.Fatalf("not only a group: %+v", inv)
+		w.t.Fatalf("want one unused group and no task: %+v", inv)
 	}
 	return rec
 }
 
-// A converge that deleted the group knows it, though reads still show the group, or
-// what they do not show might be too young to.
+// A converge that deleted the group finishes the bastion, even if stale reads still
+// show the group, or the group is so young that its absence proves nothing.
 func TestConvergeRemembersWhatItDeleted(t *testing.T) {
 	for _, staleness := range []time.Duration{0, 5 * time.Second} {
 		t.Run(fmt.Sprint("staleness ", staleness), func(t *testing.T) {
@@ -72,7 +73,7 @@ func TestConvergeRemembersWhatItDeleted(t *testing.T) {
 	}
 }
 
-// A group that is gone when it is to be deleted is what was wanted.
+// If the group is gone already, its deletion counts as successful.
 func TestDeletedGroupIsNoError(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		rec := w.closing()
@@ -86,30 +87,30 @@ func TestDeletedGroupIsNoError(t *testing.T) {
 	})
 }
 
-// dead is a cloud in which no group can be made.
-func dead(ctx context.Context, call string, do func() error) error {
+// failGroups is a hook that fails every creation of a group.
+func failGroups(ctx context.Context, call string, do func() error) error {
 	if call == "Groups.Create" {
 		return cloudtest.FailBefore(ctx, call, do)
 	}
 	return do()
 }
 
-// A bastion that is closed while a converge makes its group: the same converge
-// takes the group away again, and knows that it is gone.
+// If a bastion is closed while a converge creates its group, the same converge deletes
+// the group and finishes the bastion.
 func TestCloseWhileTheGroupIsCreated(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		ctx := context.Background()
-		rec, _, err := w.serviceOn(cloudtest.Wrap(w.ports(), dead)).Create(ctx, bastion.CreateRequest{Caller: alice(home), Key: keyA})
+		rec, _, err := w.serviceOn(cloudtest.Wrap(w.ports(), failGroups)).Create(ctx, bastion.CreateRequest{Caller: alice(home), Key: keyA})
 		if err != nil {
 			t.Fatal(err)
 		}
-		closer := w.serviceOn(cloudtest.Wrap(w.ports(), cloudtest.At("Groups.Describe", 1, cloudtest.FailBefore))) // it only writes the intent
+		closer := w.serviceOn(cloudtest.Wrap(w.ports(), cloudtest.At("Groups.Describe", 1, cloudtest.FailBefore))) // its converge fails: it only stores the intent
 		service := w.serviceOn(cloudtest.Wrap(w.ports(), cloudtest.At("Groups.Create", 1, func(_ context.Context, _ string, do func() error) error {
 			err := do()
 			if _, err := closer.Close(ctx, alice(home), rec.ID, 0); err != nil {
 				t.Error(err)
 			}
-			time.Sleep(5 * time.Second) // until it shows
+			time.Sleep(5 * time.Second) // until reads show the group
 			return err
 		})))
 		rec, err = service.Converge(ctx, rec.ID, bastion.ReaperSteps)
@@ -120,8 +121,7 @@ func TestCloseWhileTheGroupIsCreated(t *testing.T) {
 	})
 }
 
-// What a repeat of the request leaves out stays as it is; a reason that it gives is
-// written down.
+// A repeated request without a reason keeps the stored one; a new reason replaces it.
 func TestRepeatedCreateKeepsTheReason(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		for _, row := range []struct{ given, want string }{{"orders", "orders"}, {"", "orders"}, {"invoices", "invoices"}} {
@@ -129,25 +129,24 @@ func TestRepeatedCreateKeepsTheReason(t *testing.T) {
 			rec, _, err := w.service.Create(ctx, bastion.CreateRequest{Caller: alice(home), Key: keyA, Reason: row.given, Wait: 25 * time.Second})
 			cancel()
 			if err != nil || rec.Intent.Reason != row.want {
-				t.Errorf("given %q: %q, %v", row.given, rec.Intent.Reason, err)
+				t.Errorf("reason %q: stored %q, error %v", row.given, rec.Intent.Reason, err)
 			}
 		}
 	})
 }
 
-// Where the default is more than any bastion may have, that is what one gets.
+// A default TTL beyond the maximum is reduced to the maximum.
 func TestDefaultTTLIsWithinMaxTTL(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		w.service.Config.DefaultTTL = 100 * time.Hour
 		rec, err := w.create(w.service, home, keyA)
 		if err != nil || !rec.Intent.Deadline.Equal(rec.LatestDeadline) || rec.LatestDeadline.After(time.Now().Add(w.service.Config.MaxTTL)) {
-			t.Errorf("until %s, at the latest %s, %v", rec.Intent.Deadline, rec.LatestDeadline, err)
+			t.Errorf("deadline %s, latest deadline %s, error %v", rec.Intent.Deadline, rec.LatestDeadline, err)
 		}
 	})
 }
 
-// One converge ends in its time, though its caller has all the time there is and a
-// call gets no answer.
+// A converge ends at its own timeout if a call hangs, even if its caller has no deadline.
 func TestConvergeEndsAtItsTimeout(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		rec := w.ready()

@@ -17,8 +17,8 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/test/cloudtest"
 )
 
-// calls returns the calls that an operation makes when nothing fails. All cases are
-// generated from them.
+// calls returns the calls that an operation makes when nothing fails. All fault cases
+// are generated from them.
 func calls(t *testing.T, op operation, staleness time.Duration) (made []string) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, staleness)
@@ -44,8 +44,8 @@ func bubble(t *testing.T, name string, run func(*testing.T)) {
 	})
 }
 
-// rest runs the reaper for a while, and then wants the cloud to be as the records
-// intend.
+// rest runs the reaper for a while, and then checks that the cloud matches the intent
+// of all records.
 func (w *world) rest(what string) {
 	w.t.Helper()
 	w.reap(20 * time.Minute)
@@ -62,8 +62,8 @@ var reads = map[string]bool{
 	"Tasks.Describe": true, "Tasks.Fetch": true, "Tasks.List": true, "Leases.Fetch": true, "Leases.List": true,
 }
 
-// polled reports whether the last of these calls is a read that was made many times
-// before, as by a request that waits.
+// polled reports whether the last of these calls is a read that was made more than six
+// times, as by a request that waits.
 func polled(made []string) bool {
 	last, n := made[len(made)-1], 0
 	for _, call := range made {
@@ -76,8 +76,8 @@ func polled(made []string) bool {
 
 var stalenesses = []time.Duration{0, 5 * time.Second}
 
-// faultCase is one generated case: an operation, the call of it in which something
-// goes wrong, and what does.
+// faultCase is one generated case: an operation, and one of its calls, which fails or
+// is held.
 type faultCase struct {
 	name      string
 	operation string
@@ -88,9 +88,9 @@ type faultCase struct {
 // faultSeed seeds the choice of the cases that run without BASTION_FAULTS=all.
 const faultSeed = 1
 
-// choose returns the cases to run: all of them if BASTION_FAULTS=all, else a tenth
-// that depends on the seed only, and with it the first case of every operation and
-// every call that the tenth does not have.
+// choose returns the cases to run: all of them if all is set, else a tenth that depends
+// only on the seed. For each operation and each call that the tenth does not include,
+// it adds the first case.
 func choose(cases []faultCase, all bool) (chosen []faultCase) {
 	if all {
 		return cases
@@ -143,13 +143,13 @@ func TestChosenFaultCasesCoverEveryOperationAndCall(t *testing.T) {
 			t.Errorf("%s: a second choice differs", kind)
 		}
 		if len(choose(cases, true)) != len(cases) {
-			t.Errorf("%s: not all cases are chosen when all are wanted", kind)
+			t.Errorf("%s: with all set, choose leaves out cases", kind)
 		}
 	}
 }
 
-// Whichever call fails, before or after its effect or by hanging until the end of the
-// invocation: the reaper completes what the record intends, and a repeat works.
+// Each call fails or hangs, before or after its effect. The reaper must then bring the
+// cloud to what the record intends, and a repeated create must succeed.
 func TestEveryCallFailsOnce(t *testing.T) { runCases(t, "faults", failCases(t)) }
 
 func failCases(t *testing.T) (cases []faultCase) {
@@ -185,10 +185,10 @@ func failOnce(t *testing.T, what string, op operation, staleness time.Duration, 
 	}
 }
 
-// holds are the ways in which an invocation is overtaken: a call is held before its
-// effect, or after it, and the invocation continues later; or the call is held before
-// its effect, and the invocation dies with the effect, as when a slow request outlives
-// its sender.
+// holds lists the ways to hold an invocation while another operation runs. A call is
+// held before or after its effect, and the invocation continues later. Or the call is
+// held before its effect, has its effect later, and the invocation ends there, as when
+// a slow request takes effect after its sender has died.
 var holds = []struct {
 	name   string
 	pause  func() *cloudtest.Pause
@@ -196,17 +196,17 @@ var holds = []struct {
 	dies   bool
 }{
 	{"held before its effect", cloudtest.PauseBefore, true, false},
-	{"held before its effect, with which its caller dies", cloudtest.PauseBefore, true, true},
+	{"held before its effect, after which its caller dies", cloudtest.PauseBefore, true, true},
 	{"held after its effect", cloudtest.PauseAfter, false, false},
 }
 
-// One invocation is held at one of its calls while another intent is carried out.
+// One invocation is held at one of its calls while another operation runs to its end.
 func TestEveryCallIsOvertaken(t *testing.T) {
 	unheld, ran := new(atomic.Int64), 0
 	t.Cleanup(func() {
-		fmt.Printf("overtaken: %d cases ended without the call to hold\n", unheld.Load())
+		fmt.Printf("overtaken: %d cases did not reach the call to hold\n", unheld.Load())
 		if unheld.Load() > int64(ran/100) {
-			t.Error("too many cases never made the call that was to be held")
+			t.Error("more than 1% of the cases did not reach the call to hold")
 		}
 	})
 	ran = runCases(t, "overtaken", overtakeCases(t, unheld))
@@ -219,7 +219,7 @@ func overtakeCases(t *testing.T, unheld *atomic.Int64) (cases []faultCase) {
 			for k, call := range made {
 				for _, other := range overtakers {
 					if staleness > 0 && other.name == "extend" || polled(made[:k+1]) {
-						continue // an extension does not depend on the group; one poll of many is like another
+						continue // an extension does not depend on the group; one poll stands for all
 					}
 					for h, hold := range holds {
 						if reads[call] && hold.before {
@@ -255,9 +255,9 @@ func overtake(t *testing.T, what string, op operation, staleness time.Duration, 
 	select {
 	case <-pause.Reached():
 	case <-ended:
-		unheld.Add(1) // two things happened at the same moment in another order
+		unheld.Add(1) // two concurrent steps ran in another order than in the recording
 	}
-	w.runToItsEnd(what, other)
+	w.runOther(what, other)
 	pause.Release()
 	<-ended
 	w.rest(what)
@@ -266,13 +266,13 @@ func overtake(t *testing.T, what string, op operation, staleness time.Duration, 
 	}
 }
 
-// runToItsEnd runs another operation, and the reaper several times, while the
-// invocation is held.
-func (w *world) runToItsEnd(what string, other operation) {
+// runOther runs another operation, and the reaper several times, while the invocation
+// is held.
+func (w *world) runOther(what string, other operation) {
 	w.t.Helper()
 	ctx, cancel := invocation()
 	defer cancel()
-	var refusal *bastion.Error // such as: it has expired meanwhile
+	var refusal *bastion.Error // for example because the bastion has expired meanwhile
 	if err := other.run(ctx, w.service, w); err != nil && !errors.As(err, &refusal) {
 		w.t.Errorf("%s: the other operation: %v", what, err)
 	}

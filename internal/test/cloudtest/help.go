@@ -36,12 +36,12 @@ func (u Unsupported) supports(t *testing.T, name string) bool {
 func (u Unsupported) check(t *testing.T, names map[string]bool) {
 	for name := range u.Cases {
 		if !names[name] {
-			t.Errorf("%s is said not to support %q, which is not a case", u.Emulator, name)
+			t.Errorf("the list of cases that %s does not support has %q, which is not a case", u.Emulator, name)
 		}
 	}
 }
 
-// newID returns an ID that nothing else in this run has.
+// newID returns an ID that is unique in this run.
 func newID() string {
 	n := lastID.Add(1)
 	id := []byte("aaaaaaaaaaaaaaaa")
@@ -100,8 +100,8 @@ func same[T any](t *testing.T, got, want T) {
 	}
 }
 
-// allSet fails the test if a field of the value is zero, except those named. A field
-// that is added to a type must therefore be added to the test's value.
+// allSet fails the test if a field of the value is zero, except those named. So a field
+// that is added to a type must be added to the test's value too.
 func allSet(t *testing.T, value any, except ...string) {
 	t.Helper()
 	excepted := map[string]bool{}

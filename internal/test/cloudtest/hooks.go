@@ -11,14 +11,14 @@ import (
 // ErrInjected is the error of a call that was made to fail.
 var ErrInjected = errors.New("injected failure")
 
-// A Fault is one way in which a call goes wrong.
+// Fault is one way in which a call fails or hangs.
 type Fault struct {
 	Name  string
-	After bool // the call has its effect all the same
+	After bool // the call has its effect
 	Hook  Hook
 }
 
-// Faults are all the ways in which a call goes wrong for its caller.
+// Faults returns all faults.
 func Faults() []Fault {
 	return []Fault{
 		{"fails before its effect", false, FailBefore},
@@ -28,36 +28,35 @@ func Faults() []Fault {
 	}
 }
 
-// FailBefore fails a call that had no effect.
+// FailBefore fails a call without calling do.
 func FailBefore(_ context.Context, call string, _ func() error) error {
 	return fmt.Errorf("%s: %w before its effect", call, ErrInjected)
 }
 
-// FailAfter fails a call that had its effect, whatever it would have answered.
+// FailAfter fails a call after do, whatever do returns.
 func FailAfter(_ context.Context, call string, do func() error) error {
 	return fmt.Errorf("%s: %w after its effect (%v)", call, ErrInjected, do())
 }
 
-// HangBefore keeps the caller, who is to have a deadline, until it is over. The
-// call has no effect.
+// HangBefore waits until ctx is done, and fails the call without calling do. The caller
+// must set a deadline.
 func HangBefore(ctx context.Context, call string, _ func() error) error {
 	<-ctx.Done()
-	return fmt.Errorf("%s: no answer: %w", call, ctx.Err())
+	return fmt.Errorf("%s: no response: %w", call, ctx.Err())
 }
 
-// HangAfter keeps the caller until its deadline is over. The call has its effect
-// at once.
+// HangAfter calls do, waits until ctx is done, and fails the call.
 func HangAfter(ctx context.Context, call string, do func() error) error {
 	err := do()
 	<-ctx.Done()
-	return fmt.Errorf("%s: no answer: %w (%v)", call, ctx.Err(), err)
+	return fmt.Errorf("%s: no response: %w (%v)", call, ctx.Err(), err)
 }
 
-// Pass lets a call through.
+// Pass calls do without change.
 func Pass(_ context.Context, _ string, do func() error) error { return do() }
 
-// At has the hook deal with the kth call of a name, and no other: counted from 1,
-// of any name where it is empty.
+// At returns a hook that applies the given hook to the kth call of a name only, counted
+// from 1. If the name is empty, calls of every name count.
 func At(name string, k int, hook Hook) Hook {
 	var mu sync.Mutex
 	seen := 0
@@ -86,13 +85,13 @@ func Chain(hooks ...Hook) Hook {
 	}
 }
 
-// Recorder notes the calls that are made, in the order in which they begin.
+// Recorder records calls in the order in which they begin.
 type Recorder struct {
 	mu    sync.Mutex
 	calls []string
 }
 
-// Hook notes the call and lets it through.
+// Hook records the call and calls do.
 func (r *Recorder) Hook(_ context.Context, call string, do func() error) error {
 	r.mu.Lock()
 	r.calls = append(r.calls, call)
@@ -100,16 +99,15 @@ func (r *Recorder) Hook(_ context.Context, call string, do func() error) error {
 	return do()
 }
 
-// Calls are the names of the calls so far.
+// Calls returns the names of the calls so far.
 func (r *Recorder) Calls() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Clone(r.calls)
 }
 
-// Pause holds calls, at their start or after their effect, until it is released.
-// A caller whose deadline passes meanwhile is held all the same, as a function
-// that the machine under it has frozen.
+// Pause holds calls, before or after their effect, until Release. It ignores the
+// caller's deadline, like a frozen Lambda sandbox.
 type Pause struct {
 	after             bool
 	reached, released chan struct{}
@@ -119,7 +117,7 @@ type Pause struct {
 // PauseBefore holds calls before their effect.
 func PauseBefore() *Pause { return newPause(false) }
 
-// PauseAfter holds calls that have had their effect.
+// PauseAfter holds calls after their effect.
 func PauseAfter() *Pause { return newPause(true) }
 
 func newPause(after bool) *Pause {
@@ -145,5 +143,5 @@ func (p *Pause) hold() {
 // Reached is closed when the first call is held.
 func (p *Pause) Reached() <-chan struct{} { return p.reached }
 
-// Release lets the held calls go on, and further ones through.
+// Release lets held calls continue. Later calls are not held.
 func (p *Pause) Release() { p.release.Do(func() { close(p.released) }) }

@@ -18,7 +18,7 @@ func TestFaults(t *testing.T) {
 		"hangs before its effect": 0, "hangs after its effect": 1,
 	}
 	if got := len(cloudtest.Faults()); got != len(effects) {
-		t.Fatalf("%d faults, %d tested", got, len(effects))
+		t.Fatalf("%d faults, want %d", got, len(effects))
 	}
 	for _, fault := range cloudtest.Faults() {
 		t.Run(fault.Name, func(t *testing.T) {
@@ -35,7 +35,7 @@ func TestFaults(t *testing.T) {
 				}
 				hangs := strings.HasPrefix(fault.Name, "hangs")
 				if hung := time.Since(began) == time.Minute; hung != hangs {
-					t.Errorf("it took %s", time.Since(began))
+					t.Errorf("the call took %s", time.Since(began))
 				}
 				if is := errors.Is(err, context.DeadlineExceeded); is != hangs {
 					t.Errorf("error %v", err)
@@ -69,7 +69,7 @@ func TestAt(t *testing.T) {
 			}
 		}
 		if !slices.Equal(hits, tt.hits) {
-			t.Errorf("call %d of %q: %v were hit, not %v", tt.k, tt.name, hits, tt.hits)
+			t.Errorf("call %d of %q: hooked calls %v, want %v", tt.k, tt.name, hits, tt.hits)
 		}
 	}
 }
@@ -112,15 +112,15 @@ func TestPause(t *testing.T) {
 			<-pause.Reached()
 			synctest.Wait()
 			if effect != after || done {
-				t.Errorf("while it is held: effect %t, done %t", effect, done)
+				t.Errorf("while the call is held: effect %t, done %t", effect, done)
 			}
 			pause.Release()
 			synctest.Wait()
 			if !effect || !done {
-				t.Errorf("released: effect %t, done %t", effect, done)
+				t.Errorf("after Release: effect %t, done %t", effect, done)
 			}
 			if err := pause.Hook(t.Context(), "Records.Fetch", func() error { return nil }); err != nil {
-				t.Error(err) // and was not held
+				t.Error(err) // after Release, a call is not held
 			}
 		})
 	}

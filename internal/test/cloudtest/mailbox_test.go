@@ -23,6 +23,7 @@ type message struct {
 	notice  bastion.Notice
 }
 
+// Notify implements [bastion.Notifier].
 func (m *mailbox) Notify(ctx context.Context, rec bastion.Record, notice bastion.Notice) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -32,44 +33,44 @@ func (m *mailbox) Notify(ctx context.Context, rec bastion.Record, notice bastion
 	if m.latest == nil {
 		m.latest = map[string]message{}
 	}
-	l := message{rec.ID, rec.Version, notice}
-	m.messages = append(m.messages, l)
-	if l.version > m.latest[l.id].version {
-		m.latest[l.id] = l
+	msg := message{rec.ID, rec.Version, notice}
+	m.messages = append(m.messages, msg)
+	if msg.version > m.latest[msg.id].version {
+		m.latest[msg.id] = msg
 	}
 	return nil
 }
 
-// all are the notices so far, in the order in which they came.
+// all returns the notices so far, in the order of their delivery.
 func (m *mailbox) all() []bastion.Notice {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var all []bastion.Notice
-	for _, l := range m.messages {
-		all = append(all, l.notice)
+	for _, msg := range m.messages {
+		all = append(all, msg.notice)
 	}
 	return all
 }
 
-// audit compares what the owner of a bastion that has come to rest believes with
-// what is the case.
+// audit returns an error if the last notice about a settled bastion does not match its
+// record.
 func (m *mailbox) audit(rec bastion.Record, warn time.Duration) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	heard, told := m.latest[rec.ID]
+	last, notified := m.latest[rec.ID]
 	if !rec.Notify {
-		if told || rec.LastNotice != (bastion.Notice{}) || !rec.NotifyPendingSince.IsZero() {
-			return fmt.Errorf("nobody asked to be told of %s: %+v", rec.ID, heard)
+		if notified || rec.LastNotice != (bastion.Notice{}) || !rec.NotifyPendingSince.IsZero() {
+			return fmt.Errorf("a notice of %s, which has no Notify: %+v", rec.ID, last)
 		}
 		return nil
 	}
-	asked := rec.Intent.Deadline.Sub(rec.Intent.DeadlineSetAt) // for so long
+	ttl := rec.Intent.Deadline.Sub(rec.Intent.DeadlineSetAt)
 	want := bastion.Notice{
 		State: rec.State(), Stage: rec.Stage(), Attempt: rec.Attempt.Number, Source: rec.Intent.Source, Deadline: rec.Intent.Deadline,
-		Warning: rec.State() == bastion.Ready && time.Until(rec.Intent.Deadline) <= warn && asked > warn+time.Second,
+		Warning: rec.State() == bastion.Ready && time.Until(rec.Intent.Deadline) <= warn && ttl > warn+time.Second,
 	}
-	if heard.notice != want || rec.LastNotice != want || !rec.NotifyPendingSince.IsZero() {
-		return fmt.Errorf("of %s its owner believes: %s; the record says that they were told: %s (untold since %s); it is: %s", rec.ID, heard.notice, rec.LastNotice, rec.NotifyPendingSince, want)
+	if last.notice != want || rec.LastNotice != want || !rec.NotifyPendingSince.IsZero() {
+		return fmt.Errorf("notice of %s: last delivered %s, in the record %s (pending since %s), want %s", rec.ID, last.notice, rec.LastNotice, rec.NotifyPendingSince, want)
 	}
 	return nil
 }

@@ -27,24 +27,24 @@ func TestOwnerIsNotifiedOfEachChange(t *testing.T) {
 			w.reap(time.Until(rec.Intent.Deadline) - 20*time.Minute)
 		}
 		extend(2 * time.Hour)
-		extend(30 * time.Minute) // less than the warning is ahead: they know how long that is
+		extend(30 * time.Minute) // shorter than WarnBefore: no warning
 		ttl := 35 * time.Minute
 		if _, _, err := w.service.Create(context.Background(), bastion.CreateRequest{Caller: alice(home), TTL: &ttl, Notify: true}); err != nil {
 			t.Fatal(err)
 		}
 		w.reap(time.Hour)
 		w.rest("over")
-		var told []string
+		var got []string
 		for _, notice := range w.mail.all() {
-			told = append(told, notice.String())
+			got = append(got, notice.String())
 		}
-		want := []string{ // it was ready before the reaper first came by
+		want := []string{ // the bastion was ready before the first run of the reaper
 			"ready, attempt 1", "ready, warning, attempt 1",
 			"ready, attempt 1", "ready, warning, attempt 1",
 			"ready, attempt 1", "ready, attempt 1", "closing, attempt 1", "closed, attempt 1",
 		}
-		if !slices.Equal(told, want) {
-			t.Errorf("told: %q\nwant: %q", told, want)
+		if !slices.Equal(got, want) {
+			t.Errorf("notices %q\nwant %q", got, want)
 		}
 	})
 }
@@ -64,7 +64,7 @@ func TestNoNoticeWithoutNotify(t *testing.T) {
 		w.reap(time.Until(rec.Intent.Deadline) + 5*time.Minute)
 		w.rest("over")
 		if made := recorder.Calls(); slices.Contains(made, "Notifier.Notify") || len(w.mail.all()) > 0 {
-			t.Errorf("told of it: %v", w.mail.all())
+			t.Errorf("Notify was called; notices: %v", w.mail.all())
 		}
 	})
 }
@@ -72,7 +72,7 @@ func TestNoNoticeWithoutNotify(t *testing.T) {
 // A request with Notify for an existing bastion turns notices on.
 func TestNotifyCanBeSetByALaterRequest(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
-		ask := func(notify bool) {
+		request := func(notify bool) {
 			ctx, cancel := invocation()
 			defer cancel()
 			req := bastion.CreateRequest{Caller: alice(home), Key: keyA, Notify: notify, Wait: 25 * time.Second}
@@ -81,12 +81,12 @@ func TestNotifyCanBeSetByALaterRequest(t *testing.T) {
 			}
 			w.reap(10 * time.Minute)
 		}
-		ask(false)
-		ask(true)
-		ask(false) // which takes nothing back
-		w.rest("asked three times")
+		request(false)
+		request(true)
+		request(false) // does not turn notices off
+		w.rest("requested three times")
 		if !w.only().Notify || len(w.mail.all()) == 0 {
-			t.Errorf("notify %t, told %v", w.only().Notify, w.mail.all())
+			t.Errorf("Notify %t, notices %v", w.only().Notify, w.mail.all())
 		}
 	})
 }
@@ -94,31 +94,31 @@ func TestNotifyCanBeSetByALaterRequest(t *testing.T) {
 // A POST that changes nothing visible raises the generation and causes no notice.
 func TestRepeatedRequestsCauseNoNotice(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
-		w.service.Config.IdleTimeout = 9 * time.Hour // asking counts as use
+		w.service.Config.IdleTimeout = 9 * time.Hour // each request restarts it
 		w.service.Config.WarnBefore = 0
 		before := w.ready()
-		told := len(w.mail.all())
+		noticesBefore := len(w.mail.all())
 		short := time.Minute // so that the deadline stays
 		for range 10 {
 			time.Sleep(20 * time.Second)
 			if _, _, err := w.service.Create(context.Background(), bastion.CreateRequest{Caller: alice(home), TTL: &short, Notify: true}); err != nil {
 				t.Fatal(err)
 			}
-			time.Sleep(10 * time.Second) // until the task has heard of it
+			time.Sleep(10 * time.Second) // until the task has read the lease
 			if err := w.service.Observe(context.Background(), before.ID); err != nil {
 				t.Error(err)
 			}
 		}
-		w.rest("asked again and again")
-		if after := w.only(); after.Intent.Generation != before.Intent.Generation+10 || len(w.mail.all()) != told {
-			t.Errorf("generation %d after %d; told %v", after.Intent.Generation, before.Intent.Generation, w.mail.all()[told:])
+		w.rest("requested ten times")
+		if after := w.only(); after.Intent.Generation != before.Intent.Generation+10 || len(w.mail.all()) != noticesBefore {
+			t.Errorf("generation %d, before the requests %d; new notices %v", after.Intent.Generation, before.Intent.Generation, w.mail.all()[noticesBefore:])
 		}
 	})
 }
 
-// If the notifier always fails, the bastion runs and ends as any other, is due only
-// slightly more often, and is given up an hour after its end.
-func TestFailingNotifierHindersNothing(t *testing.T) {
+// If the notifier always fails, the bastion runs and ends normally, is due only slightly
+// more often, and is not due any more an hour after its end.
+func TestBastionEndsNormallyIfItsNotifierFails(t *testing.T) {
 	for name, broken := range map[string]cloudtest.Hook{"fails": cloudtest.FailBefore, "hangs": cloudtest.HangBefore} {
 		t.Run(name, func(t *testing.T) {
 			simulate(t, func(t *testing.T, w *world) {
@@ -130,9 +130,9 @@ func TestFailingNotifierHindersNothing(t *testing.T) {
 					tries++
 					return broken(ctx, call, do)
 				}))
-				rec := w.ready() // and no call of the reaper fails
+				rec := w.ready() // fails the test if a run of the reaper returns an error
 				if !rec.UnsettledUntil.IsZero() || rec.NotifyPendingSince.IsZero() {
-					t.Errorf("unsettled until %s, untold since %s", rec.UnsettledUntil, rec.NotifyPendingSince)
+					t.Errorf("unsettled until %s, notice pending since %s", rec.UnsettledUntil, rec.NotifyPendingSince)
 				}
 				tries = 0
 				w.reap(2 * time.Hour)
@@ -160,10 +160,10 @@ func TestFailingNotifierHindersNothing(t *testing.T) {
 				w.reap(time.Hour)
 				rec, _ = w.service.Records.Fetch(context.Background(), rec.ID)
 				if tries = 0; !rec.DueAt.IsZero() {
-					t.Errorf("over for more than an hour, and due at %s", rec.DueAt)
+					t.Errorf("due at %s, more than an hour after the end", rec.DueAt)
 				}
 				if _, err := w.service.Converge(context.Background(), rec.ID, bastion.ReaperSteps); err != nil || tries > 0 {
-					t.Errorf("looked at once more: %d tries, %v", tries, err)
+					t.Errorf("converge after that hour: %d notices tried, error %v", tries, err)
 				}
 			})
 		})
@@ -171,26 +171,26 @@ func TestFailingNotifierHindersNothing(t *testing.T) {
 }
 
 // Without a notifier, every notice counts as delivered.
-func TestWithoutANotifierEverythingSettles(t *testing.T) {
+func TestBastionSettlesWithoutANotifier(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		w.service.Notifier = nil
 		rec := w.ready()
 		if rec.LastNotice.State != bastion.Ready || !rec.NotifyPendingSince.IsZero() {
-			t.Errorf("told %s, untold since %s", rec.LastNotice, rec.NotifyPendingSince)
+			t.Errorf("last notice %s, pending since %s", rec.LastNotice, rec.NotifyPendingSince)
 		}
 		if _, err := w.service.Close(context.Background(), alice(home), rec.ID, time.Minute); err != nil {
 			t.Fatal(err)
 		}
 		w.reap(20 * time.Minute)
 		if rec, _ = w.service.Records.Fetch(context.Background(), rec.ID); rec.LastNotice.State != bastion.Closed || !rec.DueAt.IsZero() {
-			t.Errorf("told %s, due %s", rec.LastNotice, rec.DueAt)
+			t.Errorf("last notice %s, due %s", rec.LastNotice, rec.DueAt)
 		}
 	})
 }
 
-// A process notifies the owner that the bastion waits for its lease, and dies before it
-// can confirm that in the record. Soon the bastion is as it was before. The owner must be
-// notified of that, though it equals the last confirmed notice.
+// A process sends the notice that the bastion waits for its lease, and dies before it
+// can confirm the notice in the record. Soon the bastion is ready again. The owner must
+// be notified of that, although it equals the last confirmed notice.
 func TestNoticeIsRepeatedAfterTheNotifyingProcessDied(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		rec := w.ready()
@@ -207,12 +207,12 @@ func TestNoticeIsRepeatedAfterTheNotifyingProcessDied(t *testing.T) {
 			return do()
 		}))
 		if err := dying.Observe(context.Background(), rec.ID); err == nil || !dead {
-			t.Fatalf("it did not die: %v", err)
+			t.Fatalf("the process did not die: %v", err)
 		}
-		heard := w.mail.all()
-		if last := fmt.Sprint(heard[len(heard)-1]); !strings.HasPrefix(last, "starting/lease") {
-			t.Fatalf("the last that was told is %s", last)
+		sent := w.mail.all()
+		if last := fmt.Sprint(sent[len(sent)-1]); !strings.HasPrefix(last, "starting/lease") {
+			t.Fatalf("last notice %s, want starting/lease", last)
 		}
-		w.rest("as before")
+		w.rest("ready again")
 	})
 }

@@ -9,19 +9,19 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// operation is something that a person or a schedule does, and that makes calls.
+// operation is one request, event or scheduled run.
 type operation struct {
 	name  string
-	opens bool         // where there is none, it makes a bastion
-	setup func(*world) // before it, without faults
+	opens bool         // creates a bastion if none is open
+	setup func(*world) // runs first, without faults
 	run   func(context.Context, *bastion.Service, *world) error
 }
 
-func nothing(*world)        {}
+func noSetup(*world)        {}
 func readyBastion(w *world) { w.ready() }
 
 var operations = []operation{
-	{"create", true, nothing, createFrom(home, keyA)},
+	{"create", true, noSetup, createFrom(home, keyA)},
 	{"create again", true, readyBastion, createFrom(home, keyA)},
 	{"rebind", true, readyBastion, createFrom(travel, "")},
 	{"new key", true, readyBastion, createFrom(home, keyB)},
@@ -58,7 +58,7 @@ var operations = []operation{
 	}},
 	{"reap an expired one", false, func(w *world) {
 		w.ready()
-		w.kill() // its own timer would end it
+		w.kill() // otherwise the task would end itself
 		time.Sleep(9 * time.Hour)
 	}, reapTwice},
 	{"reap a dead task", false, func(w *world) {
@@ -73,7 +73,7 @@ var operations = []operation{
 		w.service.Create(ctx, bastion.CreateRequest{Caller: alice(home), Key: keyA})
 		time.Sleep(time.Minute)
 	}, reapTwice},
-	{"reap what is to be warned of", false, func(w *world) {
+	{"reap when the warning is due", false, func(w *world) {
 		time.Sleep(time.Until(w.ready().Intent.Deadline) - warn + time.Second)
 	}, reapTwice},
 	{"reap a closed one", false, func(w *world) {
@@ -120,7 +120,7 @@ func reapTwice(ctx context.Context, s *bastion.Service, _ *world) error {
 	return errors.Join(first, second)
 }
 
-// only is the one bastion that is open.
+// only returns the record of the open bastion; the zero record if none is open.
 func (w *world) only() bastion.Record {
 	for _, rec := range w.cloud.Inventory().Records {
 		if rec.Intent.Open {
@@ -136,7 +136,7 @@ func (w *world) kill() {
 	}
 }
 
-// sweepAgain runs the passes that follow one in which something went wrong.
+// sweepAgain runs three more sweeps, which complete a sweep that failed.
 func (w *world) sweepAgain() {
 	for range 3 {
 		time.Sleep(time.Minute)
@@ -146,43 +146,43 @@ func (w *world) sweepAgain() {
 	}
 }
 
-// orphans makes a task, a group and a lease that no record knows.
+// orphans creates a task, a group and a lease that belong to no record.
 func (w *world) orphans() {
 	ctx := context.Background()
-	group, err := w.cloud.Groups().Create(ctx, bastion.GroupSpec{BastionID: "nobody"})
+	group, err := w.cloud.Groups().Create(ctx, bastion.GroupSpec{BastionID: "norecord"})
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	time.Sleep(time.Minute) // so that it shows
+	time.Sleep(time.Minute) // until reads show the group
 	if err := w.cloud.Groups().Authorize(ctx, group.ID, netip.PrefixFrom(home, 32)); err != nil {
 		w.t.Fatal(err)
 	}
-	task, err := w.cloud.Tasks().Run(ctx, bastion.TaskSpec{BastionID: "nobody", Attempt: 1, GroupID: group.ID, Subnet: "a", TaskDefinition: "bastion:1", AttemptCreatedAt: time.Now()})
+	task, err := w.cloud.Tasks().Run(ctx, bastion.TaskSpec{BastionID: "norecord", Attempt: 1, GroupID: group.ID, Subnet: "a", TaskDefinition: "bastion:1", AttemptCreatedAt: time.Now()})
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	lease := bastion.Lease{BastionID: "nobody", Generation: 1, Open: true, Keys: []bastion.Key{keyA}, Deadline: time.Now().Add(1000 * time.Hour)}
+	lease := bastion.Lease{BastionID: "norecord", Generation: 1, Open: true, Keys: []bastion.Key{keyA}, Deadline: time.Now().Add(1000 * time.Hour)}
 	if err := w.cloud.Leases().Write(ctx, task.ID, lease); err != nil {
 		w.t.Fatal(err)
 	}
 }
 
-// overtakers are intents that can follow any operation.
+// overtakers lists the operations that run while another one is held.
 var overtakers = []operation{
-	{"create", true, nothing, createFrom(home, keyA)},
-	{"rebind", true, nothing, createFrom(travel, keyB)},
-	{"extend", false, nothing, func(ctx context.Context, s *bastion.Service, w *world) error {
+	{"create", true, noSetup, createFrom(home, keyA)},
+	{"rebind", true, noSetup, createFrom(travel, keyB)},
+	{"extend", false, noSetup, func(ctx context.Context, s *bastion.Service, w *world) error {
 		if rec := w.only(); rec.ID != "" {
 			_, err := s.Extend(ctx, alice(home), rec.ID, 11*time.Hour, 5*time.Second)
 			return err
 		}
 		return nil
 	}},
-	{"close", false, nothing, func(ctx context.Context, s *bastion.Service, _ *world) error {
+	{"close", false, noSetup, func(ctx context.Context, s *bastion.Service, _ *world) error {
 		_, err := s.CloseAll(ctx, alice(home), 10*time.Second)
 		return err
 	}},
-	{"close and create", true, nothing, func(ctx context.Context, s *bastion.Service, _ *world) error {
+	{"close and create", true, noSetup, func(ctx context.Context, s *bastion.Service, _ *world) error {
 		if _, err := s.CloseAll(ctx, alice(home), 2*time.Second); err != nil {
 			return err
 		}

@@ -15,7 +15,7 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/test/cloudtest"
 )
 
-// simulate runs a test in simulated time, on a cloud whose reads lag a little.
+// simulate runs a test in simulated time, on a cloud whose reads are up to a second old.
 func simulate(t *testing.T, run func(*testing.T, *world)) {
 	synctest.Test(t, func(t *testing.T) { run(t, newWorld(t, time.Second)) })
 }
@@ -28,7 +28,7 @@ func wantCode(t *testing.T, err error, want bastion.Code) {
 	}
 }
 
-func TestTwentyFirstCallsMakeOneBastion(t *testing.T) {
+func TestConcurrentCreatesMakeOneBastion(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		var made atomic.Int64
 		var wg sync.WaitGroup
@@ -50,17 +50,17 @@ func TestTwentyFirstCallsMakeOneBastion(t *testing.T) {
 		wg.Wait()
 		for _, id := range ids {
 			if id != ids[0] {
-				t.Errorf("two bastions: %s and %s", ids[0], id)
+				t.Errorf("callers got different bastions: %s and %s", ids[0], id)
 			}
 		}
 		if inv := w.cloud.Inventory(); made.Load() != 1 || len(inv.Tasks) != 1 || len(inv.Groups) != 1 {
-			t.Errorf("%d made, %d tasks, %d groups", made.Load(), len(inv.Tasks), len(inv.Groups))
+			t.Errorf("%d bastions created, %d tasks, %d groups", made.Load(), len(inv.Tasks), len(inv.Groups))
 		}
-		w.rest("twenty at once")
+		w.rest("twenty concurrent creates")
 	})
 }
 
-func TestCreateRefuses(t *testing.T) {
+func TestInvalidCreateIsRefused(t *testing.T) {
 	long := 13 * time.Hour
 	zero, short := time.Duration(0), 999*time.Millisecond
 	private := netip.MustParsePrefix("10.1.2.3/32")
@@ -79,17 +79,17 @@ func TestCreateRefuses(t *testing.T) {
 		{"a mapped address", func(r *bastion.CreateRequest, _ *bastion.Config) {
 			r.Source = netip.MustParsePrefix("::ffff:10.1.2.3/128")
 		}, bastion.CodeSourceInvalid},
-		{"a source that may not be named", func(r *bastion.CreateRequest, _ *bastion.Config) { r.Source = private }, bastion.CodeSourceNotAllowed},
-		{"a source outside what may be named", func(r *bastion.CreateRequest, c *bastion.Config) {
+		{"a source without permission", func(r *bastion.CreateRequest, _ *bastion.Config) { r.Source = private }, bastion.CodeSourceNotAllowed},
+		{"a source outside the permitted ranges", func(r *bastion.CreateRequest, c *bastion.Config) {
 			r.Source = private
 			c.SourceOverride = []netip.Prefix{netip.MustParsePrefix("10.9.0.0/16")}
 		}, bastion.CodeSourceNotAllowed},
-		{"no source where one is needed", func(_ *bastion.CreateRequest, c *bastion.Config) { c.RequireSource = true }, bastion.CodeSourceRequired},
+		{"no source where one is required", func(_ *bastion.CreateRequest, c *bastion.Config) { c.RequireSource = true }, bastion.CodeSourceRequired},
 		{"no address at all", func(r *bastion.CreateRequest, _ *bastion.Config) { r.Caller.Address = netip.Addr{} }, bastion.CodeSourceInvalid},
 		{"the wrong family", func(_ *bastion.CreateRequest, c *bastion.Config) { c.IPv4 = false }, bastion.CodeSourceFamily},
 		{"the total quota", func(_ *bastion.CreateRequest, c *bastion.Config) { c.Quota.Total = 0 }, bastion.CodeQuotaTotal},
 		{"the owner's quota", func(_ *bastion.CreateRequest, c *bastion.Config) { c.Quota.PerOwner = 0 }, bastion.CodeQuotaOwner},
-		{"malformed comes before missing", func(r *bastion.CreateRequest, _ *bastion.Config) { r.Key, r.Name = "", "-" }, bastion.CodeNameInvalid},
+		{"a malformed name before a missing key", func(r *bastion.CreateRequest, _ *bastion.Config) { r.Key, r.Name = "", "-" }, bastion.CodeNameInvalid},
 	} {
 		t.Run(row.what, func(t *testing.T) {
 			simulate(t, func(t *testing.T, w *world) {
@@ -98,7 +98,7 @@ func TestCreateRefuses(t *testing.T) {
 				_, _, err := w.service.Create(context.Background(), req)
 				wantCode(t, err, row.code)
 				if inv := w.cloud.Inventory(); len(inv.Records)+len(inv.Groups)+len(inv.Tasks) > 0 {
-					t.Errorf("something was made: %+v", inv)
+					t.Errorf("a refused create left: %+v", inv)
 				}
 				if _, err := w.service.Keys.RememberedKey(context.Background(), alice(home).Owner); !errors.Is(err, bastion.ErrNotFound) {
 					t.Errorf("the key of a refused request is remembered (%v)", err)
@@ -116,7 +116,7 @@ func TestKeyIsRemembered(t *testing.T) {
 		}
 		again, err := w.create(w.service, home, "")
 		if err != nil || again.ID == first.ID || again.Intent.Keys[0] != keyA {
-			t.Errorf("again: %s with %v, %v", again.ID, again.Intent.Keys, err)
+			t.Errorf("second bastion %s with keys %v, error %v", again.ID, again.Intent.Keys, err)
 		}
 	})
 }
@@ -128,11 +128,11 @@ func TestDeadlinesOnlyMoveLater(t *testing.T) {
 			return w.service.Extend(context.Background(), alice(home), rec.ID, ttl, 10*time.Second)
 		}
 		if same, err := extend(time.Minute); err != nil || !same.Intent.Deadline.Equal(rec.Intent.Deadline) || same.Intent.Generation != rec.Intent.Generation {
-			t.Errorf("less than it has: %+v, %v", same.Intent, err)
+			t.Errorf("extended by less than is left: %+v, error %v", same.Intent, err)
 		}
 		later, err := extend(9 * time.Hour)
 		if err != nil || later.State() != bastion.Ready || later.Intent.Deadline.Before(time.Now().Add(9*time.Hour-time.Minute)) {
-			t.Errorf("more: %s until %s, %v", later.State(), later.Intent.Deadline, err)
+			t.Errorf("extended: %s until %s, error %v", later.State(), later.Intent.Deadline, err)
 		}
 		_, err = extend(12 * time.Hour)
 		wantCode(t, err, bastion.CodeTTLBeyondCap)
@@ -144,29 +144,29 @@ func TestDeadlinesOnlyMoveLater(t *testing.T) {
 		defer cancel()
 		again, _, err := w.service.Create(ctx, bastion.CreateRequest{Caller: alice(home), TTL: &short, Wait: 5 * time.Second})
 		if err != nil || !again.Intent.Deadline.Equal(later.Intent.Deadline) {
-			t.Errorf("POST with less: until %s, %v", again.Intent.Deadline, err)
+			t.Errorf("create with less than is left: deadline %s, error %v", again.Intent.Deadline, err)
 		}
 		w.rest("extended")
 	})
 }
 
-// Repeating the request that created a bastion, later and from another address, is not
-// an error, though its ttl now reaches beyond the cap.
+// The request that created a bastion can be repeated later and from another address,
+// although its ttl now exceeds what is left of the maximum lifetime.
 func TestRepeatedCreateWithLongestTTLIsAccepted(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
-		most := w.service.Config.MaxTTL
-		ask := func(from netip.Addr) (bastion.Record, error) {
+		longest := w.service.Config.MaxTTL
+		create := func(from netip.Addr) (bastion.Record, error) {
 			ctx, cancel := invocation()
 			defer cancel()
-			rec, _, err := w.service.Create(ctx, bastion.CreateRequest{Caller: alice(from), Key: keyA, TTL: &most, Wait: 25 * time.Second})
+			rec, _, err := w.service.Create(ctx, bastion.CreateRequest{Caller: alice(from), Key: keyA, TTL: &longest, Wait: 25 * time.Second})
 			return rec, err
 		}
-		first, err := ask(home)
+		first, err := create(home)
 		if err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Hour)
-		again, err := ask(travel)
+		again, err := create(travel)
 		if err != nil || again.ID != first.ID || again.Intent.Source.Addr() != travel || !again.Intent.Deadline.Equal(first.LatestDeadline) {
 			t.Errorf("%+v, %v", again.Intent, err)
 		}
@@ -197,9 +197,9 @@ func TestOtherOwnersFindNothing(t *testing.T) {
 		if recs, err := w.service.List(ctx, root, 0); err != nil || len(recs) != 1 {
 			t.Errorf("an admin's list: %v, %v", recs, err)
 		}
-		_, err = w.service.Extend(ctx, root, rec.ID, 10*time.Hour, 0) // more time is for its owner to ask for
+		_, err = w.service.Extend(ctx, root, rec.ID, 10*time.Hour, 0) // only the owner can extend
 		wantCode(t, err, bastion.CodeNotFound)
-		w.rest("looked for")
+		w.rest("requests of other owners")
 		if closed, err := w.service.Close(ctx, root, rec.ID, time.Minute); err != nil || closed.Intent.Open {
 			t.Errorf("an admin's close: %v", err)
 		}
@@ -220,10 +220,10 @@ func TestCapacityRefusedFiveTimesFails(t *testing.T) {
 		}
 		w.rest("failed")
 		if inv := w.cloud.Inventory(); len(inv.Groups)+len(inv.Tasks) > 0 {
-			t.Errorf("left behind: %+v", inv)
+			t.Errorf("left in the cloud: %+v", inv)
 		}
 		if next, err := w.create(w.service, home, keyA); err != nil || next.ID == rec.ID || next.State() != bastion.Ready {
-			t.Errorf("asked again: %s, %v", next.State(), err)
+			t.Errorf("next create: %s, error %v", next.State(), err)
 		}
 	})
 }
@@ -253,7 +253,7 @@ func TestReaperEndsTaskThatDoesNotEndItself(t *testing.T) {
 		}
 		w.rest("expired")
 		if rec, _ = w.service.Records.Fetch(context.Background(), rec.ID); rec.End.Reason != bastion.EndDeadline {
-			t.Errorf("ended: %s", rec.End)
+			t.Errorf("end: %s", rec.End)
 		}
 	})
 }
@@ -277,23 +277,23 @@ func TestIdleEndsOnlyUnusedBastions(t *testing.T) {
 		w.runner.Use(rec.Attempt.TaskID, 1)
 		w.reap(2 * time.Hour)
 		if w.only().State() != bastion.Ready {
-			t.Fatal("ended though it was used")
+			t.Fatal("a bastion in use ended")
 		}
 		w.runner.Use(rec.Attempt.TaskID, 0)
 		w.reap(20 * time.Minute)
 		if w.only().State() != bastion.Ready {
-			t.Fatal("ended before its idle time")
+			t.Fatal("ended before the idle time-out")
 		}
 		w.reap(15 * time.Minute)
 		w.rest("idle")
 		if rec, _ = w.service.Records.Fetch(context.Background(), rec.ID); rec.End.Reason != bastion.EndIdle {
-			t.Errorf("ended: %q, %s", rec.End.Reason, rec.State())
+			t.Errorf("end reason %q, state %s", rec.End.Reason, rec.State())
 		}
 	})
 }
 
-// The owner extends the bastion just before the task writes its ending, and the lease
-// would be written after it: another task follows.
+// The owner extends the bastion just before the task writes its ending, and the new lease
+// would be written after the ending: another task must start.
 func TestExtensionWrittenAfterTheEndingStartsAnotherTask(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		w.service.Config.IdleTimeout = 30 * time.Minute
@@ -313,18 +313,18 @@ func TestExtensionWrittenAfterTheEndingStartsAnotherTask(t *testing.T) {
 			ended <- rec
 		}()
 		<-pause.Reached()
-		time.Sleep(10 * time.Second) // the task writes its ending meanwhile
+		time.Sleep(10 * time.Second) // meanwhile the task writes its ending
 		pause.Release()
 		<-ended
-		w.rest("asked at the very end")
+		w.rest("extended at the end")
 		if after := w.only(); after.ID != rec.ID || after.Attempt.Number != 2 || after.State() != bastion.Ready {
 			t.Errorf("%s %s, attempt %d", after.ID, after.State(), after.Attempt.Number)
 		}
 	})
 }
 
-// An extension that reaches the lease before the task's own ending keeps the task
-// running, at the deadline as at the idle time-out. One that comes after the ending
+// An extension that is written to the lease before the task's ending keeps the task
+// running, at the deadline and at the idle time-out. An extension after the ending
 // starts another task, or is refused because the deadline has passed.
 func TestExtensionAroundTheTasksOwnEnd(t *testing.T) {
 	for _, reason := range []bastion.EndReason{bastion.EndDeadline, bastion.EndIdle} {
@@ -357,7 +357,7 @@ func TestExtensionAroundTheTasksOwnEnd(t *testing.T) {
 					w.rest("extended")
 					after := w.only()
 					if before > 0 && after.Attempt.Number != 1 {
-						t.Errorf("the lease was renewed %s before the end, and the task ended: attempt %d", before, after.Attempt.Number)
+						t.Errorf("extended %s before the end: attempt %d, want the first task to continue", before, after.Attempt.Number)
 					}
 					if after.ID != rec.ID || after.State() != bastion.Ready {
 						t.Errorf("%s %s, want %s ready", after.ID, after.State(), rec.ID)
@@ -368,10 +368,10 @@ func TestExtensionAroundTheTasksOwnEnd(t *testing.T) {
 	}
 }
 
-func TestConsoleRequests(t *testing.T) {
+func TestConsoleRequestsAreCarriedOut(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		rec := w.ready()
-		ask := func(verb bastion.Verb, ttl time.Duration) bastion.ConsoleReply {
+		request := func(verb bastion.Verb, ttl time.Duration) bastion.ConsoleReply {
 			w.runner.Request(rec.Attempt.TaskID, verb, ttl)
 			time.Sleep(10 * time.Second)
 			if err := w.service.Observe(context.Background(), rec.ID); err != nil {
@@ -383,17 +383,17 @@ func TestConsoleRequests(t *testing.T) {
 			}
 			return item.Lease.ConsoleReply
 		}
-		if a := ask(bastion.VerbExtend, 10*time.Hour); a.Number != 1 || a.Code != "" {
-			t.Errorf("extend: %+v", a)
+		if reply := request(bastion.VerbExtend, 10*time.Hour); reply.Number != 1 || reply.Code != "" {
+			t.Errorf("extend: %+v", reply)
 		}
-		if a := ask(bastion.VerbExtend, 100*time.Hour); a.Number != 2 || a.Code != bastion.CodeTTLBeyondCap {
-			t.Errorf("extend beyond the cap: %+v", a)
+		if reply := request(bastion.VerbExtend, 100*time.Hour); reply.Number != 2 || reply.Code != bastion.CodeTTLBeyondCap {
+			t.Errorf("extend beyond the cap: %+v", reply)
 		}
 		w.rest("extended by console")
-		ask(bastion.VerbClose, 0)
+		request(bastion.VerbClose, 0)
 		w.rest("closed by console")
 		if rec, _ = w.service.Records.Fetch(context.Background(), rec.ID); rec.End.Reason != bastion.EndConsole {
-			t.Errorf("ended: %s", rec.End)
+			t.Errorf("end: %s", rec.End)
 		}
 	})
 }
@@ -422,7 +422,7 @@ func TestSweepKeepsRunningBastions(t *testing.T) {
 	})
 }
 
-// A function leaves a step outside its set to the reaper, for which the bastion is due at once.
+// A function that may not take a step makes the bastion due at once, for the reaper.
 func TestStepOutsideTheSetMakesTheBastionDue(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		rec := w.ready()
@@ -430,10 +430,10 @@ func TestStepOutsideTheSetMakesTheBastionDue(t *testing.T) {
 			t.Fatalf("due already at %s", rec.DueAt)
 		}
 		w.kill()
-		time.Sleep(5 * time.Second) // until it shows
+		time.Sleep(5 * time.Second) // until reads show it
 		after, err := w.service.Converge(context.Background(), rec.ID, bastion.ExtendSteps)
 		if err != nil || after.DueAt.After(time.Now()) || len(w.cloud.Inventory().Live()) > 0 {
-			t.Errorf("due %s, it is %s, %v", after.DueAt, time.Now(), err)
+			t.Errorf("due %s, now %s, error %v", after.DueAt, time.Now(), err)
 		}
 		w.rest("left to the reaper")
 	})
@@ -472,6 +472,6 @@ func TestExpiredBastionFreesItsName(t *testing.T) {
 		if err != nil || second.ID == first.ID || second.State() != bastion.Ready {
 			t.Errorf("%s, %v", second.State(), err)
 		}
-		w.rest("expired and asked for again")
+		w.rest("expired and created again")
 	})
 }

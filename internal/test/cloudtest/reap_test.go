@@ -15,7 +15,7 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/test/cloudtest"
 )
 
-// fill makes n closed records without anything in the cloud, due a second apart.
+// fill creates n expired records with no task or group, due one second apart.
 func (w *world) fill(n int) (ids []string) {
 	w.t.Helper()
 	now := time.Now().UTC()
@@ -32,46 +32,47 @@ func (w *world) fill(n int) (ids []string) {
 	return ids
 }
 
-// observed counts how often each bastion was looked at.
-type observed struct {
+// observations counts how often each bastion was observed.
+type observations struct {
 	mu    sync.Mutex
 	times map[string]int
-	order []string
+	order []string // of the first observations
 }
 
-// groups is a port that counts, and answers what the test wants.
-type groups struct {
+// countingGroups is a port that counts Describe, and fails it if the test wants so.
+type countingGroups struct {
 	bastion.Groups
-	seen   *observed
-	answer func(ctx context.Context, id string) error
+	seen *observations
+	fail func(ctx context.Context, id string) error
 }
 
-func (g groups) Describe(ctx context.Context, id, groupID string) (bastion.Group, error) {
+func (g countingGroups) Describe(ctx context.Context, id, groupID string) (bastion.Group, error) {
 	g.seen.mu.Lock()
 	if g.seen.times[id]++; g.seen.times[id] == 1 {
 		g.seen.order = append(g.seen.order, id)
 	}
 	g.seen.mu.Unlock()
-	if err := g.answer(ctx, id); err != nil {
+	if err := g.fail(ctx, id); err != nil {
 		return bastion.Group{}, err
 	}
 	return g.Groups.Describe(ctx, id, groupID)
 }
 
-func (w *world) watched(answer func(ctx context.Context, id string) error) (*bastion.Service, *observed) {
-	seen := &observed{times: map[string]int{}}
+// counted returns a service with counting groups, and the counts.
+func (w *world) counted(fail func(ctx context.Context, id string) error) (*bastion.Service, *observations) {
+	seen := &observations{times: map[string]int{}}
 	p := w.ports()
-	p.Groups = groups{p.Groups, seen, answer}
+	p.Groups = countingGroups{p.Groups, seen, fail}
 	return w.serviceOn(p), seen
 }
 
-// More are due than are asked for at once, and every third fails, some of them
-// so that they stay due: each is taken once, and none keeps another from its turn.
+// More records are due than one query returns, and some of them fail and stay due. The
+// reaper must take each record once, and a failure must not keep it from the others.
 func TestReaperTakesEachRecordOnce(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		ids := w.fill(650)
 		broken := func(id string) bool { return id[len(id)-1]%3 == 0 }
-		service, seen := w.watched(func(_ context.Context, id string) error {
+		service, seen := w.counted(func(_ context.Context, id string) error {
 			if broken(id) {
 				return cloudtest.ErrInjected
 			}
@@ -86,13 +87,13 @@ func TestReaperTakesEachRecordOnce(t *testing.T) {
 		}
 		for _, id := range ids {
 			if n := seen.times[id]; n == 0 || broken(id) && n > 1 {
-				t.Errorf("%s was looked at %d times", id, n)
+				t.Errorf("%s was observed %d times", id, n)
 			}
 		}
 	})
 }
 
-// stuck is a store in which some records cannot be written, so that they stay due.
+// stuck is a store that cannot write some records, so that they stay due.
 type stuck struct {
 	bastion.Records
 	broken func(id string) bool
@@ -105,12 +106,12 @@ func (s stuck) Replace(ctx context.Context, prev, next bastion.Record) error {
 	return s.Records.Replace(ctx, prev, next)
 }
 
-// A call that would have to wait for longer than there is time ends the converge,
-// and not the run: it is no error, and the record keeps its place.
+// ErrNoTime ends the converge of one record, but not the run. The run returns no error,
+// and the record stays due and unchanged.
 func TestErrNoTimeIsNoErrorOfTheRun(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		ids := w.fill(20)
-		service, seen := w.watched(func(_ context.Context, id string) error {
+		service, seen := w.counted(func(_ context.Context, id string) error {
 			if id == ids[3] {
 				return fmt.Errorf("DescribeSecurityGroups: %w", bastion.ErrNoTime)
 			}
@@ -122,12 +123,12 @@ func TestErrNoTimeIsNoErrorOfTheRun(t *testing.T) {
 			t.Errorf("%d taken, %v", taken, err)
 		}
 		if rec, err := service.Records.Fetch(ctx, ids[3]); err != nil || rec.Version != 1 || seen.times[ids[3]] != 1 {
-			t.Errorf("the one without time has version %d and was looked at %d times: %v", rec.Version, seen.times[ids[3]], err)
+			t.Errorf("the record with ErrNoTime has version %d and was observed %d times: %v", rec.Version, seen.times[ids[3]], err)
 		}
 	})
 }
 
-// Steps come in an order: what there is no time for is not overtaken by the next.
+// If there is no time for a step, the later steps are not taken either.
 func TestNoTimeEndsAConverge(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		rec := w.ready()
@@ -144,22 +145,22 @@ func TestNoTimeEndsAConverge(t *testing.T) {
 		}
 		made := recorder.Calls()
 		if made[len(made)-1] != "Groups.Revoke" || slices.Contains(made, "Tasks.Stop") {
-			t.Errorf("it went on: %s", strings.Join(made, " "))
+			t.Errorf("calls %s, want none after Groups.Revoke", strings.Join(made, " "))
 		}
 		w.rest("no time for the first step")
 	})
 }
 
-// An observer whose turn does not come leaves the bastion to the reaper, at once.
+// An observer that gets ErrNoTime makes the bastion due for the reaper at once.
 func TestFailedObservationMakesTheBastionDue(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		rec := w.ready()
-		service, _ := w.watched(func(context.Context, string) error { return bastion.ErrNoTime })
+		service, _ := w.counted(func(context.Context, string) error { return bastion.ErrNoTime })
 		if err := service.Observe(context.Background(), rec.ID); err != nil {
 			t.Error(err)
 		}
 		if due, err := service.DueList.Due(context.Background(), time.Now(), 10); err != nil || !slices.Equal(due, []string{rec.ID}) {
-			t.Errorf("due are %q, %v", due, err)
+			t.Errorf("due: %q, error %v", due, err)
 		}
 		if err := service.Observe(context.Background(), "unknown"); err != nil {
 			t.Error(err)
@@ -168,13 +169,13 @@ func TestFailedObservationMakesTheBastionDue(t *testing.T) {
 	})
 }
 
-// A run that is slow begins nothing when its time is nearly over, and what its end
-// cuts off is no failure.
+// A slow run takes no new record when little time is left. A converge that the end of
+// the run interrupts is no error.
 func TestReaperEndsBeforeItsTimeout(t *testing.T) {
 	for _, slow := range []time.Duration{4 * time.Second, 6 * time.Second, 16 * time.Second} {
 		simulate(t, func(t *testing.T, w *world) {
 			ids := w.fill(100)
-			service, seen := w.watched(func(ctx context.Context, _ string) error {
+			service, seen := w.counted(func(ctx context.Context, _ string) error {
 				select {
 				case <-time.After(slow):
 					return nil
@@ -186,17 +187,17 @@ func TestReaperEndsBeforeItsTimeout(t *testing.T) {
 			defer cancel()
 			taken, err := service.Reap(ctx)
 			if err != nil || taken == 0 || taken == len(ids) {
-				t.Errorf("at %s a call, %d of %d taken: %v", slow, taken, len(ids), err)
+				t.Errorf("calls of %s: %d of %d taken, error %v", slow, taken, len(ids), err)
 			}
 			if slices.Sort(seen.order); !slices.Equal(seen.order, ids[:taken]) {
-				t.Errorf("at %s a call, not the most overdue were taken: %q", slow, seen.order)
+				t.Errorf("calls of %s: taken %q, want the %d most overdue", slow, seen.order, taken)
 			}
 		})
 	}
 }
 
-// Of a first attempt there is one task: it is not searched for.
-func TestFirstAttemptIsNotSearchedFor(t *testing.T) {
+// A first attempt can have one task only, so the reaper does not search for others.
+func TestFirstAttemptNeedsNoTaskSearch(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		rec := w.ready()
 		var recorder cloudtest.Recorder
@@ -208,17 +209,17 @@ func TestFirstAttemptIsNotSearchedFor(t *testing.T) {
 			return strings.Join(recorder.Calls(), " ")
 		}
 		if made := converge(); !strings.Contains(made, "Tasks.Fetch") || strings.Contains(made, "Tasks.Describe") {
-			t.Errorf("the first attempt took %s", made)
+			t.Errorf("calls for the first attempt: %s", made)
 		}
 		w.kill()
-		w.reap(10 * time.Minute) // which starts another
+		w.reap(10 * time.Minute) // starts the second attempt
 		if made := converge(); !strings.Contains(made, "Tasks.Describe") {
-			t.Errorf("the second took %s", made)
+			t.Errorf("calls for the second attempt: %s", made)
 		}
 	})
 }
 
-// A sweep that finds more than it has time for goes on with the next one.
+// A sweep with too little time leaves the rest to the next sweep, without an error.
 func TestSweepEndsBeforeItsTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 0)
@@ -236,6 +237,6 @@ func TestSweepEndsBeforeItsTimeout(t *testing.T) {
 			t.Errorf("%d orphans, %d tasks, %d groups: %v", n, len(inv.Live()), len(inv.Groups), err)
 		}
 		w.sweepAgain()
-		w.rest("swept late")
+		w.rest("swept again")
 	})
 }

@@ -14,20 +14,19 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/test/cloudtest"
 )
 
-// A day in which people come and go, tasks die, capacity runs out and one call
-// in twenty goes wrong in some way. When all have closed theirs nothing is left; in
-// each of its minutes, nothing outlives its deadline by more than the reaper
-// needs.
-func TestABadDay(t *testing.T) {
+// For a simulated day, ten owners send random requests, tasks die, capacity runs out and
+// one call in twenty fails. In every minute, no task may run much longer than its
+// deadline. When all bastions are closed, nothing may be left in the cloud.
+func TestFaultsOverADayLeaveNothingBehind(t *testing.T) {
 	for seed := range uint64(4) {
 		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
 			t.Parallel()
-			synctest.Test(t, func(t *testing.T) { badDay(t, seed) })
+			synctest.Test(t, func(t *testing.T) { dayOfFaults(t, seed) })
 		})
 	}
 }
 
-func badDay(t *testing.T, seed uint64) {
+func dayOfFaults(t *testing.T, seed uint64) {
 	w := newWorld(t, 2*time.Second)
 	var mu sync.Mutex
 	random := rand.New(rand.NewPCG(seed, 1))
@@ -35,7 +34,7 @@ func badDay(t *testing.T, seed uint64) {
 	pick := func(n int) int { mu.Lock(); defer mu.Unlock(); return random.IntN(n) }
 
 	faults := cloudtest.Faults()
-	shaky := w.serviceOn(cloudtest.Wrap(w.ports(), func(ctx context.Context, call string, do func() error) error {
+	unreliable := w.serviceOn(cloudtest.Wrap(w.ports(), func(ctx context.Context, call string, do func() error) error {
 		if chance(20) {
 			return faults[pick(len(faults))].Hook(ctx, call, do)
 		}
@@ -43,26 +42,26 @@ func badDay(t *testing.T, seed uint64) {
 	}))
 	w.tasks = func(ctx context.Context, call string, do func() error) error {
 		if chance(20) {
-			return faults[pick(2)].Hook(ctx, call, do) // it fails, before its effect or after
+			return faults[pick(2)].Hook(ctx, call, do) // fails before or after its effect
 		}
 		return do()
 	}
-	shaky.Config.Quota = bastion.Quota{PerOwner: 3, Total: 40}
-	shaky.Config.IdleTimeout = time.Hour
-	shaky.Config.WarnBefore, w.service.Config.WarnBefore = 20*time.Minute, 20*time.Minute
+	unreliable.Config.Quota = bastion.Quota{PerOwner: 3, Total: 40}
+	unreliable.Config.IdleTimeout = time.Hour
+	unreliable.Config.WarnBefore, w.service.Config.WarnBefore = 20*time.Minute, 20*time.Minute
 
 	day, end := context.WithTimeout(context.Background(), 24*time.Hour)
 	defer end()
 	var people sync.WaitGroup
 	for n := range 10 {
-		people.Go(func() { w.person(day, shaky, n, chance, pick) })
+		people.Go(func() { w.person(day, unreliable, n, chance, pick) })
 	}
 	for day.Err() == nil {
 		time.Sleep(time.Minute)
 		ctx, cancel := invocation()
-		shaky.Reap(ctx)
+		unreliable.Reap(ctx)
 		if chance(10) {
-			shaky.Sweep(ctx)
+			unreliable.Sweep(ctx)
 		}
 		cancel()
 		if live := w.cloud.Inventory().Live(); len(live) > 0 && chance(60) {
@@ -81,7 +80,7 @@ func badDay(t *testing.T, seed uint64) {
 		}
 	}
 	w.reap(time.Hour)
-	for range 3 { // what only a sweep can find
+	for range 3 { // a repeated sweep ends the orphans
 		w.service.Sweep(context.Background())
 		w.reap(15 * time.Minute)
 	}
@@ -89,11 +88,12 @@ func badDay(t *testing.T, seed uint64) {
 		t.Errorf("seed %d: %v", seed, wrong)
 	}
 	if all := len(w.cloud.Inventory().Records); all < 20 {
-		t.Errorf("seed %d: only %d bastions in a day", seed, all)
+		t.Errorf("seed %d: %d bastions in a day, want at least 20", seed, all)
 	}
 }
 
-// person asks, extends, moves, changes keys and closes, at random.
+// person sends random requests of one owner: create from changing addresses and with
+// changing keys, extend, close. It also opens connections.
 func (w *world) person(day context.Context, s *bastion.Service, n int, chance func(int) bool, pick func(int) int) {
 	caller := bastion.Caller{Owner: fmt.Sprintf("local:person%d", n)}
 	for day.Err() == nil {
@@ -124,11 +124,12 @@ func (w *world) person(day context.Context, s *bastion.Service, n int, chance fu
 	}
 }
 
-// overdueFor is how long the shaky reaper may need: some passes can fail.
+// overdueFor is how long a task may outlive its record's deadline: some runs of the
+// reaper fail.
 const overdueFor = 10 * time.Minute
 
-// taskOverdueFor is how long a task that has reported a lease may run after the
-// deadline: it calls the table twice, at most.
+// taskOverdueFor is how long a task that has a lease may outlive its lease's deadline:
+// it calls the table at most twice.
 const taskOverdueFor = 11 * time.Second
 
 func (w *world) wantNoOverdue(seed uint64) {
@@ -139,7 +140,7 @@ func (w *world) wantNoOverdue(seed uint64) {
 	for _, rec := range inv.Records {
 		records[rec.ID] = rec
 		if other, double := names[rec.Owner+"/"+rec.Name]; double && rec.Intent.Open {
-			w.t.Errorf("seed %d: %s and %s are both %s's %s", seed, other, rec.ID, rec.Owner, rec.Name)
+			w.t.Errorf("seed %d: %s and %s both have owner %s and name %q", seed, other, rec.ID, rec.Owner, rec.Name)
 		}
 		if rec.Intent.Open {
 			names[rec.Owner+"/"+rec.Name] = rec.ID
@@ -156,7 +157,7 @@ func (w *world) wantNoOverdue(seed uint64) {
 		}
 		rec, known := records[task.BastionID]
 		if !known || time.Since(rec.Intent.Deadline) > overdueFor {
-			w.t.Errorf("seed %d: task of %s lives, whose deadline was %s", seed, task.BastionID, rec.Intent.Deadline)
+			w.t.Errorf("seed %d: task of %s runs, deadline %s", seed, task.BastionID, rec.Intent.Deadline)
 		}
 	}
 }

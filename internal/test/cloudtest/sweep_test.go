@@ -9,7 +9,7 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/test/cloudtest"
 )
 
-// What is seen for the first time is marked, and ended no sooner than its grace.
+// The first sweep marks an orphan. It is ended only after the grace period.
 func TestSweepWaitsForTheGracePeriod(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		w.orphans()
@@ -17,32 +17,32 @@ func TestSweepWaitsForTheGracePeriod(t *testing.T) {
 			if _, err := w.service.Sweep(context.Background()); err != nil {
 				t.Error(err)
 			}
-			time.Sleep(15 * time.Second) // in which a task stops
+			time.Sleep(15 * time.Second) // until a task has stopped
 		}
 		sweep()
 		time.Sleep(timing.SweepGrace - 16*time.Second)
 		sweep()
 		if inv := w.cloud.Inventory(); len(inv.Live()) != 1 || len(inv.Groups) != 1 || len(inv.Groups[0].Ingress) != 1 || inv.Leases[0].Ended {
-			t.Errorf("within its grace: %+v", inv)
+			t.Errorf("within the grace period: %+v", inv)
 		}
 		sweep()
 		if inv := w.cloud.Inventory(); len(inv.Live()) != 0 || !inv.Leases[0].Ended {
-			t.Errorf("after its grace: %+v", inv)
+			t.Errorf("after the grace period: %+v", inv)
 		}
 	})
 }
 
-// A record accounts for the task of its present attempt and that one's lease, and
-// for no other that carries its id.
+// A record accounts for the task and the lease of its current attempt only. Another
+// task with the same bastion ID is an orphan.
 func TestSweepEndsTaskOfAnotherAttempt(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		ctx := context.Background()
 		rec := w.ready()
-		stray, err := w.cloud.Tasks().Run(ctx, bastion.TaskSpec{BastionID: rec.ID, Attempt: 7, GroupID: rec.Group.ID, Subnet: "a", TaskDefinition: "bastion:1", AttemptCreatedAt: time.Now()})
+		orphan, err := w.cloud.Tasks().Run(ctx, bastion.TaskSpec{BastionID: rec.ID, Attempt: 7, GroupID: rec.Group.ID, Subnet: "a", TaskDefinition: "bastion:1", AttemptCreatedAt: time.Now()})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := w.cloud.Leases().Write(ctx, stray.ID, bastion.Lease{BastionID: rec.ID, Generation: 1, Open: true, Deadline: rec.Intent.Deadline}); err != nil {
+		if err := w.cloud.Leases().Write(ctx, orphan.ID, bastion.Lease{BastionID: rec.ID, Generation: 1, Open: true, Deadline: rec.Intent.Deadline}); err != nil {
 			t.Fatal(err)
 		}
 		for range 3 {
@@ -54,24 +54,23 @@ func TestSweepEndsTaskOfAnotherAttempt(t *testing.T) {
 		time.Sleep(time.Minute)
 		inv := w.cloud.Inventory()
 		if live := inv.Live(); len(live) != 1 || live[0].ID != rec.Attempt.TaskID {
-			t.Errorf("live: %+v", live)
+			t.Errorf("live tasks: %+v", live)
 		}
 		for _, item := range inv.Leases {
-			if item.Ended != (item.TaskID == stray.ID) {
-				t.Errorf("the lease of %s: ended %t", item.TaskID, item.Ended)
+			if item.Ended != (item.TaskID == orphan.ID) {
+				t.Errorf("lease of task %s: ended %t", item.TaskID, item.Ended)
 			}
 		}
 	})
 }
 
-// What cannot be found out is neither an orphan nor none: nothing is ended, and no
-// mark goes.
+// If records cannot be read, a sweep ends nothing and removes no mark.
 func TestSweepEndsNothingWhenReadsFail(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		ctx := context.Background()
 		rec := w.ready()
 		w.orphans()
-		time.Sleep(5 * time.Second) // so that all of them show
+		time.Sleep(5 * time.Second) // until reads show all of them
 		if _, err := w.service.Sweep(ctx); err != nil {
 			t.Fatal(err)
 		}
@@ -88,14 +87,14 @@ func TestSweepEndsNothingWhenReadsFail(t *testing.T) {
 		for range 3 {
 			time.Sleep(11 * time.Minute)
 			if n, err := blind.Sweep(ctx); n != 0 || err == nil {
-				t.Errorf("a sweep that can read no record found %d orphans: %v", n, err)
+				t.Errorf("a sweep that cannot read records returns %d orphans, error %v", n, err)
 			}
 		}
 		if marks, err := w.service.Marks.Marks(ctx); err != nil || len(marks) != 3 {
 			t.Errorf("marked: %v, %v", marks, err)
 		}
 		if inv := w.cloud.Inventory(); len(inv.Live()) != 2 || w.only().ID != rec.ID {
-			t.Errorf("live: %+v", inv.Live())
+			t.Errorf("live tasks: %+v", inv.Live())
 		}
 	})
 }

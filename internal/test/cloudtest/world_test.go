@@ -17,8 +17,8 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/test/simtask"
 )
 
-// functionTimeout is how long an invocation lives; timing as a deployment has it,
-// with odd figures, so that no two timers are due at the same moment and a case
+// functionTimeout is the time limit of an invocation. timing resembles a deployment's;
+// its odd values keep any two timers from being due at the same moment, so that a case
 // runs the same way every time.
 const functionTimeout = 30 * time.Second
 
@@ -29,8 +29,8 @@ var timing = bastion.Timing{
 	SweepGrace: 10 * time.Minute, TombstoneLife: 24 * time.Hour,
 }
 
-// warn is nearly as long as bastions live by default: they are warned of when they
-// have been ready for a while, which takes no long simulation, and go on living.
+// warn is slightly less than the default lifetime: the warning comes half an hour after
+// the start, so the simulation is short, and the bastion still runs after it.
 const warn = 7*time.Hour + 30*time.Minute
 
 const (
@@ -42,10 +42,10 @@ const (
 type world struct {
 	t       *testing.T
 	cloud   *localcloud.Cloud
-	runner  *simtask.Runner  // of its tasks
-	mail    mailbox          // of those who asked to be told
-	tasks   cloudtest.Hook   // what the tasks' own calls go through; nil for nothing
-	service *bastion.Service // healthy
+	runner  *simtask.Runner  // runs the tasks
+	mail    mailbox          // receives the notices
+	tasks   cloudtest.Hook   // for the calls that tasks make; may be nil
+	service *bastion.Service // without faults
 }
 
 func newWorld(t *testing.T, staleness time.Duration) *world {
@@ -63,7 +63,7 @@ func newWorld(t *testing.T, staleness time.Duration) *world {
 	return w
 }
 
-// Run runs a task, whose calls go through the world's hook.
+// Run runs a task. The task's calls go through w.tasks.
 func (w *world) Run(ctx context.Context, task localcloud.Process) int {
 	if w.tasks != nil {
 		task.Lease = hookedLease{task.Lease, w.tasks}
@@ -109,7 +109,7 @@ func (w *world) serviceOn(p cloudtest.Ports) *bastion.Service {
 	}
 }
 
-// invocation is the context of one function's invocation.
+// invocation returns the context of one invocation of a function.
 func invocation() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.Background(), functionTimeout)
 }
@@ -123,7 +123,7 @@ func alice(from netip.Addr) bastion.Caller {
 	return bastion.Caller{Owner: "local:alice", Address: from}
 }
 
-// create makes alice's bastion, of which she is told, and waits until it is ready.
+// create creates alice's bastion, with Notify, and waits until it is ready.
 func (w *world) create(s *bastion.Service, from netip.Addr, key bastion.Key) (bastion.Record, error) {
 	ctx, cancel := invocation()
 	defer cancel()
@@ -131,7 +131,7 @@ func (w *world) create(s *bastion.Service, from netip.Addr, key bastion.Key) (ba
 	return rec, err
 }
 
-// ready is a setup: alice's bastion, ready and settled.
+// ready creates alice's bastion and waits until it is ready and settled.
 func (w *world) ready() bastion.Record {
 	w.t.Helper()
 	rec, err := w.create(w.service, home, keyA)
@@ -145,8 +145,8 @@ func (w *world) ready() bastion.Record {
 	return rec
 }
 
-// reap runs the reaper every minute for a while. There is no sweep: what it would
-// find, the reaper must not have left.
+// reap runs the reaper every minute for the given time. It runs no sweep, because the
+// reaper must leave no orphans.
 func (w *world) reap(d time.Duration) {
 	w.t.Helper()
 	for range int(d / time.Minute) {
@@ -159,17 +159,17 @@ func (w *world) reap(d time.Duration) {
 	}
 }
 
-// audit compares all that exists with what the records say, and names each
-// difference. It wants everything to have come to rest.
+// audit compares tasks, groups and leases with the records, and returns each
+// difference. Every record must be settled.
 func (w *world) audit() []error {
 	inv := w.cloud.Inventory()
 	var wrong []error
-	complain := func(format string, args ...any) { wrong = append(wrong, fmt.Errorf(format, args...)) }
+	report := func(format string, args ...any) { wrong = append(wrong, fmt.Errorf(format, args...)) }
 	names := map[string]bool{}
 	tasks, groups, leases := map[string]localcloud.TaskState{}, map[string]localcloud.GroupState{}, map[string]bastion.LeaseItem{}
 	for _, task := range inv.Live() {
 		if _, double := tasks[task.BastionID]; double {
-			complain("two tasks live for %s", task.BastionID)
+			report("two live tasks of %s", task.BastionID)
 		}
 		tasks[task.BastionID] = task
 	}
@@ -187,40 +187,40 @@ func (w *world) audit() []error {
 		delete(tasks, rec.ID)
 		delete(groups, rec.ID)
 		if err := w.mail.audit(rec, w.service.Config.WarnBefore); err != nil {
-			complain("%w", err)
+			report("%w", err)
 		}
 		if !rec.Intent.Open {
 			if running || grouped || rec.FinishedAt.IsZero() || !rec.DueAt.IsZero() {
-				complain("closed %s is not over: task %t, group %t, finished %s, due %s", rec.ID, running, grouped, rec.FinishedAt, rec.DueAt)
+				report("closed %s is not finished: task %t, group %t, finished %s, due %s", rec.ID, running, grouped, rec.FinishedAt, rec.DueAt)
 			}
 			continue
 		}
 		if names[rec.Owner+rec.Name] {
-			complain("two open bastions named %s", rec.Name)
+			report("two open bastions named %s", rec.Name)
 		}
 		names[rec.Owner+rec.Name] = true
 		item := leases[task.ID]
 		delete(leases, task.ID)
 		switch {
 		case rec.State() != bastion.Ready || !rec.UnsettledUntil.IsZero() || !rec.DueAt.After(time.Now()):
-			complain("open %s is %s/%s, unsettled until %s, due %s", rec.ID, rec.State(), rec.Stage(), rec.UnsettledUntil, rec.DueAt)
+			report("open %s is %s/%s, unsettled until %s, due %s", rec.ID, rec.State(), rec.Stage(), rec.UnsettledUntil, rec.DueAt)
 		case !running || task.Attempt != rec.Attempt.Number || task.Status != bastion.TaskRunning:
-			complain("open %s has attempt %d, its task is %+v", rec.ID, rec.Attempt.Number, task)
+			report("open %s has attempt %d, its task is %+v", rec.ID, rec.Attempt.Number, task)
 		case !grouped || len(group.Egress) > 0 || len(group.Ingress) != 1 || group.Ingress[0].Source != rec.Intent.Source:
-			complain("open %s admits %s, its group is %+v", rec.ID, rec.Intent.Source, group)
+			report("open %s admits %s, its group is %+v", rec.ID, rec.Intent.Source, group)
 		case item.Lease.Generation != rec.Intent.Generation || item.Report.Generation != rec.Intent.Generation || !item.Lease.Open ||
 			item.Lease.Keys[0] != rec.Intent.Keys[0] || !item.Lease.Deadline.Equal(rec.Intent.Deadline):
-			complain("open %s intends %+v, its lease is %+v", rec.ID, rec.Intent, item)
+			report("open %s has the intent %+v, and its lease is %+v", rec.ID, rec.Intent, item)
 		}
 	}
 	for id := range tasks {
-		complain("orphan task of %s", id)
+		report("orphan task of %s", id)
 	}
 	for id := range groups {
-		complain("orphan group of %s", id)
+		report("orphan group of %s", id)
 	}
 	for id, item := range leases {
-		complain("orphan lease of task %s, bastion %s", id, item.BastionID)
+		report("orphan lease of task %s, bastion %s", id, item.BastionID)
 	}
 	return wrong
 }

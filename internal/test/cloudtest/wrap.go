@@ -20,8 +20,8 @@ type Ports struct {
 	Notifier bastion.Notifier
 }
 
-// Hook stands between a service and its ports. call names the method, such as
-// "Records.Replace"; do calls it. The caller receives the hook's error, and the
+// Hook is called instead of a port's method. call is the method's name, such as
+// "Records.Replace"; do calls the method. The caller receives the hook's error, and the
 // method's result only if that error is nil.
 type Hook func(ctx context.Context, call string, do func() error) error
 

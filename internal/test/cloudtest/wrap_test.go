@@ -12,8 +12,8 @@ import (
 )
 
 // TestEveryCallGoesThroughTheHook calls every method of every port, found by
-// reflection, of ports that are wrapped twice. The inner hook answers; that it is
-// asked for the same name shows that the wrapper calls on what it says it does.
+// reflection, on ports that are wrapped twice. Each method must pass its own name to
+// the outer hook, and call the method of the same name of the inner ports.
 func TestEveryCallGoesThroughTheHook(t *testing.T) {
 	sentinel := errors.New("from the inner hook")
 	var inner, outer []string
@@ -33,16 +33,16 @@ func TestEveryCallGoesThroughTheHook(t *testing.T) {
 			inner, outer = nil, nil
 			out := port.Method(m).Call(arguments(t, port.Method(m).Type()))
 			if err, _ := out[len(out)-1].Interface().(error); !errors.Is(err, sentinel) {
-				t.Errorf("%s answers %v, not what the hook does", name, err)
+				t.Errorf("%s returns %v, want the hook's error", name, err)
 			}
 			if want := []string{name}; !slices.Equal(inner, want) || !slices.Equal(outer, want) {
-				t.Errorf("%s passes the hooks as %q and %q", name, outer, inner)
+				t.Errorf("%s: the hooks receive %q and %q", name, outer, inner)
 			}
 		}
 	}
 }
 
-// arguments are a context and zero values.
+// arguments returns a context and zero values for the other parameters.
 func arguments(t *testing.T, method reflect.Type) []reflect.Value {
 	args := []reflect.Value{reflect.ValueOf(t.Context())}
 	for i := 1; i < method.NumIn(); i++ {
@@ -53,7 +53,7 @@ func arguments(t *testing.T, method reflect.Type) []reflect.Value {
 	return args
 }
 
-// TestPortsAreComplete finds a port that the domain's service has and Ports lacks.
+// TestPortsAreComplete fails if bastion.Service has a port that Ports lacks.
 func TestPortsAreComplete(t *testing.T) {
 	service, ports := reflect.TypeFor[bastion.Service](), reflect.TypeFor[cloudtest.Ports]()
 	found := 0
