@@ -179,8 +179,8 @@ func (s *Service) renew(next *Record, req CreateRequest) {
 	if deadline.After(next.Intent.Deadline) {
 		next.Intent.Deadline, next.Intent.DeadlineSetAt, changed = deadline, now, true
 	}
-	// A request restarts the task's idle timeout, which takes a lease with a higher
-	// generation. One new lease a second is enough.
+	// A request restarts the task's idle timeout. Only a lease with a higher generation
+	// does that, but one new lease in a second is enough.
 	lastChange := next.UnsettledUntil.Add(-s.Config.Timing.Settle) // long ago if the record is settled
 	if changed || s.Config.IdleTimeout > 0 && now.Sub(lastChange) >= time.Second {
 		next.intentChanged(now, s.Config.Timing)

@@ -66,9 +66,9 @@ var (
 	// ErrInUse: a network interface still has the group, or another group's rule
 	// refers to it.
 	ErrInUse = errors.New("in use")
-	// ErrNoTime: to stay within the cloud's rate limits, the call would have to
-	// wait beyond the caller's deadline, so it was not made. This is not a failure:
-	// a later run makes the call.
+	// ErrNoTime: within the cloud's rate limits, the call would have had to wait
+	// until after the caller's deadline, so it was not made. This is not a failure:
+	// a later converge or sweep makes the call.
 	ErrNoTime = errors.New("no time left")
 )
 

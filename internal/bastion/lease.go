@@ -117,7 +117,7 @@ func (r Report) Bounded() Report {
 	return r
 }
 
-// Receipt says what a bastion was used for.
+// Receipt holds what a bastion was used for.
 type Receipt struct {
 	StartedAt    time.Time     `json:"started_at,omitzero"` // when the first task received its lease
 	EndedAt      time.Time     `json:"ended_at,omitzero"`
@@ -169,8 +169,8 @@ func (r *Receipt) Add(d Destination) {
 	r.Destinations = addDestination(r.Destinations, d, &r.Unnamed)
 }
 
-// addDestination returns all with d added. If d is one destination too many, it
-// adds d's forwards to unnamed instead.
+// addDestination returns all with d added. If d is a new destination and all has
+// MaxDestinations already, it adds d's forwards to unnamed instead.
 func addDestination(all []Destination, d Destination, unnamed *int) []Destination {
 	for i := range all {
 		if all[i].Name == d.Name {

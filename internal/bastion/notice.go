@@ -57,7 +57,7 @@ func (r Record) notice(warnBefore time.Duration, now time.Time) Notice {
 }
 
 // warnAt returns when to warn the owner of the deadline, or zero for never. If the
-// deadline was set to a time no later than warnBefore from then, it returns zero.
+// deadline was set no more than warnBefore in advance, there is no warning.
 func (r Record) warnAt(warnBefore time.Duration) time.Time {
 	at := r.Intent.Deadline.Add(-warnBefore)
 	near := at.Sub(r.Intent.DeadlineSetAt) < time.Second // a deadline is rounded up to a whole second
@@ -67,7 +67,8 @@ func (r Record) warnAt(warnBefore time.Duration) time.Time {
 	return at
 }
 
-// notify adds the action that sends the owner a notice, if there is one to send.
+// notify adds the action that sends the owner a notice, if the current notice was
+// not sent or the last try is not confirmed.
 // Decide calls it last, so that a pending notice does not delay settling or
 // finishing.
 //

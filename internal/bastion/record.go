@@ -24,9 +24,9 @@ type Record struct {
 	LatestDeadline time.Time `json:"latest_deadline,omitzero"` // the latest time that Intent.Deadline can have
 
 	Intent Intent `json:"intent"`
-	// UnsettledUntil is the time after which no function that read an older intent
-	// can still be running. The record stays due until a converge that began after
-	// that time finds nothing to do. It is zero if the record is settled.
+	// UnsettledUntil is a time at which every function that read an older intent has
+	// ended. The record stays due until a converge that begins after that time finds
+	// nothing to do. It is zero if the record is settled.
 	UnsettledUntil time.Time `json:"unsettled_until,omitzero"`
 
 	// End is zero while the bastion is open.
@@ -111,8 +111,8 @@ type Failure struct {
 // FailureCode is the stable name of the cause of a failure.
 type FailureCode string
 
-// GroupStatus is the state of the bastion's security group as the latest converge
-// saw it.
+// GroupStatus is the state of the bastion's security group that the latest converge
+// observed.
 type GroupStatus struct {
 	ID          string    `json:"id"`
 	FirstSeenAt time.Time `json:"first_seen_at,omitzero"`

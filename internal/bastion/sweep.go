@@ -9,8 +9,8 @@ import (
 // Sweep looks for orphans: tasks, groups and leases of this stack that belong to no
 // live record. When it first sees an orphan, it only marks it. It ends the orphans
 // that were marked at least SweepGrace ago, tasks before groups. A task, group or
-// lease that was just created is therefore never ended, even if its record could not
-// be read yet. Sweep returns the number of orphans that it found.
+// lease that was just created is therefore never ended, even if the record does not
+// name it yet. Sweep returns the number of orphans that it found.
 func (s *Service) Sweep(ctx context.Context) (int, error) {
 	sw := sweep{Service: s, records: map[string]*Record{}, keepMarks: map[string]bool{}}
 	if err := sw.run(ctx); err != nil {

@@ -46,7 +46,7 @@ type Config struct {
 	// Host is zero, tasks have no sockets, and each task has invented addresses of
 	// both families.
 	Host netip.Addr
-	// Runner runs in each task. If it is nil, tasks wait for SIGTERM.
+	// Runner runs the process of each task. If it is nil, processes wait for SIGTERM.
 	Runner Runner
 
 	// OnTask is called after each change of a task's status, as EventBridge invokes
