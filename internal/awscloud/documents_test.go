@@ -21,8 +21,8 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// itemAfter returns the item that an update makes of an item that may exist
-// already. It understands the expressions of edit.
+// itemAfter returns the item that is stored after an update. before is the stored item,
+// or nil if there is none. The update must be one that edit builds.
 func itemAfter(before item, update *dynamodb.UpdateItemInput) item {
 	after := maps.Clone(update.Key)
 	maps.Copy(after, before)
@@ -47,7 +47,7 @@ func recordItem(t *testing.T, rec bastion.Record) item {
 	return itemAfter(nil, update)
 }
 
-// leaseItem returns a task's item after a lease and a report.
+// leaseItem returns a task's item after a lease and a report are written.
 func leaseItem(t *testing.T, lease bastion.Lease, report bastion.Report) item {
 	t.Helper()
 	update, err := NewLeases(nil, "leases", "AROA", nil).leaseUpdate("task", lease, "nonce", false)
@@ -117,8 +117,9 @@ func goldenLease() bastion.LeaseItem {
 	}
 }
 
-// The golden items are stored items. Do not edit or replace one: if a field is
-// added or renamed, the old item must still be read. A new form gets a new file.
+// The golden files are items as earlier versions stored them. Do not edit or replace
+// one: if a field is added or renamed, the old item must still be decoded. Add a new
+// file for a new form.
 func TestGoldenItems(t *testing.T) {
 	rec, lease := goldenRecord(), goldenLease()
 	finished := rec
@@ -145,7 +146,7 @@ func TestGoldenItems(t *testing.T) {
 			golden, err := os.ReadFile(file)
 			must(t, err)
 			if got := marshalItem(t, c.encode); !bytes.Equal(got, golden) {
-				t.Errorf("it is encoded as\n%s\nand %s is\n%s", got, file, golden)
+				t.Errorf("the item is encoded as\n%s\nand %s is\n%s", got, file, golden)
 			}
 			got, err := c.decode(unmarshalItem(t, golden))
 			if must(t, err); !reflect.DeepEqual(got, c.want) {
@@ -203,7 +204,7 @@ func unmarshalItem(t *testing.T, data []byte) item {
 	return stored
 }
 
-func TestZeroValuesComeBack(t *testing.T) {
+func TestZeroValuesAreDecodedAsZero(t *testing.T) {
 	rec := bastion.Record{ID: "id", Owner: "local:owner", Name: "default", Version: 1}
 	got, err := decodeRecord(recordItem(t, rec))
 	if must(t, err); !reflect.DeepEqual(got, rec) {
@@ -215,8 +216,8 @@ func TestZeroValuesComeBack(t *testing.T) {
 	}
 }
 
-// withDocument returns a copy of an item in which one document has another value
-// for a field.
+// withDocument returns a copy of an item in which one field of one document has
+// another value.
 func withDocument(t *testing.T, stored item, attribute, field string, value any) item {
 	t.Helper()
 	var document map[string]json.RawMessage
@@ -245,7 +246,7 @@ func TestUnknownFieldsAreIgnored(t *testing.T) {
 	}
 }
 
-func TestRecordThatCannotBeReadIsAnError(t *testing.T) {
+func TestRecordThatCannotBeDecodedIsError(t *testing.T) {
 	whole := recordItem(t, goldenRecord())
 	for name, stored := range map[string]item{
 		"missing":             {keyPartition: whole[keyPartition], attVersion: number(1)},
@@ -265,9 +266,10 @@ func TestRecordThatCannotBeReadIsAnError(t *testing.T) {
 	}
 }
 
-// A lease that cannot be decoded admits nobody: no part of it is used. The task id,
-// the bastion and the report are still read, so that the bastion can be closed.
-func TestLeaseThatCannotBeReadAdmitsNobody(t *testing.T) {
+// No part of a lease that cannot be decoded is used, so the task admits no client. The
+// task id, the bastion and the report are still decoded, so that the bastion can be
+// closed.
+func TestLeaseThatCannotBeDecodedIsEmpty(t *testing.T) {
 	golden := goldenLease()
 	whole := leaseItem(t, golden.Lease, golden.Report)
 	missing := maps.Clone(whole)
@@ -279,8 +281,8 @@ func TestLeaseThatCannotBeReadAdmitsNobody(t *testing.T) {
 		"not JSON":                 unreadable,
 		"invalid deadline":         withDocument(t, whole, attLease, "deadline", "x"),
 		"number out of range":      withDocument(t, whole, attLease, "generation", json.Number("1e99")),
-		"unknown kind of rule":     withDocument(t, whole, attLease, "allowed_destinations", []any{"10.0.0.0/8", "host:*.internal"}),
-		"rule of another type":     withDocument(t, whole, attLease, "allowed_destinations", []any{map[string]any{"any": true}}),
+		"unknown destination":      withDocument(t, whole, attLease, "allowed_destinations", []any{"10.0.0.0/8", "host:*.internal"}),
+		"destination is an object": withDocument(t, whole, attLease, "allowed_destinations", []any{map[string]any{"any": true}}),
 		"source is not an address": withDocument(t, whole, attLease, "source", "*"),
 	} {
 		want := bastion.LeaseItem{TaskID: "task", BastionID: golden.BastionID, Report: golden.Report}
@@ -288,17 +290,18 @@ func TestLeaseThatCannotBeReadAdmitsNobody(t *testing.T) {
 			t.Errorf("%s: decoded as\n%+v, want\n%+v", name, got, want)
 		}
 		if got, err := decodeLease(stored[attLease]); err == nil || !reflect.DeepEqual(got, bastion.Lease{}) {
-			t.Errorf("%s: a task reads %+v, %v", name, got, err)
+			t.Errorf("%s: the task decodes the lease as %+v, %v", name, got, err)
 		}
 	}
 }
 
-func TestTombstoneOfAnyType(t *testing.T) {
+// The condition of a write tests only whether the attribute exists.
+func TestItemWithEndedAttributeIsTombstone(t *testing.T) {
 	for _, ended := range []types.AttributeValue{&types.AttributeValueMemberBOOL{Value: true}, text("x")} {
 		stored := leaseItem(t, goldenLease().Lease, bastion.Report{})
 		stored[attEnded] = ended
 		if !decodeLeaseItem(stored).Ended {
-			t.Errorf("%#v is not a tombstone, but every write to it fails", ended)
+			t.Errorf("an item with ended = %#v is not decoded as a tombstone", ended)
 		}
 	}
 }
@@ -354,10 +357,10 @@ func itemSize(stored item) int {
 func TestLargestItemsFit(t *testing.T) {
 	const largest = 1<<63 - 1
 	at := time.Date(9999, 12, 31, 23, 59, 59, 999_999_999, time.UTC)
-	// A quote takes two bytes in JSON. The longest of the service's own sentences
-	// are far shorter.
+	// long returns n quotes, of which each takes two bytes in JSON. The service's own
+	// messages are far shorter than those below.
 	long := func(n int) string { return strings.Repeat(`"`, n) }
-	key := bastion.Key("ssh-rsa " + strings.Repeat("A", 3000)) // of 16,384 bits
+	key := bastion.Key("ssh-rsa " + strings.Repeat("A", 3000)) // an RSA key of 16,384 bits
 	source := netip.MustParsePrefix("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff/128")
 	receipt := bastion.Receipt{
 		StartedAt: at, EndedAt: at, Connections: largest, Forwards: largest, Refusals: largest,
@@ -387,7 +390,8 @@ func TestLargestItemsFit(t *testing.T) {
 
 	lease := goldenLease()
 	lease.Lease.Owner, lease.Lease.Name, lease.Lease.Keys, lease.Lease.ConsoleReply = rec.Owner, rec.Name, rec.Intent.Keys, reply
-	// A function's environment holds 4 KB, and the destinations are in it.
+	// The allowed destinations come from the environment of a function, which can hold
+	// 4 KB.
 	lease.Lease.AllowedDestinations = slices.Repeat([]netip.Prefix{source}, 4096/len("::/0,"))
 	lease.Report.HostKey, lease.Report.Receipt = hostKey, receipt
 	stored = leaseItem(t, lease.Lease, lease.Report)
@@ -419,7 +423,7 @@ func TestStampsSortAsTimesDo(t *testing.T) {
 	}
 }
 
-// The task role names the attributes that a task's updates may name.
+// The task role allows an update to name TaskAttributes only, and to return none.
 func TestTaskUpdatesNameOnlyTaskAttributes(t *testing.T) {
 	for _, report := range []bastion.Report{{}, goldenLease().Report} {
 		update, err := NewTaskLease(nil, "leases", "AROA", "task").reportUpdate(report)

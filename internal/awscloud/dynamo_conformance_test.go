@@ -61,15 +61,15 @@ func TestOnDynamoDBLocal(t *testing.T) {
 	t.Run("Store in small pages", func(t *testing.T) {
 		cloudtest.Store(t, func(t *testing.T) bastion.Store { return r.store(t, smallPages{r.client(t, nil)}) })
 	})
-	suite := func(t *testing.T, api LeasesAPI) cloudtest.LeasesHarness {
-		leases, start := r.leases(t, api)
-		return cloudtest.LeasesHarness{Leases: leases, Start: func(*testing.T) (string, bastion.TaskLease) { return start() }}
-	}
+
 	t.Run("Leases", func(t *testing.T) {
 		cloudtest.Leases(t, r.allowedLeases)
 	})
 	t.Run("Leases in small pages", func(t *testing.T) {
-		cloudtest.Leases(t, func(t *testing.T) cloudtest.LeasesHarness { return suite(t, smallPages{r.client(t, nil)}) })
+		cloudtest.Leases(t, func(t *testing.T) cloudtest.LeasesHarness {
+			leases, start := r.leases(t, smallPages{r.client(t, nil)})
+			return cloudtest.LeasesHarness{Leases: leases, Start: func(*testing.T) (string, bastion.TaskLease) { return start() }}
+		})
 	})
 	t.Run("Items", func(t *testing.T) {
 		cloudtest.Items(t, func(t *testing.T, now func() time.Time) cloudtest.Table { return r.items(t, r.client(t, nil), now) })
@@ -92,15 +92,15 @@ func startDynamoDB(t *testing.T) dynamo {
 	}}
 }
 
-// client returns the product's client for DynamoDB Local. through, if not nil, wraps
-// its transport.
-func (r dynamo) client(t *testing.T, through func(http.RoundTripper) http.RoundTripper) *dynamodb.Client {
+// client returns a client from NewDynamoDB for DynamoDB Local. If wrap is not nil, the
+// client uses the transport that wrap returns.
+func (r dynamo) client(t *testing.T, wrap func(http.RoundTripper) http.RoundTripper) *dynamodb.Client {
 	t.Helper()
 	transport := &http.Transport{MaxIdleConnsPerHost: 64}
 	t.Cleanup(transport.CloseIdleConnections)
 	var wrapped http.RoundTripper = transport
-	if through != nil {
-		wrapped = through(transport)
+	if wrap != nil {
+		wrapped = wrap(transport)
 	}
 	return NewDynamoDB(r.cfg, func(o *dynamodb.Options) {
 		o.BaseEndpoint = &r.url
@@ -110,6 +110,7 @@ func (r dynamo) client(t *testing.T, through func(http.RoundTripper) http.RoundT
 
 var tables atomic.Int64
 
+// table creates a table and returns its name.
 func (r dynamo) table(t *testing.T, schema dynamodb.CreateTableInput) string {
 	t.Helper()
 	name := fmt.Sprint("table-", tables.Add(1))
@@ -128,7 +129,7 @@ func (r dynamo) store(t *testing.T, api RecordsAPI) *Store {
 }
 
 // leases returns the control plane's side of a new table, and a function that returns
-// the id of a new task and its side.
+// the id and the side of a new task.
 func (r dynamo) leases(t *testing.T, api LeasesAPI) (*Leases, func() (string, *TaskLease)) {
 	t.Helper()
 	l := NewLeases(api, r.table(t, LeasesSchema()), roleID, rand.Reader)
@@ -141,7 +142,7 @@ func (r dynamo) leases(t *testing.T, api LeasesAPI) (*Leases, func() (string, *T
 	}
 }
 
-// items returns a new table of values.
+// items returns Items on a new table.
 func (r dynamo) items(t *testing.T, api ItemsAPI, now func() time.Time) *Items {
 	t.Helper()
 	return NewItems(api, r.table(t, ItemsSchema()), now, rand.Reader)
@@ -153,7 +154,7 @@ var (
 	_ TaskLeaseAPI = (*dynamodb.Client)(nil)
 )
 
-// epoch is when the records of the tests were created.
+// epoch is the time at which the records of the tests were created.
 var epoch = time.Date(2030, 1, 2, 3, 4, 5, 678900001, time.UTC)
 
 var lastID atomic.Int64

@@ -21,9 +21,8 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// scripted is a transport that returns these responses in turn, and the last one
-// from then on. A response is a status, a space and a body; any other text is a
-// network error.
+// scripted is a transport that returns these responses in turn, and repeats the last
+// one. A response is a status, a space and a body; any other text is a network error.
 type scripted struct {
 	responses []string
 	bodies    []string // of the requests
@@ -51,6 +50,7 @@ func (a *scripted) client() *dynamodb.Client {
 	return NewDynamoDB(cfg, func(o *dynamodb.Options) { o.HTTPClient = &http.Client{Transport: a} })
 }
 
+// cancelled returns the response for a cancelled transaction with these reasons.
 func cancelled(codes ...string) string {
 	var reasons []string
 	for _, code := range codes {
@@ -59,6 +59,7 @@ func cancelled(codes ...string) string {
 	return `400 {"__type":"com.amazonaws.dynamodb.v20120810#TransactionCanceledException","CancellationReasons":[` + strings.Join(reasons, ",") + `]}`
 }
 
+// refused returns the response for a refused request.
 func refused(code string) string {
 	return `400 {"__type":"com.amazonaws.dynamodb.v20120810#` + code + `","message":"because"}`
 }
@@ -67,7 +68,7 @@ func openRecord() bastion.Record {
 	return bastion.Record{ID: "id", Owner: "local:owner", Name: "default", Version: 1, Intent: bastion.Intent{Open: true}}
 }
 
-// The responses go through the real client.
+// The test uses the real client, so that it covers decoding and retries.
 func TestCreateConvertsResponses(t *testing.T) {
 	const none, failed, conflict = "None", "ConditionalCheckFailed", "TransactionConflict"
 	for name, c := range map[string]struct {
@@ -105,8 +106,8 @@ func TestCreateConvertsResponses(t *testing.T) {
 	}
 }
 
-// If an action has no result, its condition would perhaps have failed before that of
-// a later action.
+// If an action conflicts with another transaction, DynamoDB may not have evaluated its
+// condition. The error of a later action is then not certain.
 func TestCreateReturnsErrorOfFirstFailedCondition(t *testing.T) {
 	const none, failed, conflict = "None", "ConditionalCheckFailed", "TransactionConflict"
 	for _, c := range []struct {
@@ -132,8 +133,8 @@ func TestCreateReturnsErrorOfFirstFailedCondition(t *testing.T) {
 	}
 }
 
-// The test asks the retryer and makes no calls: the SDK's rate limiter can wait for
-// less than a nanosecond again and again, which never ends in a synctest bubble.
+// The test asks the retryer instead of making calls: the SDK's rate limiter can wait
+// again and again for less than a nanosecond, which never ends in a synctest bubble.
 func TestOverloadIsRetried(t *testing.T) {
 	retryer := (&scripted{}).client().Options().Retryer
 	for _, code := range []string{"ThrottlingException", "ProvisionedThroughputExceededException", "RequestLimitExceeded", "TransactionInProgressException"} {
@@ -286,9 +287,10 @@ func (f failing) TransactWriteItems(context.Context, *dynamodb.TransactWriteItem
 	return nil, f.err
 }
 
-// retried is DynamoDB at the second attempt of a write, after the response to the
-// first was lost. The condition fails on the item that meanwhile makes of the first
-// attempt's effect.
+// retried simulates DynamoDB at the second attempt of a write. The first attempt took
+// effect, but its response was lost. The condition of the second attempt fails, and the
+// error contains the stored item: meanwhile returns it, given the item that the first
+// attempt wrote.
 type retried struct {
 	failing
 	meanwhile func(item) item
@@ -367,25 +369,25 @@ func TestInvalidWritesAreNotSent(t *testing.T) {
 		return rec
 	}
 	for name, rec := range map[string]bastion.Record{
-		"version":  change(func(r *bastion.Record) { r.Version = 2 }),
-		"closed":   change(func(r *bastion.Record) { r.Intent.Open = false }),
-		"finished": change(func(r *bastion.Record) { r.FinishedAt = time.Now() }),
+		"version 2": change(func(r *bastion.Record) { r.Version = 2 }),
+		"closed":    change(func(r *bastion.Record) { r.Intent.Open = false }),
+		"finished":  change(func(r *bastion.Record) { r.FinishedAt = time.Now() }),
 	} {
 		if err := s.Create(t.Context(), rec, bastion.Quota{PerOwner: 1, Total: 1}); err == nil {
-			t.Errorf("created with a wrong %s", name)
+			t.Errorf("%s: the record was created", name)
 		}
 	}
 	closed := change(func(r *bastion.Record) { r.Intent.Open, r.FinishedAt = false, time.Now() })
 	for name, c := range map[string][2]bastion.Record{
-		"version":            {first, first},
-		"id in use":          {first, change(func(r *bastion.Record) { r.Version, r.ID = 2, "other" })},
-		"quota of the owner": {first, change(func(r *bastion.Record) { r.Version, r.Owner = 2, "other" })},
-		"name in use":        {first, change(func(r *bastion.Record) { r.Version, r.Name = 2, "other" })},
-		"opened":             {closed, change(func(r *bastion.Record) { r.Version, r.FinishedAt = 2, time.Now() })},
-		"unfinished":         {closed, change(func(r *bastion.Record) { r.Version, r.Intent.Open = 2, false })},
+		"same version":       {first, first},
+		"another id":         {first, change(func(r *bastion.Record) { r.Version, r.ID = 2, "other" })},
+		"another owner":      {first, change(func(r *bastion.Record) { r.Version, r.Owner = 2, "other" })},
+		"another name":       {first, change(func(r *bastion.Record) { r.Version, r.Name = 2, "other" })},
+		"opened again":       {closed, change(func(r *bastion.Record) { r.Version, r.FinishedAt = 2, time.Now() })},
+		"no longer finished": {closed, change(func(r *bastion.Record) { r.Version, r.Intent.Open = 2, false })},
 	} {
 		if err := s.Replace(t.Context(), c[0], c[1]); err == nil {
-			t.Errorf("replaced with a wrong %s", name)
+			t.Errorf("%s: the record was replaced", name)
 		}
 	}
 }

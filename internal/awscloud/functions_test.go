@@ -16,15 +16,15 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/lambda"
 )
 
-const testFunction = "arn:aws:lambda:eu-west-1:111122223333:function:way-in-slack:queue"
+const testFunction = "arn:aws:lambda:eu-west-1:111122223333:function:bastions-slack:queue"
 
-// lambdaServer is a server for Lambda's protocol. It uses the handlers in turn, and
-// the last one from then on.
+// lambdaServer is a server for Lambda's protocol. It calls the handlers in turn, and
+// repeats the last one.
 type lambdaServer struct {
 	mu       sync.Mutex
 	handlers []http.HandlerFunc
-	calls    []string        // invocation type, path and payload of each
-	remotes  map[string]bool // addresses of the connections
+	calls    []string        // invocation type, path and payload of each call
+	remotes  map[string]bool // remote addresses of the connections
 	closing  chan struct{}   // closed when the test ends
 }
 
@@ -76,7 +76,7 @@ func startLambda(t *testing.T, all ...http.HandlerFunc) (*Functions, *lambdaServ
 	l := &lambdaServer{handlers: all, remotes: map[string]bool{}, closing: make(chan struct{})}
 	server := httptest.NewServer(l)
 	t.Cleanup(server.Close)
-	t.Cleanup(func() { close(l.closing) }) // before server.Close, which waits for the handlers
+	t.Cleanup(func() { close(l.closing) }) // runs before server.Close, which waits for the handlers
 	return NewFunctions(newTestLambda(server.URL)), l
 }
 
@@ -116,7 +116,7 @@ func TestCallErrorsAndRetries(t *testing.T) {
 					return ""
 				case errors.As(err, &failed):
 					if !strings.Contains(err.Error(), "too slow") {
-						t.Errorf("the error has no reason: %v", err)
+						t.Errorf("the error does not contain the function's message: %v", err)
 					}
 					return ran
 				case errors.Is(err, ErrOutcomeUnknown):
@@ -165,7 +165,7 @@ func TestCancelledCallHasUnknownOutcome(t *testing.T) {
 	}
 }
 
-// deadlines records how much time each call has.
+// deadlines records how much time each call has left.
 type deadlines struct{ left []time.Duration }
 
 func (d *deadlines) Invoke(ctx context.Context, _ *lambda.InvokeInput, _ ...func(*lambda.Options)) (*lambda.InvokeOutput, error) {

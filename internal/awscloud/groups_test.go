@@ -18,15 +18,15 @@ import (
 
 var testSource = netip.MustParsePrefix("192.0.2.7/32")
 
-// errAny stands for any error that is not an error of the domain.
+// errAny stands for any error except ErrNotFound and ErrInUse.
 var errAny = errors.New("any error")
 
-// groupErrors are errors of EC2, and what the port returns for them.
+// groupErrors are errors of EC2, and the errors that Groups returns for them.
 var groupErrors = []struct {
 	action, code string
 	want         error
 }{
-	{"CreateSecurityGroup", "InvalidGroup.Duplicate", bastion.ErrNotFound}, // not visible yet
+	{"CreateSecurityGroup", "InvalidGroup.Duplicate", bastion.ErrNotFound}, // the group exists, but a stale read does not show it
 	{"CreateSecurityGroup", "SecurityGroupLimitExceeded", errAny},
 	{"CreateSecurityGroup", "RequestLimitExceeded", errAny},
 	{"DescribeSecurityGroups", "RequestLimitExceeded", errAny},
@@ -123,7 +123,7 @@ func TestGroupsOfAnotherStackAreNotFound(t *testing.T) {
 	}
 }
 
-// There are more groups than ids that one filter accepts.
+// The test has more groups than the number of ids that one filter accepts.
 func TestManyGroupsAreReadInPages(t *testing.T) {
 	w := newWire(t, localcloud.Config{}, func(cfg *awswire.Config) { cfg.PageSize = 100 })
 	const n = 250
@@ -146,7 +146,8 @@ func TestManyGroupsAreReadInPages(t *testing.T) {
 			t.Errorf("%+v, want two rules", g)
 		}
 	}
-	// 250 groups by 100; the rules of 200 and of 50 groups, two each, by 100.
+	// Three pages of groups. The ids take two filters: of 200 groups with 400 rules in
+	// four pages, and of 50 groups with 100 rules in one page.
 	if calls := len(w.server.Calls()) - before; calls != 3+4+1 {
 		t.Errorf("%d calls, want 8", calls)
 	}
@@ -163,7 +164,7 @@ func TestGroupWithoutRulesIsReadInOneCall(t *testing.T) {
 		rules int
 		calls []string
 	}{
-		{1, []string{"DescribeSecurityGroups", "DescribeSecurityGroupRules"}}, // EC2 adds it to a new group
+		{1, []string{"DescribeSecurityGroups", "DescribeSecurityGroupRules"}}, // EC2 adds an egress rule to a new group
 		{0, []string{"DescribeSecurityGroups"}},
 	} {
 		before := len(w.server.Calls())

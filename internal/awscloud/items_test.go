@@ -13,8 +13,8 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// lagging returns an item to consistent reads only, as DynamoDB can shortly after a
-// write.
+// lagging is a table in which only consistent reads find the item, as can happen in
+// DynamoDB shortly after a write.
 type lagging struct {
 	failing
 	item item
@@ -27,7 +27,8 @@ func (l lagging) GetItem(_ context.Context, in *dynamodb.GetItemInput, _ ...func
 	return &dynamodb.GetItemOutput{Item: l.item}, nil
 }
 
-// The reads of DynamoDB Local are always consistent, so it cannot test this.
+// All reads of DynamoDB Local are consistent, so the conformance tests would not notice
+// a missing ConsistentRead.
 func TestItemsAreReadConsistently(t *testing.T) {
 	table := lagging{item: item{attVersion: number(0)}}
 	i := NewItems(table, "items", time.Now, rand.Reader)

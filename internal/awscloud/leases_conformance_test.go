@@ -24,6 +24,7 @@ func openLease(generation int64) bastion.Lease {
 	return bastion.Lease{BastionID: "bastion", Generation: generation, Open: true}
 }
 
+// ending returns a report with an ending.
 func ending(generation int64) bastion.Report {
 	return bastion.Report{Ending: bastion.Ending{Reason: bastion.EndIdle, Generation: generation}}
 }
@@ -102,8 +103,9 @@ func (r dynamo) scan(t *testing.T, table string) []map[string]types.AttributeVal
 	return out.Items
 }
 
-// A task that was taken over can write anything into the attributes that its role
-// allows. The control plane must still write its lease, and read the others.
+// A compromised task can write anything into the attributes that its role allows. The
+// control plane must still be able to write the task's lease, and to list the items of
+// other tasks.
 func TestHostileTaskCannotBlockItsLease(t *testing.T) {
 	r := startDynamoDB(t)
 	client := r.client(t, nil)
@@ -111,27 +113,27 @@ func TestHostileTaskCannotBlockItsLease(t *testing.T) {
 	honest, honestLease := start()
 	must(t, leases.Write(t.Context(), honest, openLease(1)))
 	must(t, honestLease.Report(t.Context(), bastion.Report{Connections: 1}))
-	const room = 405_000 // what an item holds beside a small lease
+	const room = 405_000 // bytes that fit into an item besides a small lease
 	for name, written := range map[string]item{
-		"nothing":                    {attReport: nil, attInHand: nil, attEnding: nil},
-		"report: not a string":       {attReport: number(1)},
-		"report: map":                {attReport: &types.AttributeValueMemberM{Value: item{"host_key": text("x")}}},
-		"report: not JSON":           {attReport: text("{")},
-		"report: null":               {attReport: text("null")},
-		"report: nested":             {attReport: text(strings.Repeat("[", 100_000))},
-		"report: invalid time":       {attReport: text(`{"last_used_at":"tomorrow"}`)},
-		"report: number too large":   {attReport: text(`{"connections":1e99}`)},
-		"report: wrong type":         {attReport: text(`{"host_key":1}`)},
-		"report: host key, 2 lines":  {attReport: text(`{"host_key":"ssh-ed25519 AAAA\nProxyCommand x"}`)},
-		"report: many destinations":  {attReport: text(`{"receipt":{"destinations":[` + strings.Repeat(`{},`, 200) + `{}]}}`)},
-		"report: all the room":       {attReport: text(strings.Repeat("A", room))},
-		"in_hand: all the room":      {attReport: nil, attInHand: text(strings.Repeat("A", room))},
-		"by: all the room":           {attReport: nil, attBy: text(strings.Repeat("A", room))},
-		"ending: all the room":       {attReport: nil, attEnding: text(strings.Repeat("A", room))},
-		"ending: of another type":    {attEnding: &types.AttributeValueMemberM{Value: item{"reason": text("idle")}}},
-		"report and ending: half":    {attReport: text(strings.Repeat("A", room/2)), attEnding: text(strings.Repeat("A", room/2))},
-		"all attributes: a quarter":  {attReport: text(strings.Repeat("A", room/4)), attInHand: text(strings.Repeat("A", room/4)), attEnding: text(strings.Repeat("A", room/4)), attBy: text(strings.Repeat("A", room/4))},
-		"all attributes: of no type": {attReport: &types.AttributeValueMemberNULL{Value: true}, attInHand: &types.AttributeValueMemberNULL{Value: true}, attEnding: &types.AttributeValueMemberNULL{Value: true}, attBy: &types.AttributeValueMemberNULL{Value: true}},
+		"nothing":                   {attReport: nil, attInHand: nil, attEnding: nil},
+		"report: not a string":      {attReport: number(1)},
+		"report: map":               {attReport: &types.AttributeValueMemberM{Value: item{"host_key": text("x")}}},
+		"report: not JSON":          {attReport: text("{")},
+		"report: null":              {attReport: text("null")},
+		"report: nested":            {attReport: text(strings.Repeat("[", 100_000))},
+		"report: invalid time":      {attReport: text(`{"last_used_at":"tomorrow"}`)},
+		"report: number too large":  {attReport: text(`{"connections":1e99}`)},
+		"report: wrong type":        {attReport: text(`{"host_key":1}`)},
+		"report: host key, 2 lines": {attReport: text(`{"host_key":"ssh-ed25519 AAAA\nProxyCommand x"}`)},
+		"report: many destinations": {attReport: text(`{"receipt":{"destinations":[` + strings.Repeat(`{},`, 200) + `{}]}}`)},
+		"report: all the room":      {attReport: text(strings.Repeat("A", room))},
+		"in_hand: all the room":     {attReport: nil, attInHand: text(strings.Repeat("A", room))},
+		"by: all the room":          {attReport: nil, attBy: text(strings.Repeat("A", room))},
+		"ending: all the room":      {attReport: nil, attEnding: text(strings.Repeat("A", room))},
+		"ending: of another type":   {attEnding: &types.AttributeValueMemberM{Value: item{"reason": text("idle")}}},
+		"report and ending: half":   {attReport: text(strings.Repeat("A", room/2)), attEnding: text(strings.Repeat("A", room/2))},
+		"all attributes: a quarter": {attReport: text(strings.Repeat("A", room/4)), attInHand: text(strings.Repeat("A", room/4)), attEnding: text(strings.Repeat("A", room/4)), attBy: text(strings.Repeat("A", room/4))},
+		"all attributes: null":      {attReport: &types.AttributeValueMemberNULL{Value: true}, attInHand: &types.AttributeValueMemberNULL{Value: true}, attEnding: &types.AttributeValueMemberNULL{Value: true}, attBy: &types.AttributeValueMemberNULL{Value: true}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			taskID, _ := start()
@@ -139,7 +141,7 @@ func TestHostileTaskCannotBlockItsLease(t *testing.T) {
 			r.overwrite(t, leases, taskID, written)
 			got, err := leases.Fetch(t.Context(), taskID)
 			if must(t, err); !reflect.DeepEqual(got.Report, bastion.Report{}) || !reflect.DeepEqual(got.Lease, openLease(1)) {
-				t.Errorf("the item is read as %+v", got)
+				t.Errorf("the item is decoded as %+v", got)
 			}
 			closed := bastion.Lease{BastionID: "bastion", Generation: 2, ConsoleReply: bastion.ConsoleReply{Message: strings.Repeat("A", 5000)}}
 			must(t, leases.Write(t.Context(), taskID, closed))
@@ -156,7 +158,7 @@ func TestHostileTaskCannotBlockItsLease(t *testing.T) {
 	}
 }
 
-// overwrite sets attributes of an item to any value, and removes those without one.
+// overwrite sets attributes of an item. It removes an attribute whose value is nil.
 func (r dynamo) overwrite(t *testing.T, leases *Leases, taskID string, attributes item) {
 	t.Helper()
 	e := newEdit()
@@ -174,8 +176,8 @@ func (r dynamo) overwrite(t *testing.T, leases *Leases, taskID string, attribute
 	must(t, err)
 }
 
-// If the task role was replaced, items of the earlier role are listed with their whole
-// key, and can be ended by it.
+// If the task role was replaced, List returns the whole key of an item of the earlier
+// role as its task id, and End accepts this id.
 func TestLeaseOfEarlierRoleCanBeEnded(t *testing.T) {
 	r := startDynamoDB(t)
 	leases, start := r.leases(t, r.client(t, nil))
@@ -208,7 +210,7 @@ func TestListOfThreeMegabytesOfLeases(t *testing.T) {
 	r := startDynamoDB(t)
 	pages := 0
 	leases, start := r.leases(t, countedScans{r.client(t, nil), &pages})
-	var report bastion.Report
+	var report bastion.Report // of 60 KB
 	for n := range bastion.MaxDestinations {
 		report.Receipt.Destinations = append(report.Receipt.Destinations, bastion.Destination{Name: fmt.Sprint(n, strings.Repeat("x", bastion.MaxDestinationName-3))})
 	}
@@ -221,7 +223,7 @@ func TestListOfThreeMegabytesOfLeases(t *testing.T) {
 	items, err := leases.List(t.Context())
 	must(t, err)
 	if len(items) != tasks || pages < 3 {
-		t.Errorf("%d of %d items of 60 KB in %d pages of at most 1 MB", len(items), tasks, pages)
+		t.Errorf("listed %d of %d items of 60 KB in %d pages, want all in at least 3 pages of at most 1 MB", len(items), tasks, pages)
 	}
 }
 
@@ -248,7 +250,8 @@ func TestTTLIsInSeconds(t *testing.T) {
 	r.checkExpiry(t, s.table, itemKey(partMarks, "task x"), epoch.Add(markLifetime))
 }
 
-// expires checks an item's TTL attribute, by the name in the table's configuration.
+// checkExpiry checks the attribute of an item that the table's configuration names as
+// its TTL. A zero want means that the item must not have it.
 func (r dynamo) checkExpiry(t *testing.T, table string, key item, want time.Time) {
 	t.Helper()
 	client := r.client(t, nil)
@@ -264,7 +267,7 @@ func (r dynamo) checkExpiry(t *testing.T, table string, key item, want time.Time
 		return
 	}
 	if digits := numberIn(t, got); digits != fmt.Sprint(want.Unix()) {
-		t.Errorf("it expires at %s, want %d", digits, want.Unix())
+		t.Errorf("%v expires at %s, want %d", key, digits, want.Unix())
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/http"
 	"os"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -26,7 +27,7 @@ func TestCallsWaitForTheirTurn(t *testing.T) {
 	for _, test := range []struct {
 		name    string
 		share   float64
-		actions []string // in turn
+		actions []string // called in turn
 		calls   int
 		want    time.Duration
 	}{
@@ -35,7 +36,7 @@ func TestCallsWaitForTheirTurn(t *testing.T) {
 		{"half the rate", 0.5, []string{"DeleteSecurityGroup"}, 25 + 5, 2 * time.Second},
 		{"separate buckets", 0.5, []string{"DeleteSecurityGroup", "RevokeSecurityGroupIngress"}, 2 * 25, 0},
 		{"shared bucket", 0.5, []string{"ListTasks", "DescribeTasks"}, 50 + 10, time.Second},
-		{"two buckets: the slower one counts", 0.5, []string{"RunTask"}, 50 + 10, time.Second},
+		{"two buckets: the slower one limits", 0.5, []string{"RunTask"}, 50 + 10, time.Second},
 		{"two buckets: both are used", 0.5, []string{"RunTask", "StopTask"}, 50 + 20, time.Second},
 		{"share of less than one token", 0.001, []string{"DeleteSecurityGroup"}, 2, 200 * time.Second},
 		{"call without a rate", 0.5, []string{"CreateFleet"}, 1000, 0},
@@ -92,7 +93,8 @@ func TestEmptyingBucketKeepsWaitingCallsInTurn(t *testing.T) {
 	})
 }
 
-// pacedWire returns a wire without a network, for simulated time.
+// pacedWire returns a wire with this pacer, with retries, and without a network, for
+// simulated time.
 func pacedWire(t *testing.T, p *Pacer) *wire {
 	w := &wire{cloud: localcloud.New(localcloud.Config{})}
 	t.Cleanup(w.cloud.Close)
@@ -169,7 +171,7 @@ func TestThrottlingAfterAllRetriesIsErrNoTime(t *testing.T) {
 	})
 }
 
-// The domain acts on ErrNoTime, so the SDK must not hide it.
+// The domain handles ErrNoTime, so the SDK must not hide it.
 func TestErrNoTimePassesThroughSDK(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := NewPacer()
@@ -197,17 +199,37 @@ func TestErrNoTimePassesThroughSDK(t *testing.T) {
 	})
 }
 
-// limit is a bucket without its name.
+func TestEveryCallHasRate(t *testing.T) {
+	calls := 0
+	for _, api := range []reflect.Type{reflect.TypeFor[EC2Groups](), reflect.TypeFor[EC2Interfaces](), reflect.TypeFor[ECSTasks]()} {
+		for method := range api.Methods() {
+			calls++
+			if len(Rates[method.Name]) == 0 {
+				t.Errorf("%s has no rate", method.Name)
+			}
+			for _, r := range Rates[method.Name] {
+				if r.Bucket == "" || r.Burst < r.PerSecond || r.PerSecond <= 0 {
+					t.Errorf("%s has the rate %+v", method.Name, r)
+				}
+			}
+		}
+	}
+	if calls != len(Rates) {
+		t.Errorf("there are %d calls and %d rates", calls, len(Rates))
+	}
+}
+
+// limit is a [Rate] without the bucket's name.
 type limit struct{ burst, perSecond float64 }
 
-// OPERATIONS.md has the rates too. Both come from AWS's pages separately, so that a
-// mistake in one of them is noticed.
+// OPERATIONS.md has the rates too. Both copies were made separately from AWS's pages,
+// so that a mistake in one copy is noticed.
 func TestRatesMatchOperations(t *testing.T) {
-	sharers := map[string][]string{} // by bucket
+	callsOf := map[string][]string{} // by bucket
 	limits := map[string]limit{}
 	for _, call := range slices.Sorted(maps.Keys(Rates)) {
 		for _, r := range Rates[call] {
-			sharers[r.Bucket] = append(sharers[r.Bucket], call)
+			callsOf[r.Bucket] = append(callsOf[r.Bucket], call)
 			if l, known := limits[r.Bucket]; known && l != (limit{r.Burst, r.PerSecond}) {
 				t.Errorf("%s has another rate for the bucket %s", call, r.Bucket)
 			}
@@ -215,7 +237,7 @@ func TestRatesMatchOperations(t *testing.T) {
 		}
 	}
 	got := map[string]limit{} // by the calls that share a bucket
-	for bucket, calls := range sharers {
+	for bucket, calls := range callsOf {
 		got[strings.Join(calls, " ")] = limits[bucket]
 	}
 	if want := operationsTable(t); !maps.Equal(got, want) {
@@ -223,7 +245,7 @@ func TestRatesMatchOperations(t *testing.T) {
 	}
 }
 
-// operatorsTable returns the rates in OPERATIONS.md by the calls that share a bucket.
+// operationsTable returns the rates in OPERATIONS.md by the calls that share a bucket.
 func operationsTable(t *testing.T) map[string]limit {
 	text, err := os.ReadFile("../../OPERATIONS.md")
 	if err != nil {

@@ -20,13 +20,13 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/test/privilege"
 )
 
-// allowed fails the test if a call needs a permission that is not granted. The suites
-// use paths of the adapters that the system test does not reach.
+// allowed is a transport that fails the test if a call needs a permission that is not
+// granted. The conformance suites make calls that the system test does not make.
 type allowed struct {
 	http.RoundTripper
 	t       *testing.T
-	in      privilege.Deployment
-	userID  string // of a task; empty for a function
+	in      privilege.Deployment // the resources of the calls
+	userID  string               // of a task; empty for a function
 	granted []privilege.Permission
 }
 
@@ -77,8 +77,8 @@ func ofFunctions(t *testing.T) []privilege.Permission {
 	return slices.Concat(slices.Collect(maps.Values(all))...)
 }
 
-// as returns a client with these permissions for one table. name is the table's name
-// in template.yaml.
+// clientWith returns a client with these permissions for one table. name is the
+// table's logical ID in template.yaml.
 func (r dynamo) clientWith(t *testing.T, granted []privilege.Permission, userID, table, name string) *dynamodb.Client {
 	t.Helper()
 	return r.client(t, func(next http.RoundTripper) http.RoundTripper {
@@ -86,13 +86,14 @@ func (r dynamo) clientWith(t *testing.T, granted []privilege.Permission, userID,
 	})
 }
 
+// allowedStore returns a store with the permissions of the functions' roles.
 func (r dynamo) allowedStore(t *testing.T) *Store {
 	table := r.table(t, RecordsSchema())
 	return NewStore(r.clientWith(t, ofFunctions(t), "", table, "RecordsTable"), table, history, rand.Reader)
 }
 
-// allowedLeases returns both sides of a lease table, each with the permissions of its
-// roles.
+// allowedLeases returns both sides of a lease table: the control plane's with the
+// permissions of the functions' roles, and a task's with those of the task role.
 func (r dynamo) allowedLeases(t *testing.T) cloudtest.LeasesHarness {
 	table, n := r.table(t, LeasesSchema()), 0
 	return cloudtest.LeasesHarness{

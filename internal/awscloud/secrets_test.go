@@ -15,8 +15,8 @@ import (
 	"github.com/aws/smithy-go"
 )
 
-// parameterStore is a Parameter Store with these values. It returns the names of the
-// others as invalid.
+// parameterStore is a Parameter Store with these values. It returns all other names as
+// invalid.
 type parameterStore struct {
 	values map[string]string
 	err    error
@@ -99,7 +99,7 @@ func TestMissingSecretsAreNamedAndReadAgain(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "for /missing, /empty:") || strings.Contains(err.Error(), "hush") {
 		t.Errorf("%v", err)
 	}
-	// One workspace without a token does not affect the others.
+	// If the token of one workspace is missing, the other workspaces still work.
 	if got, err := s.Get(t.Context(), "/there"); err != nil || got[0] != "hush" || len(store.calls) != 1 {
 		t.Errorf("%v, %v after %d reads", got, err, len(store.calls))
 	}

@@ -25,8 +25,8 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// losing is a transport that loses the response to one request of an operation, after
-// the request has had its effect. meanwhile runs before the client retries.
+// losing is a transport that loses the response to the next request of an operation,
+// after the request took effect. meanwhile runs before the client retries.
 type losing struct {
 	next      http.RoundTripper
 	operation atomic.Value // string; "" for none
@@ -47,6 +47,7 @@ func (l *losing) RoundTrip(req *http.Request) (*http.Response, error) {
 	return nil, lose(resp)
 }
 
+// lose discards a response and returns the error of a reset connection.
 func lose(resp *http.Response) error {
 	_, _ = io.Copy(io.Discard, resp.Body)
 	_ = resp.Body.Close()
@@ -59,6 +60,8 @@ func (r dynamo) losingClient(t *testing.T) (*dynamodb.Client, *losing) {
 	l.operation.Store("")
 	return r.client(t, func(next http.RoundTripper) http.RoundTripper { l.next = next; return l }), l
 }
+
+// Changes of a record, for changed.
 
 func nothing(*bastion.Record)           {}
 func closing(rec *bastion.Record)       { rec.Intent.Open = false }
@@ -137,8 +140,8 @@ func TestRecordWriteIsRetriedAfterLostResponse(t *testing.T) {
 
 func changes(all ...func(*bastion.Record)) []func(*bastion.Record) { return all }
 
-// If a write is lost before it has an effect, and another caller makes the same
-// change, the retry is a conflict.
+// If a request is lost before it takes effect, and another caller makes the same
+// change, the retry must return ErrConflict.
 func TestRecordWriteIsConflictAfterLostRequest(t *testing.T) {
 	r := startDynamoDB(t)
 	for name, change := range map[string]func(*bastion.Record){"change": withReason("same"), "close": closing} {
@@ -156,7 +159,8 @@ func TestRecordWriteIsConflictAfterLostRequest(t *testing.T) {
 	}
 }
 
-// neverSent is a transport that loses the first request before it is sent.
+// neverSent is a transport that loses the first request before it is sent, and calls
+// instead.
 type neverSent struct {
 	next    http.RoundTripper
 	once    sync.Once
@@ -186,9 +190,9 @@ func (f *flaky) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// Counts, names and lists stay consistent with the records if responses are lost and
-// many callers write at once.
-func TestCountsNamesAndListsDoNotDrift(t *testing.T) {
+// Counts, names and list entries must agree with the records even if responses are lost
+// and many callers write at once.
+func TestCountsNamesAndListsAgreeWithRecords(t *testing.T) {
 	r := startDynamoDB(t)
 	client := r.client(t, func(next http.RoundTripper) http.RoundTripper { return &flaky{next: next} })
 	s := r.store(t, client)
@@ -258,7 +262,7 @@ func checkTable(t *testing.T, r dynamo, s *Store, open int) {
 		want[partition+" "+sortCount] = fmt.Sprint(n)
 	}
 	if fmt.Sprint(got) != fmt.Sprint(want) {
-		t.Errorf("besides the records the table has\n%v, want\n%v", got, want)
+		t.Errorf("besides the records, the table has\n%v, want\n%v", got, want)
 	}
 	if counts[partTotal] != open {
 		t.Errorf("%d records are open, want %d", counts[partTotal], open)
@@ -327,8 +331,8 @@ func (r dynamo) dueCost(t *testing.T, live, overdue int) cost {
 	return c
 }
 
-// seed writes items of records without their names, counts and list entries. Ten
-// thousand transactions would take too long.
+// seed writes the items of records, without their names, counts and list entries. It
+// uses no transactions, because ten thousand of them would take too long.
 func (s *Store) seed(t *testing.T, client *dynamodb.Client, recs []bastion.Record) {
 	t.Helper()
 	for batch := range slices.Chunk(recs, 25) {
@@ -355,7 +359,7 @@ func (c countedBatches) BatchGetItem(ctx context.Context, in *dynamodb.BatchGetI
 	return c.Client.BatchGetItem(ctx, in, o...)
 }
 
-// One response holds at most 16 MB.
+// One response holds at most 16 MB, so the records take at least two.
 func TestListOfTwentyMegabytes(t *testing.T) {
 	r := startDynamoDB(t)
 	client := r.client(t, nil)
@@ -380,7 +384,7 @@ func TestIndexesAreSparse(t *testing.T) {
 	r := startDynamoDB(t)
 	client := r.client(t, nil)
 	s := r.store(t, client)
-	holds := func(stage string, due, unfinished int) {
+	checkIndexes := func(stage string, due, unfinished int) {
 		t.Helper()
 		for index, want := range map[string]int{indexDue: due, indexUnfinished: unfinished} {
 			out, err := client.Scan(t.Context(), &dynamodb.ScanInput{TableName: &s.table, IndexName: &index})
@@ -393,18 +397,18 @@ func TestIndexesAreSparse(t *testing.T) {
 	rec := newRecord("local:owner", "default")
 	rec.DueAt = epoch
 	must(t, s.Create(t.Context(), rec, plenty))
-	holds("open and due", 1, 1)
+	checkIndexes("open and due", 1, 1)
 	closed := changed(rec, func(r *bastion.Record) { closing(r); r.DueAt = time.Time{} })
 	must(t, s.Replace(t.Context(), rec, closed))
-	holds("closed and not due", 0, 1)
+	checkIndexes("closed and not due", 0, 1)
 	finished := changed(closed, finishing)
 	must(t, s.Replace(t.Context(), closed, finished))
-	holds("finished", 0, 0)
+	checkIndexes("finished", 0, 0)
 }
 
-// One record that cannot be decoded must not hide the others. It is an error where it
-// is read alone, and it stays due, so that the reaper reports it.
-func TestUnreadableRecordDoesNotStopLists(t *testing.T) {
+// A record that cannot be decoded must not hide other records in lists. Fetch and
+// FetchByName return an error for it. It stays due, so the reaper reports it.
+func TestListsLeaveOutRecordThatCannotBeDecoded(t *testing.T) {
 	r := startDynamoDB(t)
 	client := r.client(t, nil)
 	s := r.store(t, client)

@@ -74,7 +74,7 @@ func TestLongStopReasonIsTruncated(t *testing.T) {
 	}
 }
 
-func TestReadErrorsOfTasksAreHidden(t *testing.T) {
+func TestReadErrorOfTasksNamesFailedCall(t *testing.T) {
 	w := newWire(t, localcloud.Config{}, nil)
 	task, err := w.tasks.Run(t.Context(), w.specWithGroup(t, testID, 1))
 	if err != nil {
@@ -91,17 +91,17 @@ func TestReadErrorsOfTasksAreHidden(t *testing.T) {
 	}
 }
 
-// The sizes of pages and batches are those of AWS.
+// The number of tasks exceeds AWS's sizes of batches and filters.
 func TestManyTasksAreReadInPages(t *testing.T) {
 	w := newWire(t, localcloud.Config{}, func(cfg *awswire.Config) { cfg.PageSize = 50 })
-	group := w.specWithGroup(t, testID, 1)
+	spec := w.specWithGroup(t, testID, 1)
 	const n = 230
 	for i := range n {
-		if _, err := w.tasks.Run(t.Context(), specIn(group.GroupID, fmt.Sprintf("bastion%09d", i), 1)); err != nil {
+		if _, err := w.tasks.Run(t.Context(), specIn(spec.GroupID, fmt.Sprintf("bastion%09d", i), 1)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	w.retry(t, func() error { // until all have interfaces
+	w.retry(t, func() error { // until all tasks have interfaces
 		tasks, err := w.tasks.List(t.Context())
 		if i := slices.IndexFunc(tasks, func(task bastion.Task) bool { return len(task.Endpoints) == 0 }); err == nil && i >= 0 {
 			err = fmt.Errorf("%+v has no address", tasks[i])
@@ -117,8 +117,9 @@ func TestManyTasksAreReadInPages(t *testing.T) {
 	for _, call := range w.server.Calls()[before:] {
 		count[call]++
 	}
-	// Five pages of running tasks and one of stopped ones; 230 tasks by 100; 230
-	// interfaces by 200, in pages of 50.
+	// ListTasks: five pages of running tasks and one of stopped tasks. DescribeTasks: 100
+	// tasks in a call. DescribeNetworkInterfaces: four pages for a filter of 200
+	// interfaces, and one for a filter of 30.
 	want := map[string]int{"ListTasks": 6, "DescribeTasks": 3, "DescribeNetworkInterfaces": 5}
 	for call, times := range want {
 		if count[call] != times {
@@ -162,8 +163,8 @@ func TestEndpointsOfInterface(t *testing.T) {
 		{"public in both families", true, true, true, attached, []string{"198.51.100.7:2222", "[2001:db8::7]:2222"}},
 		{"private", false, true, false, attached, []string{"10.0.0.7:2222"}},
 		{"IPv6 only", false, false, true, attached, []string{"[2001:db8::7]:2222"}},
-		{"public, but not yet", true, true, true, early, nil},
-		{"nothing", false, true, true, ec2types.NetworkInterface{}, nil},
+		{"public, before it is associated", true, true, true, early, nil},
+		{"without addresses", false, true, true, ec2types.NetworkInterface{}, nil},
 	} {
 		stack := testStack
 		stack.Public, stack.IPv4, stack.IPv6 = c.public, c.v4, c.v6
@@ -177,7 +178,7 @@ func TestEndpointsOfInterface(t *testing.T) {
 	}
 }
 
-func TestStoppedTaskHasReasonOfContainer(t *testing.T) {
+func TestStopReasonIncludesReasonOfContainer(t *testing.T) {
 	stopped := types.Task{
 		TaskArn: aws.String(testStack.taskARN("0123456789abcdef0123456789abcdef")), StartedBy: aws.String(StartedBy(testID)),
 		LastStatus: aws.String("STOPPED"), StopCode: types.TaskStopCodeTaskFailedToStart, StoppedReason: aws.String("Task failed to start"),
@@ -197,8 +198,8 @@ func TestStoppedTaskHasReasonOfContainer(t *testing.T) {
 	}
 }
 
-// Each lookup of an address is a call of EC2.
-func TestNoAddressIsReadOfTaskThatIsBeingStopped(t *testing.T) {
+// To read an address takes a call of EC2, and no client should connect to such a task.
+func TestAddressOfTaskThatIsBeingStoppedIsNotRead(t *testing.T) {
 	task := types.Task{LastStatus: aws.String("RUNNING"), Attachments: []types.Attachment{{Type: aws.String("ElasticNetworkInterface"),
 		Details: []types.KeyValuePair{{Name: aws.String("networkInterfaceId"), Value: aws.String("eni-1")}}}}}
 	for desired, want := range map[string]string{"RUNNING": "eni-1", "STOPPED": ""} {
@@ -218,7 +219,8 @@ var testSpec = bastion.TaskSpec{
 }
 
 // If a parameter changes between two calls for the same attempt, ECS returns a
-// ConflictException. A change here fails attempts that are open during the deploy.
+// ConflictException. So if the golden files change, the attempts that are in progress
+// during the deploy can fail.
 func TestRunTaskParameters(t *testing.T) {
 	private := testStack
 	private.Public, private.Spot = false, true
@@ -273,11 +275,11 @@ func TestRunTaskDoesNotDependOnTime(t *testing.T) {
 	}
 }
 
-// runTaskErrors are errors of RunTask, and what the port returns for them: a refusal
-// with a code, ErrNotFound, or an error that the domain retries.
+// runTaskErrors are errors of RunTask, and the errors that Run returns for them: a
+// refusal with a code, ErrNotFound, or an error after which the domain retries.
 var runTaskErrors = []struct {
 	code, message string
-	refused       bastion.FailureCode
+	refused       bastion.FailureCode // "" if it is not a refusal
 	notFound      bool
 }{
 	{"InvalidParameterException", "Error retrieving security group information for [sg-1, " + testStack.MemberGroup + "]: The security group 'sg-1' does not exist (ErrorCode: InvalidGroup.NotFound)", "", true},
@@ -369,7 +371,7 @@ func TestAttemptWithoutCapacityIsRefusedAgain(t *testing.T) {
 	w := newWire(t, localcloud.Config{}, nil)
 	spec := w.specWithGroup(t, testID, 1)
 	w.cloud.RefuseCapacity(1)
-	for range 2 { // the second response is that of the clientToken
+	for range 2 { // ECS repeats its response, because the clientToken is the same
 		_, err := w.tasks.Run(t.Context(), spec)
 		checkRefusal(t, err, bastion.FailureCapacity)
 	}
@@ -386,7 +388,7 @@ func TestConflictNamesExistingTask(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.tasks.stack.Public = false // as after a deployment
+	w.tasks.stack.Public = false // a deployment changed the parameters
 	_, err = w.tasks.Run(t.Context(), spec)
 	checkRefusal(t, err, "")
 	if err == nil || !strings.Contains(err.Error(), testStack.taskARN(task.ID)) {

@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"reflect"
 	"slices"
 	"testing"
 	"time"
@@ -38,7 +37,7 @@ var testStack = Stack{
 
 const testID = "abcdefghijklmnop"
 
-// wire has the adapters on the real SDK, which calls a local cloud over HTTP.
+// wire has the adapters with the real SDK, which calls a local cloud over HTTP.
 type wire struct {
 	cloud  *localcloud.Cloud
 	server *awswire.Server
@@ -71,16 +70,16 @@ func newWire(t *testing.T, cloud localcloud.Config, edit func(*awswire.Config)) 
 	return w
 }
 
-// unpaced returns a pacer that does not slow down tests.
+// unpaced returns a pacer with such high rates that no call waits.
 func unpaced() *Pacer {
 	p := NewPacer()
 	p.SetShare(1000)
 	return p
 }
 
-// wholeBodies sends copies of request bodies. The SDK closes a body as soon as it has
-// a response. On loopback that can be before the transport has read the end of the
-// body, and the transport would then close the connection.
+// wholeBodies is a transport that sends copies of request bodies. The SDK closes a body
+// as soon as it has a response. On loopback, the transport may not have read the end of
+// the body by then, and would close the connection.
 type wholeBodies struct{ http.RoundTripper }
 
 func (w wholeBodies) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -104,7 +103,7 @@ func testSDK(url string) aws.Config {
 	}
 }
 
-// launch creates the bastion's group and returns an attempt with it.
+// specWithGroup creates the bastion's group and returns the spec of a task in it.
 func (w *wire) specWithGroup(t *testing.T, bastionID string, attempt int) bastion.TaskSpec {
 	t.Helper()
 	group, err := w.groups.Create(t.Context(), bastion.GroupSpec{BastionID: bastionID})
@@ -114,6 +113,7 @@ func (w *wire) specWithGroup(t *testing.T, bastionID string, attempt int) bastio
 	return specIn(group.ID, bastionID, attempt)
 }
 
+// specIn returns the spec of a task in an existing group.
 func specIn(groupID, bastionID string, attempt int) bastion.TaskSpec {
 	return bastion.TaskSpec{
 		BastionID: bastionID, Attempt: attempt, GroupID: groupID, Subnet: "subnet-1",
@@ -121,10 +121,11 @@ func specIn(groupID, bastionID string, attempt int) bastion.TaskSpec {
 	}
 }
 
-// slowCloud is the configuration for the suites: slow, and with stale reads.
+// slowCloud is the configuration for the conformance suites: with delays and stale reads.
 var slowCloud = localcloud.Config{LaunchDelay: 20 * time.Millisecond, Linger: 20 * time.Millisecond, Staleness: 20 * time.Millisecond}
 
-// slowWire returns a wire with pages of two, and late public addresses.
+// slowWire returns a wire to slowCloud, with two items on a page and with public
+// addresses that appear late.
 func slowWire(t *testing.T) *wire {
 	return newWire(t, slowCloud, func(cfg *awswire.Config) { cfg.PageSize, cfg.AddressAfter = 2, 3 })
 }
@@ -138,7 +139,7 @@ func TestGroupsConformOverHTTP(t *testing.T) {
 	})
 }
 
-// occupy starts a task in a group and waits until it is visible. It returns a
+// occupy starts a task in a group and waits until the task has an address. It returns a
 // function that stops the task.
 func (w *wire) occupy(t *testing.T, bastionID, groupID string) func() {
 	task, err := w.tasks.Run(t.Context(), specIn(groupID, bastionID, 1))
@@ -153,7 +154,7 @@ func (w *wire) occupy(t *testing.T, bastionID, groupID string) func() {
 	}
 }
 
-// await waits until the task is visible and has an address.
+// await waits until Describe returns the task with an address.
 func (w *wire) await(t *testing.T, bastionID, taskID string) {
 	t.Helper()
 	w.retry(t, func() error {
@@ -176,14 +177,14 @@ func (w *wire) retry(t *testing.T, check func() error) {
 			return
 		}
 	}
-	t.Fatalf("not within %s: %v", wireTimeout, err)
+	t.Fatalf("no success within %s: %v", wireTimeout, err)
 }
 
 func TestTasksConformOverHTTP(t *testing.T) {
 	cloudtest.Tasks(t, func(t *testing.T) cloudtest.TasksHarness {
 		w := slowWire(t)
 		groups := map[string]string{}
-		announced := time.Now()
+		created := time.Now()
 		return cloudtest.TasksHarness{
 			Tasks:    w.tasks,
 			Patience: wireTimeout,
@@ -191,15 +192,15 @@ func TestTasksConformOverHTTP(t *testing.T) {
 				if groups[bastionID] == "" {
 					groups[bastionID] = w.visibleGroup(t, bastionID)
 				}
-				launch := specIn(groups[bastionID], bastionID, attempt)
-				launch.AttemptCreatedAt = announced
-				return launch
+				spec := specIn(groups[bastionID], bastionID, attempt)
+				spec.AttemptCreatedAt = created
+				return spec
 			},
 		}
 	})
 }
 
-// visibleGroup creates a group and waits until reads see it.
+// visibleGroup creates a group, waits until Describe finds it, and returns its id.
 func (w *wire) visibleGroup(t *testing.T, bastionID string) string {
 	t.Helper()
 	group, err := w.groups.Create(t.Context(), bastion.GroupSpec{BastionID: bastionID})
@@ -218,9 +219,9 @@ func TestThrottledCallIsRetried(t *testing.T) {
 	w := newWire(t, localcloud.Config{}, nil)
 	w.withRetries()
 	w.cloud.Throttle(1)
-	launch := w.specWithGroup(t, testID, 1)
+	spec := w.specWithGroup(t, testID, 1)
 	w.cloud.Throttle(1)
-	if _, err := w.tasks.Run(t.Context(), launch); err != nil {
+	if _, err := w.tasks.Run(t.Context(), spec); err != nil {
 		t.Error(err)
 	}
 	if want, got := []string{"CreateSecurityGroup", "CreateSecurityGroup", "RunTask", "RunTask"}, w.server.Calls(); !slices.Equal(got, want) {
@@ -244,26 +245,5 @@ func TestComputeRetriesEndWithContext(t *testing.T) {
 	_, err := w.groups.Create(ctx, bastion.GroupSpec{BastionID: testID})
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Error(err)
-	}
-}
-
-func TestEveryCallHasRate(t *testing.T) {
-	calls := 0
-	for _, api := range []reflect.Type{reflect.TypeFor[EC2Groups](), reflect.TypeFor[EC2Interfaces](), reflect.TypeFor[ECSTasks]()} {
-		for i := range api.NumMethod() {
-			calls++
-			name := api.Method(i).Name
-			if len(Rates[name]) == 0 {
-				t.Errorf("%s has no rate", name)
-			}
-			for _, r := range Rates[name] {
-				if r.Bucket == "" || r.Burst < r.PerSecond || r.PerSecond <= 0 {
-					t.Errorf("%s has the rate %+v", name, r)
-				}
-			}
-		}
-	}
-	if calls != len(Rates) {
-		t.Errorf("there are %d calls and %d rates", calls, len(Rates))
 	}
 }

@@ -23,11 +23,11 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/test/privilege"
 )
 
-// moto is a moto process with the resources of a stack without bastions.
+// moto is a moto process that has the resources of a stack, but no bastions yet.
 type moto struct {
-	ec2    *ec2.Client
-	ecs    *ecs.Client
-	client *http.Client // of the adapters
+	ec2    *ec2.Client  // of the test; may make any call
+	ecs    *ecs.Client  // of the test; may make any call
+	client *http.Client // of the adapters; fails the test on a call that no role grants
 	sdk    aws.Config
 	stack  Stack
 	subnet string
@@ -63,7 +63,7 @@ func startMoto(t *testing.T) *moto {
 	return m
 }
 
-// leaveTasksRunning prevents moto from advancing a task's state at each describe.
+// leaveTasksRunning stops moto from advancing a task's state at each DescribeTasks.
 func leaveTasksRunning(t *testing.T, client *http.Client, url string) {
 	t.Helper()
 	never := `{"model_name": "ecs::task", "transition": {"progression": "manual", "times": 1000000000}}`
@@ -75,8 +75,8 @@ func leaveTasksRunning(t *testing.T, client *http.Client, url string) {
 	}
 }
 
-// deploy creates the resources of the template. Tasks have private addresses, because
-// moto's interfaces have no others.
+// deploy creates the resources of the template that the adapters need. Tasks have
+// private addresses only, as all interfaces of moto.
 func (m *moto) deploy(t *testing.T) {
 	t.Helper()
 	vpc, err := m.ec2.CreateVpc(t.Context(), &ec2.CreateVpcInput{CidrBlock: aws.String("10.7.0.0/16")})
@@ -116,6 +116,7 @@ func (m *moto) adaptersEC2() *ec2.Client {
 	return NewEC2(m.sdk, unpaced(), func(o *ec2.Options) { o.HTTPClient = m.client })
 }
 
+// specWithGroup creates the bastion's group and returns the spec of a task in it.
 func (m *moto) specWithGroup(t *testing.T, bastionID string, attempt int) bastion.TaskSpec {
 	t.Helper()
 	group, err := m.groups().Create(t.Context(), bastion.GroupSpec{BastionID: bastionID})
@@ -124,7 +125,7 @@ func (m *moto) specWithGroup(t *testing.T, bastionID string, attempt int) bastio
 		Subnet: m.subnet, TaskDefinition: m.family, AttemptCreatedAt: time.Now()}
 }
 
-const noTokens = "it ignores the clientToken of RunTask"
+const ignoresClientToken = "it ignores the clientToken of RunTask"
 
 func TestOnMoto(t *testing.T) {
 	m := startMoto(t)
@@ -143,17 +144,17 @@ func TestOnMoto(t *testing.T) {
 					"a task has its creation time and its first stop reason":       "its tasks have neither createdAt nor stopCode",
 					"an unknown task is not found":                                 "its StopTask of an unknown task is an internal error",
 					"an unknown group is not found":                                "its RunTask creates missing groups",
-					"16 concurrent runs of an attempt start one task":              noTokens,
-					"a repeated run of a stopped attempt returns the stopped task": noTokens,
-					"a repeated run with other parameters fails":                   noTokens,
+					"16 concurrent runs of an attempt start one task":              ignoresClientToken,
+					"a repeated run of a stopped attempt returns the stopped task": ignoresClientToken,
+					"a repeated run with other parameters fails":                   ignoresClientToken,
 				}}}
 		})
 	})
 	t.Run("public address is associated later", m.publicAddress)
 }
 
-// publicAddress associates an address with a task's interface, as Fargate does some
-// time after it has attached the interface.
+// publicAddress tests that a task has no endpoint until a public address is associated
+// with its interface. Fargate associates it some time after it attaches the interface.
 func (m *moto) publicAddress(t *testing.T) {
 	stack := m.stack
 	stack.Public = true
