@@ -28,7 +28,7 @@ func run(t *testing.T, program string, args ...string) (output string, err error
 	t.Helper()
 	client := sshclient.New(t)
 	stdout, stderr, err := client.Run("", client.Command(program, args...))
-	return stdout + stderr, err
+	return stderr + stdout, err
 }
 
 func TestSSHAcceptsTheGoldenFiles(t *testing.T) {
