@@ -50,6 +50,8 @@ type loop struct {
 	lease    bastion.Lease // in force
 	leasedAt time.Time     // when it was put in force
 
+	listening bool // from the first lease that had not expired on
+
 	sent    bastion.Report // the last report that was written
 	sentAt  time.Time
 	readyAt time.Time // when the first report was written
@@ -73,7 +75,9 @@ type stop struct {
 
 // run serves until an end is decided, and then ends.
 func (l *loop) run(ctx context.Context, first bastion.Lease) int {
-	end := l.start(first)
+	l.setLease(first)
+	l.pollAt = l.cfg.Now().Add(l.cfg.Timing.Poll)
+	var end *stop
 	for end == nil {
 		if end = l.step(ctx); end == nil {
 			end = l.wait(ctx)
@@ -82,17 +86,15 @@ func (l *loop) run(ctx context.Context, first bastion.Lease) int {
 	return l.finish(ctx, end)
 }
 
-// start puts the first lease in force and listens, unless the lease has expired.
-func (l *loop) start(first bastion.Lease) *stop {
-	l.setLease(first)
-	now := l.cfg.Now()
-	l.pollAt = now.Add(l.cfg.Timing.Poll)
-	if !now.Before(first.Deadline) {
+// listen opens the listener, once. The lease in force has not expired.
+func (l *loop) listen() *stop {
+	if l.listening {
 		return nil
 	}
 	if err := l.server.Listen(); err != nil {
 		return l.listenerFailed(err)
 	}
+	l.listening = true
 	return nil
 }
 
@@ -121,11 +123,12 @@ func (l *loop) step(ctx context.Context) *stop {
 	var end *stop
 	switch d.end {
 	case bastion.EndDeadline:
-		end = l.endAtDeadline(ctx)
+		return l.endAtDeadline(ctx)
 	case bastion.EndIdle:
 		end = l.endIdle(ctx, now)
 	default:
 		l.resume()
+		end = l.listen()
 	}
 	if end != nil {
 		return end

@@ -200,6 +200,27 @@ func TestExpiredFirstLeaseIsNotServed(t *testing.T) {
 	})
 }
 
+// The first lease has expired, and is renewed before the ending is written.
+func TestRenewedFirstLeaseIsServed(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fixture) {
+		f.table.Lease.Deadline = time.Now().Add(-time.Second)
+		f.table.Around = func(report bastion.Report, apply func() error) error {
+			if report.Ending.Reason != "" && report.Ending.Generation == 1 {
+				if err := f.table.Write(func(l *bastion.Lease) { l.Deadline = time.Now().Add(time.Hour) }); err != nil {
+					t.Error(err)
+				}
+			}
+			return apply()
+		}
+		f.run()
+		f.wantRunning()
+		if got := f.table.LastReport(); got.Generation != 2 || got.HostKey == "" {
+			t.Errorf("report %+v, want generation 2", got)
+		}
+		f.enter()
+	})
+}
+
 func TestListenerThatFailsEndsTheTask(t *testing.T) {
 	t.Run("at the start", func(t *testing.T) {
 		bubble(t, func(t *testing.T, f *fixture) {
