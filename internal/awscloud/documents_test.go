@@ -306,35 +306,6 @@ func TestItemWithEndedAttributeIsTombstone(t *testing.T) {
 	}
 }
 
-func TestReportThatBastiondCannotHaveWrittenIsEmpty(t *testing.T) {
-	golden := goldenLease()
-	whole := leaseItem(t, golden.Lease, golden.Report)
-	receipt := func(field string, value any) any { return map[string]any{field: value} }
-	destinations := func(n int, name string) any {
-		return receipt("destinations", slices.Repeat([]any{map[string]any{"name": name}}, n))
-	}
-	for name, stored := range map[string]item{
-		"host key of two lines":        withDocument(t, whole, attReport, "host_key", "ssh-ed25519 AAAA\nProxyCommand x"),
-		"host key that is too long":    withDocument(t, whole, attReport, "host_key", "ssh-ed25519 "+strings.Repeat("A", bastion.MaxHostKey)),
-		"long verb":                    withDocument(t, whole, attReport, "console_request", map[string]any{"verb": strings.Repeat("x", maxWord+1)}),
-		"long reason":                  withDocument(t, whole, attReport, "ending", map[string]any{"reason": strings.Repeat("x", maxWord+1)}),
-		"too many destinations":        withDocument(t, whole, attReport, "receipt", destinations(bastion.MaxDestinations+1, "a:1")),
-		"destination that is too long": withDocument(t, whole, attReport, "receipt", destinations(1, strings.Repeat("x", bastion.MaxDestinationName+1))),
-		"control characters":           withDocument(t, whole, attReport, "receipt", destinations(bastion.MaxDestinations, strings.Repeat("\x01", bastion.MaxDestinationName))),
-		"year 10000 in UTC":            withDocument(t, whole, attReport, "last_used_at", "9999-12-31T23:59:59-23:59"),
-		"receipt of the year 10000":    withDocument(t, whole, attReport, "receipt", receipt("ended_at", "9999-12-31T23:59:59-00:01")),
-		"year -1 in UTC":               withDocument(t, whole, attReport, "receipt", receipt("started_at", "0000-01-01T00:00:00+23:59")),
-	} {
-		if got := decodeLeaseItem(stored); !reflect.DeepEqual(got.Report, bastion.Report{}) || !reflect.DeepEqual(got.Lease, golden.Lease) {
-			t.Errorf("%s: decoded as\n%+v", name, got)
-		}
-	}
-	stored := withDocument(t, whole, attReport, "last_used_at", "2030-01-02T04:04:05+01:00")
-	if got, want := decodeLeaseItem(stored).Report.LastUsedAt, time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC); got != want {
-		t.Errorf("a time with an offset is decoded as %s, want %s", got, want)
-	}
-}
-
 // itemLimit is DynamoDB's limit for an item: the names and values of all
 // attributes, in bytes.
 // https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html

@@ -95,9 +95,9 @@ const (
 	MaxHostKey         = 1024 // bytes
 )
 
-// Bounded returns the report without values that bastiond never reports. An
-// attacker who controls a task can write anything into its report; the record must
-// stay valid and small enough to be stored.
+// Bounded returns the report without what bastiond never reports. A compromised
+// task can write anything into its report; nothing of that may make the record too
+// large to write, or impossible to encode.
 func (r Report) Bounded() Report {
 	if len(r.HostKey) > MaxHostKey || r.HostKey.Fingerprint() == "" || strings.ContainsFunc(string(r.HostKey), unicode.IsControl) {
 		r.HostKey = ""
@@ -108,13 +108,29 @@ func (r Report) Bounded() Report {
 	if r.Ending.Reason != EndIdle && r.Ending.Reason != EndDeadline {
 		r.Ending = Ending{}
 	}
+	for _, t := range []*time.Time{&r.LastUsedAt, &r.Receipt.StartedAt, &r.Receipt.EndedAt} {
+		// Other years have no RFC 3339 form.
+		if *t = t.UTC(); t.Year() < 1 || t.Year() > 9999 {
+			*t = time.Time{}
+		}
+	}
 	all := r.Receipt.Destinations
 	r.Receipt.Destinations = nil
 	for _, d := range all[:min(len(all), MaxDestinations)] {
-		d.Name = strings.ToValidUTF8(d.Name[:min(len(d.Name), MaxDestinationName)], "")
+		d.Name = withoutControls(strings.ToValidUTF8(d.Name[:min(len(d.Name), MaxDestinationName)], ""))
 		r.Receipt.Destinations = append(r.Receipt.Destinations, d)
 	}
 	return r
+}
+
+// withoutControls removes control characters, which take six bytes each in JSON.
+func withoutControls(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return -1
+		}
+		return r
+	}, s)
 }
 
 // Receipt holds what a bastion was used for.

@@ -1,0 +1,62 @@
+package bastion
+
+import (
+	"encoding/json"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// A compromised task can report anything that JSON can express.
+func TestHostileReportCannotSpoilTheRecord(t *testing.T) {
+	east, west := time.FixedZone("", 86340), time.FixedZone("", -86340)
+	valid := Report{
+		HostKey: "ssh-ed25519 HOST", Generation: 1, Connections: 1, LastUsedAt: t0,
+		ConsoleRequest: ConsoleRequest{Number: 1, Verb: VerbExtend, TTL: time.Hour}, Ending: Ending{Reason: EndIdle, Generation: 9},
+		Receipt: Receipt{
+			StartedAt: t0, EndedAt: t0.Add(time.Minute), Connections: 1, Forwards: 1, Refusals: 1, BytesIn: 1, BytesOut: 1, Unnamed: 1,
+			Destinations: slices.Repeat([]Destination{{Name: strings.Repeat("x", MaxDestinationName), Forwards: 1, BytesIn: 1, BytesOut: 1}}, MaxDestinations),
+		},
+	}
+	if got := valid.Bounded(); !reflect.DeepEqual(got, valid) {
+		t.Errorf("a report of bastiond becomes\n%+v, want\n%+v", got, valid)
+	}
+	name := func(name string) func(*Report) {
+		return func(r *Report) { r.Receipt.Destinations = []Destination{{Name: name}} }
+	}
+	for what, c := range map[string]struct{ change, want func(*Report) }{
+		"a host key that is none":      {func(r *Report) { r.HostKey = "x" }, func(r *Report) { r.HostKey = "" }},
+		"a host key of two lines":      {func(r *Report) { r.HostKey = "ssh-ed25519 HOST\nProxyCommand x" }, func(r *Report) { r.HostKey = "" }},
+		"a host key that is too long":  {func(r *Report) { r.HostKey = Key("ssh-ed25519 " + strings.Repeat("AAAA", MaxHostKey/4)) }, func(r *Report) { r.HostKey = "" }},
+		"an unknown verb":              {func(r *Report) { r.ConsoleRequest.Verb = "restart" }, func(r *Report) { r.ConsoleRequest.Verb = "" }},
+		"the reason of another ending": {func(r *Report) { r.Ending.Reason = EndClosed }, func(r *Report) { r.Ending = Ending{} }},
+		"an unknown reason":            {func(r *Report) { r.Ending.Reason = "other" }, func(r *Report) { r.Ending = Ending{} }},
+		"a time of another zone":       {func(r *Report) { r.LastUsedAt = t0.In(east) }, func(*Report) {}},
+		"the year 10000":               {func(r *Report) { r.LastUsedAt = time.Date(9999, 12, 31, 23, 59, 0, 0, west) }, func(r *Report) { r.LastUsedAt = time.Time{} }},
+		"a start before the year 1":    {func(r *Report) { r.Receipt.StartedAt = time.Date(1, 1, 1, 0, 0, 0, 0, east) }, func(r *Report) { r.Receipt.StartedAt = time.Time{} }},
+		"an end in the year 10000":     {func(r *Report) { r.Receipt.EndedAt = time.Date(9999, 12, 31, 23, 59, 0, 0, west) }, func(r *Report) { r.Receipt.EndedAt = time.Time{} }},
+		"one destination too many":     {func(r *Report) { r.Receipt.Destinations = append(r.Receipt.Destinations, Destination{Name: "y"}) }, func(*Report) {}},
+		"a name that is too long":      {name(strings.Repeat("x", MaxDestinationName+1)), name(strings.Repeat("x", MaxDestinationName))},
+		"a name that ends in a rune":   {name(strings.Repeat("x", MaxDestinationName-1) + "é"), name(strings.Repeat("x", MaxDestinationName-1))},
+		"a name that is not UTF-8":     {name("a\xffb"), name("ab")},
+		"control characters":           {name("a\x01\x1b[2J\nb\u0085"), name("a[2Jb")},
+	} {
+		hostile, want := valid, valid
+		hostile.Receipt.Destinations = slices.Clone(valid.Receipt.Destinations)
+		c.change(&hostile)
+		c.want(&want)
+		if got := hostile.Bounded(); !reflect.DeepEqual(got, want) {
+			t.Errorf("%s becomes\n%+v, want\n%+v", what, got, want)
+		}
+		seen := inUse(1)
+		seen.Lease.Report = hostile
+		seen.Lease.Report.Ending, seen.Lease.Report.ConsoleRequest = Ending{}, ConsoleRequest{}
+		seen.Tasks = stopped(0) // so that Decide copies the receipt
+		next := Decide(testConfig, with(created(), hasGroup, running), seen, t0.Add(time.Minute)).Next
+		if data, err := json.Marshal(next); err != nil || len(data) > 200_000 || !reflect.DeepEqual(next.Receipt, want.Receipt) {
+			t.Errorf("%s: the record has %d bytes, %v, and the receipt\n%+v", what, len(data), err, next.Receipt)
+		}
+	}
+}
