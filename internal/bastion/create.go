@@ -60,7 +60,7 @@ func (s *Service) check(req *CreateRequest) error {
 		req.Name = "default"
 	}
 	if !ValidName(req.Name) {
-		return Errorf(CodeNameInvalid, "The name %s is not valid. A name has 1 to 32 characters from a-z, 0-9 and -, and begins and ends with a letter or digit.", quoteShort(req.Name))
+		return Errorf(CodeNameInvalid, "The name %s is not valid. A name has 1 to 32 characters from a-z, 0-9 and -, and begins and ends with a letter or digit.", QuoteShort(req.Name))
 	}
 	var err error
 	if req.Reason, err = CleanReason(req.Reason); err != nil {

@@ -150,7 +150,7 @@ func (s *Service) fetch(ctx context.Context, caller Caller, id string) (Record, 
 // NotFoundError returns the error for a bastion that does not exist or that belongs
 // to another owner.
 func NotFoundError(id string) *Error {
-	return Errorf(CodeNotFound, "You have no bastion %s. GET /bastions lists yours.", quoteShort(id))
+	return Errorf(CodeNotFound, "You have no bastion %s. GET /bastions lists yours.", QuoteShort(id))
 }
 
 // update applies edit to the record of a bastion that the caller may see. If another

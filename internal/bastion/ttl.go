@@ -32,7 +32,7 @@ func ParseTTL(text string) (time.Duration, error) {
 		d, err := time.ParseDuration(number + unit)
 		product := d * times
 		if err != nil || product/times != d || sum+product < sum {
-			return 0, Errorf(CodeTTLBeyondCap, "Bastions cannot run for as long as %s. Request a shorter ttl.", quoteShort(text))
+			return 0, Errorf(CodeTTLBeyondCap, "Bastions cannot run for as long as %s. Request a shorter ttl.", QuoteShort(text))
 		}
 		sum += product
 	}
@@ -43,12 +43,12 @@ func ParseTTL(text string) (time.Duration, error) {
 }
 
 func invalidTTL(text string) error {
-	return Errorf(CodeTTLInvalid, "The ttl %s is not a duration of a second or more. Write it like 45m, 2h, 1h30m or 2d.", quoteShort(text))
+	return Errorf(CodeTTLInvalid, "The ttl %s is not a duration of a second or more. Write it like 45m, 2h, 1h30m or 2d.", QuoteShort(text))
 }
 
-// quoteShort quotes a client's text for an error message. It cuts the text after 40
+// QuoteShort quotes a client's text for an error message. It cuts the text after 40
 // characters.
-func quoteShort(text string) string {
+func QuoteShort(text string) string {
 	const most = 40
 	if runes := []rune(text); len(runes) > most {
 		text = string(runes[:most]) + "…"

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -116,7 +115,7 @@ func parseSource(text string) (netip.Prefix, error) {
 	}
 	addr = addr.Unmap()
 	if err != nil || addr.Zone() != "" || addr.IsUnspecified() || addr.IsMulticast() {
-		return netip.Prefix{}, bastion.Errorf(bastion.CodeSourceInvalid, "The source %s is not a single address. Give the address that you connect from, such as 203.0.113.7 or 2001:db8::7.", quoted(text))
+		return netip.Prefix{}, bastion.Errorf(bastion.CodeSourceInvalid, "The source %s is not a single address. Give the address that you connect from, such as 203.0.113.7 or 2001:db8::7.", bastion.QuoteShort(text))
 	}
 	return netip.PrefixFrom(addr, addr.BitLen()), nil
 }
@@ -150,7 +149,7 @@ func parseObject(body []byte, known ...string) (map[string]string, error) {
 
 func readField(dec *json.Decoder, fields map[string]string, name string, known []string) error {
 	if !slices.Contains(known, name) {
-		return bastion.Errorf(CodeUnknownField, "Unknown field %s. Known fields: %s.", quoted(name), strings.Join(known, ", "))
+		return bastion.Errorf(CodeUnknownField, "Unknown field %s. Known fields: %s.", bastion.QuoteShort(name), strings.Join(known, ", "))
 	}
 	if _, twice := fields[name]; twice {
 		return bastion.Errorf(CodeFieldInvalid, "Duplicate field %s.", name)
@@ -203,14 +202,4 @@ func example(fields []string) string {
 		return `{"public_key": "ssh-ed25519 AAAA…", "ttl": "1h"}`
 	}
 	return `{"ttl": "30m"}`
-}
-
-// quoted quotes a client's text, shortened and without characters that a terminal
-// would act on.
-func quoted(text string) string {
-	const most = 40
-	if runes := []rune(text); len(runes) > most {
-		text = string(runes[:most]) + "…"
-	}
-	return fmt.Sprintf("%q", text)
 }
