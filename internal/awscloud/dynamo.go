@@ -43,8 +43,8 @@ func NewDynamoDB(cfg aws.Config, options ...func(*dynamodb.Options)) *dynamodb.C
 				o.MaxBackoff = dynamoMaxBackoff
 				o.BaseDelay = 25 * time.Millisecond
 				o.Retryables = append(o.Retryables, retry.IsErrorRetryableFunc(isTemporaryRefusal))
-				// All calls share the SDK's retry budget. Conflicts are not a sign of
-				// overload and must not use it up, so there is no budget.
+				// This turns off the SDK's retry budget, which all calls share. Conflicts
+				// are not a sign of overload, and must not prevent other retries.
 				o.RateLimiter = ratelimit.None
 			})
 		})

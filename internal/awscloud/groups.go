@@ -55,7 +55,7 @@ func (g *Groups) Create(ctx context.Context, spec bastion.GroupSpec) (bastion.Gr
 func (s Stack) createGroupInput(spec bastion.GroupSpec) *ec2.CreateSecurityGroupInput {
 	return &ec2.CreateSecurityGroupInput{
 		GroupName:   aws.String(GroupName(spec.BastionID)),
-		Description: aws.String("Who may connect to the bastion " + spec.BastionID),
+		Description: aws.String("Addresses that may connect to bastion " + spec.BastionID),
 		VpcId:       aws.String(s.VPC),
 		TagSpecifications: []types.TagSpecification{{
 			ResourceType: types.ResourceTypeSecurityGroup,
@@ -105,7 +105,7 @@ func (s Stack) permission(source netip.Prefix) types.IpPermission {
 }
 
 // Revoke removes one rule by its id. EC2 can also find rules by protocol, ports and
-// source. Such a call would revoke nothing if one of its rules no longer exists.
+// source. Such a call fails and revokes nothing if one of its rules no longer exists.
 func (g *Groups) Revoke(ctx context.Context, groupID string, rule bastion.Rule) error {
 	if rule.ID == "" {
 		return fmt.Errorf("revoke a rule of %s: rule has no id", groupID)

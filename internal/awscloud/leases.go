@@ -115,7 +115,7 @@ func (l *Leases) Fetch(ctx context.Context, taskID string) (bastion.LeaseItem, e
 	return l.decode(out.Item), nil
 }
 
-// List returns all items but tombstones; the read is strongly consistent.
+// List returns all items except tombstones; the read is strongly consistent.
 func (l *Leases) List(ctx context.Context) ([]bastion.LeaseItem, error) {
 	input := dynamodb.ScanInput{
 		TableName: &l.table, ConsistentRead: aws.Bool(true),
@@ -255,9 +255,9 @@ func decodeLease(stored types.AttributeValue) (bastion.Lease, error) {
 	return lease, nil
 }
 
-// decodeReport decodes a report. It returns an empty report for a document that is
-// not one, so that a compromised task cannot make its own item unreadable. The
-// values of a report are not checked here; see [bastion.Report.Bounded].
+// decodeReport decodes a report. If the document is not a report, it returns an empty
+// report, so that a compromised task cannot make its own item unreadable. It does not
+// check the values of a report; see [bastion.Report.Bounded].
 func decodeReport(stored types.AttributeValue) bastion.Report {
 	var r bastion.Report
 	if fromDocument(stored, &r) != nil {

@@ -134,8 +134,8 @@ func (s *Store) Fetch(ctx context.Context, id string) (bastion.Record, error) {
 }
 
 // FetchByName reads the id that has the name, then the record. If the bastion is
-// closed between the two reads, FetchByName returns ErrNotFound, because the name is
-// free again.
+// closed between the two reads, FetchByName returns ErrNotFound, because no open
+// bastion had the name at that moment.
 func (s *Store) FetchByName(ctx context.Context, owner, name string) (bastion.Record, error) {
 	pointer, err := s.get(ctx, nameKey(owner, name))
 	if err != nil {

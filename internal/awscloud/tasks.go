@@ -148,10 +148,10 @@ var (
 		Message: "AWS did not start the bastion. Request it again. If it keeps happening, ask your operator: the function's log has the cause."}
 )
 
-// refusals maps parts of ECS's messages to failures. The first part that a message
-// contains counts. A message is the reason of a failure in a response, or the message
-// of an error. The messages are from the ECS developer guide ("API failures messages",
-// "Service event messages").
+// refusals maps parts of ECS's messages to failures. If a message contains several
+// parts, the first entry counts. A message is the reason of a failure in a response, or
+// the message of an error. The messages are from the ECS developer guide ("API failures
+// messages", "Service event messages").
 var refusals = []struct {
 	part    string
 	failure bastion.Failure
@@ -175,8 +175,8 @@ var refusalCodes = map[string]bool{
 	"UnsupportedFeatureException":                    true,
 }
 
-// temporaryMessages are parts of the messages of temporary errors. They have precedence
-// over refusalCodes.
+// temporaryMessages are parts of the messages of temporary errors. Such an error is not
+// a refusal, even if refusalCodes has its code.
 var temporaryMessages = []string{"Rate exceeded", "Too many concurrent"}
 
 // refusedBy converts a failure in a response of RunTask.
