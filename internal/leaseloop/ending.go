@@ -8,7 +8,7 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// Cause says why a bastion ends.
+// Cause is why a bastion ends.
 type Cause string
 
 // The causes.
@@ -22,8 +22,8 @@ const (
 	ListenerFailed    Cause = "listener failed"
 )
 
-// closedFor returns the cause for the reason that a closed lease gives.
-func closedFor(reason bastion.EndReason) Cause {
+// causeOf returns the cause for the end reason of a closed lease.
+func causeOf(reason bastion.EndReason) Cause {
 	switch reason {
 	case bastion.EndConsole:
 		return ClosedFromConsole
@@ -35,20 +35,20 @@ func closedFor(reason bastion.EndReason) Cause {
 	return Closed
 }
 
-// announce reports the decision to end. It returns ErrConflict if the lease has
-// changed since it was read.
-func (l *loop) announce(ctx context.Context, reason bastion.EndReason) (bastion.Ending, error) {
+// reportEnding writes a report with the decision to end. It returns ErrConflict if the
+// table has a newer lease.
+func (l *loop) reportEnding(ctx context.Context, reason bastion.EndReason) (bastion.Ending, error) {
 	report := l.report()
 	report.Ending = bastion.Ending{Reason: reason, Generation: report.Generation}
 	l.cfg.Log.Info("ending", "reason", reason, "generation", report.Generation)
 	return report.Ending, l.write(ctx, report)
 }
 
-// endAtDeadline ends the bastion unless it finds a newer lease, about which the next
-// step decides. The deadline is absolute: if the table cannot be reached, the bastion
-// ends all the same.
+// endAtDeadline ends the bastion. If the table has a newer lease, it puts that lease in
+// force instead, and the next step decides again. If the table cannot be reached, the
+// bastion ends anyway.
 func (l *loop) endAtDeadline(ctx context.Context) *stop {
-	ending, err := l.announce(ctx, bastion.EndDeadline)
+	ending, err := l.reportEnding(ctx, bastion.EndDeadline)
 	switch {
 	case errors.Is(err, bastion.ErrNotFound):
 		return &stop{cause: LeaseRemoved}
@@ -79,7 +79,7 @@ func (l *loop) endIdle(ctx context.Context, now time.Time) *stop {
 		l.drain(now)
 		return nil
 	}
-	ending, err := l.announce(ctx, bastion.EndIdle)
+	ending, err := l.reportEnding(ctx, bastion.EndIdle)
 	switch {
 	case err == nil:
 		return &stop{cause: Idle, ending: ending}
@@ -90,7 +90,7 @@ func (l *loop) endIdle(ctx context.Context, now time.Time) *stop {
 	l.decideAt = earlier(l.decideAt, l.idleAt)
 	if !errors.Is(err, bastion.ErrConflict) {
 		// The ending may have been written, and the control plane may be closing the
-		// bastion. New connections wait until a repeat has told.
+		// bastion. New connections wait until a repeated write succeeds or is refused.
 		return nil
 	}
 	end, _ := l.poll(ctx)
@@ -98,9 +98,9 @@ func (l *loop) endIdle(ctx context.Context, now time.Time) *stop {
 	return end
 }
 
-// drain waits for handshakes; the server reports a change when one ends. New
-// connections begin meanwhile, until the handshakes have had their time. After that
-// they wait too, but for no longer than the latest handshake may take.
+// drain gives handshakes time to finish before an idle end; the server reports a change
+// when one ends. Until drainAt, new connections may begin. After it they wait, and each
+// handshake is closed when it has taken as long as Timing.Drain.
 func (l *loop) drain(now time.Time) {
 	if l.drainAt.IsZero() {
 		l.drainAt = now.Add(l.cfg.Timing.Drain)
@@ -114,7 +114,7 @@ func (l *loop) drain(now time.Time) {
 	}
 }
 
-// resume lets waiting connections begin.
+// resume makes waiting connections begin, because no idle end is due.
 func (l *loop) resume() {
 	l.drainAt = time.Time{}
 	l.server.Resume()
@@ -128,7 +128,7 @@ func (l *loop) finish(ctx context.Context, end *stop) int {
 	ctx = context.WithoutCancel(ctx)
 	err := l.write(ctx, report)
 	if errors.Is(err, bastion.ErrConflict) {
-		// The table could not be reached at the deadline, and has a newer lease.
+		// The table could not be reached at the deadline. Now it can, and has a newer lease.
 		end.code, report.Ending = bastion.ExitFailure, bastion.Ending{}
 		err = l.write(ctx, report)
 	}

@@ -1,8 +1,7 @@
-// Package leaseloop keeps a bastion's task in step with its lease. Its loop reads
-// the lease and puts it in force, writes the report, warns before the deadline, and
-// decides when the bastion ends. It has no sockets and knows nothing of SSH: it
-// controls a [Server]. Package sshd is the server that ships; the simulation of the
-// whole system runs the same loop with a server in memory.
+// Package leaseloop is a task's side of its lease. Its loop reads the lease and puts it
+// in force, writes the report, warns before the deadline, and decides when the bastion
+// ends. It controls a [Server], which package sshd implements. The fault tests run the
+// same loop with a server in memory.
 package leaseloop
 
 import (
@@ -19,39 +18,40 @@ import (
 type Server interface {
 	// HostKey returns the public host key.
 	HostKey() bastion.Key
-	// Listen opens the listener. The loop calls it once, with a lease in force.
+	// Listen opens the listener. The loop calls it once, after the first SetLease.
 	Listen() error
-	// Failed receives the error of a listener that fails after Listen.
+	// Failed receives an error if the listener fails after Listen.
 	Failed() <-chan error
 	// Changed receives a value when a connection has come or gone, or a console
 	// has made a request.
 	Changed() <-chan struct{}
 
-	// SetLease puts a lease in force. Open connections whose key it does not have
-	// are closed; SetLease returns how many, and does not wait for them.
+	// SetLease puts a lease in force. It starts to close the open connections whose
+	// key is not in the lease, and returns their number. It does not wait for them.
 	SetLease(lease bastion.Lease) (closed int)
-	// Warn tells all consoles how soon the lease in force ends.
+	// Warn prints on all consoles that the bastion ends in the given time.
 	Warn(before time.Duration)
 	// ConsoleRequest returns the latest request of a console; zero if there was none.
 	ConsoleRequest() bastion.ConsoleRequest
 	// Reply passes a reply to the console that made the request of the same number.
 	Reply(reply bastion.ConsoleReply)
 
-	// Connections returns how many authenticated connections are open, and when
-	// one last was: now, if one is.
+	// Connections returns the number of open authenticated connections. lastUse is
+	// the current time if one is open, else the time when the last one closed; zero
+	// if there was none.
 	Connections() (open int, lastUse time.Time)
-	// Pause makes new connections wait if none is open or in its handshake, and
-	// reports whether that was so.
+	// Pause makes new connections wait and returns true. If a connection is open or
+	// in its handshake, Pause does nothing and returns false.
 	Pause() bool
-	// Drain makes new connections wait, and closes those that began their handshake
-	// by the given time and have not proved an admitted key. It returns when the
-	// oldest of the other handshakes without a proved key began; zero if there is none.
+	// Drain makes new connections wait, and closes the handshakes that began at or
+	// before the given time and have not proved an admitted key. It returns when the
+	// oldest remaining handshake without a proved key began; zero if there is none.
 	Drain(begun time.Time) (oldest time.Time)
-	// Resume lets the connections that wait begin their handshakes.
+	// Resume makes waiting connections begin their handshakes.
 	Resume()
 
-	// Close closes the listener and all connections, for the cause, waits until all
-	// of them are closed, and returns the receipt. The loop calls it once, last.
+	// Close closes the listener, ends all connections with the cause, waits for them,
+	// and returns the receipt. The loop calls it once, at the end.
 	Close(cause Cause) bastion.Receipt
 }
 
@@ -71,9 +71,9 @@ type Timing struct {
 	FirstLease  time.Duration   // how long to wait for the first lease; 5 min
 	Call        time.Duration   // time limit of one read or report; 5 s
 	Report      time.Duration   // between reports when nothing changed; 1 min
-	ReportPause time.Duration   // between reports when connections come and go; 1 s
+	ReportPause time.Duration   // between reports when the number of connections changes; 1 s
 	Warnings    []time.Duration // before the deadline; 10 min and 1 min
-	Drain       time.Duration   // what a handshake gets when the bastion is to end as idle; 10 s
+	Drain       time.Duration   // for handshakes to finish before an idle end; 10 s
 }
 
 func (t Timing) withDefaults() Timing {

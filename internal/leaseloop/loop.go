@@ -9,7 +9,7 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// firstLease waits for a lease. A code other than ExitOK means that none came.
+// firstLease waits for the first lease. If none comes, the code is not ExitOK.
 func firstLease(ctx context.Context, cfg Config, log *slog.Logger) (bastion.Lease, int) {
 	limit := time.NewTimer(cfg.Timing.FirstLease)
 	defer limit.Stop()
@@ -59,9 +59,9 @@ type loop struct {
 	decidedAt time.Time // when decide was last called
 	decideAt  time.Time // when it is due again
 	pollAt    time.Time
-	reportAt  time.Time // no report before this: the last one failed
-	idleAt    time.Time // no idle end before this: the last one failed
-	drainAt   time.Time // when handshakes are to be closed; zero unless an idle end waits for them
+	reportAt  time.Time // after a failed report: no report before this time
+	idleAt    time.Time // after a failed idle end: no idle end before this time
+	drainAt   time.Time // when remaining handshakes are closed; zero unless an idle end waits for them
 
 	readFailing, reportFailing bool // the failure is logged once
 }
@@ -69,8 +69,8 @@ type loop struct {
 // stop is the decision to end.
 type stop struct {
 	cause  Cause
-	ending bastion.Ending // for the last report; zero if the task did not decide itself
-	code   int            // of the process
+	ending bastion.Ending // for the last report; zero unless the task ends by its deadline or as idle
+	code   int            // exit code
 }
 
 // run serves until an end is decided, and then ends.
@@ -104,8 +104,8 @@ func (l *loop) listenerFailed(err error) *stop {
 }
 
 // step does what is due: it reads the lease, decides by time, and reports. At the
-// deadline it does not read the lease first, which could take time: the report of the
-// ending finds out whether there is a newer one.
+// deadline it does not read the lease first, because a read can be slow. If there is a
+// newer lease, the table refuses the ending.
 func (l *loop) step(ctx context.Context) *stop {
 	now := l.cfg.Now()
 	d := l.decide(now)
@@ -144,7 +144,7 @@ func (l *loop) decide(now time.Time) timeDecision {
 	}, l.cfg.Timing.Warnings)
 }
 
-// wait waits until something is due, or has happened.
+// wait waits until the next step is due, the server changes, or the task must end.
 func (l *loop) wait(ctx context.Context) *stop {
 	next := earlier(earlier(l.decideAt, l.pollAt), l.nextReport())
 	timer := time.NewTimer(next.Sub(l.cfg.Now()))
@@ -169,8 +169,9 @@ func (l *loop) terminated(ctx context.Context) *stop {
 	return &stop{cause: Terminated, code: bastion.ExitTerminated}
 }
 
-// poll reads the lease and obeys it. If the lease cannot be read, the one in force
-// stays, and poll returns the error.
+// poll reads the lease and puts a newer one in force. It returns a stop if the lease is
+// closed or removed. If the lease cannot be read, the one in force stays, and poll
+// returns the error.
 func (l *loop) poll(ctx context.Context) (*stop, error) {
 	call, cancel := l.call(ctx)
 	lease, err := l.cfg.Lease.Read(call)
@@ -192,7 +193,7 @@ func (l *loop) poll(ctx context.Context) (*stop, error) {
 	}
 	if !lease.Open {
 		l.server.Reply(lease.ConsoleReply)
-		return &stop{cause: closedFor(lease.EndReason)}, nil
+		return &stop{cause: causeOf(lease.EndReason)}, nil
 	}
 	l.setLease(lease)
 	return nil, nil
@@ -202,7 +203,7 @@ func (l *loop) poll(ctx context.Context) (*stop, error) {
 func (l *loop) setLease(lease bastion.Lease) {
 	now := l.cfg.Now()
 	if !lease.Deadline.Equal(l.lease.Deadline) {
-		l.decidedAt = now // a warning whose time was past when the deadline was set is not due
+		l.decidedAt = now // no warning if its time was past when the deadline was set
 	}
 	l.lease, l.leasedAt = lease, now
 	closed := l.server.SetLease(lease)
@@ -215,8 +216,8 @@ func (l *loop) setLease(lease bastion.Lease) {
 		"keys", keys, "source", lease.Source, "idle", lease.IdleTimeout.String(), "connections_closed", closed)
 }
 
-// call returns the context of one call to the table of leases. No call outlasts the
-// deadline.
+// call returns the context of one call to the table of leases. A call that begins before
+// the deadline ends at the deadline at the latest.
 func (l *loop) call(ctx context.Context) (context.Context, context.CancelFunc) {
 	limit := l.cfg.Timing.Call
 	if left := l.lease.Deadline.Sub(l.cfg.Now()); left > 0 {
@@ -225,7 +226,7 @@ func (l *loop) call(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(ctx, limit)
 }
 
-// report returns the report as of now.
+// report returns the current report.
 func (l *loop) report() bastion.Report {
 	open, lastUse := l.server.Connections()
 	return bastion.Report{
@@ -242,7 +243,7 @@ func (l *loop) nextReport() time.Time {
 	return later(reportDue(l.sent, l.sentAt, l.report(), l.cfg.Timing), l.reportAt)
 }
 
-// reportIfDue writes the report if it is due. With the first one the bastion is ready.
+// reportIfDue writes the report if it is due. The first report makes the bastion ready.
 func (l *loop) reportIfDue(ctx context.Context) *stop {
 	if l.nextReport().After(l.cfg.Now()) {
 		return nil
@@ -257,14 +258,15 @@ func (l *loop) reportIfDue(ctx context.Context) *stop {
 	return nil
 }
 
-// write writes a report. It returns ErrConflict for an ending under an older lease.
+// write writes a report. If the report has an ending and the table has a newer lease,
+// it returns ErrConflict.
 func (l *loop) write(ctx context.Context, report bastion.Report) error {
 	call, cancel := l.call(ctx)
 	defer cancel()
 	err := l.cfg.Lease.Report(call, report)
 	now := l.cfg.Now()
 	if errors.Is(err, bastion.ErrConflict) {
-		return err // the table works: it refused an ending
+		return err // no failure of the table
 	}
 	if err != nil {
 		l.reportAt = now.Add(l.cfg.Timing.Poll)

@@ -6,23 +6,22 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// timeInput is all that decide looks at.
+// timeInput is the input of decide.
 type timeInput struct {
 	now         time.Time
-	decidedAt   time.Time // when decide was last called: each warning is due once
+	decidedAt   time.Time // when decide was last called; a warning of an earlier time is not repeated
 	lease       bastion.Lease
 	unusedSince time.Time // zero while the bastion is in use or not ready
 }
 
-// timeDecision is what the time requires.
+// timeDecision is the result of decide.
 type timeDecision struct {
 	end  bastion.EndReason // EndDeadline, EndIdle, or empty
-	warn time.Duration     // the warning that is due, as the time before the deadline; 0 for none
-	next time.Time         // when to decide again
+	warn time.Duration     // the time before the deadline of the warning that is due; 0 for none
+	next time.Time         // when to call decide again
 }
 
-// decide decides whether the bastion is to end, whether consoles are to be warned,
-// and when to decide again.
+// decide decides whether the bastion must end and whether consoles must be warned.
 func decide(in timeInput, warnings []time.Duration) timeDecision {
 	deadline := in.lease.Deadline
 	if !in.now.Before(deadline) {
@@ -48,9 +47,10 @@ func decide(in timeInput, warnings []time.Duration) timeDecision {
 	return d
 }
 
-// unusedSince returns since when the bastion has had no connection: not before it
-// was ready, and not before its latest lease, because an owner who makes a request is
-// about to connect. It returns zero while the bastion is in use or not ready.
+// unusedSince returns when the idle time began: at the end of the last use, but not
+// before the bastion was ready, and not before its latest lease, because an owner who
+// has just made a request is about to connect. It returns zero while the bastion is in
+// use or not ready.
 func unusedSince(readyAt, leasedAt, lastUse time.Time, open int) time.Time {
 	if open > 0 || readyAt.IsZero() {
 		return time.Time{}
@@ -58,9 +58,10 @@ func unusedSince(readyAt, leasedAt, lastUse time.Time, open int) time.Time {
 	return later(later(readyAt, leasedAt), lastUse)
 }
 
-// reportDue returns when the report is due: at once if the control plane waits for
-// what it says, soon if connections came or went, and otherwise after Timing.Report.
-// sentAt is zero if none was ever written.
+// reportDue returns when the next report is due: at once if it is the first one or has
+// a new generation or console request, after Timing.ReportPause if the number of
+// connections has changed, and otherwise after Timing.Report. sentAt is zero if no
+// report was written yet.
 func reportDue(sent bastion.Report, sentAt time.Time, now bastion.Report, t Timing) time.Time {
 	switch {
 	case sentAt.IsZero(), sent.Generation != now.Generation, sent.ConsoleRequest != now.ConsoleRequest:

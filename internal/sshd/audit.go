@@ -30,7 +30,7 @@ const (
 	kindCommand        = "command"        // an unknown command
 )
 
-// audit writes the audit lines and keeps the receipt in step with them.
+// audit writes the audit lines and adds them up in the receipt.
 type audit struct {
 	log *slog.Logger
 	now func() time.Time
@@ -54,36 +54,36 @@ func (a *audit) authenticated() {
 }
 
 // refusal writes the line of a refusal.
-func (a *audit) refusal(who actor, kind, reason string, attrs ...slog.Attr) {
+func (a *audit) refusal(client actor, kind, reason string, attrs ...slog.Attr) {
 	a.mu.Lock()
 	a.receipt.Refusals++
 	a.mu.Unlock()
-	a.line(msgRefusal, append(append(who.attrs(), slog.String("kind", kind), slog.String("reason", reason)), attrs...)...)
+	a.line(msgRefusal, append(append(client.attrs(), slog.String("kind", kind), slog.String("reason", reason)), attrs...)...)
 }
 
 // connection writes the line of an authenticated connection that has ended.
-func (a *audit) connection(who actor, since time.Time, result string) {
-	a.line(msgConnection, append(who.attrs(), a.duration(since), slog.String("result", result))...)
+func (a *audit) connection(client actor, since time.Time, result string) {
+	a.line(msgConnection, append(client.attrs(), a.duration(since), slog.String("result", result))...)
 }
 
 // forwarded is the data of one forward's audit line.
 type forwarded struct {
 	destination
-	address string // connected to; empty if none was
-	in, out int64  // bytes from the client, to the client
+	address string // the address that was connected to; empty if none
+	in, out int64  // bytes from the client and to the client
 	since   time.Time
 	result  string
 }
 
 // forward writes the line of a forward that has ended. The receipt counts the forwards
 // that reached their destination.
-func (a *audit) forward(who actor, f forwarded) {
+func (a *audit) forward(client actor, f forwarded) {
 	if f.address != "" {
 		a.mu.Lock()
 		a.receipt.Add(bastion.Destination{Name: f.name, Forwards: 1, BytesIn: f.in, BytesOut: f.out})
 		a.mu.Unlock()
 	}
-	attrs := append(who.attrs(), slog.String("requested", f.name))
+	attrs := append(client.attrs(), slog.String("requested", f.name))
 	if f.address != "" {
 		attrs = append(attrs, slog.String("address", f.address))
 	}
@@ -135,7 +135,7 @@ func (a *audit) duration(since time.Time) slog.Attr {
 type actor struct {
 	connection int64
 	source     string
-	user       string // the user name that the client sent; it has no meaning here
+	user       string // the user name that the client sent; only logged
 	key        string // fingerprint of the key that the client signed with; empty before
 }
 

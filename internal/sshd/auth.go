@@ -44,9 +44,9 @@ func (k keySet) fingerprints() []string {
 	return all
 }
 
-// The algorithms. AES-GCM is the only cipher: the client's order of preference
-// decides, and AES-GCM is the fastest of the safe ones. RSA keys sign with SHA-2; the
-// library's defaults also accept SHA-1 and DSA.
+// The accepted algorithms. AES-GCM is the only cipher: it is the fastest secure one, and
+// if there were others, the client's order of preference would decide. RSA keys must
+// sign with SHA-2; the library's defaults also accept SHA-1 and DSA.
 var (
 	keyExchanges = []string{ssh.KeyExchangeMLKEM768X25519, ssh.KeyExchangeCurve25519}
 	ciphers      = []string{ssh.CipherAES128GCM, ssh.CipherAES256GCM}
@@ -62,7 +62,7 @@ var (
 // holds the key that the client signed with, in wire form.
 const keyPermission = "key"
 
-// maxOffers is how many keys an audit line names.
+// maxOffers limits the keys, and the methods, that an audit line lists.
 const maxOffers = 20
 
 // handshake is one connection's authentication. The goroutine that runs the handshake
@@ -72,12 +72,12 @@ type handshake struct {
 	pending     *pendingConnection
 
 	user     string
-	methods  []string // tried, each once
+	methods  []string // the methods that the client tried
 	refused  []string // fingerprints of offered keys that are not admitted
 	admitted []string // fingerprints of offered keys that are admitted
 	failures int      // refused attempts
 	last     error    // why the last of them was refused
-	denied   error    // why a key that was proved is refused
+	denied   error    // why a proved key was refused
 	bannered bool     // a banner was sent
 }
 
@@ -96,8 +96,8 @@ func (h *handshake) config(host ssh.Signer, limits Limits) *ssh.ServerConfig {
 	return config
 }
 
-// offered decides whether a key may be used. It proves nothing: a client may offer a
-// key that it does not have.
+// offered returns an error if an offered key is not admitted. An offer proves nothing: a
+// client can offer a key without having the private key.
 func (h *handshake) offered(meta ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
 	h.user = meta.User()
 	h.methods = note(h.methods, "publickey")
@@ -113,8 +113,8 @@ func (h *handshake) offered(meta ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Perm
 		fingerprint, strings.Join(h.connections.admittedKeys().fingerprints(), " or ")))
 }
 
-// verified runs when the client has signed. The key may have been replaced since it was
-// offered, so it is checked again.
+// verified is called after the library has verified the client's signature. It checks
+// the key again, because the key may have been replaced since the offer.
 func (h *handshake) verified(_ ssh.ConnMetadata, key ssh.PublicKey, _ *ssh.Permissions, _ string) (*ssh.Permissions, error) {
 	blob := string(key.Marshal())
 	if err := h.connections.prove(h.pending, blob); err != nil {
@@ -124,8 +124,8 @@ func (h *handshake) verified(_ ssh.ConnMetadata, key ssh.PublicKey, _ *ssh.Permi
 	return &ssh.Permissions{Extensions: map[string]string{keyPermission: blob}}, nil
 }
 
-// refuse adds a banner for the person to an error, once on a connection: a client with
-// many keys would show it for each.
+// refuse adds a banner to an error, but only once for each connection. Otherwise a client
+// with many keys would show it for each key.
 func (h *handshake) refuse(err error, banner string) error {
 	if h.bannered {
 		return err
@@ -134,6 +134,7 @@ func (h *handshake) refuse(err error, banner string) error {
 	return &ssh.BannerError{Err: err, Message: banner}
 }
 
+// attempted records the result of one attempt.
 func (h *handshake) attempted(meta ssh.ConnMetadata, method string, err error) {
 	h.user = meta.User()
 	h.methods = note(h.methods, clip(method))
@@ -143,6 +144,7 @@ func (h *handshake) attempted(meta ssh.ConnMetadata, method string, err error) {
 	}
 }
 
+// note appends an item, unless the list has it already or is full.
 func note(list []string, item string) []string {
 	if slices.Contains(list, item) || len(list) >= maxOffers {
 		return list
@@ -169,7 +171,7 @@ func (h *handshake) failure(err error, limits Limits) string {
 
 // attrs returns the audit attributes: what was offered, and the library's error.
 func (h *handshake) attrs(err error) []slog.Attr {
-	// Of several errors, the last: the keys offered before are listed anyway.
+	// Of several errors only the last is logged: the refused keys are listed anyway.
 	if auth := (*ssh.ServerAuthError)(nil); errors.As(err, &auth) && len(auth.Errors) > 0 {
 		err = auth.Errors[len(auth.Errors)-1]
 	}

@@ -51,13 +51,13 @@ type Config struct {
 	BastionID string            // for the log, until the lease names it
 	Lease     bastion.TaskLease // this task's item in the table of leases
 
-	// Listen is called once there is a lease: no lease, no listener.
+	// Listen is called once, after the first lease has been read.
 	Listen   func() (net.Listener, error)
 	Resolver Resolver
 	Dialer   Dialer
 
 	Own           []netip.Addr   // the bastion's own addresses: never a destination
-	AllowLoopback []netip.Prefix // exempt from the rule against loopback; local mode only
+	AllowLoopback []netip.Prefix // loopback addresses that are not always forbidden; local mode only
 
 	Rand io.Reader        // source of the host key; default crypto/rand
 	Now  func() time.Time // default time.Now
@@ -72,13 +72,13 @@ type Config struct {
 type Timing struct {
 	Handshake time.Duration // from accept to authenticated; 2 min, as typing a passphrase takes time
 	Keepalive time.Duration // between keepalives; 15 s
-	Missed    int           // a client that is silent for this many keepalives is dead; 3
+	Missed    int           // a client that sends nothing for this many keepalives is dead; 3
 	Reply     time.Duration // how long a console waits for the reply to its request; 20 s
 
 	Resolve time.Duration // one look-up; 5 s
 	Dial    time.Duration // one connection attempt; 10 s
 	Linger  time.Duration // for delivering what a client sent before it left; 30 s
-	Grace   time.Duration // for consoles and forwards to close at an end, and again for the client; 1 s
+	Grace   time.Duration // for channels to close when a connection must end, and then for the client to close; 1 s
 }
 
 // Limits bounds what the server accepts. Each refusal by a limit is logged.
@@ -86,9 +86,8 @@ type Limits struct {
 	Unauthenticated int // connections that have not authenticated; 32
 	Connections     int // authenticated connections; 64
 	Channels        int // forwards and sessions of one connection; 256
-	// AuthAttempts is how many keys, or other attempts, a client may have
-	// refused on one connection; 64. The SSH library has a hard limit of 128
-	// requests.
+	// AuthAttempts is the number of refused keys and other attempts after which a
+	// handshake fails; 64. The SSH library has a hard limit of 128 requests.
 	AuthAttempts int
 }
 

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// cause says why a connection ends.
+// cause is why a connection ends.
 type cause struct {
 	result string // for the audit
 	notice string // for the connection's consoles; may be empty
@@ -29,29 +29,28 @@ var (
 type connection struct {
 	*server
 	actor actor
-	key   string // that the client signed with, in wire form
+	key   string // the key that the client signed with, in wire form
 	wire  *wire
 	ssh   *ssh.ServerConn
 	since time.Time
 
-	// ctx is done when the connection is to end; its cause is a *cause. present is
-	// done then, and also when the client has left: what the client sent may still be
-	// on its way to a destination.
-	ctx     context.Context
-	cancel  context.CancelCauseFunc
-	present context.Context
-	leave   context.CancelFunc
+	// ctx is done when the connection must end; its cause is a *cause. clientCtx is done
+	// then, and also when the client has left: forwards still deliver what it has sent.
+	ctx          context.Context
+	cancel       context.CancelCauseFunc
+	clientCtx    context.Context
+	cancelClient context.CancelFunc
 
-	slots   chan struct{} // each channel takes one
+	slots   chan struct{} // has one value for each open channel
 	helpers sync.WaitGroup
 
 	mu       sync.Mutex
 	consoles map[*console]struct{}
 }
 
-func newConnection(s *server, who actor, wire *wire, sshConn *ssh.ServerConn) *connection {
+func newConnection(s *server, client actor, wire *wire, sshConn *ssh.ServerConn) *connection {
 	c := &connection{
-		server: s, actor: who, wire: wire, ssh: sshConn, since: s.cfg.Now(),
+		server: s, actor: client, wire: wire, ssh: sshConn, since: s.cfg.Now(),
 		// The library keeps the permissions of the successful attempt only.
 		key:      sshConn.Permissions.Extensions[keyPermission],
 		slots:    make(chan struct{}, s.cfg.Limits.Channels),
@@ -59,15 +58,15 @@ func newConnection(s *server, who actor, wire *wire, sshConn *ssh.ServerConn) *c
 	}
 	c.actor.key = s.connections.admittedKeys()[c.key]
 	c.ctx, c.cancel = context.WithCancelCause(s.ctx)
-	c.present, c.leave = context.WithCancel(c.ctx)
+	c.clientCtx, c.cancelClient = context.WithCancel(c.ctx)
 	return c
 }
 
-// end makes the connection end, without waiting for it. The first cause counts.
+// end ends the connection with a cause, without waiting. Only the first cause counts.
 func (c *connection) end(why *cause) { c.cancel(why) }
 
-// run serves the connection until the client has left. wait waits for what is still
-// running then.
+// run serves the connection until the client has left. Goroutines may still run then;
+// wait waits for them.
 func (c *connection) run(channels <-chan ssh.NewChannel, requests <-chan *ssh.Request) {
 	left := make(chan struct{}) // closed when the client has left
 	c.helpers.Go(func() { c.globalRequests(requests) })
@@ -76,7 +75,7 @@ func (c *connection) run(channels <-chan ssh.NewChannel, requests <-chan *ssh.Re
 	for channel := range channels {
 		c.serveChannel(channel)
 	}
-	c.leave()
+	c.cancelClient()
 	close(left)
 }
 
@@ -132,20 +131,19 @@ func (c *connection) globalRequests(requests <-chan *ssh.Request) {
 		_ = request.Reply(false, nil)
 		switch request.Type {
 		case "keepalive@openssh.com", "no-more-sessions@openssh.com":
-			// Every stock client sends these. For a keepalive, a refusal is an answer too.
+			// OpenSSH sends these. A failure reply is a valid reply to a keepalive.
 		default:
 			c.audit.refusal(c.actor, kindRequest, "request type not supported", slog.String("requested", clip(request.Type)))
 		}
 	}
 }
 
-// keepalive ends the connection if the client is silent for too long. Anything that
-// the client sends counts. A keepalive makes an idle client send something: a stock
-// client answers that it does not know the request.
+// keepalive ends the connection if the client sends nothing for too long. It sends
+// keepalive requests, to which an idle client replies that it does not know them.
 func (c *connection) keepalive(left <-chan struct{}) {
 	ticker := time.NewTicker(c.cfg.Timing.Keepalive)
 	defer ticker.Stop()
-	waiting := make(chan struct{}, 1) // full while an answer is awaited: requests have no time limit
+	waiting := make(chan struct{}, 1) // full until the client replies: SendRequest has no time limit
 	for {
 		select {
 		case <-left:
@@ -167,9 +165,9 @@ func (c *connection) keepalive(left <-chan struct{}) {
 	}
 }
 
-// close waits until the connection is to end, and closes it: first the channels, each
-// in its own way, then the connection, whose client may close it first. Both steps
-// have the grace time.
+// close waits until the connection must end, and closes it. Before that it waits for the
+// channels to end, and then for the client to close the connection, each for at most
+// Timing.Grace.
 func (c *connection) close(left <-chan struct{}) {
 	defer c.ssh.Close()
 	select {
@@ -189,8 +187,8 @@ func (c *connection) close(left <-chan struct{}) {
 	}
 }
 
-// fillSlots waits until all channels have ended; no new one can begin afterwards. It
-// reports whether that came before both late and left.
+// fillSlots takes all slots: it waits until all channels have ended, and no new channel
+// can begin. It returns false if it receives from late or left before that.
 func (c *connection) fillSlots(late <-chan time.Time, left <-chan struct{}) bool {
 	for range cap(c.slots) {
 		select {
@@ -216,12 +214,12 @@ func (c *connection) notify(notice string) {
 	}
 }
 
-// wire is the network connection under an SSH connection. It records when the client
-// last sent something, and keeps the handshake fast.
+// wire is the network connection of an SSH connection. It records when the client last
+// sent data, and turns off delayed acknowledgements during the handshake.
 type wire struct {
 	net.Conn
 	now         func() time.Time
-	received    atomic.Int64 // when bytes last came, in Unix nanoseconds
+	received    atomic.Int64 // when the client last sent data, in Unix nanoseconds
 	handshaking atomic.Bool
 }
 
@@ -241,19 +239,19 @@ func (w *wire) Read(b []byte) (int, error) {
 		w.received.Store(w.now().UnixNano())
 	}
 	if w.handshaking.Load() {
-		// The kernel returns to delayed acknowledgements by itself, which would cost a
-		// handshake 40 ms wherever the client waits for one.
+		// The kernel turns delayed acknowledgements on again by itself. They would add
+		// 40 ms wherever the client waits for one.
 		quickAck(w.Conn)
 	}
 	return n, err
 }
 
-// silence returns for how long the client has sent nothing.
+// silence returns the time since the client last sent data.
 func (w *wire) silence() time.Duration {
 	return time.Duration(w.now().UnixNano() - w.received.Load())
 }
 
-// halfClose tells the peer that no more data comes.
+// halfClose closes the sending side of a connection, if it can.
 func halfClose(conn net.Conn) {
 	if c, ok := conn.(interface{ CloseWrite() error }); ok {
 		_ = c.CloseWrite()

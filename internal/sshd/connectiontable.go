@@ -6,10 +6,10 @@ import (
 	"time"
 )
 
-// connectionTable holds the connections and the admitted keys. It decides, under one
-// lock, whether a connection may begin, whether a key that was proved may enter, and
-// whether the bastion is unused, so that no connection enters between the check for
-// idleness and the end.
+// connectionTable holds the connections and the admitted keys. One lock guards the
+// decisions whether a connection may begin, whether it may enter, and whether the
+// bastion is unused. So no connection enters between the check for an idle bastion and
+// its end.
 type connectionTable struct {
 	now     func() time.Time
 	limits  Limits
@@ -18,11 +18,11 @@ type connectionTable struct {
 	mu      sync.Mutex
 	resumed sync.Cond // signalled when paused or closed changes
 	paused  bool      // new connections wait
-	closed  bool      // no connection begins any more
+	closed  bool      // new connections are refused
 	keys    keySet
 	pending map[*pendingConnection]struct{}
 	open    map[*connection]struct{}
-	lastUse time.Time // when the last connection left
+	lastUse time.Time // when a connection last left
 }
 
 // pendingConnection is a connection that has not authenticated yet. The connection
@@ -51,8 +51,8 @@ var (
 	errTooManyOpen    = errors.New("too many open connections")
 )
 
-// begin lets a connection begin its handshake. It waits while the table is paused,
-// and returns errClosed or errTooManyPending.
+// begin adds a connection that begins its handshake. It waits while the table is paused.
+// Its errors are errClosed and errTooManyPending.
 func (t *connectionTable) begin(p *pendingConnection) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -85,8 +85,8 @@ func (t *connectionTable) admittedKeys() keySet {
 	return t.keys
 }
 
-// prove records that the client has signed with a key. It returns the errors of
-// enter; after nil, enter is next.
+// prove records that the client has signed with a key. It returns the same errors as
+// enter. If it returns nil, the caller must call enter or giveUp.
 func (t *connectionTable) prove(p *pendingConnection, key string) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -97,9 +97,9 @@ func (t *connectionTable) prove(p *pendingConnection, key string) error {
 	return nil
 }
 
-// enter makes a pending connection an open one, unless its key was replaced since
-// (errKeyReplaced), too many are open (errTooManyOpen), or it or the bastion has ended
-// (errClosed). In each case it is not pending any more.
+// enter moves a connection from pending to open. It fails if the key has been replaced
+// (errKeyReplaced), too many connections are open (errTooManyOpen), or the connection or
+// the bastion has ended (errClosed). Then the connection is neither pending nor open.
 func (t *connectionTable) enter(p *pendingConnection, c *connection) error {
 	defer t.changed()
 	t.mu.Lock()
@@ -142,7 +142,8 @@ func (t *connectionTable) leave(c *connection) {
 	t.lastUse = t.now()
 }
 
-// setKeys replaces the admitted keys, and returns the open connections of other keys.
+// setKeys replaces the admitted keys, and returns the open connections whose key is not
+// admitted any more.
 func (t *connectionTable) setKeys(keys keySet) (old []*connection) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -155,7 +156,8 @@ func (t *connectionTable) setKeys(keys keySet) (old []*connection) {
 	return old
 }
 
-// use returns how many connections are open, and when one last was.
+// use returns the number of open connections. last is the current time if one is open,
+// else the time when the last one left; zero if there was none.
 func (t *connectionTable) use() (open int, last time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -165,8 +167,8 @@ func (t *connectionTable) use() (open int, last time.Time) {
 	return 0, t.lastUse
 }
 
-// pause makes new connections wait if none is open or pending, and reports whether
-// that was so.
+// pause makes new connections wait and returns true. If a connection is open or pending,
+// it does nothing and returns false.
 func (t *connectionTable) pause() (empty bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -175,9 +177,9 @@ func (t *connectionTable) pause() (empty bool) {
 	return empty
 }
 
-// drain makes new connections wait, and closes the pending ones that began by the
-// given time and have proved no key. It returns when the oldest of the other
-// connections without a proved key began; zero if there is none.
+// drain makes new connections wait, and closes the pending ones that began at or before
+// the given time and have not proved a key. It returns when the oldest remaining one
+// without a proved key began; zero if there is none.
 func (t *connectionTable) drain(begun time.Time) (oldest time.Time) {
 	t.mu.Lock()
 	t.paused = true
@@ -199,7 +201,7 @@ func (t *connectionTable) drain(begun time.Time) (oldest time.Time) {
 	return oldest
 }
 
-// resume lets waiting connections begin.
+// resume makes waiting connections begin.
 func (t *connectionTable) resume() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -207,7 +209,7 @@ func (t *connectionTable) resume() {
 	t.resumed.Broadcast()
 }
 
-// close admits no connection any more, and closes all pending ones.
+// close makes begin and enter refuse all connections, and closes the pending ones.
 func (t *connectionTable) close() {
 	t.mu.Lock()
 	t.closed = true

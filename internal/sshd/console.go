@@ -27,7 +27,7 @@ help         show this help
 exit         leave the console, as Ctrl-D does
 `
 	prompt     = "bastion> "
-	maxNotices = 16 // that a console may leave unread
+	maxNotices = 16 // unread notices of one console; further ones are dropped
 	maxLine    = 4096
 )
 
@@ -47,10 +47,10 @@ var endNotices = map[leaseloop.Cause]string{
 // term.Terminal, which has a lock of its own.
 type console struct {
 	*session
-	notices  chan string // to be shown; filled by connection.notify
+	notices  chan string // from connection.notify, to be printed
 	out      io.Writer
 	terminal *term.Terminal // nil without a pty
-	finished bool           // the reason of the end was shown
+	endShown bool           // showEnd has printed the cause
 }
 
 func newConsole(s *session) *console {
@@ -58,7 +58,7 @@ func newConsole(s *session) *console {
 }
 
 // run runs one command or, without one, the console, and returns the exit status.
-// ctx is done when the client has closed the channel or the connection is to end.
+// ctx is done when the client has closed the channel or the connection must end.
 func (c *console) run(ctx context.Context, line string) int {
 	if strings.TrimSpace(line) != "" {
 		return c.runCommand(ctx, line)
@@ -90,13 +90,13 @@ func (c *console) runCommand(ctx context.Context, line string) int {
 	return c.execute(ctx, command)
 }
 
-// interact shows the status and runs the commands that are typed, until the client
-// leaves or the connection is to end.
+// interact shows the status and runs the lines that the client sends, until the client
+// leaves or the connection must end.
 func (c *console) interact(ctx context.Context) {
 	lines, next := make(chan string), make(chan struct{})
 	defer close(next)
 	read := c.lineReader()
-	c.helpers.Go(func() { // ends when the channel does
+	c.helpers.Go(func() { // ends when the channel is closed
 		defer close(lines)
 		for range next {
 			line, err := read()
@@ -118,7 +118,7 @@ func (c *console) interact(ctx context.Context) {
 		case readNext <- struct{}{}:
 			readNext = nil
 		case line, ok := <-lines:
-			if !ok || c.typed(ctx, line) {
+			if !ok || c.runLine(ctx, line) {
 				return
 			}
 			readNext = next
@@ -133,8 +133,8 @@ func (c *console) interact(ctx context.Context) {
 	}
 }
 
-// typed runs one line, and reports whether it was the last.
-func (c *console) typed(ctx context.Context, line string) (last bool) {
+// runLine runs one line, and reports whether the console ends with it.
+func (c *console) runLine(ctx context.Context, line string) (last bool) {
 	line = strings.TrimSpace(line)
 	if line == "" {
 		return false
@@ -188,10 +188,10 @@ func (c *console) setSize(s size) {
 // showEnd prints, once, why the connection ends.
 func (c *console) showEnd() {
 	var why *cause
-	if c.finished || !errors.As(context.Cause(c.ctx), &why) || why.notice == "" {
+	if c.endShown || !errors.As(context.Cause(c.ctx), &why) || why.notice == "" {
 		return
 	}
-	c.finished = true
+	c.endShown = true
 	if c.terminal != nil {
 		c.terminal.SetPrompt("")
 	}
@@ -211,7 +211,7 @@ func (u unknownCommand) Error() string {
 	return fmt.Sprintf("unknown command %q. Commands: %s", clip(u.line), commandList)
 }
 
-// parseCommand parses a line. Its errors are sentences for the person at the console.
+// parseCommand parses a line. Its errors are shown to the person at the console.
 func parseCommand(line string) (command, error) {
 	words := strings.Fields(line)
 	if len(words) == 0 {
@@ -265,7 +265,7 @@ func (c *console) sendRequest(ctx context.Context, verb bastion.Verb, ttl time.D
 	case <-late.C:
 		fmt.Fprintf(c.out, "bastion: no reply within %s. The request may still succeed: check the status, or try again.\n", spelledOut(c.cfg.Timing.Reply))
 	case <-ctx.Done():
-		// The reply to a close comes together with the end.
+		// The reply to close comes with the closed lease, which also ends the connection.
 		select {
 		case reply := <-replies:
 			return c.showReply(reply)
@@ -279,7 +279,8 @@ func (c *console) sendRequest(ctx context.Context, verb bastion.Verb, ttl time.D
 	return 1
 }
 
-// showReply prints a reply; of a refusal also the code, which scripts can rely on.
+// showReply prints a reply and returns the exit status. It adds the code of a refusal,
+// for scripts.
 func (c *console) showReply(reply bastion.ConsoleReply) int {
 	if reply.Code == "" {
 		fmt.Fprintf(c.out, "bastion: %s\n", clip(reply.Message))
@@ -328,12 +329,13 @@ func joinPrefixes(prefixes []netip.Prefix) string {
 	return strings.Join(all, ", ")
 }
 
-// warning returns the notice that consoles get before the deadline.
+// warning returns the notice that consoles print before the deadline.
 func warning(lease bastion.Lease, before time.Duration) string {
 	return fmt.Sprintf("This bastion closes in %s, at %s. To keep it open, type: extend 30m",
 		spelledOut(before), lease.Deadline.UTC().Format(time.RFC3339))
 }
 
+// spelledOut formats a duration for a sentence, such as "10 minutes".
 func spelledOut(d time.Duration) string {
 	switch {
 	case d == time.Minute:
@@ -344,20 +346,21 @@ func spelledOut(d time.Duration) string {
 	return d.String()
 }
 
-// consoleRequests holds the request that a console sends to the control plane: one at
-// a time, numbered, sent in the report. The reply comes in the lease.
+// consoleRequests holds the latest request of a console to the control plane. The report
+// contains the request, and the lease contains the reply. Only one console can wait for
+// a reply at a time.
 type consoleRequests struct {
 	changed func() // wakes the lease loop, which reports the request
 
 	mu      sync.Mutex
 	latest  bastion.ConsoleRequest
-	waiting chan bastion.ConsoleReply // nil: no console waits
+	waiting chan bastion.ConsoleReply // nil if no console waits
 }
 
 var errRequestPending = errors.New("another console's request is pending; try again in a moment")
 
-// submit makes a request. The returned channel receives the reply, if one comes.
-// The caller must call release afterwards.
+// submit makes a request. The returned channel receives the reply, if one comes. The
+// caller must call release when it does not wait any more.
 func (r *consoleRequests) submit(verb bastion.Verb, ttl time.Duration) (<-chan bastion.ConsoleReply, error) {
 	defer r.changed()
 	r.mu.Lock()
@@ -370,14 +373,14 @@ func (r *consoleRequests) submit(verb bastion.Verb, ttl time.Duration) (<-chan b
 	return r.waiting, nil
 }
 
-// release makes room for the next request.
+// release ends the wait for a reply, so that submit accepts the next request.
 func (r *consoleRequests) release() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.waiting = nil
 }
 
-// deliver passes a reply on if it is to the latest request.
+// deliver passes a reply to the waiting console, if it is the reply to the latest request.
 func (r *consoleRequests) deliver(reply bastion.ConsoleReply) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -18,7 +18,7 @@ import (
 type Policy struct {
 	Allowed       []netip.Prefix // the operator's list
 	Own           []netip.Addr   // the bastion's own addresses
-	AllowLoopback []netip.Prefix // loopback addresses that the rule against loopback does not forbid
+	AllowLoopback []netip.Prefix // loopback addresses that are not always forbidden
 }
 
 // Forbidden is the error of Judge.
@@ -30,8 +30,8 @@ type Forbidden struct {
 func (f *Forbidden) Error() string { return fmt.Sprintf("%s is %s", f.Addr, f.Why) }
 
 // Judge returns nil if a bastion may connect to the address, else *Forbidden. An
-// IPv4 address in its IPv6-mapped form is judged as that IPv4 address. Of every other
-// IPv6 address that embeds an IPv4 address, both must be allowed.
+// IPv4-mapped IPv6 address counts as the IPv4 address. If any other IPv6 address embeds
+// an IPv4 address, both must be allowed.
 func (p Policy) Judge(addr netip.Addr) error {
 	judged := addr.Unmap()
 	if why := p.never(judged); why != "" {
@@ -60,8 +60,8 @@ var (
 	teredo     = netip.MustParsePrefix("2001::/32")
 )
 
-// never returns why an address is forbidden whatever the operator allows; "" if it
-// is not.
+// never returns why an address is always forbidden, even if the operator's list has it;
+// "" if it is not.
 func (p Policy) never(addr netip.Addr) string {
 	switch {
 	case !addr.IsValid():
@@ -95,7 +95,7 @@ var embedding = []netip.Prefix{
 
 var sixToFour = netip.MustParsePrefix("2002::/16") // RFC 3056
 
-// embedded returns the IPv4 address that an IPv6 address embeds, if it does.
+// embedded returns the IPv4 address that an IPv6 address embeds, if any.
 func embedded(addr netip.Addr) (inner netip.Addr, ok bool) {
 	if !addr.Is6() || addr.IsLoopback() { // ::1 has the form of 0.0.0.1
 		return inner, false
@@ -112,8 +112,8 @@ func embedded(addr netip.Addr) (inner netip.Addr, ok bool) {
 	return inner, false
 }
 
-// refused is the error of a channel that is not opened: the reason code and the
-// sentence for the client, and the cause for the log.
+// refused is the error of a channel that is not opened. The client receives the reason
+// code and the message; the cause is only logged.
 type refused struct {
 	reason  ssh.RejectionReason
 	message string
@@ -133,19 +133,19 @@ func prohibited(format string, args ...any) *refused {
 	return &refused{reason: ssh.Prohibited, message: fmt.Sprintf(format, args...)}
 }
 
-// maxAddresses is how many addresses of one name are tried.
+// maxAddresses limits the addresses that are dialled for one name.
 const maxAddresses = 8
 
-// destination is what a client asked to be connected to, with the addresses that are
-// dialled for it. No other address is.
+// destination is the host and port that a client requested, with the addresses that may
+// be dialled for it.
 type destination struct {
 	name    string // host:port, as requested
 	addrs   []netip.AddrPort
-	dropped []netip.Addr // the host's addresses that the policy forbids
+	dropped []netip.Addr // addresses of the host that the policy forbids
 }
 
-// findDestination resolves the host, at most once, and judges every address. Its
-// errors are *refused.
+// findDestination resolves the host, at most once, and applies the policy to every
+// address. Its errors are *refused.
 func findDestination(ctx context.Context, resolver Resolver, policy Policy, host string, port uint32) (destination, error) {
 	d := destination{name: net.JoinHostPort(clip(host), strconv.FormatUint(uint64(port), 10))}
 	if port == 0 || port > 65535 {
@@ -171,8 +171,8 @@ func findDestination(ctx context.Context, resolver Resolver, policy Policy, host
 	return d, nil
 }
 
-// refuseDestination returns the refusal of a host, given why its first address is
-// forbidden.
+// refuseDestination returns the error for a host of which all addresses are forbidden.
+// first is the error of its first address.
 func refuseDestination(host string, first error) *refused {
 	if _, literal := literalAddr(host); literal {
 		return prohibited("This bastion does not connect there: %v.", first)
@@ -180,9 +180,9 @@ func refuseDestination(host string, first error) *refused {
 	return prohibited("This bastion does not connect to %s: %v.", host, first)
 }
 
-// hostAddresses returns the address that host is, or those that it resolves to; at
-// least one. A host that is neither an address nor a name is not given to the
-// resolver: resolvers read 127.1, 0x7f.1 and 2130706433 as 127.0.0.1.
+// hostAddresses returns the addresses of a host, at least one: the host itself if it is
+// an address, else what the resolver returns. Other forms are not passed to the
+// resolver, because resolvers read 127.1, 0x7f.1 and 2130706433 as 127.0.0.1.
 func hostAddresses(ctx context.Context, resolver Resolver, host string) ([]netip.Addr, error) {
 	if addr, ok := literalAddr(host); ok {
 		return []netip.Addr{addr}, nil
@@ -213,8 +213,8 @@ func literalAddr(host string) (netip.Addr, bool) {
 	return addr, err == nil
 }
 
-// isName reports whether host is a DNS name (underscores are in use) whose last label
-// is not a number: no such name exists, but resolvers take it for an address.
+// isName reports whether host is a DNS name. Underscores are allowed, because they are in
+// use. A last label that is a number is not: resolvers read such a host as an address.
 func isName(host string) bool {
 	host = strings.TrimSuffix(host, ".")
 	labels := strings.Split(host, ".")

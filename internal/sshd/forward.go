@@ -44,17 +44,17 @@ func (c *connection) forward(channel ssh.NewChannel) {
 			f.result = context.Cause(c.ctx).Error()
 		}
 		c.audit.forward(c.actor, f)
-		// The slot stays taken until the client has closed its side too.
+		// The channel keeps its slot until the client has closed it too.
 		<-r.closed
 		return
 	}
 	c.audit.forward(c.actor, f)
 }
 
-// connect finds the destination and connects to the first of its addresses that
-// answers. Its errors are *refused.
+// connect finds the destination and dials its addresses in order until one connects. Its
+// errors are *refused.
 func (c *connection) connect(f *forwarded, host string, port uint32) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(c.present, c.cfg.Timing.Resolve)
+	ctx, cancel := context.WithTimeout(c.clientCtx, c.cfg.Timing.Resolve)
 	defer cancel()
 	var err error
 	f.destination, err = findDestination(ctx, c.cfg.Resolver, c.policy(), host, port)
@@ -63,7 +63,7 @@ func (c *connection) connect(f *forwarded, host string, port uint32) (net.Conn, 
 	}
 	var causes error
 	for _, addr := range f.addrs {
-		ctx, cancel := context.WithTimeout(c.present, c.cfg.Timing.Dial)
+		ctx, cancel := context.WithTimeout(c.clientCtx, c.cfg.Timing.Dial)
 		conn, err := c.cfg.Dialer.Dial(ctx, addr)
 		cancel()
 		if err == nil {
@@ -71,7 +71,7 @@ func (c *connection) connect(f *forwarded, host string, port uint32) (net.Conn, 
 			return conn, nil
 		}
 		causes = errors.Join(causes, fmt.Errorf("dial %s: %w", addr, err))
-		if c.present.Err() != nil {
+		if c.clientCtx.Err() != nil {
 			break
 		}
 	}
@@ -79,8 +79,8 @@ func (c *connection) connect(f *forwarded, host string, port uint32) (net.Conn, 
 		fmt.Sprintf("The bastion could not connect to %s: %s.", f.name, plainDialError(causes)), causes}
 }
 
-// refuseForward rejects the channel and writes the audit line: a refusal if the policy
-// forbids the destination, else a forward that failed.
+// refuseForward rejects the channel and writes the audit line: a forward that failed if
+// the destination could not be resolved or connected to, else a refusal.
 func (c *connection) refuseForward(channel ssh.NewChannel, f forwarded, err error) {
 	var r *refused
 	if !errors.As(err, &r) {
@@ -99,8 +99,8 @@ func (c *connection) refuseForward(channel ssh.NewChannel, f forwarded, err erro
 	_ = channel.Reject(r.reason, r.message)
 }
 
-// discard refuses a channel's requests. The returned channel is closed when the SSH
-// channel is closed, by the client or with the connection.
+// discard refuses all requests. The returned channel is closed when there are no more,
+// because the SSH channel or the connection was closed.
 func discard(requests <-chan *ssh.Request) <-chan struct{} {
 	closed := make(chan struct{})
 	go func() {
@@ -112,14 +112,14 @@ func discard(requests <-chan *ssh.Request) <-chan struct{} {
 	return closed
 }
 
-// relay copies between a client's channel and a destination. The end of one direction
-// is passed on, and the other direction continues.
+// relay copies between a client's channel and a destination. When one side stops sending,
+// the relay closes the other side for writing, and the other direction continues.
 type relay struct {
 	client ssh.Channel
 	closed <-chan struct{} // closed when the client has closed the channel
 	target net.Conn
-	linger time.Duration   // for delivering what a client sent before it closed the channel
-	cut    <-chan struct{} // closed when the relay is to end at once
+	linger time.Duration   // limit for delivering the client's data after it has closed the channel
+	cut    <-chan struct{} // closed when the relay must end at once
 }
 
 // resultCut is the result of a relay that was cut.
@@ -131,7 +131,7 @@ type transfer struct {
 	err   error // of the destination's connection
 }
 
-// run copies until both directions have ended or are cut, and closes both sides.
+// run copies until both directions have ended, and closes both sides.
 func (r *relay) run() (in, out int64, result string) {
 	up, down := make(chan transfer, 1), make(chan transfer, 1)
 	go func() { up <- r.toTarget() }()
@@ -169,20 +169,19 @@ func (r *relay) run() (in, out int64, result string) {
 	return sent.bytes, received.bytes, result
 }
 
-// toTarget copies what the client sends, and then tells the destination that no more
-// comes. It delivers all of it, even if the client leaves meanwhile.
+// toTarget copies the client's data to the destination, and then half-closes the
+// destination. It delivers all of it, even if the client leaves meanwhile.
 func (r *relay) toTarget() transfer {
 	n, err := io.Copy(r.target, received{r.client})
 	halfClose(r.target)
 	if err != nil {
-		// The destination accepts no more. OpenSSH tells the client so in this way.
+		// The destination accepts no more data. OpenSSH reports this with the same request.
 		_, _ = r.client.SendRequest("eow@openssh.com", false, nil)
 	}
 	return transfer{n, err}
 }
 
-// toClient copies what the destination sends, and then tells the client that no more
-// comes.
+// toClient copies the destination's data to the client, and then half-closes the channel.
 func (r *relay) toClient() transfer {
 	source := &source{Reader: r.target}
 	n, err := io.Copy(r.client, source)
@@ -192,15 +191,15 @@ func (r *relay) toClient() transfer {
 		// The connection to the destination is lost in both directions.
 		_ = r.client.Close()
 	case err != nil:
-		// The client does not read any more. If the rest stayed unread, the kernel
-		// would reset the connection, and the destination might lose what was sent.
+		// The client does not read any more. If data stayed unread, the kernel would
+		// reset the connection, and the destination could lose what the client sent.
 		_, _ = io.Copy(io.Discard, r.target)
 	}
 	return transfer{n, source.err}
 }
 
-// received reads all that a client sent: the library returns data together with an
-// error when it can no longer confirm the data to the client.
+// received reads all that a client sent. If the library cannot acknowledge data to a
+// client that has left, it returns the data together with an error. Read drops that error.
 type received struct{ io.Reader }
 
 func (r received) Read(b []byte) (int, error) {
@@ -211,7 +210,7 @@ func (r received) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// source remembers why reading failed.
+// source stores the error of a failed read.
 type source struct {
 	io.Reader
 	err error

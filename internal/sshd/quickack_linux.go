@@ -5,7 +5,7 @@ import (
 	"syscall"
 )
 
-// quickAck makes the kernel acknowledge at once, if the connection is TCP.
+// quickAck turns off delayed acknowledgements for a while, if conn is a TCP connection.
 func quickAck(conn net.Conn) {
 	c, ok := conn.(syscall.Conn)
 	if !ok {

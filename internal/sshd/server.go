@@ -1,7 +1,7 @@
-// Package sshd is the SSH server that runs in a bastion's task. It forwards
-// (direct-tcpip) and has a status console, and does nothing else that SSH servers
-// do. Package leaseloop controls it: the lease in force says which keys are admitted,
-// which destinations are allowed, and when the bastion ends.
+// Package sshd is the SSH server that runs in a bastion's task. It supports forwards
+// (direct-tcpip) and a status console, and refuses everything else. Package leaseloop
+// controls it: the lease in force has the admitted keys, the allowed destinations and
+// the deadline.
 //
 // # Goroutines and locks
 //
@@ -16,9 +16,9 @@
 // set of its open consoles. No lock is held while another is taken, nor during a call
 // that can block.
 //
-// A connection is not closed from outside. It is given a cause: its consoles print
-// the cause, its forwards close, then the connection closes, and its audit line has
-// the cause as the result.
+// A connection is ended with a cause, by [connection.end]. Then its own goroutines close
+// it: its consoles print the cause, its forwards close, the connection closes, and its
+// audit line has the cause as the result.
 package sshd
 
 import (
@@ -42,8 +42,8 @@ import (
 )
 
 // Run runs one bastion from its first lease to its end, and returns the exit code.
-// When ctx is done (SIGTERM), the bastion ends in order, with bastion.ExitTerminated.
-// When Run returns, nothing that it started is left.
+// When ctx is done (SIGTERM), the bastion ends with bastion.ExitTerminated. Run returns
+// after all its goroutines have ended.
 func Run(ctx context.Context, cfg Config) int {
 	cfg = cfg.withDefaults()
 	log := cfg.Log.With("bastion", cfg.BastionID)
@@ -62,7 +62,7 @@ func Run(ctx context.Context, cfg Config) int {
 	})
 }
 
-// newHostKey makes the host key, which is only ever in memory.
+// newHostKey makes the host key, which is kept in memory only.
 func newHostKey(rand io.Reader) (ssh.Signer, error) {
 	seed := make([]byte, ed25519.SeedSize)
 	if _, err := io.ReadFull(rand, seed); err != nil {
@@ -76,9 +76,9 @@ func publicKey(key ssh.PublicKey) bastion.Key {
 	return bastion.Key(strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key))))
 }
 
-// server is what all connections share. It implements [leaseloop.Server].
+// server is the state that all connections share. It implements [leaseloop.Server].
 type server struct {
-	ctx         context.Context // done when all connections are to end; the cause is a *cause
+	ctx         context.Context // done when all connections must end; its cause is a *cause
 	end         context.CancelCauseFunc
 	cfg         Config
 	log         *slog.Logger
@@ -86,13 +86,13 @@ type server struct {
 	connections *connectionTable
 	requests    *consoleRequests
 	audit       *audit
-	lease       atomic.Pointer[bastion.Lease] // in force; only the lease loop changes it
+	lease       atomic.Pointer[bastion.Lease] // in force; set by the lease loop only
 
 	changed  chan struct{}
 	failed   chan error
-	listener net.Listener // the lease loop's own
+	listener net.Listener // used by the lease loop only
 	wg       sync.WaitGroup
-	accepted int64 // connections so far; the accepting goroutine's own
+	accepted int64 // number of accepted connections; used by the accepting goroutine only
 }
 
 func newServer(cfg Config, log *slog.Logger, host ssh.Signer) *server {
@@ -108,7 +108,7 @@ func newServer(cfg Config, log *slog.Logger, host ssh.Signer) *server {
 func (s *server) notifyChanged() {
 	select {
 	case s.changed <- struct{}{}:
-	default: // a value is waiting already
+	default: // the loop has not received the previous value yet
 	}
 }
 
@@ -183,12 +183,12 @@ func (s *server) policy() Policy {
 	return Policy{Allowed: s.lease.Load().AllowedDestinations, Own: s.cfg.Own, AllowLoopback: s.cfg.AllowLoopback}
 }
 
-// maxAcceptErrors is how many times in a row Accept may fail before the listener
-// counts as failed.
+// maxAcceptErrors is the number of consecutive errors of Accept after which the
+// listener counts as failed.
 const maxAcceptErrors = 20
 
-// accept accepts connections until the connection table is closed, when it returns
-// nil, or the listener has failed.
+// accept accepts connections. It returns nil when the connection table is closed, and an
+// error when the listener has failed.
 func (s *server) accept(listener net.Listener) error {
 	for failures := 0; ; {
 		conn, err := listener.Accept()
@@ -208,24 +208,24 @@ func (s *server) accept(listener net.Listener) error {
 	}
 }
 
-// begin starts serving a connection, unless there are too many.
+// begin starts to serve a connection, or refuses it if too many are unauthenticated.
 func (s *server) begin(conn net.Conn) error {
 	s.accepted++
-	who := actor{connection: s.accepted, source: sourceOf(conn)}
+	client := actor{connection: s.accepted, source: sourceOf(conn)}
 	p := &pendingConnection{close: func() { conn.Close() }}
 	if err := s.connections.begin(p); err != nil {
 		conn.Close()
 		if errors.Is(err, errTooManyPending) {
-			s.audit.refusal(who, kindConnection, err.Error(), slog.Int("limit", s.cfg.Limits.Unauthenticated))
+			s.audit.refusal(client, kindConnection, err.Error(), slog.Int("limit", s.cfg.Limits.Unauthenticated))
 		}
 		return err
 	}
-	s.wg.Go(func() { s.serve(conn, p, who) })
+	s.wg.Go(func() { s.serve(conn, p, client) })
 	return nil
 }
 
 // serve does a connection's handshake and, if it succeeds, serves the connection.
-func (s *server) serve(conn net.Conn, p *pendingConnection, who actor) {
+func (s *server) serve(conn net.Conn, p *pendingConnection, client actor) {
 	defer conn.Close()
 	wire := newWire(conn, s.cfg.Now)
 	h := &handshake{connections: s.connections, pending: p}
@@ -236,21 +236,21 @@ func (s *server) serve(conn net.Conn, p *pendingConnection, who actor) {
 	})
 	sshConn, channels, requests, err := ssh.NewServerConn(wire, h.config(s.host, s.cfg.Limits))
 	timer.Stop()
-	who.user = h.user
+	client.user = h.user
 	if err != nil {
 		s.connections.giveUp(p)
 		reason := h.failure(err, s.cfg.Limits)
 		if late.Load() {
 			reason = fmt.Sprintf("not authenticated within %s", s.cfg.Timing.Handshake)
 		}
-		s.audit.refusal(who, kindAuthentication, reason, h.attrs(err)...)
+		s.audit.refusal(client, kindAuthentication, reason, h.attrs(err)...)
 		return
 	}
 	wire.handshakeDone()
-	c := newConnection(s, who, wire, sshConn)
+	c := newConnection(s, client, wire, sshConn)
 	if err := s.connections.enter(p, c); err != nil {
 		sshConn.Close()
-		s.audit.refusal(who, kindAuthentication, err.Error(), h.attrs(err)...)
+		s.audit.refusal(client, kindAuthentication, err.Error(), h.attrs(err)...)
 		discardAll(channels, requests)
 		return
 	}
@@ -270,7 +270,7 @@ func discardAll(channels <-chan ssh.NewChannel, requests <-chan *ssh.Request) {
 	<-closed
 }
 
-// sourceOf returns the address that a connection comes from, without the port.
+// sourceOf returns a client's address without the port.
 func sourceOf(conn net.Conn) string {
 	addr, err := netip.ParseAddrPort(conn.RemoteAddr().String())
 	if err != nil {

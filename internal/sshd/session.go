@@ -7,15 +7,15 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// session is one session channel. Its requests say whether it has a terminal and
-// whether it runs the console or one command.
+// session is one session channel. The client's requests on it set up a terminal, if any,
+// and start the console or one command.
 type session struct {
 	*connection
 	channel ssh.Channel
 
 	pty     bool
-	command *string     // what the client starts, "" for the console; nil before
-	begin   chan string // receives the command after the client has been told yes
+	command *string     // the command that the client has started; "" is the console
+	begin   chan string // receives the command after the reply to its request is sent
 	sizes   chan size   // holds the terminal's latest size until the console takes it
 }
 
@@ -28,7 +28,7 @@ func (c *connection) session(channel ssh.NewChannel) {
 		return
 	}
 	s := &session{connection: c, channel: accepted, begin: make(chan string, 1), sizes: make(chan size, 1)}
-	ctx, cancel := context.WithCancel(c.present)
+	ctx, cancel := context.WithCancel(c.clientCtx)
 	closed := make(chan struct{})
 	go func() {
 		defer close(closed)
@@ -37,8 +37,8 @@ func (c *connection) session(channel ssh.NewChannel) {
 			before := s.command
 			_ = request.Reply(s.handle(request), nil)
 			if s.command != before {
-				// Not before the reply: a command may finish, and close the channel,
-				// before the client is told that it began.
+				// After the reply: otherwise a command could finish and close the
+				// channel before the client has received the reply.
 				s.begin <- *s.command
 			}
 		}
@@ -52,13 +52,12 @@ func (c *connection) session(channel ssh.NewChannel) {
 	<-closed
 }
 
-// handle decides about one request. Requests come one at a time, in order. handle
-// must not wait for the console: meanwhile nothing that the client sends is read, on
-// any channel.
+// handle handles one request, and reports whether it is accepted. It must not wait for
+// the console: until it returns, the library may read no data on any channel.
 func (s *session) handle(r *ssh.Request) bool {
 	switch r.Type {
 	case "env", "signal", "break", "eow@openssh.com":
-		return false // harmless, and of no use here
+		return false // common and harmless: no audit line
 	case "pty-req":
 		var pty struct {
 			Term                         string
@@ -98,7 +97,7 @@ func (s *session) refuse(r *ssh.Request) {
 	s.audit.refusal(s.actor, kindRequest, "request type not supported", slog.String("requested", clip(requested)))
 }
 
-// start sets what the session runs. A session runs one thing only.
+// start starts a command or the console. A session starts only one of them, once.
 func (s *session) start(command string) bool {
 	if s.command != nil {
 		return false
@@ -115,7 +114,7 @@ func (s *session) resize(width, height uint32) {
 		latest = size{int(min(width, 1000)), int(min(height, 1000))}
 	}
 	select {
-	case <-s.sizes: // an older one
+	case <-s.sizes: // drop the older size
 	default:
 	}
 	s.sizes <- latest
