@@ -49,6 +49,22 @@ func TestStuckHandshakeKeepsNobodyOut(t *testing.T) {
 	})
 }
 
+// One stuck handshake has had its time when idle is due, another has just begun.
+func TestStuckHandshakesAreCutOneByOne(t *testing.T) {
+	bubble(t, func(t *testing.T, r *fixture) {
+		r.run()
+		for _, wait := range []time.Duration{9*time.Minute + 55*time.Second, 13 * time.Second} {
+			after(wait)
+			conn, err := r.connect()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+		}
+		r.endsAfter(10*time.Second, bastion.EndIdle)
+	})
+}
+
 func TestQuietTunnelKeepsItAlive(t *testing.T) {
 	bubble(t, func(t *testing.T, r *fixture) {
 		r.memoryHost("10.0.0.1:5432", echo)
