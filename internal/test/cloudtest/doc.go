@@ -11,5 +11,6 @@
 //
 // The tests of this package generate thousands of fault cases: each call of each
 // operation fails in each way, or is held while another operation runs. By default a
-// fixed tenth of them runs; with BASTION_FAULTS=all in the environment all of them run.
+// fixed tenth of them runs, and one of four days with random faults; with
+// BASTION_FAULTS=all in the environment all of them run.
 package cloudtest
