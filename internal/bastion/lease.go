@@ -116,12 +116,27 @@ func (r Report) Bounded() Report {
 	}
 	all := r.Receipt.Destinations
 	r.Receipt.Destinations = nil
+	for _, n := range []*int{&r.Receipt.Connections, &r.Receipt.Forwards, &r.Receipt.Refusals, &r.Receipt.Unnamed} {
+		*n = within(*n, maxCount)
+	}
+	r.Receipt.BytesIn, r.Receipt.BytesOut = within(r.Receipt.BytesIn, maxBytes), within(r.Receipt.BytesOut, maxBytes)
 	for _, d := range all[:min(len(all), MaxDestinations)] {
 		d.Name = withoutControls(strings.ToValidUTF8(d.Name[:min(len(d.Name), MaxDestinationName)], ""))
+		d.Forwards, d.BytesIn, d.BytesOut = within(d.Forwards, maxCount), within(d.BytesIn, maxBytes), within(d.BytesOut, maxBytes)
 		r.Receipt.Destinations = append(r.Receipt.Destinations, d)
 	}
 	return r
 }
+
+// The largest numbers in the receipt of one task. The receipts of a bastion's tasks
+// are added, and the sum must neither overflow nor decrease.
+const (
+	maxCount = 1 << 30
+	maxBytes = 1 << 50
+)
+
+// within returns n, but at least 0 and at most most.
+func within[T int | int64](n, most T) T { return min(max(n, 0), most) }
 
 // withoutControls removes control characters, which take six bytes each in JSON.
 func withoutControls(s string) string {

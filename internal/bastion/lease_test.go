@@ -2,6 +2,7 @@ package bastion
 
 import (
 	"encoding/json"
+	"math"
 	"reflect"
 	"slices"
 	"strings"
@@ -37,6 +38,8 @@ func TestHostileReportCannotSpoilTheRecord(t *testing.T) {
 		"the year 10000":               {func(r *Report) { r.LastUsedAt = time.Date(9999, 12, 31, 23, 59, 0, 0, west) }, func(r *Report) { r.LastUsedAt = time.Time{} }},
 		"a start before the year 1":    {func(r *Report) { r.Receipt.StartedAt = time.Date(1, 1, 1, 0, 0, 0, 0, east) }, func(r *Report) { r.Receipt.StartedAt = time.Time{} }},
 		"an end in the year 10000":     {func(r *Report) { r.Receipt.EndedAt = time.Date(9999, 12, 31, 23, 59, 0, 0, west) }, func(r *Report) { r.Receipt.EndedAt = time.Time{} }},
+		"counts below zero":            {func(r *Report) { r.Receipt.Connections, r.Receipt.Destinations[0].BytesIn = -1, -1 }, func(r *Report) { r.Receipt.Connections, r.Receipt.Destinations[0].BytesIn = 0, 0 }},
+		"counts that could overflow":   {func(r *Report) { r.Receipt.Forwards, r.Receipt.BytesOut = math.MaxInt, math.MaxInt64 }, func(r *Report) { r.Receipt.Forwards, r.Receipt.BytesOut = maxCount, maxBytes }},
 		"one destination too many":     {func(r *Report) { r.Receipt.Destinations = append(r.Receipt.Destinations, Destination{Name: "y"}) }, func(*Report) {}},
 		"a name that is too long":      {name(strings.Repeat("x", MaxDestinationName+1)), name(strings.Repeat("x", MaxDestinationName))},
 		"a name that ends in a rune":   {name(strings.Repeat("x", MaxDestinationName-1) + "é"), name(strings.Repeat("x", MaxDestinationName-1))},
@@ -45,6 +48,7 @@ func TestHostileReportCannotSpoilTheRecord(t *testing.T) {
 	} {
 		hostile, want := valid, valid
 		hostile.Receipt.Destinations = slices.Clone(valid.Receipt.Destinations)
+		want.Receipt.Destinations = slices.Clone(valid.Receipt.Destinations)
 		c.change(&hostile)
 		c.want(&want)
 		if got := hostile.Bounded(); !reflect.DeepEqual(got, want) {
