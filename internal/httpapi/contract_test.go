@@ -112,7 +112,7 @@ func documentedResponses(doc *openapi3.T) map[string]bool {
 // documentedResponses.
 func (x exchange) play(t *testing.T, router routers.Router) string {
 	t.Helper()
-	r := newRig()
+	r := newFixture()
 	r.options.Targets = []httpapi.Target{privateHost}
 	r.rec, r.records, r.created, r.err = x.record, []bastion.Record{x.record}, x.created, x.err
 	if x.identify != nil {
@@ -179,7 +179,7 @@ func TestExamplesOfTheContractAreAccepted(t *testing.T) {
 	if len(body) < 4 {
 		t.Fatalf("only %d examples", len(body))
 	}
-	r := newRig()
+	r := newFixture()
 	r.rec, r.created = starting(), true
 	if w := r.sendReader("POST", "/bastions", bytes.NewReader(mustJSON(t, body))); w.Code != 201 {
 		t.Errorf("%d: %s", w.Code, w.Body)

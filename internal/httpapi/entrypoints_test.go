@@ -32,7 +32,7 @@ func requestOf(method, path, body string) events.APIGatewayV2HTTPRequest {
 	}
 }
 
-func (r *rig) handle(t *testing.T, owners httpapi.Owners, event events.APIGatewayV2HTTPRequest) events.APIGatewayV2HTTPResponse {
+func (r *fixture) handle(t *testing.T, owners httpapi.Owners, event events.APIGatewayV2HTTPRequest) events.APIGatewayV2HTTPResponse {
 	t.Helper()
 	response, err := httpapi.NewGateway(r.options, owners).Handle(t.Context(), event)
 	if err != nil {
@@ -42,7 +42,7 @@ func (r *rig) handle(t *testing.T, owners httpapi.Owners, event events.APIGatewa
 }
 
 func TestEventIsServedAsARequest(t *testing.T) {
-	r := newRig()
+	r := newFixture()
 	r.rec, r.created = starting(), true
 	event := requestOf("POST", "/bastions", base64.StdEncoding.EncodeToString([]byte(`{"public_key":"`+string(userKey)+`","reason":"ünïcode"}`)))
 	event.IsBase64Encoded = true
@@ -74,7 +74,7 @@ func TestEventIsServedAsARequest(t *testing.T) {
 }
 
 func TestEventHeadersAreRequestHeaders(t *testing.T) {
-	r := newRig()
+	r := newFixture()
 	r.rec = ready()
 	event := requestOf("GET", "/bastions/"+someID, "")
 	event.Headers["accept"] = "text/plain"
@@ -92,7 +92,7 @@ func TestEventReachesEveryOperation(t *testing.T) {
 		{"DELETE", "/bastions", "CloseAll"},
 		{"DELETE", "/bastions/" + someID, "Close"},
 	} {
-		r := newRig()
+		r := newFixture()
 		r.rec = ready()
 		body := map[string]string{"PATCH": `{"ttl":"30m"}`}[test.method]
 		if r.handle(t, byIAM, requestOf(test.method, test.path, body)); !reflect.DeepEqual(r.calls, []string{test.call}) {
@@ -104,7 +104,7 @@ func TestEventReachesEveryOperation(t *testing.T) {
 func TestClientCannotChooseItsIdentity(t *testing.T) {
 	want := bastion.Caller{Owner: "iam:111122223333:" + aUser, Address: netip.MustParseAddr("203.0.113.7")}
 	for _, header := range []string{"x-forwarded-for", "forwarded", "x-real-ip", "authorization", "x-amzn-oidc-identity", "x-owner", "host", "x-http-method-override"} {
-		r := newRig()
+		r := newFixture()
 		event := requestOf("GET", "/bastions", "")
 		event.Headers[header] = "iam:111122223333:AIDASOMEBODYELSE1111, 198.51.100.1"
 		event.RawQueryString = "owner=local:bob&sourceIp=198.51.100.1"
@@ -117,7 +117,7 @@ func TestClientCannotChooseItsIdentity(t *testing.T) {
 	for _, body := range []string{
 		`{"owner":"local:bob"}`, `{"caller":{"Owner":"local:bob"}}`, `{"requestContext":{"authorizer":{"iam":{}}}}`, `{"admin":"true"}`,
 	} {
-		r := newRig()
+		r := newFixture()
 		if response := r.handle(t, byIAM, requestOf("POST", "/bastions", body)); response.StatusCode != 400 || len(r.calls) != 0 {
 			t.Errorf("%s: %d, %v", body, response.StatusCode, r.calls)
 		}
@@ -135,7 +135,7 @@ func TestUnknownCallerIsRefused(t *testing.T) {
 		"no caller, with tokens": {byJWT, nil, 401, "Bearer"},
 		"the root":               {byIAM, raw("arn:aws:iam::111122223333:root", account), 403, ""},
 	} {
-		r := newRig()
+		r := newFixture()
 		event := requestOf("GET", "/bastions", "")
 		event.RequestContext.Authorizer = test.who
 		response := r.handle(t, test.owners, event)
@@ -171,7 +171,7 @@ func TestOtherEventsAreRefused(t *testing.T) {
 		if payload == string(right) {
 			t.Fatalf("%s: the event is the right one", name)
 		}
-		r := newRig()
+		r := newFixture()
 		var event events.APIGatewayV2HTTPRequest
 		if err := json.Unmarshal([]byte(payload), &event); err != nil {
 			t.Fatalf("%s: %v", name, err)
@@ -199,7 +199,7 @@ func TestEventPathsAreNotCleaned(t *testing.T) {
 		{"http://elsewhere.example/bastions", 404},
 		{"/bastions/ü%zz", 404},
 	} {
-		r := newRig()
+		r := newFixture()
 		r.rec = ready()
 		response := r.handle(t, byIAM, requestOf("GET", test.path, ""))
 		if response.StatusCode != test.want || response.Headers["Content-Type"] == "" {
@@ -209,7 +209,7 @@ func TestEventPathsAreNotCleaned(t *testing.T) {
 }
 
 func TestLargeEventBodyIsRefused(t *testing.T) {
-	r := newRig()
+	r := newFixture()
 	if response := r.handle(t, byIAM, requestOf("POST", "/bastions", strings.Repeat("x", 64<<10+1))); response.StatusCode != 413 || len(r.calls) != 0 {
 		t.Errorf("%d, %v", response.StatusCode, r.calls)
 	}
@@ -229,7 +229,7 @@ func (s slow) Get(ctx context.Context, _ bastion.Caller, _ string, _ time.Durati
 // Lambda ends a function at its deadline without a response.
 func TestResponseComesBeforeTheDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig()
+		r := newFixture()
 		r.options.Service = slow{rec: starting()}
 		ctx, cancel := context.WithTimeout(t.Context(), 28*time.Second)
 		defer cancel()
@@ -250,7 +250,7 @@ func TestFunctionsServeTheirOwnMethods(t *testing.T) {
 	}
 	for _, methods := range [][]string{{"POST"}, {"GET", "HEAD"}, {"PATCH"}, {"DELETE"}, {}} {
 		for _, op := range all {
-			r := newRig()
+			r := newFixture()
 			r.rec = ready()
 			r.options.Methods = methods
 			body := map[string]string{"PATCH": `{"ttl":"30m"}`}[op.method]
@@ -263,7 +263,7 @@ func TestFunctionsServeTheirOwnMethods(t *testing.T) {
 				t.Errorf("a function for %v: %s %s returns %d after %v", methods, op.method, op.path, response.StatusCode, r.calls)
 			}
 		}
-		r := newRig()
+		r := newFixture()
 		r.options.Methods = methods
 		if response := r.handle(t, byIAM, requestOf("PUT", "/bastions", "")); response.StatusCode != 405 {
 			t.Errorf("a function for %v: PUT returns %d", methods, response.StatusCode)
@@ -272,7 +272,7 @@ func TestFunctionsServeTheirOwnMethods(t *testing.T) {
 }
 
 func TestDrainingRefusesToCreate(t *testing.T) {
-	r := newRig()
+	r := newFixture()
 	r.options.Draining = true
 	if response := r.handle(t, byIAM, requestOf("POST", "/bastions", "")); response.StatusCode != 503 || !strings.Contains(response.Body, `"draining"`) || len(r.calls) > 0 {
 		t.Errorf("POST returns %d %s after %v", response.StatusCode, response.Body, r.calls)

@@ -77,16 +77,16 @@ func (f *fake) CloseAll(_ context.Context, caller bastion.Caller, wait time.Dura
 	return f.records, f.err
 }
 
-// rig is the API over a fake, called without a network.
-type rig struct {
+// fixture is the API over a fake, called without a network.
+type fixture struct {
 	*fake
 	options httpapi.Options
 	log     *bytes.Buffer
 }
 
-func newRig() *rig {
+func newFixture() *fixture {
 	f, log := &fake{}, &bytes.Buffer{}
-	return &rig{fake: f, log: log, options: httpapi.Options{
+	return &fixture{fake: f, log: log, options: httpapi.Options{
 		Service: f,
 		Log:     slog.New(slog.NewJSONHandler(log, nil)),
 		Now:     func() time.Time { return noon.Add(time.Minute) },
@@ -97,11 +97,11 @@ func newRig() *rig {
 }
 
 // send makes a request; headers are pairs of name and value.
-func (r *rig) send(method, path, body string, headers ...string) *httptest.ResponseRecorder {
+func (r *fixture) send(method, path, body string, headers ...string) *httptest.ResponseRecorder {
 	return r.sendReader(method, path, strings.NewReader(body), headers...)
 }
 
-func (r *rig) sendReader(method, path string, body io.Reader, headers ...string) *httptest.ResponseRecorder {
+func (r *fixture) sendReader(method, path string, body io.Reader, headers ...string) *httptest.ResponseRecorder {
 	req := httptest.NewRequest(method, path, body)
 	for i := 0; i < len(headers); i += 2 {
 		req.Header.Add(headers[i], headers[i+1])

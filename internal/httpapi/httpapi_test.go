@@ -35,7 +35,7 @@ func TestOperationsCallTheService(t *testing.T) {
 		"close all, all gone": {"DELETE", "/bastions", "", closed(), false, "CloseAll", 200},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := newRig()
+			r := newFixture()
 			r.rec, r.records, r.created = test.rec, []bastion.Record{test.rec}, test.created
 			w := r.send(test.method, test.path, test.body)
 			if w.Code != test.status || !slices.Equal(r.calls, []string{test.call}) {
@@ -64,7 +64,7 @@ func TestOperationsCallTheService(t *testing.T) {
 
 func TestHeadIsGetWithoutABody(t *testing.T) {
 	for _, path := range []string{"/bastions", "/bastions/" + someID} {
-		r := newRig()
+		r := newFixture()
 		r.rec, r.records = ready(), []bastion.Record{ready()}
 		get, head := r.send("GET", path, "", "Accept", "text/plain"), r.send("HEAD", path, "", "Accept", "text/plain")
 		if head.Code != 200 || head.Body.Len() > 0 || !reflect.DeepEqual(head.Header(), get.Header()) || len(r.calls) != 2 || r.calls[0] != r.calls[1] {
@@ -74,7 +74,7 @@ func TestHeadIsGetWithoutABody(t *testing.T) {
 }
 
 func TestTwoAuthorizationHeadersAreRefused(t *testing.T) {
-	r := newRig()
+	r := newFixture()
 	w := r.send("GET", "/bastions", "", "Authorization", "Basic YWxpY2U6", "Authorization", "Basic Ym9iOg==")
 	if p := readProblem(t, w); w.Code != 400 || p.Code != "authorization_invalid" || len(r.calls) > 0 {
 		t.Errorf("%d %s after %v", w.Code, p.Code, r.calls)
@@ -82,7 +82,7 @@ func TestTwoAuthorizationHeadersAreRefused(t *testing.T) {
 }
 
 func TestExtendPassesTheTTL(t *testing.T) {
-	r := newRig()
+	r := newFixture()
 	r.rec = ready()
 	if w := r.send("PATCH", "/bastions/"+someID, ` {"ttl":"1h30m"} `); w.Code != 200 || r.ttl != 90*time.Minute {
 		t.Fatalf("%d, ttl %s: %s", w.Code, r.ttl, w.Body)
@@ -90,7 +90,7 @@ func TestExtendPassesTheTTL(t *testing.T) {
 }
 
 func TestCloseAllWithoutBastions(t *testing.T) {
-	r := newRig()
+	r := newFixture()
 	w := r.send("DELETE", "/bastions", "")
 	if w.Code != 200 || strings.Join(strings.Fields(w.Body.String()), "") != `{"bastions":[]}` {
 		t.Errorf("%d: %s", w.Code, w.Body)
@@ -124,7 +124,7 @@ func TestCreateBodies(t *testing.T) {
 		"two days":           {`{"ttl":"2d"}`, bastion.CreateRequest{TTL: &days}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := newRig()
+			r := newFixture()
 			r.rec, r.created = starting(), true
 			// curl sends this content type with every body; it must be ignored.
 			w := r.send("POST", "/bastions", test.body, "Content-Type", "application/x-www-form-urlencoded")
@@ -156,7 +156,7 @@ func TestIdentityComesFirst(t *testing.T) {
 		"no owner":            {bastion.Caller{}, nil, 401, "unauthenticated"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := newRig()
+			r := newFixture()
 			r.options.Challenge = `Basic realm="bastion"`
 			r.options.Identify = func(*http.Request) (bastion.Caller, error) { return test.caller, test.err }
 			body := &watchedReader{}
@@ -182,7 +182,7 @@ func TestIdentityComesFirst(t *testing.T) {
 // name of an interface of this machine.
 func TestCallerAddressIsUnmapped(t *testing.T) {
 	for from, want := range map[string]string{"::ffff:203.0.113.7": "203.0.113.7", "fe80::7%eth0": "fe80::7"} {
-		r := newRig()
+		r := newFixture()
 		r.options.Identify = func(*http.Request) (bastion.Caller, error) {
 			return bastion.Caller{Owner: "local:alice", Address: netip.MustParseAddr(from)}, nil
 		}

@@ -39,7 +39,7 @@ func TestPreferWait(t *testing.T) {
 		"malformed list":         {[]string{",;,=,wait=7"}, 7 * time.Second, "wait=7"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := newRig()
+			r := newFixture()
 			r.rec = ready()
 			var headers []string
 			for _, value := range test.headers {
@@ -56,7 +56,7 @@ func TestPreferWait(t *testing.T) {
 }
 
 func TestMaxWait(t *testing.T) {
-	r := newRig()
+	r := newFixture()
 	r.options.MaxWait = 90*time.Second + 500*time.Millisecond
 	w := r.send("GET", "/bastions", "", "Prefer", "wait=600")
 	if got := w.Header().Get("Preference-Applied"); got != "wait=90" || r.wait != 90*time.Second {
@@ -96,7 +96,7 @@ func TestAccept(t *testing.T) {
 		"nonsense":                                    "",
 	} {
 		t.Run(accept, func(t *testing.T) {
-			r := newRig()
+			r := newFixture()
 			r.rec, r.created = starting(), true
 			w := r.send("POST", "/bastions", "", "Accept", accept)
 			if want != "" {
@@ -113,7 +113,7 @@ func TestAccept(t *testing.T) {
 }
 
 func TestErrorIsAProblemWhateverAcceptSays(t *testing.T) {
-	r := newRig()
+	r := newFixture()
 	r.err = bastion.Errorf(bastion.CodeNotFound, "There is no such bastion.")
 	w := r.send("GET", "/bastions/"+someID, "", "Accept", "text/plain", "Prefer", "wait=5")
 	if p := readProblem(t, w); w.Code != 404 || p.Code != "not_found" {

@@ -39,7 +39,7 @@ func TestServiceErrorBecomesAProblem(t *testing.T) {
 		"for people, cancelled": {&bastion.Error{Code: bastion.CodeNotFound, Message: "None.", Cause: context.Canceled}, 404, "not_found", "INFO", false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := newRig()
+			r := newFixture()
 			r.err = test.err
 			w := r.send("PATCH", "/bastions/"+someID, `{"ttl":"1h"}`)
 			p := readProblem(t, w)
@@ -61,7 +61,7 @@ func TestServiceErrorBecomesAProblem(t *testing.T) {
 }
 
 func TestPanicIsAnInternalError(t *testing.T) {
-	r := newRig()
+	r := newFixture()
 	r.crash = true
 	w := r.send("GET", "/bastions", "")
 	if p := readProblem(t, w); w.Code != 500 || p.Code != "internal" || !strings.Contains(p.Detail, "request-1") {
@@ -73,7 +73,7 @@ func TestPanicIsAnInternalError(t *testing.T) {
 }
 
 func TestAccessLogFields(t *testing.T) {
-	r := newRig()
+	r := newFixture()
 	r.rec = ready()
 	r.send("GET", "/bastions/"+someID+"?token=secret", "", "Authorization", "Basic secret", "Cookie", "secret")
 	line := onlyLogLine(t, r)
@@ -102,7 +102,7 @@ func TestPrivateKeyIsNeverLogged(t *testing.T) {
 		"as a source": strings.Replace(toJSON(key), "public_key", "source", 1),
 		"after a key": string(userKey) + "\n" + key,
 	} {
-		r := newRig()
+		r := newFixture()
 		w := r.send("POST", "/bastions", body)
 		response := w.Body.String()
 		if p := readProblem(t, w); p.Code != "private_key" {
@@ -115,7 +115,7 @@ func TestPrivateKeyIsNeverLogged(t *testing.T) {
 	}
 }
 
-func onlyLogLine(t *testing.T, r *rig) map[string]any {
+func onlyLogLine(t *testing.T, r *fixture) map[string]any {
 	t.Helper()
 	lines := strings.Split(strings.TrimSpace(r.log.String()), "\n")
 	var line map[string]any

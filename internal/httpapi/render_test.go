@@ -51,7 +51,7 @@ func TestGoldenResponses(t *testing.T) {
 		"list-empty":        {nil, []httpapi.Target{privateHost}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := newRig()
+			r := newFixture()
 			r.options.Targets = test.targets
 			path := "/bastions"
 			if r.records = test.records; !strings.HasPrefix(name, "list") {
@@ -112,7 +112,7 @@ func TestOnlyKnownFieldsAreInTheDocument(t *testing.T) {
 		"failed":              {failed(), []string{"reason", "ended", "failure"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := newRig()
+			r := newFixture()
 			r.rec = test.rec
 			got := slices.Sorted(maps.Keys(get(t, r)))
 			want := slices.Sorted(slices.Values(append(test.want, always...)))
@@ -123,7 +123,7 @@ func TestOnlyKnownFieldsAreInTheDocument(t *testing.T) {
 	}
 }
 
-func get(t *testing.T, r *rig) map[string]any {
+func get(t *testing.T, r *fixture) map[string]any {
 	t.Helper()
 	var doc map[string]any
 	if err := json.Unmarshal(r.send("GET", "/bastions/"+someID, "").Body.Bytes(), &doc); err != nil {
@@ -142,7 +142,7 @@ func TestInvalidHostKeyIsLeftOut(t *testing.T) {
 		"restrict " + hostKey,
 		hostKey + "\n" + userKey,
 	} {
-		r := newRig()
+		r := newFixture()
 		r.rec = ready()
 		r.rec.Attempt.HostKey = reported
 		response := r.send("GET", "/bastions/"+someID, "").Body.String() + r.send("GET", "/bastions/"+someID, "", "Accept", "text/plain").Body.String()
@@ -160,7 +160,7 @@ func TestTextCannotLeaveItsComment(t *testing.T) {
 		rec := failed()
 		rec.Owner, rec.Intent.Reason = "jwt:https://issuer#"+evil, evil
 		rec.End.Failure = bastion.Failure{Code: "odd", Message: evil}
-		r := newRig()
+		r := newFixture()
 		r.rec = rec
 		text := r.send("GET", "/bastions/"+someID, "", "Accept", "text/plain").Body.String()
 		lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")

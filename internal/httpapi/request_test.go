@@ -135,7 +135,7 @@ func TestBadRequestIsRefusedBeforeTheService(t *testing.T) {
 		"id of dots":                {"PATCH", "/bastions/..", `{"ttl":"1h"}`, 404, "not_found"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := newRig()
+			r := newFixture()
 			w := r.send(test.method, test.path, test.body)
 			p := readProblem(t, w)
 			if w.Code != test.status || p.Code != test.code {
@@ -160,7 +160,7 @@ func TestUnknownMethodIsRefused(t *testing.T) {
 			if strings.Contains(allow, method) {
 				continue
 			}
-			r := newRig()
+			r := newFixture()
 			w := r.send(method, path, "")
 			p := readProblem(t, w)
 			if w.Code != 405 || p.Code != "method_not_allowed" || w.Header().Get("Allow") != allow || len(r.calls) > 0 {
@@ -171,7 +171,7 @@ func TestUnknownMethodIsRefused(t *testing.T) {
 }
 
 func TestBodyAtTheLimitIsAccepted(t *testing.T) {
-	r := newRig()
+	r := newFixture()
 	r.rec = ready()
 	body := string(userKey) + strings.Repeat(" ", 64<<10-len(userKey))
 	if w := r.send("POST", "/bastions", body); w.Code != 200 || r.create.Key != userKey {
@@ -180,7 +180,7 @@ func TestBodyAtTheLimitIsAccepted(t *testing.T) {
 }
 
 func TestIncompleteBodyIsRefused(t *testing.T) {
-	r := newRig()
+	r := newFixture()
 	w := r.sendReader("POST", "/bastions", io.MultiReader(strings.NewReader(string(userKey)), brokenReader{}))
 	if p := readProblem(t, w); w.Code != 400 || p.Code != "body_incomplete" || len(r.calls) > 0 {
 		t.Errorf("%d %s after %v", w.Code, p.Code, r.calls)
@@ -198,7 +198,7 @@ func (brokenReader) Read([]byte) (int, error) { return 0, errBroken }
 
 // net/http sets a body on every request; other callers may leave it nil.
 func TestRequestWithoutABody(t *testing.T) {
-	r := newRig()
+	r := newFixture()
 	r.rec, r.created = starting(), true
 	req, err := http.NewRequest("POST", "/bastions", nil)
 	if err != nil {
@@ -219,7 +219,7 @@ func TestFirstMalformedFieldIsReported(t *testing.T) {
 		`{"name": "", "source": "x"}`:                                "source_invalid",
 		`{"name": "", "nmae": "x"}`:                                  "unknown_field",
 	} {
-		r := newRig()
+		r := newFixture()
 		if p := readProblem(t, r.send("POST", "/bastions", body)); p.Code != want {
 			t.Errorf("%s: %s", body, p.Code)
 		}
@@ -235,7 +235,7 @@ func TestProblemsNameWhatIsWrong(t *testing.T) {
 		`{"` + strings.Repeat("é", 100) + `": "x"}`: `"` + strings.Repeat("é", 40) + `…"`,
 		"{\"\\u001b[2J\": \"x\"}":                   `"\x1b[2J"`,
 	} {
-		r := newRig()
+		r := newFixture()
 		if p := readProblem(t, r.send("POST", "/bastions", body)); !strings.Contains(p.Detail, want) {
 			t.Errorf("%s: no %s in: %s", body, want, p.Detail)
 		}
@@ -249,7 +249,7 @@ func FuzzCreate(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, body string) {
-		r := newRig()
+		r := newFixture()
 		r.rec, r.created = starting(), true
 		w := r.send("POST", "/bastions", body)
 		if w.Code == 201 {

@@ -77,9 +77,9 @@ func TestSSHUnderstandsTheConfiguration(t *testing.T) {
 }
 
 // local is the API in front of a real SSH server on loopback.
-func local(t *testing.T) *rig {
+func local(t *testing.T) *fixture {
 	t.Helper()
-	r := newRig()
+	r := newFixture()
 	r.options.Targets = []httpapi.Target{privateHost}
 	source := netip.MustParsePrefix("127.0.0.1/32")
 	r.rec = ready()
@@ -95,7 +95,7 @@ func identity(t *testing.T) string {
 }
 
 // saved writes the text response to a file, with lines appended.
-func saved(t *testing.T, r *rig, appended string) string {
+func saved(t *testing.T, r *fixture, appended string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "bastion-default.conf")
 	text := r.send("GET", "/bastions/"+someID, "", "Accept", "text/plain").Body.String()
@@ -139,9 +139,9 @@ func TestConsoleCommandOpensTheConsole(t *testing.T) {
 // The client refuses a bastion or a private host with another host key than the
 // one in the response.
 func TestSSHRefusesAnotherHostKey(t *testing.T) {
-	for name, lie := range map[string]func(*rig){
-		"the bastion": func(r *rig) { r.rec.Attempt.HostKey = keyOf(9) },
-		"the target": func(r *rig) {
+	for name, lie := range map[string]func(*fixture){
+		"the bastion": func(r *fixture) { r.rec.Attempt.HostKey = keyOf(9) },
+		"the target": func(r *fixture) {
 			r.options.Targets = []httpapi.Target{{Name: privateHost.Name, User: privateHost.User, HostKey: keyOf(9)}}
 		},
 	} {

@@ -16,7 +16,7 @@ import (
 type step map[string]any
 
 // attack returns the updates of a task, in order.
-type attack func(w *neighbours) []step
+type attack func(w *twoBastions) []step
 
 // mark is in every text that a person must not be shown.
 const mark = "ProxyCommand"
@@ -52,7 +52,7 @@ func report(changed fields) step {
 
 // each is a step for each value of one field of the report.
 func each(field string, values ...any) attack {
-	return func(*neighbours) (steps []step) {
+	return func(*twoBastions) (steps []step) {
 		for _, value := range values {
 			steps = append(steps, report(fields{field: value}))
 		}
@@ -62,7 +62,7 @@ func each(field string, values ...any) attack {
 
 // naming are all fields by which something could mistake the other bastion for the
 // task's own.
-func naming(w *neighbours) fields {
+func naming(w *twoBastions) fields {
 	other := w.honest
 	return fields{
 		"bastion": other.id, "bastion_id": other.id, "id": other.id, "BastionID": other.id,
@@ -73,7 +73,7 @@ func naming(w *neighbours) fields {
 }
 
 // about is an object that names the other bastion in all of these ways.
-func about(w *neighbours, changed fields) any {
+func about(w *twoBastions, changed fields) any {
 	all := naming(w)
 	for name, value := range changed {
 		all[name] = value
@@ -85,10 +85,10 @@ const room = 390_000 // nearly all that an item can hold
 
 // attacks are within the task role.
 var attacks = map[string]attack{
-	"the other's id": func(w *neighbours) []step {
+	"the other's id": func(w *twoBastions) []step {
 		return []step{report(naming(w)), {"report": s(w.honest.id)}, {"report": l(s(w.honest.id))}, {"by": s(w.honest.id)}}
 	},
-	"the other's task as the writer": func(w *neighbours) []step {
+	"the other's task as the writer": func(w *twoBastions) []step {
 		return []step{{"in_hand": s(w.honest.leaseKey()), "by": s("control")}, {"in_hand": document(naming(w)), "by": document(naming(w))}}
 	},
 	"the other's host key":       each("host_key", keyOfHonest),
@@ -104,22 +104,22 @@ var attacks = map[string]attack{
 	"invalid and extreme times":  each("last_used_at", "tomorrow\n"+mark, "0000-00-00T00:00:00Z", "0000-01-01T00:00:00+23:59", "9999-12-31T23:59:59.999999999Z", "9999-12-31T23:59:59-23:59", 5),
 	"extreme times in a receipt": each("receipt", fields{"started_at": "9999-12-31T23:59:59Z", "ended_at": "9999-12-31T23:59:59-23:59"}, fields{"started_at": "0000-01-01T00:00:00+23:59"}),
 	"an ending for the other":    endings,
-	"its own end": func(*neighbours) []step {
+	"its own end": func(*twoBastions) []step {
 		return []step{report(fields{"ending": fields{"reason": "idle", "generation": 1}}), {"ending": s("idle/1")}}
 	},
-	"an ending of any form": func(w *neighbours) []step {
+	"an ending of any form": func(w *twoBastions) []step {
 		return []step{{"ending": s(w.honest.leaseKey())}, {"ending": s("idle/9")}, {"ending": n(1)}, {"ending": m(fields{"reason": s("idle")})}, {"ending": document(naming(w))}, {"ending": map[string]any{"NULL": true}}}
 	},
 	"requests for the other":    requests,
 	"a request to close itself": each("console_request", fields{"number": 1, "verb": "close"}),
-	"a report of any form": func(*neighbours) []step {
+	"a report of any form": func(*twoBastions) []step {
 		return []step{{"report": n(1)}, {"report": m(fields{"host_key": s(mark)})}, {"report": s("{")}, {"report": s("null")}, {"report": s(`"` + mark + `"`)}, {"report": s(strings.Repeat("[", 100_000))}, {"report": s(`{"host_key":"` + mark)}}
 	},
-	"all the room there is": func(*neighbours) []step {
+	"all the room there is": func(*twoBastions) []step {
 		full, half := s(strings.Repeat("A", room)), s(strings.Repeat("A", room/2))
 		return []step{{"report": full}, {"report": s("{}"), "by": full}, {"by": nil, "in_hand": full}, {"in_hand": nil, "ending": full}, {"ending": half, "report": half}}
 	},
-	"nothing at all": func(*neighbours) []step { return []step{{"report": nil, "by": nil, "in_hand": nil, "ending": nil}} },
+	"nothing at all": func(*twoBastions) []step { return []step{{"report": nil, "by": nil, "in_hand": nil, "ending": nil}} },
 }
 
 // injected are host keys with which a line of ssh_config, of known_hosts or of a
@@ -135,7 +135,7 @@ func injected() (all []any) {
 }
 
 // address names another place to connect to, for itself and for the other.
-func address(w *neighbours) []step {
+func address(w *twoBastions) []step {
 	return []step{report(fields{
 		"host": mark + ".example", "port": 22, "address": "203.0.113.66", "endpoints": []string{"203.0.113.66:22"},
 		"endpoint": "203.0.113.66:22", "source": "0.0.0.0/0", "user": mark, "known_hosts": mark, "ssh_config": "Host *\n" + mark,
@@ -149,17 +149,17 @@ func counts(small, large int64) attack {
 		"connections": small, "forwards": large, "refusals": small, "unnamed": large, "bytes_in": large, "bytes_out": small,
 		"destinations": []any{fields{"name": "a:1", "forwards": large, "bytes_in": small, "bytes_out": large}},
 	}
-	return func(*neighbours) []step {
+	return func(*twoBastions) []step {
 		return []step{report(fields{"connections": small}), report(fields{"connections": large, "receipt": receipt})}
 	}
 }
 
-func receiptOfTheOther(w *neighbours) []step {
+func receiptOfTheOther(w *twoBastions) []step {
 	receipt := about(w, fields{"started_at": "2020-01-01T00:00:00Z", "connections": 7})
 	return []step{report(fields{"receipt": receipt}), report(fields{"receipt": receipt, "ending": about(w, fields{"reason": "idle", "generation": 1})})}
 }
 
-func hugeReceipt(*neighbours) []step {
+func hugeReceipt(*twoBastions) []step {
 	destinations := func(count int, name string) any {
 		var all []any
 		for i := range count {
@@ -177,7 +177,7 @@ func hugeReceipt(*neighbours) []step {
 	}
 }
 
-func endings(w *neighbours) (steps []step) {
+func endings(w *twoBastions) (steps []step) {
 	for _, reason := range []string{"idle", "deadline", "closed", "failed", "task", "console", "", mark + "\n" + mark, strings.Repeat("x", 100_000)} {
 		for _, generation := range []any{0, 2} {
 			steps = append(steps, report(fields{"ending": about(w, fields{"reason": reason, "generation": generation})}))
@@ -189,7 +189,7 @@ func endings(w *neighbours) (steps []step) {
 	return append(steps, report(fields{"ending": "idle"}))
 }
 
-func requests(w *neighbours) (steps []step) {
+func requests(w *twoBastions) (steps []step) {
 	number := 0
 	request := func(verb string, ttl any) {
 		number++
@@ -211,41 +211,41 @@ func requests(w *neighbours) (steps []step) {
 
 // trespasses are beyond the task role.
 var trespasses = map[string]attack{
-	"the other's id": func(w *neighbours) []step {
+	"the other's id": func(w *twoBastions) []step {
 		return []step{{"bastion": s(w.honest.id)}, attributes(w), {"bastion": s("")}, {"bastion": n(1)}, {"bastion": nil}}
 	},
-	"the other's lease": func(w *neighbours) []step {
+	"the other's lease": func(w *twoBastions) []step {
 		lease := document(fields{"bastion_id": w.honest.id, "owner": "iam:111122223333:" + w.honest.user, "name": "default", "generation": 1,
 			"open": true, "source": "0.0.0.0/0", "keys": []string{keyOfHonest}, "allowed_destinations": []string{"0.0.0.0/0"}})
 		return []step{{"lease": lease}, {"lease": lease, "bastion": s(w.honest.id), "by": s("control")}}
 	},
-	"a lease that cannot be read": func(*neighbours) []step {
+	"a lease that cannot be read": func(*twoBastions) []step {
 		return []step{
 			{"lease": s("x")}, {"lease": l()}, {"lease": n(1)}, {"lease": nil}, {"lease": m(fields{"open": s("x")})}, {"lease": s("null")},
 			{"lease": document(fields{"source": "x"})}, {"lease": document(fields{"deadline": "x"})}, {"lease": document(fields{"allowed_destinations": []string{"*"}})},
 			{"lease": document(fields{"generation": "x"})}, {"lease": document(fields{"open": "x", "keys": 1})},
 		}
 	},
-	"a generation that none follows": func(*neighbours) []step {
+	"a generation that none follows": func(*twoBastions) []step {
 		return []step{
 			{"generation": n("1e100")}, {"generation": n(math.MaxInt64), "lease": document(fields{"generation": int64(math.MaxInt64)})},
 			{"generation": s("x")}, {"generation": nil}, {"generation": n(-1), "written": n(1)},
 		}
 	},
-	"a tombstone": func(*neighbours) []step {
+	"a tombstone": func(*twoBastions) []step {
 		return []step{{"ended": s("x")}, {"ended": l()}, {"ended": map[string]any{"BOOL": true}}, {"ended": map[string]any{"BOOL": false}}, {"ended": nil}}
 	},
-	"no tombstone": func(w *neighbours) []step {
+	"no tombstone": func(w *twoBastions) []step {
 		return []step{{"ended": nil, "expires_at": nil, "bastion": s(w.honest.id), "lease": document(fields{"generation": 1}), "report": s("{}")}}
 	},
-	"an item without attributes": func(*neighbours) []step {
+	"an item without attributes": func(*twoBastions) []step {
 		return []step{{"expires_at": n(1)}, {"expires_at": s("x")}, {"lease": nil, "report": nil, "bastion": nil, "generation": nil, "by": nil, "in_hand": nil, "ending": nil, "written": nil}}
 	},
-	"all the room there is": func(*neighbours) []step { return []step{{"filler": s(strings.Repeat("A", room))}} },
+	"all the room there is": func(*twoBastions) []step { return []step{{"filler": s(strings.Repeat("A", room))}} },
 }
 
 // attributes are all of the names as attributes of the item itself.
-func attributes(w *neighbours) step {
+func attributes(w *twoBastions) step {
 	item := step{}
 	for name, value := range naming(w) {
 		if text, ok := value.(string); ok {

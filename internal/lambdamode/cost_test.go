@@ -73,8 +73,8 @@ func costOf(t *testing.T, live, due int) *meter {
 	if err := reaper.Handle(ctx, Schedule{Do: "reap"}); err != nil {
 		t.Fatal(err)
 	}
-	if said := log.String(); said != "" {
-		t.Errorf("the reaper says %s", said)
+	if logged := log.String(); logged != "" {
+		t.Errorf("the reaper says %s", logged)
 	}
 	if stopped := m.of("StopTask"); stopped != due {
 		t.Errorf("%d tasks were stopped, not %d", stopped, due)

@@ -235,8 +235,8 @@ func (r *region) person(n int) {
 		r.t.Errorf("person %d: close: %v", n, err)
 	}
 	for _, p := range []*process{create, describe, destroy} {
-		if said := p.said.String(); strings.Contains(said, `"level"`) {
-			r.t.Errorf("person %d: %s says %s", n, p.name, said)
+		if logged := p.output.String(); strings.Contains(logged, `"level"`) {
+			r.t.Errorf("person %d: %s says %s", n, p.name, logged)
 		}
 	}
 }
@@ -272,7 +272,7 @@ func (r *region) judge(t *testing.T, processes ...*process) {
 		processes = append(processes, <-r.events)
 	}
 	for _, p := range processes {
-		for line := range strings.Lines(p.said.String()) {
+		for line := range strings.Lines(p.output.String()) {
 			if strings.Contains(line, `"level"`) && !strings.Contains(line, `"msg":"overdue"`) {
 				t.Errorf("%s says %s", p.name, line)
 			}

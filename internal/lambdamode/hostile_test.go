@@ -31,39 +31,39 @@ func TestHostileTaskAffectsOnlyItsOwnBastion(t *testing.T) {
 		t.Setenv(name, value)
 	}
 	for name, attack := range attacks {
-		t.Run(name, func(t *testing.T) { suffer(t, live(t, url), attack, true) })
+		t.Run(name, func(t *testing.T) { runAttack(t, newTwoBastions(t, url), attack, true) })
 	}
 	for name, attack := range trespasses {
-		t.Run("beyond its role: "+name, func(t *testing.T) { suffer(t, live(t, url), attack, false) })
+		t.Run("beyond its role: "+name, func(t *testing.T) { runAttack(t, newTwoBastions(t, url), attack, false) })
 	}
 }
 
-// suffer lets the hostile task write step by step, with events to the control plane
+// runAttack lets the hostile task write step by step, with events to the control plane
 // in between; then lets time pass; then closes the hostile bastion while the task
 // continues to write.
-func suffer(t *testing.T, w *neighbours, attack attack, inRole bool) {
-	before, answers := w.others(t), w.answers(t, w.honest)
+func runAttack(t *testing.T, w *twoBastions, attack attack, inRole bool) {
+	before, answers := w.others(t), w.responses(t, w.honest)
 	unchanged := func(when string) {
 		t.Helper()
 		if after := w.others(t); !reflect.DeepEqual(after, before) {
-			t.Fatalf("%s: the tables held\n%s\nand hold\n%s", when, said(before), said(after))
+			t.Fatalf("%s: the tables held\n%s\nand hold\n%s", when, indented(before), indented(after))
 		}
-		if after := w.answers(t, w.honest); !reflect.DeepEqual(after, answers) {
+		if after := w.responses(t, w.honest); !reflect.DeepEqual(after, answers) {
 			t.Fatalf("%s: the honest owner is answered\n%s\nwas answered\n%s", when, after, answers)
 		}
-		w.clean(t, w.hostile)
+		w.checkResponses(t, w.hostile)
 	}
 	steps := attack(w)
 	for i, step := range steps {
 		w.write(t, step, inRole)
-		w.tell(t)
+		w.deliverEvents(t)
 		unchanged(fmt.Sprint("step ", i))
 	}
 	// Long enough for the sweep to remove orphans.
 	record := w.fetch(t, w.honest)
 	for range 3 {
 		w.pass(w.app.Config.Bastion.Timing.SweepGrace / 2)
-		w.tell(t)
+		w.deliverEvents(t)
 	}
 	looked := w.fetch(t, w.honest)
 	looked.Version, looked.DueAt = record.Version, record.DueAt // only reads may have changed these
@@ -73,12 +73,12 @@ func suffer(t *testing.T, w *neighbours, attack attack, inRole bool) {
 	if key := w.honest.leaseKey(); !reflect.DeepEqual(w.others(t)[leaseOf(key)], before[leaseOf(key)]) {
 		t.Fatal("the other's lease has changed")
 	}
-	before, answers = w.others(t), w.answers(t, w.honest)
+	before, answers = w.others(t), w.responses(t, w.honest)
 	w.end(t, w.hostile)
 	unchanged("closed")
 	for i, step := range steps {
 		w.write(t, step, inRole)
-		w.tell(t)
+		w.deliverEvents(t)
 		unchanged(fmt.Sprint("step after the end ", i))
 	}
 	if rec := w.fetch(t, w.hostile); rec.FinishedAt.IsZero() {
@@ -92,7 +92,7 @@ func suffer(t *testing.T, w *neighbours, attack attack, inRole bool) {
 
 // write updates the hostile task's own item, as the task. Attributes without a value
 // are removed.
-func (w *neighbours) write(t *testing.T, step step, inRole bool) {
+func (w *twoBastions) write(t *testing.T, step step, inRole bool) {
 	t.Helper()
 	var sets, removes []string
 	names, values := map[string]string{}, map[string]any{}
@@ -122,9 +122,9 @@ func (w *neighbours) write(t *testing.T, step step, inRole bool) {
 	w.tables.call(t, dynamoTables+"UpdateItem", in, &struct{}{})
 }
 
-// tell sends all events of both leases to the control plane: in order, twice,
+// deliverEvents sends all events of both leases to the control plane: in order, twice,
 // backwards, one by one, and with malformed records; and runs the schedules.
-func (w *neighbours) tell(t *testing.T) {
+func (w *twoBastions) deliverEvents(t *testing.T) {
 	t.Helper()
 	all := w.tables.stream(t, w.leases)
 	if len(all) < 4 {
@@ -156,7 +156,7 @@ func (w *neighbours) tell(t *testing.T) {
 }
 
 // isHonest reports whether a record is about the honest task's item.
-func (w *neighbours) isHonest(batch []json.RawMessage, number string) bool {
+func (w *twoBastions) isHonest(batch []json.RawMessage, number string) bool {
 	return slices.ContainsFunc(batch, func(record json.RawMessage) bool {
 		var change leaseChange
 		return json.Unmarshal(record, &change) == nil && change.Change.SequenceNumber == number &&
@@ -166,7 +166,7 @@ func (w *neighbours) isHonest(batch []json.RawMessage, number string) bool {
 
 // malformed returns records that name the wrong bastion, and records that cannot be
 // decoded.
-func (w *neighbours) malformed(like json.RawMessage) []json.RawMessage {
+func (w *twoBastions) malformed(like json.RawMessage) []json.RawMessage {
 	var all []json.RawMessage
 	for _, key := range []string{w.hostile.leaseKey(), w.honest.leaseKey(), w.hostile.task, "AROAANOTHER:" + w.honest.task, ""} {
 		for _, id := range []string{w.honest.id, w.hostile.id, w.honest.id + "\n", "", strings.Repeat("x", 3000)} {
@@ -179,7 +179,7 @@ func (w *neighbours) malformed(like json.RawMessage) []json.RawMessage {
 }
 
 // end closes a bastion as its owner, and waits until nothing of it is left.
-func (w *neighbours) end(t *testing.T, n neighbour) {
+func (w *twoBastions) end(t *testing.T, n testBastion) {
 	t.Helper()
 	_, err := w.app.Service.Close(t.Context(), bastion.Caller{Owner: "iam:111122223333:" + n.user}, n.id, 0)
 	must(t, err)
@@ -205,7 +205,7 @@ func leaseOf(key string) string { return fmt.Sprintf(`leases {"S":%q}`, key) }
 
 // others returns every item of both tables, byte for byte, except the hostile
 // bastion's and its owner's, the sweep's marks, and the counter of open bastions.
-func (w *neighbours) others(t *testing.T) map[string]wireItem {
+func (w *twoBastions) others(t *testing.T) map[string]wireItem {
 	t.Helper()
 	all := map[string]wireItem{}
 	for key, item := range w.tables.scan(t, w.leases) {
@@ -220,12 +220,13 @@ func (w *neighbours) others(t *testing.T) map[string]wireItem {
 		}
 	}
 	if len(all) < 6 {
-		t.Fatalf("these are not all: %s", said(all))
+		t.Fatalf("these are not all: %s", indented(all))
 	}
 	return all
 }
 
-func said(v any) string {
+// indented returns v as JSON, for a message.
+func indented(v any) string {
 	text, err := json.MarshalIndent(v, "", " ")
 	if err != nil {
 		return err.Error()
@@ -233,8 +234,8 @@ func said(v any) string {
 	return string(text)
 }
 
-// answers returns all responses of the API to a bastion's owner.
-func (w *neighbours) answers(t *testing.T, n neighbour) map[string]string {
+// responses returns all responses of the API to a bastion's owner.
+func (w *twoBastions) responses(t *testing.T, n testBastion) map[string]string {
 	t.Helper()
 	all := map[string]string{}
 	for _, path := range []string{"/bastions", "/bastions/" + n.id} {
@@ -254,11 +255,11 @@ var (
 		`  (User|Global)KnownHostsFile /dev/null|  StrictHostKeyChecking yes)$`)
 )
 
-// clean fails the test if a response about the hostile bastion is not safe for ssh,
-// or shows more of the task's text than a key.
-func (w *neighbours) clean(t *testing.T, n neighbour) {
+// checkResponses fails the test if a response about the hostile bastion is not safe
+// for ssh, or shows more of the task's text than a key.
+func (w *twoBastions) checkResponses(t *testing.T, n testBastion) {
 	t.Helper()
-	for what, text := range w.answers(t, n) {
+	for what, text := range w.responses(t, n) {
 		if strings.Contains(text, mark) {
 			t.Fatalf("%s repeats what the task wrote:\n%s", what, text)
 		}

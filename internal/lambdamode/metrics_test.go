@@ -56,8 +56,8 @@ func (r replacing) Replace(context.Context, bastion.Record, bastion.Record) erro
 func TestWritesAreCounted(t *testing.T) {
 	failure := bastion.CapacityFailure
 	at := func(d time.Duration) time.Time { return noon.Add(d) }
-	announced := bastion.Attempt{Number: 1, CreatedAt: at(2 * time.Second)}
-	ready, ended, died := announced, announced, announced
+	stored := bastion.Attempt{Number: 1, CreatedAt: at(2 * time.Second)}
+	ready, ended, died := stored, stored, stored
 	ready.ReadyAt = at(40 * time.Second)
 	ended.EndedAt, ended.Failure = at(time.Minute), failure
 	died = ready
@@ -65,21 +65,21 @@ func TestWritesAreCounted(t *testing.T) {
 	second := bastion.Attempt{Number: 2, CreatedAt: at(70 * time.Second)}
 	secondReady := second
 	secondReady.ReadyAt = at(90 * time.Second)
-	onPurpose := announced
+	onPurpose := stored
 	onPurpose.EndedAt = at(time.Minute)
 	for _, test := range []struct {
 		name      string
 		prev, now bastion.Attempt
 		want      string
 	}{
-		{"the first attempt", bastion.Attempt{}, announced, "Starts=1"},
-		{"nothing new", announced, announced, ""},
-		{"ready, from the request on", announced, ready, "SecondsToReady=40"},
+		{"the first attempt", bastion.Attempt{}, stored, "Starts=1"},
+		{"nothing new", stored, stored, ""},
+		{"ready, from the request on", stored, ready, "SecondsToReady=40"},
 		{"ready still", ready, ready, ""},
-		{"a failed start", announced, ended, "Failures=1"},
+		{"a failed start", stored, ended, "Failures=1"},
 		{"a failed start, still", ended, ended, ""},
 		{"the end of what was ready is no failed start", ready, died, ""},
-		{"an end on purpose is none", announced, onPurpose, ""},
+		{"an end on purpose is none", stored, onPurpose, ""},
 		{"the second attempt", ended, second, "Starts=1"},
 		{"ready, from its announcement on", second, secondReady, "SecondsToReady=20"},
 	} {

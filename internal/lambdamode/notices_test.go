@@ -159,11 +159,11 @@ func TestOnlyReaperAndObserverNotify(t *testing.T) {
 				t.Fatal(err)
 			}
 			start(app)
-			told, tells := app.Service.Notifier.(notices)
-			if want := name != "" && function != ""; tells != want || tells && (told.function != slackWork || told.invoker == nil) {
+			got, notifies := app.Service.Notifier.(notices)
+			if want := name != "" && function != ""; notifies != want || notifies && (got.function != slackWork || got.invoker == nil) {
 				t.Errorf("%q with %q: %+v", name, function, app.Service.Notifier)
 			}
-			if !tells && app.Service.Notifier != nil {
+			if !notifies && app.Service.Notifier != nil {
 				t.Errorf("%q with %q: %+v", name, function, app.Service.Notifier)
 			}
 		}

@@ -31,9 +31,9 @@ type lived struct {
 	finished bool
 }
 
-// telling is the order of the events that are delivered in each phase of a bastion's
+// deliveries is the order of the events that are delivered in each phase of a bastion's
 // life.
-type telling struct {
+type deliveries struct {
 	before, open, closing []int
 	stable                []int // ready, and seldom due
 	closed                []int // its record is final, and nothing of it is left
@@ -123,7 +123,7 @@ func (h *heard) report(id, task string) {
 // life creates a bastion and closes it, while the reaper runs and the chosen events
 // are delivered. It returns the outcome, all events that occurred, and how many of
 // the delivered ones were ahead of ECS's reads.
-func life(t *testing.T, recorded []string, told telling) (lived, []string, int) {
+func life(t *testing.T, recorded []string, chosen deliveries) (lived, []string, int) {
 	var seen heard
 	var cloud *localcloud.Cloud
 	cloud = localcloud.New(localcloud.Config{
@@ -159,28 +159,28 @@ func life(t *testing.T, recorded []string, told telling) (lived, []string, int) 
 			}
 		}
 	}
-	events.inOrder(told.before)
+	events.inOrder(chosen.before)
 	caller := bastion.Caller{Owner: "local:alice", Address: netip.MustParseAddr("192.0.2.1")}
 	const key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
 	rec, _, err := service.Create(t.Context(), bastion.CreateRequest{Caller: caller, Key: key, Wait: 25 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
-	events.inOrder(told.open)
+	events.inOrder(chosen.open)
 	reap(5)
-	events.inOrder(told.stable)
+	events.inOrder(chosen.stable)
 	reap(1)
 	if rec, err = service.Close(t.Context(), caller, rec.ID, 0); err != nil {
 		t.Fatal(err)
 	}
-	events.inOrder(told.closing)
+	events.inOrder(chosen.closing)
 	reap(15)
 	events.later.Wait()
 	final, err := service.Records.Fetch(t.Context(), rec.ID)
 	if err != nil || final.FinishedAt.IsZero() {
 		t.Fatalf("not closed: %+v, %v", final, err)
 	}
-	events.inOrder(told.closed)
+	events.inOrder(chosen.closed)
 	events.later.Wait()
 	rec, err = service.Records.Fetch(t.Context(), rec.ID)
 	if err != nil || !reflect.DeepEqual(rec, final) {
@@ -257,15 +257,15 @@ func forPermutation(t *testing.T, recorded []string) []string {
 func TestOrderOfEventsDoesNotMatter(t *testing.T) {
 	var want lived
 	var recorded []string
-	synctest.Test(t, func(t *testing.T) { want, recorded, _ = life(t, nil, telling{}) })
+	synctest.Test(t, func(t *testing.T) { want, recorded, _ = life(t, nil, deliveries{}) })
 	if want.state != bastion.Closed || want.attempt != 1 || !want.finished {
 		t.Fatalf("without events: %+v", want)
 	}
 	reduced := forPermutation(t, recorded)
 	ahead := 0
-	check := func(name string, recorded []string, told telling) {
+	check := func(name string, recorded []string, chosen deliveries) {
 		synctest.Test(t, func(t *testing.T) {
-			got, _, repeated := life(t, recorded, told)
+			got, _, repeated := life(t, recorded, chosen)
 			ahead += repeated
 			if fmt.Sprint(got) != fmt.Sprint(want) {
 				t.Errorf("%s: %+v, want %+v", name, got, want)
@@ -273,7 +273,7 @@ func TestOrderOfEventsDoesNotMatter(t *testing.T) {
 		})
 	}
 	permutations(len(reduced), func(order []int) {
-		check(fmt.Sprint(order), reduced, telling{before: order[:1], open: twice(order), stable: order, closing: order, closed: twice(order)})
+		check(fmt.Sprint(order), reduced, deliveries{before: order[:1], open: twice(order), stable: order, closing: order, closed: twice(order)})
 	})
 	for seed := range uint64(200) {
 		random := rand.New(rand.NewPCG(seed, 1))
@@ -281,7 +281,7 @@ func TestOrderOfEventsDoesNotMatter(t *testing.T) {
 		random.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
 		part := len(order) / 4
 		closed := append(order[3*part:], twice(random.Perm(len(recorded)))...)
-		check(fmt.Sprint("seed ", seed), recorded, telling{
+		check(fmt.Sprint("seed ", seed), recorded, deliveries{
 			before: order[:1], open: order[1:part], stable: order[part : 2*part], closing: order[2*part : 3*part], closed: closed,
 		})
 	}

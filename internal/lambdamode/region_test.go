@@ -114,7 +114,7 @@ type process struct {
 	*App
 	region *region
 	name   string
-	said   *output // its log and its metrics
+	output *output // its log and its metrics
 }
 
 // output is a log that several goroutines write.
@@ -138,14 +138,14 @@ func (o *output) String() string {
 // start starts a process of a function.
 func (r *region) start(name string) *process {
 	r.t.Helper()
-	p := &process{region: r, name: name, said: &output{}}
-	log := slog.New(slog.NewJSONHandler(p.said, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	p := &process{region: r, name: name, output: &output{}}
+	log := slog.New(slog.NewJSONHandler(p.output, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	environ := environment("BASTION_QUOTA_TOTAL=2000", "BASTION_SPOT=false", "BASTION_IDLE=0s")
 	app, err := wire(r.t.Context(), environ, log, &http.Client{Transport: p})
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	app.metrics.out = p.said
+	app.metrics.out = p.output
 	store := r.cloud.Store()
 	app.Service.Records, app.Service.Leases = metered{store, app.metrics}, r.cloud.Leases()
 	app.Service.DueList, app.Service.Keys, app.Service.Marks = store, store, store

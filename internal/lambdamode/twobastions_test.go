@@ -25,10 +25,10 @@ import (
 
 const taskRole = "AROAEXAMPLEEXAMPLE123" // as environment has it
 
-// neighbours are two bastions and the functions that serve them: domain, observer,
+// twoBastions holds two bastions and the functions that serve them: domain, observer,
 // reaper and API, with tables on DynamoDB Local. Groups and tasks are those of the
 // local cloud; the test acts as the tasks.
-type neighbours struct {
+type twoBastions struct {
 	app      *App
 	observer *Observer
 	gateway  EntryPoints
@@ -40,11 +40,11 @@ type neighbours struct {
 	began time.Time
 	later atomic.Int64 // nanoseconds since it began
 
-	honest, hostile neighbour
+	honest, hostile testBastion
 }
 
-// neighbour is one of the bastions.
-type neighbour struct {
+// testBastion is one of them.
+type testBastion struct {
 	user    string // the unique ID of the IAM user who owns it
 	id      string
 	task    string
@@ -52,7 +52,7 @@ type neighbour struct {
 }
 
 // leaseKey returns the key of its task's lease.
-func (n neighbour) leaseKey() string { return taskRole + ":" + n.task }
+func (n testBastion) leaseKey() string { return taskRole + ":" + n.task }
 
 // The host keys that two honest bastions would report.
 const (
@@ -60,14 +60,14 @@ const (
 	keyOfHostile = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgIC"
 )
 
-var neighbourhoods atomic.Int64
+var tableSets atomic.Int64
 
-// live creates two bastions that are ready and settled, in new tables. The
+// newTwoBastions creates two bastions that are ready and settled, in new tables. The
 // environment holds the URL of DynamoDB Local.
-func live(t *testing.T, url string) *neighbours {
+func newTwoBastions(t *testing.T, url string) *twoBastions {
 	t.Helper()
-	number := neighbourhoods.Add(1)
-	w := &neighbours{
+	number := tableSets.Add(1)
+	w := &twoBastions{
 		tables: dynamoWire{url}, records: fmt.Sprint("records-", number), leases: fmt.Sprint("leases-", number),
 		began: time.Now().UTC().Truncate(time.Second),
 	}
@@ -84,7 +84,7 @@ func live(t *testing.T, url string) *neighbours {
 	w.hostile = w.start(t, "AIDAHOSTILEHOSTILE01", keyOfHostile)
 	w.pass(app.Config.Bastion.Timing.Settle)
 	w.reap(t)
-	for _, n := range []neighbour{w.honest, w.hostile} {
+	for _, n := range []testBastion{w.honest, w.hostile} {
 		if rec := w.fetch(t, n); rec.State() != bastion.Ready || !rec.UnsettledUntil.IsZero() {
 			t.Fatalf("not ready and settled: %+v", rec)
 		}
@@ -92,11 +92,11 @@ func live(t *testing.T, url string) *neighbours {
 	return w
 }
 
-func (w *neighbours) now() time.Time       { return w.began.Add(time.Duration(w.later.Load())) }
-func (w *neighbours) pass(d time.Duration) { w.later.Add(int64(d)) }
+func (w *twoBastions) now() time.Time       { return w.began.Add(time.Duration(w.later.Load())) }
+func (w *twoBastions) pass(d time.Duration) { w.later.Add(int64(d)) }
 
 // start creates a bastion of the user, whose task reports as bastiond does.
-func (w *neighbours) start(t *testing.T, user, hostKey string) neighbour {
+func (w *twoBastions) start(t *testing.T, user, hostKey string) testBastion {
 	t.Helper()
 	caller := bastion.Caller{Owner: "iam:111122223333:" + user, Address: netip.MustParseAddr("192.0.2.1")}
 	rec, _, err := w.app.Service.Create(t.Context(), bastion.CreateRequest{Caller: caller, Key: keyOfHonest})
@@ -115,10 +115,10 @@ func (w *neighbours) start(t *testing.T, user, hostKey string) neighbour {
 		Receipt: bastion.Receipt{StartedAt: w.now(), Connections: 1, Forwards: 1},
 	}))
 	must(t, w.app.Service.Observe(t.Context(), rec.ID))
-	return neighbour{user, rec.ID, rec.Attempt.TaskID, hostKey}
+	return testBastion{user, rec.ID, rec.Attempt.TaskID, hostKey}
 }
 
-func (w *neighbours) fetch(t *testing.T, n neighbour) bastion.Record {
+func (w *twoBastions) fetch(t *testing.T, n testBastion) bastion.Record {
 	t.Helper()
 	rec, err := w.app.Service.Records.Fetch(t.Context(), n.id)
 	must(t, err)
@@ -127,20 +127,20 @@ func (w *neighbours) fetch(t *testing.T, n neighbour) bastion.Record {
 
 // reap and sweep run as the schedules do. Errors about the hostile bastion are
 // allowed.
-func (w *neighbours) reap(t *testing.T) {
+func (w *twoBastions) reap(t *testing.T) {
 	t.Helper()
 	_, err := w.app.Service.Reap(t.Context())
 	w.hostileOnly(t, err)
 }
 
-func (w *neighbours) sweep(t *testing.T) {
+func (w *twoBastions) sweep(t *testing.T) {
 	t.Helper()
 	_, err := w.app.Service.Sweep(t.Context())
 	must(t, err)
 }
 
 // hostileOnly fails the test if an error is about the honest bastion.
-func (w *neighbours) hostileOnly(t *testing.T, err error) {
+func (w *twoBastions) hostileOnly(t *testing.T, err error) {
 	t.Helper()
 	if err != nil && (bytes.Contains([]byte(err.Error()), []byte(w.honest.id)) || bytes.Contains([]byte(err.Error()), []byte(w.honest.task))) {
 		t.Errorf("the honest bastion was hindered: %v", err)
@@ -148,7 +148,7 @@ func (w *neighbours) hostileOnly(t *testing.T, err error) {
 }
 
 // get returns the API's response to a bastion's owner.
-func (w *neighbours) get(t *testing.T, n neighbour, path, accept string) string {
+func (w *twoBastions) get(t *testing.T, n testBastion, path, accept string) string {
 	t.Helper()
 	event := events.APIGatewayV2HTTPRequest{Version: "2.0", RawPath: path, Headers: map[string]string{"accept": accept}}
 	event.RequestContext.APIID, event.RequestContext.RequestID = "api", "request"
