@@ -29,7 +29,7 @@ func signer(t testing.TB, key any, err error) ssh.Signer {
 	return s
 }
 
-func TestKeysThatAreAdmitted(t *testing.T) {
+func TestEveryAcceptedKeyTypeIsAdmitted(t *testing.T) {
 	rsaKey, err := rsa.GenerateKey(rand.Reader, 3072)
 	keys := map[string]ssh.Signer{
 		"ed25519":         newKey(t),
@@ -60,20 +60,20 @@ func TestKeysThatAreAdmitted(t *testing.T) {
 	}
 	r.stop()
 	admitted := map[string]bool{}
-	for _, l := range r.journal.all(msgConnection) {
+	for _, l := range r.log.all(msgConnection) {
 		admitted[l.text("key")] = true
 	}
 	for name, key := range keys {
 		if !admitted[ssh.FingerprintSHA256(key.PublicKey())] {
-			t.Errorf("no line says that %s was connected", name)
+			t.Errorf("no connection line has the key %s", name)
 		}
 	}
-	if refusals := r.journal.all(msgRefusal); len(refusals) > 0 {
+	if refusals := r.log.all(msgRefusal); len(refusals) > 0 {
 		t.Errorf("refusals: %v", refusals)
 	}
 }
 
-// algorithm makes an RSA key sign in one way only.
+// algorithm returns an RSA key that signs with the given algorithm only.
 func algorithm(t testing.TB, key ssh.Signer, name string) ssh.Signer {
 	t.Helper()
 	s, err := ssh.NewSignerWithAlgorithms(key.(ssh.AlgorithmSigner), []string{name})
@@ -83,19 +83,19 @@ func algorithm(t testing.TB, key ssh.Signer, name string) ssh.Signer {
 	return s
 }
 
-// refuses runs a bastion, expects that a client with these credentials does not
-// get in, and answers the line about it.
-func refuses(t *testing.T, reason string, change func(*fixture) []ssh.AuthMethod) line {
+// wantRefused runs a server, checks that it refuses a client with the credentials that
+// change returns, and returns the refusal line.
+func wantRefused(t *testing.T, reason string, change func(*fixture) []ssh.AuthMethod) line {
 	t.Helper()
 	var auth []ssh.AuthMethod
 	r := start(t, func(r *fixture) { auth = change(r) })
 	if client, err := r.dialWith(r.client(auth...)); err == nil {
 		client.Close()
-		t.Fatal("it got in")
+		t.Fatal("the client was admitted")
 	}
 	l := r.refusal(kindAuthentication, reason)
-	if lines := r.journal.all(msgConnection); len(lines) > 0 {
-		t.Errorf("a connection line for one that never authenticated: %v", lines)
+	if lines := r.log.all(msgConnection); len(lines) > 0 {
+		t.Errorf("connection lines of an unauthenticated client: %v", lines)
 	}
 	return l
 }
@@ -103,12 +103,12 @@ func refuses(t *testing.T, reason string, change func(*fixture) []ssh.AuthMethod
 func TestWrongKeyIsRefused(t *testing.T) {
 	wrong := newKey(t)
 	fingerprint := ssh.FingerprintSHA256(wrong.PublicKey())
-	l := refuses(t, "is not admitted", func(*fixture) []ssh.AuthMethod { return []ssh.AuthMethod{ssh.PublicKeys(wrong)} })
+	l := wantRefused(t, "is not admitted", func(*fixture) []ssh.AuthMethod { return []ssh.AuthMethod{ssh.PublicKeys(wrong)} })
 	if got := l.text("keys_refused"); got != "["+fingerprint+"]" {
-		t.Errorf("the line says that %s was offered, want %s", got, fingerprint)
+		t.Errorf("keys_refused %s, want %s", got, fingerprint)
 	}
 	if l.text("user") != "bastion" || !strings.Contains(l.text("methods"), "publickey") {
-		t.Errorf("the line does not say who tried what: %v", l)
+		t.Errorf("line %v, want user bastion and method publickey", l)
 	}
 }
 
@@ -121,14 +121,14 @@ func TestWrongKeysGetOneBanner(t *testing.T) {
 		return nil
 	}
 	if _, err := r.dialWith(config); err == nil {
-		t.Fatal("it got in")
+		t.Fatal("the client was admitted")
 	}
 	if len(banners) != 1 || !strings.Contains(banners[0], ssh.FingerprintSHA256(r.key.PublicKey())) {
-		t.Errorf("banners %q, want one that names the key that gets in", banners)
+		t.Errorf("banners %q, want one with the fingerprint of the admitted key", banners)
 	}
 }
 
-func TestTheRightKeyAfterTenWrongOnes(t *testing.T) {
+func TestOwnersKeyAfterTenWrongKeysIsAdmitted(t *testing.T) {
 	r := start(t)
 	var keys []ssh.Signer
 	for range 10 {
@@ -141,8 +141,8 @@ func TestTheRightKeyAfterTenWrongOnes(t *testing.T) {
 	client.Close()
 }
 
-func TestTooManyWrongKeys(t *testing.T) {
-	refuses(t, "limit of 3 refused attempts reached", func(r *fixture) []ssh.AuthMethod {
+func TestAuthAttemptsBeyondTheLimitAreRefused(t *testing.T) {
+	wantRefused(t, "limit of 3 refused attempts reached", func(r *fixture) []ssh.AuthMethod {
 		r.cfg.Limits.AuthAttempts = 3
 		return []ssh.AuthMethod{ssh.PublicKeys(newKey(t), newKey(t), newKey(t), r.key)}
 	})
@@ -151,14 +151,14 @@ func TestTooManyWrongKeys(t *testing.T) {
 func TestSHA1IsRefused(t *testing.T) {
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	signer := algorithm(t, signer(t, key, err), ssh.KeyAlgoRSA)
-	refuses(t, `algorithm "ssh-rsa" not accepted`, func(r *fixture) []ssh.AuthMethod {
+	wantRefused(t, `algorithm "ssh-rsa" not accepted`, func(r *fixture) []ssh.AuthMethod {
 		r.table.Lease.Keys = []bastion.Key{authorized(signer)}
 		return []ssh.AuthMethod{ssh.PublicKeys(signer)}
 	})
 }
 
-func TestSecurityKeyThatNobodyTouchedIsRefused(t *testing.T) {
-	refuses(t, "admitted key offered but not proved", func(r *fixture) []ssh.AuthMethod {
+func TestSecurityKeyWithoutUserPresenceIsRefused(t *testing.T) {
+	wantRefused(t, "admitted key offered but not proved", func(r *fixture) []ssh.AuthMethod {
 		key := newSecurityKey(t, ssh.KeyAlgoSKED25519, 0)
 		r.table.Lease.Keys = []bastion.Key{authorized(key)}
 		return []ssh.AuthMethod{ssh.PublicKeys(key)}
@@ -166,7 +166,7 @@ func TestSecurityKeyThatNobodyTouchedIsRefused(t *testing.T) {
 }
 
 func TestCertificateOfTheOwnersKeyIsRefused(t *testing.T) {
-	refuses(t, "is not admitted", func(r *fixture) []ssh.AuthMethod {
+	wantRefused(t, "is not admitted", func(r *fixture) []ssh.AuthMethod {
 		certificate := &ssh.Certificate{Key: r.key.PublicKey(), CertType: ssh.UserCert, ValidBefore: ssh.CertTimeInfinity}
 		if err := certificate.SignCert(rand.Reader, newKey(t)); err != nil {
 			t.Fatal(err)
@@ -180,7 +180,7 @@ func TestCertificateOfTheOwnersKeyIsRefused(t *testing.T) {
 }
 
 func TestPasswordsAreRefused(t *testing.T) {
-	l := refuses(t, "no key offered", func(*fixture) []ssh.AuthMethod {
+	l := wantRefused(t, "no key offered", func(*fixture) []ssh.AuthMethod {
 		return []ssh.AuthMethod{ssh.Password("hunter2")}
 	})
 	if strings.Contains(l.text("error"), "hunter2") {
@@ -188,89 +188,90 @@ func TestPasswordsAreRefused(t *testing.T) {
 	}
 }
 
-// lying offers one key and signs with another.
-type lying struct {
+// mismatchedSigner offers one key and signs with another.
+type mismatchedSigner struct {
 	offered ssh.PublicKey
 	ssh.Signer
 }
 
-func (l lying) PublicKey() ssh.PublicKey { return l.offered }
+func (s mismatchedSigner) PublicKey() ssh.PublicKey { return s.offered }
 
-func TestOwnersKeyOfferedAnotherSigned(t *testing.T) {
-	l := refuses(t, "admitted key offered but not proved", func(r *fixture) []ssh.AuthMethod {
-		return []ssh.AuthMethod{ssh.PublicKeys(lying{r.key.PublicKey(), newKey(t)})}
+func TestSignatureOfAnotherKeyIsRefused(t *testing.T) {
+	l := wantRefused(t, "admitted key offered but not proved", func(r *fixture) []ssh.AuthMethod {
+		return []ssh.AuthMethod{ssh.PublicKeys(mismatchedSigner{r.key.PublicKey(), newKey(t)})}
 	})
 	if !strings.Contains(l.text("error"), "signature") {
-		t.Errorf("the line does not speak of the signature: %v", l)
+		t.Errorf("line %v, want an error about the signature", l)
 	}
 }
 
-// unsure has the owner's key in the agent, as a public key only.
-type unsure struct{ ssh.Signer }
+// failingSigner offers a key, but cannot sign with it.
+type failingSigner struct{ ssh.Signer }
 
-var errUnsure = errors.New("it will not sign")
+func (failingSigner) Sign(io.Reader, []byte) (*ssh.Signature, error) {
+	return nil, errors.New("cannot sign")
+}
 
-func (unsure) Sign(io.Reader, []byte) (*ssh.Signature, error) { return nil, errUnsure }
-
-func TestOfferedButUnsigned(t *testing.T) {
-	l := refuses(t, "admitted key offered but not proved", func(r *fixture) []ssh.AuthMethod {
-		return []ssh.AuthMethod{ssh.PublicKeys(unsure{r.key})}
+func TestOfferWithoutSignatureIsRefused(t *testing.T) {
+	l := wantRefused(t, "admitted key offered but not proved", func(r *fixture) []ssh.AuthMethod {
+		return []ssh.AuthMethod{ssh.PublicKeys(failingSigner{r.key})}
 	})
 	if l.text("keys_admitted") == "" {
-		t.Errorf("the line does not say which key was offered: %v", l)
+		t.Errorf("the line has no keys_admitted: %v", l)
 	}
 }
 
-func TestOwnersKeyOfferedThenAnotherKey(t *testing.T) {
-	l := refuses(t, "is not admitted", func(r *fixture) []ssh.AuthMethod {
+func TestOwnersKeyOfferedBeforeAWrongKeyIsRefused(t *testing.T) {
+	l := wantRefused(t, "is not admitted", func(r *fixture) []ssh.AuthMethod {
 		return []ssh.AuthMethod{ssh.PublicKeysCallback(func() ([]ssh.Signer, error) {
-			return []ssh.Signer{silent{r.key}, newKey(t)}, nil
+			return []ssh.Signer{ignoredSigner{r.key}, newKey(t)}, nil
 		})}
 	})
 	if l.text("keys_admitted") == "" || l.text("keys_refused") == "" {
-		t.Errorf("the line does not say which keys were offered: %v", l)
+		t.Errorf("line %v, want keys_admitted and keys_refused", l)
 	}
 }
 
-// silent is skipped by the client when it is to sign, as a card that was pulled.
-type silent struct{ ssh.Signer }
+// ignoredSigner makes signatures of a type that the server ignores, so that the client
+// goes to the next key.
+type ignoredSigner struct{ ssh.Signer }
 
-func (silent) Sign(io.Reader, []byte) (*ssh.Signature, error) {
-	return &ssh.Signature{Format: ssh.KeyAlgoRSASHA256}, nil // of a type the server ignores
+func (ignoredSigner) Sign(io.Reader, []byte) (*ssh.Signature, error) {
+	return &ssh.Signature{Format: ssh.KeyAlgoRSASHA256}, nil
 }
 
-func TestWhoOneIsComesFromTheKeyThatSigned(t *testing.T) {
+func TestConnectionLineHasTheKeyThatSigned(t *testing.T) {
 	other := newKey(t)
 	r := start(t, func(r *fixture) { r.table.Lease.Keys = append(r.table.Lease.Keys, authorized(other)) })
-	client, err := r.dialWith(r.client(ssh.PublicKeys(silent{r.key}, other)))
+	client, err := r.dialWith(r.client(ssh.PublicKeys(ignoredSigner{r.key}, other)))
 	if err != nil {
 		t.Fatal(err)
 	}
 	client.Close()
-	if got := r.journal.await(t, msgConnection, 1).text("key"); got != ssh.FingerprintSHA256(other.PublicKey()) {
-		t.Errorf("the connection is said to be of %s, want the key that signed", got)
+	if got := r.log.await(t, msgConnection, 1).text("key"); got != ssh.FingerprintSHA256(other.PublicKey()) {
+		t.Errorf("connection line with key %s, want the key that signed", got)
 	}
 }
 
-// late signs only once something has happened.
-type late struct {
+// waitingSigner signs when sign is closed.
+type waitingSigner struct {
 	ssh.Signer
 	offered chan<- struct{}
 	sign    <-chan struct{}
 }
 
-func (l late) Sign(rand io.Reader, data []byte) (*ssh.Signature, error) {
-	close(l.offered)
-	<-l.sign
-	return l.Signer.Sign(rand, data)
+func (s waitingSigner) Sign(rand io.Reader, data []byte) (*ssh.Signature, error) {
+	close(s.offered)
+	<-s.sign
+	return s.Signer.Sign(rand, data)
 }
 
-func TestKeyReplacedBetweenOfferAndSignature(t *testing.T) {
+func TestKeyReplacedBetweenOfferAndSignatureIsRefused(t *testing.T) {
 	r := start(t)
 	offered, sign := make(chan struct{}), make(chan struct{})
 	failed := make(chan error)
 	go func() {
-		_, err := r.dialWith(r.client(ssh.PublicKeys(late{r.key, offered, sign})))
+		_, err := r.dialWith(r.client(ssh.PublicKeys(waitingSigner{r.key, offered, sign})))
 		failed <- err
 	}()
 	<-offered
@@ -280,19 +281,19 @@ func TestKeyReplacedBetweenOfferAndSignature(t *testing.T) {
 	r.awaitReport("has the new key in force", func(report bastion.Report) bool { return report.Generation == 2 })
 	close(sign)
 	if err := <-failed; err == nil {
-		t.Fatal("the old key got in")
+		t.Fatal("the old key was admitted")
 	}
 	r.refusal(kindAuthentication, errKeyReplaced.Error())
 }
 
-func TestNoAuthenticationTried(t *testing.T) {
+func TestClientWithoutAuthenticationIsRefused(t *testing.T) {
 	r := start(t)
 	conn, err := net.Dial("tcp", r.address)
 	if err != nil {
 		t.Fatal(err)
 	}
 	conn.Close()
-	r.journal.await(t, msgRefusal, 1)
+	r.log.await(t, msgRefusal, 1)
 	r.refusal(kindAuthentication, "no authentication attempted")
 }
 
@@ -306,11 +307,11 @@ func TestHandshakeHasATimeLimit(t *testing.T) {
 	if _, err := io.Copy(io.Discard, conn); err != nil {
 		t.Logf("closed with %v", err)
 	}
-	r.journal.await(t, msgRefusal, 1)
+	r.log.await(t, msgRefusal, 1)
 	r.refusal(kindAuthentication, "not authenticated within 50ms")
 }
 
-func TestTooManyWhoHaveNotAuthenticated(t *testing.T) {
+func TestUnauthenticatedConnectionsAreLimited(t *testing.T) {
 	r := start(t, func(r *fixture) { r.cfg.Limits.Unauthenticated = 2 })
 	var waiting []net.Conn
 	for range 2 {
@@ -319,7 +320,7 @@ func TestTooManyWhoHaveNotAuthenticated(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer conn.Close()
-		if _, err := conn.Read(make([]byte, 1)); err != nil { // its banner: it is being served
+		if _, err := conn.Read(make([]byte, 1)); err != nil { // the server's version: the server has accepted the connection
 			t.Fatal(err)
 		}
 		waiting = append(waiting, conn)
@@ -330,35 +331,35 @@ func TestTooManyWhoHaveNotAuthenticated(t *testing.T) {
 	}
 	defer extra.Close()
 	if n, err := extra.Read(make([]byte, 1)); err == nil {
-		t.Errorf("one too many got %d bytes", n)
+		t.Errorf("a connection beyond the limit received %d bytes", n)
 	}
-	l := r.journal.await(t, msgRefusal, 1)
+	l := r.log.await(t, msgRefusal, 1)
 	if l.text("kind") != kindConnection || l.number("limit") != 2 {
-		t.Errorf("the line is %v", l)
+		t.Errorf("line %v", l)
 	}
 	for _, conn := range waiting {
 		conn.Close()
 	}
-	r.journal.await(t, msgRefusal, 3)
-	r.dial() // there is room again
+	r.log.await(t, msgRefusal, 3)
+	r.dial() // below the limit again
 }
 
-func TestTooManyConnections(t *testing.T) {
+func TestOpenConnectionsAreLimited(t *testing.T) {
 	r := start(t, func(r *fixture) { r.cfg.Limits.Connections = 2 })
 	first := r.dial()
 	r.dial()
-	other := newKey(t) // offered next; that it is not admitted is not the reason
+	other := newKey(t) // is offered next; the refusal must still name the limit
 	if _, err := r.dialWith(r.client(ssh.PublicKeys(r.key, other))); err == nil {
-		t.Fatal("one too many got in")
+		t.Fatal("a connection beyond the limit was admitted")
 	}
-	r.journal.await(t, msgRefusal, 1)
+	r.log.await(t, msgRefusal, 1)
 	first.Close()
-	r.journal.await(t, msgConnection, 1)
+	r.log.await(t, msgConnection, 1)
 	r.dial()
 	r.refusal(kindAuthentication, errTooManyOpen.Error())
 }
 
-func TestModernAlgorithmsOnly(t *testing.T) {
+func TestOtherAlgorithmsAreRefused(t *testing.T) {
 	r := start(t)
 	for name, change := range map[string]func(*ssh.Config){
 		"chacha20": func(c *ssh.Config) { c.Ciphers = []string{ssh.CipherChaCha20Poly1305} },
@@ -376,6 +377,6 @@ func TestModernAlgorithmsOnly(t *testing.T) {
 	client := r.dial()
 	algorithms := client.Conn.(ssh.AlgorithmsConnMetadata).Algorithms()
 	if algorithms.KeyExchange != ssh.KeyExchangeMLKEM768X25519 || algorithms.Write.Cipher != ssh.CipherAES128GCM {
-		t.Errorf("agreed on %+v", algorithms)
+		t.Errorf("negotiated %+v", algorithms)
 	}
 }

@@ -21,7 +21,7 @@ func (c *cause) Error() string { return c.result }
 
 var (
 	causeClientLeft  = &cause{result: "closed by the client"}
-	causeDead        = &cause{result: "no answer to keepalives"}
+	causeDead        = &cause{result: "no reply to keepalives"}
 	causeKeyReplaced = &cause{"key replaced", "The key of this connection was replaced by another one."}
 )
 

@@ -41,7 +41,7 @@ func (c *testConsole) text() string {
 	return c.output.String()
 }
 
-// await waits until the text has been shown.
+// await waits until the output contains the text.
 func (c *testConsole) await(text string) {
 	c.t.Helper()
 	late := time.After(patience)
@@ -55,7 +55,7 @@ func (c *testConsole) await(text string) {
 		select {
 		case <-changed:
 		case <-late:
-			c.t.Fatalf("the console does not show %q:\n%s", text, c.text())
+			c.t.Fatalf("the console did not print %q:\n%s", text, c.text())
 		}
 	}
 }
@@ -67,7 +67,7 @@ func (c *testConsole) send(text string) {
 	}
 }
 
-// status waits for the end, and answers the exit status.
+// status waits for the end of the session and returns the exit status.
 func (c *testConsole) status() int {
 	c.t.Helper()
 	err := c.session.Wait()
@@ -94,7 +94,7 @@ func (r *fixture) session(client *ssh.Client) *testConsole {
 	return c
 }
 
-// console opens a console, with a terminal or without.
+// console opens a console, with or without a terminal.
 func (r *fixture) console(client *ssh.Client, pty bool) *testConsole {
 	r.t.Helper()
 	c := r.session(client)
@@ -109,7 +109,7 @@ func (r *fixture) console(client *ssh.Client, pty bool) *testConsole {
 	return c
 }
 
-// command runs a command.
+// command starts a command in a session.
 func (r *fixture) command(client *ssh.Client, command string) *testConsole {
 	r.t.Helper()
 	c := r.session(client)
@@ -119,33 +119,33 @@ func (r *fixture) command(client *ssh.Client, command string) *testConsole {
 	return c
 }
 
-// granting is a control plane that grants extensions up to two hours, and any
-// close.
+// granting makes the table reply to console requests as a control plane does: it grants
+// extensions of up to two hours, and close.
 func granting(tb *simtask.Table) {
 	tb.Around = func(report bastion.Report, apply func() error) error {
 		err := apply()
-		ask := report.ConsoleRequest
-		if ask.Number == 0 {
+		request := report.ConsoleRequest
+		if request.Number == 0 {
 			return err
 		}
 		_ = tb.Write(func(l *bastion.Lease) {
-			if l.ConsoleReply.Number == ask.Number {
-				l.Generation-- // it was answered
+			if l.ConsoleReply.Number == request.Number {
+				l.Generation-- // the lease has the reply already: no new generation
 				return
 			}
-			l.ConsoleReply = bastion.ConsoleReply{Number: ask.Number, Message: fmt.Sprintf("Granted %s.", ask.TTL)}
+			l.ConsoleReply = bastion.ConsoleReply{Number: request.Number, Message: fmt.Sprintf("Granted %s.", request.TTL)}
 			switch {
-			case ask.Verb == bastion.VerbClose:
+			case request.Verb == bastion.VerbClose:
 				l.Open, l.EndReason, l.ConsoleReply.Message = false, bastion.EndConsole, "This bastion is being closed."
-			case ask.TTL > 2*time.Hour:
-				l.ConsoleReply.Code, l.ConsoleReply.Message = bastion.CodeTTLBeyondCap, "Ask for less\x1b[2J."
+			case request.TTL > 2*time.Hour:
+				l.ConsoleReply.Code, l.ConsoleReply.Message = bastion.CodeTTLBeyondCap, "Request less\x1b[2J."
 			}
 		})
 		return err
 	}
 }
 
-func TestCommands(t *testing.T) {
+func TestCommandsPrintAResultAndReturnAStatus(t *testing.T) {
 	r := start(t, func(r *fixture) { granting(r.table) })
 	client := r.dial()
 	for _, c := range []struct {
@@ -157,29 +157,29 @@ func TestCommands(t *testing.T) {
 		{"help", "extend 30m", 0},
 		{"extend 30m", "bastion: Granted 30m0s.\n", 0},
 		{"extend 1h30m", "bastion: Granted 1h30m0s.\n", 0},
-		{"extend 3h", "bastion: Ask for less?[2J. (ttl_beyond_cap)\n", 1},
+		{"extend 3h", "bastion: Request less?[2J. (ttl_beyond_cap)\n", 1},
 		{"extend soon", `bastion: "soon" is not a duration`, 1},
 		{"extend", "bastion: usage: extend 30m", 1},
 		{"rm -rf /", `bastion: unknown command "rm -rf /"`, 127},
 	} {
 		console := r.command(client, c.command)
 		if status := console.status(); status != c.status || !strings.Contains(console.text(), c.shown) {
-			t.Errorf("%s: status %d, want %d; it shows:\n%s\nwant %q", c.command, status, c.status, console.text(), c.shown)
+			t.Errorf("%s: status %d, want %d; output:\n%s\nwant %q", c.command, status, c.status, console.text(), c.shown)
 		}
 	}
 	console := r.command(client, "close")
 	if status := console.status(); status != 0 || !strings.Contains(console.text(), "is being closed") {
-		t.Errorf("close: status %d; it shows:\n%s", status, console.text())
+		t.Errorf("close: status %d; output:\n%s", status, console.text())
 	}
 	if code := r.exit(); code != bastion.ExitOK {
 		t.Errorf("exit code %d, want 0", code)
 	}
-	if ask := r.table.LastReport().ConsoleRequest; ask != (bastion.ConsoleRequest{Number: 4, Verb: bastion.VerbClose}) {
-		t.Errorf("the last request was %+v", ask)
+	if request := r.table.LastReport().ConsoleRequest; request != (bastion.ConsoleRequest{Number: 4, Verb: bastion.VerbClose}) {
+		t.Errorf("last request %+v", request)
 	}
 }
 
-func TestStockClientsCommand(t *testing.T) {
+func TestOpenSSHRunsCommands(t *testing.T) {
 	r := start(t, func(r *fixture) { granting(r.table) })
 	s := r.stock()
 	if got := s.ssh("", "bastion", "extend", "30m"); got != (outcome{"bastion: Granted 30m0s.\n", "", 0}) {
@@ -202,14 +202,14 @@ func TestConsoleWithoutATerminal(t *testing.T) {
 	}
 	for _, want := range []string{"owner        local:alice", "Commands:", "leave the console", `unknown command "what"`, "Granted 30m0s"} {
 		if !strings.Contains(got.stdout, want) {
-			t.Errorf("it does not show %q:\n%s", want, got.stdout)
+			t.Errorf("output without %q:\n%s", want, got.stdout)
 		}
 	}
 	if strings.Count(got.stdout, "owner ") != 1 {
-		t.Errorf("it goes on after exit:\n%s", got.stdout)
+		t.Errorf("a command after exit was run:\n%s", got.stdout)
 	}
 	if strings.ContainsAny(got.stdout, "\r\x1b") {
-		t.Errorf("it writes for a terminal where there is none: %q", got.stdout)
+		t.Errorf("terminal control characters without a terminal: %q", got.stdout)
 	}
 }
 
@@ -217,7 +217,7 @@ func TestConsoleWithATerminal(t *testing.T) {
 	r := start(t, func(r *fixture) { granting(r.table) })
 	console := r.console(r.dial(), true)
 	console.await(prompt)
-	console.send("stat\x7f\x7f\x7f\x7fhelp\r") // typed, erased, and typed again
+	console.send("stat\x7f\x7f\x7f\x7fhelp\r") // the backspaces erase "stat"
 	console.await("leave the console")
 	if err := console.session.WindowChange(40, 120); err != nil {
 		t.Fatal(err)
@@ -229,11 +229,11 @@ func TestConsoleWithATerminal(t *testing.T) {
 		t.Errorf("exit status %d, want 0", status)
 	}
 	if text := console.text(); strings.Contains(strings.ReplaceAll(text, "\r\n", ""), "\n") {
-		t.Errorf("there are bare line feeds: %q", text)
+		t.Errorf("line feeds without carriage returns: %q", text)
 	}
 }
 
-func TestStockClientsTerminal(t *testing.T) {
+func TestOpenSSHConsoleWithATerminal(t *testing.T) {
 	r := start(t)
 	got := r.stock().ssh("help\rexit\r", "-tt", "bastion")
 	if got.status != 0 || !strings.Contains(got.stdout, "leave the console") {
@@ -248,18 +248,18 @@ func TestConsoleEndsWithItsInput(t *testing.T) {
 	}
 }
 
-func TestNoAnswerComes(t *testing.T) {
+func TestMissingReplyIsReported(t *testing.T) {
 	r := start(t, func(r *fixture) { r.cfg.Timing.Reply = 20 * time.Millisecond })
 	client := r.dial()
 	console := r.command(client, "extend 30m")
 	if status := console.status(); status != 1 || !strings.Contains(console.text(), "no reply within 20ms") {
-		t.Errorf("status %d; it shows:\n%s", status, console.text())
+		t.Errorf("status %d; output:\n%s", status, console.text())
 	}
-	// Which leaves room for the next request.
+	// After the time limit, the next request is accepted.
 	r.table.Change(granting)
 	console = r.command(client, "extend 20m")
 	if status := console.status(); status != 0 || !strings.Contains(console.text(), "Granted 20m0s") {
-		t.Errorf("status %d; it shows:\n%s", status, console.text())
+		t.Errorf("status %d; output:\n%s", status, console.text())
 	}
 }
 
@@ -267,45 +267,44 @@ func TestOneRequestAtATime(t *testing.T) {
 	r := start(t)
 	client := r.dial()
 	first := r.command(client, "extend 30m")
-	r.awaitReport("carries the request", func(report bastion.Report) bool {
+	r.awaitReport("has the request", func(report bastion.Report) bool {
 		return report.ConsoleRequest == bastion.ConsoleRequest{Number: 1, Verb: bastion.VerbExtend, TTL: 30 * time.Minute}
 	})
 	second := r.command(client, "close")
 	if status := second.status(); status != 1 || !strings.Contains(second.text(), "another console's request is pending") {
-		t.Errorf("status %d; it shows:\n%s", status, second.text())
+		t.Errorf("status %d; output:\n%s", status, second.text())
 	}
 	if err := r.table.Write(func(l *bastion.Lease) { l.ConsoleReply = bastion.ConsoleReply{Number: 1, Message: "Yes."} }); err != nil {
 		t.Fatal(err)
 	}
 	if status := first.status(); status != 0 || !strings.Contains(first.text(), "Yes.") {
-		t.Errorf("status %d; it shows:\n%s", status, first.text())
+		t.Errorf("status %d; output:\n%s", status, first.text())
 	}
 }
 
-func TestAnswerToAnotherRequestIsNotShown(t *testing.T) {
+func TestReplyToAnotherRequestIsNotShown(t *testing.T) {
 	r := start(t, func(r *fixture) {
 		r.table.Lease.ConsoleReply = bastion.ConsoleReply{Number: 7, Message: "Not this."}
 		r.cfg.Timing.Reply = 50 * time.Millisecond
 	})
 	console := r.command(r.dial(), "extend 30m")
 	if status := console.status(); status != 1 || strings.Contains(console.text(), "Not this") {
-		t.Errorf("status %d; it shows:\n%s", status, console.text())
+		t.Errorf("status %d; output:\n%s", status, console.text())
 	}
 }
 
-func TestLeaseThatIsGoneAnswersClose(t *testing.T) {
+func TestCloseSucceedsWhenTheLeaseIsRemoved(t *testing.T) {
 	r := start(t)
 	console := r.command(r.dial(), "close")
-	r.awaitReport("carries the request", func(report bastion.Report) bool { return report.ConsoleRequest.Number == 1 })
+	r.awaitReport("has the request", func(report bastion.Report) bool { return report.ConsoleRequest.Number == 1 })
 	r.table.Change(func(tb *simtask.Table) { tb.Removed = true })
 	if status := console.status(); status != 0 || !strings.Contains(console.text(), "was closed") {
-		t.Errorf("status %d; it shows:\n%s", status, console.text())
+		t.Errorf("status %d; output:\n%s", status, console.text())
 	}
 }
 
-// It was once over, and its channel closed, before the client was told that it
-// had begun.
-func TestCommandIsAcceptedBeforeItIsOver(t *testing.T) {
+// A short command must not close its channel before the reply to its request is sent.
+func TestShortCommandsAreAcceptedBeforeTheyEnd(t *testing.T) {
 	r := start(t)
 	client := r.dial()
 	for range 1000 {
@@ -315,7 +314,7 @@ func TestCommandIsAcceptedBeforeItIsOver(t *testing.T) {
 	}
 }
 
-func TestOneCommandASession(t *testing.T) {
+func TestSecondCommandOfASessionIsRefused(t *testing.T) {
 	r := start(t)
 	console := r.console(r.dial(), false)
 	console.await("Commands:")
@@ -329,14 +328,13 @@ func TestSessionThatNeverBeginsCanEnd(t *testing.T) {
 	client := r.dial()
 	console := r.session(client)
 	console.session.Close()
-	forwardless := r.command(client, "status")
-	if status := forwardless.status(); status != 0 {
+	if status := r.command(client, "status").status(); status != 0 {
 		t.Errorf("exit status %d", status)
 	}
 }
 
-// A client that reads nothing must not hold up the end of the bastion.
-func TestConsoleThatDoesNotReadDoesNotHoldUpTheEnd(t *testing.T) {
+// A client that reads nothing must not delay the end of the bastion.
+func TestConsoleThatDoesNotReadDoesNotDelayTheEnd(t *testing.T) {
 	r := start(t, func(r *fixture) { r.cfg.Timing.Grace = 20 * time.Millisecond })
 	client := r.dial()
 	channel, requests, err := client.OpenChannel("session", nil)
@@ -347,7 +345,7 @@ func TestConsoleThatDoesNotReadDoesNotHoldUpTheEnd(t *testing.T) {
 	if ok, err := channel.SendRequest("shell", true, nil); !ok || err != nil {
 		t.Fatal(ok, err)
 	}
-	go func() { _, _ = io.WriteString(channel, strings.Repeat("help\n", 1<<16)) }() // answers of more than the window
+	go func() { _, _ = io.WriteString(channel, strings.Repeat("help\n", 1<<16)) }() // the output exceeds the window
 	r.stop()
 }
 
@@ -380,10 +378,10 @@ func TestParseCommand(t *testing.T) {
 	} {
 		_, err := parseCommand(line)
 		if err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%q: %v, want %q in it", line, err, want)
+			t.Errorf("%q: error %v, want %q", line, err, want)
 		}
 		if unknown := errors.As(err, new(unknownCommand)); unknown != strings.HasPrefix(want, "unknown command") {
-			t.Errorf("%q: unknown is %v", line, unknown)
+			t.Errorf("%q: unknownCommand is %t", line, unknown)
 		}
 	}
 }
@@ -411,7 +409,7 @@ destinations 10.0.0.0/8, fd12::/64
 	got := statusText(lease, 0, now)
 	for _, part := range []string{"0s from now", "never closed for being idle", "destinations none"} {
 		if !strings.Contains(got, part) {
-			t.Errorf("%q is missing in:\n%s", part, got)
+			t.Errorf("no %q in:\n%s", part, got)
 		}
 	}
 }
@@ -421,7 +419,7 @@ func TestClip(t *testing.T) {
 		"plain":             "plain",
 		"ü and 漢":           "ü and 漢",
 		"a\x1b[31m\r\n\x00": "a?[31m???",
-		"\u202eevil":        "?evil", // turns the direction of writing
+		"\u202eevil":        "?evil", // U+202E reverses the direction of text
 		"\xff\xfe":          "?",
 	} {
 		if got := clip(in); got != want {
@@ -429,6 +427,6 @@ func TestClip(t *testing.T) {
 		}
 	}
 	if got := clip(strings.Repeat("ü", 1000)); len(got) > 300 {
-		t.Errorf("a long text stays %d bytes long", len(got))
+		t.Errorf("a long text has %d bytes", len(got))
 	}
 }

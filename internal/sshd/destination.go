@@ -246,7 +246,7 @@ func plainDialError(err error) string {
 	case errors.As(err, &errno) && errno != syscall.ETIMEDOUT:
 		return errno.Error()
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout(), errno == syscall.ETIMEDOUT:
-		return "no answer in time"
+		return "no response in time"
 	}
 	return "connection failed"
 }

@@ -103,9 +103,9 @@ func TestPolicy(t *testing.T) {
 		case c.why == "" && err != nil:
 			t.Errorf("%s is refused: %v", c.addr, err)
 		case c.why != "" && err == nil:
-			t.Errorf("%s is allowed; want it refused: %s", c.addr, c.why)
+			t.Errorf("%s is allowed, want %q", c.addr, c.why)
 		case err != nil && !strings.Contains(err.Error(), c.why):
-			t.Errorf("%s is refused because %q; want %q in it", c.addr, err, c.why)
+			t.Errorf("%s is refused with %q, want %q", c.addr, err, c.why)
 		}
 	}
 	if err := everything.Judge(netip.Addr{}); err == nil {
@@ -113,32 +113,33 @@ func TestPolicy(t *testing.T) {
 	}
 }
 
-// names is a resolver: each look-up of a name takes the next of its answers,
-// and the last again.
-type names struct {
+// testResolver is a resolver. Each look-up of a name returns the next of its results;
+// the last result is repeated.
+type testResolver struct {
 	mu      sync.Mutex
-	answers map[string][][]netip.Addr
-	asked   []string
+	results map[string][][]netip.Addr
+	lookups []string
 }
 
-func (n *names) LookupNetIP(_ context.Context, _, host string) ([]netip.Addr, error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.asked = append(n.asked, host)
-	answers := n.answers[strings.TrimSuffix(host, ".")]
-	if len(answers) == 0 {
+func (r *testResolver) LookupNetIP(_ context.Context, _, host string) ([]netip.Addr, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.lookups = append(r.lookups, host)
+	name := strings.TrimSuffix(host, ".")
+	results := r.results[name]
+	if len(results) == 0 {
 		return nil, errors.New("no such host")
 	}
-	if len(answers) > 1 {
-		n.answers[strings.TrimSuffix(host, ".")] = answers[1:]
+	if len(results) > 1 {
+		r.results[name] = results[1:]
 	}
-	return answers[0], nil
+	return results[0], nil
 }
 
-func (n *names) lookups() []string {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return slices.Clone(n.asked)
+func (r *testResolver) lookedUp() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.lookups)
 }
 
 func addrs(all ...string) (list []netip.Addr) {
@@ -154,7 +155,7 @@ func TestFindDestination(t *testing.T) {
 		host    string
 		port    uint32
 		want    string // addresses to dial
-		refusal string // part of the sentence
+		refusal string // part of the message
 		lookups int
 	}{
 		{"10.1.2.3", 22, "10.1.2.3:22", "", 0},
@@ -206,7 +207,7 @@ func TestFindDestination(t *testing.T) {
 		{strings.Repeat("a.", 127) + "abc", 80, "", "not a valid host name", 0},
 	}
 	for _, c := range cases {
-		resolver := &names{answers: map[string][][]netip.Addr{
+		resolver := &testResolver{results: map[string][][]netip.Addr{
 			"good.internal":       {addrs("10.0.0.1")},
 			"1.db.internal":       {addrs("10.0.0.1")},
 			"two.internal":        {addrs("10.0.0.1", "fd12::2")},
@@ -226,32 +227,32 @@ func TestFindDestination(t *testing.T) {
 		var r *refused
 		switch {
 		case strings.Join(got, " ") != c.want:
-			t.Errorf("%q: would dial %q, want %q", c.host, got, c.want)
+			t.Errorf("%q: addresses %q, want %q", c.host, got, c.want)
 		case (err == nil) != (c.refusal == ""):
 			t.Errorf("%q: %v, want a refusal with %q", c.host, err, c.refusal)
 		case err != nil && (!errors.As(err, &r) || !strings.Contains(r.message, c.refusal)):
 			t.Errorf("%q: %v, want a refusal with %q", c.host, err, c.refusal)
-		case len(resolver.asked) != c.lookups:
-			t.Errorf("%q: looked up %q, want %d look-ups", c.host, resolver.asked, c.lookups)
+		case len(resolver.lookups) != c.lookups:
+			t.Errorf("%q: looked up %q, want %d look-ups", c.host, resolver.lookups, c.lookups)
 		}
 		want := ssh.Prohibited
 		if strings.HasPrefix(c.refusal, "no address") {
 			want = ssh.ConnectionFailed
 		}
 		if r != nil && r.reason != want {
-			t.Errorf("%q: refused as %v, want %v", c.host, r.reason, want)
+			t.Errorf("%q: refused with %v, want %v", c.host, r.reason, want)
 		}
 	}
 }
 
-func TestNoMoreThanSoManyAddresses(t *testing.T) {
+func TestAddressesOfANameAreLimited(t *testing.T) {
 	var many []netip.Addr
 	for i := range 3 * maxAddresses {
 		many = append(many, netip.AddrFrom4([4]byte{10, 0, 0, byte(i + 1)}))
 	}
-	resolver := &names{answers: map[string][][]netip.Addr{"many.internal": {many}}}
+	resolver := &testResolver{results: map[string][][]netip.Addr{"many.internal": {many}}}
 	d, err := findDestination(t.Context(), resolver, Policy{Allowed: prefixes("10.0.0.0/8")}, "many.internal", 22)
 	if err != nil || len(d.addrs) != maxAddresses {
-		t.Fatalf("would dial %d addresses, %v; want %d", len(d.addrs), err, maxAddresses)
+		t.Fatalf("%d addresses, want %d; error %v", len(d.addrs), maxAddresses, err)
 	}
 }

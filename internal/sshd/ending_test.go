@@ -14,21 +14,22 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-func TestOnlyAuthenticatedConnectionsCount(t *testing.T) {
+func TestUnauthenticatedConnectionDoesNotPreventTheIdleEnd(t *testing.T) {
 	bubble(t, func(t *testing.T, r *fixture) {
 		r.run()
 		after(9*time.Minute + 30*time.Second)
-		conn, err := r.connect() // which never says a word
+		conn, err := r.connect() // sends nothing
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer conn.Close()
-		r.endsAfter(30*time.Second+10*time.Second, bastion.EndIdle) // it gets what a handshake in flight gets
+		r.wantEndAfter(30*time.Second+10*time.Second, bastion.EndIdle) // an open handshake gets ten seconds
 	})
 }
 
-// Somebody's other window waits for a passphrase when the idle time is over.
-func TestStuckHandshakeKeepsNobodyOut(t *testing.T) {
+// A handshake hangs when the idle end is due, for example because it waits for a
+// passphrase. Other clients must still connect at once.
+func TestHangingHandshakeDoesNotDelayOtherClients(t *testing.T) {
 	bubble(t, func(t *testing.T, r *fixture) {
 		r.run()
 		after(9*time.Minute + 30*time.Second)
@@ -38,19 +39,20 @@ func TestStuckHandshakeKeepsNobodyOut(t *testing.T) {
 		}
 		defer conn.Close()
 		after(33 * time.Second)
-		asked := time.Now()
+		began := time.Now()
 		client := r.dial()
-		if waited := time.Since(asked); waited > 0 {
-			t.Errorf("the right key waited %s", waited)
+		if waited := time.Since(began); waited > 0 {
+			t.Errorf("the client waited %s", waited)
 		}
 		after(30 * time.Minute)
 		client.Close()
-		r.endsAfter(10*time.Minute, bastion.EndIdle)
+		r.wantEndAfter(10*time.Minute, bastion.EndIdle)
 	})
 }
 
-// One stuck handshake has had its time when idle is due, another has just begun.
-func TestStuckHandshakesAreCutOneByOne(t *testing.T) {
+// The idle end is due. One hanging handshake has used up its ten seconds, another has
+// just begun: the server closes each after its own ten seconds.
+func TestHangingHandshakesAreClosedOneByOne(t *testing.T) {
 	bubble(t, func(t *testing.T, r *fixture) {
 		r.run()
 		for _, wait := range []time.Duration{9*time.Minute + 55*time.Second, 13 * time.Second} {
@@ -61,11 +63,11 @@ func TestStuckHandshakesAreCutOneByOne(t *testing.T) {
 			}
 			defer conn.Close()
 		}
-		r.endsAfter(10*time.Second, bastion.EndIdle)
+		r.wantEndAfter(10*time.Second, bastion.EndIdle)
 	})
 }
 
-func TestQuietTunnelKeepsItAlive(t *testing.T) {
+func TestQuietForwardPreventsTheIdleEnd(t *testing.T) {
 	bubble(t, func(t *testing.T, r *fixture) {
 		r.memoryHost("10.0.0.1:5432", echo)
 		r.run()
@@ -86,15 +88,15 @@ func TestEndsAtTheDeadline(t *testing.T) {
 		r.run()
 		after(0)
 		client := r.dial()
-		r.endsAfter(time.Hour, bastion.EndDeadline)
+		r.wantEndAfter(time.Hour, bastion.EndDeadline)
 		if err := client.Wait(); err == nil {
-			t.Error("the connection is open still")
+			t.Error("the connection is still open")
 		}
 	})
 }
 
-// A client whose machine is gone: no answer, and no end of the connection.
-func TestDeadClientDoesNotKeepItAlive(t *testing.T) {
+// The client's machine has failed: the client sends nothing and closes nothing.
+func TestDeadClientDoesNotPreventTheIdleEnd(t *testing.T) {
 	bubble(t, func(t *testing.T, r *fixture) {
 		r.run()
 		after(0)
@@ -102,22 +104,22 @@ func TestDeadClientDoesNotKeepItAlive(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		cold := &cold{Conn: conn}
-		cold.thawed.L = &cold.mu
-		c, channels, requests, err := ssh.NewClientConn(cold, "bastion", r.client(ssh.PublicKeys(r.key)))
+		frozen := &freezableConn{Conn: conn}
+		frozen.thawed.L = &frozen.mu
+		c, channels, requests, err := ssh.NewClientConn(frozen, "bastion", r.client(ssh.PublicKeys(r.key)))
 		if err != nil {
 			t.Fatal(err)
 		}
 		client := ssh.NewClient(c, channels, requests)
 		defer client.Close()
-		defer cold.freeze(false)
+		defer frozen.freeze(false)
 		after(20 * time.Minute)
-		cold.freeze(true)
+		frozen.freeze(true)
 		after(80 * time.Second)
-		if lines := r.journal.all(msgConnection); len(lines) != 1 || lines[0].text("result") != causeDead.result {
+		if lines := r.log.all(msgConnection); len(lines) != 1 || lines[0].text("result") != causeDead.result {
 			t.Fatalf("connection lines %v", lines)
 		}
-		r.endsAfter(10*time.Minute-20*time.Second, bastion.EndIdle)
+		r.wantEndAfter(10*time.Minute-20*time.Second, bastion.EndIdle)
 	})
 }
 
@@ -167,9 +169,9 @@ func TestReasonOfEachEndReachesConsoles(t *testing.T) {
 	}
 }
 
-// The lease moves while the ending is on its way: the table refuses it, and
-// nobody is cut. In both cases, at the very moment.
-func TestLeaseMovesFirst(t *testing.T) {
+// The lease is renewed just before the ending is written: the table refuses the ending,
+// and no client is disconnected.
+func TestRenewalBeforeTheEndingKeepsClients(t *testing.T) {
 	for _, reason := range []bastion.EndReason{bastion.EndIdle, bastion.EndDeadline} {
 		t.Run(string(reason), func(t *testing.T) {
 			bubble(t, func(t *testing.T, r *fixture) {
@@ -177,11 +179,11 @@ func TestLeaseMovesFirst(t *testing.T) {
 					r.table.Lease.IdleTimeout = 0
 					r.table.Lease.Deadline = time.Now().Add(10 * time.Minute)
 				}
-				moved := make(chan struct{})
+				renewed := make(chan struct{})
 				var waiting net.Conn
 				r.table.Around = func(report bastion.Report, apply func() error) error {
 					if report.Ending.Reason != "" && report.Ending.Generation == 1 {
-						// The owner asks again, and connects, before the ending is written.
+						// Before the ending is written, the lease is renewed and a client connects.
 						if err := r.table.Write(func(l *bastion.Lease) { l.Deadline = time.Now().Add(time.Hour) }); err != nil {
 							t.Error(err)
 						}
@@ -189,30 +191,30 @@ func TestLeaseMovesFirst(t *testing.T) {
 						if waiting, err = r.connect(); err != nil {
 							t.Error(err)
 						}
-						close(moved)
+						close(renewed)
 					}
 					return apply()
 				}
 				r.run()
-				<-moved
+				<-renewed
 				c, channels, requests, err := ssh.NewClientConn(waiting, "bastion", r.client(ssh.PublicKeys(r.key)))
 				if err != nil {
-					t.Fatalf("the client that connected then is refused: %v\n%s", err, r.journal.text())
+					t.Fatalf("the client is refused: %v\n%s", err, r.log.text())
 				}
 				client := ssh.NewClient(c, channels, requests)
 				defer client.Close()
 				after(30 * time.Minute)
 				if _, _, err := client.SendRequest("keepalive@openssh.com", true, nil); err != nil || r.ended() {
-					t.Errorf("it was cut: %v", err)
+					t.Errorf("the client was disconnected: %v", err)
 				}
 			})
 		})
 	}
 }
 
-// The ending is written first: who comes then does not get in, and finds the
-// bastion ended; the lease cannot be renewed any more.
-func TestEndingComesFirst(t *testing.T) {
+// The ending is written first: the lease can no longer be renewed, and a client that
+// connects is refused.
+func TestEndingBeforeARenewalRefusesClients(t *testing.T) {
 	bubble(t, func(t *testing.T, r *fixture) {
 		var waiting net.Conn
 		r.table.Around = func(report bastion.Report, apply func() error) error {
@@ -225,17 +227,17 @@ func TestEndingComesFirst(t *testing.T) {
 			}
 			err = apply()
 			if err := r.table.Write(func(l *bastion.Lease) {}); !errors.Is(err, bastion.ErrConflict) {
-				t.Errorf("the lease of a task that is ending is renewed: %v", err)
+				t.Errorf("the lease of an ending task was renewed: %v", err)
 			}
 			return err
 		}
 		r.run()
 		after(10*time.Minute + time.Second)
 		if !r.ended() || r.code != bastion.ExitOK {
-			t.Fatalf("ended: %v, code %d", r.ended(), r.code)
+			t.Fatalf("ended %t, exit code %d", r.ended(), r.code)
 		}
 		if _, _, _, err := ssh.NewClientConn(waiting, "bastion", r.client(ssh.PublicKeys(r.key))); err == nil {
-			t.Error("it got in after the end")
+			t.Error("a client was admitted after the end")
 		}
 		if n := r.table.LastReport().Receipt.Connections; n != 0 {
 			t.Errorf("the receipt counts %d connections", n)
@@ -243,31 +245,31 @@ func TestEndingComesFirst(t *testing.T) {
 	})
 }
 
-// A handshake is in flight when idle is due.
-func TestHandshakeInFlightKeepsItAlive(t *testing.T) {
+// A client is in its handshake when the idle end is due.
+func TestHandshakeDelaysTheIdleEnd(t *testing.T) {
 	bubble(t, func(t *testing.T, r *fixture) {
 		r.run()
 		after(10*time.Minute - time.Second)
 		offered, sign := make(chan struct{}), make(chan struct{})
 		client := make(chan *ssh.Client)
 		go func() {
-			c, err := r.dialWith(r.client(ssh.PublicKeys(late{r.key, offered, sign})))
+			c, err := r.dialWith(r.client(ssh.PublicKeys(waitingSigner{r.key, offered, sign})))
 			if err != nil {
-				t.Errorf("it does not get in: %v", err)
+				t.Errorf("the client is refused: %v", err)
 			}
 			client <- c
 		}()
 		<-offered
-		after(5 * time.Second) // idle was due four seconds ago
+		after(5 * time.Second) // the idle end was due four seconds ago
 		if r.table.LastReport().Ending.Reason != "" {
-			t.Fatal("it ends though a handshake is in flight")
+			t.Fatal("the server ends during a handshake")
 		}
-		// Who comes now waits, for the ending may yet be written.
+		// A client that connects now is admitted too.
 		second := make(chan *ssh.Client)
 		go func() {
 			c, err := r.dialWith(r.client(ssh.PublicKeys(r.key)))
 			if err != nil {
-				t.Errorf("the second does not get in: %v", err)
+				t.Errorf("the second client is refused: %v", err)
 			}
 			second <- c
 		}()
@@ -277,18 +279,18 @@ func TestHandshakeInFlightKeepsItAlive(t *testing.T) {
 		defer (<-second).Close()
 		after(30 * time.Minute)
 		if r.ended() {
-			t.Error("it ended")
+			t.Error("the server ended")
 		}
 	})
 }
 
-// Every moment of a client's arrival around the end: it gets in and stays, or
-// it never gets in.
-func TestUseAtEveryMomentOfTheEnd(t *testing.T) {
+// A client that connects at any time around the idle end is admitted and stays
+// connected, or is never admitted.
+func TestClientAroundTheIdleEndIsNeverDisconnected(t *testing.T) {
 	for offset := -3 * time.Second; offset <= 3*time.Second; offset += 250 * time.Millisecond {
 		t.Run(fmt.Sprint(offset), func(t *testing.T) {
 			bubble(t, func(t *testing.T, r *fixture) {
-				// The table takes its time, so that there are moments within the call.
+				// The table is slow, so that clients connect during a call too.
 				r.table.Around = func(report bastion.Report, apply func() error) error {
 					time.Sleep(time.Second)
 					err := apply()
@@ -301,14 +303,14 @@ func TestUseAtEveryMomentOfTheEnd(t *testing.T) {
 				if err != nil {
 					after(time.Minute)
 					if !r.ended() || r.table.LastReport().Receipt.Connections != 0 {
-						t.Errorf("it does not get in (%v), but the bastion has not ended unused: %s", err, r.journal.text())
+						t.Errorf("the client is refused (%v), but the bastion has not ended unused: %s", err, r.log.text())
 					}
 					return
 				}
 				defer client.Close()
 				after(20 * time.Minute)
 				if r.ended() {
-					t.Errorf("it was cut: %s", r.journal.text())
+					t.Errorf("the server ended: %s", r.log.text())
 				}
 			})
 		})

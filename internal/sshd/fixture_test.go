@@ -22,19 +22,19 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/test/simtask"
 )
 
-// fixture is a bastion under test, with the owner's key, a control plane, and a
-// network to forward into.
+// fixture is a server under test, with the owner's key, a lease table, a resolver and a
+// network of hosts.
 type fixture struct {
-	t       testing.TB
-	cfg     Config
-	table   *simtask.Table
-	journal *testLog
-	names   *names
-	network *network
-	private ed25519.PrivateKey // the owner's
-	key     ssh.Signer         // the same
+	t        testing.TB
+	cfg      Config
+	table    *simtask.Table
+	log      *testLog
+	resolver *testResolver
+	network  *network
+	private  ed25519.PrivateKey // the owner's key
+	key      ssh.Signer         // the same key
 
-	memory    *memoryListener // instead of TCP, if set
+	memory    *memoryListener // if set, used instead of TCP
 	address   string
 	terminate context.CancelFunc
 	exited    chan struct{}
@@ -65,18 +65,18 @@ func (n *network) dials() string {
 	return strings.Trim(fmt.Sprint(n.dialed), "[]")
 }
 
-// newFixture returns a bastion that is leased for an hour. It does not run yet.
+// newFixture returns a server that does not run yet. Its lease ends in an hour.
 func newFixture(t testing.TB) *fixture {
 	private := newPrivateKey(t)
 	r := &fixture{
-		t: t, table: &simtask.Table{}, journal: newTestLog(), private: private, key: signer(t, private, nil),
-		names:   &names{answers: map[string][][]netip.Addr{}},
-		network: &network{hosts: map[netip.AddrPort]func(context.Context) (net.Conn, error){}},
-		exited:  make(chan struct{}),
+		t: t, table: &simtask.Table{}, log: newTestLog(), private: private, key: signer(t, private, nil),
+		resolver: &testResolver{results: map[string][][]netip.Addr{}},
+		network:  &network{hosts: map[netip.AddrPort]func(context.Context) (net.Conn, error){}},
+		exited:   make(chan struct{}),
 	}
 	r.cfg = Config{
-		BastionID: "b1", Lease: r.table, Listen: r.listen, Resolver: r.names, Dialer: r.network,
-		Own: addrs("10.9.9.9"), Log: slog.New(slog.NewJSONHandler(r.journal, nil)),
+		BastionID: "b1", Lease: r.table, Listen: r.listen, Resolver: r.resolver, Dialer: r.network,
+		Own: addrs("10.9.9.9"), Log: slog.New(slog.NewJSONHandler(r.log, nil)),
 		LeaseTiming: leaseloop.Timing{Poll: 10 * time.Millisecond, ReportPause: time.Millisecond},
 	}
 	r.table.Lease = bastion.Lease{
@@ -98,7 +98,7 @@ func (r *fixture) listen() (net.Listener, error) {
 	return listener, err
 }
 
-// run starts it, and sees to its end.
+// run starts the server, and stops it at the end of the test.
 func (r *fixture) run() *fixture {
 	ctx, cancel := context.WithCancel(context.Background())
 	r.terminate = cancel
@@ -110,7 +110,7 @@ func (r *fixture) run() *fixture {
 	return r
 }
 
-// start runs it and waits until it is ready.
+// start runs a server and waits until it is ready.
 func start(t testing.TB, change ...func(*fixture)) *fixture {
 	t.Helper()
 	r := newFixture(t)
@@ -118,24 +118,24 @@ func start(t testing.TB, change ...func(*fixture)) *fixture {
 		f(r)
 	}
 	r.run()
-	r.awaitReport("gives the host key", func(report bastion.Report) bool { return report.HostKey != "" })
+	r.awaitReport("has the host key", func(report bastion.Report) bool { return report.HostKey != "" })
 	return r
 }
 
-// stop tells it to end, and answers the exit code.
+// stop cancels Run's context and returns the exit code.
 func (r *fixture) stop() int {
 	r.t.Helper()
 	r.terminate()
 	return r.exit()
 }
 
-// exit waits for its end, and answers the exit code.
+// exit waits until Run returns, and returns the exit code.
 func (r *fixture) exit() int {
 	r.t.Helper()
 	select {
 	case <-r.exited:
-	case <-time.After(48 * time.Hour): // of a bubble's time; outside, go test ends sooner
-		r.t.Fatal("it does not end")
+	case <-time.After(48 * time.Hour): // for simulated time; in real time, go test ends sooner
+		r.t.Fatal("Run does not return")
 	}
 	return r.code
 }
@@ -184,7 +184,7 @@ func (r *fixture) dialWith(config *ssh.ClientConfig) (*ssh.Client, error) {
 		return nil, err
 	}
 	client := ssh.NewClient(c, channels, requests)
-	// A client knows that it is in a moment before the server has noted it.
+	// A reply shows that the server has entered the connection too, not only the client.
 	if _, _, err := client.SendRequest("keepalive@openssh.com", true, nil); err != nil {
 		client.Close()
 		return nil, err
@@ -197,23 +197,23 @@ func (r *fixture) dial() *ssh.Client {
 	r.t.Helper()
 	client, err := r.dialWith(r.client(ssh.PublicKeys(r.key)))
 	if err != nil {
-		r.t.Fatalf("connect: %v\n%s", err, r.journal.text())
+		r.t.Fatalf("connect: %v\n%s", err, r.log.text())
 	}
 	r.t.Cleanup(func() { client.Close() })
 	return client
 }
 
-// refusal stops it, and answers its only refusal line.
+// refusal stops the server, checks that it logged one refusal, and returns that line.
 func (r *fixture) refusal(kind, reason string) line {
 	r.t.Helper()
 	r.stop()
-	lines := r.journal.all(msgRefusal)
+	lines := r.log.all(msgRefusal)
 	if len(lines) != 1 {
 		r.t.Fatalf("%d refusal lines, want one:\n%v", len(lines), lines)
 	}
 	l := lines[0]
 	if l.text("kind") != kind || !strings.Contains(l.text("reason"), reason) {
-		r.t.Errorf("refused as %v, want kind %q and reason %q", l, kind, reason)
+		r.t.Errorf("refusal line %v, want kind %q and reason %q", l, kind, reason)
 	}
 	for key, want := range map[string]string{"bastion": "b1", "owner": "local:alice", "source": "127.0.0.1"} {
 		if l.text(key) != want {
@@ -236,13 +236,13 @@ func (r *fixture) awaitReport(what string, match func(bastion.Report) bool) bast
 	defer cancel()
 	report, ok := r.table.Await(ctx, match)
 	if !ok {
-		r.t.Fatalf("no report came that %s; the last was %+v", what, report)
+		r.t.Fatalf("no report %s; the last one is %+v", what, report)
 	}
 	return report
 }
 
-// bubble runs a test in simulated time: the whole bastion, its clients and its
-// hosts, without a socket. The idle time is ten minutes, the lease an hour.
+// bubble runs a test in simulated time, with the server, its clients and its hosts in
+// memory. The idle time-out is ten minutes, the deadline is in an hour.
 func bubble(t *testing.T, test func(t *testing.T, r *fixture)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -257,7 +257,7 @@ func bubble(t *testing.T, test func(t *testing.T, r *fixture)) {
 	})
 }
 
-// after lets time go by and everything come to rest.
+// after waits for d, and then until all goroutines of the bubble are blocked.
 func after(d time.Duration) {
 	time.Sleep(d)
 	synctest.Wait()
@@ -272,46 +272,46 @@ func (r *fixture) ended() bool {
 	}
 }
 
-// endsAfter expects it to end after d, and not before.
-func (r *fixture) endsAfter(d time.Duration, reason bastion.EndReason) {
+// wantEndAfter checks that the server ends by its own decision after d, and not before.
+func (r *fixture) wantEndAfter(d time.Duration, reason bastion.EndReason) {
 	r.t.Helper()
 	after(d - time.Second)
 	if r.ended() {
-		r.t.Fatalf("it ended before %v had gone by:\n%s", d, r.journal.text())
+		r.t.Fatalf("the server ended before %v:\n%s", d, r.log.text())
 	}
 	after(4 * time.Second)
 	if !r.ended() {
-		r.t.Fatalf("it did not end after %v:\n%s", d, r.journal.text())
+		r.t.Fatalf("the server did not end after %v:\n%s", d, r.log.text())
 	}
 	if r.code != bastion.ExitOK {
 		r.t.Errorf("exit code %d, want 0", r.code)
 	}
 	report := r.table.LastReport()
 	if want := (bastion.Ending{Reason: reason, Generation: r.table.Lease.Generation}); report.Ending != want {
-		r.t.Errorf("it reports the ending %+v, want %+v", report.Ending, want)
+		r.t.Errorf("reported ending %+v, want %+v", report.Ending, want)
 	}
 	if report.Receipt.EndedAt.IsZero() {
-		r.t.Error("it reports no receipt")
+		r.t.Error("no receipt is reported")
 	}
 }
 
-// cold is a client's connection that can be frozen, as a client that is
-// stopped: what comes is not read.
-type cold struct {
+// freezableConn is a client's connection. While it is frozen, reads block, as with a
+// client whose process is stopped.
+type freezableConn struct {
 	net.Conn
 	mu     sync.Mutex
 	thawed sync.Cond
 	frozen bool
 }
 
-func (c *cold) freeze(on bool) {
+func (c *freezableConn) freeze(on bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.frozen = on
 	c.thawed.Broadcast()
 }
 
-func (c *cold) Read(b []byte) (int, error) {
+func (c *freezableConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -321,8 +321,8 @@ func (c *cold) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// host puts a host on the fixture's network; serve gets each connection to it, and
-// closes it.
+// host adds a host to the fixture's network. serve is called with each connection to the
+// host, and closes it.
 func (r *fixture) host(address string, serve func(net.Conn)) {
 	r.t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -341,7 +341,7 @@ func (r *fixture) host(address string, serve func(net.Conn)) {
 	})
 	r.t.Cleanup(func() {
 		listener.Close()
-		r.stop() // which closes what serve waits for
+		r.stop() // closes the connections, so that serve returns
 		serving.Wait()
 	})
 	r.network.add(address, func(ctx context.Context) (net.Conn, error) {
@@ -349,7 +349,7 @@ func (r *fixture) host(address string, serve func(net.Conn)) {
 	})
 }
 
-// memoryHost is host without sockets.
+// memoryHost adds a host whose connections are in memory.
 func (r *fixture) memoryHost(address string, serve func(net.Conn)) {
 	r.network.add(address, func(context.Context) (net.Conn, error) {
 		up, down := newMemoryStream(), newMemoryStream()
@@ -364,12 +364,12 @@ func (n *network) add(address string, dial func(context.Context) (net.Conn, erro
 	n.hosts[netip.MustParseAddrPort(address)] = dial
 }
 
-// echo is a host that sends back what it gets.
+// echo adds a host that sends back what it receives.
 func (r *fixture) echo(address string) { r.host(address, echo) }
 
 func echo(conn net.Conn) {
 	defer conn.Close()
-	// Between sockets io.Copy would splice, and keep the pipes for the next time,
-	// which leakcheck would find.
+	// Between sockets, io.Copy would use splice(2) and keep its pipes, which leakcheck
+	// would report.
 	_, _ = io.Copy(struct{ io.Writer }{conn}, conn)
 }

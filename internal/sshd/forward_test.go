@@ -16,7 +16,7 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// channelConn is what Dial of an ssh.Client answers.
+// channelConn is the connection that Dial of an ssh.Client returns.
 type channelConn interface {
 	net.Conn
 	CloseWrite() error
@@ -32,19 +32,19 @@ func forward(t testing.TB, client *ssh.Client, address string) channelConn {
 	return conn.(channelConn)
 }
 
-func TestForwardLine(t *testing.T) {
+func TestForwardLineHasAllFields(t *testing.T) {
 	r := start(t)
 	r.echo("10.0.0.1:7")
-	r.names.answers["db.internal"] = [][]netip.Addr{addrs("127.0.0.1", "10.0.0.1")}
+	r.resolver.results["db.internal"] = [][]netip.Addr{addrs("127.0.0.1", "10.0.0.1")}
 	conn := forward(t, r.dial(), "db.internal:7")
 	if _, err := conn.Write([]byte("hello")); err != nil {
 		t.Fatal(err)
 	}
 	conn.CloseWrite()
 	if got, err := io.ReadAll(conn); string(got) != "hello" || err != nil {
-		t.Errorf("the answer is %q, %v", got, err)
+		t.Errorf("response %q, error %v", got, err)
 	}
-	l := r.journal.await(t, msgForward, 1)
+	l := r.log.await(t, msgForward, 1)
 	for key, want := range map[string]string{
 		"bastion": "b1", "owner": "local:alice", "connection": "1", "source": "127.0.0.1", "user": "bastion",
 		"key": ssh.FingerprintSHA256(r.key.PublicKey()), "requested": "db.internal:7", "address": "10.0.0.1:7",
@@ -59,51 +59,51 @@ func TestForwardLine(t *testing.T) {
 	}
 }
 
-func TestClientThatEndsFirstGetsAllOfTheAnswer(t *testing.T) {
-	answer := strings.Repeat("0123456789abcdef", 1<<16)
+func TestClientThatHalfClosesReceivesTheWholeResponse(t *testing.T) {
+	response := strings.Repeat("0123456789abcdef", 1<<16)
 	r := start(t)
 	r.host("10.0.0.1:7", func(conn net.Conn) {
 		defer conn.Close()
-		question, err := io.ReadAll(conn) // until the client's end
-		if err == nil && string(question) == "question" {
-			_, _ = io.WriteString(conn, answer)
+		request, err := io.ReadAll(conn) // until the client half-closes
+		if err == nil && string(request) == "request" {
+			_, _ = io.WriteString(conn, response)
 		}
 	})
 	conn := forward(t, r.dial(), "10.0.0.1:7")
-	if _, err := io.WriteString(conn, "question"); err != nil {
+	if _, err := io.WriteString(conn, "request"); err != nil {
 		t.Fatal(err)
 	}
 	conn.CloseWrite()
-	if got, err := io.ReadAll(conn); string(got) != answer || err != nil {
-		t.Errorf("the answer has %d bytes, %v; want %d", len(got), err, len(answer))
+	if got, err := io.ReadAll(conn); string(got) != response || err != nil {
+		t.Errorf("received %d bytes, want %d; error %v", len(got), len(response), err)
 	}
 }
 
-func TestDestinationThatEndsFirstGetsAllThatIsSent(t *testing.T) {
+func TestDestinationThatHalfClosesReceivesAllData(t *testing.T) {
 	got := make(chan string, 1)
 	r := start(t)
 	r.host("10.0.0.1:7", func(conn net.Conn) {
 		defer conn.Close()
-		_, _ = io.WriteString(conn, "done talking")
+		_, _ = io.WriteString(conn, "bye")
 		halfClose(conn)
-		heard, _ := io.ReadAll(conn)
-		got <- string(heard)
+		received, _ := io.ReadAll(conn)
+		got <- string(received)
 	})
 	conn := forward(t, r.dial(), "10.0.0.1:7")
-	if said, err := io.ReadAll(conn); string(said) != "done talking" || err != nil {
-		t.Fatalf("it said %q, %v", said, err)
+	if data, err := io.ReadAll(conn); string(data) != "bye" || err != nil {
+		t.Fatalf("read %q, error %v", data, err)
 	}
-	question := strings.Repeat("listen ", 1<<17)
-	if _, err := io.WriteString(conn, question); err != nil {
+	data := strings.Repeat("0123456789", 1<<17)
+	if _, err := io.WriteString(conn, data); err != nil {
 		t.Fatal(err)
 	}
 	conn.CloseWrite()
-	if heard := <-got; heard != question {
-		t.Errorf("it heard %d bytes, want %d", len(heard), len(question))
+	if received := <-got; received != data {
+		t.Errorf("the destination received %d bytes, want %d", len(received), len(data))
 	}
 }
 
-func TestWhatWasSentArrivesThoughTheClientHasLeft(t *testing.T) {
+func TestDataIsDeliveredAfterTheClientHasLeft(t *testing.T) {
 	for name, leave := range map[string]func(*ssh.Client, net.Conn){
 		"the channel":    func(_ *ssh.Client, conn net.Conn) { conn.Close() },
 		"the connection": func(client *ssh.Client, _ net.Conn) { client.Close() },
@@ -113,7 +113,7 @@ func TestWhatWasSentArrivesThoughTheClientHasLeft(t *testing.T) {
 			r := start(t)
 			r.host("10.0.0.1:7", func(conn net.Conn) {
 				defer conn.Close()
-				_, _ = io.WriteString(conn, "hello") // which nobody reads
+				_, _ = io.WriteString(conn, "hello") // the client does not read it
 				<-begin
 				n, _ := io.Copy(io.Discard, conn)
 				got <- n
@@ -123,7 +123,8 @@ func TestWhatWasSentArrivesThoughTheClientHasLeft(t *testing.T) {
 			if _, err := io.CopyN(conn, zeros{}, 1<<20); err != nil { // within the channel's window
 				t.Fatal(err)
 			}
-			// The close comes after the data; this answer says that both have arrived.
+			// The server handles requests in order: the reply shows that it has received
+			// the data, and the close of the channel.
 			if name == "the channel" {
 				leave(client, conn)
 				if _, _, err := client.SendRequest("keepalive@openssh.com", true, nil); err != nil {
@@ -139,14 +140,14 @@ func TestWhatWasSentArrivesThoughTheClientHasLeft(t *testing.T) {
 			if n := <-got; n != 1<<20 {
 				t.Errorf("%d bytes arrived, want %d", n, 1<<20)
 			}
-			if l := r.journal.await(t, msgForward, 1); l.text("result") != "closed by the client" || l.number("bytes_in") != 1<<20 {
-				t.Errorf("the line is %v", l)
+			if l := r.log.await(t, msgForward, 1); l.text("result") != "closed by the client" || l.number("bytes_in") != 1<<20 {
+				t.Errorf("line %v", l)
 			}
 		})
 	}
 }
 
-func TestDestinationThatNeverTakesWhatWasSent(t *testing.T) {
+func TestForwardToADestinationThatDoesNotReadEnds(t *testing.T) {
 	r := start(t, func(r *fixture) { r.cfg.Timing.Linger = 20 * time.Millisecond })
 	stuck := make(chan struct{})
 	r.host("10.0.0.1:7", func(conn net.Conn) {
@@ -156,10 +157,10 @@ func TestDestinationThatNeverTakesWhatWasSent(t *testing.T) {
 	defer close(stuck)
 	conn := forward(t, r.dial(), "10.0.0.1:7")
 	conn.Close()
-	r.journal.await(t, msgForward, 1)
+	r.log.await(t, msgForward, 1)
 }
 
-func TestDestinationThatResets(t *testing.T) {
+func TestResetByTheDestinationIsLogged(t *testing.T) {
 	r := start(t)
 	r.host("10.0.0.1:7", func(conn net.Conn) {
 		_, _ = conn.Read(make([]byte, 1))
@@ -173,18 +174,18 @@ func TestDestinationThatResets(t *testing.T) {
 	if got, err := io.ReadAll(conn); len(got) > 0 || err != nil {
 		t.Errorf("got %q, %v", got, err)
 	}
-	if l := r.journal.await(t, msgForward, 1); l.text("result") != "reset by the destination" {
-		t.Errorf("the line is %v", l)
+	if l := r.log.await(t, msgForward, 1); l.text("result") != "reset by the destination" {
+		t.Errorf("line %v", l)
 	}
 }
 
-// opens expects a channel open to fail, and answers how.
-func opens(t *testing.T, client *ssh.Client, address string) *ssh.OpenChannelError {
+// wantOpenError checks that the server refuses a forward, and returns the refusal.
+func wantOpenError(t *testing.T, client *ssh.Client, address string) *ssh.OpenChannelError {
 	t.Helper()
 	conn, err := client.Dial("tcp", address)
 	if err == nil {
 		conn.Close()
-		t.Fatalf("%s is reached", address)
+		t.Fatalf("connected to %s", address)
 	}
 	var refused *ssh.OpenChannelError
 	if !errors.As(err, &refused) {
@@ -193,13 +194,13 @@ func opens(t *testing.T, client *ssh.Client, address string) *ssh.OpenChannelErr
 	return refused
 }
 
-func TestForwardsThatFail(t *testing.T) {
+func TestFailedForwardsAreLogged(t *testing.T) {
 	for _, c := range []struct {
 		name, address, message, result string
 	}{
 		{"refused", "10.0.0.9:80", "could not connect to 10.0.0.9:80: connection refused", "dial 10.0.0.9:80"},
 		{"no such name", "nowhere.internal:80", "no address for nowhere.internal", "no such host"},
-		{"no answer", "10.0.0.3:80", "could not connect to 10.0.0.3:80: no answer in time", "deadline"},
+		{"no response", "10.0.0.3:80", "could not connect to 10.0.0.3:80: no response in time", "deadline"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := start(t, func(r *fixture) { r.cfg.Timing.Dial = 20 * time.Millisecond })
@@ -207,12 +208,12 @@ func TestForwardsThatFail(t *testing.T) {
 				<-ctx.Done()
 				return nil, ctx.Err()
 			})
-			refused := opens(t, r.dial(), c.address)
+			refused := wantOpenError(t, r.dial(), c.address)
 			if refused.Reason != ssh.ConnectionFailed || !strings.Contains(refused.Message, c.message) {
-				t.Errorf("%v, want %q", refused, c.message)
+				t.Errorf("error %v, want %q", refused, c.message)
 			}
 			r.stop()
-			lines := r.journal.all(msgForward)
+			lines := r.log.all(msgForward)
 			if len(lines) != 1 || !strings.Contains(lines[0].text("result"), c.result) || lines[0].text("requested") != c.address {
 				t.Errorf("lines %v", lines)
 			}
@@ -226,42 +227,42 @@ func TestForwardsThatFail(t *testing.T) {
 func TestTheNextAddressIsTriedWhenOneFails(t *testing.T) {
 	r := start(t)
 	r.echo("10.0.0.2:7")
-	r.names.answers["two.internal"] = [][]netip.Addr{addrs("10.0.0.1", "10.0.0.2")}
+	r.resolver.results["two.internal"] = [][]netip.Addr{addrs("10.0.0.1", "10.0.0.2")}
 	forward(t, r.dial(), "two.internal:7")
 	if got := r.network.dials(); got != "10.0.0.1:7 10.0.0.2:7" {
 		t.Errorf("dialled %s", got)
 	}
 }
 
-func TestRebindingName(t *testing.T) {
+func TestEachForwardResolvesTheNameOnce(t *testing.T) {
 	r := start(t)
 	r.echo("10.0.0.1:7")
-	r.names.answers["rebind.internal"] = [][]netip.Addr{addrs("10.0.0.1"), addrs("169.254.170.2")}
+	r.resolver.results["rebind.internal"] = [][]netip.Addr{addrs("10.0.0.1"), addrs("169.254.170.2")}
 	client := r.dial()
 	forward(t, client, "rebind.internal:7")
-	if asked := r.names.lookups(); len(asked) != 1 {
-		t.Errorf("looked up %q, want one look-up", asked)
+	if lookups := r.resolver.lookedUp(); len(lookups) != 1 {
+		t.Errorf("looked up %q, want one look-up", lookups)
 	}
 	if got := r.network.dials(); got != "10.0.0.1:7" {
-		t.Errorf("dialled %s, want the address that was judged", got)
+		t.Errorf("dialled %s, want the address that the policy allowed", got)
 	}
-	refused := opens(t, client, "rebind.internal:7") // now it is bad, and judged so
+	refused := wantOpenError(t, client, "rebind.internal:7") // now the name resolves to a forbidden address
 	if refused.Reason != ssh.Prohibited || r.network.dials() != "10.0.0.1:7" {
 		t.Errorf("%v; dialled %s", refused, r.network.dials())
 	}
 }
 
-func TestTooManyChannels(t *testing.T) {
+func TestChannelsOfAConnectionAreLimited(t *testing.T) {
 	r := start(t, func(r *fixture) { r.cfg.Limits.Channels = 2 })
 	r.echo("10.0.0.1:7")
 	client := r.dial()
 	first := forward(t, client, "10.0.0.1:7")
 	forward(t, client, "10.0.0.1:7")
-	if refused := opens(t, client, "10.0.0.1:7"); refused.Reason != ssh.ResourceShortage {
-		t.Errorf("%v, want a resource shortage", refused)
+	if refused := wantOpenError(t, client, "10.0.0.1:7"); refused.Reason != ssh.ResourceShortage {
+		t.Errorf("error %v, want a resource shortage", refused)
 	}
 	first.Close()
-	r.journal.await(t, msgForward, 1)
+	r.log.await(t, msgForward, 1)
 	// The slot is free a moment after the line is written.
 	for {
 		conn, err := client.Dial("tcp", "10.0.0.1:7")
@@ -270,19 +271,19 @@ func TestTooManyChannels(t *testing.T) {
 			break
 		}
 	}
-	l := r.journal.await(t, msgRefusal, 1)
+	l := r.log.await(t, msgRefusal, 1)
 	if l.text("kind") != kindChannel || l.number("limit") != 2 {
-		t.Errorf("the line is %v", l)
+		t.Errorf("line %v", l)
 	}
 }
 
-// noise is n bytes that no two seeds share.
+// noise returns n random bytes, which depend on the seed only.
 func noise(seed byte, n int64) io.Reader {
 	return io.LimitReader(rand.NewChaCha8([32]byte{seed}), n)
 }
 
-// last skips n bytes.
-func last(r io.Reader, n int64) io.Reader {
+// skip reads and drops n bytes.
+func skip(r io.Reader, n int64) io.Reader {
 	_, _ = io.CopyN(io.Discard, r, n)
 	return r
 }
@@ -296,18 +297,19 @@ func digest(t testing.TB, r io.Reader) [32]byte {
 	return [32]byte(h.Sum(nil))
 }
 
-// The client ends first: ssh -W stops sending when the other side does.
+// The destination sends its last byte only after it has received all: ssh -W stops
+// sending when the destination half-closes.
 func TestQuarterOfAGigabyteEachWay(t *testing.T) {
 	const size = 256 << 20
 	received := make(chan [32]byte, 1)
 	r := start(t)
 	r.host("10.0.0.1:7", func(conn net.Conn) {
 		defer conn.Close()
-		heard := make(chan [32]byte)
-		go func() { heard <- digest(t, conn) }()
+		sum := make(chan [32]byte)
+		go func() { sum <- digest(t, conn) }()
 		_, _ = io.Copy(struct{ io.Writer }{conn}, noise(2, size-1))
-		received <- <-heard
-		_, _ = io.Copy(struct{ io.Writer }{conn}, last(noise(2, size), size-1))
+		received <- <-sum
+		_, _ = io.Copy(struct{ io.Writer }{conn}, skip(noise(2, size), size-1))
 	})
 	cmd := r.stock().command("ssh", "-W", "10.0.0.1:7", "bastion")
 	var stderr bytes.Buffer
@@ -318,12 +320,12 @@ func TestQuarterOfAGigabyteEachWay(t *testing.T) {
 		t.Fatalf("ssh -W: %v: %s", err, &stderr)
 	}
 	if <-received != digest(t, noise(1, size)) {
-		t.Error("what the destination received is not what was sent")
+		t.Error("the destination did not receive what the client sent")
 	}
 	if [32]byte(sent.Sum(nil)) != digest(t, noise(2, size)) {
-		t.Error("what the client received is not what the destination sent")
+		t.Error("the client did not receive what the destination sent")
 	}
-	if l := r.journal.await(t, msgForward, 1); l.number("bytes_in") != size || l.number("bytes_out") != size {
-		t.Errorf("the line is %v", l)
+	if l := r.log.await(t, msgForward, 1); l.number("bytes_in") != size || l.number("bytes_out") != size {
+		t.Errorf("line %v", l)
 	}
 }

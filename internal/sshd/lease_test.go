@@ -19,11 +19,11 @@ import (
 
 var errNoHost = syscall.ECONNREFUSED
 
-func TestLeaseThatIsClosedAlready(t *testing.T) {
+func TestClosedLeaseIsNotServed(t *testing.T) {
 	r := newFixture(t)
 	r.table.Lease.Open = false
 	r.cfg.Listen = func() (net.Listener, error) {
-		t.Error("it listens")
+		t.Error("Listen was called")
 		return nil, simtask.ErrTable
 	}
 	if code := r.run().exit(); code != bastion.ExitOK {
@@ -31,34 +31,34 @@ func TestLeaseThatIsClosedAlready(t *testing.T) {
 	}
 }
 
-func TestLeaseThatHasRunOutAlready(t *testing.T) {
+func TestExpiredLeaseIsNotServed(t *testing.T) {
 	r := newFixture(t)
 	r.table.Lease.Deadline = time.Now().Add(-time.Second)
 	r.cfg.Listen = func() (net.Listener, error) {
-		t.Error("it listens")
+		t.Error("Listen was called")
 		return nil, simtask.ErrTable
 	}
 	if code := r.run().exit(); code != bastion.ExitOK {
 		t.Errorf("exit code %d, want 0", code)
 	}
 	if ending := r.table.LastReport().Ending; ending != (bastion.Ending{Reason: bastion.EndDeadline, Generation: 1}) {
-		t.Errorf("it reports the ending %+v", ending)
+		t.Errorf("reported ending %+v", ending)
 	}
 }
 
-func TestBadConfigurationNamesEverything(t *testing.T) {
+func TestConfigurationErrorListsAllProblems(t *testing.T) {
 	j := newTestLog()
 	if code := Run(t.Context(), Config{Log: slog.New(slog.NewJSONHandler(j, nil))}); code != bastion.ExitFailure {
 		t.Errorf("exit code %d, want %d", code, bastion.ExitFailure)
 	}
 	for _, part := range []string{"lease", "listener", "resolver", "dialer"} {
 		if !strings.Contains(j.text(), part) {
-			t.Errorf("the log does not name the missing %s: %s", part, j.text())
+			t.Errorf("the log does not mention the missing %s: %s", part, j.text())
 		}
 	}
 }
 
-func TestNoHostKeyWithoutRandomness(t *testing.T) {
+func TestMissingRandomnessIsAFailure(t *testing.T) {
 	r := newFixture(t)
 	r.cfg.Rand = strings.NewReader("short")
 	if code := r.run().exit(); code != bastion.ExitFailure {
@@ -81,7 +81,7 @@ type zeros struct{}
 
 func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
 
-func TestClosedLeaseEndsIt(t *testing.T) {
+func TestClosedOrRemovedLeaseEndsTheServer(t *testing.T) {
 	for name, close := range map[string]func(*simtask.Table){
 		"closed": func(tb *simtask.Table) {
 			tb.Lease.Open, tb.Lease.EndReason = false, bastion.EndClosed
@@ -97,20 +97,20 @@ func TestClosedLeaseEndsIt(t *testing.T) {
 				t.Errorf("exit code %d, want 0", code)
 			}
 			if err := client.Wait(); err == nil {
-				t.Error("the connection is open still")
+				t.Error("the connection is still open")
 			}
 			if _, err := net.Dial("tcp", r.address); err == nil {
-				t.Error("it listens still")
+				t.Error("the server still listens")
 			}
-			result := r.journal.await(t, msgConnection, 1).text("result")
+			result := r.log.await(t, msgConnection, 1).text("result")
 			if !strings.Contains(result, name) {
-				t.Errorf("the connection's result is %q, want %q in it", result, name)
+				t.Errorf("connection result %q, want %q", result, name)
 			}
 		})
 	}
 }
 
-func TestReceipt(t *testing.T) {
+func TestReceiptCountsConnectionsForwardsAndRefusals(t *testing.T) {
 	r := start(t)
 	r.echo("10.0.0.1:7")
 	client := r.dial()
@@ -125,7 +125,7 @@ func TestReceipt(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := client.Dial("tcp", "127.0.0.1:7"); err == nil {
-		t.Fatal("loopback is reached")
+		t.Fatal("connected to a loopback address")
 	}
 	if err := r.table.Write(func(l *bastion.Lease) { l.Open = false }); err != nil {
 		t.Fatal(err)
@@ -137,13 +137,13 @@ func TestReceipt(t *testing.T) {
 		len(got.Destinations) != 1 || got.Destinations[0] != want || got.StartedAt.IsZero() || got.EndedAt.Before(got.StartedAt) {
 		t.Errorf("receipt %+v", got)
 	}
-	lines := r.journal.all(msgReceipt)
+	lines := r.log.all(msgReceipt)
 	if len(lines) != 1 || lines[0].number("forwards") != 1 || lines[0].number("bytes_out") != 5 {
 		t.Errorf("receipt lines %v", lines)
 	}
 }
 
-func TestSigtermEndsCleanlyWithAReceipt(t *testing.T) {
+func TestSIGTERMEndsTheServerWithAReceipt(t *testing.T) {
 	r := start(t)
 	r.dial()
 	r.awaitReport("counts the connection", func(report bastion.Report) bool { return report.Connections == 1 })
@@ -152,11 +152,11 @@ func TestSigtermEndsCleanlyWithAReceipt(t *testing.T) {
 	}
 	report := r.table.LastReport()
 	if report.Receipt.Connections != 1 || report.Ending != (bastion.Ending{}) {
-		t.Errorf("the last report is %+v, want a receipt and no ending", report)
+		t.Errorf("last report %+v, want a receipt and no ending", report)
 	}
 }
 
-func TestListenerThatFails(t *testing.T) {
+func TestListenerErrors(t *testing.T) {
 	t.Run("later", func(t *testing.T) {
 		r := newFixture(t)
 		var listener net.Listener
@@ -166,7 +166,7 @@ func TestListenerThatFails(t *testing.T) {
 			return listener, err
 		}
 		r.run()
-		r.awaitReport("says it is ready", func(report bastion.Report) bool { return report.HostKey != "" })
+		r.awaitReport("has the host key", func(report bastion.Report) bool { return report.HostKey != "" })
 		listener.Close()
 		if code := r.exit(); code != bastion.ExitFailure {
 			t.Errorf("exit code %d, want %d", code, bastion.ExitFailure)
@@ -179,12 +179,12 @@ func TestListenerThatFails(t *testing.T) {
 			t.Errorf("exit code %d, want %d", code, bastion.ExitFailure)
 		}
 	})
-	t.Run("now and then", func(t *testing.T) {
+	t.Run("temporary", func(t *testing.T) {
 		r := start(t, func(r *fixture) {
 			listen := r.cfg.Listen
 			r.cfg.Listen = func() (net.Listener, error) {
 				listener, err := listen()
-				return &stumbling{Listener: listener}, err
+				return &unreliableListener{Listener: listener}, err
 			}
 		})
 		r.dial()
@@ -192,43 +192,43 @@ func TestListenerThatFails(t *testing.T) {
 	})
 }
 
-// stumbling fails every other Accept.
-type stumbling struct {
+// unreliableListener fails every second Accept.
+type unreliableListener struct {
 	net.Listener
 	count atomic.Int64
 }
 
-func (s *stumbling) Accept() (net.Conn, error) {
-	if s.count.Add(1)%2 == 1 {
+func (l *unreliableListener) Accept() (net.Conn, error) {
+	if l.count.Add(1)%2 == 1 {
 		return nil, syscall.EMFILE
 	}
-	return s.Listener.Accept()
+	return l.Listener.Accept()
 }
 
-func TestKeyRotationCutsOldSessions(t *testing.T) {
+func TestReplacedKeyEndsItsConnections(t *testing.T) {
 	r := start(t)
 	old, other := r.dial(), newKey(t)
 	if err := r.table.Write(func(l *bastion.Lease) { l.Keys = []bastion.Key{authorized(other)} }); err != nil {
 		t.Fatal(err)
 	}
 	if err := old.Wait(); err == nil {
-		t.Error("the old key's connection is open still")
+		t.Error("the old key's connection is still open")
 	}
 	r.awaitReport("has the new generation in force", func(report bastion.Report) bool { return report.Generation == 2 })
 	if _, err := r.dialWith(r.client(ssh.PublicKeys(r.key))); err == nil {
-		t.Error("the old key is admitted still")
+		t.Error("the old key is still admitted")
 	}
 	client, err := r.dialWith(r.client(ssh.PublicKeys(other)))
 	if err != nil {
 		t.Fatalf("the new key is not admitted: %v", err)
 	}
 	defer client.Close()
-	if result := r.journal.await(t, msgConnection, 1).text("result"); result != causeKeyReplaced.result {
-		t.Errorf("the connection's result is %q, want %q", result, causeKeyReplaced.result)
+	if result := r.log.await(t, msgConnection, 1).text("result"); result != causeKeyReplaced.result {
+		t.Errorf("connection result %q, want %q", result, causeKeyReplaced.result)
 	}
 }
 
-func TestAnotherSourceCutsNobody(t *testing.T) {
+func TestNewSourceOrKeyKeepsOpenConnections(t *testing.T) {
 	r := start(t)
 	client := r.dial()
 	if err := r.table.Write(func(l *bastion.Lease) {
@@ -239,22 +239,22 @@ func TestAnotherSourceCutsNobody(t *testing.T) {
 	}
 	r.awaitReport("has the new generation in force", func(report bastion.Report) bool { return report.Generation == 2 })
 	if _, _, err := client.SendRequest("still@there", true, nil); err != nil {
-		t.Errorf("the connection was cut: %v", err)
+		t.Errorf("the connection was closed: %v", err)
 	}
 }
 
-func TestKeyThatCannotBeReadAdmitsNobodyElse(t *testing.T) {
+func TestUnreadableKeyIsIgnored(t *testing.T) {
 	r := start(t, func(r *fixture) { r.table.Lease.Keys = append(r.table.Lease.Keys, "ssh-ed25519 AAAA", "junk") })
 	r.dial()
-	r.journal.await(t, "unreadable key in the lease ignored", 1)
+	r.log.await(t, "unreadable key in the lease ignored", 1)
 }
 
-func TestReportsConnectionsPromptly(t *testing.T) {
+func TestNumberOfConnectionsIsReported(t *testing.T) {
 	r := start(t)
 	client := r.dial()
 	r.awaitReport("counts one connection", func(report bastion.Report) bool {
 		return report.Connections == 1 && time.Since(report.LastUsedAt) < time.Minute
 	})
 	client.Close()
-	r.awaitReport("counts none", func(report bastion.Report) bool { return report.Connections == 0 && !report.LastUsedAt.IsZero() })
+	r.awaitReport("counts no connection", func(report bastion.Report) bool { return report.Connections == 0 && !report.LastUsedAt.IsZero() })
 }

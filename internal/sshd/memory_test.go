@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// memoryListener accepts connections that are not sockets, so that a whole
-// server fits into a testing/synctest bubble.
+// memoryListener accepts connections that are not sockets, so that a whole server can
+// run in a testing/synctest bubble.
 type memoryListener struct {
 	conns  chan net.Conn
 	closed chan struct{}
@@ -39,7 +39,7 @@ func (l *memoryListener) Addr() net.Addr {
 	return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 2222}
 }
 
-// dial hands one end of a connection to Accept, and answers the other.
+// dial passes one end of a new connection to Accept, and returns the other end.
 func (l *memoryListener) dial() (net.Conn, error) {
 	up, down := newMemoryStream(), newMemoryStream()
 	server, client := memoryConn{up, down}, memoryConn{down, up}
@@ -51,13 +51,13 @@ func (l *memoryListener) dial() (net.Conn, error) {
 	}
 }
 
-// memoryStream is one way of a connection, with a buffer that takes all.
+// memoryStream is one direction of a connection. Its buffer has no limit.
 type memoryStream struct {
 	mu     sync.Mutex
 	ready  sync.Cond
 	buffer bytes.Buffer
-	ended  bool // nothing more is written
-	gone   bool // nothing more is read
+	ended  bool // the writer has closed it
+	gone   bool // the reader has closed it
 }
 
 func newMemoryStream() *memoryStream {

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/crypto/ssh/agent"
 )
 
-func TestForbiddenDestinations(t *testing.T) {
+func TestForbiddenDestinationsAreRefused(t *testing.T) {
 	for _, c := range []struct{ host, why string }{
 		{"127.0.0.1", "a loopback address"},
 		{"169.254.170.2", "a link-local address"},
@@ -31,24 +31,24 @@ func TestForbiddenDestinations(t *testing.T) {
 		t.Run(c.host, func(t *testing.T) {
 			r := start(t, func(r *fixture) {
 				r.table.Lease.AllowedDestinations = append(r.table.Lease.AllowedDestinations, prefixes("::/0", "169.254.0.0/16", "127.0.0.0/8", "0.0.0.0/8")...)
-				r.names.answers["loopback.internal"] = [][]netip.Addr{addrs("127.0.0.1", "::1")}
-				r.names.answers["credentials.internal"] = [][]netip.Addr{addrs("169.254.170.2")}
-				r.names.answers["own.internal"] = [][]netip.Addr{addrs("10.9.9.9")}
+				r.resolver.results["loopback.internal"] = [][]netip.Addr{addrs("127.0.0.1", "::1")}
+				r.resolver.results["credentials.internal"] = [][]netip.Addr{addrs("169.254.170.2")}
+				r.resolver.results["own.internal"] = [][]netip.Addr{addrs("10.9.9.9")}
 			})
 			address := netJoin(c.host, "80")
-			refused := opens(t, r.dial(), address)
+			refused := wantOpenError(t, r.dial(), address)
 			if refused.Reason != ssh.Prohibited || !strings.Contains(refused.Message, c.why) {
-				t.Errorf("%v, want %q", refused, c.why)
+				t.Errorf("error %v, want %q", refused, c.why)
 			}
 			if dialed := r.network.dials(); dialed != "" {
 				t.Errorf("dialled %s", dialed)
 			}
 			l := r.refusal(kindForward, c.why)
 			if l.text("requested") != address || l.text("key") == "" || l.text("user") != "bastion" {
-				t.Errorf("the line is %v", l)
+				t.Errorf("line %v", l)
 			}
-			if lines := r.journal.all(msgForward); len(lines) > 0 {
-				t.Errorf("a forward line for a refusal: %v", lines)
+			if lines := r.log.all(msgForward); len(lines) > 0 {
+				t.Errorf("forward lines of a refused forward: %v", lines)
 			}
 		})
 	}
@@ -61,16 +61,16 @@ func netJoin(host, port string) string {
 	return host + ":" + port
 }
 
-// What a stock client asks for and does not get, with what it shows and the
-// line that is left.
-func TestStockClientIsRefused(t *testing.T) {
+// Each unsupported request of an OpenSSH client is refused, with a message in the client
+// and an audit line.
+func TestUnsupportedRequestsOfOpenSSHAreRefused(t *testing.T) {
 	for _, c := range []struct {
 		name         string
 		args         []string
 		shown        string // on standard error
 		status       int
 		kind, reason string
-		asked        string
+		requested    string
 	}{
 		{"command", []string{"bastion", "id"}, `bastion: unknown command "id". Commands: status, extend 30m, close, help`, 127,
 			kindCommand, "unknown command", "id"},
@@ -94,14 +94,14 @@ func TestStockClientIsRefused(t *testing.T) {
 			if !strings.Contains(got.stderr, c.shown) || got.status != c.status {
 				t.Errorf("%+v, want status %d and %q", got, c.status, c.shown)
 			}
-			if l := r.refusal(c.kind, c.reason); l.text("requested") != c.asked {
-				t.Errorf("the line says that %q was asked, want %q", l.text("requested"), c.asked)
+			if l := r.refusal(c.kind, c.reason); l.text("requested") != c.requested {
+				t.Errorf("requested %q, want %q", l.text("requested"), c.requested)
 			}
 		})
 	}
 }
 
-func TestSftpIsRefused(t *testing.T) {
+func TestSFTPIsRefused(t *testing.T) {
 	r := start(t)
 	s := r.stock()
 	got := s.finish(s.command("sftp", "bastion"), "")
@@ -120,11 +120,11 @@ func TestAgentForwardingIsRefused(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 	if l := r.refusal(kindRequest, "not supported"); l.text("requested") != "auth-agent-req@openssh.com" {
-		t.Errorf("the line is %v", l)
+		t.Errorf("line %v", l)
 	}
 }
 
-func TestOtherChannelsAreRefused(t *testing.T) {
+func TestOtherChannelTypesAreRefused(t *testing.T) {
 	for kind, reason := range map[string]ssh.RejectionReason{
 		"direct-streamlocal@openssh.com": ssh.Prohibited,
 		"tun@openssh.com":                ssh.Prohibited,
@@ -136,10 +136,10 @@ func TestOtherChannelsAreRefused(t *testing.T) {
 			r := start(t)
 			_, _, err := r.dial().OpenChannel(kind, nil)
 			if refused, ok := err.(*ssh.OpenChannelError); !ok || refused.Reason != reason {
-				t.Errorf("%v, want %v", err, reason)
+				t.Errorf("error %v, want %v", err, reason)
 			}
 			if l := r.refusal(kindChannel, "not supported"); l.text("requested") != kind {
-				t.Errorf("the line is %v", l)
+				t.Errorf("line %v", l)
 			}
 		})
 	}
@@ -148,7 +148,7 @@ func TestOtherChannelsAreRefused(t *testing.T) {
 func TestMalformedForwardIsRefused(t *testing.T) {
 	r := start(t)
 	if _, _, err := r.dial().OpenChannel("direct-tcpip", []byte("junk")); err == nil {
-		t.Error("it is opened")
+		t.Error("the channel was opened")
 	}
 	r.refusal(kindForward, "malformed")
 }
@@ -161,13 +161,12 @@ func TestEnvironmentIsIgnored(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 	r.stop()
-	if lines := r.journal.all(msgRefusal); len(lines) > 0 {
+	if lines := r.log.all(msgRefusal); len(lines) > 0 {
 		t.Errorf("refusals %v", lines)
 	}
 }
 
-// Stock clients that do not get in at all.
-func TestStockClientWithoutTheRightKey(t *testing.T) {
+func TestOpenSSHWithoutTheOwnersKeyIsRefused(t *testing.T) {
 	for name, c := range map[string]struct {
 		args   []string
 		shown  string
@@ -175,7 +174,7 @@ func TestStockClientWithoutTheRightKey(t *testing.T) {
 	}{
 		"wrong key": {[]string{"-i", "wrong"}, "this bastion accepts", "is not admitted"},
 		"ssh-rsa only": {[]string{"-i", "rsa", "-o", "PubkeyAcceptedAlgorithms=ssh-rsa"}, "Permission denied",
-			"no key offered"}, // the server says what it takes, so the client does not even offer it
+			"no key offered"}, // the server lists its algorithms, so the client does not offer the key
 		"password": {[]string{"-o", "PreferredAuthentications=password,keyboard-interactive", "-o", "NumberOfPasswordPrompts=1"},
 			"Permission denied (publickey)", "no key offered"},
 	} {
@@ -189,12 +188,12 @@ func TestStockClientWithoutTheRightKey(t *testing.T) {
 					c.args[i] = s.path(arg)
 				}
 			}
-			// The configuration names the right key, so a copy without it.
+			// The configuration has the owner's key: use a copy without it.
 			got := s.ssh("", append(append([]string{"-F", s.withoutKey()}, c.args...), "bastion", "status")...)
 			if got.status != 255 || !strings.Contains(got.stderr, c.shown) {
 				t.Errorf("%+v, want %q", got, c.shown)
 			}
-			r.journal.await(t, msgRefusal, 1)
+			r.log.await(t, msgRefusal, 1)
 			r.refusal(kindAuthentication, c.reason)
 		})
 	}
@@ -208,7 +207,7 @@ func (s stock) keygen(name, kind string) {
 	}
 }
 
-func TestStockAgentWithTenWrongKeysFirst(t *testing.T) {
+func TestAgentWithTenWrongKeysFirstIsAdmitted(t *testing.T) {
 	r := start(t)
 	s := r.stock()
 	var keys []any
@@ -225,12 +224,12 @@ func TestStockAgentWithTenWrongKeysFirst(t *testing.T) {
 		t.Errorf("%d banners, want one: %s", n, got.stderr)
 	}
 	r.stop()
-	if lines := r.journal.all(msgRefusal); len(lines) > 0 {
-		t.Errorf("refusals, though it got in: %v", lines)
+	if lines := r.log.all(msgRefusal); len(lines) > 0 {
+		t.Errorf("refusal lines of an admitted client: %v", lines)
 	}
 }
 
-// agent starts a stock ssh-agent with these keys, and answers its socket.
+// agent starts an OpenSSH agent with the keys, and returns the path of its socket.
 func (s stock) agent(t testing.TB, keys ...any) string {
 	t.Helper()
 	socket := s.path("agent")

@@ -19,8 +19,8 @@ const (
 	userVerified = 0x04
 )
 
-// securityKey is a FIDO security key in software: the wire form of its public
-// key and signatures as OpenSSH's PROTOCOL.u2f has them.
+// securityKey is a FIDO security key in software. Its public key and its signatures have
+// the wire form of OpenSSH's PROTOCOL.u2f.
 type securityKey struct {
 	public ssh.PublicKey
 	flags  byte
@@ -76,8 +76,8 @@ func newSecurityKey(t testing.TB, kind string, flags byte) ssh.Signer {
 
 func (k *securityKey) PublicKey() ssh.PublicKey { return k.public }
 
-// Sign signs what a security key signs: not the data, but that and how it was
-// asked to.
+// Sign signs what a security key signs: the hashes of application and data, the flags
+// and the counter.
 func (k *securityKey) Sign(_ io.Reader, data []byte) (*ssh.Signature, error) {
 	k.count++
 	app, message := sha256.Sum256([]byte(application)), sha256.Sum256(data)

@@ -25,15 +25,15 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/test/sshclient"
 )
 
-// stock is the directory of a stock OpenSSH client that is set up for a fixture's
-// bastion as an owner would be: host key known, strict checking on.
+// stock is an OpenSSH client with a configuration for a fixture's server, as an owner
+// has: the host key is known, and checked strictly.
 type stock struct {
 	t      testing.TB
 	dir    string
 	client *sshclient.Client
 }
 
-// stock sets up a client with the owner's key.
+// stock returns a client with the owner's key.
 func (r *fixture) stock() stock {
 	r.t.Helper()
 	s := stock{r.t, r.t.TempDir(), sshclient.New(r.t)}
@@ -63,7 +63,7 @@ Host *
 	return s
 }
 
-// withoutKey is the client's configuration without the owner's key.
+// withoutKey returns the path of a copy of the configuration without the owner's key.
 func (s stock) withoutKey() string {
 	s.t.Helper()
 	config, err := os.ReadFile(s.path("config"))
@@ -90,13 +90,13 @@ func (s stock) command(program string, args ...string) *exec.Cmd {
 	return s.client.Command(program, append([]string{"-F", s.path("config")}, args...)...)
 }
 
-// outcome is what a program wrote, and its exit status.
+// outcome is the output of a program and its exit status.
 type outcome struct {
 	stdout, stderr string
 	status         int
 }
 
-// ssh runs a stock ssh to its end.
+// ssh runs ssh to its end.
 func (s stock) ssh(stdin string, args ...string) outcome {
 	s.t.Helper()
 	return s.finish(s.command("ssh", args...), stdin)
@@ -112,7 +112,7 @@ func (s stock) finish(cmd *exec.Cmd, stdin string) outcome {
 	return outcome{stdout, stderr, cmd.ProcessState.ExitCode()}
 }
 
-// hold starts a stock ssh that stays, and ends it after the test.
+// hold starts ssh, and kills it at the end of the test.
 func (s stock) hold(args ...string) *exec.Cmd {
 	s.t.Helper()
 	cmd := s.command("ssh", args...)
@@ -132,7 +132,7 @@ func (s stock) hold(args ...string) *exec.Cmd {
 	return cmd
 }
 
-// freePort is a port that nothing listens on.
+// freePort returns a port that no process listens on.
 func freePort(t testing.TB) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -144,13 +144,13 @@ func freePort(t testing.TB) string {
 	return port
 }
 
-// connected waits until n connections are open.
+// connected waits until the report counts n connections.
 func (r *fixture) connected(n int) {
 	r.t.Helper()
 	r.awaitReport(fmt.Sprintf("counts %d connections", n), func(report bastion.Report) bool { return report.Connections == n })
 }
 
-// dialUntil connects to what a client that is starting will listen on.
+// dialUntil dials until a client that is starting listens on the address.
 func dialUntil(t testing.TB, network, address string) net.Conn {
 	t.Helper()
 	for t.Context().Err() == nil {
@@ -162,7 +162,7 @@ func dialUntil(t testing.TB, network, address string) net.Conn {
 	return nil
 }
 
-func TestLocalForwardWithDestinationThatEndsFirst(t *testing.T) {
+func TestLocalForwardContinuesAfterTheDestinationHalfCloses(t *testing.T) {
 	got := make(chan int64, 1)
 	r := start(t)
 	r.host("10.0.0.1:7", func(conn net.Conn) {
@@ -177,8 +177,8 @@ func TestLocalForwardWithDestinationThatEndsFirst(t *testing.T) {
 	r.connected(1)
 	conn := dialUntil(t, "unix", s.path("l"))
 	defer conn.Close()
-	if said, err := io.ReadAll(conn); string(said) != "bye" || err != nil {
-		t.Fatalf("it said %q, %v", said, err)
+	if data, err := io.ReadAll(conn); string(data) != "bye" || err != nil {
+		t.Fatalf("read %q, error %v", data, err)
 	}
 	if _, err := io.CopyN(conn, zeros{}, 5<<20); err != nil {
 		t.Fatal(err)
@@ -189,9 +189,9 @@ func TestLocalForwardWithDestinationThatEndsFirst(t *testing.T) {
 	}
 }
 
-func TestDynamicForward(t *testing.T) {
+func TestDynamicForwardReachesTheHost(t *testing.T) {
 	r := start(t)
-	r.names.answers["web.internal"] = [][]netip.Addr{addrs("10.0.0.1")}
+	r.resolver.results["web.internal"] = [][]netip.Addr{addrs("10.0.0.1")}
 	r.host("10.0.0.1:80", func(conn net.Conn) {
 		defer conn.Close()
 		request, err := http.ReadRequest(bufio.NewReader(conn))
@@ -205,50 +205,49 @@ func TestDynamicForward(t *testing.T) {
 	dialUntil(t, "tcp", "127.0.0.1:"+port).Close()
 	transport := &http.Transport{Proxy: http.ProxyURL(&url.URL{Scheme: "socks5h", Host: "127.0.0.1:" + port})}
 	defer transport.CloseIdleConnections()
-	answer, err := (&http.Client{Transport: transport}).Get("http://web.internal/")
+	response, err := (&http.Client{Transport: transport}).Get("http://web.internal/")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer answer.Body.Close()
-	if body, err := io.ReadAll(answer.Body); string(body) != "hello from web.internal" || err != nil {
+	defer response.Body.Close()
+	if body, err := io.ReadAll(response.Body); string(body) != "hello from web.internal" || err != nil {
 		t.Errorf("got %q, %v", body, err)
 	}
 }
 
-// The host behind the bastion is another bastion: its console answers.
-func TestJump(t *testing.T) {
-	behind, r := start(t), start(t)
+// The private host is another server, whose console prints its name.
+func TestJumpReachesTheHost(t *testing.T) {
+	host, r := start(t), start(t)
 	r.host("10.0.0.1:22", func(conn net.Conn) {
 		defer conn.Close()
-		onward, err := net.Dial("tcp", behind.address)
+		target, err := net.Dial("tcp", host.address)
 		if err != nil {
 			t.Error(err)
 			return
 		}
-		defer onward.Close()
+		defer target.Close()
 		go func() {
-			_, _ = io.Copy(struct{ io.Writer }{onward}, conn)
-			halfClose(onward)
+			_, _ = io.Copy(struct{ io.Writer }{target}, conn)
+			halfClose(target)
 		}()
-		_, _ = io.Copy(struct{ io.Writer }{conn}, onward)
+		_, _ = io.Copy(struct{ io.Writer }{conn}, target)
 	})
 	s := r.stock()
-	s.write("known_hosts", fmt.Appendf(nil, "bastion %s\n10.0.0.1 %s\n", r.table.LastReport().HostKey, behind.table.LastReport().HostKey))
-	behind.private = r.private
-	if err := behind.table.Write(func(l *bastion.Lease) { l.Keys, l.Name = []bastion.Key{authorized(r.key)}, "behind" }); err != nil {
+	s.write("known_hosts", fmt.Appendf(nil, "bastion %s\n10.0.0.1 %s\n", r.table.LastReport().HostKey, host.table.LastReport().HostKey))
+	host.private = r.private
+	if err := host.table.Write(func(l *bastion.Lease) { l.Keys, l.Name = []bastion.Key{authorized(r.key)}, "private-host" }); err != nil {
 		t.Fatal(err)
 	}
-	behind.awaitReport("has the key in force", func(report bastion.Report) bool { return report.Generation == 2 })
+	host.awaitReport("has the key in force", func(report bastion.Report) bool { return report.Generation == 2 })
 	got := s.ssh("", "-J", "bastion", "-i", s.path("id"), "-o", "IdentitiesOnly=yes", "10.0.0.1", "status")
-	if got.status != 0 || !strings.Contains(got.stdout, "behind") {
+	if got.status != 0 || !strings.Contains(got.stdout, "private-host") {
 		t.Errorf("%+v", got)
 	}
 }
 
-// A stock client answers keepalives, and so keeps the bastion alive though it
-// has nothing to say; stopped with SIGSTOP it does not, though its kernel still
-// acknowledges all that is sent.
-func TestFrozenStockClientDoesNotKeepItAlive(t *testing.T) {
+// An idle OpenSSH client replies to keepalives, which counts as use. A client that is
+// stopped with SIGSTOP does not reply, although its kernel still acknowledges data.
+func TestFrozenOpenSSHClientDoesNotPreventTheIdleEnd(t *testing.T) {
 	const idle = 300 * time.Millisecond
 	r := start(t, func(r *fixture) {
 		r.table.Lease.IdleTimeout = time.Hour
@@ -262,7 +261,7 @@ func TestFrozenStockClientDoesNotKeepItAlive(t *testing.T) {
 		t.Fatal(err)
 	}
 	until := time.Now().Add(3 * idle)
-	r.awaitReport("says that it is in use long after", func(report bastion.Report) bool {
+	r.awaitReport("has a use after three idle time-outs", func(report bastion.Report) bool {
 		return report.Connections == 1 && report.LastUsedAt.After(until)
 	})
 	if err := client.Process.Signal(syscall.SIGSTOP); err != nil {
@@ -272,9 +271,9 @@ func TestFrozenStockClientDoesNotKeepItAlive(t *testing.T) {
 		t.Errorf("exit code %d, want 0", code)
 	}
 	if ending := r.table.LastReport().Ending.Reason; ending != bastion.EndIdle {
-		t.Errorf("it ended because of %q, want idle", ending)
+		t.Errorf("end reason %q, want idle", ending)
 	}
-	if result := r.journal.await(t, msgConnection, 1).text("result"); result != causeDead.result {
-		t.Errorf("the connection's result is %q, want %q", result, causeDead.result)
+	if result := r.log.await(t, msgConnection, 1).text("result"); result != causeDead.result {
+		t.Errorf("connection result %q, want %q", result, causeDead.result)
 	}
 }

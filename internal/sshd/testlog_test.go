@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// patience is how long a test waits for what must come.
+// patience limits how long a test waits for an event.
 const patience = 20 * time.Second
 
 // line is one line of the log.
@@ -42,7 +42,7 @@ func (j *testLog) Write(b []byte) (int, error) {
 	defer j.mu.Unlock()
 	var l line
 	if err := json.Unmarshal(b, &l); err != nil {
-		return 0, fmt.Errorf("a log line is no JSON: %q: %w", b, err)
+		return 0, fmt.Errorf("parse log line %q: %w", b, err)
 	}
 	j.raw.Write(b)
 	j.lines = append(j.lines, l)
@@ -51,7 +51,7 @@ func (j *testLog) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// all answers the lines with a message.
+// all returns the lines with a message.
 func (j *testLog) all(message string) (found []line) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -69,7 +69,7 @@ func (j *testLog) text() string {
 	return j.raw.String()
 }
 
-// await waits for as many lines with a message as count, and answers the last.
+// await waits for count lines with a message, and returns the last of them.
 func (j *testLog) await(t testing.TB, message string, count int) line {
 	t.Helper()
 	late := time.After(patience)
@@ -83,7 +83,7 @@ func (j *testLog) await(t testing.TB, message string, count int) line {
 		select {
 		case <-changed:
 		case <-late:
-			t.Fatalf("no %d lines %q came; the log is:\n%s", count, message, j.text())
+			t.Fatalf("fewer than %d lines %q; the log is:\n%s", count, message, j.text())
 		}
 	}
 }
