@@ -257,8 +257,13 @@ func (c *Command) parseExtend(_ string, words []word) error {
 		return c.takeBareName(words)
 	})
 	if err == nil && c.TTL == 0 {
+		given := c.Name
 		c.TTL = 30 * time.Minute
-		return c.wrong("For how long?")
+		if !likeDuration(given) {
+			return c.wrong("For how long?")
+		}
+		c.Name = ""
+		return c.wrong("%s is not a valid duration. Valid are 45m, 2h, 1h30m or 2d.", shown(given))
 	}
 	return err
 }

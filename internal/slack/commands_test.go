@@ -152,6 +152,8 @@ func TestWrongCommandsGetTheNearestRightOnes(t *testing.T) {
 		{"extend 30m because x", "“extend” takes no “because”", "extend 30m"},
 		{"extend", "For how long?", "extend 30m"},
 		{"extend web", "For how long?", "extend 30m web"},
+		{"extend 0s", "“0s” is not a valid duration", "extend 30m"},
+		{"extend 9999999999d", "“9999999999d” is not a valid duration", "extend 30m"},
 		{"extend 2", "“2” what?", "extend 2h|extend 2m"},
 		{"extend web 30", "“30” what?", "extend 30h web|extend 30m web"},
 		{"extend 30m 40m", "“40m”", "extend 30m"},
