@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 
 	"github.com/aws/aws-lambda-go/events"
@@ -66,15 +67,12 @@ func (e EntryPoints) Handle(ctx context.Context, payload json.RawMessage) (any, 
 
 // API returns the entry points of a function that serves some methods of the API.
 func (a *App) API(methods ...string) EntryPoints {
-	options := httpapi.Options{Service: a.Service, Methods: methods, Draining: a.Config.Draining, Log: a.log}
-	return apiEntryPoints(options, httpapi.Owners{
-		TrustedRoles: a.Config.Access.TrustedRoles,
-		Admins:       a.Config.Access.Admins,
-		JWTIssuer:    a.Config.Access.JWTIssuer,
-	})
+	return apiEntryPoints(a.Service, a.Config, a.log, methods...)
 }
 
-func apiEntryPoints(options httpapi.Options, owners httpapi.Owners) EntryPoints {
+func apiEntryPoints(service httpapi.Service, cfg config.Config, log *slog.Logger, methods ...string) EntryPoints {
+	options := httpapi.Options{Service: service, Methods: methods, Draining: cfg.Draining, Log: log}
+	owners := httpapi.Owners{TrustedRoles: cfg.Access.TrustedRoles, Admins: cfg.Access.Admins, JWTIssuer: cfg.Access.JWTIssuer}
 	gateway, internal := httpapi.NewGateway(options, owners), httpapi.NewInternalAPI(options)
 	return EntryPoints{
 		unqualified: func(ctx context.Context, payload json.RawMessage) (any, error) {

@@ -17,7 +17,7 @@ import (
 
 	"github.com/bastion-on-demand/bastion/internal/api"
 	"github.com/bastion-on-demand/bastion/internal/bastion"
-	"github.com/bastion-on-demand/bastion/internal/httpapi"
+	"github.com/bastion-on-demand/bastion/internal/config"
 )
 
 // domain records its calls and their callers.
@@ -76,9 +76,8 @@ func invokedBy(t *testing.T, arn string) context.Context {
 // entryPointsOf returns the entry points of a function that serves every method, for
 // which every caller who can be an admin is one.
 func entryPointsOf(d *domain, log *bytes.Buffer) EntryPoints {
-	return apiEntryPoints(httpapi.Options{Service: d, Log: slog.New(slog.NewJSONHandler(log, nil))}, httpapi.Owners{
-		Admins: []string{"iam:111122223333:AIDAEXAMPLEEXAMPLE123", "slack:T0123ABCD:U0123ABCD"},
-	})
+	cfg := config.Config{Access: config.Access{Admins: []string{"iam:111122223333:AIDAEXAMPLEEXAMPLE123", "slack:T0123ABCD:U0123ABCD"}}}
+	return apiEntryPoints(d, cfg, slog.New(slog.NewJSONHandler(log, nil)))
 }
 
 // eventWith returns the event of a signed request with a body.
@@ -107,6 +106,29 @@ func slackCallOf(owner string) string {
 }
 
 const someone = "slack:T0123ABCD:U0123ABCD"
+
+func TestAPIFollowsTheConfiguration(t *testing.T) {
+	for name, test := range map[string]struct {
+		cfg    config.Config
+		method string
+		status int
+		admin  bool
+	}{
+		"its method":     {config.Config{}, "POST", 201, false},
+		"another method": {config.Config{}, "PATCH", 500, false},
+		"draining":       {config.Config{Draining: true}, "POST", 503, false},
+		"an admin":       {config.Config{Access: config.Access{Admins: []string{"iam:111122223333:AIDAEXAMPLEEXAMPLE123"}}}, "POST", 201, true},
+	} {
+		d := &domain{}
+		got, err := apiEntryPoints(d, test.cfg, slog.New(slog.DiscardHandler), test.method).Handle(invokedBy(t, functionARN), json.RawMessage(eventWith(t, "{}")))
+		if response, ok := got.(events.APIGatewayV2HTTPResponse); err != nil || !ok || response.StatusCode != test.status {
+			t.Errorf("%s: %+v, %v; want status %d", name, got, err, test.status)
+		}
+		if d.create.Caller.Admin != test.admin {
+			t.Errorf("%s: created for %+v", name, d.create.Caller)
+		}
+	}
+}
 
 func TestEachEntryPointHasItsCallers(t *testing.T) {
 	for name, test := range map[string]struct {

@@ -51,7 +51,7 @@ func wireSlack(ctx context.Context, environ []string, log *slog.Logger) (*slack.
 			http.MethodPost: cfg.Create, http.MethodGet: cfg.Describe, http.MethodPatch: cfg.Extend, http.MethodDelete: cfg.Destroy,
 		}},
 		Queue:       jobs{ports.Functions, cfg.Queue},
-		Credentials: credentials(ports.Secrets, cfg),
+		Credentials: credentials(ports.Secrets.Get, cfg),
 		Transport:   transport,
 		Teams:       cfg.Teams,
 		Channels:    cfg.Channels,
@@ -65,14 +65,15 @@ func wireSlack(ctx context.Context, environ []string, log *slog.Logger) (*slack.
 	}), nil
 }
 
-// credentials reads the parameters that the configuration names.
-func credentials(secrets *awscloud.Secrets, cfg config.Slack) slack.Secrets {
+// credentials reads the parameters that the configuration names; get returns their
+// values in the order of the names.
+func credentials(get func(ctx context.Context, names ...string) ([]string, error), cfg config.Slack) slack.Secrets {
 	return func(ctx context.Context, team string) (slack.Credentials, error) {
 		names := []string{cfg.SigningSecret}
 		if team != "" {
 			names = append(names, cfg.BotToken(team))
 		}
-		values, err := secrets.Get(ctx, names...)
+		values, err := get(ctx, names...)
 		if err != nil {
 			return slack.Credentials{}, err
 		}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -16,6 +17,7 @@ import (
 	"github.com/aws/aws-lambda-go/events"
 
 	"github.com/bastion-on-demand/bastion/internal/api"
+	"github.com/bastion-on-demand/bastion/internal/config"
 	"github.com/bastion-on-demand/bastion/internal/slack"
 )
 
@@ -80,6 +82,37 @@ func (w *worker) RunJob(ctx context.Context, job slack.Job) error {
 func (w *worker) Notify(ctx context.Context, notice api.Notice) error {
 	w.notices = append(w.notices, notice)
 	return w.note(ctx)
+}
+
+func TestCredentialsAreThoseOfTheTeam(t *testing.T) {
+	values := map[string]string{"/way-in/signing-secret": "secret", "/tokens/T0123ABCD": "first", "/tokens/T9999ABCD": "second"}
+	get := func(_ context.Context, names ...string) (found []string, err error) {
+		for _, name := range names {
+			if values[name] == "" {
+				return nil, fmt.Errorf("no parameter %s", name)
+			}
+			found = append(found, values[name])
+		}
+		return found, nil
+	}
+	cfg, err := config.LoadSlack(slackEnvironment("SLACK_BOT_TOKEN_PARAMETER=/tokens/", "SLACK_TEAMS=T0123ABCD,T9999ABCD"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := credentials(get, cfg)
+	for team, want := range map[string]slack.Credentials{
+		"":          {SigningSecret: "secret"},
+		"T0123ABCD": {SigningSecret: "secret", BotToken: "first"},
+		"T9999ABCD": {SigningSecret: "secret", BotToken: "second"},
+	} {
+		if got, err := read(t.Context(), team); err != nil || got != want {
+			t.Errorf("team %q has %+v, %v; want %+v", team, got, err, want)
+		}
+	}
+	delete(values, "/tokens/T9999ABCD")
+	if got, err := read(t.Context(), "T9999ABCD"); err == nil {
+		t.Errorf("without a token: %+v", got)
+	}
 }
 
 func TestSlackFunctionHasTwoEntryPoints(t *testing.T) {
