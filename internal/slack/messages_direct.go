@@ -1,10 +1,12 @@
 package slack
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
 
+	"github.com/bastion-on-demand/bastion/internal/api"
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
@@ -70,23 +72,13 @@ func failedMessage(n Notice) *message {
 	return m.say("Start another with %s up", slash)
 }
 
-// endings say why a bastion was closed.
-var endings = map[bastion.EndReason]string{
-	bastion.EndClosed:   "closed on request",
-	bastion.EndConsole:  "closed from its console",
-	bastion.EndDeadline: "it reached its deadline",
-	bastion.EndIdle:     "it was idle",
-	bastion.EndTask:     "its process exited",
-}
-
-// receiptMessage says that a bastion is closed, and what it was used for.
+// receiptMessage says that a bastion is closed, why, and what it was used for.
 func receiptMessage(n Notice) *message {
 	b := n.Bastion
-	title := fmt.Sprintf("Bastion %s is closed", b.Name)
-	if b.Ended != nil && endings[b.Ended.Reason] != "" {
-		title += ": " + endings[b.Ended.Reason]
+	m := newMessage("Your bastion is closed.", fmt.Sprintf("Bastion %s is closed", b.Name))
+	if b.Ended != nil {
+		m.say("%s", cmp.Or(api.EndSentence(b.Ended.Reason), "It no longer accepts connections."))
 	}
-	m := newMessage("Your bastion is closed.", title)
 	if n.Receipt == nil || n.Receipt.StartedAt.IsZero() {
 		m.say("It never ran, so there is no usage to report.")
 	} else {

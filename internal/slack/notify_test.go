@@ -92,7 +92,7 @@ func TestOneStatusMessageFollowsABastion(t *testing.T) {
 	d.wantShown("closing", "You'll get a receipt here", "is ready for", "closes in")
 	version++
 	d.notify(endOf(version))
-	d.wantShown("closed", "Bastion web is closed", "is ready for", "closes in", "Bastion web is closed: it was idle")
+	d.wantShown("closed", "Bastion web is closed", "is ready for", "closes in", "It was closed because it was idle")
 	wantRead(t, d.slack.shown()[3], "1 hour 30 minutes", "db.internal:5432", "$0.0223")
 	if n := len(d.slack.at(postMessage)); n != 4 {
 		t.Errorf("%d messages were posted, want 4", n)
@@ -162,7 +162,7 @@ func TestRepeatedAndOldNoticesChangeNothing(t *testing.T) {
 	}
 	d.notify(endOf(10))
 	d.notify(noticeOf(8, aBastion("web")))
-	d.wantShown("closed", "is closed", "is ready", "is closed: it was idle")
+	d.wantShown("closed", "is closed", "is ready", "It was closed because it was idle")
 }
 
 // The ready message comes again if what it says is different, and not when the
@@ -239,7 +239,7 @@ func TestNoticesSurviveTheLossOfAnyCall(t *testing.T) {
 		{noticeOf(9, stageOf("image")), []string{"pulling the image"}},
 		{noticeOf(9, aBastion("web")), []string{"Bastion web is ready\n", "is ready for"}},
 		{noticeOf(9, failedBastion()), []string{"capacity_unavailable", "Bastion web failed"}},
-		{endOf(9), []string{"Bastion web is closed: it was idle", "Bastion web is closed"}},
+		{endOf(9), []string{"It was closed because it was idle", "Bastion web is closed"}},
 	} {
 		for _, after := range []bool{false, true} {
 			for _, death := range []bool{false, true} {
@@ -290,7 +290,7 @@ func TestMessageLeftToADeliveryThatDiesIsSent(t *testing.T) {
 			d.clock = d.clock.Add(time.Minute)
 			d.notify(older)
 			d.runJobs()
-			if n := d.slack.count("Bastion web is closed: it was idle"); n != 1 {
+			if n := d.slack.count("It was closed because it was idle"); n != 1 {
 				t.Errorf("call %d (%s), death %t: %d receipts, want 1", at, d.faults.hit, death, n)
 			}
 		}
@@ -388,7 +388,7 @@ func TestTokenErrorsAreReturned(t *testing.T) {
 		}
 		d.slack.refuse = nil
 		d.notify(endOf(1))
-		d.wantShown(code, "Bastion web is closed: it was idle")
+		d.wantShown(code, "It was closed because it was idle")
 	}
 }
 

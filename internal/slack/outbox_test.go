@@ -475,5 +475,5 @@ func TestOutboxWithoutAJobIsStartedAgain(t *testing.T) {
 	}
 	d.slack.status = 0
 	d.runJobs()
-	d.wantShown("in the end", "Bastion web is closed: it was idle")
+	d.wantShown("in the end", "It was closed because it was idle")
 }

@@ -298,14 +298,21 @@ func (s *fakeSlack) directMessages(user, words string) (found []message) {
 // waitForDirectMessage waits until a direct message to a user contains a text.
 func (s *fakeSlack) waitForDirectMessage(t testing.TB, user, words string) message {
 	t.Helper()
+	return s.waitForDirectMessages(t, user, words, 1)[0]
+}
+
+// waitForDirectMessages waits until at least count direct messages of a user contain
+// a text, and returns the last count of them.
+func (s *fakeSlack) waitForDirectMessages(t testing.TB, user, words string, count int) []message {
+	t.Helper()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for giveUp := time.Now().Add(waitLimit); ; <-tick.C {
-		if found := s.directMessages(user, words); len(found) > 0 {
-			return found[len(found)-1]
+		if found := s.directMessages(user, words); len(found) >= count {
+			return found[len(found)-count:]
 		}
 		if time.Now().After(giveUp) {
-			t.Fatalf("not within %s: a direct message with %q. There are:\n%v", waitLimit, words, s.directMessages(user, ""))
+			t.Fatalf("not within %s: %d direct messages with %q. There are:\n%v", waitLimit, count, words, s.directMessages(user, ""))
 		}
 	}
 }

@@ -233,8 +233,8 @@ func (s *systemTest) slackCloses(t *testing.T) {
 	s.slack.waitForMessage(t, at, "is clos")
 	s.carol.tunnel.checkCut(t)
 	s.carol.checkRefused(t)
-	receipt := s.slack.waitForDirectMessage(t, s.carol.userID, "Bastion default is closed: closed on request")
-	s.slack.waitForDirectMessage(t, s.carol.userID, "Bastion default is closed\n")
+	receipt := s.slack.waitForDirectMessage(t, s.carol.userID, "It was closed on request.")
+	s.slack.waitForDirectMessages(t, s.carol.userID, "Bastion default is closed\n", 2) // also the status message
 	for _, want := range []string{"Destinations: " + s.targetHost, "From: " + s.carol.sourceIP, "Reason: deploy", "Cost: about $"} {
 		if !strings.Contains(receipt.text, want) {
 			t.Errorf("the receipt does not contain %q:\n%s", want, receipt.text)
