@@ -18,7 +18,7 @@ type step map[string]any
 // attack returns the updates of a task, in order.
 type attack func(w *twoBastions) []step
 
-// mark is in every text that a person must not be shown.
+// mark is part of every text that the API must not repeat.
 const mark = "ProxyCommand"
 
 // Attribute values in DynamoDB's JSON.
@@ -60,9 +60,9 @@ func each(field string, values ...any) attack {
 	}
 }
 
-// naming are all fields by which something could mistake the other bastion for the
-// task's own.
-func naming(w *twoBastions) fields {
+// otherIdentity returns fields that identify the other bastion, under every name that
+// code could read by mistake.
+func otherIdentity(w *twoBastions) fields {
 	other := w.honest
 	return fields{
 		"bastion": other.id, "bastion_id": other.id, "id": other.id, "BastionID": other.id,
@@ -74,22 +74,22 @@ func naming(w *twoBastions) fields {
 
 // about is an object that names the other bastion in all of these ways.
 func about(w *twoBastions, changed fields) any {
-	all := naming(w)
+	all := otherIdentity(w)
 	for name, value := range changed {
 		all[name] = value
 	}
 	return all
 }
 
-const room = 390_000 // nearly all that an item can hold
+const itemSize = 390_000 // nearly the largest size of an item
 
-// attacks are within the task role.
+// attacks are updates that the task role allows.
 var attacks = map[string]attack{
 	"the other's id": func(w *twoBastions) []step {
-		return []step{report(naming(w)), {"report": s(w.honest.id)}, {"report": l(s(w.honest.id))}, {"by": s(w.honest.id)}}
+		return []step{report(otherIdentity(w)), {"report": s(w.honest.id)}, {"report": l(s(w.honest.id))}, {"by": s(w.honest.id)}}
 	},
 	"the other's task as the writer": func(w *twoBastions) []step {
-		return []step{{"in_hand": s(w.honest.leaseKey()), "by": s("control")}, {"in_hand": document(naming(w)), "by": document(naming(w))}}
+		return []step{{"in_hand": s(w.honest.leaseKey()), "by": s("control")}, {"in_hand": document(otherIdentity(w)), "by": document(otherIdentity(w))}}
 	},
 	"the other's host key":       each("host_key", keyOfHonest),
 	"an invalid host key":        each("host_key", "", "x", "ssh-ed25519 AAAA", "ssh-ed25519 "+mark, 1, []string{keyOfHostile}, nil, fields{"B": "AAAA"}),
@@ -97,8 +97,8 @@ var attacks = map[string]attack{
 	"a host key and an option":   each("host_key", injected()...),
 	"an address":                 address,
 	"a future generation":        each("generation", 2, int64(math.MaxInt64), -1, json.Number("1e30"), 0, "1"),
-	"counts below zero":          counts(-1, math.MinInt64),
-	"counts beyond all":          counts(math.MaxInt64, math.MaxInt64),
+	"negative counts":            counts(-1, math.MinInt64),
+	"the largest counts":         counts(math.MaxInt64, math.MaxInt64),
 	"the other's receipt":        receiptOfTheOther,
 	"a huge receipt":             hugeReceipt,
 	"invalid and extreme times":  each("last_used_at", "tomorrow\n"+mark, "0000-00-00T00:00:00Z", "0000-01-01T00:00:00+23:59", "9999-12-31T23:59:59.999999999Z", "9999-12-31T23:59:59-23:59", 5),
@@ -108,18 +108,18 @@ var attacks = map[string]attack{
 		return []step{report(fields{"ending": fields{"reason": "idle", "generation": 1}}), {"ending": s("idle/1")}}
 	},
 	"an ending of any form": func(w *twoBastions) []step {
-		return []step{{"ending": s(w.honest.leaseKey())}, {"ending": s("idle/9")}, {"ending": n(1)}, {"ending": m(fields{"reason": s("idle")})}, {"ending": document(naming(w))}, {"ending": map[string]any{"NULL": true}}}
+		return []step{{"ending": s(w.honest.leaseKey())}, {"ending": s("idle/9")}, {"ending": n(1)}, {"ending": m(fields{"reason": s("idle")})}, {"ending": document(otherIdentity(w))}, {"ending": map[string]any{"NULL": true}}}
 	},
 	"requests for the other":    requests,
 	"a request to close itself": each("console_request", fields{"number": 1, "verb": "close"}),
 	"a report of any form": func(*twoBastions) []step {
 		return []step{{"report": n(1)}, {"report": m(fields{"host_key": s(mark)})}, {"report": s("{")}, {"report": s("null")}, {"report": s(`"` + mark + `"`)}, {"report": s(strings.Repeat("[", 100_000))}, {"report": s(`{"host_key":"` + mark)}}
 	},
-	"all the room there is": func(*twoBastions) []step {
-		full, half := s(strings.Repeat("A", room)), s(strings.Repeat("A", room/2))
+	"items of the largest size": func(*twoBastions) []step {
+		full, half := s(strings.Repeat("A", itemSize)), s(strings.Repeat("A", itemSize/2))
 		return []step{{"report": full}, {"report": s("{}"), "by": full}, {"by": nil, "in_hand": full}, {"in_hand": nil, "ending": full}, {"ending": half, "report": half}}
 	},
-	"nothing at all": func(*twoBastions) []step { return []step{{"report": nil, "by": nil, "in_hand": nil, "ending": nil}} },
+	"no attributes": func(*twoBastions) []step { return []step{{"report": nil, "by": nil, "in_hand": nil, "ending": nil}} },
 }
 
 // injected are host keys with which a line of ssh_config, of known_hosts or of a
@@ -134,7 +134,7 @@ func injected() (all []any) {
 	return all
 }
 
-// address names another place to connect to, for itself and for the other.
+// address reports another address to connect to.
 func address(w *twoBastions) []step {
 	return []step{report(fields{
 		"host": mark + ".example", "port": 22, "address": "203.0.113.66", "endpoints": []string{"203.0.113.66:22"},
@@ -209,8 +209,8 @@ func requests(w *twoBastions) (steps []step) {
 	return steps
 }
 
-// trespasses are beyond the task role.
-var trespasses = map[string]attack{
+// attacksBeyondRole are updates that the task role does not allow.
+var attacksBeyondRole = map[string]attack{
 	"the other's id": func(w *twoBastions) []step {
 		return []step{{"bastion": s(w.honest.id)}, attributes(w), {"bastion": s("")}, {"bastion": n(1)}, {"bastion": nil}}
 	},
@@ -226,7 +226,7 @@ var trespasses = map[string]attack{
 			{"lease": document(fields{"generation": "x"})}, {"lease": document(fields{"open": "x", "keys": 1})},
 		}
 	},
-	"a generation that none follows": func(*twoBastions) []step {
+	"a generation without a successor": func(*twoBastions) []step {
 		return []step{
 			{"generation": n("1e100")}, {"generation": n(math.MaxInt64), "lease": document(fields{"generation": int64(math.MaxInt64)})},
 			{"generation": s("x")}, {"generation": nil}, {"generation": n(-1), "written": n(1)},
@@ -241,13 +241,13 @@ var trespasses = map[string]attack{
 	"an item without attributes": func(*twoBastions) []step {
 		return []step{{"expires_at": n(1)}, {"expires_at": s("x")}, {"lease": nil, "report": nil, "bastion": nil, "generation": nil, "by": nil, "in_hand": nil, "ending": nil, "written": nil}}
 	},
-	"all the room there is": func(*twoBastions) []step { return []step{{"filler": s(strings.Repeat("A", room))}} },
+	"items of the largest size": func(*twoBastions) []step { return []step{{"filler": s(strings.Repeat("A", itemSize))}} },
 }
 
 // attributes are all of the names as attributes of the item itself.
 func attributes(w *twoBastions) step {
 	item := step{}
-	for name, value := range naming(w) {
+	for name, value := range otherIdentity(w) {
 		if text, ok := value.(string); ok {
 			item[name] = s(text)
 		} else {

@@ -25,7 +25,7 @@ import (
 
 // The cost of a run of the reaper depends on the number of due records, not on the
 // size of the table.
-func TestRunOfTheReaperCostsWhatIsDue(t *testing.T) {
+func TestCostOfTheReaperDependsOnDueRecordsOnly(t *testing.T) {
 	for name, value := range map[string]string{
 		"AWS_REGION": "eu-west-1", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_CONFIG_FILE": "/dev/null",
 		"AWS_ENDPOINT_URL_DYNAMODB": emulator.DynamoDB(t),
@@ -74,7 +74,7 @@ func costOf(t *testing.T, live, due int) *meter {
 		t.Fatal(err)
 	}
 	if logged := log.String(); logged != "" {
-		t.Errorf("the reaper says %s", logged)
+		t.Errorf("log of the reaper: %s", logged)
 	}
 	if stopped := m.of("StopTask"); stopped != due {
 		t.Errorf("%d tasks were stopped, not %d", stopped, due)
@@ -106,7 +106,7 @@ func newMeter(t *testing.T) *meter {
 	return m
 }
 
-// RoundTrip forwards requests to DynamoDB, and asks for the consumed capacity.
+// RoundTrip forwards requests to DynamoDB, and requests the consumed capacity.
 func (m *meter) RoundTrip(r *http.Request) (*http.Response, error) {
 	operation, isStore := strings.CutPrefix(r.Header.Get("X-Amz-Target"), "DynamoDB_20120810.")
 	if !isStore {
@@ -204,7 +204,7 @@ func (m *meter) fill(t *testing.T, table string, n int) {
 		"pk": map[string]any{"S": "B#cost000000000000"}, "sk": map[string]any{"S": "record"}}}, &found)
 	original, err := json.Marshal(found.Item)
 	if err != nil || len(found.Item) == 0 {
-		t.Fatalf("there is nothing to copy: %v", err)
+		t.Fatalf("no record to copy: %v", err)
 	}
 	later := time.Now().Add(time.Hour).UTC().Format(time.RFC3339)
 	var puts []any

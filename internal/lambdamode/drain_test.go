@@ -21,11 +21,11 @@ import (
 // rates that AWS publishes, and requests succeed meanwhile.
 func TestManyDueBastionsCloseWithinTheRates(t *testing.T) { drains(t, 60) }
 
-// drains simulates both ways in which many can be due at once.
+// drains simulates both ways in which many bastions can be due at once.
 func drains(t *testing.T, n int) {
 	for name, tasks := range map[string]*simtask.Runner{
 		"all end themselves at their deadline": {},
-		"none does":                            {BrokenTimer: true},
+		"the reaper ends all":                  {BrokenTimer: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { drain(t, newRegion(t, tasks), n, name) })
@@ -137,8 +137,8 @@ func (a *App) makeGroup(id string, source netip.Prefix, shows time.Duration) (ba
 	return group, a.Service.Groups.Authorize(ctx, group.ID, source)
 }
 
-// look is the interval at which the test counts the bastions that are left.
-const look = 6 * time.Second
+// checkInterval is the interval at which the test counts the remaining bastions.
+const checkInterval = 6 * time.Second
 
 // The limits of a drain in simulated time: until no bastion is reachable, and until
 // nothing is left. At 2.5 a second, a thousand take 6.7 minutes to close; those that
@@ -163,8 +163,8 @@ func drain(t *testing.T, r *region, n int, name string) {
 			running.Go(func() { r.schedule(sweeper, "sweep") })
 		}
 		running.Go(func() { r.person(minute) })
-		for range time.Minute / look {
-			time.Sleep(look)
+		for range time.Minute / checkInterval {
+			time.Sleep(checkInterval)
 			open, left := r.left(ids)
 			if open == 0 && closed == 0 {
 				closed = time.Since(began)
@@ -178,7 +178,7 @@ func drain(t *testing.T, r *region, n int, name string) {
 	close(r.over)
 	running.Wait()
 	r.report(t, fmt.Sprintf("%d due at once, %s", n, name), n, closed, ended)
-	r.judge(t, reaper, sweeper)
+	r.wantNoErrors(t, reaper, sweeper)
 }
 
 // schedule runs the reaper once.
@@ -227,7 +227,7 @@ func (r *region) person(n int) {
 		cancel()
 	}
 	if err != nil || rec.State() != bastion.Ready {
-		r.t.Errorf("person %d: a minute later it is %s (%s): %v", n, rec.State(), rec.Stage(), err)
+		r.t.Errorf("person %d: after a minute the bastion is %s (%s): %v", n, rec.State(), rec.Stage(), err)
 	}
 	ctx, cancel = invocation(peopleTimeout)
 	defer cancel()
@@ -236,7 +236,7 @@ func (r *region) person(n int) {
 	}
 	for _, p := range []*process{create, describe, destroy} {
 		if logged := p.output.String(); strings.Contains(logged, `"level"`) {
-			r.t.Errorf("person %d: %s says %s", n, p.name, logged)
+			r.t.Errorf("person %d: log of %s: %s", n, p.name, logged)
 		}
 	}
 }
@@ -262,9 +262,9 @@ func (r *region) report(t *testing.T, what string, n int, closed, ended time.Dur
 	}
 }
 
-// judge fails the test if an event was given up, or if a log holds anything but
-// overdue records.
-func (r *region) judge(t *testing.T, processes ...*process) {
+// wantNoErrors fails the test if an event was given up, or if a log has a line other
+// than "overdue".
+func (r *region) wantNoErrors(t *testing.T, processes ...*process) {
 	if r.dead > 0 {
 		t.Errorf("%d events were given up", r.dead)
 	}
@@ -274,7 +274,7 @@ func (r *region) judge(t *testing.T, processes ...*process) {
 	for _, p := range processes {
 		for line := range strings.Lines(p.output.String()) {
 			if strings.Contains(line, `"level"`) && !strings.Contains(line, `"msg":"overdue"`) {
-				t.Errorf("%s says %s", p.name, line)
+				t.Errorf("log of %s: %s", p.name, line)
 			}
 		}
 	}

@@ -68,7 +68,7 @@ func TestFunctionsUnderTheEmulator(t *testing.T) {
 				t.Errorf("with a wrong configuration, the response is %s", got)
 			}
 			if !wrong.Log.Contains("BASTION_SSH_PORT", "BASTION_COLOUR") {
-				t.Errorf("the log does not list what is wrong:\n%s", wrong.Log)
+				t.Errorf("the log does not list the configuration errors:\n%s", wrong.Log)
 			}
 		})
 	}
@@ -93,7 +93,7 @@ func TestEventThroughACompiledFunction(t *testing.T) {
 		t.Errorf("the response is %s", got)
 	}
 	if !e.Log.Contains(`"requestId"`) {
-		t.Errorf("the log does not say which invocation it was:\n%s", e.Log)
+		t.Errorf("the log has no request ID:\n%s", e.Log)
 	}
 }
 
@@ -140,13 +140,13 @@ func TestSlackFunctionUnderTheEmulator(t *testing.T) {
 			}
 		}
 		if name == "slack:queue" && !e.Log.Contains(`"level":"ERROR"`, `"job":"status"`) {
-			t.Errorf("the log does not say what became of the job:\n%s", e.Log)
+			t.Errorf("the log has no error of the job:\n%s", e.Log)
 		}
 	}
 	wrong := emulate(t, bootstrap, slackEnvironment("SLACK_TEAMS=general", "SLACK_COLOUR=blue"))
 	_, _ = invoke(t, wrong, `{}`)
 	if !wrong.Log.Contains("SLACK_TEAMS", "SLACK_COLOUR") {
-		t.Errorf("the log does not list what is wrong:\n%s", wrong.Log)
+		t.Errorf("the log does not list the configuration errors:\n%s", wrong.Log)
 	}
 }
 

@@ -153,7 +153,7 @@ func TestEachEntryPointHasItsCallers(t *testing.T) {
 		}
 		want := bastion.CreateRequest{Caller: test.want, Name: "db", Notify: test.notify}
 		if !reflect.DeepEqual(d.create, want) {
-			t.Errorf("%s: asked for\n%+v\nwant\n%+v", name, d.create, want)
+			t.Errorf("%s: request\n%+v\nwant\n%+v", name, d.create, want)
 		}
 		encoded, err := json.Marshal(response)
 		if err != nil || !bytes.Contains(encoded, []byte(`\"id\": \"3kq7vmx2p4hzr6ta\"`)) || !bytes.Contains(encoded, []byte(`:201,`)) {
@@ -202,7 +202,7 @@ func TestPayloadsOfOtherEntryPointsAreRefused(t *testing.T) {
 		"a user of 33 letters":                                {slack, slackCallOf("slack:T0123ABCD:" + strings.Repeat("U", 33))},
 		"no source":                                           {slack, changed(`"source":"203.0.113.7",`, "")},
 		"an empty source":                                     {slack, changed("203.0.113.7", "")},
-		"a source that is none":                               {slack, changed("203.0.113.7", "203.0.113.0/24")},
+		"a range as the source":                               {slack, changed("203.0.113.7", "203.0.113.0/24")},
 		"a name for a source":                                 {slack, changed("203.0.113.7", "localhost")},
 		"no method":                                           {slack, changed(`"POST"`, `""`)},
 		"a method with a line's end":                          {slack, changed(`"POST"`, `"POST /bastions HTTP/1.1\r\nX: "`)},
@@ -218,8 +218,8 @@ func TestPayloadsOfOtherEntryPointsAreRefused(t *testing.T) {
 		"a version, with an event":                            {functionARN + ":7", client},
 		"a version, with a call":                              {functionARN + ":7", call},
 		"another alias, with a call":                          {functionARN + ":queue", call},
-		"an alias like ours, with a call":                     {functionARN + ":Slack", call},
-		"an alias that begins as ours, with a call":           {functionARN + ":slack2", call},
+		"an alias in capitals, with a call":                   {functionARN + ":Slack", call},
+		"an alias that begins alike, with a call":             {functionARN + ":slack2", call},
 		"an empty alias, with an event":                       {functionARN + ":", client},
 		"an alias of an alias, with a call":                   {functionARN + ":slack:slack", call},
 		"no ARN, with an event":                               {"", client},
@@ -267,7 +267,7 @@ func TestInternalAPIIsTheAPI(t *testing.T) {
 	for _, test := range []struct {
 		method, path, body string
 		status             int
-		call, says         string
+		call, want         string
 	}{
 		{"POST", "/bastions", `{}`, 201, "Create", someone},
 		{"GET", "/bastions", "", 200, "List", `"bastions"`},
@@ -295,7 +295,7 @@ func TestInternalAPIIsTheAPI(t *testing.T) {
 		}
 		response, err := entryPointsOf(d, &bytes.Buffer{}).Handle(invokedBy(t, functionARN+":slack"), payload)
 		got, ok := response.(api.InternalReply)
-		if err != nil || !ok || got.Status != test.status || !json.Valid([]byte(got.Body)) || !strings.Contains(got.Body, test.says) {
+		if err != nil || !ok || got.Status != test.status || !json.Valid([]byte(got.Body)) || !strings.Contains(got.Body, test.want) {
 			t.Errorf("%s %s: the response is %+v, %v", test.method, test.path, response, err)
 		}
 		if strings.Join(d.calls, " ") != test.call {

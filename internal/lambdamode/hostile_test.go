@@ -33,7 +33,7 @@ func TestHostileTaskAffectsOnlyItsOwnBastion(t *testing.T) {
 	for name, attack := range attacks {
 		t.Run(name, func(t *testing.T) { runAttack(t, newTwoBastions(t, url), attack, true) })
 	}
-	for name, attack := range trespasses {
+	for name, attack := range attacksBeyondRole {
 		t.Run("beyond its role: "+name, func(t *testing.T) { runAttack(t, newTwoBastions(t, url), attack, false) })
 	}
 }
@@ -42,14 +42,14 @@ func TestHostileTaskAffectsOnlyItsOwnBastion(t *testing.T) {
 // in between; then lets time pass; then closes the hostile bastion while the task
 // continues to write.
 func runAttack(t *testing.T, w *twoBastions, attack attack, inRole bool) {
-	before, answers := w.others(t), w.responses(t, w.honest)
+	before, responses := w.others(t), w.responses(t, w.honest)
 	unchanged := func(when string) {
 		t.Helper()
 		if after := w.others(t); !reflect.DeepEqual(after, before) {
 			t.Fatalf("%s: the tables held\n%s\nand hold\n%s", when, indented(before), indented(after))
 		}
-		if after := w.responses(t, w.honest); !reflect.DeepEqual(after, answers) {
-			t.Fatalf("%s: the honest owner is answered\n%s\nwas answered\n%s", when, after, answers)
+		if after := w.responses(t, w.honest); !reflect.DeepEqual(after, responses) {
+			t.Fatalf("%s: the honest owner's responses are\n%s\nwant\n%s", when, after, responses)
 		}
 		w.checkResponses(t, w.hostile)
 	}
@@ -65,15 +65,15 @@ func runAttack(t *testing.T, w *twoBastions, attack attack, inRole bool) {
 		w.pass(w.app.Config.Bastion.Timing.SweepGrace / 2)
 		w.deliverEvents(t)
 	}
-	looked := w.fetch(t, w.honest)
-	looked.Version, looked.DueAt = record.Version, record.DueAt // only reads may have changed these
-	if !reflect.DeepEqual(looked, record) {
-		t.Fatalf("the record was\n%+v\nand is\n%+v", record, looked)
+	after := w.fetch(t, w.honest)
+	after.Version, after.DueAt = record.Version, record.DueAt // may have changed
+	if !reflect.DeepEqual(after, record) {
+		t.Fatalf("the record was\n%+v\nand is\n%+v", record, after)
 	}
 	if key := w.honest.leaseKey(); !reflect.DeepEqual(w.others(t)[leaseOf(key)], before[leaseOf(key)]) {
 		t.Fatal("the other's lease has changed")
 	}
-	before, answers = w.others(t), w.responses(t, w.honest)
+	before, responses = w.others(t), w.responses(t, w.honest)
 	w.end(t, w.hostile)
 	unchanged("closed")
 	for i, step := range steps {
@@ -82,11 +82,11 @@ func runAttack(t *testing.T, w *twoBastions, attack attack, inRole bool) {
 		unchanged(fmt.Sprint("step after the end ", i))
 	}
 	if rec := w.fetch(t, w.hostile); rec.FinishedAt.IsZero() {
-		t.Errorf("it lives again: %+v", rec)
+		t.Errorf("the hostile bastion is open again: %+v", rec)
 	}
 	w.end(t, w.honest)
 	if rec := w.fetch(t, w.honest); rec.End.Reason != bastion.EndClosed || rec.Receipt.Connections != 1 || rec.Attempt.Number != 1 {
-		t.Errorf("the honest one ended as %+v", rec)
+		t.Errorf("record of the honest bastion: %+v", rec)
 	}
 }
 
@@ -98,7 +98,7 @@ func (w *twoBastions) write(t *testing.T, step step, inRole bool) {
 	names, values := map[string]string{}, map[string]any{}
 	for i, name := range slices.Sorted(maps.Keys(step)) {
 		if inRole && !slices.Contains(awscloud.TaskAttributes, name) {
-			t.Fatalf("its role lets no task write %s", name)
+			t.Fatalf("the task role does not allow to write %s", name)
 		}
 		names[fmt.Sprint("#n", i)] = name
 		if step[name] == nil {
@@ -183,22 +183,22 @@ func (w *twoBastions) end(t *testing.T, n testBastion) {
 	t.Helper()
 	_, err := w.app.Service.Close(t.Context(), bastion.Caller{Owner: "iam:111122223333:" + n.user}, n.id, 0)
 	must(t, err)
-	look := time.NewTicker(5 * time.Millisecond) // tasks take a moment to stop
-	defer look.Stop()
+	poll := time.NewTicker(5 * time.Millisecond) // tasks do not stop at once
+	defer poll.Stop()
 	for range 1000 {
 		if rec := w.fetch(t, n); !rec.FinishedAt.IsZero() {
 			for _, task := range w.cloud.Inventory().Live() {
 				if task.BastionID == n.id {
-					t.Errorf("its task runs: %+v", task)
+					t.Errorf("the task of a finished bastion runs: %+v", task)
 				}
 			}
 			return
 		}
-		<-look.C
+		<-poll.C
 		_, err := w.app.Service.Converge(t.Context(), n.id, bastion.ReaperSteps)
 		w.hostileOnly(t, err)
 	}
-	t.Fatalf("it does not end: %+v", w.fetch(t, n))
+	t.Fatalf("the bastion does not end: %+v", w.fetch(t, n))
 }
 
 func leaseOf(key string) string { return fmt.Sprintf(`leases {"S":%q}`, key) }

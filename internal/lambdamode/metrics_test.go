@@ -78,8 +78,8 @@ func TestWritesAreCounted(t *testing.T) {
 		{"ready still", ready, ready, ""},
 		{"a failed start", stored, ended, "Failures=1"},
 		{"a failed start, still", ended, ended, ""},
-		{"the end of what was ready is no failed start", ready, died, ""},
-		{"an end on purpose is none", stored, onPurpose, ""},
+		{"the end of a ready attempt is no failed start", ready, died, ""},
+		{"an end on purpose is no failed start", stored, onPurpose, ""},
 		{"the second attempt", ended, second, "Starts=1"},
 		{"ready, from its announcement on", second, secondReady, "SecondsToReady=20"},
 	} {
@@ -96,7 +96,7 @@ func TestWritesAreCounted(t *testing.T) {
 				want = "" // it was not written
 			}
 			if got := metricsIn(t, out.String()); got != want {
-				t.Errorf("%s, answered %v: %q, want %q", test.name, err, got, want)
+				t.Errorf("%s, write error %v: %q, want %q", test.name, err, got, want)
 			}
 		}
 	}
@@ -119,11 +119,11 @@ func TestAlarmsWatchExistingMetrics(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ours := regexp.MustCompile(`Namespace: (\w+)\n\s+MetricName: (\w+)\n\s+Dimensions: \[\{Name: Stack,`).FindAllStringSubmatch(string(template), -1)
-	if len(ours) != 2 {
-		t.Fatalf("%d alarms on metrics of ours", len(ours))
+	alarms := regexp.MustCompile(`Namespace: (\w+)\n\s+MetricName: (\w+)\n\s+Dimensions: \[\{Name: Stack,`).FindAllStringSubmatch(string(template), -1)
+	if len(alarms) != 2 {
+		t.Fatalf("%d alarms on the project's metrics, want 2", len(alarms))
 	}
-	for _, alarm := range ours {
+	for _, alarm := range alarms {
 		if alarm[1] != metricNamespace || !slices.Contains([]string{metricStarts, metricReady, metricFailures, metricOverdue, metricOrphans}, alarm[2]) {
 			t.Errorf("an alarm watches %s of %s", alarm[2], alarm[1])
 		}

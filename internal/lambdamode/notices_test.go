@@ -19,19 +19,19 @@ import (
 
 const slackWork = "arn:aws:lambda:eu-west-1:111122223333:function:way-in-slack:queue"
 
-// handed records the payload of an invocation.
-type handed struct {
+// asyncInvoker records the last asynchronous invocation.
+type asyncInvoker struct {
 	to, payload string
 	err         error
 }
 
-func (h *handed) InvokeAsync(_ context.Context, function string, payload []byte) error {
+func (h *asyncInvoker) InvokeAsync(_ context.Context, function string, payload []byte) error {
 	h.to, h.payload = function, string(payload)
 	return h.err
 }
 
-// used returns a ready bastion of a Slack user.
-func used() bastion.Record {
+// readyRecord returns the record of a ready bastion of a Slack user.
+func readyRecord() bastion.Record {
 	rec := bastion.Record{
 		ID: "2kq7vmx2p4hzr6ta", Owner: "slack:T0123ABCD:U0123ABCD", Name: "default", CreatedAt: noon, LatestDeadline: noon.Add(8 * time.Hour),
 		Intent: bastion.Intent{
@@ -48,9 +48,9 @@ func used() bastion.Record {
 	return rec
 }
 
-// over returns that bastion when it has ended.
-func over(destinations int) bastion.Record {
-	rec := used()
+// endedRecord returns the record of that bastion after its end.
+func endedRecord(destinations int) bastion.Record {
+	rec := readyRecord()
 	rec.Intent.Open, rec.FinishedAt = false, noon.Add(time.Hour)
 	rec.End = bastion.End{Reason: bastion.EndIdle, At: noon.Add(30 * time.Minute)}
 	rec.Receipt = bastion.Receipt{
@@ -62,21 +62,22 @@ func over(destinations int) bastion.Record {
 	return rec
 }
 
-func noticed(t *testing.T, rec bastion.Record, notice bastion.Notice) api.Notice {
+// send sends a notice and returns it as the Slack function receives it.
+func send(t *testing.T, rec bastion.Record, notice bastion.Notice) api.Notice {
 	t.Helper()
-	h := &handed{}
+	h := &asyncInvoker{}
 	if err := (notices{h, slackWork}).Notify(t.Context(), rec, notice); err != nil {
 		t.Fatal(err)
 	}
 	var event map[string]api.Notice
 	if err := json.Unmarshal([]byte(h.payload), &event); err != nil || len(event) != 1 || h.to != slackWork {
-		t.Fatalf("%s is given %s, %v", h.to, h.payload, err)
+		t.Fatalf("payload for %s: %s, %v", h.to, h.payload, err)
 	}
 	return event["notice"]
 }
 
 func TestNoticeHoldsTheDocumentOfTheAPI(t *testing.T) {
-	got := noticed(t, used(), bastion.Notice{State: bastion.Ready, Warning: true})
+	got := send(t, readyRecord(), bastion.Notice{State: bastion.Ready, Warning: true})
 	if got.Version != 12 || !got.Warning || got.Receipt != nil {
 		t.Errorf("%+v", got)
 	}
@@ -87,15 +88,15 @@ func TestNoticeHoldsTheDocumentOfTheAPI(t *testing.T) {
 	got.Bastion.SSHConfig, got.Bastion.SSH, got.Bastion.HostKey, got.Bastion.KnownHosts = "", "", "", ""
 	want := api.Bastion{
 		ID: "2kq7vmx2p4hzr6ta", Name: "default", Owner: "slack:T0123ABCD:U0123ABCD", State: "ready", Reason: "a <b> & c",
-		Source: "203.0.113.7/32", Keys: []string{used().Intent.Keys[0].Fingerprint()}, Host: "198.51.100.24", Port: 2222, User: "bastion",
+		Source: "203.0.113.7/32", Keys: []string{readyRecord().Intent.Keys[0].Fingerprint()}, Host: "198.51.100.24", Port: 2222, User: "bastion",
 		CreatedAt: noon, ReadyAt: noon.Add(time.Minute), Deadline: noon.Add(time.Hour), LatestDeadline: noon.Add(8 * time.Hour),
 	}
 	if !reflect.DeepEqual(got.Bastion, want) {
 		t.Errorf("got  %+v\nwant %+v", got.Bastion, want)
 	}
-	failed := over(0)
+	failed := endedRecord(0)
 	failed.End = bastion.End{Reason: bastion.EndFailed, At: noon, Failure: bastion.CapacityFailure}
-	got = noticed(t, failed, bastion.Notice{State: bastion.Failed})
+	got = send(t, failed, bastion.Notice{State: bastion.Failed})
 	if got.Bastion.Failure == nil || got.Bastion.Failure.Code != bastion.FailureCapacity || got.Warning || got.Receipt == nil {
 		t.Errorf("failed: %+v", got)
 	}
@@ -103,8 +104,8 @@ func TestNoticeHoldsTheDocumentOfTheAPI(t *testing.T) {
 
 func TestNoticeOfAnEndHasTheReceipt(t *testing.T) {
 	for destinations, unnamed := range map[int]int{0: 6, 3: 6, api.MaxDestinations: 6, api.MaxDestinations + 2: 10} {
-		rec := over(destinations)
-		got := noticed(t, rec, bastion.Notice{State: bastion.Closed}).Receipt
+		rec := endedRecord(destinations)
+		got := send(t, rec, bastion.Notice{State: bastion.Closed}).Receipt
 		want := &api.Receipt{
 			StartedAt: noon.Add(time.Minute), EndedAt: noon.Add(31 * time.Minute), Connections: 1, Forwards: 2, Refusals: 3, BytesIn: 4, BytesOut: 5, Unnamed: unnamed,
 		}
@@ -115,20 +116,20 @@ func TestNoticeOfAnEndHasTheReceipt(t *testing.T) {
 			t.Errorf("%d destinations:\n got %+v\nwant %+v", destinations, got, want)
 		}
 	}
-	if got := noticed(t, over(1), bastion.Notice{State: bastion.Closing}); got.Receipt != nil {
-		t.Errorf("a receipt of what has not ended: %+v", got.Receipt)
+	if got := send(t, endedRecord(1), bastion.Notice{State: bastion.Closing}); got.Receipt != nil {
+		t.Errorf("a receipt before the end: %+v", got.Receipt)
 	}
-	never := over(0)
+	never := endedRecord(0)
 	never.Receipt = bastion.Receipt{}
-	if got := noticed(t, never, bastion.Notice{State: bastion.Closed}); got.Receipt != nil {
-		t.Errorf("a receipt of what was never up: %+v", got.Receipt)
+	if got := send(t, never, bastion.Notice{State: bastion.Closed}); got.Receipt != nil {
+		t.Errorf("a receipt of a bastion that never ran: %+v", got.Receipt)
 	}
 }
 
 // Lambda accepts events of 256 KB. No text of people or tasks may make a notice too
 // large.
 func TestLargestNoticeFitsIntoAnEvent(t *testing.T) {
-	rec := over(bastion.MaxDestinations)
+	rec := endedRecord(bastion.MaxDestinations)
 	for i := range rec.Receipt.Destinations {
 		rec.Receipt.Destinations[i].Name = strings.Repeat("\u0001", 300)
 	}
@@ -142,8 +143,8 @@ func TestLargestNoticeFitsIntoAnEvent(t *testing.T) {
 
 func TestFailedInvocationIsReported(t *testing.T) {
 	broken := errors.New("broken")
-	if err := (notices{&handed{err: broken}, slackWork}).Notify(t.Context(), used(), bastion.Notice{}); !errors.Is(err, broken) {
-		t.Errorf("answered %v", err)
+	if err := (notices{&asyncInvoker{err: broken}, slackWork}).Notify(t.Context(), readyRecord(), bastion.Notice{}); !errors.Is(err, broken) {
+		t.Errorf("error %v", err)
 	}
 }
 

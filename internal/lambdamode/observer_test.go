@@ -80,7 +80,7 @@ func in(id string, status bastion.TaskStatus) string {
 	return strings.Replace(taskEventOf(ourCluster, "bastion/"+id), "RUNNING", string(status), 1)
 }
 
-func TestTaskEvents(t *testing.T) {
+func TestTaskEventsAreObserved(t *testing.T) {
 	for name, test := range map[string]struct {
 		event string
 		want  string // the observed bastion
@@ -89,7 +89,7 @@ func TestTaskEvents(t *testing.T) {
 		"of a bastion":            {taskEventOf(ourCluster, "bastion/one"), "one", false},
 		"of an unknown one":       {taskEventOf(ourCluster, "bastion/three"), "three", false}, // Observe knows
 		"of another cluster":      {taskEventOf(ourCluster+"2", "bastion/one"), "", false},
-		"of a foreign task":       {taskEventOf(ourCluster, "ecs-svc/123"), "", false},
+		"of a service's task":     {taskEventOf(ourCluster, "ecs-svc/123"), "", false},
 		"of a task by hand":       {taskEventOf(ourCluster, ""), "", false},
 		"that ECS does not show":  {stopped("one", "task1"), "one", true},
 		"nor the reaper, soon":    {stopped("two", "task2"), "two", true},
@@ -109,7 +109,7 @@ func TestTaskEvents(t *testing.T) {
 		o, service := newObserver("broken")
 		_, err := o.Handle(t.Context(), json.RawMessage(test.event))
 		if got := strings.Join(service.ids, " "); got != test.want || (err != nil) != test.fails {
-			t.Errorf("an event %s: looked at %q, %v", name, got, err)
+			t.Errorf("an event %s: observed %q, %v", name, got, err)
 		}
 	}
 }
@@ -122,7 +122,7 @@ func streamRecord(number, task, bastionID string) string {
 			"lease":{"M":{"bastion_id":{"S":%[3]q}}},"report":{"M":{"bastion_id":{"S":"two"},"host_key":{"S":"ssh-ed25519 AAAA"}}}}}}`, number, task, bastionID)
 }
 
-func TestStreamOfLeases(t *testing.T) {
+func TestStreamRecordsAreObserved(t *testing.T) {
 	const removed = `{"eventID":"e9","eventName":"REMOVE","dynamodb":{"SequenceNumber":"9","Keys":{"task":{"S":"AROAEXAMPLE:task1"}}}}`
 	const oddImage = `{"eventID":"e8","eventName":"MODIFY","dynamodb":{"SequenceNumber":"8","Keys":{"task":{"S":"AROAEXAMPLE:task1"}},"NewImage":{"bastion":{"N":"1"}}}}`
 	const oddKey = `{"eventID":"e7","eventName":"MODIFY","dynamodb":{"SequenceNumber":"7","Keys":{"task":{"NULL":true}},"NewImage":{"bastion":{"S":"one"}}}}`
@@ -139,12 +139,12 @@ func TestStreamOfLeases(t *testing.T) {
 		"two of one bastion, and one of another":      {[]string{streamRecord("1", "task1", "one"), streamRecord("2", "task1", "one"), streamRecord("3", "task2", "two")}, "one two", ""},
 		"of a task that the record does not know yet": {[]string{streamRecord("1", "task3", "starting")}, "starting", ""},
 		"of a task that was replaced":                 {[]string{streamRecord("1", "task0", "one")}, "", ""},
-		"of a bastion that there is not":              {[]string{streamRecord("1", "task1", "three")}, "", ""},
-		"what cannot be read blocks nothing":          {[]string{oddImage, oddKey, empty, removed, streamRecord("1", "task1", "one")}, "one", ""},
-		"what a report holds is not looked at":        {[]string{oddReport}, "one", ""},
-		"last words":                                  {[]string{streamRecord("1", "task4", "closing")}, "", ""},
+		"of an unknown bastion":                       {[]string{streamRecord("1", "task1", "three")}, "", ""},
+		"unreadable records are skipped":              {[]string{oddImage, oddKey, empty, removed, streamRecord("1", "task1", "one")}, "one", ""},
+		"the content of a report is ignored":          {[]string{oddReport}, "one", ""},
+		"of a closing bastion":                        {[]string{streamRecord("1", "task4", "closing")}, "", ""},
 		"nothing":                                     {nil, "", ""},
-		"one fails, and the others do not":            {[]string{streamRecord("1", "task2", "two"), streamRecord("2", "task1", "one")}, "one two", "1"},
+		"one fails, the others do not":                {[]string{streamRecord("1", "task2", "two"), streamRecord("2", "task1", "one")}, "one two", "1"},
 		"a record that cannot be fetched comes again": {[]string{streamRecord("1", "task1", "one"), streamRecord("2", "task9", "unreadable")}, "one", "2"},
 	} {
 		o, service := newObserver("two")
@@ -162,7 +162,7 @@ func TestStreamOfLeases(t *testing.T) {
 			failures = append(failures, failure.ItemIdentifier)
 		}
 		if got := strings.Join(service.ids, " "); got != test.want || strings.Join(failures, " ") != test.failures {
-			t.Errorf("%s: looked at %q, failures %v", name, got, failures)
+			t.Errorf("%s: observed %q, failures %v", name, got, failures)
 		}
 	}
 }

@@ -22,8 +22,8 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/test/simtask"
 )
 
-// lived holds the facts that must not depend on the order of events.
-type lived struct {
+// outcome holds the facts that must not depend on the order of events.
+type outcome struct {
 	state    bastion.State
 	attempt  int
 	end      bastion.EndReason
@@ -83,13 +83,13 @@ func changeOf(id, task string, status bastion.TaskStatus) string {
 	return strings.Replace(in(id, status), "task/way-in/task1", "task/way-in/"+task, 1)
 }
 
-// heard collects the events of a life, each once.
-type heard struct {
+// eventLog collects the events of a run, each once.
+type eventLog struct {
 	mu     sync.Mutex
 	events []string
 }
 
-func (h *heard) note(event string) {
+func (h *eventLog) note(event string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if !slices.Contains(h.events, event) {
@@ -99,7 +99,7 @@ func (h *heard) note(event string) {
 
 // change records a task's present status, and for a stopped task also the statuses
 // that it passes in an instant.
-func (h *heard) change(cloud *localcloud.Cloud, id, task string) {
+func (h *eventLog) change(cloud *localcloud.Cloud, id, task string) {
 	for _, one := range cloud.Inventory().Tasks {
 		if one.ID != task {
 			continue
@@ -114,17 +114,17 @@ func (h *heard) change(cloud *localcloud.Cloud, id, task string) {
 }
 
 // report records a write of the task, each with its own number.
-func (h *heard) report(id, task string) {
+func (h *eventLog) report(id, task string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.events = append(h.events, `{"Records":[`+streamRecord(fmt.Sprint(len(h.events)), task, id)+`]}`)
 }
 
-// life creates a bastion and closes it, while the reaper runs and the chosen events
+// runBastion creates a bastion and closes it, while the reaper runs and the chosen events
 // are delivered. It returns the outcome, all events that occurred, and how many of
 // the delivered ones were ahead of ECS's reads.
-func life(t *testing.T, recorded []string, chosen deliveries) (lived, []string, int) {
-	var seen heard
+func runBastion(t *testing.T, recorded []string, chosen deliveries) (outcome, []string, int) {
+	var seen eventLog
 	var cloud *localcloud.Cloud
 	cloud = localcloud.New(localcloud.Config{
 		LaunchDelay: 4 * time.Second, Linger: 2 * time.Second, StopTimeout: 10 * time.Second,
@@ -201,7 +201,7 @@ func life(t *testing.T, recorded []string, chosen deliveries) (lived, []string, 
 	}
 	seen.mu.Lock()
 	defer seen.mu.Unlock()
-	return lived{rec.State(), rec.Attempt.Number, rec.End.Reason, receipt, !rec.FinishedAt.IsZero()}, seen.events, int(events.repeated.Load())
+	return outcome{rec.State(), rec.Attempt.Number, rec.End.Reason, receipt, !rec.FinishedAt.IsZero()}, seen.events, int(events.repeated.Load())
 }
 
 // permutations calls f with each order of 0 to n-1.
@@ -255,9 +255,9 @@ func forPermutation(t *testing.T, recorded []string) []string {
 // delivered several times, the last time when the record is closed, and again while
 // it is ahead of ECS's reads.
 func TestOrderOfEventsDoesNotMatter(t *testing.T) {
-	var want lived
+	var want outcome
 	var recorded []string
-	synctest.Test(t, func(t *testing.T) { want, recorded, _ = life(t, nil, deliveries{}) })
+	synctest.Test(t, func(t *testing.T) { want, recorded, _ = runBastion(t, nil, deliveries{}) })
 	if want.state != bastion.Closed || want.attempt != 1 || !want.finished {
 		t.Fatalf("without events: %+v", want)
 	}
@@ -265,7 +265,7 @@ func TestOrderOfEventsDoesNotMatter(t *testing.T) {
 	ahead := 0
 	check := func(name string, recorded []string, chosen deliveries) {
 		synctest.Test(t, func(t *testing.T) {
-			got, _, repeated := life(t, recorded, chosen)
+			got, _, repeated := runBastion(t, recorded, chosen)
 			ahead += repeated
 			if fmt.Sprint(got) != fmt.Sprint(want) {
 				t.Errorf("%s: %+v, want %+v", name, got, want)

@@ -44,13 +44,13 @@ func (f *fakeService) Sweep(context.Context) (int, error) {
 
 // fakeStore holds one record, which is due.
 type fakeStore struct {
-	rec  bastion.Record
-	err  error // of Due
-	asks int
+	rec     bastion.Record
+	err     error // of Due
+	queries int   // calls of Due
 }
 
 func (f *fakeStore) Due(_ context.Context, now time.Time, limit int) ([]string, error) {
-	f.asks++
+	f.queries++
 	if f.err != nil || f.rec.DueAt.IsZero() || f.rec.DueAt.After(now) {
 		return nil, f.err
 	}
@@ -117,7 +117,7 @@ func TestFailureOfOneBastionIsLogged(t *testing.T) {
 		r.service.reaped = test.reaped
 		err := r.Handle(t.Context(), Schedule{Do: "reap"})
 		if (err != nil) != test.fails || strings.Contains(r.logged.String(), "broken") != test.logged {
-			t.Errorf("%s: %v, and the log says %s", name, err, r.logged)
+			t.Errorf("%s: %v; log: %s", name, err, r.logged)
 		}
 	}
 }
@@ -139,8 +139,8 @@ func TestOverdueIsMeasured(t *testing.T) {
 	} {
 		r := newReaperRig()
 		r.store.rec = bastion.Record{ID: "a", DueAt: test.due}
-		if err := r.Handle(t.Context(), Schedule{Do: "reap"}); err != nil || r.store.asks != 1 {
-			t.Fatalf("%s: %v after %d questions", name, err, r.store.asks)
+		if err := r.Handle(t.Context(), Schedule{Do: "reap"}); err != nil || r.store.queries != 1 {
+			t.Fatalf("%s: %v after %d queries", name, err, r.store.queries)
 		}
 		if got := r.out.String(); test.want == "" && got != "" || !strings.Contains(got, test.want) {
 			t.Errorf("%s: the metrics say %q", name, got)

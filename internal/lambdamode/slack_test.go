@@ -48,7 +48,7 @@ func TestSlackFunctionIsWired(t *testing.T) {
 		}
 	}
 	if got := options.Queue.(jobs).function; got != "way-in-slack:queue" {
-		t.Errorf("its work goes to %s", got)
+		t.Errorf("jobs go to %s", got)
 	}
 	for method, name := range map[string]string{"POST": "create", "GET": "describe", "PATCH": "extend", "DELETE": "destroy"} {
 		if got := options.Functions.(functions).byMethod[method]; !strings.HasSuffix(got, ":way-in-"+name+":slack") {
@@ -136,7 +136,7 @@ func TestSlackFunctionHasTwoEntryPoints(t *testing.T) {
 		"both":                                 {slackARN + ":queue", job[:len(job)-1] + "," + notice[1:], ""},
 		"neither":                              {slackARN + ":queue", `{}`, ""},
 		"null":                                 {slackARN + ":queue", `{"job":null}`, ""},
-		"a job that is none":                   {slackARN + ":queue", `{"job":"status"}`, ""},
+		"a string as the job":                  {slackARN + ":queue", `{"job":"status"}`, ""},
 		"the API's functions' alias":           {slackARN + ":slack", job, ""},
 		"$LATEST":                              {slackARN + ":$LATEST", client, ""},
 		"a version":                            {slackARN + ":1", job, ""},
@@ -158,7 +158,7 @@ func TestSlackFunctionHasTwoEntryPoints(t *testing.T) {
 			t.Errorf("%s: reaches %q, and returns %v, %v", name, reached, response, err)
 		}
 		if (reached == "job" || reached == "notice") && !w.limited {
-			t.Errorf("%s may go on until Lambda ends it", name)
+			t.Errorf("%s has no deadline before Lambda's timeout", name)
 		}
 	}
 }
@@ -216,7 +216,7 @@ func TestInternalCallReachesTheFunction(t *testing.T) {
 		test.call.Owner = someone
 		reply, err := f.Call(t.Context(), test.call)
 		if err != nil || reply.Status != test.status || !json.Valid([]byte(reply.Body)) || strings.Join(test.to.calls, " ") != test.name {
-			t.Errorf("%s %s: the response is %d %s, %v; asked for %v", test.call.Method, test.call.Path, reply.Status, reply.Body, err, test.to.calls)
+			t.Errorf("%s %s: the response is %d %s, %v; calls %v", test.call.Method, test.call.Path, reply.Status, reply.Body, err, test.to.calls)
 		}
 	}
 	if create.create.Reason != `a "<b>"` || create.create.Caller.Address != netip.MustParseAddr("2001:db8::7") || !create.create.Notify {
@@ -233,31 +233,33 @@ func TestInternalCallReachesTheFunction(t *testing.T) {
 	}
 }
 
-// saying returns the same text for every invocation.
-type saying string
+// fixedResponse is the response to every invocation.
+type fixedResponse string
 
-func (s saying) Invoke(context.Context, string, []byte) ([]byte, error) { return []byte(s), nil }
+func (r fixedResponse) Invoke(context.Context, string, []byte) ([]byte, error) {
+	return []byte(r), nil
+}
 
 func TestInvalidReplyIsAnError(t *testing.T) {
-	f := functions{saying(`"text"`), map[string]string{"GET": "describe"}}
+	f := functions{fixedResponse(`"text"`), map[string]string{"GET": "describe"}}
 	if reply, err := f.Call(t.Context(), api.InternalCall{Method: "GET"}); err == nil {
 		t.Errorf("the response is %+v", reply)
 	}
 }
 
 func TestJobSurvivesTheQueue(t *testing.T) {
-	h, w := &handed{}, &worker{}
+	h, w := &asyncInvoker{}, &worker{}
 	job := slack.Job{Action: slack.JobExtend, Owner: someone, ResponseURL: "https://hooks.slack.com/actions/T0/1/a", Name: "db",
 		ID: "3kq7vmx2p4hzr6ta", StartLink: "hash", TTL: 30*time.Minute + time.Nanosecond, At: noon}
 	if err := (jobs{h, "slack:queue"}).Enqueue(t.Context(), job); err != nil || h.to != "slack:queue" {
-		t.Fatalf("handed to %s, %v", h.to, err)
+		t.Fatalf("invoked %s, %v", h.to, err)
 	}
 	if _, err := slackEntryPoints(w, http.NotFoundHandler()).Handle(invokedBy(t, slackARN+":queue"), json.RawMessage(h.payload)); err != nil || len(w.jobs) != 1 || w.jobs[0] != job {
 		t.Errorf("%+v came out of %s, %v", w.jobs, h.payload, err)
 	}
 	h.err = errors.New("broken")
 	if err := (jobs{h, "slack:queue"}).Enqueue(t.Context(), job); err == nil {
-		t.Error("a job that was not taken was handed over")
+		t.Error("a failed invocation is no error")
 	}
 }
 

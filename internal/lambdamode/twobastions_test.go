@@ -101,10 +101,10 @@ func (w *twoBastions) start(t *testing.T, user, hostKey string) testBastion {
 	caller := bastion.Caller{Owner: "iam:111122223333:" + user, Address: netip.MustParseAddr("192.0.2.1")}
 	rec, _, err := w.app.Service.Create(t.Context(), bastion.CreateRequest{Caller: caller, Key: keyOfHonest})
 	must(t, err)
-	look := time.NewTicker(5 * time.Millisecond) // the local cloud's tasks start by themselves
-	defer look.Stop()
+	poll := time.NewTicker(5 * time.Millisecond) // the local cloud's tasks start by themselves
+	defer poll.Stop()
 	for rec.Attempt.Status != bastion.TaskRunning {
-		<-look.C
+		<-poll.C
 		rec, err = w.app.Service.Converge(t.Context(), rec.ID, bastion.ReaperSteps)
 		must(t, err)
 	}
@@ -163,11 +163,11 @@ func (w *twoBastions) get(t *testing.T, n testBastion, path, accept string) stri
 	must(t, err)
 	response, err := w.gateway.Handle(invokedBy(t, functionARN), payload)
 	must(t, err)
-	answer := response.(events.APIGatewayV2HTTPResponse)
-	if answer.StatusCode != http.StatusOK {
-		t.Fatalf("GET %s as %s: %d %s", path, n.user, answer.StatusCode, answer.Body)
+	got := response.(events.APIGatewayV2HTTPResponse)
+	if got.StatusCode != http.StatusOK {
+		t.Fatalf("GET %s as %s: %d %s", path, n.user, got.StatusCode, got.Body)
 	}
-	return answer.Body
+	return got.Body
 }
 
 // dynamoWire calls DynamoDB Local with requests that our own clients never send.
@@ -196,14 +196,14 @@ func (d dynamoWire) try(ctx context.Context, target string, in, out any) error {
 		return err
 	}
 	defer response.Body.Close()
-	answer, err := io.ReadAll(response.Body)
+	text, err := io.ReadAll(response.Body)
 	if err != nil {
 		return err
 	}
 	if response.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s: %s: %s", target, response.Status, answer)
+		return fmt.Errorf("%s: %s: %s", target, response.Status, text)
 	}
-	return json.Unmarshal(answer, out)
+	return json.Unmarshal(text, out)
 }
 
 const (
