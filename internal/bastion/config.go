@@ -17,7 +17,7 @@ type Config struct {
 
 	AllowedDestinations []netip.Prefix // destinations that bastions may connect to
 	SourceOverride      []netip.Prefix // addresses that a caller may name as the source; empty for none
-	RequireSource       bool           // a request must name its source, because bastions are private and never see the caller's public address
+	RequireSource       bool           // a request must name its source, because owners reach a private bastion from an address that the API does not see
 	IPv4, IPv6          bool           // address families of bastions
 	Quota               Quota
 	Subnets             []string // attempts use them in turn
@@ -45,8 +45,8 @@ type Timing struct {
 	// PollInterval is the time between two reads by a request that waits.
 	PollInterval time.Duration
 	// WatchInterval is the time between two converges of a bastion that is starting
-	// or closing. CheckInterval is the same for a bastion that is ready, because an
-	// event may have been lost.
+	// or closing. CheckInterval is the time between two converges of a bastion that is
+	// ready; they find changes whose event was lost.
 	WatchInterval, CheckInterval time.Duration
 	// SweepGrace is how long an orphan must have been marked before it is ended.
 	SweepGrace time.Duration

@@ -52,7 +52,7 @@ func (s *Service) Converge(ctx context.Context, id string, allowed Step) (Record
 			return rec, c.failed
 		}
 		for _, a := range todo {
-			c.done[a] = true // only after the save: if it conflicts, no action is taken
+			c.done[a] = true // not before the save, because after a conflict no action is taken
 			if err := c.act(ctx, rec, a); err != nil {
 				c.failed = errors.Join(c.failed, err)
 			}
@@ -89,7 +89,7 @@ type converge struct {
 	startedTask  *Task
 	refused      *Refusal
 
-	notifiedVersion int64 // the version of the record for which a notice was sent; 0 once that is recorded
+	notifiedVersion int64 // the version of the record for which a notice was sent, until a save confirms the notice; then 0
 	notifyFailed    bool  // a try to send the notice failed; a later converge tries again
 }
 
@@ -101,7 +101,7 @@ func (c *converge) selectActions(plan *Plan, rec Record) []Action {
 		switch {
 		case a.Step&c.allowed == 0:
 			plan.Next.DueAt = c.dueNow(rec)
-		case a.Step == Notify && c.notifyFailed, c.done[a]: // at most once in one converge
+		case a.Step == Notify && c.notifyFailed, c.done[a]: // in one converge, no action is taken twice, and no notice is sent after a failed one
 		case a.Step == Notify:
 			plan.Next.markNotifying(a.Notice, rec.Version+1, c.now())
 			fallthrough
@@ -261,7 +261,7 @@ func (c *converge) createGroup(ctx context.Context, rec Record) error {
 func (c *converge) deleteGroup(ctx context.Context, a Action) error {
 	err := c.Groups.Delete(ctx, a.GroupID)
 	if errors.Is(err, ErrInUse) || errors.Is(err, ErrNotFound) {
-		return nil // a network interface still has the group, or the read was stale; the record stays due
+		return nil // the group is in use, or it is gone, or a stale read does not show it yet; the record stays due
 	}
 	if err != nil {
 		return fmt.Errorf("delete group %s: %w", a.GroupID, err)

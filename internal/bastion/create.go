@@ -24,10 +24,10 @@ type CreateRequest struct {
 }
 
 // Create returns the caller's bastion with the requested name. If no open bastion has
-// this name, Create creates one and returns created as true. If one has, Create moves
-// its source to that of the request, replaces its key if the request has another one,
-// and extends its deadline. Create then waits as Get does. If a part of the request is
-// invalid, nothing is written.
+// this name, Create creates a bastion and returns created as true. If there is such a
+// bastion, Create moves its source to that of the request, replaces its key if the
+// request has another one, and extends its deadline. Create then waits as Get does. If
+// a part of the request is invalid, nothing is written.
 //
 // *Error: CodeNameInvalid, CodeReasonInvalid, CodeTTLInvalid, CodeTTLBeyondCap (more
 // than MaxTTL), CodeSourceInvalid, CodeSourceNotAllowed, CodeSourceRequired,
@@ -88,7 +88,7 @@ func (s *Service) checkSource(req *CreateRequest) error {
 			return s.sourceNotAllowed(req.Source.Addr())
 		}
 	} else if s.Config.RequireSource {
-		return Errorf(CodeSourceRequired, "These bastions have no public address. Name the private address you connect from in \"source\".")
+		return Errorf(CodeSourceRequired, "These bastions have no public address. Name the private address that you connect from, in \"source\".")
 	} else {
 		addr := req.Caller.Address.Unmap()
 		if !usable(addr) {
@@ -179,9 +179,11 @@ func (s *Service) renew(next *Record, req CreateRequest) {
 	if deadline.After(next.Intent.Deadline) {
 		next.Intent.Deadline, next.Intent.DeadlineSetAt, changed = deadline, now, true
 	}
-	// A request restarts the task's idle timeout. Only a lease with a higher generation
-	// does that, but one new lease in a second is enough.
-	lastChange := next.UnsettledUntil.Add(-s.Config.Timing.Settle) // long ago if the record is settled
+	// A request restarts the task's idle timeout, and a task restarts it only after a
+	// lease with a higher generation. So even a request that changes nothing raises the
+	// generation, but at most once in a second. In a settled record, UnsettledUntil is
+	// zero, so lastChange is long ago.
+	lastChange := next.UnsettledUntil.Add(-s.Config.Timing.Settle)
 	if changed || s.Config.IdleTimeout > 0 && now.Sub(lastChange) >= time.Second {
 		next.intentChanged(now, s.Config.Timing)
 	}

@@ -153,8 +153,9 @@ func (d *decision) recordMissingTask() {
 			d.endAttempt(failureTaskLost)
 		}
 	case !d.now.Before(d.next.UnsettledUntil):
-		// No function that read the open intent can still call RunTask. If one of
-		// them had started a task, a read would show the task by now.
+		// Every function that read the open intent has ended, so no function can
+		// still call RunTask. If such a function had started a task, a read would show
+		// the task by now.
 		d.endAttempt(failureTaskLost)
 	}
 }
@@ -262,9 +263,9 @@ func (d *decision) recordReport() {
 
 // The second half of a decision adds the actions.
 
-// stopOtherTasks stops every task that does not belong to the active attempt. A late
-// RunTask may have started such a task, or an earlier decision may have recorded the
-// task as gone.
+// stopOtherTasks adds the actions that stop every task that does not belong to the
+// active attempt. A late RunTask may have started such a task, or an earlier decision
+// may have recorded the task as gone.
 func (d *decision) stopOtherTasks() {
 	for _, task := range d.seen.Tasks {
 		current := d.next.Attempt.active() && task.Attempt == d.next.Attempt.Number
@@ -341,8 +342,8 @@ func (r *Record) beginAttempt(cfg Config, now time.Time) {
 	r.Intent.ConsoleReply = ConsoleReply{}
 }
 
-// writeLease writes the intent into the task's lease, unless the lease has this
-// generation already or is a tombstone.
+// writeLease adds the action that writes the intent into the task's lease, unless the
+// lease has this generation already or is a tombstone.
 func (d *decision) writeLease() {
 	item, want := d.seen.Lease, d.next.Intent.Generation
 	if item != nil && (item.Ended || item.Lease.Generation >= want) {
@@ -352,8 +353,8 @@ func (d *decision) writeLease() {
 }
 
 // endLease adds the action that replaces the lease of an ended attempt with a
-// tombstone, and reports whether it added the action. It does not if the attempt
-// has no task, or if its lease has ended.
+// tombstone, and reports whether it added the action. If the attempt has no task, or
+// if its lease is a tombstone already, endLease adds nothing.
 func (d *decision) endLease() bool {
 	a := d.next.Attempt
 	if a.TaskID == "" || d.seen.Lease != nil && d.seen.Lease.Ended {
@@ -382,7 +383,7 @@ func (d *decision) close() {
 	if a.active() || slices.ContainsFunc(d.seen.Tasks, func(t Task) bool { return t.Status != TaskStopped }) {
 		return
 	}
-	endsLease := d.next.FinishedAt.IsZero() && d.endLease() // a finished bastion has no lease
+	endsLease := d.next.FinishedAt.IsZero() && d.endLease() // the lease of a finished bastion has ended already
 	if group != nil {
 		d.add(Action{Step: DeleteGroup, GroupID: group.ID})
 	}
@@ -401,10 +402,11 @@ func (d *decision) settle() {
 }
 
 // schedule sets DueAt. If DueAt is in the future and earlier than the new time, it
-// stays, which saves a write.
+// stays, because moving it is not worth a write. If the record is written anyway, to
+// confirm a notice, DueAt moves, too.
 func (d *decision) schedule() {
 	r, due := &d.next, d.nextDue()
-	written := d.seen.NotifiedVersion > 0 // the record is written in any case
+	written := d.seen.NotifiedVersion > 0 // the record is written anyway, to confirm a notice
 	if !r.DueAt.After(d.now) || due.Before(r.DueAt) || written {
 		r.DueAt = due
 	}

@@ -15,7 +15,7 @@ const (
 	CodeNameInvalid      Code = "name_invalid"       // see ValidName
 	CodeReasonInvalid    Code = "reason_invalid"     // see CleanReason
 	CodeTTLInvalid       Code = "ttl_invalid"        // not a duration of a second or more
-	CodeTTLBeyondCap     Code = "ttl_beyond_cap"     // later than the latest deadline, or longer than any bastion can run
+	CodeTTLBeyondCap     Code = "ttl_beyond_cap"     // beyond the bastion's LatestDeadline, or longer than MaxTTL
 	CodeSourceInvalid    Code = "source_invalid"     // not a single address that a bastion can admit
 	CodeSourceFamily     Code = "source_family"      // bastions have no address of that family
 	CodeSourceNotAllowed Code = "source_not_allowed" // not a source that callers may name
@@ -66,9 +66,9 @@ var (
 	// ErrInUse: a network interface still has the group, or another group's rule
 	// refers to it.
 	ErrInUse = errors.New("in use")
-	// ErrNoTime: within the cloud's rate limits, the call would have had to wait
-	// until after the caller's deadline, so it was not made. This is not a failure:
-	// a later converge or sweep makes the call.
+	// ErrNoTime: the call was not made. To keep the cloud's rate limits, it would
+	// have had to wait for longer than the caller's deadline allows. This is not a
+	// failure: a later converge or sweep makes the call.
 	ErrNoTime = errors.New("no time left")
 )
 

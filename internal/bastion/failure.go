@@ -9,7 +9,7 @@ import (
 const (
 	FailureCapacity FailureCode = "capacity_unavailable" // Fargate has no capacity for the task
 	FailureImage    FailureCode = "image_unavailable"    // the image could not be pulled
-	FailureNetwork  FailureCode = "network_unavailable"  // no network interface, or no route to what the start needs
+	FailureNetwork  FailureCode = "network_unavailable"  // no network interface, or no route to the registry, the logs or DynamoDB
 	FailureLease    FailureCode = "lease_unavailable"    // the task did not get its lease
 	FailureCrash    FailureCode = "task_crashed"         // bastiond exited with an error
 	FailureSpot     FailureCode = "spot_interrupted"     // Fargate Spot reclaimed the capacity
@@ -28,9 +28,10 @@ var failureTaskLost = Failure{FailureTaskLost, "The bastion's task disappeared. 
 var CapacityFailure = Failure{FailureCapacity,
 	"AWS Fargate has no capacity for the bastion in the configured subnets right now. Try again in a few minutes. If it keeps happening, ask your operator to add subnets in another Availability Zone."}
 
-// stopReasons maps parts of ECS's stoppedReason to failures. The first part that is
-// found decides. The texts are from the ECS developer guide, "Stopped task error
-// messages", and from its page on TaskFailedToStart.
+// stopReasons maps texts in ECS's stoppedReason to failures. If the stoppedReason
+// contains several of the texts, the first in this list decides. The texts are from
+// the ECS developer guide, "Stopped task error messages", and from its page on
+// TaskFailedToStart.
 var stopReasons = []struct {
 	part    string
 	failure Failure
@@ -45,7 +46,7 @@ var stopReasons = []struct {
 	{"log group", Failure{FailureConfig,
 		"The bastion's log group does not exist. Ask your operator to deploy the service again."}},
 	{"ResourceInitializationError", Failure{FailureNetwork,
-		"The bastion could not reach the registry, the logs or DynamoDB. Ask your operator to check the subnet's route and the egress rules of the member group."}},
+		"The bastion could not reach the registry, the logs or DynamoDB. Ask your operator to check the subnet's route and the egress rules of the member group (output MemberGroupId of the stack)."}},
 }
 
 var (

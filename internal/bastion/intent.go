@@ -5,8 +5,10 @@ import (
 	"time"
 )
 
-// This file holds the changes of intent. Code elsewhere that changes a field of the
-// intent, other than the reason, calls intentChanged afterwards.
+// This file holds the changes of intent. If code elsewhere changes a field of the
+// intent, it calls intentChanged afterwards, with two exceptions: a change of the
+// reason, and beginAttempt, which removes the console reply before the new task has a
+// lease.
 
 // intentChanged raises the generation, makes the record unsettled, and makes it
 // due within WatchInterval.

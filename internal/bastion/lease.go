@@ -43,7 +43,7 @@ type Report struct {
 type ConsoleRequest struct {
 	Number int           `json:"number"` // counts the task's requests from 1; 0: none
 	Verb   Verb          `json:"verb,omitempty"`
-	TTL    time.Duration `json:"ttl_ns,omitempty"` // for VerbExtend: the minimum time from now to the deadline
+	TTL    time.Duration `json:"ttl_ns,omitempty"` // for VerbExtend: the requested time from now to the deadline; a later deadline stays
 }
 
 // Verb is the kind of a console request.
@@ -63,8 +63,8 @@ type ConsoleReply struct {
 	Message string `json:"message,omitempty"` // a sentence for the console
 }
 
-// Ending reports that the task has decided to end. It is written on condition that
-// the lease still has the same Generation.
+// Ending reports that the task has decided to end. A new Ending is written only if
+// the generation of the stored lease is Ending.Generation.
 type Ending struct {
 	Reason     EndReason `json:"reason"` // EndIdle or EndDeadline; empty: not ending
 	Generation int64     `json:"generation"`
@@ -90,14 +90,14 @@ const (
 // The limits of a report. They keep the record, which stores parts of it, within
 // the size of one item of its table.
 const (
-	MaxDestinations    = 200  // destinations in a receipt; Unnamed counts the forwards to further ones
+	MaxDestinations    = 200  // destinations in a receipt; Receipt.Unnamed counts the forwards to all others
 	MaxDestinationName = 300  // bytes; a host name has at most 253, and a port 5
 	MaxHostKey         = 1024 // bytes
 )
 
-// Bounded returns the report without what bastiond never reports. A compromised
-// task can write anything into its report; nothing of that may make the record too
-// large to write, or impossible to encode.
+// Bounded returns the report without the parts that are invalid or too long. A
+// compromised task can write anything into its report. Without Bounded, such a report
+// could make the record too large to write, or impossible to encode as JSON.
 func (r Report) Bounded() Report {
 	if len(r.HostKey) > MaxHostKey || r.HostKey.Fingerprint() == "" || strings.ContainsFunc(string(r.HostKey), unicode.IsControl) {
 		r.HostKey = ""
@@ -109,7 +109,8 @@ func (r Report) Bounded() Report {
 		r.Ending = Ending{}
 	}
 	for _, t := range []*time.Time{&r.LastUsedAt, &r.Receipt.StartedAt, &r.Receipt.EndedAt} {
-		// Other years have no RFC 3339 form.
+		// A time outside the years 1 to 9999 is removed. JSON stores times in the form of
+		// RFC 3339, which has no year below 0 or above 9999.
 		if *t = t.UTC(); t.Year() < 1 || t.Year() > 9999 {
 			*t = time.Time{}
 		}
@@ -200,8 +201,9 @@ func (r *Receipt) Add(d Destination) {
 	r.Destinations = addDestination(r.Destinations, d, &r.Unnamed)
 }
 
-// addDestination returns all with d added. If d is a new destination and all has
-// MaxDestinations already, it adds d's forwards to unnamed instead.
+// addDestination adds d to the list of destinations and returns the list. If d is not
+// in the list and the list is full (MaxDestinations), it only adds d's forwards to
+// unnamed.
 func addDestination(all []Destination, d Destination, unnamed *int) []Destination {
 	for i := range all {
 		if all[i].Name == d.Name {

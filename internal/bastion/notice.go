@@ -57,7 +57,7 @@ func (r Record) notice(warnBefore time.Duration, now time.Time) Notice {
 }
 
 // warnAt returns when to warn the owner of the deadline, or zero for never. If the
-// deadline was set no more than warnBefore in advance, there is no warning.
+// deadline was warnBefore away or less when it was set, there is no warning.
 func (r Record) warnAt(warnBefore time.Duration) time.Time {
 	at := r.Intent.Deadline.Add(-warnBefore)
 	near := at.Sub(r.Intent.DeadlineSetAt) < time.Second // a deadline is rounded up to a whole second
@@ -68,13 +68,11 @@ func (r Record) warnAt(warnBefore time.Duration) time.Time {
 }
 
 // notify adds the action that sends the owner a notice, if the current notice was
-// not sent or the last try is not confirmed.
-// Decide calls it last, so that a pending notice does not delay settling or
-// finishing.
+// not sent or the last try is not confirmed. Decide calls it last, so that a pending
+// notice does not delay settling or finishing.
 //
-// If the try fails, the record is due again after as long as notices have been
-// pending, but not sooner than after WatchInterval and not later than after
-// CheckInterval.
+// If the try fails, the record becomes due again after a pause. The pause is as long
+// as notices have been pending, but at least WatchInterval and at most CheckInterval.
 func (d *decision) notify() {
 	r := &d.next
 	want := r.notice(d.cfg.WarnBefore, d.now)

@@ -8,8 +8,8 @@ import (
 
 // Records stores the records of bastions. Reads are strongly consistent, except
 // List. Every write is atomic. A write that returns an error other than the ones
-// named here may have taken effect. The two lists leave out a record that cannot be
-// decoded; Fetch returns an error for it.
+// named here may have taken effect. ListByOwner and List leave out a record that
+// cannot be decoded; Fetch returns an error for it.
 type Records interface {
 	// Create writes a new record, reserves its name among the owner's open
 	// bastions and counts the bastion against the quota, all in one write.
@@ -24,7 +24,7 @@ type Records interface {
 	// prev.Version + 1. ErrConflict: the stored version is not prev.Version.
 	// If next closes an open bastion, the same write releases its name and lowers
 	// the counts of open bastions. If next sets FinishedAt, the same write removes
-	// the record from both lists.
+	// the record from ListByOwner and List.
 	Replace(ctx context.Context, prev, next Record) error
 	// ListByOwner lists the owner's bastions that are not finished, oldest first.
 	ListByOwner(ctx context.Context, owner string) ([]Record, error)
@@ -124,9 +124,9 @@ type Rule struct {
 	Source netip.Prefix
 }
 
-// RunTaskReplayWindow is how long after the attempt's CreatedAt its RunTask can
-// be sent again. ECS remembers a clientToken for an hour after the task's end; a
-// RunTask that is sent later would start a second task.
+// RunTaskReplayWindow is how long RunTask can be sent for one attempt, counted from
+// the attempt's CreatedAt. ECS remembers a clientToken for an hour after the task's
+// end; a RunTask that is sent later would start a second task.
 const RunTaskReplayWindow = 55 * time.Minute
 
 // Tasks manages the Fargate tasks of this stack's bastions. Reads can be stale, and
@@ -202,7 +202,7 @@ type Leases interface {
 	// tombstone, or the lease is open and the task has reported its ending.
 	Write(ctx context.Context, taskID string, lease Lease) error
 	// End writes a tombstone in place of the item, also if there is no item. The
-	// table's TTL deletes the tombstone after the time until.
+	// parameter until is when the tombstone expires; then the table's TTL deletes it.
 	End(ctx context.Context, taskID, bastionID string, until time.Time) error
 	// List lists all items that are not tombstones.
 	List(ctx context.Context) ([]LeaseItem, error)
@@ -223,9 +223,10 @@ type TaskLease interface {
 	// Read returns the lease; the read is strongly consistent. ErrNotFound: the
 	// lease does not exist yet, or it has ended.
 	Read(ctx context.Context) (Lease, error)
-	// Report replaces the stored report. A report with an Ending that the stored
-	// report does not have is written only if the lease's generation is
-	// Ending.Generation. ErrConflict: the lease has another generation.
-	// ErrNotFound: the item is gone or a tombstone. After both, nothing was written.
+	// Report replaces the stored report. An Ending is new if the stored report has no
+	// Ending or another one. A report with a new Ending is written only if the lease's
+	// generation is Ending.Generation. ErrConflict: the lease has another generation.
+	// ErrNotFound: the item is gone or a tombstone. After either error, nothing was
+	// written.
 	Report(ctx context.Context, report Report) error
 }

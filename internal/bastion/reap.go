@@ -9,17 +9,18 @@ import (
 	"time"
 )
 
-// reapBatch is how many new due records one query returns at most. reapWorkers is
-// how many of them are converged concurrently: enough to use the cloud's rate limits,
-// and few enough that no call waits too long for its turn.
+// reapBatch is the maximum number of due records in one query, not counting those
+// that this run has started. reapWorkers is how many records are converged
+// concurrently: enough to use the cloud's rate limits, and few enough that no call
+// waits too long for its turn.
 const (
 	reapBatch   = 200
 	reapWorkers = 8
 )
 
-// lastStart is how much time must be left to start one more converge. A converge
-// that waits for its turn at every call takes about as long. A converge that takes
-// longer leaves its record due.
+// lastStart is how much time must be left to start one more converge. If a converge
+// waits for its turn at every call, it takes about this long. If it takes longer, its
+// record stays due.
 const lastStart = 10 * time.Second
 
 // Reap converges every record that was due when Reap began, the earliest DueAt first
@@ -32,7 +33,7 @@ func (s *Service) Reap(ctx context.Context) (int, error) {
 	started := map[string]bool{} // by the bastion's ID
 	var failed error
 	for {
-		limit := reapBatch + len(started) // the query returns records that stayed due again
+		limit := reapBatch + len(started) // the query also returns started records that are still due
 		ids, err := s.DueList.Due(ctx, began, limit)
 		if err != nil {
 			return len(started), errors.Join(failed, fmt.Errorf("list due records: %w", err))

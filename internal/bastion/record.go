@@ -24,9 +24,10 @@ type Record struct {
 	LatestDeadline time.Time `json:"latest_deadline,omitzero"` // the latest time that Intent.Deadline can have
 
 	Intent Intent `json:"intent"`
-	// UnsettledUntil is a time at which every function that read an older intent has
-	// ended. The record stays due until a converge that begins after that time finds
-	// nothing to do. It is zero if the record is settled.
+	// UnsettledUntil is set by each change of intent. When this time comes, every
+	// function that read an older intent has ended. DueAt stays set until a converge
+	// that begins after UnsettledUntil finds nothing to do. Then the record is settled,
+	// and UnsettledUntil is zero.
 	UnsettledUntil time.Time `json:"unsettled_until,omitzero"`
 
 	// End is zero while the bastion is open.
@@ -48,9 +49,9 @@ type Record struct {
 	// Notify is true if the owner receives a notice of each change that they can see.
 	Notify bool `json:"notify,omitempty"`
 	// LastNotice is the latest notice that a converge sent or tried to send.
-	// LastNoticeVersion is the version of the record in which it was stored.
-	// NotifyPendingSince is zero if no notice is pending. Otherwise it is the time
-	// of the first try after the last success.
+	// LastNoticeVersion is the version of the record in which LastNotice was stored.
+	// If the latest try to send a notice is not confirmed, NotifyPendingSince is the
+	// time of the first try after the latest confirmed one. Otherwise it is zero.
 	LastNotice         Notice    `json:"last_notice,omitzero"`
 	LastNoticeVersion  int64     `json:"last_notice_version,omitempty"`
 	NotifyPendingSince time.Time `json:"notify_pending_since,omitzero"`
@@ -89,7 +90,7 @@ const (
 	EndConsole  EndReason = "console"  // its console received the command close
 	EndDeadline EndReason = "deadline" // it reached its deadline
 	EndIdle     EndReason = "idle"     // no connection was open for the idle timeout
-	EndFailed   EndReason = "failed"   // every attempt failed
+	EndFailed   EndReason = "failed"   // MaxAttempts attempts in a row failed
 	EndTask     EndReason = "task"     // its task exited with code 0 and reported no other reason
 )
 
@@ -135,7 +136,7 @@ type Attempt struct {
 	Status     TaskStatus       `json:"status,omitempty"`
 	Endpoints  []netip.AddrPort `json:"endpoints,omitempty"` // the task's addresses, at most one for each family
 	HostKey    Key              `json:"host_key,omitempty"`
-	Generation int64            `json:"generation,omitempty"` // generation of the lease that the task follows, as it reports
+	Generation int64            `json:"generation,omitempty"` // generation in the task's latest report
 	ReadyAt    time.Time        `json:"ready_at,omitzero"`    // when group and report first matched the intent
 	EndedAt    time.Time        `json:"ended_at,omitzero"`    // zero until the end is known
 	Failure    Failure          `json:"failure,omitzero"`     // why the attempt failed; zero if it ended on purpose
@@ -219,7 +220,7 @@ func (r Record) Endpoint() netip.AddrPort {
 type Key string
 
 // Fingerprint returns the key's SHA-256 fingerprint as OpenSSH prints it. It is
-// empty if the key does not have the documented form.
+// empty if the part after the type is missing or not valid base64.
 func (k Key) Fingerprint() string {
 	_, b64, _ := strings.Cut(string(k), " ")
 	blob, err := base64.StdEncoding.DecodeString(b64)

@@ -34,8 +34,8 @@ func ValidID(id string) bool { return idPattern.MatchString(id) }
 // CleanReason returns the reason without the space around it. An empty reason
 // is valid. *Error: CodeReasonInvalid, if the reason is longer than MaxReason or
 // has a character that is not printable. Line ends (also U+2028) and characters
-// that change the direction of writing are not printable: they could change how
-// a log line or message that quotes the reason is displayed.
+// that change the direction of writing are not printable. Such a character in a
+// reason could disturb the display of a log line or a message.
 func CleanReason(text string) (string, error) {
 	text = strings.TrimSpace(text)
 	unprintable := func(r rune) bool { return !unicode.IsPrint(r) }
@@ -48,7 +48,7 @@ func CleanReason(text string) (string, error) {
 // ValidOwner reports whether the text is an owner in one of these forms:
 //
 //	iam:ACCOUNT:ID            an IAM user, or all sessions of a role
-//	iam:ACCOUNT:ID:SESSION    the sessions of a role with one session name
+//	iam:ACCOUNT:ID:SESSION    all sessions of a role that have this session name
 //	jwt:ISSUER#SUBJECT        the subject of a token
 //	slack:TEAM:USER           a user in a Slack workspace
 //	local:NAME                a name in local mode

@@ -184,9 +184,9 @@ func readyOrOver(rec Record) bool {
 	return false
 }
 
-// await converges the bastion repeatedly with the allowed steps, until done returns
-// true or the time wait has passed, and returns the latest record. Errors are only
-// logged: the intent is stored, so the reaper completes the change.
+// await converges the bastion repeatedly with the allowed steps, and returns the
+// latest record. It ends when done returns true, or after the duration wait. Errors
+// are only logged: the intent is stored, so the reaper completes the change.
 func (s *Service) await(ctx context.Context, rec Record, allowed Step, wait time.Duration, done func(Record) bool) Record {
 	if allowed == DescribeSteps && wait <= 0 {
 		return rec // the caller has just read it
@@ -209,7 +209,8 @@ func (s *Service) await(ctx context.Context, rec Record, allowed Step, wait time
 	}
 }
 
-// refresh returns the latest record, after a converge if any step is allowed.
+// refresh returns the latest record. If any step is allowed, it first converges the
+// bastion.
 func (s *Service) refresh(ctx context.Context, id string, allowed Step) (Record, error) {
 	if allowed == DescribeSteps {
 		return s.Records.Fetch(ctx, id)
@@ -217,8 +218,9 @@ func (s *Service) refresh(ctx context.Context, id string, allowed Step) (Record,
 	return s.Converge(ctx, id, allowed)
 }
 
-// awaitAll calls await for several bastions, all within the time wait. It first
-// converges each bastion once, so that no bastion has to wait for another one.
+// awaitAll calls await for several bastions. The duration wait is for all of them
+// together. awaitAll first converges each bastion once, so that no bastion has to wait
+// for another one.
 func (s *Service) awaitAll(ctx context.Context, recs []Record, allowed Step, wait time.Duration, done func(Record) bool) []Record {
 	until := s.now().Add(wait)
 	for i, rec := range recs {

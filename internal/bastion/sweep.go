@@ -31,8 +31,9 @@ type sweep struct {
 	failed    error              // the joined errors of single things
 }
 
-// run marks and ends the orphans. It lists tasks, groups and leases before it reads
-// the records, because the record of each of them was written before it.
+// run marks and ends the orphans. It first lists tasks, groups and leases, and then
+// reads their records. A record is always written before its tasks, groups and leases
+// are created, so the record of every listed thing is found.
 func (sw *sweep) run(ctx context.Context) error {
 	tasks, err := sw.Tasks.List(ctx)
 	if err != nil {

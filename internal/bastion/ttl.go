@@ -57,9 +57,9 @@ func QuoteShort(text string) string {
 }
 
 // FormatTTL formats a duration the way people write it, without units that are
-// zero: 15m, 1h, 1h30m, 99h. A whole number of days, from two days on, has the unit
-// d: 2d. Fractions of a second are dropped. [ParseTTL] accepts every result of a
-// second or more.
+// zero: 15m, 1h, 1h30m. Two or more whole days have the unit d: 48h is formatted as
+// 2d, but 49h as 49h. Fractions of a second are dropped. [ParseTTL] accepts every
+// result of a second or more.
 func FormatTTL(d time.Duration) string {
 	d = d.Truncate(time.Second)
 	if d < 0 {
