@@ -19,7 +19,8 @@ run: ## build and start local mode; flags: make run ARGS='--launch-delay 10s'
 	@$(GOBUILD) -o bin/bastion ./cmd/bastion >&2 # the first line of standard output is the URL
 	@exec bin/bastion local $(ARGS)
 
-demo: build ## show the life of a bastion: request, connect, extend, close
+demo: ## show the life of a bastion: request, connect, extend, close
+	@$(GOBUILD) -o bin/bastion ./cmd/bastion
 	@scripts/demo
 
 test: ## run all tests, with the race detector
