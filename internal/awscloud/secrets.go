@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -13,10 +14,17 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 )
 
-// secretsMaxAge is how long values are cached. A changed value is used after this time
-// at the latest. Parameter Store's standard throughput is 40 calls a second for the
-// whole account, so an unauthenticated request must not cause a call.
-const secretsMaxAge = 5 * time.Minute
+// Parameter Store's standard throughput is 40 calls a second for the whole account.
+// Unauthenticated requests need the signing secret, so Secrets caches what a read found
+// and what it did not find.
+const (
+	// secretsMaxAge is how long values are cached. A changed value is used after this
+	// time at the latest.
+	secretsMaxAge = 5 * time.Minute
+	// missingMaxAge is how long it is cached that a value is missing. A new parameter is
+	// used after this time at the latest.
+	missingMaxAge = 10 * time.Second
+)
 
 // SecretsAPI has the calls that [Secrets] makes.
 type SecretsAPI interface {
@@ -42,50 +50,83 @@ type Secrets struct {
 	names []string
 	now   func() time.Time
 
-	lock    chan struct{}     // holds one element while locked; guards the fields below
-	values  map[string]string // by name
-	expires time.Time
+	reading chan struct{} // holds one element while a caller reads
+	latest  atomic.Pointer[secretValues]
+}
+
+// secretValues is the result of one read.
+type secretValues struct {
+	byName map[string]string // without the parameters that are missing
+	readAt time.Time
 }
 
 // NewSecrets returns Secrets for the parameters with these names. Ten names are the
 // limit of one call. NewSecrets does not read the parameters yet.
 func NewSecrets(api SecretsAPI, now func() time.Time, names ...string) *Secrets {
-	return &Secrets{api: api, names: names, now: now, lock: make(chan struct{}, 1)}
+	s := &Secrets{api: api, names: names, now: now, reading: make(chan struct{}, 1)}
+	s.latest.Store(&secretValues{})
+	return s
 }
 
 // Get returns the values of these names, in this order. The names must be among those
-// of [NewSecrets]. A value is at most five minutes old. Each read of Parameter Store
-// requests all names. If several callers need a read at the same time, one caller
-// reads and the others wait for its result. A failed read and a missing value are not
-// cached: the next call reads again. If a parameter is missing, only the callers that
-// ask for its value get an error.
+// of [NewSecrets]. A value is at most five minutes old. If a value is missing, only the
+// callers that ask for it get an error. Get reads again for a missing value only if the
+// latest read was at least ten seconds ago.
+//
+// Each read of Parameter Store requests all names. If several callers need a read at
+// the same time, one caller reads and the others wait for its result. A caller whose
+// values are cached never waits, even if another caller needs a missing value. A failed
+// read is not cached: the next caller that needs a read tries again.
 func (s *Secrets) Get(ctx context.Context, names ...string) ([]string, error) {
-	select {
-	case s.lock <- struct{}{}:
-		defer func() { <-s.lock }()
-	case <-ctx.Done():
-		return nil, fmt.Errorf("wait for the secrets: %w", ctx.Err())
-	}
-	if !s.now().Before(s.expires) || len(s.missing(names)) > 0 {
-		values, err := s.read(ctx)
-		if err != nil {
+	latest := s.latest.Load()
+	if latest.outdated(s.now(), names) {
+		var err error
+		if latest, err = s.refresh(ctx, names); err != nil {
 			return nil, err
 		}
-		s.values, s.expires = values, s.now().Add(secretsMaxAge)
 	}
-	if missing := s.missing(names); len(missing) > 0 {
+	if missing := latest.missing(names); len(missing) > 0 {
 		return nil, fmt.Errorf("no value in Parameter Store for %s: create each as a SecureString parameter in this region", strings.Join(missing, ", "))
 	}
 	var values []string
 	for _, name := range names {
-		values = append(values, s.values[name])
+		values = append(values, latest.byName[name])
 	}
 	return values, nil
 }
 
-// missing returns the names that have no cached value.
-func (s *Secrets) missing(names []string) []string {
-	return slices.DeleteFunc(slices.Clone(names), func(name string) bool { return s.values[name] != "" })
+// refresh reads all values, unless another caller has read them meanwhile.
+func (s *Secrets) refresh(ctx context.Context, names []string) (*secretValues, error) {
+	select {
+	case s.reading <- struct{}{}:
+		defer func() { <-s.reading }()
+	case <-ctx.Done():
+		return nil, fmt.Errorf("wait for the secrets: %w", ctx.Err())
+	}
+	if latest := s.latest.Load(); !latest.outdated(s.now(), names) {
+		return latest, nil
+	}
+	byName, err := s.read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	latest := &secretValues{byName: byName, readAt: s.now()}
+	s.latest.Store(latest)
+	return latest, nil
+}
+
+// outdated reports whether the values are too old for a caller that needs these names.
+func (v *secretValues) outdated(now time.Time, names []string) bool {
+	maxAge := secretsMaxAge
+	if len(v.missing(names)) > 0 {
+		maxAge = missingMaxAge
+	}
+	return now.Sub(v.readAt) >= maxAge
+}
+
+// missing returns the names without a value. An empty value counts as missing.
+func (v *secretValues) missing(names []string) []string {
+	return slices.DeleteFunc(slices.Clone(names), func(name string) bool { return v.byName[name] != "" })
 }
 
 // read reads all values in one call. Its errors do not contain values.

@@ -92,9 +92,9 @@ func TestConcurrentCallersShareOneRead(t *testing.T) {
 	})
 }
 
-func TestMissingSecretsAreNamedAndReadAgain(t *testing.T) {
+func TestMissingSecretsAreNamed(t *testing.T) {
 	store := &parameterStore{values: map[string]string{"/there": "hush", "/empty": ""}}
-	s := NewSecrets(store, time.Now, "/missing", "/there", "/empty", "/gone")
+	s := NewSecrets(store, time.Now, "/missing", "/there", "/empty")
 	_, err := s.Get(t.Context(), "/missing", "/there", "/empty")
 	if err == nil || !strings.Contains(err.Error(), "for /missing, /empty:") || strings.Contains(err.Error(), "hush") {
 		t.Errorf("%v", err)
@@ -103,12 +103,57 @@ func TestMissingSecretsAreNamedAndReadAgain(t *testing.T) {
 	if got, err := s.Get(t.Context(), "/there"); err != nil || got[0] != "hush" || len(store.calls) != 1 {
 		t.Errorf("%v, %v after %d reads", got, err, len(store.calls))
 	}
-	store.err = &smithy.GenericAPIError{Code: "AccessDeniedException", Message: "no"}
-	_, err = s.Get(t.Context(), "/gone")
+}
+
+func TestMissingSecretsAreReadOnceInTenSeconds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &parameterStore{values: map[string]string{"/token": "hush"}}
+		s := NewSecrets(store, time.Now, "/signing", "/token")
+		start := time.Now()
+		for time.Since(start) < time.Minute {
+			if _, err := s.Get(t.Context(), "/signing"); err == nil || !strings.Contains(err.Error(), "for /signing:") {
+				t.Fatalf("%v", err)
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		if len(store.calls) != 6 {
+			t.Errorf("%d reads in a minute", len(store.calls))
+		}
+		store.values["/signing"] = "new"
+		time.Sleep(missingMaxAge)
+		if got, err := s.Get(t.Context(), "/signing"); err != nil || !slices.Equal(got, []string{"new"}) {
+			t.Errorf("%v, %v when the parameter has existed for ten seconds", got, err)
+		}
+	})
+}
+
+func TestReadForMissingSecretDelaysNoCallerWithCachedValue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &parameterStore{values: map[string]string{"/there": "hush"}, during: func(context.Context) { time.Sleep(time.Second) }}
+		s := NewSecrets(store, time.Now, "/missing", "/there")
+		if _, err := s.Get(t.Context(), "/there"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(missingMaxAge)
+		go s.Get(t.Context(), "/missing")
+		synctest.Wait()
+		start := time.Now()
+		got, err := s.Get(t.Context(), "/there")
+		if waited := time.Since(start); err != nil || !slices.Equal(got, []string{"hush"}) || waited != 0 || len(store.calls) != 2 {
+			t.Errorf("%v, %v after %s and %d reads", got, err, waited, len(store.calls))
+		}
+		time.Sleep(time.Second) // the read ends
+	})
+}
+
+func TestFailedReadOfSecretsIsNotCached(t *testing.T) {
+	store := &parameterStore{err: &smithy.GenericAPIError{Code: "AccessDeniedException", Message: "no"}}
+	s := NewSecrets(store, time.Now, "/a", "/b")
+	_, err := s.Get(t.Context(), "/a")
 	checkOpaque(t, "Get", err, store.err)
 	store.err = nil
-	store.values = map[string]string{"/missing": "1", "/there": "2", "/empty": "3", "/gone": "4"}
-	if got, err := s.Get(t.Context(), "/gone", "/missing"); err != nil || !slices.Equal(got, []string{"4", "1"}) {
+	store.values = map[string]string{"/a": "1", "/b": "2"}
+	if got, err := s.Get(t.Context(), "/b", "/a"); err != nil || !slices.Equal(got, []string{"2", "1"}) {
 		t.Errorf("%v, %v", got, err)
 	}
 }
