@@ -30,11 +30,10 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ecs"
 )
 
-// Tables has the names of a stack's tables, and what [NewStore] and [NewLeases] need
-// besides the names.
+// Tables configures [NewStore] and [NewLeases].
 type Tables struct {
-	Records string
-	Leases  string
+	Records string        // the name of the record table
+	Leases  string        // the name of the lease table
 	RoleID  string        // the unique id of the task role (AROA…)
 	History time.Duration // how long a finished record is kept
 }
@@ -90,7 +89,8 @@ type SlackPorts struct {
 }
 
 // ConnectSlack returns the ports of the Slack function. table is the name of a table
-// of [ItemsSchema]; secrets are the names of parameters. It makes no call.
+// with the schema [ItemsSchema]; secrets are the names of parameters. ConnectSlack
+// itself makes no call.
 func ConnectSlack(ctx context.Context, table string, secrets ...string) (SlackPorts, error) {
 	cfg, err := config.LoadDefaultConfig(ctx)
 	if err != nil {
@@ -146,10 +146,10 @@ func newComputeHTTP() *awshttp.BuildableClient {
 }
 
 // newComputeRetryer returns a retryer with growing pauses. It does not use the SDK's
-// adaptive mode, which slows down all calls of a client when one is throttled: AWS
-// has a bucket for each kind of call, and the pacer counts the tokens in each. It
-// does not use the SDK's retry budget either: about a hundred retries use the budget
-// up, and then no call of the client is retried.
+// adaptive mode: when one call is throttled, that mode slows down all calls of the
+// client, but AWS limits each kind of call separately, as [Pacer] does. It does not
+// use the SDK's retry budget either: about a hundred retries use the budget up, and
+// then no call of the client is retried.
 func newComputeRetryer() aws.RetryerV2 {
 	return retry.NewStandard(func(o *retry.StandardOptions) {
 		o.MaxAttempts, o.MaxBackoff, o.RateLimiter = computeAttempts, computeMaxBackoff, ratelimit.None

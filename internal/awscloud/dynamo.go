@@ -30,9 +30,10 @@ const (
 	dynamoMaxBackoff = time.Second
 )
 
-// NewDynamoDB returns a client of DynamoDB. If a request is throttled, conflicts with
-// a transaction, or its response is lost, the client sends it again, with jitter,
-// until the context ends or thirty attempts have failed. The options are applied last.
+// NewDynamoDB returns a client of DynamoDB. The client repeats a request that is
+// throttled, that conflicts with a transaction, or whose response is lost, until the
+// context ends or thirty attempts have failed. The pauses between the attempts are
+// random. The options are applied last.
 func NewDynamoDB(cfg aws.Config, options ...func(*dynamodb.Options)) *dynamodb.Client {
 	defaults := func(o *dynamodb.Options) {
 		o.HTTPClient = awshttp.NewBuildableClient().WithTimeout(dynamoTimeout)
@@ -72,8 +73,8 @@ func isTemporaryRefusal(err error) aws.Ternary {
 	for _, reason := range cancellationReasons(err) {
 		switch aws.ToString(reason.Code) {
 		case "TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded":
-			// This also holds if the condition of another action failed: DynamoDB may
-			// have evaluated that condition while the other transaction was in progress.
+			// Retry even if the condition of another action failed: DynamoDB may have
+			// evaluated that condition while the other transaction was in progress.
 			return aws.TrueTernary
 		}
 	}
@@ -123,9 +124,10 @@ func opaque(err error) error {
 	return errors.New(err.Error())
 }
 
-// newNonce returns a random name for one write, which is stored with the write. If
-// the response is lost, the stored nonce shows whether this write took effect or
-// another caller's. A nonce is short enough for a ClientRequestToken.
+// newNonce returns a random string that identifies one write. The write stores the
+// nonce. If the response is lost, the caller compares the stored nonce with its own:
+// if they are equal, its write took effect. A nonce is short enough for a
+// ClientRequestToken.
 func newNonce(rand io.Reader) (string, error) {
 	var b [16]byte
 	if _, err := io.ReadFull(rand, b[:]); err != nil {

@@ -104,8 +104,8 @@ func (s Stack) permission(source netip.Prefix) types.IpPermission {
 	return p
 }
 
-// Revoke removes one rule by its id. EC2 can also find rules by protocol, ports and
-// source. Such a call fails and revokes nothing if one of its rules no longer exists.
+// Revoke removes one rule by its id. EC2 also accepts a list of rules by protocol,
+// ports and source, but then it revokes none of them if one no longer exists.
 func (g *Groups) Revoke(ctx context.Context, groupID string, rule bastion.Rule) error {
 	if rule.ID == "" {
 		return fmt.Errorf("revoke a rule of %s: rule has no id", groupID)
@@ -144,8 +144,8 @@ func hasCode(err error, codes ...string) bool {
 	return errors.As(err, &api) && slices.Contains(codes, api.ErrorCode())
 }
 
-// perPage is the largest page size that EC2 accepts. For some calls EC2 has two
-// buckets; a call with a page size or a filter counts against the larger one.
+// perPage is the largest page size that EC2 accepts. EC2 allows a higher rate for some
+// calls if they have a page size or a filter; see [Rates].
 const perPage = 1000
 
 // Describe returns the bastion's group by its id, or by its name if groupID is
@@ -170,7 +170,7 @@ func (g *Groups) Describe(ctx context.Context, bastionID, groupID string) (basti
 func (g *Groups) List(ctx context.Context) ([]bastion.Group, error) { return g.find(ctx, g.ofStack()) }
 
 // ofStack returns a filter for groups with the stack's tag. Every read uses it, so no
-// method returns another group.
+// method returns a group without that tag.
 func (g *Groups) ofStack() types.Filter { return filter("tag:"+TagStack, g.stack.ID) }
 
 // find returns the groups that match all filters, with their rules. It reads the rules

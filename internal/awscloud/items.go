@@ -46,8 +46,8 @@ type Items struct {
 	rand  io.Reader
 }
 
-// NewItems returns Items that stores values in a table of [ItemsSchema]. Nonces come
-// from rand, which must be safe for concurrent use.
+// NewItems returns Items that stores values in a table with the schema [ItemsSchema].
+// Nonces come from rand, which must be safe for concurrent use.
 func NewItems(api ItemsAPI, table string, now func() time.Time, rand io.Reader) *Items {
 	return &Items{api: api, table: table, now: now, rand: rand}
 }
@@ -79,10 +79,11 @@ func (i *Items) Fetch(ctx context.Context, key string) (value []byte, version in
 }
 
 // Write writes a value with version prev+1, on condition that the stored version is
-// prev. A prev of 0 means that no value is stored, or an expired one. The value
-// expires at the time expires, rounded up to a whole second; if expires is zero, the
-// value never expires. If another version is stored, Write writes nothing and returns
-// bastion.ErrConflict. After any other error, the value may have been written.
+// prev. If prev is 0, the condition is that no value is stored, or that the stored
+// value has expired. The new value expires at the time expires, rounded up to a whole
+// second; if expires is zero, the value never expires. If the condition fails, Write
+// writes nothing and returns bastion.ErrConflict. After any other error, the value may
+// have been written.
 func (i *Items) Write(ctx context.Context, key string, prev int64, value []byte, expires time.Time) error {
 	nonce, err := newNonce(i.rand)
 	if err != nil {

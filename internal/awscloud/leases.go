@@ -21,10 +21,10 @@ import (
 // JSON documents. The other attributes are those that conditions, the stream's
 // filter and the observer use.
 //
-// IAM lets the task write the attributes of the second group only. IAM does not
-// distinguish the attributes that a request writes from those that its condition
-// names, so the task's conditions can use this group only. The control plane trusts
-// no value in this group, and decodes only the report.
+// IAM allows the task's updates to name the attributes of the second group only. This
+// applies to the attributes that an update writes and to those in its condition, so
+// the task's conditions can use this group only. The control plane trusts no value in
+// this group, and decodes only the report.
 const (
 	attBastion    = "bastion"
 	attLease      = "lease"      // missing in a tombstone
@@ -33,7 +33,7 @@ const (
 	attEnded      = "ended"      // exists if the item is a tombstone
 
 	attReport = "report"  // exists after the first lease is written; missing in a tombstone
-	attInHand = "in_hand" // a copy of generation, for the task's condition
+	attInHand = "in_hand" // a copy of generation, because a task's condition cannot use generation
 	attEnding = "ending"  // exists if the task has decided to end; see toEnding
 	attBy     = "by"      // the side that wrote the item last: byControl or byTask
 )
@@ -49,8 +49,8 @@ const (
 // allows no others (dynamodb:Attributes).
 var TaskAttributes = []string{keyTask, attReport, attInHand, attEnding, attBy}
 
-// Names of the attributes in which the lease table's stream contains an item's bastion
-// and key. A task can change neither.
+// Names of attributes, for a reader of the lease table's stream: the bastion's id and
+// the item's key. A task can change neither.
 const (
 	LeaseBastionAttribute = attBastion
 	LeaseKeyAttribute     = keyTask
@@ -83,9 +83,9 @@ type Leases struct {
 
 var _ bastion.Leases = (*Leases)(nil)
 
-// NewLeases returns the control plane's side of a table of [LeasesSchema]. roleID
-// is the unique id of the task role (AROA…). Nonces come from rand, which must be
-// safe for concurrent use.
+// NewLeases returns the control plane's side of a table with the schema
+// [LeasesSchema]. roleID is the unique id of the task role (AROA…). Nonces come from
+// rand, which must be safe for concurrent use.
 func NewLeases(api LeasesAPI, table, roleID string, rand io.Reader) *Leases {
 	return &Leases{api: api, table: table, roleID: roleID, rand: rand}
 }
@@ -282,8 +282,8 @@ type TaskLease struct {
 
 var _ bastion.TaskLease = (*TaskLease)(nil)
 
-// NewTaskLease returns a task's side of a table of [LeasesSchema]. roleID is the
-// unique id of the task role (AROA…).
+// NewTaskLease returns a task's side of a table with the schema [LeasesSchema]. roleID
+// is the unique id of the task role (AROA…).
 func NewTaskLease(api TaskLeaseAPI, table, roleID, taskID string) *TaskLease {
 	return &TaskLease{api: api, table: table, key: taskItemKey(roleID, taskID)}
 }
@@ -310,9 +310,10 @@ func (t *TaskLease) Read(ctx context.Context) (bastion.Lease, error) {
 	return lease, nil
 }
 
-// Report replaces the report and the ending. If the response to a report is lost and
-// the SDK sends the report again, the stored ending is the report's own, so the
-// condition holds although the lease may have a newer generation.
+// Report replaces the report and the ending. The condition for an ending is that the
+// lease still has the generation that the task read, or that the same ending is
+// already stored. The second part is for a retry: the first attempt may have stored
+// the ending although its response was lost, and then the lease may have changed.
 func (t *TaskLease) Report(ctx context.Context, report bastion.Report) error {
 	update, err := t.reportUpdate(report)
 	if err != nil {

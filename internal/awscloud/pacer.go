@@ -95,7 +95,7 @@ var throttling = retry.IsErrorThrottles(retry.DefaultThrottles)
 // Rate is one of AWS's token buckets for an account in one region. A full bucket
 // accepts Burst calls at once. It gains PerSecond tokens each second.
 type Rate struct {
-	Bucket           string // its name here; EC2 has one for each call, several calls of ECS share one
+	Bucket           string // its name in Rates; each call of EC2 has its own bucket, some calls of ECS share one
 	Burst, PerSecond float64
 }
 
@@ -105,9 +105,9 @@ type Rate struct {
 // EC2 (https://docs.aws.amazon.com/ec2/latest/devguide/ec2-api-throttling.html,
 // "Request token bucket sizes and refill rates") returns RequestLimitExceeded beyond
 // these values of Burst and PerSecond:
-//   - non-mutating calls: 100 and 20 with a filter or a page size, which all calls
-//     here have. Without them, DescribeSecurityGroups and DescribeNetworkInterfaces
-//     would have 50 and 10.
+//   - non-mutating calls: 100 and 20, if the call has a filter or a page size. All
+//     calls of this package have one. Without it, DescribeSecurityGroups and
+//     DescribeNetworkInterfaces would have 50 and 10.
 //   - mutating calls: 50 and 5. The resource-intensive calls, which are
 //     AuthorizeSecurityGroupIngress and RevokeSecurityGroupIngress, have the same.
 //   - CreateTags, which CreateSecurityGroup includes: 100 and 10. This is above the

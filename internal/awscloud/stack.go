@@ -18,7 +18,8 @@ type Stack struct {
 	Spot        bool   // tasks run on Fargate Spot
 }
 
-// Tags of groups and tasks. Roles and the sweep require TagStack.
+// Tags of groups and tasks. The roles of the functions can create, change and delete
+// only groups and tasks with TagStack, and the sweep finds only those.
 const (
 	TagStack   = "bastion:stack"
 	TagID      = "bastion:id"

@@ -48,10 +48,10 @@ type RecordsAPI interface {
 // A change of a record and the changes of names, counts and lists that follow from it
 // are one transaction, on condition of the record's version. So the counts always
 // agree with the records. Each create and each close writes the total, which is a
-// single item, so they cannot be faster than the transaction rate of one item. That
-// is far more than the rate at which tasks can be started. A sharded counter would be
-// faster, but the quota would not be exact. If two transactions on the total conflict,
-// the client retries.
+// single item. DynamoDB's transaction rate for one item therefore limits creates and
+// closes, but it is far higher than the rate at which ECS starts tasks. A sharded
+// counter would be faster, but the quota would not be exact. If two transactions on
+// the total conflict, the client retries.
 type Store struct {
 	api     RecordsAPI
 	table   string
@@ -61,9 +61,9 @@ type Store struct {
 
 var _ bastion.Store = (*Store)(nil)
 
-// NewStore returns a store on a table of [RecordsSchema]. A record expires when
-// history has passed since it was finished. Nonces come from rand, which must be safe
-// for concurrent use, as the reader of crypto/rand is.
+// NewStore returns a store on a table with the schema [RecordsSchema]. A record expires
+// when history has passed since it was finished. Nonces come from rand, which must be
+// safe for concurrent use, as the reader of crypto/rand is.
 func NewStore(api RecordsAPI, table string, history time.Duration, rand io.Reader) *Store {
 	return &Store{api: api, table: table, history: history, rand: rand}
 }
@@ -133,9 +133,9 @@ func (s *Store) Fetch(ctx context.Context, id string) (bastion.Record, error) {
 	return decodeRecord(stored)
 }
 
-// FetchByName reads the id that has the name, then the record. If the bastion is
-// closed between the two reads, FetchByName returns ErrNotFound, because no open
-// bastion had the name at that moment.
+// FetchByName reads the bastion's id by the name, then the record by the id. If the
+// bastion is closed between the two reads, FetchByName returns ErrNotFound, because
+// no open bastion had the name at that moment.
 func (s *Store) FetchByName(ctx context.Context, owner, name string) (bastion.Record, error) {
 	pointer, err := s.get(ctx, nameKey(owner, name))
 	if err != nil {

@@ -17,10 +17,11 @@ import (
 
 // If the response to a write is lost, the SDK sends the write again. If the first
 // attempt took effect, the condition of the second attempt fails: the version is not
-// the expected one, or the name is in use. A write of another caller looks the same.
-// Therefore each write stores a nonce, and an item keeps the nonces of its latest
-// writes. If a write is refused and the item has the nonce of this write, the write
-// took effect. A transaction also uses the nonce as its ClientRequestToken.
+// the expected one, or the name is in use. The condition fails in the same way if
+// another caller has written the item. To tell these cases apart, each write stores a
+// nonce, and an item keeps the nonces of its latest writes. If a write is refused and
+// the item has the nonce of this write, the write took effect. A transaction also uses
+// the nonce as its ClientRequestToken.
 
 // noncesKept is how many nonces an item keeps. If a write is retried after that many
 // other writes, the retry returns an error such as ErrConflict although the write took
@@ -91,9 +92,9 @@ func (s *Store) create(ctx context.Context, rec bastion.Record, quota bastion.Qu
 	return opaque(err)
 }
 
-// createError returns the error of the first action whose condition failed. If an
-// earlier action failed for another reason, it returns nil: DynamoDB may not have
-// evaluated the condition of the earlier action, which could have failed too.
+// createError returns the error for the first action that failed. If that action failed
+// for another reason than its condition, createError returns nil: DynamoDB may not have
+// evaluated the condition, so no error of createErrors is certain.
 func createError(reasons []types.CancellationReason) error {
 	for i, known := range createErrors[:min(len(reasons), len(createErrors))] {
 		switch aws.ToString(reasons[i].Code) {
@@ -169,11 +170,12 @@ func (s *Store) replace(ctx context.Context, prev, next bastion.Record) error {
 	return bastion.ErrConflict
 }
 
-// checkSuccessor returns an error if no caller may write next in place of prev.
+// checkSuccessor returns an error if next cannot be the version that follows prev,
+// whatever is stored.
 func checkSuccessor(prev, next bastion.Record) error {
 	switch {
 	case next.Version != prev.Version+1:
-		return fmt.Errorf("the next version is %d, not %d", next.Version, prev.Version+1)
+		return fmt.Errorf("the new record has version %d instead of %d", next.Version, prev.Version+1)
 	case next.ID != prev.ID || next.Owner != prev.Owner || next.Name != prev.Name:
 		return fmt.Errorf("a record cannot change its id, owner or name: next has %s, %s, %q", next.ID, next.Owner, next.Name)
 	case next.Intent.Open && !prev.Intent.Open:
@@ -184,8 +186,9 @@ func checkSuccessor(prev, next bastion.Record) error {
 	return nil
 }
 
-// releases returns the actions that free the name and the quota of a bastion that next
-// closes, and the list entry of a bastion that next finishes.
+// releases returns the actions that belong in the same transaction as next. If next
+// closes the bastion, they free its name and reduce the counts. If next finishes the
+// bastion, they delete its list entry.
 func (s *Store) releases(prev, next bastion.Record) []types.TransactWriteItem {
 	var actions []types.TransactWriteItem
 	if prev.Intent.Open && !next.Intent.Open {

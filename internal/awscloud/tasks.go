@@ -43,7 +43,7 @@ func NewTasks(ecs ECSTasks, ec2 EC2Interfaces, stack Stack, now func() time.Time
 // Run starts the task of an attempt.
 func (t *Tasks) Run(ctx context.Context, spec bastion.TaskSpec) (bastion.Task, error) {
 	if age := t.now().Sub(spec.AttemptCreatedAt); age > bastion.RunTaskReplayWindow {
-		return bastion.Task{}, fmt.Errorf("run task for attempt %d of %s: created %s ago, and ECS may have forgotten its clientToken", spec.Attempt, spec.BastionID, age.Round(time.Second))
+		return bastion.Task{}, fmt.Errorf("run task for attempt %d of %s: the attempt is %s old, and ECS may have forgotten its clientToken", spec.Attempt, spec.BastionID, age.Round(time.Second))
 	}
 	out, err := t.ecs.RunTask(ctx, t.stack.runTaskInput(spec))
 	if err != nil {
@@ -68,8 +68,9 @@ func (t *Tasks) Run(ctx context.Context, spec bastion.TaskSpec) (bastion.Task, e
 // Everything that changes while the bastion is open is in its lease.
 //
 // The request names a capacity provider instead of a launch type, because Fargate Spot
-// has no launch type, and a request can have only one of the two. ECS copies no tags
-// from the task definition.
+// has no launch type, and a request can have only one of the two. The request contains
+// all tags of the task: without propagateTags, ECS copies no tags from the task
+// definition.
 func (s Stack) runTaskInput(spec bastion.TaskSpec) *ecs.RunTaskInput {
 	provider, public := "FARGATE", types.AssignPublicIpDisabled
 	if s.Spot {
@@ -162,8 +163,8 @@ var refusals = []struct {
 	{"RESOURCE:", bastion.CapacityFailure},
 }
 
-// refusalCodes are the codes of errors of RunTask after which there is certainly no
-// task, and a retry cannot succeed until the configuration is changed.
+// refusalCodes are error codes of RunTask. After an error with such a code, there is
+// certainly no task, and a retry cannot succeed until the configuration is changed.
 var refusalCodes = map[string]bool{
 	"AccessDeniedException":                          true,
 	"BlockedException":                               true,
