@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"testing"
-
 	"time"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
@@ -43,12 +42,12 @@ func TestEndsAtTheDeadlineWithoutTheTable(t *testing.T) {
 	bubble(t, func(t *testing.T, f *fixture) {
 		f.run()
 		f.enter()
-		f.table.Change(func(tb *simtask.Table) { tb.ReadErr, tb.Around = simtask.ErrTable, away })
+		f.table.Change(func(tb *simtask.Table) { tb.ReadErr, tb.Around = simtask.ErrTable, unreachable })
 		after(time.Hour - time.Nanosecond)
 		f.wantRunning()
 		after(time.Nanosecond)
 		if !f.ended() || f.code != bastion.ExitOK || f.server.EndCause() != leaseloop.Deadline {
-			t.Errorf("ended %t, code %d, %q", f.ended(), f.code, f.server.EndCause())
+			t.Errorf("ended %t, code %d, cause %q", f.ended(), f.code, f.server.EndCause())
 		}
 	})
 }
@@ -57,19 +56,20 @@ func TestEndsAtTheDeadlineWithoutTheTable(t *testing.T) {
 // time limit.
 func TestHangingTableDelaysTheDeadlineByOneCall(t *testing.T) {
 	bubble(t, func(t *testing.T, f *fixture) {
-		f.cfg.Lease = hanging{f.table, time.Now().Add(time.Minute)}
+		f.cfg.Lease = hangingTable{f.table, time.Now().Add(time.Minute)}
 		f.run()
 		f.enter()
 		after(time.Hour)
-		f.wantRunning() // it tries to report its end
+		f.wantRunning() // the report of the ending hangs
 		after(5 * time.Second)
 		if f.server.EndCause() != leaseloop.Deadline {
-			t.Errorf("five seconds after the deadline the server is open (%q)", f.server.EndCause())
+			t.Errorf("five seconds after the deadline the server has ended with %q, want %q", f.server.EndCause(), leaseloop.Deadline)
 		}
 	})
 }
 
-// A newer lease exists, but can no longer be read: another task is needed.
+// A newer lease exists but cannot be read. The exit code makes the control plane start
+// another task.
 func TestConflictWithoutAReadableLeaseFails(t *testing.T) {
 	for name, breakTable := range map[string]func(*simtask.Table){
 		"unreadable": func(tb *simtask.Table) { tb.ReadErr = simtask.ErrTable },
@@ -98,9 +98,9 @@ func TestConflictWithoutAReadableLeaseFails(t *testing.T) {
 	}
 }
 
-// The table can be reached again between the end and the last report, and has a newer
-// lease.
-func TestDeadlineThatWasExtendedUnseenEndsAsAFailure(t *testing.T) {
+// The table could not be reached at the deadline. It accepts the last report, and has a
+// newer lease.
+func TestUnreadExtensionOfTheDeadlineEndsAsAFailure(t *testing.T) {
 	bubble(t, func(t *testing.T, f *fixture) {
 		f.run()
 		f.enter()
@@ -171,7 +171,7 @@ func TestEndingWinsOverARenewal(t *testing.T) {
 	})
 }
 
-func TestRemovedLeaseAtTheEnd(t *testing.T) {
+func TestRemovedLeaseAtAnIdleEndEndsTheTask(t *testing.T) {
 	bubble(t, func(t *testing.T, f *fixture) {
 		f.table.Around = func(report bastion.Report, apply func() error) error {
 			if report.Ending.Reason != "" {
@@ -187,7 +187,7 @@ func TestRemovedLeaseAtTheEnd(t *testing.T) {
 
 func TestIdleCountsFromReady(t *testing.T) {
 	bubble(t, func(t *testing.T, f *fixture) {
-		f.table.Around = away
+		f.table.Around = unreachable
 		f.run()
 		after(20 * time.Minute)
 		f.table.Change(func(tb *simtask.Table) { tb.Around = nil })
@@ -223,7 +223,7 @@ func TestIdleEndIsRetriedUntilTheTableAcceptsIt(t *testing.T) {
 	bubble(t, func(t *testing.T, f *fixture) {
 		f.run()
 		after(time.Minute)
-		f.table.Change(func(tb *simtask.Table) { tb.Around = away })
+		f.table.Change(func(tb *simtask.Table) { tb.Around = unreachable })
 		after(20 * time.Minute)
 		f.wantRunning()
 		f.table.Change(func(tb *simtask.Table) { tb.Around = nil })
@@ -232,9 +232,9 @@ func TestIdleEndIsRetriedUntilTheTableAcceptsIt(t *testing.T) {
 	})
 }
 
-// The table accepted the ending, but its answer was lost. Connections wait until that
-// is known: the control plane may be closing the bastion already.
-func TestLostAnswerToAnIdleEndAdmitsNobody(t *testing.T) {
+// The table accepted the ending, but its response was lost. Connections wait until a
+// repeated write succeeds, because the control plane may be closing the bastion already.
+func TestLostResponseToAnIdleEndKeepsConnectionsWaiting(t *testing.T) {
 	bubble(t, func(t *testing.T, f *fixture) {
 		lost := false
 		f.table.Around = func(report bastion.Report, apply func() error) error {
@@ -252,12 +252,12 @@ func TestLostAnswerToAnIdleEndAdmitsNobody(t *testing.T) {
 		after(5 * time.Second)
 		f.wantEnd(bastion.ExitOK, leaseloop.Idle, bastion.Ending{Reason: bastion.EndIdle, Generation: 1})
 		if late != nil {
-			t.Error("a connection began, only to be closed")
+			t.Error("a connection began during the end")
 		}
 	})
 }
 
-func TestHandshakeGetsTimeWhenIdleIsDue(t *testing.T) {
+func TestHandshakeDelaysTheIdleEnd(t *testing.T) {
 	bubble(t, func(t *testing.T, f *fixture) {
 		f.run()
 		after(10*time.Minute - time.Second)
@@ -265,26 +265,26 @@ func TestHandshakeGetsTimeWhenIdleIsDue(t *testing.T) {
 		after(5 * time.Second)
 		f.wantRunning()
 		if !slow.Enter() {
-			t.Error("the handshake was cut within its time")
+			t.Error("the handshake was closed within ten seconds")
 		}
 		after(30 * time.Minute)
 		f.wantRunning()
 	})
 }
 
-func TestHandshakeWithoutEndIsCutWhenIdleIsDue(t *testing.T) {
+func TestHangingHandshakeIsClosedAtTheIdleEnd(t *testing.T) {
 	bubble(t, func(t *testing.T, f *fixture) {
 		f.run()
 		after(10*time.Minute - time.Second)
 		stuck := f.server.Begin()
 		f.wantEndAfter(time.Second+10*time.Second, leaseloop.Idle, bastion.EndIdle)
 		if stuck.Enter() {
-			t.Error("it entered after the end")
+			t.Error("the connection entered after the end")
 		}
 	})
 }
 
-func TestProvedHandshakeIsNotCutWhenIdleIsDue(t *testing.T) {
+func TestProvedHandshakeIsNotClosedAtTheIdleEnd(t *testing.T) {
 	bubble(t, func(t *testing.T, f *fixture) {
 		f.run()
 		after(10*time.Minute - time.Second)
@@ -298,9 +298,9 @@ func TestProvedHandshakeIsNotCutWhenIdleIsDue(t *testing.T) {
 	})
 }
 
-// One stuck handshake has had its time; another has just begun. It gets its own time,
-// and new connections wait meanwhile.
-func TestStuckHandshakesAreCutOneByOne(t *testing.T) {
+// One hanging handshake has used up its ten seconds, another has just begun. It gets its
+// own ten seconds, and new connections wait meanwhile.
+func TestHangingHandshakesAreClosedOneByOne(t *testing.T) {
 	bubble(t, func(t *testing.T, f *fixture) {
 		f.run()
 		after(9*time.Minute + 55*time.Second)
@@ -309,15 +309,15 @@ func TestStuckHandshakesAreCutOneByOne(t *testing.T) {
 		second := f.server.Begin()
 		after(9 * time.Second)
 		if !first.Ended() || second.Ended() {
-			t.Errorf("first cut %t, second cut %t", first.Ended(), second.Ended())
+			t.Errorf("first closed %t, second closed %t; want only the first", first.Ended(), second.Ended())
 		}
 		f.wantEndAfter(time.Second, leaseloop.Idle, bastion.EndIdle)
 	})
 }
 
-// A client that connects at any moment around an idle end stays connected, or is
-// never admitted.
-func TestUseAroundTheIdleEnd(t *testing.T) {
+// A client that connects at any time around the idle end is admitted and stays
+// connected, or is never admitted.
+func TestClientAroundTheIdleEndIsNeverDisconnected(t *testing.T) {
 	for offset := -3 * time.Second; offset <= 3*time.Second; offset += 250 * time.Millisecond {
 		t.Run(fmt.Sprint(offset), func(t *testing.T) {
 			bubble(t, func(t *testing.T, f *fixture) {
@@ -333,7 +333,7 @@ func TestUseAroundTheIdleEnd(t *testing.T) {
 				entered := c != nil && c.Enter()
 				after(20 * time.Minute)
 				if entered && (f.ended() || c.Ended()) {
-					t.Error("the client was admitted and cut")
+					t.Error("an admitted client was disconnected")
 				}
 				if !entered && (!f.ended() || f.table.LastReport().Receipt.Connections != 0) {
 					t.Error("the client was refused, but the bastion has not ended unused")
@@ -343,13 +343,14 @@ func TestUseAroundTheIdleEnd(t *testing.T) {
 	}
 }
 
-// hanging is a table whose calls hang until their context is done, from a time on.
-type hanging struct {
+// hangingTable is a table whose calls hang until their context is done, from the given
+// time on.
+type hangingTable struct {
 	*simtask.Table
 	from time.Time
 }
 
-func (h hanging) Read(ctx context.Context) (bastion.Lease, error) {
+func (h hangingTable) Read(ctx context.Context) (bastion.Lease, error) {
 	if time.Now().Before(h.from) {
 		return h.Table.Read(ctx)
 	}
@@ -357,7 +358,7 @@ func (h hanging) Read(ctx context.Context) (bastion.Lease, error) {
 	return bastion.Lease{}, ctx.Err()
 }
 
-func (h hanging) Report(ctx context.Context, report bastion.Report) error {
+func (h hangingTable) Report(ctx context.Context, report bastion.Report) error {
 	if time.Now().Before(h.from) {
 		return h.Table.Report(ctx, report)
 	}

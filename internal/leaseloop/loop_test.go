@@ -18,8 +18,8 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/test/simtask"
 )
 
-// fixture is a loop with a server and a table in memory. Its lease is for an hour,
-// with an idle time-out of ten minutes.
+// fixture is a loop with a server and a table in memory. The deadline is in an hour, the
+// idle time-out is ten minutes.
 type fixture struct {
 	t         *testing.T
 	cfg       leaseloop.Config
@@ -64,7 +64,7 @@ func bubble(t *testing.T, test func(t *testing.T, f *fixture)) {
 	})
 }
 
-// run starts the loop, and ends it with the test.
+// run starts the loop, and stops it at the end of the test.
 func (f *fixture) run() {
 	ctx, cancel := context.WithCancel(context.Background())
 	f.terminate = cancel
@@ -82,6 +82,7 @@ func (f *fixture) run() {
 	synctest.Wait()
 }
 
+// after waits for d, and then until all goroutines of the bubble are blocked.
 func after(d time.Duration) {
 	time.Sleep(d)
 	synctest.Wait()
@@ -99,25 +100,25 @@ func (f *fixture) ended() bool {
 func (f *fixture) wantRunning() {
 	f.t.Helper()
 	if f.ended() {
-		f.t.Fatalf("ended with code %d because %q:\n%s", f.code, f.server.EndCause(), f.log.String())
+		f.t.Fatalf("ended with code %d, cause %q:\n%s", f.code, f.server.EndCause(), f.log.String())
 	}
 }
 
-// wantEnd wants the loop to have ended with a receipt.
+// wantEnd checks that the loop has ended, and that a receipt is reported.
 func (f *fixture) wantEnd(code int, cause leaseloop.Cause, ending bastion.Ending) {
 	f.t.Helper()
 	if !f.ended() {
 		f.t.Fatalf("not ended:\n%s", f.log.String())
 	}
 	if f.code != code || f.server.EndCause() != cause {
-		f.t.Errorf("ended with code %d because %q, want %d because %q", f.code, f.server.EndCause(), code, cause)
+		f.t.Errorf("ended with code %d, cause %q; want code %d, cause %q", f.code, f.server.EndCause(), code, cause)
 	}
 	if report := f.table.LastReport(); report.Ending != ending || !f.table.Removed && report.Receipt.EndedAt.IsZero() {
 		f.t.Errorf("last report %+v, want ending %+v and a receipt", report, ending)
 	}
 }
 
-// wantEndAfter wants the loop to end by its own decision after d, and not before.
+// wantEndAfter checks that the loop ends by its own decision after d, and not before.
 func (f *fixture) wantEndAfter(d time.Duration, cause leaseloop.Cause, reason bastion.EndReason) {
 	f.t.Helper()
 	after(d - time.Second)
@@ -126,8 +127,10 @@ func (f *fixture) wantEndAfter(d time.Duration, cause leaseloop.Cause, reason ba
 	f.wantEnd(bastion.ExitOK, cause, bastion.Ending{Reason: reason, Generation: f.table.Lease.Generation})
 }
 
-func away(bastion.Report, func() error) error { return simtask.ErrTable }
+// unreachable makes reports fail.
+func unreachable(bastion.Report, func() error) error { return simtask.ErrTable }
 
+// enter opens an authenticated connection.
 func (f *fixture) enter() *simtask.Conn {
 	f.t.Helper()
 	c := f.server.Begin()
@@ -137,7 +140,7 @@ func (f *fixture) enter() *simtask.Conn {
 	return c
 }
 
-func TestWithoutALeaseThereIsNoServer(t *testing.T) {
+func TestMissingFirstLeaseEndsTheTask(t *testing.T) {
 	for name, readErr := range map[string]error{"no lease": nil, "no table": simtask.ErrTable} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, f *fixture) {
@@ -169,7 +172,7 @@ func TestLateFirstLeaseIsServed(t *testing.T) {
 	})
 }
 
-func TestStoppedBeforeTheFirstLease(t *testing.T) {
+func TestSignalBeforeTheFirstLeaseEndsTheTask(t *testing.T) {
 	bubble(t, func(t *testing.T, f *fixture) {
 		f.table.Lease = bastion.Lease{}
 		f.run()
@@ -283,7 +286,7 @@ func TestSignalEndsTheTaskWithAReceipt(t *testing.T) {
 	})
 }
 
-// StopTask follows the closing of a lease sooner than the next poll.
+// StopTask comes after the close of the lease, but before the next poll.
 func TestSignalAfterTheLeaseWasClosedEndsAsClosed(t *testing.T) {
 	bubble(t, func(t *testing.T, f *fixture) {
 		f.run()
@@ -305,7 +308,7 @@ func TestNewLeaseIsInForceWithinOnePoll(t *testing.T) {
 		}
 		after(3 * time.Second)
 		if got := f.table.LastReport().Generation; got != 2 || f.server.Lease().Generation != 2 {
-			t.Errorf("generation %d is reported after one poll, want 2", got)
+			t.Errorf("reported generation %d after one poll, want 2", got)
 		}
 	})
 }
@@ -329,10 +332,10 @@ func TestUnreadableTableKeepsTheLease(t *testing.T) {
 		f.table.Change(func(tb *simtask.Table) { tb.ReadErr = nil; tb.Lease.Generation++ })
 		after(3 * time.Second)
 		if got := f.table.LastReport().Generation; got != 2 {
-			t.Errorf("generation %d is reported, want 2", got)
+			t.Errorf("reported generation %d, want 2", got)
 		}
 		if n := strings.Count(f.log.String(), "level=WARN"); n != 1 {
-			t.Errorf("the failure is logged %d times, want once:\n%s", n, f.log.String())
+			t.Errorf("%d warnings, want 1:\n%s", n, f.log.String())
 		}
 	})
 }
@@ -351,13 +354,13 @@ func TestReplacedKeyClosesConnections(t *testing.T) {
 	})
 }
 
-func TestReports(t *testing.T) {
+func TestReportFollowsChangesAndComesEveryMinute(t *testing.T) {
 	bubble(t, func(t *testing.T, f *fixture) {
 		f.table.Lease.IdleTimeout = 0
 		f.run()
 		after(30*time.Minute + time.Second)
 		if n := f.table.Reports(); n != 31 {
-			t.Errorf("%d reports in half an hour without a change, want one a minute", n)
+			t.Errorf("%d reports in half an hour without a change, want 31", n)
 		}
 		before := f.table.Reports()
 		f.enter()
@@ -387,7 +390,7 @@ func TestReportIsRetried(t *testing.T) {
 		f.run()
 		after(8 * time.Second)
 		if n := f.table.Reports(); n != 0 {
-			t.Errorf("%d reports", n)
+			t.Errorf("%d reports after three failures, want 0", n)
 		}
 		after(time.Second)
 		if n := f.table.Reports(); n != 1 {
@@ -396,13 +399,13 @@ func TestReportIsRetried(t *testing.T) {
 	})
 }
 
-func TestWarnings(t *testing.T) {
+func TestWarningsComeBeforeTheDeadline(t *testing.T) {
 	bubble(t, func(t *testing.T, f *fixture) {
 		f.table.Lease.IdleTimeout = 0
 		f.run()
 		after(50*time.Minute - time.Nanosecond)
 		if got := f.server.Warned(); len(got) != 0 {
-			t.Errorf("warned too early: %v", got)
+			t.Errorf("warnings %v more than ten minutes before the deadline", got)
 		}
 		after(time.Nanosecond)
 		after(9 * time.Minute)

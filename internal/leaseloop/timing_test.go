@@ -15,7 +15,7 @@ func TestDecide(t *testing.T) {
 	cases := []struct {
 		name                   string
 		now, decided, deadline time.Duration // since start
-		idle, unused           time.Duration // unused: since when; never: in use
+		idle, unused           time.Duration // unused: when the idle time began; never: in use
 		end                    bastion.EndReason
 		warn                   time.Duration
 		next                   time.Duration

@@ -9,9 +9,8 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/leaseloop"
 )
 
-// Server is a [leaseloop.Server] in memory. Its connections are values that a test
-// makes with Begin, Enter and Leave. It keeps the same rules as the SSH server about
-// which connections begin and enter.
+// Server is a [leaseloop.Server] in memory. A test opens and closes its connections with
+// Begin, Enter and Leave. They begin and enter by the same rules as in package sshd.
 type Server struct {
 	ListenError error // what Listen returns
 
@@ -60,8 +59,8 @@ func (s *Server) notifyChanged() {
 	}
 }
 
-// Begin begins a handshake. It waits while new connections wait, and returns nil if
-// the server does not listen.
+// Begin begins a handshake. It blocks while new connections must wait, and returns nil
+// if the server does not listen.
 func (s *Server) Begin() *Conn {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -85,7 +84,7 @@ func (c *Conn) Prove() bool {
 	return c.proved
 }
 
-// Enter finishes the handshake, and reports whether the connection is open then.
+// Enter finishes the handshake, and reports whether the connection is open.
 func (c *Conn) Enter() bool {
 	s := c.server
 	defer s.notifyChanged()

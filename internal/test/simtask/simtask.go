@@ -1,6 +1,6 @@
-// Package simtask runs bastions' tasks in a local cloud without sockets, so that
-// thousands of them fit into a simulation. A task runs the lease loop that ships,
-// [leaseloop.Run], over a [Server] in memory.
+// Package simtask runs the tasks of bastions in a local cloud without sockets, so that
+// a simulation can have thousands of them. A task runs the product's lease loop,
+// [leaseloop.Run], with a [Server] in memory.
 package simtask
 
 import (
@@ -27,12 +27,12 @@ type Runner struct {
 	// BrokenTimer makes tasks see a deadline that never comes and no idle time-out,
 	// so that they never end by themselves.
 	BrokenTimer bool
-	// CrashAfter makes a task's process crash so long after its first lease; 0 for
-	// never.
+	// CrashAfter is the time from the first lease until the task's process crashes; 0
+	// for never.
 	CrashAfter time.Duration
 
 	mu    sync.Mutex
-	tasks map[string]*Server // of the tasks that run and have had a lease
+	tasks map[string]*Server // by task ID; running tasks with a lease only
 }
 
 // exitCrash is the exit code of a Go process that panics.
@@ -99,13 +99,13 @@ func (r *Runner) Request(taskID string, verb bastion.Verb, ttl time.Duration) bo
 	return server != nil && server.Request(verb, ttl)
 }
 
-// taskLease is a task's side of its lease, of a process that can be broken.
+// taskLease is the lease of a task whose process can crash or ignore its deadline.
 type taskLease struct {
 	bastion.TaskLease
 	brokenTimer bool
 
 	mu   sync.Mutex
-	dead bool
+	down bool
 }
 
 var errCrashed = errors.New("the process has crashed")
@@ -113,13 +113,13 @@ var errCrashed = errors.New("the process has crashed")
 func (l *taskLease) crash() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.dead = true
+	l.down = true
 }
 
 func (l *taskLease) crashed() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.dead
+	return l.down
 }
 
 func (l *taskLease) Read(ctx context.Context) (bastion.Lease, error) {
@@ -140,8 +140,8 @@ func (l *taskLease) Report(ctx context.Context, report bastion.Report) error {
 	return l.TaskLease.Report(ctx, report)
 }
 
-// HostKey returns a well-formed ed25519 public key that has no private half. It
-// depends on the name only.
+// HostKey returns a well-formed ed25519 public key, which depends on the name only. It
+// has no private key.
 func HostKey(name string) bastion.Key {
 	const kind = "ssh-ed25519"
 	public := sha256.Sum256([]byte(name))

@@ -13,8 +13,7 @@ import (
 
 const id = "aaaaaaaaaaaaaaaa"
 
-// launch returns a cloud with one task of the runner's, which has just begun to run
-// and finds the lease.
+// launch returns a cloud in which the runner has just started one task with the lease.
 func launch(t *testing.T, runner *simtask.Runner, lease bastion.Lease) (cloud *localcloud.Cloud, taskID string) {
 	t.Helper()
 	cloud = localcloud.New(localcloud.Config{Runner: runner, LaunchDelay: time.Millisecond, StopTimeout: 10 * time.Second})
@@ -38,7 +37,7 @@ func launch(t *testing.T, runner *simtask.Runner, lease bastion.Lease) (cloud *l
 	return cloud, task.ID
 }
 
-func TestExitCodes(t *testing.T) {
+func TestTasksEndWithTheExitCodeOfTheirCause(t *testing.T) {
 	open := bastion.Lease{Generation: 1, Open: true, Deadline: time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC)}
 	for _, c := range []struct {
 		name   string
@@ -86,7 +85,7 @@ func TestUseAndRequestAreReported(t *testing.T) {
 			synctest.Wait()
 			item, err := cloud.Leases().Fetch(t.Context(), taskID)
 			if err != nil || item.Report.Connections != n {
-				t.Errorf("%d connections are reported, want %d; %v", item.Report.Connections, n, err)
+				t.Errorf("%d connections reported, want %d; error %v", item.Report.Connections, n, err)
 			}
 		}
 		if !runner.Request(taskID, bastion.VerbExtend, time.Minute) {
@@ -123,7 +122,7 @@ func TestBrokenTimerIgnoresTheDeadline(t *testing.T) {
 		time.Sleep(3 * time.Second)
 		synctest.Wait()
 		if status := cloud.Inventory().Tasks[0].Status; status != bastion.TaskStopped {
-			t.Errorf("the lease was closed, and the task is %s", status)
+			t.Errorf("after the close of the lease the task is %s", status)
 		}
 	})
 }

@@ -12,15 +12,14 @@ import (
 // ErrTable is the error of a table that cannot be reached.
 var ErrTable = errors.New("the table cannot be reached")
 
-// Table is one task's item in the table of leases. It implements
-// [bastion.TaskLease], and a test can change it, break it and delay it. As a table
-// that is called over a network, it fails calls whose context is done.
+// Table is one task's item in the table of leases. It implements [bastion.TaskLease]. A
+// test can change it and make it fail or hang. It fails calls whose context is done.
 type Table struct {
-	// Set these before the task runs, or in Change.
-	Lease   bastion.Lease // generation 0: none
-	Removed bool          // a tombstone is in the item's place
-	ReadErr error
-	// Around, if set, replaces Report; apply is what Report does otherwise.
+	// A test sets these fields before the task runs, or in Change.
+	Lease   bastion.Lease // generation 0: no lease
+	Removed bool          // a tombstone has replaced the item
+	ReadErr error         // the error of Read
+	// Around, if set, is called by Report, and may call apply to store the report.
 	Around func(report bastion.Report, apply func() error) error
 
 	mu      sync.Mutex
@@ -65,8 +64,8 @@ func (tb *Table) Reports() int {
 	return tb.reports
 }
 
-// Await waits until a report was written that matches, and returns it and true. It
-// returns the last report and false if ctx is done before.
+// Await waits until the last report matches, and returns it and true. If ctx is done
+// before, it returns the last report and false.
 func (tb *Table) Await(ctx context.Context, match func(bastion.Report) bool) (bastion.Report, bool) {
 	for {
 		tb.mu.Lock()
