@@ -162,7 +162,7 @@ func TestOtherEventsAreRefused(t *testing.T) {
 		"no request id":       strings.Replace(string(right), `"requestId":"request-1"`, `"requestId":""`, 1),
 		"a method of no kind": strings.ReplaceAll(string(right), `"method":"GET"`, `"method":"GET /x"`),
 		"nothing":             `{}`,
-		"a schedule":          `{"do":"reap"}`,
+		"a schedule":          `{"action":"reap"}`,
 		"a task's state":      `{"version":"0","detail-type":"ECS Task State Change","source":"aws.ecs","detail":{}}`,
 		"a payload of 1.0":    `{"version":"1.0","path":"/bastions","httpMethod":"GET","requestContext":{"identity":{"userArn":"arn:aws:iam::111122223333:user/alice"}}}`,
 		"a load balancer's":   `{"requestContext":{"elb":{"targetGroupArn":"arn"}},"httpMethod":"GET","path":"/bastions"}`,

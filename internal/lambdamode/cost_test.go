@@ -70,7 +70,7 @@ func costOf(t *testing.T, live, due int) *meter {
 	m.reset()
 	ctx, cancel := invocation(backgroundTimeout)
 	defer cancel()
-	if err := reaper.Handle(ctx, Schedule{Do: "reap"}); err != nil {
+	if err := reaper.Handle(ctx, Schedule{Action: "reap"}); err != nil {
 		t.Fatal(err)
 	}
 	if logged := log.String(); logged != "" {

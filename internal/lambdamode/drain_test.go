@@ -182,13 +182,13 @@ func drain(t *testing.T, r *region, n int, name string) {
 }
 
 // schedule runs the reaper once.
-func (r *region) schedule(p *process, do string) {
+func (r *region) schedule(p *process, action string) {
 	ctx, cancel := invocation(backgroundTimeout)
 	defer cancel()
 	began := time.Now()
-	err := p.Reaper().Handle(ctx, Schedule{Do: do})
+	err := p.Reaper().Handle(ctx, Schedule{Action: action})
 	if err != nil || time.Since(began) > backgroundTimeout-endTime {
-		r.t.Errorf("%s: after %s: %v", do, time.Since(began), err)
+		r.t.Errorf("%s: after %s: %v", action, time.Since(began), err)
 	}
 }
 

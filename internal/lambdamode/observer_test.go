@@ -101,7 +101,7 @@ func TestTaskEventsAreObserved(t *testing.T) {
 		"that fails":              {taskEventOf(ourCluster, "bastion/broken"), "broken", true},
 		"with another detail":     {`{"detail-type":"ECS Task State Change","detail":"one"}`, "", true},
 		"of another kind":         {`{"detail-type":"ECS Deployment State Change","detail":{}}`, "", true},
-		"of a schedule":           {`{"do":"reap"}`, "", true},
+		"of a schedule":           {`{"action":"reap"}`, "", true},
 		"of API Gateway":          {`{"version":"2.0","rawPath":"/bastions","requestContext":{}}`, "", true},
 		"that is nothing":         {`null`, "", true},
 		"that is something other": {`[1]`, "", true},

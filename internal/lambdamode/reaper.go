@@ -11,7 +11,7 @@ import (
 
 // Schedule is the payload of a schedule.
 type Schedule struct {
-	Do string `json:"do"` // "reap" or "sweep"
+	Action string `json:"action"` // "reap" or "sweep"
 }
 
 // Reaper is the function for the schedules.
@@ -42,13 +42,13 @@ func (a *App) Reaper() *Reaper {
 func (r *Reaper) Handle(ctx context.Context, schedule Schedule) error {
 	ctx, cancel := withinDeadline(ctx)
 	defer cancel()
-	switch schedule.Do {
+	switch schedule.Action {
 	case "reap":
 		return r.reap(ctx)
 	case "sweep":
 		return r.sweep(ctx)
 	}
-	return fmt.Errorf(`unknown action %q: the reaper knows "reap" and "sweep"`, schedule.Do)
+	return fmt.Errorf(`unknown action %q: the reaper knows "reap" and "sweep"`, schedule.Action)
 }
 
 func (r *Reaper) reap(ctx context.Context) error {

@@ -64,7 +64,7 @@ func (f *fakeStore) Fetch(_ context.Context, id string) (bastion.Record, error) 
 	return f.rec, nil
 }
 
-type reaperRig struct {
+type reaperFixture struct {
 	*Reaper
 	service *fakeService
 	store   *fakeStore
@@ -72,8 +72,8 @@ type reaperRig struct {
 	logged  *bytes.Buffer
 }
 
-func newReaperRig() reaperRig {
-	r := reaperRig{service: &fakeService{}, store: &fakeStore{}, out: &bytes.Buffer{}, logged: &bytes.Buffer{}}
+func newReaperFixture() reaperFixture {
+	r := reaperFixture{service: &fakeService{}, store: &fakeStore{}, out: &bytes.Buffer{}, logged: &bytes.Buffer{}}
 	now := func() time.Time { return noon }
 	r.Reaper = &Reaper{service: r.service, dueList: r.store, records: r.store, now: now, overdueAfter: overdueAfter,
 		metrics: &metrics{out: r.out, stack: "way-in", now: now}, log: slog.New(slog.NewJSONHandler(r.logged, nil))}
@@ -84,13 +84,13 @@ func TestReaperFollowsTheSchedule(t *testing.T) {
 	for _, test := range []struct {
 		input, want string
 	}{
-		{`{"do":"reap"}`, "Reap"},
-		{`{"do":"sweep"}`, "Sweep"},
-		{`{"do":"Reap"}`, ""},
+		{`{"action":"reap"}`, "Reap"},
+		{`{"action":"sweep"}`, "Sweep"},
+		{`{"action":"Reap"}`, ""},
 		{`{}`, ""},
 		{`{"version":"2.0","rawPath":"/bastions","requestContext":{"http":{"method":"DELETE"}}}`, ""},
 	} {
-		r := newReaperRig()
+		r := newReaperFixture()
 		var schedule Schedule
 		if err := json.Unmarshal([]byte(test.input), &schedule); err != nil {
 			t.Fatal(err)
@@ -113,9 +113,9 @@ func TestFailureOfOneBastionIsLogged(t *testing.T) {
 		"one bastion fails":           {reaped{3, broken}, false, true},
 		"the store cannot be reached": {reaped{0, broken}, true, false},
 	} {
-		r := newReaperRig()
+		r := newReaperFixture()
 		r.service.reaped = test.reaped
-		err := r.Handle(t.Context(), Schedule{Do: "reap"})
+		err := r.Handle(t.Context(), Schedule{Action: "reap"})
 		if (err != nil) != test.fails || strings.Contains(r.logged.String(), "broken") != test.logged {
 			t.Errorf("%s: %v; log: %s", name, err, r.logged)
 		}
@@ -137,18 +137,18 @@ func TestOverdueIsMeasured(t *testing.T) {
 		"at the border": {noon.Add(-overdueAfter), ""},
 		"just after it": {noon.Add(-overdueAfter - time.Second), `"OldestOverdue":121`},
 	} {
-		r := newReaperRig()
+		r := newReaperFixture()
 		r.store.rec = bastion.Record{ID: "a", DueAt: test.due}
-		if err := r.Handle(t.Context(), Schedule{Do: "reap"}); err != nil || r.store.queries != 1 {
+		if err := r.Handle(t.Context(), Schedule{Action: "reap"}); err != nil || r.store.queries != 1 {
 			t.Fatalf("%s: %v after %d queries", name, err, r.store.queries)
 		}
 		if got := r.out.String(); test.want == "" && got != "" || !strings.Contains(got, test.want) {
 			t.Errorf("%s: the metrics say %q", name, got)
 		}
 	}
-	r := newReaperRig()
+	r := newReaperFixture()
 	r.store.err = errors.New("broken")
-	if err := r.Handle(t.Context(), Schedule{Do: "reap"}); err == nil {
+	if err := r.Handle(t.Context(), Schedule{Action: "reap"}); err == nil {
 		t.Error("an error of the measurement is not returned")
 	}
 }
@@ -159,9 +159,9 @@ func TestOrphansAreCounted(t *testing.T) {
 		err     error
 		want    string
 	}{{0, nil, ""}, {2, nil, `"Orphans":2`}, {1, errors.New("broken"), `"Orphans":1`}} {
-		r := newReaperRig()
+		r := newReaperFixture()
 		r.service.orphans, r.service.err = test.orphans, test.err
-		if err := r.Handle(t.Context(), Schedule{Do: "sweep"}); !errors.Is(err, test.err) {
+		if err := r.Handle(t.Context(), Schedule{Action: "sweep"}); !errors.Is(err, test.err) {
 			t.Errorf("%d orphans: %v", test.orphans, err)
 		}
 		if got := r.out.String(); test.want == "" && got != "" || !strings.Contains(got, test.want) {
@@ -174,8 +174,8 @@ func TestReaperEndsBeforeItsDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 55*time.Second)
 		defer cancel()
-		r := newReaperRig()
-		if err := r.Handle(ctx, Schedule{Do: "reap"}); err != nil {
+		r := newReaperFixture()
+		if err := r.Handle(ctx, Schedule{Action: "reap"}); err != nil {
 			t.Fatal(err)
 		}
 		if got, want := time.Until(r.service.deadline), 53*time.Second; got != want {

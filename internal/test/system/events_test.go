@@ -118,7 +118,7 @@ func (b *eventBridge) schedule(ctx context.Context, to functions, do string, eve
 		}
 		b.schedules.RLock()
 		b.countEvent(do)
-		b.send(ctx, to.invoke, "reaper", []byte(`{"do":"`+do+`"}`))
+		b.send(ctx, to.invoke, "reaper", []byte(`{"action":"`+do+`"}`))
 		b.schedules.RUnlock()
 	}
 }

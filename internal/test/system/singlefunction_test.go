@@ -147,7 +147,7 @@ func (s *systemTest) updateRecord(t *testing.T, id string, change func(*bastion.
 // record is due, the observer with a task event. It returns the record afterwards.
 func (s *systemTest) convergeBy(t *testing.T, function, id string) bastion.Record {
 	t.Helper()
-	event := []byte(`{"do":"reap"}`)
+	event := []byte(`{"action":"reap"}`)
 	if function == "observer" {
 		event = taskEvent(t, s.recorder.Deployment.Cluster, id)
 	} else {

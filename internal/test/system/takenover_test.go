@@ -169,7 +169,7 @@ func (by takenOverRole) tryOtherFunctions(t *testing.T) (tried int) {
 		"create": userEvent(t, "POST", "/bastions", victim), "create:$LATEST": userEvent(t, "POST", "/bastions", victim), "create:7": userEvent(t, "POST", "/bastions", victim),
 		"create:queue": slackCall(iamOwner(victim), "POST", "/bastions"), "create:slack2": slackCall(iamOwner(victim), "POST", "/bastions"),
 		"describe": userEvent(t, "GET", "/bastions", operator), "extend": userEvent(t, "PATCH", "/bastions", operator), "destroy": userEvent(t, "DELETE", "/bastions", operator),
-		"reaper": []byte(`{"do":"sweep"}`), "observer": []byte(`{"Records":[]}`), "slack": userEvent(t, "POST", "/slack/command", ""),
+		"reaper": []byte(`{"action":"sweep"}`), "observer": []byte(`{"Records":[]}`), "slack": userEvent(t, "POST", "/slack/command", ""),
 	} {
 		for _, function := range []string{name, functionARN(name)} {
 			tried += 2

@@ -41,7 +41,7 @@ func TestTemplateMatches(t *testing.T) {
 		"environment of two":     {said(`(?m)^ {10}(BASTION_\w+): !If \[UseSlack, !Ref SlackQueue, ''\]`), []string{"BASTION_SLACK", "BASTION_SLACK"}},
 		"environment of Slack's": {said(`(?m)^ +(SLACK_\w+):`), names(slackEnvironment(&fakeSlack{}), "SLACK_")},
 		"filter of the stream":   {said(`- Pattern: '(.+)'`), []string{`{"dynamodb":{"NewImage":{"by":{"S":["task"]}}}}`}},
-		"what the schedules say": {said(`Input: '(.+)'`), []string{`{"do":"reap"}`, `{"do":"sweep"}`}},
+		"what the schedules say": {said(`Input: '(.+)'`), []string{`{"action":"reap"}`, `{"action":"sweep"}`}},
 	} {
 		if !slices.Equal(pair[0], pair[1]) {
 			t.Errorf("%s: the template says %q, this test %q", what, pair[0], pair[1])

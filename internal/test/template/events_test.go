@@ -61,17 +61,17 @@ func TestReaperPeriod(t *testing.T) {
 func TestSchedules(t *testing.T) {
 	s := deploy(t)
 	for name, want := range map[string]struct {
-		rate, do string
-		age      float64
+		rate, action string
+		age          float64
 	}{
 		"ReapSchedule": {"rate(1 minute)", "reap", 60}, "SweepSchedule": {"rate(10 minutes)", "sweep", 300},
 	} {
 		p := s.properties(t, name)
-		var input struct{ Do string }
+		var input struct{ Action string }
 		if err := json.Unmarshal([]byte(at(p, "Target", "Input").(string)), &input); err != nil {
 			t.Fatal(err)
 		}
-		if p["ScheduleExpression"] != want.rate || p["State"] != "ENABLED" || input.Do != want.do || at(p, "FlexibleTimeWindow", "Mode") != "OFF" {
+		if p["ScheduleExpression"] != want.rate || p["State"] != "ENABLED" || input.Action != want.action || at(p, "FlexibleTimeWindow", "Mode") != "OFF" {
 			t.Errorf("%s: %v", name, p)
 		}
 		if at(p, "Target", "Arn") != "ReaperFunction.Arn" || at(p, "Target", "RoleArn") != "ScheduleRole.Arn" {
