@@ -202,7 +202,7 @@ func (c Command) String() string {
 		parts = append(parts, bastion.FormatTTL(c.TTL))
 	}
 	switch {
-	case c.Name != "" && (c.Verb == VerbUp || reserved(c.Name)):
+	case c.Name != "" && (c.Verb == VerbUp || reserved(c.Name) || c.Verb == VerbExtend && likeDuration(c.Name)):
 		parts = append(parts, "name", c.Name)
 	case c.Name != "":
 		parts = append(parts, c.Name)

@@ -222,6 +222,21 @@ func mustJSON(v any) []byte {
 	return body
 }
 
+// A name can look like a duration, or like a word of the command.
+func TestCommandIsReadAsItIsWritten(t *testing.T) {
+	for _, verb := range []Verb{VerbUp, VerbExtend, VerbDown} {
+		for _, name := range []string{"web", "by", "because", "30m", "0s", "2", "99999d", "1h30m", "days"} {
+			want := Command{Verb: verb, Name: name}
+			if verb != VerbDown {
+				want.TTL = 2 * time.Hour
+			}
+			if got, err := ParseCommand(want.String()); err != nil || got != want {
+				t.Errorf("%q is read as %+v, %v", want.String(), got, err)
+			}
+		}
+	}
+}
+
 // The longest lifetime is said in days where it is one, and what is longer than any
 // duration is too long, and not unreadable.
 func TestDurationsBeyondTheCap(t *testing.T) {

@@ -207,9 +207,9 @@ const maxNameShown = 32
 
 // whichMessage says that a name is needed, or that there is nothing to name.
 func whichMessage(which whichError, job Job) *message {
-	verb, example := "close", "down "
+	verb, example := "close", Command{Verb: VerbDown}
 	if job.Action == JobExtend {
-		verb, example = "extend", "extend "+bastion.FormatTTL(job.TTL)+" "
+		verb, example = "extend", Command{Verb: VerbExtend, TTL: job.TTL}
 	}
 	if len(which.open) == 0 {
 		return newMessage("You have no open bastion.", fmt.Sprintf("You have no open bastion to %s", verb)).
@@ -221,7 +221,8 @@ func whichMessage(which whichError, job Job) *message {
 	}
 	m := newMessage("Which bastion?", title)
 	for _, b := range which.open[:min(len(which.open), maxListed)] {
-		m.code(slash+" "+example+b.Name).
+		example.Name = b.Name
+		m.code(slash+" "+example.String()).
 			buttons(extendButton(b.ID), closeButton(b.ID, "Close "+shortened(b.Name, maxNameShown)))
 	}
 	return m

@@ -149,11 +149,12 @@ func parseDuration(text string) (time.Duration, bool) {
 	return ttl.Truncate(time.Second), err == nil
 }
 
-// likeDuration reports whether text is a number with a unit of time, such as 0s. It
-// need not be a duration that parseDuration accepts.
+// likeDuration reports whether text is a duration, or a number with a unit of time
+// that parseDuration does not accept, such as 0s.
 func likeDuration(text string) bool {
 	unit := strings.TrimLeft(text, "0123456789.")
-	return unit != text && units[unit] != ""
+	_, ok := parseDuration(text)
+	return ok || unit != text && units[unit] != ""
 }
 
 // leadingTTL reads as many of the words as make one duration, and returns how many
