@@ -1,10 +1,7 @@
 package localmode
 
 import (
-	"crypto/ed25519"
 	"crypto/rand"
-	"crypto/sha256"
-	"encoding/binary"
 	"io"
 	"net"
 	"net/http"
@@ -185,50 +182,26 @@ func TestIPv6EndToEnd(t *testing.T) {
 	}
 }
 
-// securityKey is an agent that emulates a hardware security key. The signed data
-// follows OpenSSH's PROTOCOL.u2f.
-type securityKey struct {
+// securityKeyAgent is an agent with one security key, which a keyring
+// cannot hold.
+type securityKeyAgent struct {
 	agent.Agent // an empty keyring
-	private     ed25519.PrivateKey
-	public      ssh.PublicKey
+	key         ssh.Signer
 }
 
-const application = "ssh:"
-
-func newSecurityKey(t *testing.T) securityKey {
-	t.Helper()
-	public, private, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	blob := ssh.Marshal(struct {
-		Type        string
-		Key         []byte
-		Application string
-	}{ssh.KeyAlgoSKED25519, public, application})
-	key, err := ssh.ParsePublicKey(blob)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return securityKey{agent.NewKeyring(), private, key}
+func (a securityKeyAgent) List() ([]*agent.Key, error) {
+	public := a.key.PublicKey()
+	return []*agent.Key{{Format: public.Type(), Blob: public.Marshal(), Comment: "security key"}}, nil
 }
 
-func (k securityKey) List() ([]*agent.Key, error) {
-	return []*agent.Key{{Format: k.public.Type(), Blob: k.public.Marshal(), Comment: "security key"}}, nil
-}
-
-func (k securityKey) Sign(_ ssh.PublicKey, data []byte) (*ssh.Signature, error) {
-	const userPresent = 1
-	state := binary.BigEndian.AppendUint32([]byte{userPresent}, 7) // flags and counter
-	forApplication, message := sha256.Sum256([]byte(application)), sha256.Sum256(data)
-	signed := append(append(forApplication[:], state...), message[:]...)
-	return &ssh.Signature{Format: ssh.KeyAlgoSKED25519, Blob: ed25519.Sign(k.private, signed), Rest: state}, nil
+func (a securityKeyAgent) Sign(_ ssh.PublicKey, data []byte) (*ssh.Signature, error) {
+	return a.key.Sign(rand.Reader, data)
 }
 
 func TestSecurityKeyCanConnect(t *testing.T) {
-	f, key := start(t, nil), newSecurityKey(t)
-	w := sshclient.NewWithAgent(t, key)
-	config := f.sshConfig(request{body: string(authorizedKey(key.public))})
+	f, key := start(t, nil), sshclient.NewSecurityKey(t, ssh.KeyAlgoSKED25519, sshclient.UserPresent)
+	w := sshclient.NewWithAgent(t, securityKeyAgent{agent.NewKeyring(), key})
+	config := f.sshConfig(request{body: string(authorizedKey(key.PublicKey()))})
 	out, errs, err := w.Run("", w.SSH(config, "-J", "bastion-default", "private.internal", "hostname"))
 	if err != nil || out != "private.internal\n" {
 		t.Errorf("%q, %v: %s", out, err, errs)

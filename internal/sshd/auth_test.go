@@ -15,6 +15,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/test/sshclient"
 )
 
 func signer(t testing.TB, key any, err error) ssh.Signer {
@@ -34,9 +35,9 @@ func TestEveryAcceptedKeyTypeIsAdmitted(t *testing.T) {
 	keys := map[string]ssh.Signer{
 		"ed25519":         newKey(t),
 		"rsa":             signer(t, rsaKey, err),
-		"sk-ed25519":      newSecurityKey(t, ssh.KeyAlgoSKED25519, userPresent),
-		"sk-ecdsa":        newSecurityKey(t, ssh.KeyAlgoSKECDSA256, userPresent),
-		"sk with a PIN":   newSecurityKey(t, ssh.KeyAlgoSKED25519, userPresent|userVerified),
+		"sk-ed25519":      sshclient.NewSecurityKey(t, ssh.KeyAlgoSKED25519, sshclient.UserPresent),
+		"sk-ecdsa":        sshclient.NewSecurityKey(t, ssh.KeyAlgoSKECDSA256, sshclient.UserPresent),
+		"sk with a PIN":   sshclient.NewSecurityKey(t, ssh.KeyAlgoSKED25519, sshclient.UserPresent|sshclient.UserVerified),
 		"rsa by sha2-256": algorithm(t, signer(t, rsaKey, err), ssh.KeyAlgoRSASHA256),
 		"rsa by sha2-512": algorithm(t, signer(t, rsaKey, err), ssh.KeyAlgoRSASHA512),
 	}
@@ -159,7 +160,7 @@ func TestSHA1IsRefused(t *testing.T) {
 
 func TestSecurityKeyWithoutUserPresenceIsRefused(t *testing.T) {
 	wantRefused(t, "admitted key offered but not proved", func(r *fixture) []ssh.AuthMethod {
-		key := newSecurityKey(t, ssh.KeyAlgoSKED25519, 0)
+		key := sshclient.NewSecurityKey(t, ssh.KeyAlgoSKED25519, 0)
 		r.table.Lease.Keys = []bastion.Key{authorized(key)}
 		return []ssh.AuthMethod{ssh.PublicKeys(key)}
 	})

@@ -1,4 +1,4 @@
-package sshd
+package sshclient
 
 import (
 	"crypto/ecdsa"
@@ -6,8 +6,10 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/binary"
 	"io"
 	"math/big"
+	"slices"
 	"testing"
 
 	"golang.org/x/crypto/ssh"
@@ -15,8 +17,8 @@ import (
 
 // Flags of a security key's signature.
 const (
-	userPresent  = 0x01
-	userVerified = 0x04
+	UserPresent  = 0x01
+	UserVerified = 0x04
 )
 
 // securityKey is a FIDO security key in software. Its public key and its signatures have
@@ -30,7 +32,9 @@ type securityKey struct {
 
 const application = "ssh:"
 
-func newSecurityKey(t testing.TB, kind string, flags byte) ssh.Signer {
+// NewSecurityKey returns a new security key of type ssh.KeyAlgoSKED25519 or
+// ssh.KeyAlgoSKECDSA256. Its signatures have the flags.
+func NewSecurityKey(t testing.TB, kind string, flags byte) ssh.Signer {
 	t.Helper()
 	key := &securityKey{flags: flags}
 	var blob []byte
@@ -80,16 +84,11 @@ func (k *securityKey) PublicKey() ssh.PublicKey { return k.public }
 // and the counter.
 func (k *securityKey) Sign(_ io.Reader, data []byte) (*ssh.Signature, error) {
 	k.count++
-	app, message := sha256.Sum256([]byte(application)), sha256.Sum256(data)
-	blob, err := k.sign(ssh.Marshal(struct {
-		Application []byte `ssh:"rest"`
-	}{append(append(append([]byte{}, app[:]...), k.flags, byte(k.count>>24), byte(k.count>>16), byte(k.count>>8), byte(k.count)), message[:]...)}))
+	state := binary.BigEndian.AppendUint32([]byte{k.flags}, k.count)
+	forApplication, message := sha256.Sum256([]byte(application)), sha256.Sum256(data)
+	blob, err := k.sign(slices.Concat(forApplication[:], state, message[:]))
 	if err != nil {
 		return nil, err
 	}
-	return &ssh.Signature{
-		Format: k.public.Type(),
-		Blob:   blob,
-		Rest:   []byte{k.flags, byte(k.count >> 24), byte(k.count >> 16), byte(k.count >> 8), byte(k.count)},
-	}, nil
+	return &ssh.Signature{Format: k.public.Type(), Blob: blob, Rest: state}, nil
 }
