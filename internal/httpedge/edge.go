@@ -140,9 +140,6 @@ func (e Edge) log(x *Exchange, took time.Duration) {
 	e.Log.LogAttrs(x.Request.Context(), level, "request", append(attrs, x.Attrs...)...)
 }
 
-// ID returns the request's ID, which is in the response and in the log.
-func (x *Exchange) ID() string { return x.id }
-
 // Header returns the headers of the response.
 func (x *Exchange) Header() http.Header { return x.w.Header() }
 

@@ -204,7 +204,7 @@ func (c *Cloud) Kill(taskID string) {
 type Inventory struct {
 	Records []bastion.Record    // finished ones too, oldest first
 	Groups  []GroupState        // in order of creation
-	Tasks   []TaskState         // in order of creation; a stopped task for an hour
+	Tasks   []bastion.Task      // in order of creation; a stopped task for an hour
 	Leases  []bastion.LeaseItem // ordered by task; a tombstone until it expires
 }
 
@@ -212,13 +212,6 @@ type Inventory struct {
 type GroupState struct {
 	bastion.Group
 	InUse bool // a network interface has it
-}
-
-// TaskState is a task, with details that ECS does not show.
-type TaskState struct {
-	bastion.Task
-	GroupID  string
-	Released bool // its network interface is gone
 }
 
 // Inventory returns the current state of everything.
@@ -229,7 +222,7 @@ func (c *Cloud) Inventory() Inventory {
 	for _, id := range slices.Sorted(maps.Keys(c.tasks)) {
 		t := c.tasks[id]
 		if !t.forgotten(c.cfg.Now(), c.cfg.Staleness) {
-			inv.Tasks = append(inv.Tasks, TaskState{copyTask(t.state), t.spec.GroupID, t.released})
+			inv.Tasks = append(inv.Tasks, copyTask(t.state))
 		}
 	}
 	return inv
@@ -249,8 +242,8 @@ func (c *Cloud) GroupStates() []GroupState {
 }
 
 // Live returns the tasks that have not stopped.
-func (i Inventory) Live() []TaskState {
-	return slices.DeleteFunc(slices.Clone(i.Tasks), func(t TaskState) bool {
+func (i Inventory) Live() []bastion.Task {
+	return slices.DeleteFunc(slices.Clone(i.Tasks), func(t bastion.Task) bool {
 		return t.Status == bastion.TaskStopped
 	})
 }

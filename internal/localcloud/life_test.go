@@ -15,7 +15,7 @@ import (
 const id = "aaaaaaaaaaaaaaaa"
 
 // only returns the only task of the cloud.
-func (c *Cloud) only(t *testing.T) TaskState {
+func (c *Cloud) only(t *testing.T) bastion.Task {
 	t.Helper()
 	tasks := c.Inventory().Tasks
 	if len(tasks) != 1 {

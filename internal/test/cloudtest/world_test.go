@@ -166,7 +166,7 @@ func (w *world) audit() []error {
 	var wrong []error
 	report := func(format string, args ...any) { wrong = append(wrong, fmt.Errorf(format, args...)) }
 	names := map[string]bool{}
-	tasks, groups, leases := map[string]localcloud.TaskState{}, map[string]localcloud.GroupState{}, map[string]bastion.LeaseItem{}
+	tasks, groups, leases := map[string]bastion.Task{}, map[string]localcloud.GroupState{}, map[string]bastion.LeaseItem{}
 	for _, task := range inv.Live() {
 		if _, double := tasks[task.BastionID]; double {
 			report("two live tasks of %s", task.BastionID)
