@@ -44,7 +44,7 @@ func TestCostOfTheReaperDependsOnDueRecordsOnly(t *testing.T) {
 	}
 }
 
-// costOf runs the reaper once over a store with that many live bastions, of which
+// costOf runs the reaper once on a store with the given number of open bastions, of which
 // some have passed their deadline.
 func costOf(t *testing.T, live, due int) *meter {
 	m := newMeter(t)

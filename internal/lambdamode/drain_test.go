@@ -140,9 +140,9 @@ func (a *App) makeGroup(id string, source netip.Prefix, shows time.Duration) (ba
 // checkInterval is the interval at which the test counts the remaining bastions.
 const checkInterval = 6 * time.Second
 
-// The limits of a drain in simulated time: until no bastion is reachable, and until
-// nothing is left. At 2.5 a second, a thousand take 6.7 minutes to close; those that
-// are stopped need as long again for their groups.
+// The limits of a drain in simulated time: until no bastion is reachable, and until all
+// resources are deleted. At 2.5 a second, a thousand bastions close in 6.7 minutes. If
+// the reaper stops their tasks, deleting their groups takes as long again.
 const (
 	longestOpen = 10 * time.Minute
 	longest     = 20 * time.Minute
@@ -181,7 +181,7 @@ func drain(t *testing.T, r *region, n int, name string) {
 	r.wantNoErrors(t, reaper, sweeper)
 }
 
-// schedule runs the reaper once.
+// schedule runs a scheduled function once.
 func (r *region) schedule(p *process, action string) {
 	ctx, cancel := invocation(backgroundTimeout)
 	defer cancel()
@@ -210,7 +210,7 @@ func (r *region) left(ids []string) (open, unfinished int) {
 	return open, unfinished
 }
 
-// person creates, reads and closes a bastion, through three functions.
+// person creates, reads and closes a bastion by calls of three functions.
 func (r *region) person(n int) {
 	create, describe, destroy := r.start("create"), r.start("describe"), r.start("destroy")
 	caller := bastion.Caller{Owner: fmt.Sprint("iam:111122223333:person", n), Address: netip.MustParseAddr("198.51.100.7")}
@@ -221,7 +221,7 @@ func (r *region) person(n int) {
 		r.t.Errorf("person %d: create: %v", n, err)
 		return
 	}
-	for range 3 { // as a person waits
+	for range 3 { // waits until the bastion is ready
 		ctx, cancel := invocation(peopleTimeout)
 		rec, err = describe.Service.Get(ctx, caller, rec.ID, 20*time.Second)
 		cancel()

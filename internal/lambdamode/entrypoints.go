@@ -35,7 +35,7 @@ import (
 //
 // Lambda takes the ARN from the request that IAM has authorized, and passes it
 // beside the payload, so nothing in a payload can choose or change the entry point.
-// template.yaml says who may use which: API Gateway may invoke the unqualified
+// template.yaml grants the use of each: API Gateway may invoke the unqualified
 // functions only, the other functions' roles the aliases only.
 //
 // Each entry point accepts one kind of payload and refuses the other kinds, also

@@ -18,11 +18,11 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/test/emulator"
 )
 
-// A compromised task writes what its role allows, and in a second round all of its
-// own item, as if IAM's condition on the attributes did not hold. Whatever it
-// writes, and in whatever form, order and number its events arrive, the record and
-// the lease of the other bastion stay as they are, the responses about both are safe
-// for ssh, and its own bastion can be closed.
+// A compromised task writes to its own item: first only the attributes that its role
+// allows, then all attributes, as if IAM did not check them. The events are delivered in
+// any order, repeated and malformed. The record and the lease of the other bastion must
+// not change, the responses about both bastions must be safe for ssh, and the owner of
+// the compromised task must be able to close its bastion.
 func TestHostileTaskAffectsOnlyItsOwnBastion(t *testing.T) {
 	url := emulator.DynamoDB(t)
 	for name, value := range map[string]string{
@@ -38,9 +38,8 @@ func TestHostileTaskAffectsOnlyItsOwnBastion(t *testing.T) {
 	}
 }
 
-// runAttack lets the hostile task write step by step, with events to the control plane
-// in between; then lets time pass; then closes the hostile bastion while the task
-// continues to write.
+// runAttack writes each step as the hostile task, and delivers the events after it. Then
+// it advances the time, closes the hostile bastion, and writes the steps again.
 func runAttack(t *testing.T, w *twoBastions, attack attack, inRole bool) {
 	before, responses := w.others(t), w.responses(t, w.honest)
 	unchanged := func(when string) {
@@ -203,8 +202,8 @@ func (w *twoBastions) end(t *testing.T, n testBastion) {
 
 func leaseOf(key string) string { return fmt.Sprintf(`leases {"S":%q}`, key) }
 
-// others returns every item of both tables, byte for byte, except the hostile
-// bastion's and its owner's, the sweep's marks, and the counter of open bastions.
+// others returns the items of both tables, byte for byte, without those of the hostile
+// bastion and its owner, the sweep's marks, and the counter of open bastions.
 func (w *twoBastions) others(t *testing.T) map[string]wireItem {
 	t.Helper()
 	all := map[string]wireItem{}
@@ -255,8 +254,8 @@ var (
 		`  (User|Global)KnownHostsFile /dev/null|  StrictHostKeyChecking yes)$`)
 )
 
-// checkResponses fails the test if a response about the hostile bastion is not safe
-// for ssh, or shows more of the task's text than a key.
+// checkResponses fails the test if a response about the hostile bastion is not safe for
+// ssh, or contains text of the task other than a valid host key.
 func (w *twoBastions) checkResponses(t *testing.T, n testBastion) {
 	t.Helper()
 	for what, text := range w.responses(t, n) {

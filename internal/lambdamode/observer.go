@@ -121,7 +121,7 @@ func ending(status bastion.TaskStatus) bool {
 	return false
 }
 
-// confirm returns an error if the event says that the task has stopped but the
+// confirm returns an error if the event shows that the task has stopped but the
 // record does not know it. ECS sends some events before its reads show the change;
 // when Lambda sends the event again a minute later, they do.
 func (o *Observer) confirm(ctx context.Context, id string, t taskEvent) error {

@@ -36,7 +36,7 @@ type outcome struct {
 type deliveries struct {
 	before, open, closing []int
 	stable                []int // ready, and seldom due
-	closed                []int // its record is final, and nothing of it is left
+	closed                []int // its record is final, and its resources are deleted
 }
 
 // delivery delivers events to the observer, as EventBridge and Lambda do.
@@ -45,7 +45,7 @@ type delivery struct {
 	observer *Observer
 	recorded []string
 	later    sync.WaitGroup
-	repeated atomic.Int64 // events that were ahead of ECS's reads
+	repeated atomic.Int64 // events that came before ECS showed their change
 }
 
 // inOrder delivers events one after the other. After an error it delivers the event
@@ -97,8 +97,8 @@ func (h *eventLog) note(event string) {
 	}
 }
 
-// change records a task's present status, and for a stopped task also the statuses
-// that it passes in an instant.
+// change records the event of a task's current status. For a stopped task it also
+// records the events of the short-lived statuses before.
 func (h *eventLog) change(cloud *localcloud.Cloud, id, task string) {
 	for _, one := range cloud.Inventory().Tasks {
 		if one.ID != task {
@@ -113,7 +113,7 @@ func (h *eventLog) change(cloud *localcloud.Cloud, id, task string) {
 	}
 }
 
-// report records a write of the task, each with its own number.
+// report records the event of a report. Each has a number of its own.
 func (h *eventLog) report(id, task string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -121,8 +121,8 @@ func (h *eventLog) report(id, task string) {
 }
 
 // runBastion creates a bastion and closes it, while the reaper runs and the chosen events
-// are delivered. It returns the outcome, all events that occurred, and how many of
-// the delivered ones were ahead of ECS's reads.
+// are delivered. It returns the outcome, all events that occurred, and how many of the
+// delivered events came before ECS showed their change.
 func runBastion(t *testing.T, recorded []string, chosen deliveries) (outcome, []string, int) {
 	var seen eventLog
 	var cloud *localcloud.Cloud
@@ -186,7 +186,7 @@ func runBastion(t *testing.T, recorded []string, chosen deliveries) (outcome, []
 	if err != nil || !reflect.DeepEqual(rec, final) {
 		t.Errorf("an event has changed a closed record\nfrom %+v\nto   %+v, %v", final, rec, err)
 	}
-	// Otherwise the events were about another bastion, and tested nothing.
+	// The recorded events must be about this bastion.
 	if all := strings.Join(recorded, " "); recorded != nil && (!strings.Contains(all, `"bastion/`+rec.ID+`"`) || !strings.Contains(all, "AROAEXAMPLE:"+rec.Attempt.TaskID+`"`) || !strings.Contains(all, "task/way-in/"+rec.Attempt.TaskID+`"`)) {
 		t.Errorf("the events are not of %s and its task %s", rec.ID, rec.Attempt.TaskID)
 	}
@@ -230,9 +230,9 @@ func twice(order []int) []int {
 	return all
 }
 
-// forPermutation returns the events in which the task is pending, running and
-// stopped, and the first two reports. How many others there are depends on which
-// goroutine runs first in an instant of simulated time.
+// forPermutation returns the events in which the task is pending, running and stopped,
+// and the first two reports. The number of other events varies: it depends on the order
+// of goroutines that run at the same simulated time.
 func forPermutation(t *testing.T, recorded []string) []string {
 	t.Helper()
 	var some []string
@@ -250,10 +250,10 @@ func forPermutation(t *testing.T, recorded []string) []string {
 	return append(some, reports[:2]...)
 }
 
-// The outcome is the same with and without events: a task's start, run and end and
-// two reports in every order, and all events in seeded random orders. Each is
-// delivered several times, the last time when the record is closed, and again while
-// it is ahead of ECS's reads.
+// The outcome must be the same with and without events. Five events (pending, running,
+// stopped and two reports) are delivered in every order, and all events in seeded random
+// orders. Each event is delivered several times, the last time when the record is closed.
+// An event that comes before ECS shows its change is repeated.
 func TestOrderOfEventsDoesNotMatter(t *testing.T) {
 	var want outcome
 	var recorded []string
@@ -286,7 +286,7 @@ func TestOrderOfEventsDoesNotMatter(t *testing.T) {
 		})
 	}
 	if ahead == 0 {
-		t.Error("no event was ahead of what ECS shows")
+		t.Error("no event came before ECS showed its change")
 	}
-	t.Logf("%d events, %d permuted; %d came again", len(recorded), len(reduced), ahead)
+	t.Logf("%d events, %d permuted; %d repeated", len(recorded), len(reduced), ahead)
 }

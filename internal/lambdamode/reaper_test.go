@@ -143,7 +143,7 @@ func TestOverdueIsMeasured(t *testing.T) {
 			t.Fatalf("%s: %v after %d queries", name, err, r.store.queries)
 		}
 		if got := r.out.String(); test.want == "" && got != "" || !strings.Contains(got, test.want) {
-			t.Errorf("%s: the metrics say %q", name, got)
+			t.Errorf("%s: metrics %q", name, got)
 		}
 	}
 	r := newReaperFixture()
@@ -165,7 +165,7 @@ func TestOrphansAreCounted(t *testing.T) {
 			t.Errorf("%d orphans: %v", test.orphans, err)
 		}
 		if got := r.out.String(); test.want == "" && got != "" || !strings.Contains(got, test.want) {
-			t.Errorf("%d orphans: the metrics say %q", test.orphans, got)
+			t.Errorf("%d orphans: metrics %q", test.orphans, got)
 		}
 	}
 }

@@ -29,7 +29,7 @@ type region struct {
 	t      *testing.T
 	cloud  *localcloud.Cloud
 	wire   *awswire.Server
-	busy   atomic.Bool   // until then there are no rates and no events, and calls take no time
+	busy   atomic.Bool   // while false, there are no rates and no events, and calls take no time
 	events chan *process // observers that are idle
 	stream chan string   // lease keys' tasks and bastions, as "TASK BASTION"
 	over   chan struct{} // closed when no more events are to be delivered
@@ -45,14 +45,14 @@ type region struct {
 // callTime is how long a call of EC2 or ECS takes.
 const callTime = 100 * time.Millisecond
 
-// staleness is the lag of reads of EC2 and ECS. eventTime is the delay of an event;
-// reads show the change by then.
+// staleness is the lag of reads of EC2 and ECS. eventTime is the delay of an event. It is
+// longer, so that reads show the change when the event comes.
 const (
 	staleness = time.Second
 	eventTime = 1500 * time.Millisecond
 )
 
-// linger is how long an interface keeps its group in use after its task has ended.
+// linger is the time for which a network interface uses its group after its task's end.
 const linger = time.Minute
 
 // newRegion returns a region whose tasks are run by the runner.

@@ -43,7 +43,7 @@ type twoBastions struct {
 	honest, hostile testBastion
 }
 
-// testBastion is one of them.
+// testBastion is one bastion of twoBastions.
 type testBastion struct {
 	user    string // the unique ID of the IAM user who owns it
 	id      string
@@ -139,11 +139,12 @@ func (w *twoBastions) sweep(t *testing.T) {
 	must(t, err)
 }
 
-// hostileOnly fails the test if an error is about the honest bastion.
+// hostileOnly accepts errors about the hostile bastion, and fails the test for an error
+// about the honest one.
 func (w *twoBastions) hostileOnly(t *testing.T, err error) {
 	t.Helper()
 	if err != nil && (bytes.Contains([]byte(err.Error()), []byte(w.honest.id)) || bytes.Contains([]byte(err.Error()), []byte(w.honest.task))) {
-		t.Errorf("the honest bastion was hindered: %v", err)
+		t.Errorf("an error about the honest bastion: %v", err)
 	}
 }
 
@@ -170,7 +171,7 @@ func (w *twoBastions) get(t *testing.T, n testBastion, path, accept string) stri
 	return got.Body
 }
 
-// dynamoWire calls DynamoDB Local with requests that our own clients never send.
+// dynamoWire calls DynamoDB Local with requests that the product never sends.
 type dynamoWire struct{ url string }
 
 func (d dynamoWire) call(t *testing.T, target string, in, out any) {
@@ -211,7 +212,7 @@ const (
 	dynamoStreams = "DynamoDBStreams_20120810."
 )
 
-// wireItem is an item on the wire.
+// wireItem is an item in DynamoDB's JSON.
 type wireItem map[string]json.RawMessage
 
 // scan returns the items of a table by key.
