@@ -150,7 +150,7 @@ func grant(t *testing.T, dir leasefile.Dir, change func(*bastion.Lease)) {
 // ready waits for the process's first report.
 func ready(t *testing.T, dir leasefile.Dir) {
 	t.Helper()
-	late := time.After(20 * time.Second)
+	late := time.After(5 * time.Minute)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {

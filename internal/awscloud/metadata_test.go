@@ -31,7 +31,7 @@ func TestTaskMetadataIsReadAgainAfterError(t *testing.T) {
 		fmt.Fprint(w, metadata)
 	}))
 	defer server.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	found, err := ReadTaskMetadata(ctx, server.URL+"/v4/abc")
 	want := []netip.Addr{netip.MustParseAddr("10.0.2.106"), netip.MustParseAddr("2001:db8::6a")}

@@ -131,7 +131,7 @@ func TestOnMoto(t *testing.T) {
 	m := startMoto(t)
 	t.Run("Groups", func(t *testing.T) {
 		cloudtest.Groups(t, func(t *testing.T) cloudtest.GroupsHarness {
-			return cloudtest.GroupsHarness{Groups: m.groups(), Patience: 10 * time.Second,
+			return cloudtest.GroupsHarness{Groups: m.groups(), Patience: 2 * time.Minute,
 				Unsupported: cloudtest.Unsupported{Emulator: "moto", Cases: map[string]string{
 					"a group in use cannot be deleted": "it deletes groups in use",
 				}}}
@@ -139,7 +139,7 @@ func TestOnMoto(t *testing.T) {
 	})
 	t.Run("Tasks", func(t *testing.T) {
 		cloudtest.Tasks(t, func(t *testing.T) cloudtest.TasksHarness {
-			return cloudtest.TasksHarness{Tasks: m.tasks(), Patience: 10 * time.Second, Spec: m.specWithGroup,
+			return cloudtest.TasksHarness{Tasks: m.tasks(), Patience: 2 * time.Minute, Spec: m.specWithGroup,
 				Unsupported: cloudtest.Unsupported{Emulator: "moto", Cases: map[string]string{
 					"a task has its creation time and its first stop reason":       "its tasks have neither createdAt nor stopCode",
 					"an unknown task is not found":                                 "its StopTask of an unknown task is an internal error",

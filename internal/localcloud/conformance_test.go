@@ -13,7 +13,7 @@ import (
 var slow = Config{LaunchDelay: 20 * time.Millisecond, Linger: 20 * time.Millisecond, Staleness: 20 * time.Millisecond}
 
 // patience is how long the suites wait for an effect.
-const patience = 10 * time.Second
+const patience = 2 * time.Minute
 
 // newPorts returns the ports of a new cloud. They are wrapped, so that the suites also
 // test cloudtest.Wrap.

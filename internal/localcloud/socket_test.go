@@ -69,11 +69,11 @@ func (r realTask) serve(t *testing.T) net.Listener {
 // dial connects to the task from an address.
 func (r realTask) dial(t *testing.T, from string) (net.Conn, error) {
 	t.Helper()
-	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}, Timeout: 10 * time.Second}
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}, Timeout: 5 * time.Minute}
 	c, err := d.Dial("tcp", r.process.Addr.String())
 	if err == nil {
 		t.Cleanup(func() { c.Close() })
-		err = c.SetDeadline(time.Now().Add(10 * time.Second))
+		err = c.SetDeadline(time.Now().Add(5 * time.Minute))
 	}
 	return c, err
 }

@@ -10,7 +10,7 @@ import (
 )
 
 // patience limits how long a test waits for an event.
-const patience = 20 * time.Second
+const patience = 5 * time.Minute
 
 // line is one line of the log.
 type line map[string]any

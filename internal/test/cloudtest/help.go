@@ -55,7 +55,7 @@ func newID() string {
 func eventually(t *testing.T, patience time.Duration, check func() error) {
 	t.Helper()
 	giveUp := time.Now().Add(patience)
-	pause := time.NewTicker(max(patience/200, time.Millisecond))
+	pause := time.NewTicker(min(max(patience/200, time.Millisecond), 50*time.Millisecond))
 	defer pause.Stop()
 	for {
 		err := check()
