@@ -183,32 +183,40 @@ func (d *decision) recordStoppedTask(task Task) {
 }
 
 // endedEarly returns the failure for a task that ended on purpose, but did not
-// follow the current intent. An open bastion then needs another attempt. The end
-// counts as a failure, because otherwise an image that always exits at once would be
-// started again for ever. If the bastion had been ready for StableAfter, the count
-// starts again, so that the next attempt begins at once.
+// follow the current intent. An open bastion then needs another attempt. If the
+// bastion was stable, the end is not a failure, so the next attempt begins at once,
+// even if MaxAttempts is 1. Otherwise the end is a failure, because an image that
+// always exits at once must not be started again for ever.
 func (d *decision) endedEarly() Failure {
-	if !d.next.Intent.Open {
+	if !d.next.Intent.Open || d.stable() {
 		return Failure{}
 	}
 	return failureEndedEarly
 }
 
-// endAttempt records the end of the attempt and its receipt. A failure of an open
-// bastion is counted, and at MaxAttempts failures the bastion fails. If the bastion
-// had been ready for StableAfter, the count starts again at one.
+// stable reports whether the current attempt became ready at least StableAfter ago.
+func (d *decision) stable() bool {
+	ready := d.next.Attempt.ReadyAt
+	return !ready.IsZero() && d.now.Sub(ready) >= d.cfg.Timing.StableAfter
+}
+
+// endAttempt records the end of the attempt and its receipt. If the bastion was
+// stable, the count of failures starts again. A failure of an open bastion is
+// counted, and at MaxAttempts failures the bastion fails.
 func (d *decision) endAttempt(failure Failure) {
 	r := &d.next
 	r.Attempt.EndedAt = d.now
 	r.Attempt.Status = TaskStopped
 	r.Attempt.Failure = failure
 	r.Receipt = r.Receipt.Merge(d.report().Receipt)
-	if !r.Intent.Open || failure.Code == "" {
+	if !r.Intent.Open {
 		return
 	}
-	ready := r.Attempt.ReadyAt
-	if !ready.IsZero() && d.now.Sub(ready) >= d.cfg.Timing.StableAfter {
+	if d.stable() {
 		r.Failures = 0
+	}
+	if failure.Code == "" {
+		return
 	}
 	r.Failures++
 	if r.Failures >= d.cfg.MaxAttempts {

@@ -6,7 +6,8 @@ import (
 )
 
 // The end of an attempt is counted if the attempt failed while the bastion was open.
-// If the bastion was ready for StableAfter before, the count starts again at one.
+// If the bastion was ready for StableAfter before, the count starts again. If its task
+// then ended on purpose, nothing is counted.
 func TestDecideCountsFailures(t *testing.T) {
 	killed := func(lease *LeaseItem) Observed {
 		return Observed{Group: group("A"), Tasks: stopped(137), Lease: lease}
@@ -20,7 +21,8 @@ func TestDecideCountsFailures(t *testing.T) {
 	}{
 		{"killed before it was stable", with(created(), ready, failures(2)), killed(reported(1)), 59 * time.Second, 3},
 		{"killed after it was stable", with(created(), ready, failures(2)), killed(reported(1)), time.Minute, 1},
-		{"exited with 0 under an older generation, after it was stable", with(created(), ready, generation(3), failures(2)), Observed{Group: group("A"), Tasks: stopped(0), Lease: reported(1)}, 10 * time.Minute, 1},
+		{"exited with 0 under an older generation, after it was stable", with(created(), ready, generation(3), failures(2)), Observed{Group: group("A"), Tasks: stopped(0), Lease: reported(1)}, 10 * time.Minute, 0},
+		{"reported an ending of an older generation, after it was stable", with(created(), ready, generation(3), failures(2)), Observed{Group: group("A"), Tasks: stopped(0), Lease: ending(1, EndIdle)}, 10 * time.Minute, 0},
 		{"exited with 0 under an older generation, before it was stable", with(created(), ready, generation(3), failures(2)), Observed{Group: group("A"), Tasks: stopped(0), Lease: reported(1)}, 59 * time.Second, 3},
 		{"reported an ending of an older generation, before it was stable", with(created(), ready, generation(3), failures(2)), Observed{Group: group("A"), Tasks: stopped(0), Lease: ending(1, EndIdle)}, 59 * time.Second, 3},
 		{"exited with 0 and never reported", with(created(), hasGroup, running, failures(2)), Observed{Group: group("A"), Tasks: stopped(0), Lease: leased(1)}, 10 * time.Minute, 3},
@@ -31,6 +33,51 @@ func TestDecideCountsFailures(t *testing.T) {
 		if next.Failures != row.want || next.Attempt.EndedAt.IsZero() {
 			t.Errorf("%s: %d failures, want %d; ended %s", row.name, next.Failures, row.want, next.Attempt.EndedAt)
 		}
+	}
+}
+
+// With MaxAttempts 1, a bastion fails at its first failed attempt. The end of a stable
+// attempt under an older generation is not a failure.
+func TestDecideWithOneAttempt(t *testing.T) {
+	config := testConfig
+	config.MaxAttempts = 1
+	exited := func(exit int, lease *LeaseItem) Observed {
+		return Observed{Group: group("A"), Tasks: stopped(exit), Lease: lease}
+	}
+	extended := with(created(), ready, generation(2))
+	for _, row := range []struct {
+		name string
+		rec  Record
+		seen Observed
+		at   time.Duration
+		want string // the actions, in order
+		show string // the state and, after a slash, the stage or the end
+	}{
+		{"extended while the stable task reported its ending: end the lease, then try again",
+			extended, exited(0, ending(1, EndIdle)), 10 * time.Minute,
+			"EndLease", "starting/capacity"},
+		{"extended while the stable task exited with 0: end the lease, then try again",
+			extended, exited(0, leasedReported(2, 1)), 10 * time.Minute,
+			"EndLease", "starting/capacity"},
+		{"the lease of the ended task is a tombstone: begin the next attempt at once",
+			with(extended, ended), exited(0, tombstone()), 10 * time.Minute,
+			"RunTask(2)", "starting/capacity"},
+		{"extended while the task reported its ending, before it was stable: fail",
+			extended, exited(0, ending(1, EndIdle)), 59 * time.Second,
+			"RevokeIngress(A) EndLease DeleteGroup", "failed/failed (task_crashed)"},
+		{"stable task was killed: fail",
+			extended, exited(137, leasedReported(2, 1)), 10 * time.Minute,
+			"RevokeIngress(A) EndLease DeleteGroup", "failed/failed (task_crashed)"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			plan := Decide(config, row.rec, row.seen, t0.Add(row.at))
+			if got := describe(plan.Actions); got != row.want {
+				t.Errorf("actions: %s\n   want: %s", got, row.want)
+			}
+			if got := shown(plan.Next); got != row.show {
+				t.Errorf("state: %s, want %s", got, row.show)
+			}
+		})
 	}
 }
 

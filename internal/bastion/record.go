@@ -38,8 +38,8 @@ type Record struct {
 
 	Group   GroupStatus `json:"group,omitzero"`
 	Attempt Attempt     `json:"attempt,omitzero"` // the latest attempt; its Number is 0 before the first one
-	// Failures counts the failed attempts in a row. If the bastion was ready for
-	// Timing.StableAfter, the count starts again. The next attempt does not begin
+	// Failures counts the failed attempts in a row. The end of an attempt that had been
+	// ready for Timing.StableAfter starts the count again. The next attempt does not begin
 	// before NextAttemptAt.
 	Failures      int       `json:"failures,omitempty"`
 	NextAttemptAt time.Time `json:"next_attempt_at,omitzero"`
