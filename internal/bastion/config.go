@@ -32,7 +32,7 @@ type Timing struct {
 	// CallTimeout limits one converge.
 	CallTimeout time.Duration
 	// Settle is how long a record stays unsettled after a change of intent. It is
-	// longer than the longest timeout of a function and ReadLag together.
+	// longer than the sum of the longest timeout of a function and ReadLag.
 	Settle time.Duration
 	// ReadLag is how long a read can miss a group or task that was just created.
 	ReadLag time.Duration
@@ -69,7 +69,7 @@ func (c Config) Validate() error {
 	refuse(c.WarnBefore < 0, "the warning time before a deadline must be zero (never) or more, not %s", c.WarnBefore)
 	refuse(c.WarnBefore > 0 && c.WarnBefore >= c.MaxTTL, "the warning time before a deadline (%s) must be shorter than the maximum lifetime (%s), or no warning is ever sent", FormatTTL(c.WarnBefore), FormatTTL(c.MaxTTL))
 	refuse(!c.IPv4 && !c.IPv6, "bastions must have an address of at least one family, IPv4 or IPv6")
-	refuse(c.RequireSource && len(c.SourceOverride) == 0, "bastions without a public address need at least one prefix of sources that callers may name")
+	refuse(c.RequireSource && len(c.SourceOverride) == 0, "requests must name their source, so at least one prefix of allowed sources is needed")
 	refuse(c.Quota.PerOwner < 1, "the quota of one owner must be at least one bastion, not %d", c.Quota.PerOwner)
 	refuse(c.Quota.Total < c.Quota.PerOwner, "the total quota (%d) must not be less than the quota of one owner (%d)", c.Quota.Total, c.Quota.PerOwner)
 	refuse(len(c.Subnets) == 0, "there must be at least one subnet")
@@ -77,7 +77,7 @@ func (c Config) Validate() error {
 	refuse(c.MaxAttempts < 1, "the maximum of failed attempts must be at least one, not %d", c.MaxAttempts)
 	c.Timing.validate(refuse)
 	for _, p := range slices.Concat(c.AllowedDestinations, c.SourceOverride) {
-		refuse(p != p.Masked(), "the prefix %s has bits set after its length; write %s", p, p.Masked())
+		refuse(p != p.Masked(), "the prefix %s has bits set after the prefix length; write %s", p, p.Masked())
 	}
 	return errors.Join(wrong...)
 }

@@ -52,7 +52,7 @@ func (s *Service) Converge(ctx context.Context, id string, allowed Step) (Record
 			return rec, c.failed
 		}
 		for _, a := range todo {
-			c.done[a] = true // not before the save, because after a conflict no action is taken
+			c.done[a] = true // only after the save: if the save had a conflict, the action was not taken
 			if err := c.act(ctx, rec, a); err != nil {
 				c.failed = errors.Join(c.failed, err)
 			}
@@ -89,7 +89,7 @@ type converge struct {
 	startedTask  *Task
 	refused      *Refusal
 
-	notifiedVersion int64 // the version of the record for which a notice was sent, until a save confirms the notice; then 0
+	notifiedVersion int64 // the version of the record for which a notice was sent; 0: none was sent, or a save has confirmed it
 	notifyFailed    bool  // a try to send the notice failed; a later converge tries again
 }
 
@@ -191,9 +191,9 @@ func (c *converge) observeTasks(ctx context.Context, rec Record) ([]Task, error)
 	return append(tasks, *c.startedTask), nil
 }
 
-// tasksOf reads the bastion's tasks. A first attempt has at most one task, however
-// often RunTask was sent, and no attempt came before it. So if the ID of its task is
-// known, Fetch finds all tasks with one call.
+// tasksOf reads the bastion's tasks. During the first attempt, the bastion has at most
+// one task, even if RunTask was sent several times. So if the ID of that task is known,
+// tasksOf calls Fetch, which makes fewer calls to ECS than Describe.
 func (c *converge) tasksOf(ctx context.Context, rec Record) ([]Task, error) {
 	a := rec.Attempt
 	switch {

@@ -179,10 +179,10 @@ func (s *Service) renew(next *Record, req CreateRequest) {
 	if deadline.After(next.Intent.Deadline) {
 		next.Intent.Deadline, next.Intent.DeadlineSetAt, changed = deadline, now, true
 	}
-	// A request restarts the task's idle timeout, and a task restarts it only after a
-	// lease with a higher generation. So even a request that changes nothing raises the
-	// generation, but at most once in a second. In a settled record, UnsettledUntil is
-	// zero, so lastChange is long ago.
+	// Each request must restart the task's idle timeout. A task restarts it only when it
+	// reads a lease with a higher generation. So even a request that changes nothing
+	// raises the generation, but at most once in a second. In a settled record,
+	// UnsettledUntil is zero, so lastChange is long ago.
 	lastChange := next.UnsettledUntil.Add(-s.Config.Timing.Settle)
 	if changed || s.Config.IdleTimeout > 0 && now.Sub(lastChange) >= time.Second {
 		next.intentChanged(now, s.Config.Timing)

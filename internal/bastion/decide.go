@@ -409,12 +409,12 @@ func (d *decision) settle() {
 	}
 }
 
-// schedule sets DueAt. If DueAt is in the future and earlier than the new time, it
-// stays, because moving it is not worth a write. If the record is written anyway, to
-// confirm a notice, DueAt moves, too.
+// schedule sets DueAt. If the present DueAt is in the future and earlier than the new
+// one, it stays: a converge that is not needed yet costs less than a write. But if the
+// record is written anyway, to confirm a notice, DueAt moves.
 func (d *decision) schedule() {
 	r, due := &d.next, d.nextDue()
-	written := d.seen.NotifiedVersion > 0 // the record is written anyway, to confirm a notice
+	written := d.seen.NotifiedVersion > 0
 	if !r.DueAt.After(d.now) || due.Before(r.DueAt) || written {
 		r.DueAt = due
 	}

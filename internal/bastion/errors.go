@@ -66,9 +66,9 @@ var (
 	// ErrInUse: a network interface still has the group, or another group's rule
 	// refers to it.
 	ErrInUse = errors.New("in use")
-	// ErrNoTime: the call was not made. To keep the cloud's rate limits, it would
-	// have had to wait for longer than the caller's deadline allows. This is not a
-	// failure: a later converge or sweep makes the call.
+	// ErrNoTime: the call was not made, because its turn within the cloud's rate
+	// limits would have come after the caller's deadline. This is not a failure: a
+	// later converge or sweep makes the call.
 	ErrNoTime = errors.New("no time left")
 )
 

@@ -24,7 +24,7 @@ var failureEndedEarly = Failure{FailureCrash,
 
 var failureTaskLost = Failure{FailureTaskLost, "The bastion's task disappeared. Request the bastion again."}
 
-// CapacityFailure is the failure for a start that Fargate has no capacity for.
+// CapacityFailure is the failure of a task for which Fargate has no capacity.
 var CapacityFailure = Failure{FailureCapacity,
 	"AWS Fargate has no capacity for the bastion in the configured subnets right now. Try again in a few minutes. If it keeps happening, ask your operator to add subnets in another Availability Zone."}
 

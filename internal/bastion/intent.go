@@ -31,7 +31,7 @@ func (r *Record) close(end End, timing Timing) {
 	r.intentChanged(end.At, timing)
 }
 
-// extend moves the deadline to ttl from now, unless it is later already, and
+// extend moves the deadline to now + ttl, unless the deadline is later already, and
 // reports whether it moved the deadline. The caller must then call intentChanged.
 // *Error: CodeTTLInvalid, CodeTTLBeyondCap.
 func (r *Record) extend(ttl time.Duration, now time.Time) (bool, error) {
@@ -43,7 +43,7 @@ func (r *Record) extend(ttl time.Duration, now time.Time) (bool, error) {
 	return true, nil
 }
 
-// deadlineAfter returns the time ttl from now, rounded up to a whole second. It
+// deadlineAfter returns the time now + ttl, rounded up to a whole second. It
 // refuses a time beyond LatestDeadline.
 func (r *Record) deadlineAfter(ttl time.Duration, now time.Time) (time.Time, error) {
 	if err := checkTTL(ttl); err != nil {

@@ -43,7 +43,7 @@ type Report struct {
 type ConsoleRequest struct {
 	Number int           `json:"number"` // counts the task's requests from 1; 0: none
 	Verb   Verb          `json:"verb,omitempty"`
-	TTL    time.Duration `json:"ttl_ns,omitempty"` // for VerbExtend: the requested time from now to the deadline; a later deadline stays
+	TTL    time.Duration `json:"ttl_ns,omitempty"` // for VerbExtend: the requested time from now until the deadline; a deadline that is later already does not move
 }
 
 // Verb is the kind of a console request.
@@ -87,8 +87,8 @@ const (
 	ExitTerminated = 143 // SIGTERM
 )
 
-// The limits of a report. They keep the record, which stores parts of it, within
-// the size of one item of its table.
+// The limits of a report. The record stores parts of the report, and the limits keep
+// the record small enough for one item of the table of records.
 const (
 	MaxDestinations    = 200  // destinations in a receipt; Receipt.Unnamed counts the forwards to all others
 	MaxDestinationName = 300  // bytes; a host name has at most 253, and a port 5
@@ -129,15 +129,15 @@ func (r Report) Bounded() Report {
 	return r
 }
 
-// The largest numbers in the receipt of one task. The receipts of a bastion's tasks
-// are added, and the sum must neither overflow nor decrease.
+// The largest numbers in the receipt of one task. The numbers of a bastion's tasks are
+// added, and with these limits the sums cannot overflow.
 const (
 	maxCount = 1 << 30
 	maxBytes = 1 << 50
 )
 
-// within returns n, but at least 0 and at most most.
-func within[T int | int64](n, most T) T { return min(max(n, 0), most) }
+// within returns n, or 0 if n is negative, or limit if n is greater than limit.
+func within[T int | int64](n, limit T) T { return min(max(n, 0), limit) }
 
 // withoutControls removes control characters, which take six bytes each in JSON.
 func withoutControls(s string) string {

@@ -56,11 +56,11 @@ func (r Record) notice(warnBefore time.Duration, now time.Time) Notice {
 	}
 }
 
-// warnAt returns when to warn the owner of the deadline, or zero for never. If the
-// deadline was warnBefore away or less when it was set, there is no warning.
+// warnAt returns when to warn the owner of the deadline, or zero for never. For a
+// deadline that was at most warnBefore away when it was set, there is no warning.
 func (r Record) warnAt(warnBefore time.Duration) time.Time {
 	at := r.Intent.Deadline.Add(-warnBefore)
-	near := at.Sub(r.Intent.DeadlineSetAt) < time.Second // a deadline is rounded up to a whole second
+	near := at.Sub(r.Intent.DeadlineSetAt) < time.Second // not <= 0, because a deadline is rounded up to a whole second
 	if !r.Notify || !r.Intent.Open || warnBefore <= 0 || near {
 		return time.Time{}
 	}

@@ -50,8 +50,8 @@ type Record struct {
 	Notify bool `json:"notify,omitempty"`
 	// LastNotice is the latest notice that a converge sent or tried to send.
 	// LastNoticeVersion is the version of the record in which LastNotice was stored.
-	// If the latest try to send a notice is not confirmed, NotifyPendingSince is the
-	// time of the first try after the latest confirmed one. Otherwise it is zero.
+	// NotifyPendingSince is zero if the latest try to send a notice is confirmed.
+	// Otherwise it is the time at which the current series of unconfirmed tries began.
 	LastNotice         Notice    `json:"last_notice,omitzero"`
 	LastNoticeVersion  int64     `json:"last_notice_version,omitempty"`
 	NotifyPendingSince time.Time `json:"notify_pending_since,omitzero"`

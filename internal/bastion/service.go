@@ -72,7 +72,7 @@ func (s *Service) List(ctx context.Context, caller Caller, wait time.Duration) (
 	return s.awaitAll(ctx, recs, DescribeSteps, wait, readyOrOver), nil
 }
 
-// Extend moves the deadline to ttl from now, unless the deadline is later already. It
+// Extend moves the deadline to now + ttl, unless the deadline is later already. It
 // waits as Get does.
 // *Error: CodeNotFound, CodeNotOpen, CodeTTLInvalid, CodeTTLBeyondCap.
 func (s *Service) Extend(ctx context.Context, caller Caller, id string, ttl, wait time.Duration) (Record, error) {

@@ -7,8 +7,8 @@ import (
 )
 
 // Sweep looks for orphans: tasks, groups and leases of this stack that belong to no
-// live record. When it first sees an orphan, it only marks it. It ends the orphans
-// that were marked at least SweepGrace ago, tasks before groups. A task, group or
+// live record. An orphan that Sweep sees for the first time is only marked. Sweep ends
+// the orphans that were marked at least SweepGrace ago, tasks before groups. A task, group or
 // lease that was just created is therefore never ended, even if the record does not
 // name it yet. Sweep returns the number of orphans that it found.
 func (s *Service) Sweep(ctx context.Context) (int, error) {
@@ -67,8 +67,8 @@ func (sw *sweep) run(ctx context.Context) error {
 }
 
 // check marks a task, group or lease that belongs to no live record. If it was marked
-// at least SweepGrace ago, check calls end. belongs reports whether the thing is part
-// of a live record of its bastion.
+// at least SweepGrace ago, check calls end. belongs reports whether the thing
+// belongs to the live record that it is called with.
 func (sw *sweep) check(ctx context.Context, thing, bastionID string, belongs func(Record) bool, end func() error) {
 	if outOfTime(ctx) {
 		sw.keepMarks[thing] = true // not checked

@@ -114,7 +114,7 @@ func TestInvalidVariableIsNamed(t *testing.T) {
 		{"SSH_PORT", "22", "want a port from 1024"},
 		{"SSH_PORT", "65536", "want a port from 1024"},
 		{"PUBLIC_ADDRESS", "yes", "want true or false"},
-		{"PUBLIC_ADDRESS", "false", "need at least one prefix of sources that callers may name"},
+		{"PUBLIC_ADDRESS", "false", "at least one prefix of allowed sources is needed"},
 		{"FAMILIES", "ipv6", "public addresses are IPv4"},
 		{"FAMILIES", "ipv5", "want ipv4, ipv6 or dualstack"},
 		{"CONTAINER", "", "the name of a container"},
