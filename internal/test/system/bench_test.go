@@ -48,8 +48,8 @@ func (o *slackFixture) user(b *testing.B, n int) string {
 	if n%10 == 0 {
 		o.userCount++
 		const key = "key ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ3Yp3ZCq2yX6nV0zq9oZx9oUuUJ2m3n0b4V6fJmL1dN"
-		if said, _ := o.slack.sendCommand(b, fmt.Sprintf("U%04d", o.userCount), key); !strings.Contains(said.text, "Key saved") {
-			b.Fatalf("key: the reply is\n%s", said.text)
+		if reply, _ := o.slack.sendCommand(b, fmt.Sprintf("U%04d", o.userCount), key); !strings.Contains(reply.text, "Key saved") {
+			b.Fatalf("key: the reply is\n%s", reply.text)
 		}
 	}
 	return fmt.Sprintf("U%04d", o.userCount)
@@ -75,10 +75,10 @@ func measureInvocations(b *testing.B, function *emulator.Lambda, text string, ev
 	for n := range b.N {
 		e := event(n)
 		start := time.Now()
-		answer, err := function.Invoke(b.Context(), e)
+		response, err := function.Invoke(b.Context(), e)
 		durations = append(durations, time.Since(start))
-		if err != nil || !strings.Contains(string(answer), text) {
-			b.Fatalf("returned %s, %v", answer, err)
+		if err != nil || !strings.Contains(string(response), text) {
+			b.Fatalf("returned %s, %v", response, err)
 		}
 	}
 	slices.Sort(durations)

@@ -141,8 +141,8 @@ type tunnel struct {
 func (p *apiUser) openTunnel(t *testing.T, target string) *tunnel {
 	t.Helper()
 	command := p.ssh(t, "-W", target, p.hostAlias)
-	var said bytes.Buffer
-	command.Stderr = &said
+	var stderr bytes.Buffer
+	command.Stderr = &stderr
 	in, err := command.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -160,7 +160,7 @@ func (p *apiUser) openTunnel(t *testing.T, target string) *tunnel {
 		_ = command.Process.Kill()
 		_ = command.Wait()
 		if t.Failed() {
-			t.Logf("ssh -W printed: %s", &said)
+			t.Logf("ssh -W printed: %s", &stderr)
 		}
 	})
 	return tun

@@ -15,7 +15,7 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/test/cloudtest"
 )
 
-// With the front, moto shows all cases of the suites; without, it cannot show some.
+// Through motoProxy, moto passes all cases of the suites. Alone, it fails some.
 func TestMotoProxyPassesCloudSuites(t *testing.T) {
 	program := filepath.Join(t.TempDir(), "program")
 	if err := os.WriteFile(program, []byte("#!/bin/sh\nexec sleep 1000\n"), 0o755); err != nil {
@@ -26,10 +26,10 @@ func TestMotoProxyPassesCloudSuites(t *testing.T) {
 	s := cloudSuites{f, connectThroughProxy(t, f), map[string]string{}}
 	t.Run("Groups", func(t *testing.T) { cloudtest.Groups(t, s.groups) })
 	t.Run("Tasks", func(t *testing.T) { cloudtest.Tasks(t, s.tasks) })
-	t.Run("what was just made does not show", s.newResourcesAreHidden)
+	t.Run("NewResourcesAreHidden", s.newResourcesAreHidden)
 }
 
-// throughFront makes the ports through a front of their own.
+// connectThroughProxy connects ports through a new motoProxy.
 func connectThroughProxy(t *testing.T, f *fargate) awscloud.Ports {
 	t.Helper()
 	front := newMotoProxy(f)
@@ -46,14 +46,14 @@ func connectThroughProxy(t *testing.T, f *fargate) awscloud.Ports {
 	return ports
 }
 
-// suites runs package cloudtest's suites.
+// cloudSuites has the harnesses of package cloudtest's suites.
 type cloudSuites struct {
 	fargate  *fargate
 	ports    awscloud.Ports
-	groupIDs map[string]string // groups, by bastion
+	groupIDs map[string]string // by bastion
 }
 
-const patience = 20 * time.Second // a loaded machine
+const patience = waitLimit
 
 func (s cloudSuites) groups(*testing.T) cloudtest.GroupsHarness {
 	return cloudtest.GroupsHarness{Groups: s.ports.Groups, Patience: patience,
@@ -81,13 +81,13 @@ func (s cloudSuites) launch(t *testing.T, bastionID string, attempt int) bastion
 			t.Fatal(err)
 		}
 		s.groupIDs[bastionID] = group.ID
-		<-time.After(s.fargate.staleness) // until RunTask finds it
+		<-time.After(s.fargate.staleness) // until RunTask finds the group
 	}
 	return bastion.TaskSpec{BastionID: bastionID, Attempt: attempt, GroupID: s.groupIDs[bastionID],
 		Subnet: s.fargate.resources.subnets[0], TaskDefinition: s.fargate.resources.definition, AttemptCreatedAt: time.Now()}
 }
 
-// doesNotShow looks through a front that shows what was made an hour later.
+// newResourcesAreHidden uses a proxy that hides new groups and tasks for an hour.
 func (s cloudSuites) newResourcesAreHidden(t *testing.T) {
 	f := s.fargate
 	late := &fargate{program: f.program, port: f.port, resources: f.resources, moto: f.moto, changed: f.changed, log: f.log, staleness: time.Hour}
@@ -99,7 +99,7 @@ func (s cloudSuites) newResourcesAreHidden(t *testing.T) {
 		t.Fatal(err)
 	}
 	if seen, err := ports.Tasks.Describe(t.Context(), shows.BastionID, task.ID); err != nil || len(seen) != 0 {
-		t.Errorf("a task just made: %+v, %v", seen, err)
+		t.Errorf("describe a new task: %+v, %v; want none", seen, err)
 	}
 	group, err := ports.Groups.Create(t.Context(), bastion.GroupSpec{BastionID: "cccccccccccccccc"})
 	if err != nil {
@@ -112,7 +112,7 @@ func (s cloudSuites) newResourcesAreHidden(t *testing.T) {
 	_, again := ports.Groups.Create(t.Context(), bastion.GroupSpec{BastionID: "cccccccccccccccc"})
 	for what, err := range map[string]error{"RunTask": ran, "describe": described, "create again": again, "delete": ports.Groups.Delete(t.Context(), group.ID)} {
 		if !errors.Is(err, bastion.ErrNotFound) {
-			t.Errorf("%s with a group just made: %v", what, err)
+			t.Errorf("%s with a new group: %v, want ErrNotFound", what, err)
 		}
 	}
 }

@@ -26,22 +26,21 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/test/privilege"
 )
 
-// What a stack of template.yaml would have, beside what moto names.
+// What a stack of template.yaml has, apart from the resources whose IDs moto chooses.
 const (
 	account     = "123456789012" // moto's
 	region      = "eu-west-1"
-	accessKey   = "local" // by which DynamoDB Local tells whose tables are meant; to moto, anybody's
+	accessKey   = "local" // DynamoDB Local keeps tables by access key; moto accepts any
 	stackID     = "arn:aws:cloudformation:" + region + ":" + account + ":stack/way-in/5f1c"
 	recordTable = "way-in-RecordsTable-1"
 	leaseTable  = "way-in-LeasesTable-1"
 	taskRoleID  = "AROAEXAMPLEEXAMPLE123"
 )
 
-// privateNetwork is where the private host is, the only one that bastions may
-// connect to.
+// privateNetwork contains the private host. Bastions may connect to no other network.
 const privateNetwork = "127.99.0.0/16"
 
-// firstTask is the address of the first task; others follow.
+// firstTask is the address of the first task. Each later task has the next address.
 var firstTask = netip.MustParseAddr("127.65.0.1")
 
 func taskARN(cluster, id string) string {
@@ -50,80 +49,82 @@ func taskARN(cluster, id string) string {
 
 func taskID(arn string) string { return arn[strings.LastIndexByte(arn, '/')+1:] }
 
-// world is the whole system.
+// deployment is the whole system: all programs, emulators and played parts.
 type deployment struct {
 	url       string // of the API, without a path
 	functions functions
 	fargate   *fargate
-	proxy     *motoProxy // to moto, which has all groups, tasks and interfaces
+	proxy     *motoProxy
 	events    *eventBridge
 	lambda    *lambdaAPI
 	slack     *fakeSlack
-	services  map[string]string // the URL of each service
-	ports     awscloud.Ports    // to look at what is left
+	services  map[string]string // the URL of each AWS service
+	ports     awscloud.Ports    // for checks of what is stored
 	recorder  *privilege.Recorder
 
 	ctx        context.Context // of events and schedules
 	cancel     func()          // of ctx
-	stopEvents func()          // ends these, and waits for the last
+	stopEvents func()          // stops events and schedules, and waits for the last
 }
 
-// begin builds and starts everything.
+// startDeployment builds and starts everything.
 func startDeployment(t *testing.T) *deployment {
 	t.Helper()
-	w := &deployment{events: &eventBridge{count: map[string]int{}}, functions: functions{}}
+	d := &deployment{events: &eventBridge{count: map[string]int{}}, functions: functions{}}
 	programs, dynamo := compileAll(t), emulator.DynamoDB(t)
-	w.fargate = newFargate(t, filepath.Join(programs, "bastiond"), w.taskChanged)
-	w.proxy = newMotoProxy(w.fargate)
-	ec2, ecs := serve(t, http.HandlerFunc(w.proxy.serveEC2)), serve(t, http.HandlerFunc(w.proxy.serveECS))
-	w.createTables(t, append(credentials(),
+	d.fargate = newFargate(t, filepath.Join(programs, "bastiond"), d.taskChanged)
+	d.proxy = newMotoProxy(d.fargate)
+	ec2, ecs := serve(t, http.HandlerFunc(d.proxy.serveEC2)), serve(t, http.HandlerFunc(d.proxy.serveECS))
+	d.createTables(t, append(credentials(),
 		"AWS_ENDPOINT_URL_DYNAMODB="+dynamo, "AWS_ENDPOINT_URL_ECS="+ecs, "AWS_ENDPOINT_URL_EC2="+ec2))
-	w.ctx, w.cancel = context.WithCancel(context.Background())
-	w.lambda = &lambdaAPI{ctx: w.ctx, invoke: w.invoke, bridge: w.events, loseFirst: true}
-	w.services = map[string]string{"dynamodb": dynamo, "ecs": ecs, "ec2": ec2, "lambda": serve(t, w.lambda), "ssm": w.fargate.moto.url}
-	w.recorder = newRecorder(t, w.fargate.resources, w.services)
-	w.fargate.aws = serveTasks(t, w.recorder)
-	w.fargate.moto.putSecrets(t)
-	w.slack = newSlack(t)
+	d.ctx, d.cancel = context.WithCancel(context.Background())
+	d.lambda = &lambdaAPI{ctx: d.ctx, invoke: d.invoke, events: d.events, loseFirst: true}
+	d.services = map[string]string{"dynamodb": dynamo, "ecs": ecs, "ec2": ec2, "lambda": serve(t, d.lambda), "ssm": d.fargate.moto.url}
+	d.recorder = newRecorder(t, d.fargate.resources, d.services)
+	d.fargate.aws = serveTasks(t, d.recorder)
+	d.fargate.moto.putSecrets(t)
+	d.slack = newSlack(t)
 	for name := range functionNames {
-		w.functions[name] = startFunction(t, programs, name, serve(t, w.recorder.As(roleOf(name), "")), w.environment(name))
+		d.functions[name] = startFunction(t, programs, name, serve(t, d.recorder.As(roleOf(name), "")), d.environment(name))
 	}
-	w.url, w.slack.app = serve(t, gateway{w.functions}), w.slack.serveTLS(t, gateway{w.functions})
-	w.startEvents(t, &stream{url: dynamo, client: newHTTPClient(), bridge: w.events})
-	return w
+	d.url, d.slack.app = serve(t, gateway{d.functions}), d.slack.serveTLS(t, gateway{d.functions})
+	d.startEvents(t, &stream{url: dynamo, client: newHTTPClient(), events: d.events})
+	return d
 }
 
-// invoke is of invokes.
-func (w *deployment) invoke(ctx context.Context, name string, event []byte) ([]byte, error) {
-	return w.functions.invoke(ctx, name, event)
+// invoke is an invokeFunc.
+func (d *deployment) invoke(ctx context.Context, name string, event []byte) ([]byte, error) {
+	return d.functions.invoke(ctx, name, event)
 }
 
-// settings is the environment that template.yaml gives to a function.
-func (w *deployment) environment(name string) []string {
+// environment returns the environment that template.yaml gives to a function.
+func (d *deployment) environment(name string) []string {
 	switch withoutAlias(name) {
 	case "slack":
-		return slackEnvironment(w.slack)
+		return slackEnvironment(d.slack)
 	case "reaper", "observer":
-		return append(functionEnvironment(w.fargate.resources, w.fargate.port), "BASTION_SLACK="+functionARN(slackWork))
+		return append(functionEnvironment(d.fargate.resources, d.fargate.port), "BASTION_SLACK="+functionARN(slackQueue))
 	}
-	return append(functionEnvironment(w.fargate.resources, w.fargate.port), "BASTION_SLACK=")
+	return append(functionEnvironment(d.fargate.resources, d.fargate.port), "BASTION_SLACK=")
 }
 
-// client keeps no connection, so that none is left when the test is over.
+// newHTTPClient returns a client without keep-alive, so that no connection is left when
+// the test ends.
 func newHTTPClient() *http.Client {
 	return &http.Client{Timeout: time.Minute, Transport: &http.Transport{DisableKeepAlives: true}}
 }
 
-// credentials are what calls are signed with; nothing here checks a signature.
+// credentials returns the AWS environment that calls are signed with. No emulator checks
+// the signature.
 func credentials() []string {
 	return []string{"AWS_REGION=" + region, "AWS_ACCESS_KEY_ID=" + accessKey, "AWS_SECRET_ACCESS_KEY=" + accessKey}
 }
 
-// operator is a user who is an admin.
+// operator is an IAM user who is an admin.
 const operator = "operator"
 
-// settings is the environment that template.yaml gives to each function but Slack's.
-// BASTION_SLACK is not the same for all.
+// functionEnvironment returns the environment that template.yaml gives to each function
+// but the Slack function, without BASTION_SLACK, which differs.
 func functionEnvironment(p stackResources, port uint16) []string {
 	return []string{
 		"BASTION_STACK_ID=" + stackID, "BASTION_TABLE=" + recordTable, "BASTION_LEASE_TABLE=" + leaseTable,
@@ -138,7 +139,7 @@ func functionEnvironment(p stackResources, port uint16) []string {
 	}
 }
 
-// serve serves on loopback until the test is over, and answers the URL.
+// serve starts an HTTP server on loopback for the time of the test and returns its URL.
 func serve(t testing.TB, handler http.Handler) string {
 	t.Helper()
 	server := httptest.NewServer(handler)
@@ -146,8 +147,8 @@ func serve(t testing.TB, handler http.Handler) string {
 	return server.URL
 }
 
-// connect makes the tables, and the test's own way to look at things.
-func (w *deployment) createTables(t *testing.T, environ []string) {
+// createTables creates the tables and connects the test's own ports.
+func (d *deployment) createTables(t *testing.T, environ []string) {
 	t.Helper()
 	for _, entry := range environ {
 		name, value, _ := strings.Cut(entry, "=")
@@ -159,83 +160,83 @@ func (w *deployment) createTables(t *testing.T, environ []string) {
 	}
 	createSlackTable(t)
 	var err error
-	w.ports, err = awscloud.Connect(t.Context(), w.fargate.stackConfig(), tables, awscloud.Transport{Pacer: awscloud.NewPacer()})
+	d.ports, err = awscloud.Connect(t.Context(), d.fargate.stackConfig(), tables, awscloud.Transport{Pacer: awscloud.NewPacer()})
 	if err != nil {
 		t.Fatal(err)
 	}
 }
 
-// deliver begins to bring events, from schedules, stream and tasks. They end
-// before what they need does.
-func (w *deployment) startEvents(t *testing.T, leases *stream) {
+// startEvents starts the schedules and the stream's mapping. Cleanup stops them before the
+// servers that they use.
+func (d *deployment) startEvents(t *testing.T, leases *stream) {
 	t.Helper()
 	if err := leases.locate(t.Context(), leaseTable); err != nil {
 		t.Fatal(err)
 	}
-	ctx := w.ctx
+	ctx := d.ctx
 	var running sync.WaitGroup
-	running.Go(func() { leases.poll(ctx, w.functions) })
-	running.Go(func() { w.events.schedule(ctx, w.functions, "reap", time.Second) })
-	running.Go(func() { w.events.schedule(ctx, w.functions, "sweep", 5*time.Second) })
-	w.stopEvents = sync.OnceFunc(func() {
-		w.cancel()
+	running.Go(func() { leases.poll(ctx, d.functions) })
+	running.Go(func() { d.events.schedule(ctx, d.functions, "reap", time.Second) })
+	running.Go(func() { d.events.schedule(ctx, d.functions, "sweep", 5*time.Second) })
+	d.stopEvents = sync.OnceFunc(func() {
+		d.cancel()
 		running.Wait()
-		w.lambda.background.Wait()
+		d.lambda.background.Wait()
 	})
 	t.Cleanup(func() {
-		w.stopEvents()
-		w.fargate.close()
-		w.lambda.background.Wait() // of what was left after the pause
+		d.stopEvents()
+		d.fargate.close()
+		d.lambda.background.Wait() // for calls made after stopEvents
 		if t.Failed() {
-			t.Logf("bastiond said:\n%s", w.fargate.log)
-			t.Logf("dead letters:\n%s", strings.Join(w.events.deadLetters(), "\n"))
+			t.Logf("bastiond's log:\n%s", d.fargate.log)
+			t.Logf("dead letters:\n%s", strings.Join(d.events.deadLetters(), "\n"))
 		}
 	})
 }
 
-// taskChanged is what Fargate calls at each change of a task.
-func (w *deployment) taskChanged(t *task, status string) {
-	w.events.taskChanged(w.ctx, w.functions, t, w.fargate.resources.cluster, status)
+// taskChanged handles each state change of a task.
+func (d *deployment) taskChanged(t *task, status string) {
+	d.events.taskChanged(d.ctx, d.functions, t, d.fargate.resources.cluster, status)
 }
 
-// task is the one task of a bastion that is not stopped.
-func (w *deployment) task(t *testing.T, id string) *task {
+// task returns the only task of a bastion that has not stopped.
+func (d *deployment) task(t *testing.T, id string) *task {
 	t.Helper()
 	var found []*task
-	for _, task := range w.fargate.tasks() {
+	for _, task := range d.fargate.tasks() {
 		if task.startedBy == "bastion/"+id && task.currentState().status != "STOPPED" {
 			found = append(found, task)
 		}
 	}
 	if len(found) != 1 {
-		t.Fatalf("the bastion %s has %d tasks that are not stopped", id, len(found))
+		t.Fatalf("bastion %s has %d tasks that have not stopped, want 1", id, len(found))
 	}
 	return found[0]
 }
 
-// functionNames are all functions, and the aliases by which they call each other,
-// each with its time-out in seconds.
+// functionNames has the timeout in seconds of each function and of each alias by which
+// functions call each other.
 var functionNames = map[string]int{
 	"create": 28, "describe": 28, "extend": 28, "destroy": 28, "reaper": 55, "observer": 55, "slack": 55,
-	"create:slack": 28, "describe:slack": 28, "extend:slack": 28, "destroy:slack": 28, slackWork: 55,
+	"create:slack": 28, "describe:slack": 28, "extend:slack": 28, "destroy:slack": 28, slackQueue: 55,
 }
 
-// functions are functions and aliases, each under an emulator of its own, which
-// says that it was invoked by that name.
+// functions has an emulator for each function and alias. The emulator reports that name
+// as the one by which the function was invoked.
 type functions map[string]*emulator.Lambda
 
-// bare is a function's name without an alias.
+// withoutAlias returns a function's name without its alias.
 func withoutAlias(name string) string {
 	name, _, _ = strings.Cut(name, ":")
 	return name
 }
 
-// invoke is of invokes.
+// invoke is an invokeFunc.
 func (f functions) invoke(ctx context.Context, name string, event []byte) ([]byte, error) {
 	return f[name].Invoke(ctx, event)
 }
 
-// compile builds programs of ours for this machine, all at once, into a folder.
+// compile builds programs of this module for this machine and returns their folder.
 func compile(t testing.TB, packages ...string) string {
 	t.Helper()
 	folder := t.TempDir()
@@ -260,8 +261,7 @@ func compileAll(t testing.TB) string {
 	return compile(t, packages...)
 }
 
-// emulate starts a function with its settings. What it calls of AWS it calls at the
-// URL.
+// startFunction starts a function with its environment. It calls AWS at the URL.
 func startFunction(t testing.TB, programs, name, aws string, settings []string) *emulator.Lambda {
 	t.Helper()
 	return emulator.Emulate(t, filepath.Join(programs, withoutAlias(name)), append([]string{
@@ -269,8 +269,7 @@ func startFunction(t testing.TB, programs, name, aws string, settings []string) 
 	}, slices.Concat(credentials(), settings)...))
 }
 
-// failure is what a function's answer says of its failure; empty if it did not
-// fail.
+// functionError returns the error in a function's response, or "" if there is none.
 func functionError(answer []byte) string {
 	var failed struct {
 		ErrorMessage, ErrorType string
@@ -281,33 +280,33 @@ func functionError(answer []byte) string {
 	return failed.ErrorType + ": " + failed.ErrorMessage
 }
 
-// slackWork is the alias by which the Slack function is given work.
-const slackWork = "slack:queue"
+// slackWork is the alias of the Slack function that receives jobs and notices.
+const slackQueue = "slack:queue"
 
 const slackTable = "way-in-SlackTable-1"
 
-// warn is how long before its deadline an owner is warned: so long that the button
-// which extends by an hour leads to a warning a quarter of a minute later.
+// warn is how long before the deadline an owner is warned. It is so long that the warning
+// is sent 15 seconds after the button has extended the deadline to one hour.
 const warn = "59m45s"
 
 func functionARN(name string) string {
 	return "arn:aws:lambda:" + region + ":" + account + ":function:" + name
 }
 
-// slackSettings is the environment that template.yaml gives to the Slack function,
-// and by which it comes to Slack.
+// slackEnvironment returns the environment that template.yaml gives to the Slack function,
+// and the proxy and the certificate for Slack's hosts.
 func slackEnvironment(s *fakeSlack) []string {
 	return []string{
 		"SLACK_TABLE=" + slackTable, "SLACK_SIGNING_SECRET_PARAMETER=" + secretName, "SLACK_BOT_TOKEN_PARAMETER=" + tokenName,
 		"SLACK_TEAMS=" + team, "SLACK_CHANNELS=" + channel, "SLACK_USERS=", "SLACK_DEFAULT_TTL=1h", "SLACK_MAX_TTL=8h",
 		"SLACK_CREATE=" + functionARN("create:slack"), "SLACK_DESCRIBE=" + functionARN("describe:slack"),
 		"SLACK_EXTEND=" + functionARN("extend:slack"), "SLACK_DESTROY=" + functionARN("destroy:slack"),
-		// net/http proxies nothing that is on loopback, where all else is.
+		// net/http does not use the proxy for loopback, where all other servers are.
 		"HTTPS_PROXY=" + s.proxy, "SSL_CERT_FILE=" + s.certificateFile,
 	}
 }
 
-// awsConfig is how the test itself calls what is there in AWS's place.
+// awsConfig returns the configuration of the test's own AWS clients.
 func awsConfig(t testing.TB) aws.Config {
 	t.Helper()
 	cfg, err := config.LoadDefaultConfig(t.Context())
@@ -324,8 +323,7 @@ func createSlackTable(t testing.TB) {
 	}
 }
 
-// keepSecrets puts what was agreed with Slack, and something else, where it is read
-// from.
+// putSecrets stores Slack's credentials, and another parameter, in Parameter Store.
 func (m *moto) putSecrets(t testing.TB) {
 	t.Helper()
 	for name, value := range map[string]string{secretName: signingSecret, tokenName: botToken, "/another": "another"} {

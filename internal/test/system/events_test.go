@@ -15,24 +15,25 @@ import (
 	"time"
 )
 
-// eventBridge brings states of tasks to the observer, and runs the schedules.
+// eventBridge plays EventBridge: it delivers task events to the observer and runs the
+// schedules. It also counts all asynchronous events and keeps those that failed.
 type eventBridge struct {
-	schedules sync.RWMutex // held for writing, no schedule runs
+	schedules sync.RWMutex // while locked for writing, no schedule runs
 
 	mu     sync.Mutex
-	count  map[string]int // of events, by what they are
-	dead   []string       // what a dead-letter queue would hold
+	count  map[string]int // events by kind
+	dead   []string       // events that a dead-letter queue would hold
 	serial int
 }
 
-// delivered is how many events of a kind have been brought.
+// delivered returns how many events of a kind were delivered.
 func (b *eventBridge) delivered(kind string) int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.count[kind]
 }
 
-// deadLetters are the events that failed for good.
+// deadLetters returns the events of which every attempt failed.
 func (b *eventBridge) deadLetters() []string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -53,17 +54,17 @@ func (b *eventBridge) addDeadLetter(format string, args ...any) {
 	b.dead = append(b.dead, fmt.Sprintf(format, args...))
 }
 
-// tries is how often Lambda tries an asynchronous event.
+// maxAttempts is how often Lambda tries an asynchronous event.
 const maxAttempts = 3
 
-// invokes invokes a function by its name, which may have an alias.
+// invokeFunc invokes a function by its name or its name and alias.
 type invokeFunc func(ctx context.Context, name string, event []byte) (answer []byte, err error)
 
-// send brings an event to a function, as Lambda does for those who do not wait.
+// send invokes a function asynchronously, with Lambda's retries.
 func (b *eventBridge) send(ctx context.Context, to invokeFunc, name string, event []byte) {
 	var why string
 	for range maxAttempts {
-		answer, err := to(context.WithoutCancel(ctx), name, event) // which Lambda ends, too
+		answer, err := to(context.WithoutCancel(ctx), name, event) // Lambda completes an invocation
 		if ctx.Err() != nil {
 			return
 		}
@@ -77,11 +78,12 @@ func (b *eventBridge) send(ctx context.Context, to invokeFunc, name string, even
 	b.addDeadLetter("%s of %s: %s", name, event, why)
 }
 
-// latency is how long EventBridge takes. By then ECS shows what the event is about.
+// eventDelay is the delay of EventBridge. After it, ECS shows the state of the event.
 const eventDelay = 500 * time.Millisecond
 
-// taskChanged is an "ECS Task State Change" ("Amazon ECS task state change
-// events" in the ECS developer guide), if the rule of template.yaml wants it.
+// taskChanged delivers an "ECS Task State Change" event if it matches the rule of
+// template.yaml. For its form, see "Amazon ECS task state change events" in the ECS
+// developer guide.
 func (b *eventBridge) taskChanged(ctx context.Context, to functions, t *task, cluster, status string) {
 	if !strings.HasPrefix(t.startedBy, "bastion/") {
 		return
@@ -106,7 +108,8 @@ func (b *eventBridge) taskChanged(ctx context.Context, to functions, t *task, cl
 	}
 }
 
-// schedule sends the reaper what template.yaml's schedules do, until ctx is done.
+// schedule invokes the reaper with the input of a schedule of template.yaml, until ctx is
+// done.
 func (b *eventBridge) schedule(ctx context.Context, to functions, do string, every time.Duration) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
@@ -123,17 +126,17 @@ func (b *eventBridge) schedule(ctx context.Context, to functions, do string, eve
 	}
 }
 
-// stream is the mapping from the stream of the leases' table to the observer.
+// stream plays the event source mapping from the lease table's stream to the observer.
 type stream struct {
 	url    string // of DynamoDB Local
 	client *http.Client
-	bridge *eventBridge
+	events *eventBridge
 
 	arn, shard string
 	last       string // the sequence number of the last record read
 }
 
-// record is one of a stream's, with what is read of it here.
+// record is a record of the stream, with the fields that the test reads.
 type record struct {
 	raw      json.RawMessage
 	DynamoDB struct {
@@ -142,8 +145,7 @@ type record struct {
 	} `json:"dynamodb"`
 }
 
-// call calls DynamoDB's streams, whose records come in the very form in which
-// Lambda hands them on.
+// call calls DynamoDB Local. Its stream records have the form that Lambda passes on.
 func (s *stream) call(ctx context.Context, target string, in, out any) error {
 	body, err := json.Marshal(in)
 	if err != nil {
@@ -155,7 +157,7 @@ func (s *stream) call(ctx context.Context, target string, in, out any) error {
 	}
 	request.Header.Set("Content-Type", "application/x-amz-json-1.0")
 	request.Header.Set("X-Amz-Target", target)
-	// DynamoDB Local reads whose tables are meant, and checks no signature.
+	// DynamoDB Local selects the tables by the access key and does not check the signature.
 	request.Header.Set("Authorization", "AWS4-HMAC-SHA256 Credential="+accessKey+"/20300102/"+region+"/dynamodb/aws4_request, SignedHeaders=host, Signature=none")
 	response, err := s.client.Do(request)
 	if err != nil {
@@ -174,7 +176,7 @@ func (s *stream) call(ctx context.Context, target string, in, out any) error {
 
 const streamsTarget = "DynamoDBStreams_20120810."
 
-// find finds the stream of a table, and its shard.
+// locate looks up the stream of a table and its shard.
 func (s *stream) locate(ctx context.Context, table string) error {
 	var described struct {
 		Table struct{ LatestStreamArn string }
@@ -191,13 +193,14 @@ func (s *stream) locate(ctx context.Context, table string) error {
 	}
 	shards := found.StreamDescription.Shards
 	if len(shards) != 1 {
-		return fmt.Errorf("the stream of %s has %d shards; this reads one", table, len(shards))
+		return fmt.Errorf("the stream of %s has %d shards, want 1", table, len(shards))
 	}
 	s.shard = shards[0].ShardId
 	return nil
 }
 
-// iterator begins behind the last record read; before the first, at the oldest.
+// iterator returns an iterator that starts after the last record read, or at the oldest
+// record.
 func (s *stream) iterator(ctx context.Context) (string, error) {
 	in := map[string]string{"StreamArn": s.arn, "ShardId": s.shard, "ShardIteratorType": "TRIM_HORIZON"}
 	if s.last != "" {
@@ -208,7 +211,7 @@ func (s *stream) iterator(ctx context.Context) (string, error) {
 	return begun.ShardIterator, err
 }
 
-// pump hands the records on, until ctx is done. Lambda looks four times a second.
+// poll delivers records until ctx is done. Lambda polls four times a second.
 func (s *stream) poll(ctx context.Context, to functions) {
 	tick := time.NewTicker(250 * time.Millisecond)
 	defer tick.Stop()
@@ -220,14 +223,14 @@ func (s *stream) poll(ctx context.Context, to functions) {
 		}
 		batch, err := s.read(ctx)
 		if err != nil && ctx.Err() == nil {
-			s.bridge.addDeadLetter("%v", err)
+			s.events.addDeadLetter("%v", err)
 		}
 		s.deliver(ctx, to, s.filter(batch))
 	}
 }
 
-// read reads the records that came since the last time. It asks for an iterator
-// each time: DynamoDB Local refuses one that is older than the first record.
+// read returns the records since the last call. It gets a new iterator each time, because
+// DynamoDB Local refuses an iterator that is older than the first record.
 func (s *stream) read(ctx context.Context) ([]record, error) {
 	iterator, err := s.iterator(ctx)
 	if err != nil {
@@ -236,7 +239,7 @@ func (s *stream) read(ctx context.Context) ([]record, error) {
 	var got struct{ Records []json.RawMessage }
 	err = s.call(ctx, streamsTarget+"GetRecords", map[string]any{"ShardIterator": iterator, "Limit": 20}, &got)
 	if s.last == "" && err != nil && strings.Contains(err.Error(), "TrimmedDataAccessException") {
-		return nil, nil // the first record came in between: the next iterator begins there
+		return nil, nil // the first record is newer than the iterator; the next iterator starts there
 	}
 	if err != nil {
 		return nil, err
@@ -252,26 +255,26 @@ func (s *stream) read(ctx context.Context) ([]record, error) {
 	return batch, nil
 }
 
-// filter is template.yaml's: what tasks wrote.
+// filter keeps the records that match template.yaml's filter: those that tasks wrote.
 func (s *stream) filter(all []record) []record {
 	return slices.DeleteFunc(all, func(r record) bool { return r.DynamoDB.NewImage["by"].S != "task" })
 }
 
-// hand gives a batch to the observer. What it says that failed, and all that came
-// after, is sent again.
+// deliver invokes the observer with a batch. If the observer reports a failed record, that
+// record and all later ones are sent again.
 func (s *stream) deliver(ctx context.Context, to functions, batch []record) {
 	for range maxAttempts {
 		if len(batch) == 0 || ctx.Err() != nil {
 			return
 		}
-		s.bridge.countEvent("stream")
+		s.events.countEvent("stream")
 		var records []json.RawMessage
 		for _, r := range batch {
 			records = append(records, r.raw)
 		}
 		event, err := json.Marshal(map[string]any{"Records": records})
 		if err != nil {
-			s.bridge.addDeadLetter("%v", err)
+			s.events.addDeadLetter("%v", err)
 			return
 		}
 		answer, err := to["observer"].Invoke(context.WithoutCancel(ctx), event)
@@ -280,10 +283,11 @@ func (s *stream) deliver(ctx context.Context, to functions, batch []record) {
 		}
 	}
 	if len(batch) > 0 && ctx.Err() == nil {
-		s.bridge.addDeadLetter("stream: %d records: %s", len(batch), batch[0].raw)
+		s.events.addDeadLetter("stream: %d records: %s", len(batch), batch[0].raw)
 	}
 }
 
+// remaining returns the part of a batch that the observer's response asks for again.
 func (s *stream) remaining(answer []byte, batch []record) []record {
 	var partly struct {
 		BatchItemFailures []struct{ ItemIdentifier string } `json:"batchItemFailures"`

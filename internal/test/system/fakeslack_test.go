@@ -68,7 +68,9 @@ type fakeSlack struct {
 	responseURLs map[string]time.Time // to the time of their creation
 	uses         map[string]int       // of each response_url; of direct messages under ""
 	messages     []message
-	rejected     []string // messages and reasons
+	rejected     []string             // messages and reasons
+	posted       map[string]time.Time // the last chat.postMessage of a channel
+	rateLimited  map[string]int       // 429 responses by method
 }
 
 // message is a message in Slack.
@@ -90,7 +92,7 @@ type messageButton struct {
 
 func newSlack(t testing.TB) *fakeSlack {
 	t.Helper()
-	s := &fakeSlack{responseURLs: map[string]time.Time{}, uses: map[string]int{}}
+	s := &fakeSlack{responseURLs: map[string]time.Time{}, uses: map[string]int{}, posted: map[string]time.Time{}, rateLimited: map[string]int{}}
 	s.certificate, s.certificateFile = newCertificate(t, "hooks.slack.com", "slack.com")
 	pool := x509.NewCertPool()
 	pool.AddCert(s.certificate.Leaf)
@@ -109,7 +111,7 @@ func (s *fakeSlack) receive(w http.ResponseWriter, r *http.Request) {
 		s.reject(w, http.StatusBadRequest, r.URL.Path, "invalid_payload")
 		return
 	}
-	m.read(content)
+	m.readBlocks(content)
 	direct := r.Host == "slack.com" && (r.URL.Path == "/api/chat.postMessage" || r.URL.Path == "/api/chat.update")
 	if !direct {
 		m.responseURL = "https://" + r.Host + r.URL.Path
@@ -143,20 +145,35 @@ func (s *fakeSlack) receive(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.WriteString(w, `{"ok":true}`)
 }
 
-// receiveDirect posts a direct message or replaces the one that has the same channel and ts.
+// receiveDirect posts a direct message or replaces the one that has the same channel and
+// ts. It rate limits the first call of each method and a second new message to a channel
+// within a second; see https://docs.slack.dev/apis/web-api/rate-limits/.
 func (s *fakeSlack) receiveDirect(w http.ResponseWriter, update bool, m message) {
+	method := "chat.postMessage"
+	if update {
+		method = "chat.update"
+	}
 	s.mu.Lock()
+	if s.rateLimited[method] == 0 || !update && time.Since(s.posted[m.Channel]) < time.Second {
+		s.rateLimited[method]++
+		s.mu.Unlock()
+		w.Header().Set("Retry-After", "1")
+		w.WriteHeader(http.StatusTooManyRequests)
+		_, _ = io.WriteString(w, `{"ok":false,"error":"ratelimited"}`)
+		return
+	}
 	if update {
 		at := slices.IndexFunc(s.messages, func(old message) bool { return old.TS != "" && old.TS == m.TS && old.Channel == m.Channel })
 		if at < 0 {
 			s.mu.Unlock()
-			s.reject(w, http.StatusOK, "chat.update", "message_not_found")
+			s.reject(w, http.StatusOK, method, "message_not_found")
 			return
 		}
 		m.user = s.messages[at].user
 		s.messages[at] = m
 	} else {
 		s.serial++
+		s.posted[m.Channel] = time.Now()
 		m.user, m.Channel, m.TS = m.Channel, "D"+m.Channel[1:], fmt.Sprintf("%d.000100", s.serial)
 		s.messages = append(s.messages, m)
 	}
@@ -173,11 +190,11 @@ func (s *fakeSlack) reject(w http.ResponseWriter, status int, what, why string) 
 }
 
 // read collects the text and the buttons of a message's blocks.
-func (m *message) read(content any) {
+func (m *message) readBlocks(content any) {
 	switch content := content.(type) {
 	case []any:
 		for _, part := range content {
-			m.read(part)
+			m.readBlocks(part)
 		}
 	case map[string]any:
 		if content["type"] == "button" {
@@ -191,7 +208,7 @@ func (m *message) read(content any) {
 			m.text += text + "\n"
 		}
 		for _, key := range []string{"blocks", "elements", "text"} {
-			m.read(content[key])
+			m.readBlocks(content[key])
 		}
 	}
 }
@@ -225,7 +242,7 @@ func (s *fakeSlack) sendCommand(t testing.TB, user, text string) (answer message
 	if json.Unmarshal(body, &answer) != nil || json.Unmarshal(body, &content) != nil || answer.ResponseType != "ephemeral" {
 		t.Fatalf("/bastion %s returned %s", text, body)
 	}
-	answer.read(content)
+	answer.readBlocks(content)
 	return answer, at
 }
 

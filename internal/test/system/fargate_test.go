@@ -23,32 +23,32 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/test/emulator"
 )
 
-// stopTimeout is the time from SIGTERM to SIGKILL. template.yaml says a minute.
+// stopTimeout is the time from SIGTERM to SIGKILL. It is one minute in template.yaml.
 const stopTimeout = 5 * time.Second
 
-// fargate runs bastiond as a process for each task.
+// fargate plays Fargate: it runs a bastiond process for each task.
 type fargate struct {
 	program   string
-	aws       string // the URL that a task calls, without its id
-	metadata  string // the URL that the environment of a task begins with
-	port      uint16 // where tasks listen
+	aws       string // the endpoint URL of tasks, without the task's ID
+	metadata  string // the URL of the metadata endpoint
+	port      uint16 // the SSH port
 	resources stackResources
 	moto      *moto
 	changed   func(t *task, status string) // hears of every change of a task
 	log       *emulator.Output
 
-	// staleness is how old what ECS shows is, and for how long EC2 does not show
-	// a group that it has made.
+	// staleness is the age of the states that ECS shows, and the time for which EC2 does
+	// not find a new group.
 	staleness time.Duration
 
-	background sync.WaitGroup // of lives and of what hears of changes
+	background sync.WaitGroup // running tasks and calls of changed
 	mu         sync.Mutex
 	closed     bool
 	allTasks   []*task
 	faults     []string // of what should not be
 }
 
-// newFargate starts a moto, and makes in it what a stack has.
+// newFargate starts moto and creates the stack's resources in it.
 func newFargate(t *testing.T, program string, changed func(*task, string)) *fargate {
 	t.Helper()
 	f := &fargate{
@@ -60,7 +60,7 @@ func newFargate(t *testing.T, program string, changed func(*task, string)) *farg
 	return f
 }
 
-// stack is where the bastions are made, in package awscloud's words.
+// stackConfig returns the stack as package awscloud configures it.
 func (f *fargate) stackConfig() awscloud.Stack {
 	return awscloud.Stack{
 		ID: stackID, VPC: f.resources.vpc, MemberGroup: f.resources.memberGroup, Cluster: f.resources.cluster,
@@ -68,9 +68,9 @@ func (f *fargate) stackConfig() awscloud.Stack {
 	}
 }
 
-// run runs the process of a task, and answers how the task ended.
+// runProcess runs the process of a task and returns the final state.
 func (f *fargate) runProcess(t *task) taskState {
-	// One machine has one 0.0.0.0, so each bastiond has an address of its own.
+	// All tasks share this machine, so each bastiond listens on its own address.
 	inside := netip.AddrPortFrom(processAddress(t.address), f.port)
 	listener, err := net.Listen("tcp", netip.AddrPortFrom(t.address, f.port).String())
 	if err != nil {
@@ -90,18 +90,18 @@ func (f *fargate) runProcess(t *task) taskState {
 		return command.Process.Signal(syscall.SIGTERM)
 	}
 	command.WaitDelay = stopTimeout
-	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // it never outlives the test
+	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // ends with the test
 	if err := command.Start(); err != nil {
 		return f.failToStart(t, err)
 	}
 	t.setProcess(command.Process)
-	_ = command.Wait() // its status says it all
+	_ = command.Wait() // the process state has the result
 	t.setProcess(nil)
 	return t.exitState(command.ProcessState.Sys().(syscall.WaitStatus))
 }
 
-// failed is the end of a task whose process could not begin: for one that was
-// stopped just then, that is as it should be.
+// failToStart returns the final state of a task whose process did not start. That is a
+// fault, unless the task was being stopped.
 func (f *fargate) failToStart(t *task, err error) taskState {
 	if t.ctx.Err() != nil {
 		return t.stoppedState()
@@ -110,7 +110,7 @@ func (f *fargate) failToStart(t *task, err error) taskState {
 	return taskState{stopCode: "TaskFailedToStart", reason: "Task failed to start"}
 }
 
-// ended is the end of a task whose process ended.
+// exitState returns the final state of a task whose process has exited.
 func (t *task) exitState(status syscall.WaitStatus) taskState {
 	end := taskState{stopCode: "EssentialContainerExited", reason: "Essential container in task exited"}
 	if t.ctx.Err() != nil {
@@ -124,8 +124,8 @@ func (t *task) exitState(status syscall.WaitStatus) taskState {
 	return end
 }
 
-// environment is what template.yaml's task definition says, then what Fargate
-// adds, then what differs here.
+// environment returns the environment of a task: the variables of template.yaml's task
+// definition, those that Fargate adds, and those that differ in this test.
 func (f *fargate) environment(taskID string, inside netip.AddrPort) []string {
 	return []string{
 		"BASTIOND_LEASE_TABLE=" + leaseTable,
@@ -142,7 +142,7 @@ func (f *fargate) environment(taskID string, inside netip.AddrPort) []string {
 	}
 }
 
-// runs notes the task's process; nil when it has ended.
+// setProcess sets the task's process, or nil when it has exited.
 func (t *task) setProcess(process *os.Process) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -159,7 +159,7 @@ func (t *task) signal(signal os.Signal) error {
 	return t.process.Signal(signal)
 }
 
-// counts are how many processes run, and how many have ended.
+// countProcesses returns how many processes run and how many have exited.
 func (f *fargate) countProcesses() (running, ended int) {
 	for _, t := range f.tasks() {
 		if t.currentState().exit != nil {
@@ -174,7 +174,7 @@ func (f *fargate) countProcesses() (running, ended int) {
 	return running, ended
 }
 
-// ServeHTTP is the endpoint of metadata and credentials.
+// ServeHTTP serves the tasks' metadata and credentials.
 func (f *fargate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	if r.URL.Path == "/credentials" {
@@ -197,16 +197,17 @@ func (f *fargate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// insideOf is where the process of a task listens that is reached at an address.
+// processAddress returns the address on which the process of a task listens that has the
+// public address outside.
 func processAddress(outside netip.Addr) netip.Addr {
 	four := outside.As4()
 	four[1]++
 	return netip.AddrFrom4(four)
 }
 
-// forwardAll takes a task's connections to its process, until the listener is
-// closed: those that a group of the task's interface admits when they come. Others
-// are closed without a byte; what is open already is never looked at again.
+// forwardAll forwards a task's connections to its process until the listener is closed. A
+// new connection that no group of the task's interface allows is closed without a byte.
+// Open connections are not checked again, as with security groups.
 func (f *fargate) forwardAll(alive context.Context, l net.Listener, t *task, to netip.AddrPort) {
 	var all sync.WaitGroup
 	defer all.Wait()
@@ -232,19 +233,19 @@ func (f *fargate) forwardAll(alive context.Context, l net.Listener, t *task, to 
 	}
 }
 
-// half is a connection whose way out can be closed by itself.
+// halfCloser is a connection that can be closed for writing.
 type halfCloser interface {
 	net.Conn
 	CloseWrite() error
 }
 
-// forward connects a connection with a process, as long as that is alive. It
-// keeps the address that it came from.
+// forward connects a connection with a process for as long as the process runs. It keeps
+// the source address.
 func forward(alive context.Context, outer net.Conn, from netip.Addr, to netip.AddrPort) {
 	dialer := net.Dialer{Timeout: 5 * time.Second, LocalAddr: &net.TCPAddr{IP: from.AsSlice()}}
 	inner, err := dialer.Dial("tcp", to.String())
 	if err != nil {
-		return // it does not listen yet, or no longer
+		return // the process does not listen, yet or any more
 	}
 	defer inner.Close()
 	defer context.AfterFunc(alive, func() { outer.Close() })()
@@ -254,8 +255,9 @@ func forward(alive context.Context, outer net.Conn, from netip.Addr, to netip.Ad
 	both.Wait()
 }
 
+// pipe copies until EOF and closes the target for writing.
 func pipe(to halfCloser, from net.Conn) {
-	// Not through splice, whose pipes the standard library keeps.
+	// Avoid splice, because the standard library keeps its pipes open.
 	_, _ = io.Copy(struct{ io.Writer }{to}, struct{ io.Reader }{from})
 	_ = to.CloseWrite()
 }

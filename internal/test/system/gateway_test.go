@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// routes are those of template.yaml, by the function behind each.
+// routes has the function of each route of template.yaml.
 var routes = map[string]string{
 	"POST /bastions":        "create",
 	"GET /bastions":         "describe",
@@ -32,14 +32,14 @@ var routes = map[string]string{
 	"GET /slack/status/{token}": "slack",
 }
 
-// open reports whether a route is open to everybody: Slack signs what it sends, and
-// the pages have tokens.
+// isPublic reports whether a route has no authorizer: Slack signs its requests, and the
+// URLs of the pages contain tokens.
 func isPublic(route string) bool { return routes[route] == "slack" }
 
-// gateway is an HTTP API in front of the functions.
+// gateway plays an HTTP API of API Gateway.
 type gateway struct{ functions functions }
 
-// ServeHTTP makes an event of the request and a response of the answer.
+// ServeHTTP invokes the route's function with an event and writes its response.
 func (g gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	user, _, signed := r.BasicAuth()
 	if route, _ := routeOf(r); !signed && !isPublic(route) {
@@ -77,15 +77,14 @@ func (g gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(body)
 }
 
-// answer is what API Gateway says itself.
+// writeMessage writes a response of API Gateway itself.
 func writeMessage(w http.ResponseWriter, status int, message string) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(map[string]string{"message": message})
 }
 
-// routeOf finds the route of a request, and what stands in the path in the place of
-// its variable.
+// routeOf returns the route of a request and the path parameter.
 func routeOf(r *http.Request) (route string, variable map[string]string) {
 	route = r.Method + " " + r.URL.Path
 	cut := strings.LastIndexByte(r.URL.Path, '/') + 1
@@ -100,8 +99,9 @@ func routeOf(r *http.Request) (route string, variable map[string]string) {
 	return route, variable
 }
 
-// eventOf is the request, of a user or of anybody, as a function gets it ("Working with AWS Lambda proxy
-// integrations for HTTP APIs" in the API Gateway developer guide, format 2.0).
+// newAPIEvent returns the event of a request in format 2.0; see "Working with AWS Lambda
+// proxy integrations for HTTP APIs" in the API Gateway developer guide. The user is not
+// used for public routes.
 func newAPIEvent(r *http.Request, user string) (event []byte, route string, err error) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
@@ -133,7 +133,7 @@ func newAPIEvent(r *http.Request, user string) (event []byte, route string, err 
 	e := map[string]any{
 		"version": "2.0", "routeKey": route, "rawPath": r.URL.Path, "rawQueryString": r.URL.RawQuery, "headers": headers,
 		"requestContext": requestContext,
-		// Whatever is not said to be text comes encoded.
+		// API Gateway encodes every body that has no text type.
 		"body": base64.StdEncoding.EncodeToString(body), "isBase64Encoded": true,
 	}
 	if kind := r.Header.Get("Content-Type"); kind == "application/json" || strings.HasPrefix(kind, "text/") {
@@ -153,8 +153,8 @@ func newAPIEvent(r *http.Request, user string) (event []byte, route string, err 
 	return event, route, err
 }
 
-// identity is who signed a request: of a name ROLE/SESSION a session of a role,
-// of any other an IAM user.
+// iamIdentity returns the IAM identity of a user: a role's session for ROLE/SESSION,
+// otherwise an IAM user.
 func iamIdentity(user string) map[string]any {
 	role, session, isRole := strings.Cut(user, "/")
 	id := map[string]any{"accessKey": "ASIAEXAMPLEEXAMPLE12", "accountId": account, "cognitoIdentity": nil, "principalOrgId": "aws:PrincipalOrgID"}
@@ -167,7 +167,7 @@ func iamIdentity(user string) map[string]any {
 	return id
 }
 
-// unique makes up the unique id of a user or role.
+// uniqueID derives the unique ID of an IAM user or role from its name.
 func uniqueID(prefix, name string) string {
 	sum := sha256.Sum256([]byte(name))
 	return prefix + base32.StdEncoding.EncodeToString(sum[:])[:17]

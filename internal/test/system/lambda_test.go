@@ -13,65 +13,65 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/test/privilege"
 )
 
-// invoker is Lambda as functions reach it to call each other. Who may call whom is
-// not for it to know: the recorder in front of it refuses what no role grants.
+// lambdaAPI plays Lambda's Invoke for calls between functions. It does not check
+// permissions: the recorder in front of it rejects calls that the role does not grant.
 type lambdaAPI struct {
 	ctx       context.Context // of what is done apart from its request
 	invoke    invokeFunc
-	bridge    *eventBridge
-	loseFirst bool // the first event of each kind is lost at two tries
+	events    *eventBridge
+	loseFirst bool // lose two attempts of the first event of each kind
 
 	background sync.WaitGroup
 
 	mu            sync.Mutex
-	rejections    []rejection // what is refused
-	rejectedKinds []string    // the kinds that were
-	lostKinds     []string    // the kinds of which one was lost, each once for a try
+	rejections    []rejection // in force
+	rejectedKinds []string    // ever
+	lostKinds     []string    // one entry for each lost attempt
 }
 
-// refused is a kind of event that Lambda does not take for a while.
+// rejection is a kind of event that Lambda rejects for a while.
 type rejection struct {
 	kind  string
-	until string // the role whose next one is taken; empty: any
-	begun bool
+	until string // the role whose next event is accepted; empty: the second event of any role
+	begun bool   // one event was rejected
 }
 
-// ServeHTTP answers an Invoke, for a function that answers or one that does not;
-// see https://docs.aws.amazon.com/lambda/latest/api/API_Invoke.html.
+// ServeHTTP serves Invoke, synchronous and asynchronous; see
+// https://docs.aws.amazon.com/lambda/latest/api/API_Invoke.html.
 func (i *lambdaAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	payload, err := io.ReadAll(r.Body)
 	if err != nil {
-		return // whoever called has gone
+		return // the caller has disconnected
 	}
 	name, kind := privilege.Invoked(r), kindOf(payload)
 	switch {
 	case i.rejects(kind, r.Header.Get(privilege.RoleHeader)):
 		serviceFails(w)
 	case r.Header.Get("X-Amz-Invocation-Type") == "Event":
-		i.bridge.countEvent(kind)
-		i.background.Go(func() { i.bridge.send(i.ctx, i.invokeWithLoss(kind), name, payload) })
+		i.events.countEvent(kind)
+		i.background.Go(func() { i.events.send(i.ctx, i.invokeWithLoss(kind), name, payload) })
 		w.WriteHeader(http.StatusAccepted)
 	default:
-		answer, err := i.invoke(r.Context(), name, payload)
+		response, err := i.invoke(r.Context(), name, payload)
 		if err != nil {
 			serviceFails(w)
 			return
 		}
-		if functionError(answer) != "" {
+		if functionError(response) != "" {
 			w.Header().Set("X-Amz-Function-Error", "Unhandled")
 		}
-		_, _ = w.Write(answer)
+		_, _ = w.Write(response)
 	}
 }
 
-// serviceFails answers as Lambda does when it fails itself.
+// serviceFails responds with an error of Lambda itself.
 func serviceFails(w http.ResponseWriter) {
 	w.Header().Set("X-Amzn-Errortype", "ServiceException")
 	w.WriteHeader(http.StatusInternalServerError)
-	_, _ = io.WriteString(w, `{"Type":"Server","Message":"the service fails"}`)
+	_, _ = io.WriteString(w, `{"Type":"Server","Message":"internal error"}`)
 }
 
-// kindOf says what an event of the Slack function's is about; of others, nothing.
+// kindOf returns the kind of an event for the Slack function, or "" for other events.
 func kindOf(payload []byte) string {
 	var event struct {
 		Job    struct{ Action string }
@@ -80,7 +80,7 @@ func kindOf(payload []byte) string {
 			Warning bool
 		}
 	}
-	_ = json.Unmarshal(payload, &event) // it may be another
+	_ = json.Unmarshal(payload, &event) // other events have no kind
 	switch {
 	case event.Job.Action != "":
 		return "job " + event.Job.Action
@@ -92,8 +92,8 @@ func kindOf(payload []byte) string {
 	return ""
 }
 
-// refuseNext has the next event of a kind refused, and all that follow until a role
-// hands one over.
+// rejectNext rejects the next event of a kind and all later ones of that kind until one
+// comes from a function with the role.
 func (i *lambdaAPI) rejectNext(kind, until string) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -118,33 +118,33 @@ func (i *lambdaAPI) rejects(kind, role string) bool {
 	return true
 }
 
-// was reports what has become of events: the kinds that were refused, and those of
-// which one was lost.
+// outcomes returns the kinds of events that were rejected and those of which an attempt
+// was lost.
 func (i *lambdaAPI) outcomes() (refused, lost []string) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return slices.Clone(i.rejectedKinds), slices.Compact(slices.Sorted(slices.Values(i.lostKinds)))
 }
 
-// losing loses the first event of each kind, as when the function's machine dies:
-// first before the function is called, and then when it has done its work. Lambda
-// tries again, on AWS after a minute.
+// invokeWithLoss returns an invokeFunc that loses two attempts of the first event of each
+// kind, as when the function's machine dies: the first before the function runs, the
+// second after it has run. Lambda retries, on AWS after a minute.
 func (i *lambdaAPI) invokeWithLoss(kind string) invokeFunc {
 	return func(ctx context.Context, name string, event []byte) ([]byte, error) {
-		const lost = `{"errorType":"Runtime.ExitError","errorMessage":"it was lost"}`
+		const lost = `{"errorType":"Runtime.ExitError","errorMessage":"lost"}`
 		before := i.countLoss(kind)
 		if i.loseFirst && before == 0 {
 			return []byte(lost), nil
 		}
-		answer, err := i.invoke(ctx, name, event)
+		response, err := i.invoke(ctx, name, event)
 		if i.loseFirst && before == 1 {
 			return []byte(lost), err
 		}
-		return answer, err
+		return response, err
 	}
 }
 
-// losses counts a try, and answers how many of that kind were lost before.
+// countLoss counts an attempt and returns how many of that kind were lost before.
 func (i *lambdaAPI) countLoss(kind string) (before int) {
 	i.mu.Lock()
 	defer i.mu.Unlock()

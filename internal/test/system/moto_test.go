@@ -16,14 +16,14 @@ import (
 	"testing"
 )
 
-// moto keeps all that EC2 and ECS have.
+// moto is a client of moto, which holds the state of EC2, ECS and Parameter Store.
 type moto struct {
 	url    string
 	client *http.Client
-	mu     sync.Mutex // one call at a time: moto guards nothing
+	mu     sync.Mutex // one call at a time: moto is not safe for concurrent calls
 }
 
-// refusal is an answer that is not 200.
+// errorResponse is a response with another status than 200.
 type errorResponse struct {
 	status int
 	body   []byte
@@ -31,8 +31,8 @@ type errorResponse struct {
 
 func (r errorResponse) Error() string { return fmt.Sprintf("%d %s", r.status, r.body) }
 
-// call sends a call of a service and answers the body. The error is a refusal if
-// moto refused.
+// call calls a service and returns the response's body. The error is an errorResponse if
+// moto returned one.
 func (m *moto) call(ctx context.Context, service string, header map[string]string, body []byte) ([]byte, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -43,7 +43,7 @@ func (m *moto) call(ctx context.Context, service string, header map[string]strin
 	for name, value := range header {
 		request.Header.Set(name, value)
 	}
-	// moto reads which service and region are meant, and checks no signature.
+	// moto reads the service and the region and does not check the signature.
 	request.Header.Set("Authorization", "AWS4-HMAC-SHA256 Credential="+accessKey+"/20300102/"+region+"/"+service+"/aws4_request, SignedHeaders=host, Signature=none")
 	response, err := m.client.Do(request)
 	if err != nil {
@@ -57,7 +57,7 @@ func (m *moto) call(ctx context.Context, service string, header map[string]strin
 	return answer, err
 }
 
-// forward calls EC2 with a form as it is.
+// forward calls EC2 with a form.
 func (m *moto) forward(ctx context.Context, form url.Values) ([]byte, error) {
 	answer, err := m.call(ctx, "ec2", map[string]string{"Content-Type": "application/x-www-form-urlencoded"}, []byte(form.Encode()))
 	if err != nil {
@@ -66,7 +66,7 @@ func (m *moto) forward(ctx context.Context, form url.Values) ([]byte, error) {
 	return answer, nil
 }
 
-// ec2Answer is what is read here of EC2's answers, whatever the action.
+// ec2Response has the fields that the tests read, for all actions.
 type ec2Response struct {
 	VPC        string `xml:"vpc>vpcId"`
 	Subnet     string `xml:"subnet>subnetId"`
@@ -93,7 +93,7 @@ type ec2Rule struct {
 	IPv4     string `xml:"cidrIpv4"`
 }
 
-// ec2 calls EC2 with pairs of a parameter's name and value.
+// ec2 calls EC2 with pairs of parameter names and values.
 func (m *moto) ec2(ctx context.Context, action string, pairs ...string) (ec2Response, error) {
 	form := url.Values{"Action": {action}, "Version": {"2016-11-15"}}
 	for i := 0; i < len(pairs); i += 2 {
@@ -121,13 +121,13 @@ func (m *moto) ecs(ctx context.Context, action string, in any) (answer map[strin
 	return answer, json.Unmarshal(out, &answer)
 }
 
-// place is what a stack of template.yaml has before its first bastion.
+// stackResources are the resources of a stack of template.yaml before its first bastion.
 type stackResources struct {
 	vpc, memberGroup, cluster, definition string
 	subnets                               [2]string
 }
 
-// deploy makes a place.
+// createStack creates the stack's resources.
 func (m *moto) createStack(t *testing.T) stackResources {
 	t.Helper()
 	ec2 := func(action string, pairs ...string) ec2Response {
@@ -145,7 +145,7 @@ func (m *moto) createStack(t *testing.T) stackResources {
 		return answer[of].(map[string]any)[name].(string)
 	}
 	p := stackResources{vpc: ec2("CreateVpc", "CidrBlock", "10.7.0.0/16").VPC}
-	ec2("ModifyVpcAttribute", "VpcId", p.vpc, "EnableDnsHostnames.Value", "true") // else moto's RunTask fails
+	ec2("ModifyVpcAttribute", "VpcId", p.vpc, "EnableDnsHostnames.Value", "true") // moto's RunTask needs it
 	for i := range p.subnets {
 		p.subnets[i] = ec2("CreateSubnet", "VpcId", p.vpc, "CidrBlock", fmt.Sprintf("10.7.%d.0/24", i)).Subnet
 	}
@@ -158,7 +158,7 @@ func (m *moto) createStack(t *testing.T) stackResources {
 	return p
 }
 
-// groupsOf are the groups that an interface carries; none if it is gone.
+// groupsOf returns the groups of an interface; none if the interface is deleted.
 func (m *moto) groupsOf(ctx context.Context, networkInterface string) ([]string, error) {
 	answer, err := m.ec2(ctx, "DescribeNetworkInterfaces", "Filter.1.Name", "network-interface-id", "Filter.1.Value.1", networkInterface)
 	if err != nil || len(answer.Interfaces) == 0 {
@@ -167,14 +167,14 @@ func (m *moto) groupsOf(ctx context.Context, networkInterface string) ([]string,
 	return answer.Interfaces[0].Groups, nil
 }
 
-// rulesOf are the rules of a group.
+// rulesOf returns the rules of a group.
 func (m *moto) rulesOf(ctx context.Context, group string) ([]ec2Rule, error) {
 	answer, err := m.ec2(ctx, "DescribeSecurityGroupRules", "Filter.1.Name", "group-id", "Filter.1.Value.1", group)
 	return answer.Rules, err
 }
 
-// admits reports whether a rule of a group that the interface carries lets a
-// connection from an address to a port.
+// allowsConnection reports whether a rule of a group of the interface allows a connection
+// from an address to a port.
 func (m *moto) allowsConnection(ctx context.Context, networkInterface string, from netip.Addr, port uint16) (bool, error) {
 	groups, err := m.groupsOf(ctx, networkInterface)
 	if err != nil {

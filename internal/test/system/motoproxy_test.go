@@ -18,14 +18,14 @@ import (
 	"time"
 )
 
-// front is EC2 and ECS as the functions reach them: moto, and what moto does not
-// do, which the package's comment names call by call.
+// motoProxy serves EC2 and ECS to the functions. It forwards to moto and adds behaviour
+// that moto does not have; the package comment lists it for each call.
 type motoProxy struct {
 	moto    *moto
 	fargate *fargate
 
 	mu             sync.Mutex             // one call at a time
-	hiddenUntil    map[string]time.Time   // until when a new group does not show, by id and by name
+	hiddenUntil    map[string]time.Time   // end of the time in which a new group is not found, by ID and by name
 	startedTasks   map[string]startedTask // by clientToken
 	forwardedCalls map[string]int         // answered by moto, by action
 	ownResponses   map[string]int         // answered here, by error code
@@ -35,7 +35,7 @@ func newMotoProxy(f *fargate) *motoProxy {
 	return &motoProxy{moto: f.moto, fargate: f, hiddenUntil: map[string]time.Time{}, startedTasks: map[string]startedTask{}, forwardedCalls: map[string]int{}, ownResponses: map[string]int{}}
 }
 
-// serveEC2 answers a call of EC2's.
+// serveEC2 serves a call of EC2.
 func (f *motoProxy) serveEC2(w http.ResponseWriter, r *http.Request) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -44,13 +44,13 @@ func (f *motoProxy) serveEC2(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "text/xml;charset=UTF-8")
-	answer, err := f.ec2(r, r.PostForm)
-	f.writeResponse(w, answer, err)
+	response, err := f.ec2(r, r.PostForm)
+	f.writeResponse(w, response, err)
 }
 
 func (f *motoProxy) ec2(r *http.Request, form url.Values) ([]byte, error) {
 	action, group := form.Get("Action"), form.Get("GroupId")
-	if action != "CreateSecurityGroup" { // whose name is taken at once
+	if action != "CreateSecurityGroup" { // a new group's name is in use at once
 		f.replaceHidden(form)
 	}
 	if action == "DeleteSecurityGroup" {
@@ -62,24 +62,24 @@ func (f *motoProxy) ec2(r *http.Request, form url.Values) ([]byte, error) {
 			return nil, f.refuse("DependencyViolation", ec2Error("DependencyViolation", "resource "+group+" has a dependent object"))
 		}
 	}
-	answer, err := f.moto.forward(r.Context(), form)
+	response, err := f.moto.forward(r.Context(), form)
 	if err != nil {
 		return nil, err
 	}
 	f.forwardedCalls[action]++
 	if action == "CreateSecurityGroup" {
 		var made ec2Response
-		if err := xml.Unmarshal(answer, &made); err != nil {
+		if err := xml.Unmarshal(response, &made); err != nil {
 			return nil, err
 		}
 		shows := time.Now().Add(f.fargate.staleness)
 		f.hiddenUntil[made.Group], f.hiddenUntil[form.Get("GroupName")] = shows, shows
 	}
-	return answer, nil
+	return response, nil
 }
 
-// hide puts something that there is not in the place of each group that does not
-// show yet, so that moto says in its own words that it is not found.
+// replaceHidden replaces each hidden group by a group that does not exist, so that moto
+// returns its own error.
 func (f *motoProxy) replaceHidden(form url.Values) {
 	for _, values := range form {
 		for i, value := range values {
@@ -92,7 +92,7 @@ func (f *motoProxy) replaceHidden(form url.Values) {
 
 func (f *motoProxy) isHidden(group string) bool { return time.Now().Before(f.hiddenUntil[group]) }
 
-// refuse answers a refusal of the front's own.
+// refuse counts and returns an error response of the proxy itself.
 func (f *motoProxy) refuse(code string, body []byte) error {
 	f.ownResponses[code]++
 	return errorResponse{http.StatusBadRequest, body}
@@ -108,28 +108,28 @@ func ec2Error(code, message string) []byte {
 	return body
 }
 
-// write writes an answer, or a refusal as it is.
-func (f *motoProxy) writeResponse(w http.ResponseWriter, answer []byte, err error) {
+// writeResponse writes a response, or an error response as it is.
+func (f *motoProxy) writeResponse(w http.ResponseWriter, response []byte, err error) {
 	var refused errorResponse
 	switch {
 	case errors.As(err, &refused):
 		w.WriteHeader(refused.status)
-		answer = refused.body
+		response = refused.body
 	case err != nil:
 		w.WriteHeader(http.StatusInternalServerError)
-		answer = []byte(err.Error())
+		response = []byte(err.Error())
 	}
-	_, _ = w.Write(answer)
+	_, _ = w.Write(response)
 }
 
-// started is what ECS remembers by a clientToken.
+// startedTask is what ECS keeps for a clientToken.
 type startedTask struct {
-	request []byte
-	answer  map[string]any // of a task, as moto gave it
-	task    *task
+	request  []byte
+	response map[string]any // of a task, as moto gave it
+	task     *task
 }
 
-// ecsCall is what the front reads of calls of ECS, whatever the action.
+// ecsCall has the parameters that the proxy reads, for all actions.
 type ecsCall struct {
 	ClientToken, StartedBy, Task, Reason string
 	Tasks                                []string
@@ -143,7 +143,7 @@ type ecsCall struct {
 	}
 }
 
-// serveECS answers a call of ECS's.
+// serveECS serves a call of ECS.
 func (f *motoProxy) serveECS(w http.ResponseWriter, r *http.Request) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -158,8 +158,8 @@ func (f *motoProxy) serveECS(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		out, err = f.ecs(r.Context(), action, call, body)
 	}
-	answer, _ := json.Marshal(out)
-	f.writeResponse(w, answer, err)
+	response, _ := json.Marshal(out)
+	f.writeResponse(w, response, err)
 }
 
 func (f *motoProxy) ecs(ctx context.Context, action string, call ecsCall, body []byte) (map[string]any, error) {
@@ -174,7 +174,7 @@ func (f *motoProxy) ecs(ctx context.Context, action string, call ecsCall, body [
 	return f.forward(ctx, action, body)
 }
 
-// forward has moto answer a call as it came.
+// forward passes a call on to moto unchanged.
 func (f *motoProxy) forward(ctx context.Context, action string, body []byte) (map[string]any, error) {
 	out, err := f.moto.ecs(ctx, action, json.RawMessage(body))
 	if err == nil {
@@ -194,7 +194,7 @@ func (f *motoProxy) runTask(ctx context.Context, call ecsCall, body []byte) (map
 	case repeated && !bytes.Equal(known.request, body):
 		return nil, f.refuseECS("ConflictException", "The provided clientToken is already in use with a different RunTask request.", known.task.arn)
 	case repeated:
-		f.ownResponses["a clientToken again"]++
+		f.ownResponses["repeated clientToken"]++
 		return runTaskResponse(known), nil
 	}
 	groups := call.NetworkConfiguration.AwsvpcConfiguration.SecurityGroups
@@ -211,14 +211,14 @@ func (f *motoProxy) runTask(ctx context.Context, call ecsCall, body []byte) (map
 	if err != nil {
 		return nil, err
 	}
-	now := startedTask{request: body, answer: out["tasks"].([]any)[0].(map[string]any)}
+	now := startedTask{request: body, response: out["tasks"].([]any)[0].(map[string]any)}
 	var environ []string
 	for _, container := range call.Overrides.ContainerOverrides {
 		for _, entry := range container.Environment {
 			environ = append(environ, entry.Name+"="+entry.Value)
 		}
 	}
-	now.task, err = f.fargate.startTask(now.answer["taskArn"].(string), call.StartedBy, networkInterfaceOf(now.answer), environ)
+	now.task, err = f.fargate.startTask(now.response["taskArn"].(string), call.StartedBy, networkInterfaceOf(now.response), environ)
 	f.startedTasks[call.ClientToken] = now
 	return runTaskResponse(now), err
 }
@@ -235,7 +235,7 @@ func (f *motoProxy) groupExists(ctx context.Context, group string) (bool, error)
 	return err == nil, err
 }
 
-// interfaceOf is the network interface of a task.
+// networkInterfaceOf returns the network interface of a task that moto shows.
 func networkInterfaceOf(shown map[string]any) string {
 	for _, detail := range shown["attachments"].([]any)[0].(map[string]any)["details"].([]any) {
 		if detail := detail.(map[string]any); detail["name"] == "networkInterfaceId" {
@@ -245,17 +245,17 @@ func networkInterfaceOf(shown map[string]any) string {
 	return ""
 }
 
-// ran is RunTask's answer: of a task that has stopped since, no more than its ARN
-// and its statuses.
+// runTaskResponse returns the response of RunTask. A task that has stopped since is shown
+// with its ARN and statuses only.
 func runTaskResponse(s startedTask) map[string]any {
-	shown, now := maps.Clone(s.answer), s.task.currentState()
+	shown, now := maps.Clone(s.response), s.task.currentState()
 	if addLifecycle(shown, s.task, now); now.status == "STOPPED" {
 		shown = map[string]any{"taskArn": s.task.arn, "lastStatus": now.status, "desiredStatus": now.status}
 	}
 	return map[string]any{"tasks": []any{shown}, "failures": []any{}}
 }
 
-// live writes a task's life into what moto shows of it.
+// addLifecycle sets the fields of a task's life in a task that moto shows.
 func addLifecycle(shown map[string]any, t *task, now taskState) {
 	shown["createdAt"] = float64(t.created.UnixMilli()) / 1000
 	shown["lastStatus"], shown["stoppedReason"] = now.status, now.reason
@@ -295,8 +295,7 @@ func (f *motoProxy) describeTasks(ctx context.Context, call ecsCall, body []byte
 	return map[string]any{"tasks": tasks, "failures": failures}, nil
 }
 
-// stopTask has moto stop the task, which is its desired status from then on, and
-// the process end.
+// stopTask stops the task in moto, which sets the desired status, and its process.
 func (f *motoProxy) stopTask(ctx context.Context, call ecsCall, body []byte) (map[string]any, error) {
 	t, now, shows := f.fargate.visibleState(call.Task)
 	if !shows {

@@ -17,14 +17,14 @@ import (
 // taskRole is the role of tasks in template.yaml.
 const taskRole = "TaskRole"
 
-// roleOf is the role of a function in template.yaml, by whatever alias.
+// roleOf returns the logical ID of a function's role in template.yaml. Aliases share it.
 func roleOf(function string) string {
 	function = withoutAlias(function)
 	return strings.ToUpper(function[:1]) + function[1:] + "Role"
 }
 
-// recording puts a recorder in front of everything that functions and tasks call.
-// behind has the URL of each service.
+// newRecorder returns a recorder for the calls of functions and tasks. The services are
+// URLs by service name.
 func newRecorder(t testing.TB, place stackResources, behind map[string]string) *privilege.Recorder {
 	t.Helper()
 	template, err := emulator.Transformed()
@@ -45,8 +45,8 @@ func newRecorder(t testing.TB, place stackResources, behind map[string]string) *
 	return r
 }
 
-// functionsIn are the functions and aliases of a template as they are named here,
-// and what package privilege calls them.
+// functionsInTemplate maps the functions and aliases of a template, by their names in this
+// test, to their names in package privilege.
 func functionsInTemplate(t testing.TB, template []byte) map[string]string {
 	t.Helper()
 	var all struct {
@@ -75,7 +75,7 @@ func functionsInTemplate(t testing.TB, template []byte) map[string]string {
 	return named
 }
 
-// serveTasks is what tasks call instead of AWS, each at a path that is its id.
+// serveTasks returns the endpoint URL of tasks. Each task calls a path that is its ID.
 func serveTasks(t *testing.T, r *privilege.Recorder) string {
 	t.Helper()
 	return serve(t, http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
@@ -85,8 +85,8 @@ func serveTasks(t *testing.T, r *privilege.Recorder) string {
 	}))
 }
 
-// leastPrivilege wants each role to grant what its holder's calls have needed and
-// what the platform needs of it, not one permission less and not one more.
+// rolesGrantWhatIsUsed checks that each role grants exactly the permissions that the
+// recorded calls and the platform need.
 func (s *systemTest) rolesGrantWhatIsUsed(t *testing.T) {
 	granted := s.recorder.Granted
 	for _, wrong := range s.recorder.Wrong() {
@@ -101,7 +101,7 @@ func (s *systemTest) rolesGrantWhatIsUsed(t *testing.T) {
 		made, times := s.recorder.Calls(role)
 		expanded, err := privilege.Expand(made)
 		if err != nil {
-			t.Errorf("%s makes a call that is not known: %v", role, err)
+			t.Errorf("%s made an unknown call: %v", role, err)
 			continue
 		}
 		needed := append(expanded, privilege.Platform(role)...)
@@ -111,7 +111,7 @@ func (s *systemTest) rolesGrantWhatIsUsed(t *testing.T) {
 			t.Errorf("%s does not grant %s, which is needed", role, p)
 		}
 		for _, p := range tooMany {
-			t.Errorf("%s grants %s, which nobody has used; if it is needed, let a chapter of the story need it", role, p)
+			t.Errorf("%s grants %s, which no call has used; if the permission is needed, add a step that uses it", role, p)
 		}
 		if len(tooFew)+len(tooMany) == 0 {
 			everyPermissionIsNeeded(t, role, granted[role], needed)
@@ -119,8 +119,8 @@ func (s *systemTest) rolesGrantWhatIsUsed(t *testing.T) {
 	}
 }
 
-// everyOneCounts takes each permission away from what a role grants, and gives it
-// another resource or another condition, and wants each of that to be noticed.
+// everyPermissionIsNeeded checks the comparison itself: it must report each permission
+// that is removed, and each that is added for another resource or condition.
 func everyPermissionIsNeeded(t *testing.T, role string, granted, needed []privilege.Permission) {
 	t.Helper()
 	for i, p := range granted {

@@ -153,9 +153,9 @@ func (s *systemTest) convergeBy(t *testing.T, function, id string) bastion.Recor
 	} else {
 		s.updateRecord(t, id, func(rec *bastion.Record) { rec.DueAt = time.Now().UTC() })
 	}
-	answer, err := s.functions[function].Invoke(t.Context(), event)
-	if err != nil || functionError(answer) != "" {
-		t.Fatalf("%s returned %s, %v", function, answer, err)
+	response, err := s.functions[function].Invoke(t.Context(), event)
+	if err != nil || functionError(response) != "" {
+		t.Fatalf("%s returned %s, %v", function, response, err)
 	}
 	rec, err := s.ports.Store.Fetch(t.Context(), id)
 	if err != nil {

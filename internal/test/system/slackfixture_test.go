@@ -55,11 +55,11 @@ func newSlackFixture(t testing.TB, programs string) *slackFixture {
 	m.putSecrets(t)
 	o := &slackFixture{slack: newSlack(t), functions: functions{}, backends: fast}
 	ctx, cancel := context.WithCancel(context.Background())
-	o.lambda = &lambdaAPI{ctx: ctx, invoke: o.invoke, bridge: &eventBridge{count: map[string]int{}}}
+	o.lambda = &lambdaAPI{ctx: ctx, invoke: o.invoke, events: &eventBridge{count: map[string]int{}}}
 	r := newRecorder(t, stackResources{}, map[string]string{
 		"dynamodb": dynamo, "ssm": m.url, "lambda": serve(t, o),
 	})
-	for _, name := range []string{"slack", slackWork} {
+	for _, name := range []string{"slack", slackQueue} {
 		o.functions[name] = startFunction(t, programs, name, serve(t, r.As("SlackRole", "")), slackEnvironment(o.slack))
 	}
 	o.slack.app = o.slack.serveTLS(t, gateway{o.functions})
@@ -93,7 +93,7 @@ func (o *slackFixture) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // invoke is an invokeFunc.
 func (o *slackFixture) invoke(ctx context.Context, name string, event []byte) ([]byte, error) {
-	if name == slackWork && o.dropWhenBusy {
+	if name == slackQueue && o.dropWhenBusy {
 		if !o.busy.TryLock() {
 			return []byte("null"), nil
 		}
@@ -124,33 +124,33 @@ func TestOutageIsReportedToSlackUser(t *testing.T) {
 	dave := &slackUser{apiUser: apiUser{deployment: &deployment{slack: o.slack}, sourceIP: "127.0.0.1"}, userID: "UDAVE"}
 	dave.generateKey(t)
 	o.setBackends(down)
-	if said, _ := o.slack.sendCommand(t, dave.userID, "key "+dave.readPublicKey(t)); !strings.Contains(said.text, "Key saved") {
-		t.Errorf("key: the reply is\n%s", said.text) // it calls no other function
+	if reply, _ := o.slack.sendCommand(t, dave.userID, "key "+dave.readPublicKey(t)); !strings.Contains(reply.text, "Key saved") {
+		t.Errorf("key: the reply is\n%s", reply.text) // it calls no other function
 	}
 	for _, command := range []string{"status", "extend 30m", "down"} {
-		if said, _ := o.slack.sendCommand(t, dave.userID, command); !strings.Contains(said.text, "The bastion service isn't responding") {
-			t.Errorf("%s, without a queue: the reply is\n%s", command, said.text)
+		if reply, _ := o.slack.sendCommand(t, dave.userID, command); !strings.Contains(reply.text, "The bastion service isn't responding") {
+			t.Errorf("%s, without a queue: the reply is\n%s", command, reply.text)
 		}
 	}
 	at := o.slack.pressButton(t, dave.userID, messageButton{ID: "extend", Value: bastionIDs["reaper"]})
-	if said := o.slack.lastMessage(at, ""); !strings.Contains(said.text, "The bastion service isn't responding") || said.ReplaceOriginal {
-		t.Errorf("a button, without a queue: the reply is %+v", said)
+	if reply := o.slack.lastMessage(at, ""); !strings.Contains(reply.text, "The bastion service isn't responding") || reply.ReplaceOriginal {
+		t.Errorf("a button, without a queue: the reply is %+v", reply)
 	}
-	said, place := o.slack.sendCommand(t, dave.userID, "up")
-	dave.startLink = said.button(t, "open").URL // a link calls no other function either
+	reply, place := o.slack.sendCommand(t, dave.userID, "up")
+	dave.startLink = reply.button(t, "open").URL // a link calls no other function either
 	if status, page := dave.pressStart(t); status != http.StatusServiceUnavailable || !strings.Contains(page, "nothing was started") {
-		t.Errorf("the page answered %d\n%s", status, page)
+		t.Errorf("the page returned %d\n%s", status, page)
 	}
 	o.setBackends(failing)
 	for _, command := range []string{"status", "extend 30m", "down"} {
-		said, at := o.slack.sendCommand(t, dave.userID, command)
-		if !strings.Contains(said.text, "...") {
-			t.Errorf("%s: the first reply is\n%s", command, said.text)
+		reply, at := o.slack.sendCommand(t, dave.userID, command)
+		if !strings.Contains(reply.text, "...") {
+			t.Errorf("%s: the first reply is\n%s", command, reply.text)
 		}
 		o.slack.waitForMessage(t, at, "The bastion service isn't responding")
 	}
 	if status, page := dave.pressStart(t); status != http.StatusSeeOther {
-		t.Fatalf("the page answered %d\n%s", status, page)
+		t.Fatalf("the page returned %d\n%s", status, page)
 	}
 	o.slack.waitForMessage(t, place, "The bastion service isn't responding")
 	if _, page, _ := dave.browse(t, dave.statusPage); !strings.Contains(page, "Bastion not started") {

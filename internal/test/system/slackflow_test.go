@@ -80,15 +80,15 @@ func findInPage(t *testing.T, page, pattern string) string {
 func (s *systemTest) slackSendsStartLink(t *testing.T) {
 	s.carol = &slackUser{apiUser: apiUser{deployment: s.deployment, sourceIP: "127.0.0.7"}, userID: "UCAROL"}
 	s.carol.generateKey(t)
-	if said, _ := s.slack.sendCommand(t, s.carol.userID, "up for 30m"); !strings.Contains(said.text, "Register your public key first") {
-		t.Fatalf("up without a key: the reply is\n%s", said.text)
+	if reply, _ := s.slack.sendCommand(t, s.carol.userID, "up for 30m"); !strings.Contains(reply.text, "Register your public key first") {
+		t.Fatalf("up without a key: the reply is\n%s", reply.text)
 	}
-	if said, _ := s.slack.sendCommand(t, s.carol.userID, "key "+s.carol.readPublicKey(t)); !strings.Contains(said.text, "Key saved") {
-		t.Fatalf("key: the reply is\n%s", said.text)
+	if reply, _ := s.slack.sendCommand(t, s.carol.userID, "key "+s.carol.readPublicKey(t)); !strings.Contains(reply.text, "Key saved") {
+		t.Fatalf("key: the reply is\n%s", reply.text)
 	}
-	var said message
-	said, s.carol.responseURL = s.slack.sendCommand(t, s.carol.userID, "up for 30m because deploy")
-	s.carol.startLink = said.button(t, "open").URL
+	var reply message
+	reply, s.carol.responseURL = s.slack.sendCommand(t, s.carol.userID, "up for 30m because deploy")
+	s.carol.startLink = reply.button(t, "open").URL
 	s.logf(t, "  the key is saved; up returns a start link")
 }
 
@@ -221,14 +221,14 @@ func (s *systemTest) resendNotice(t *testing.T) {
 
 // slackCloses runs status and down, and reads the receipt.
 func (s *systemTest) slackCloses(t *testing.T) {
-	said, at := s.slack.sendCommand(t, s.carol.userID, "status")
-	if !strings.Contains(said.text, "Looking up your bastions") {
-		t.Fatalf("status: the reply is\n%s", said.text)
+	reply, at := s.slack.sendCommand(t, s.carol.userID, "status")
+	if !strings.Contains(reply.text, "Looking up your bastions") {
+		t.Fatalf("status: the reply is\n%s", reply.text)
 	}
 	s.slack.waitForMessage(t, at, "Bastion default is ready")
-	said, at = s.slack.sendCommand(t, s.carol.userID, "down")
-	if !strings.Contains(said.text, "Closing your bastion") {
-		t.Fatalf("down: the reply is\n%s", said.text)
+	reply, at = s.slack.sendCommand(t, s.carol.userID, "down")
+	if !strings.Contains(reply.text, "Closing your bastion") {
+		t.Fatalf("down: the reply is\n%s", reply.text)
 	}
 	s.slack.waitForMessage(t, at, "is clos")
 	s.carol.tunnel.checkCut(t)
@@ -259,6 +259,15 @@ func (s *systemTest) slackKeepsLimitsAndSecrets(t *testing.T) {
 	if len(s.slack.rejected) > 0 {
 		t.Errorf("Slack rejected %q", s.slack.rejected)
 	}
+	for _, method := range []string{"chat.postMessage", "chat.update"} {
+		if s.slack.rateLimited[method] == 0 {
+			t.Errorf("%s was never rate limited", method)
+		}
+	}
+	if sent := s.events.delivered("job send"); sent == 0 {
+		t.Error("no job has sent the messages that waited for a rate limit")
+	}
+	s.logf(t, "  rate limited: %v", s.slack.rateLimited)
 	secrets := []string{signingSecret, botToken, s.carol.startLink[strings.LastIndexByte(s.carol.startLink, '/')+1:], s.carol.statusPage[strings.LastIndexByte(s.carol.statusPage, '/')+1:]}
 	for at, used := range s.slack.uses {
 		if at != "" {

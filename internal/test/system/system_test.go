@@ -113,9 +113,9 @@ func (s *systemTest) unknownCallersAreRefused(t *testing.T) {
 
 func (s *systemTest) createAndConnect(t *testing.T) {
 	s.alice.generateKey(t)
-	asked := s.alice.expect(t, 201, "", "--data-binary", s.alice.publicKeyArgument(), "--header", "Prefer: wait=2", "/bastions")
-	s.bastionID = asked.ID
-	s.logf(t, "  %s is %s (%s)", s.bastionID, asked.State, asked.Stage)
+	created := s.alice.expect(t, 201, "", "--data-binary", s.alice.publicKeyArgument(), "--header", "Prefer: wait=2", "/bastions")
+	s.bastionID = created.ID
+	s.logf(t, "  %s is %s (%s)", s.bastionID, created.State, created.Stage)
 	ready := s.alice.expect(t, 200, "ready", "--header", waitHeader, "/bastions/"+s.bastionID)
 	if ready.Source != "127.0.0.1/32" || ready.HostKey == "" || ready.Owner != "iam:"+account+":"+uniqueID("AROA", strings.TrimSuffix(role, "/"))+":alice" {
 		t.Fatalf("it is %s", ready.Body)
@@ -132,8 +132,8 @@ func (s *systemTest) otherClientsAreRefused(t *testing.T) {
 	neighbour.sourceIP = "127.0.0.2"
 	neighbour.checkRefused(t)
 	elsewhere := strings.Replace(s.targetHost, "127.99.", "127.98.", 1) // not an allowed destination
-	if said, err := s.alice.ssh(t, "-W", elsewhere, s.alice.hostAlias).CombinedOutput(); err == nil || !strings.Contains(string(said), "administratively prohibited") {
-		t.Fatalf("ssh -W %s printed %s: %v", elsewhere, said, err)
+	if reply, err := s.alice.ssh(t, "-W", elsewhere, s.alice.hostAlias).CombinedOutput(); err == nil || !strings.Contains(string(reply), "administratively prohibited") {
+		t.Fatalf("ssh -W %s printed %s: %v", elsewhere, reply, err)
 	}
 	bob := &apiUser{deployment: s.deployment, user: role + "bob", sourceIP: "127.0.0.1"}
 	bob.expect(t, 404, "", "/bastions/"+s.bastionID)
@@ -181,18 +181,18 @@ func (s *systemTest) replaceKey(t *testing.T) {
 }
 
 func (s *systemTest) extendByAPIAndConsole(t *testing.T) {
-	asked := s.alice.expect(t, 200, "ready", "--request", "PATCH", "--header", "Content-Type: application/json", "--header", waitHeader, "--data", `{"ttl":"2h"}`, "/bastions/"+s.bastionID)
-	if left := time.Until(asked.Deadline); left < 115*time.Minute || left > 2*time.Hour+time.Second {
+	extended := s.alice.expect(t, 200, "ready", "--request", "PATCH", "--header", "Content-Type: application/json", "--header", waitHeader, "--data", `{"ttl":"2h"}`, "/bastions/"+s.bastionID)
+	if left := time.Until(extended.Deadline); left < 115*time.Minute || left > 2*time.Hour+time.Second {
 		t.Fatalf("after the extension, the bastion ends in %s", left)
 	}
-	s.logf(t, "  the response's deadline: %s", asked.Deadline.Format(time.TimeOnly))
-	said, err := s.alice.console(t, "extend 3h")
-	if err != nil || !strings.Contains(said, "deadline") {
-		t.Fatalf("the console replied %q: %v", said, err)
+	s.logf(t, "  the response's deadline: %s", extended.Deadline.Format(time.TimeOnly))
+	reply, err := s.alice.console(t, "extend 3h")
+	if err != nil || !strings.Contains(reply, "deadline") {
+		t.Fatalf("the console replied %q: %v", reply, err)
 	}
-	s.logf(t, "  the console replied: %s", strings.TrimSpace(said))
-	asked = s.alice.expect(t, 200, "ready", "--header", waitHeader, "/bastions/"+s.bastionID)
-	if left := time.Until(asked.Deadline); left < 175*time.Minute {
+	s.logf(t, "  the console replied: %s", strings.TrimSpace(reply))
+	extended = s.alice.expect(t, 200, "ready", "--header", waitHeader, "/bastions/"+s.bastionID)
+	if left := time.Until(extended.Deadline); left < 175*time.Minute {
 		t.Fatalf("after the extension by console, the bastion ends in %s", left)
 	}
 	s.alice.expect(t, 422, "", "--request", "PATCH", "--header", "Content-Type: application/json", "--data", `{"ttl":"200h"}`, "/bastions/"+s.bastionID)
@@ -232,14 +232,14 @@ func (s *systemTest) freezeExpiringBastion(t *testing.T) {
 		t.Fatal(err)
 	}
 	body := fmt.Sprintf(`{"ttl":"25s","public_key":%q}`, strings.TrimSpace(string(public)))
-	asked := s.robot.expect(t, 201, "ready", "--header", "Content-Type: application/json", "--header", waitHeader, "--data", body, "/bastions")
-	s.expiringID = asked.ID
+	created := s.robot.expect(t, 201, "ready", "--header", "Content-Type: application/json", "--header", waitHeader, "--data", body, "/bastions")
+	s.expiringID = created.ID
 	s.robot.saveSSHConfig(t, s.expiringID)
 	s.robot.checkConnects(t, s.expiringID)
 	if err := s.task(t, s.expiringID).signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	s.logf(t, "  %s is frozen; its deadline is %s", s.expiringID, asked.Deadline.Format(time.TimeOnly))
+	s.logf(t, "  %s is frozen; its deadline is %s", s.expiringID, created.Deadline.Format(time.TimeOnly))
 }
 
 func (s *systemTest) closeAndCreate(t *testing.T) {
@@ -275,9 +275,9 @@ func (s *systemTest) frozenBastionIsReaped(t *testing.T) {
 }
 
 func (s *systemTest) closeByConsole(t *testing.T) {
-	said, err := s.alice.console(t, "close")
-	if !strings.Contains(said, "clos") {
-		t.Fatalf("the console replied %q: %v", said, err)
+	reply, err := s.alice.console(t, "close")
+	if !strings.Contains(reply, "clos") {
+		t.Fatalf("the console replied %q: %v", reply, err)
 	}
 	s.waitClosed(t, s.alice, s.bastionID, "console")
 }
@@ -285,15 +285,15 @@ func (s *systemTest) closeByConsole(t *testing.T) {
 // checkConnects checks that ssh connects and that the console's status contains want.
 func (p *apiUser) checkConnects(t *testing.T, want string) {
 	t.Helper()
-	if said, err := p.console(t, "status"); err != nil || !strings.Contains(said, want) {
-		t.Fatalf("the console replied %q: %v", said, err)
+	if reply, err := p.console(t, "status"); err != nil || !strings.Contains(reply, want) {
+		t.Fatalf("the console replied %q: %v", reply, err)
 	}
 }
 
 // checkRefused checks that ssh cannot connect.
 func (p *apiUser) checkRefused(t *testing.T) {
 	t.Helper()
-	if said, err := p.console(t, "status"); err == nil || !strings.Contains(said, "Connection") && !strings.Contains(said, "Permission denied") {
-		t.Fatalf("ssh printed %q: %v; want a refusal", said, err)
+	if reply, err := p.console(t, "status"); err == nil || !strings.Contains(reply, "Connection") && !strings.Contains(reply, "Permission denied") {
+		t.Fatalf("ssh printed %q: %v; want a refusal", reply, err)
 	}
 }

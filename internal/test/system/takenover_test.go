@@ -21,8 +21,8 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/test/privilege"
 )
 
-// thief has the Slack function's role in its hands, and no more: what the role of
-// template.yaml does not grant is refused, and what it does goes through.
+// takenOverRole has clients with the Slack function's role, as an attacker who has taken
+// over that function. The recorder rejects calls that the role does not grant.
 type takenOverRole struct {
 	functions *awscloud.Functions
 	dynamo    *dynamodb.Client
@@ -30,11 +30,11 @@ type takenOverRole struct {
 	ecs       *ecs.Client
 }
 
-// takeOver has a recorder of its own, so that what is tried does not count as
+// takeOverSlackRole uses a recorder of its own, so that these calls do not count as
 // needed.
-func (w *deployment) takeOverSlackRole(t *testing.T) takenOverRole {
+func (d *deployment) takeOverSlackRole(t *testing.T) takenOverRole {
 	t.Helper()
-	r := privilege.NewRecorder(w.recorder.Deployment, w.recorder.Granted, w.services)
+	r := privilege.NewRecorder(d.recorder.Deployment, d.recorder.Granted, d.services)
 	t.Cleanup(r.Close)
 	url := serve(t, r.As("SlackRole", ""))
 	cfg := awsConfig(t)
@@ -46,23 +46,23 @@ func (w *deployment) takeOverSlackRole(t *testing.T) takenOverRole {
 	}
 }
 
-// victim is an IAM user who has no bastion, and is to have none after this.
+// victim is an IAM user who must have no bastion before and after the step.
 const victim = "victim"
 
-// takenOver tries everything while alice has a bastion.
+// slackRoleIsConfined makes all calls while alice has a bastion.
 func (s *systemTest) slackRoleIsConfined(t *testing.T) {
-	by := s.takeOverSlackRole(t)
-	by.checkGrantedCalls(t, s)
-	s.logf(t, "  refused are %d payloads through the aliases", by.trySlackAliases(t, s))
-	s.logf(t, "  refused are %d functions and aliases", by.tryOtherFunctions(t))
-	s.logf(t, "  refused are %d calls of tables, parameters and tasks", by.tryOtherResources(t, s))
-	by.tryJobsOfOthers(t)
+	r := s.takeOverSlackRole(t)
+	r.checkGrantedCalls(t, s)
+	s.logf(t, "  refused: %d payloads at the aliases", r.trySlackAliases(t, s))
+	s.logf(t, "  refused: %d calls of other functions and aliases", r.tryOtherFunctions(t))
+	s.logf(t, "  refused: %d calls of tables, parameters and tasks", r.tryOtherResources(t, s))
+	r.tryJobsOfOthers(t)
 	for _, owner := range []string{iamOwner(victim), "local:victim", "jwt:https://issuer.example#victim"} {
 		if made, err := s.ports.Store.ListByOwner(t.Context(), owner); err != nil || len(made) > 0 {
 			t.Errorf("%s has %+v, %v", owner, made, err)
 		}
 		if key, err := s.ports.Store.RememberedKey(t.Context(), owner); err == nil && key != "" {
-			t.Errorf("a key is remembered of %s", owner)
+			t.Errorf("a key is stored for %s", owner)
 		}
 	}
 	s.alice.expect(t, 200, "ready", "/bastions/"+s.bastionID)
@@ -70,29 +70,30 @@ func (s *systemTest) slackRoleIsConfined(t *testing.T) {
 
 func iamOwner(user string) string { return "iam:" + account + ":" + uniqueID("AIDA", user) }
 
-// mayDoItsOwn shows that the thief's calls do arrive: for an owner of Slack, who has
-// nothing and sees nothing of alice's.
-func (by takenOverRole) checkGrantedCalls(t *testing.T, s *systemTest) {
+// checkGrantedCalls checks that calls for an owner of Slack succeed, so that the refusals
+// of the other steps have no other cause. This owner has no bastion and does
+// not see alice's.
+func (r takenOverRole) checkGrantedCalls(t *testing.T, s *systemTest) {
 	t.Helper()
-	for _, ask := range []struct{ door, method, path, want string }{
+	for _, request := range []struct{ alias, method, path, want string }{
 		{"describe:slack", "GET", "/bastions", `"status":200`},
 		{"describe:slack", "GET", "/bastions/" + s.bastionID, `"status":404`},
 		{"extend:slack", "PATCH", "/bastions/" + s.bastionID, `"status":404`},
 		{"destroy:slack", "DELETE", "/bastions/" + s.bastionID, `"status":404`},
 	} {
-		answer, err := by.functions.Invoke(t.Context(), functionARN(ask.door), slackCall("slack:"+team+":UTHIEF", ask.method, ask.path))
-		if err != nil || !strings.Contains(string(answer), ask.want) {
-			t.Errorf("%s %s answered %s, %v", ask.method, ask.path, answer, err)
+		response, err := r.functions.Invoke(t.Context(), functionARN(request.alias), slackCall("slack:"+team+":UATTACKER", request.method, request.path))
+		if err != nil || !strings.Contains(string(response), request.want) {
+			t.Errorf("%s %s returned %s, %v", request.method, request.path, response, err)
 		}
 	}
 }
 
-// bodies are right ones, by method: whoever gets in with them has a bastion.
+// requestBodies are valid bodies, by method: an authorized call with them succeeds.
 var requestBodies = map[string]string{
 	"POST": `{"public_key":"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ3Yp3ZCq2yX6nV0zq9oZx9oUuUJ2m3n0b4V6fJmL1dN"}`, "PATCH": `{"ttl":"1h"}`,
 }
 
-// slackCall is what the Slack function writes.
+// slackCall returns a call of the API as the Slack function sends it.
 func slackCall(owner, method, path string) []byte {
 	call, _ := json.Marshal(map[string]string{
 		"owner": owner, "source": "127.0.0.9", "method": method, "path": path, "body": requestBodies[method],
@@ -100,37 +101,37 @@ func slackCall(owner, method, path string) []byte {
 	return call
 }
 
-// throughTheDoors says in each way that it is for somebody who is not of Slack. Each
-// function runs and refuses.
-func (by takenOverRole) trySlackAliases(t *testing.T, s *systemTest) (tried int) {
+// trySlackAliases calls each alias with payloads that name an owner who is not of Slack,
+// in every form. Each function must run and fail.
+func (r takenOverRole) trySlackAliases(t *testing.T, s *systemTest) (count int) {
 	t.Helper()
-	for door, ask := range map[string]struct{ method, path string }{
+	for alias, request := range map[string]struct{ method, path string }{
 		"create:slack": {"POST", "/bastions"}, "describe:slack": {"GET", "/bastions"},
 		"extend:slack": {"PATCH", "/bastions/" + s.bastionID}, "destroy:slack": {"DELETE", "/bastions"},
 	} {
 		for what, payload := range map[string][]byte{
-			"an event of a user":  userEvent(t, ask.method, ask.path, victim),
-			"an event of alice":   userEvent(t, ask.method, ask.path, role+"alice"),
-			"an event of admin":   userEvent(t, ask.method, ask.path, operator),
-			"an event of a token": withToken(t, userEvent(t, ask.method, ask.path, victim)),
-			"an event and a call": mergeObjects(userEvent(t, ask.method, ask.path, victim), slackCall("slack:"+team+":UTHIEF", ask.method, ask.path)),
-			"a user":              slackCall(iamOwner(victim), ask.method, ask.path),
-			"an admin":            slackCall("arn:aws:iam::"+account+":user/"+operator, ask.method, ask.path),
-			"a token's":           slackCall("jwt:https://issuer.example#victim", ask.method, ask.path),
-			"local mode's":        slackCall("local:victim", ask.method, ask.path),
-			"Slack's, and more":   slackCall("slack:"+team+":UTHIEF\n"+iamOwner(victim), ask.method, ask.path),
+			"an event of a user":     userEvent(t, request.method, request.path, victim),
+			"an event of alice":      userEvent(t, request.method, request.path, role+"alice"),
+			"an event of admin":      userEvent(t, request.method, request.path, operator),
+			"an event of a token":    withToken(t, userEvent(t, request.method, request.path, victim)),
+			"an event and a call":    mergeObjects(userEvent(t, request.method, request.path, victim), slackCall("slack:"+team+":UATTACKER", request.method, request.path)),
+			"an IAM owner":           slackCall(iamOwner(victim), request.method, request.path),
+			"the admin":              slackCall("arn:aws:iam::"+account+":user/"+operator, request.method, request.path),
+			"a JWT owner":            slackCall("jwt:https://issuer.example#victim", request.method, request.path),
+			"an owner of local mode": slackCall("local:victim", request.method, request.path),
+			"two owners":             slackCall("slack:"+team+":UATTACKER\n"+iamOwner(victim), request.method, request.path),
 		} {
-			tried++
-			answer, err := by.functions.Invoke(t.Context(), functionARN(door), payload)
+			count++
+			response, err := r.functions.Invoke(t.Context(), functionARN(alias), payload)
 			if !errors.As(err, new(*awscloud.FunctionError)) {
-				t.Errorf("%s, of %s: answered %s, %v", door, what, answer, err)
+				t.Errorf("%s with %s returned %s, %v", alias, what, response, err)
 			}
 		}
 	}
-	return tried
+	return count
 }
 
-// event is one of API Gateway's, as it would be of a user.
+// userEvent returns API Gateway's event for a request of an IAM user.
 func userEvent(t *testing.T, method, path, user string) []byte {
 	t.Helper()
 	made, _, err := newAPIEvent(httptest.NewRequest(method, path, strings.NewReader(requestBodies[method])), user)
@@ -140,7 +141,7 @@ func userEvent(t *testing.T, method, path, user string) []byte {
 	return made
 }
 
-// withToken puts a token in the place of a user.
+// withToken replaces the IAM user of an event by a JWT.
 func withToken(t *testing.T, event []byte) []byte {
 	t.Helper()
 	var e map[string]any
@@ -157,13 +158,14 @@ func withToken(t *testing.T, event []byte) []byte {
 	return made
 }
 
-// both is one object with what two have.
+// mergeObjects returns one JSON object with the members of two.
 func mergeObjects(one, other []byte) []byte {
 	return append(append(one[:len(one)-1:len(one)-1], ','), other[1:]...)
 }
 
-// pastTheDoors calls what the role does not grant, with what would do something.
-func (by takenOverRole) tryOtherFunctions(t *testing.T) (tried int) {
+// tryOtherFunctions invokes functions and aliases that the role does not grant, with
+// payloads that would have an effect.
+func (r takenOverRole) tryOtherFunctions(t *testing.T) (count int) {
 	t.Helper()
 	for name, payload := range map[string][]byte{
 		"create": userEvent(t, "POST", "/bastions", victim), "create:$LATEST": userEvent(t, "POST", "/bastions", victim), "create:7": userEvent(t, "POST", "/bastions", victim),
@@ -172,70 +174,70 @@ func (by takenOverRole) tryOtherFunctions(t *testing.T) (tried int) {
 		"reaper": []byte(`{"action":"sweep"}`), "observer": []byte(`{"Records":[]}`), "slack": userEvent(t, "POST", "/slack/command", ""),
 	} {
 		for _, function := range []string{name, functionARN(name)} {
-			tried += 2
-			answer, err := by.functions.Invoke(t.Context(), function, payload)
+			count += 2
+			response, err := r.functions.Invoke(t.Context(), function, payload)
 			if !isDenied(err) {
-				t.Errorf("%s answered %s, %v", function, answer, err)
+				t.Errorf("%s returned %s, %v", function, response, err)
 			}
-			if err := by.functions.InvokeAsync(t.Context(), function, payload); !isDenied(err) {
-				t.Errorf("%s took an event: %v", function, err)
+			if err := r.functions.InvokeAsync(t.Context(), function, payload); !isDenied(err) {
+				t.Errorf("%s accepted an event: %v", function, err)
 			}
 		}
 	}
-	return tried
+	return count
 }
 
-// denied reports whether IAM refused, and not a function.
+// isDenied reports whether IAM denied the call, as opposed to an error of the function.
 func isDenied(err error) bool {
 	return err != nil && !errors.As(err, new(*awscloud.FunctionError)) && strings.Contains(err.Error(), "AccessDenied")
 }
 
-// besideThem calls what is none of the Slack function's business.
-func (by takenOverRole) tryOtherResources(t *testing.T, s *systemTest) (tried int) {
+// tryOtherResources makes calls of AWS that the role does not grant.
+func (r takenOverRole) tryOtherResources(t *testing.T, s *systemTest) (count int) {
 	t.Helper()
 	ctx, task := t.Context(), s.task(t, s.bastionID).arn
 	key := map[string]types.AttributeValue{"pk": &types.AttributeValueMemberS{Value: "B#" + s.bastionID}, "sk": &types.AttributeValueMemberS{Value: "B"}}
 	calls := map[string]func(context.Context) error{
 		"another parameter": func(ctx context.Context) error {
-			_, err := by.ssm.GetParameters(ctx, &ssm.GetParametersInput{Names: []string{"/another"}, WithDecryption: aws.Bool(true)})
+			_, err := r.ssm.GetParameters(ctx, &ssm.GetParametersInput{Names: []string{"/another"}, WithDecryption: aws.Bool(true)})
 			return err
 		},
 		"another parameter beside its own": func(ctx context.Context) error {
-			_, err := by.ssm.GetParameters(ctx, &ssm.GetParametersInput{Names: []string{secretName, "/another"}, WithDecryption: aws.Bool(true)})
+			_, err := r.ssm.GetParameters(ctx, &ssm.GetParametersInput{Names: []string{secretName, "/another"}, WithDecryption: aws.Bool(true)})
 			return err
 		},
 		"its parameters by path": func(ctx context.Context) error {
-			_, err := by.ssm.GetParametersByPath(ctx, &ssm.GetParametersByPathInput{Path: aws.String("/way-in"), Recursive: aws.Bool(true)})
+			_, err := r.ssm.GetParametersByPath(ctx, &ssm.GetParametersByPathInput{Path: aws.String("/way-in"), Recursive: aws.Bool(true)})
 			return err
 		},
 		"all of its own table": func(ctx context.Context) error {
-			_, err := by.dynamo.Scan(ctx, &dynamodb.ScanInput{TableName: aws.String(slackTable)})
+			_, err := r.dynamo.Scan(ctx, &dynamodb.ScanInput{TableName: aws.String(slackTable)})
 			return err
 		},
 		"alice's task": func(ctx context.Context) error {
-			_, err := by.ecs.StopTask(ctx, &ecs.StopTaskInput{Cluster: &s.recorder.Deployment.Cluster, Task: &task})
+			_, err := r.ecs.StopTask(ctx, &ecs.StopTaskInput{Cluster: &s.recorder.Deployment.Cluster, Task: &task})
 			return err
 		},
 	}
 	for _, table := range []string{recordTable, leaseTable} {
 		calls["read "+table] = func(ctx context.Context) error {
-			_, err := by.dynamo.GetItem(ctx, &dynamodb.GetItemInput{TableName: &table, Key: key})
+			_, err := r.dynamo.GetItem(ctx, &dynamodb.GetItemInput{TableName: &table, Key: key})
 			return err
 		}
 		calls["change "+table] = func(ctx context.Context) error {
-			_, err := by.dynamo.UpdateItem(ctx, &dynamodb.UpdateItemInput{TableName: &table, Key: key})
+			_, err := r.dynamo.UpdateItem(ctx, &dynamodb.UpdateItemInput{TableName: &table, Key: key})
 			return err
 		}
 		calls["put into "+table] = func(ctx context.Context) error {
-			_, err := by.dynamo.PutItem(ctx, &dynamodb.PutItemInput{TableName: &table, Item: key})
+			_, err := r.dynamo.PutItem(ctx, &dynamodb.PutItemInput{TableName: &table, Item: key})
 			return err
 		}
 		calls["delete from "+table] = func(ctx context.Context) error {
-			_, err := by.dynamo.DeleteItem(ctx, &dynamodb.DeleteItemInput{TableName: &table, Key: key})
+			_, err := r.dynamo.DeleteItem(ctx, &dynamodb.DeleteItemInput{TableName: &table, Key: key})
 			return err
 		}
 		calls["scan "+table] = func(ctx context.Context) error {
-			_, err := by.dynamo.Scan(ctx, &dynamodb.ScanInput{TableName: &table})
+			_, err := r.dynamo.Scan(ctx, &dynamodb.ScanInput{TableName: &table})
 			return err
 		}
 	}
@@ -247,15 +249,15 @@ func (by takenOverRole) tryOtherResources(t *testing.T, s *systemTest) (tried in
 	return len(calls)
 }
 
-// jobsForOthers hands the Slack function itself work for others, which it may: it
-// comes to nothing.
-func (by takenOverRole) tryJobsOfOthers(t *testing.T) {
+// tryJobsOfOthers queues jobs for other owners. The role grants that, and the jobs must
+// have no effect.
+func (r takenOverRole) tryJobsOfOthers(t *testing.T) {
 	t.Helper()
 	for _, owner := range []string{iamOwner(victim), "local:victim", "jwt:https://issuer.example#victim"} {
 		for _, do := range []string{"start", "down", "extend", "status"} {
 			job, _ := json.Marshal(map[string]any{"job": map[string]any{"action": do, "owner": owner, "start_link": "c", "ttl": 1}}) // strings and a number
-			if answer, err := by.functions.Invoke(t.Context(), functionARN(slackWork), job); err != nil || string(answer) != "null" {
-				t.Errorf("a job to %s for %s answered %s, %v", do, owner, answer, err)
+			if response, err := r.functions.Invoke(t.Context(), functionARN(slackQueue), job); err != nil || string(response) != "null" {
+				t.Errorf("a job to %s for %s returned %s, %v", do, owner, response, err)
 			}
 		}
 	}

@@ -15,43 +15,43 @@ import (
 
 const (
 	launchDelay    = 2 * time.Second // from RunTask to RUNNING
-	interfaceDelay = time.Second     // for which a stopped task's interface stays
+	interfaceDelay = time.Second     // from STOPPED to the deletion of the interface
 )
 
-// task is a task of Fargate's. What it was made of is in moto.
+// task is a task that the test's Fargate runs. Its definition is in moto.
 type task struct {
 	id, arn, startedBy string
 	networkInterface   string
 	environ            []string   // of RunTask's overrides
-	address            netip.Addr // public, once the interface has it
+	address            netip.Addr // public, associated while the task starts
 	created            time.Time
 
-	ctx  context.Context // done when the task is to end
+	ctx  context.Context // done when the task must stop
 	stop context.CancelFunc
 
 	mu      sync.Mutex
-	reason  string      // of the StopTask that came first
-	process *os.Process // while it runs
+	reason  string      // of the first StopTask
+	process *os.Process // nil unless it runs
 	history []taskState
 }
 
-// state is what changes during a task's life.
+// taskState is the part of a task that changes.
 type taskState struct {
 	at               time.Time
 	status           string
-	attached         bool // the interface
+	attached         bool // the interface is attached
 	stopCode, reason string
 	exit             *int
 }
 
-// now is the task's state.
+// currentState returns the task's newest state.
 func (t *task) currentState() taskState {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.history[len(t.history)-1]
 }
 
-// terminate asks the task to end. The first reason is the task's.
+// terminate stops the task. Only the first reason is kept.
 func (t *task) terminate(reason string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -61,7 +61,7 @@ func (t *task) terminate(reason string) {
 	}
 }
 
-// start starts the life of a task that moto has made.
+// startTask starts a task that moto has created.
 func (f *fargate) startTask(arn, startedBy, networkInterface string, environ []string) (*task, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -82,7 +82,7 @@ func (f *fargate) startTask(arn, startedBy, networkInterface string, environ []s
 	return t, nil
 }
 
-// find finds a task by its ARN; nil if there is none.
+// findTask returns the task with an ARN, or nil.
 func (f *fargate) findTask(arn string) *task {
 	for _, t := range f.tasks() {
 		if t.arn == arn {
@@ -92,8 +92,8 @@ func (f *fargate) findTask(arn string) *task {
 	return nil
 }
 
-// shown is a task as ECS shows it, which is as it was a moment ago; false if it
-// does not show yet, or was never made.
+// visibleState returns a task and the state that ECS shows, which is older than
+// staleness. It returns false if the task is still hidden or does not exist.
 func (f *fargate) visibleState(arn string) (*task, taskState, bool) {
 	t := f.findTask(arn)
 	if t == nil {
@@ -109,21 +109,21 @@ func (f *fargate) visibleState(arn string) (*task, taskState, bool) {
 	return nil, taskState{}, false
 }
 
-// tasks are all tasks there ever were.
+// tasks returns all tasks that were ever started.
 func (f *fargate) tasks() []*task {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return slices.Clone(f.allTasks)
 }
 
-// complained answers the complaints.
+// recordedFaults returns the recorded faults.
 func (f *fargate) recordedFaults() []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return slices.Clone(f.faults)
 }
 
-// close ends all tasks, and waits for them.
+// close stops all tasks and waits for them.
 func (f *fargate) close() {
 	f.mu.Lock()
 	f.closed = true
@@ -134,7 +134,7 @@ func (f *fargate) close() {
 	f.background.Wait()
 }
 
-// become notes a task's next state, and tells of it.
+// setState adds a task's next state and reports the change.
 func (f *fargate) setState(t *task, s taskState) {
 	s.at = time.Now()
 	t.mu.Lock()
@@ -143,14 +143,14 @@ func (f *fargate) setState(t *task, s taskState) {
 	f.background.Go(func() { f.changed(t, s.status) })
 }
 
-// live is a task's whole life.
+// runTask takes a task through all its states.
 func (f *fargate) runTask(t *task) {
 	defer t.stop()
 	end, up := f.launch(t)
 	if up {
 		end = f.runProcess(t)
 	}
-	if t.ctx.Err() == nil { // it ended by itself, and ECS wants it to be stopped
+	if t.ctx.Err() == nil { // the process exited by itself, so ECS sets the desired status
 		_, err := f.moto.ecs(context.Background(), "StopTask", map[string]string{"cluster": f.resources.cluster, "task": t.arn, "reason": end.reason})
 		f.recordFault(t, err)
 	}
@@ -164,7 +164,7 @@ func (f *fargate) runTask(t *task) {
 	f.deleteInterface(t)
 }
 
-// complain notes what should not be.
+// recordFault records an error that makes the test fail at its end.
 func (f *fargate) recordFault(t *task, err error) {
 	if err != nil {
 		f.mu.Lock()
@@ -173,8 +173,8 @@ func (f *fargate) recordFault(t *task, err error) {
 	}
 }
 
-// launch takes a task to RUNNING, or says how it ended before. The interface shows
-// before it has its address.
+// launch takes a task to RUNNING, or returns the final state if the task is stopped
+// before. The interface is attached before it has its address.
 func (f *fargate) launch(t *task) (end taskState, up bool) {
 	for _, next := range []struct {
 		after  time.Duration
@@ -193,21 +193,21 @@ func (f *fargate) launch(t *task) (end taskState, up bool) {
 	return taskState{}, true
 }
 
-// stopped is the end of a task that was stopped.
+// stoppedState returns the final state of a task that was stopped.
 func (t *task) stoppedState() taskState {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return taskState{stopCode: "UserInitiated", reason: t.reason}
 }
 
-// stopping is what happens to a task before its process is to end, or after it
-// ended by itself.
+// setStopping sets the states before the process is stopped, or after it has exited by
+// itself.
 func (f *fargate) setStopping(t *task) {
 	f.setState(t, taskState{status: "DEACTIVATING", attached: true})
 	f.setState(t, taskState{status: "STOPPING", attached: true})
 }
 
-// associate gives the task's interface its public address.
+// associateAddress associates the public address with the task's interface.
 func (f *fargate) associateAddress(t *task) {
 	ctx := context.Background()
 	made, err := f.moto.ec2(ctx, "AllocateAddress", "Domain", "vpc", "Address", t.address.String())
@@ -217,7 +217,7 @@ func (f *fargate) associateAddress(t *task) {
 	f.recordFault(t, err)
 }
 
-// release takes the interface away, and its address if it had one.
+// deleteInterface deletes the interface, and releases its address if it has one.
 func (f *fargate) deleteInterface(t *task) {
 	ctx := context.Background()
 	had, err := f.moto.ec2(ctx, "DescribeAddresses", "Filter.1.Name", "network-interface-id", "Filter.1.Value.1", t.networkInterface)
