@@ -21,11 +21,11 @@ import (
 // baseline.
 func BenchmarkFirstAnswer(b *testing.B) {
 	programs := compile(b, "./functions/slack", "./internal/lambdamode/testdata/empty")
-	o := newSlackFixture(b, programs)
-	o.dropWhenBusy = true
+	f := newSlackFixture(b, programs)
+	f.dropWhenBusy = true
 	empty := emulator.Emulate(b, filepath.Join(programs, "empty"), credentials())
 	b.Run("empty", func(b *testing.B) {
-		measureInvocations(b, empty, "null", func(int) []byte { return o.event(b, "UNOBODY", "help") })
+		measureInvocations(b, empty, "null", func(int) []byte { return f.event(b, "U0000", "help") })
 	})
 	for _, backends := range []backendState{fast, slow, down} {
 		for _, c := range []struct{ command, reply string }{
@@ -35,8 +35,8 @@ func BenchmarkFirstAnswer(b *testing.B) {
 				c.reply = "The bastion service isn't responding"
 			}
 			b.Run(fmt.Sprintf("%s/%s", backends, strings.Fields(c.command)[0]), func(b *testing.B) {
-				o.setBackends(backends)
-				measureInvocations(b, o.functions["slack"], c.reply, func(n int) []byte { return o.event(b, o.user(b, n), c.command) })
+				f.setBackends(backends)
+				measureInvocations(b, f.functions["slack"], c.reply, func(n int) []byte { return f.event(b, f.user(b, n), c.command) })
 			})
 		}
 	}
@@ -44,28 +44,28 @@ func BenchmarkFirstAnswer(b *testing.B) {
 
 // user returns a user whose key is saved. It returns another user after every ten
 // commands, because one user may send twenty in a minute.
-func (o *slackFixture) user(b *testing.B, n int) string {
+func (f *slackFixture) user(b *testing.B, n int) string {
 	if n%10 == 0 {
-		o.userCount++
+		f.userCount++
 		const key = "key ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ3Yp3ZCq2yX6nV0zq9oZx9oUuUJ2m3n0b4V6fJmL1dN"
-		if reply, _ := o.slack.sendCommand(b, fmt.Sprintf("U%04d", o.userCount), key); !strings.Contains(reply.text, "Key saved") {
+		if reply, _ := f.slack.sendCommand(b, fmt.Sprintf("U%04d", f.userCount), key); !strings.Contains(reply.text, "Key saved") {
 			b.Fatalf("key: the reply is\n%s", reply.text)
 		}
 	}
-	return fmt.Sprintf("U%04d", o.userCount)
+	return fmt.Sprintf("U%04d", f.userCount)
 }
 
 // event returns API Gateway's event of a command.
-func (o *slackFixture) event(b *testing.B, user, command string) []byte {
-	body := commandForm(user, command, o.slack.newResponseURL("commands")).Encode()
+func (f *slackFixture) event(b *testing.B, user, command string) []byte {
+	body := commandForm(user, command, f.slack.newResponseURL("commands")).Encode()
 	r := httptest.NewRequest(http.MethodPost, "/slack/command", strings.NewReader(body))
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	signRequest(r.Header, body)
-	made, _, err := newAPIEvent(r, "")
+	event, _, err := newAPIEvent(r, "")
 	if err != nil {
 		b.Fatal(err)
 	}
-	return made
+	return event
 }
 
 // measureInvocations invokes a function with events, checks that each response contains

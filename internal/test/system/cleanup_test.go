@@ -15,9 +15,9 @@ import (
 // connect to the SSH port. It returns the source.
 func (s *systemTest) checkOnlyRule(t *testing.T, source string) string {
 	t.Helper()
-	m, place := s.fargate.moto, s.fargate.resources
+	m, resources := s.fargate.moto, s.fargate.resources
 	carried, err := m.groupsOf(t.Context(), s.task(t, s.bastionID).networkInterface)
-	if err != nil || len(carried) != 2 || carried[1] != place.memberGroup || carried[0] == place.memberGroup {
+	if err != nil || len(carried) != 2 || carried[1] != resources.memberGroup || carried[0] == resources.memberGroup {
 		t.Fatalf("the interface has the groups %v, %v", carried, err)
 	}
 	rules, err := m.rulesOf(t.Context(), carried[0])
@@ -111,10 +111,10 @@ func (s *systemTest) checkNothingDue(t *testing.T) {
 // and stopped tasks, and that every kind of call was made.
 func (s *systemTest) checkMotoIsClean(t *testing.T) {
 	t.Helper()
-	m, place := s.fargate.moto, s.fargate.resources
-	groups, err := m.ec2(t.Context(), "DescribeSecurityGroups", "Filter.1.Name", "vpc-id", "Filter.1.Value.1", place.vpc)
+	m, resources := s.fargate.moto, s.fargate.resources
+	groups, err := m.ec2(t.Context(), "DescribeSecurityGroups", "Filter.1.Name", "vpc-id", "Filter.1.Value.1", resources.vpc)
 	for _, group := range groups.Groups {
-		if group.ID != place.memberGroup && group.Name != "default" {
+		if group.ID != resources.memberGroup && group.Name != "default" {
 			t.Errorf("a group is left: %+v", group)
 		}
 	}
@@ -125,7 +125,7 @@ func (s *systemTest) checkMotoIsClean(t *testing.T) {
 		t.Errorf("network interfaces are left: %+v, %v", left.Interfaces, err)
 	}
 	for desired, want := range map[string]int{"RUNNING": 0, "STOPPED": len(s.fargate.tasks())} {
-		listed, err := m.ecs(t.Context(), "ListTasks", map[string]string{"cluster": place.cluster, "desiredStatus": desired})
+		listed, err := m.ecs(t.Context(), "ListTasks", map[string]string{"cluster": resources.cluster, "desiredStatus": desired})
 		if arns, _ := listed["taskArns"].([]any); err != nil || len(arns) != want {
 			t.Errorf("tasks with the desired status %s: %v, %v; want %d", desired, arns, err, want)
 		}

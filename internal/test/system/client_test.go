@@ -9,9 +9,11 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -42,14 +44,14 @@ type apiResponse struct {
 }
 
 // curl calls the API and returns the status and the body.
-func (p *apiUser) curl(t *testing.T, args ...string) (status int, body string) {
+func (u *apiUser) curl(t *testing.T, args ...string) (status int, body string) {
 	t.Helper()
 	path := args[len(args)-1]
-	args = append([]string{"--silent", "--show-error", "--max-time", "60", "--interface", p.sourceIP, "--write-out", "\n%{http_code}"}, args[:len(args)-1]...)
-	if p.user != "" {
-		args = append(args, "--user", p.user+":")
+	args = append([]string{"--silent", "--show-error", "--max-time", "60", "--interface", u.sourceIP, "--write-out", "\n%{http_code}"}, args[:len(args)-1]...)
+	if u.user != "" {
+		args = append(args, "--user", u.user+":")
 	}
-	out, err := exec.Command("curl", append(args, p.deployment.url+path)...).Output()
+	out, err := exec.Command("curl", append(args, u.deployment.url+path)...).Output()
 	if err != nil {
 		t.Fatalf("curl %v %s: %v\n%s", args, path, err, out)
 	}
@@ -61,9 +63,9 @@ func (p *apiUser) curl(t *testing.T, args ...string) (status int, body string) {
 }
 
 // call calls the API and decodes the JSON response.
-func (p *apiUser) call(t *testing.T, args ...string) apiResponse {
+func (u *apiUser) call(t *testing.T, args ...string) apiResponse {
 	t.Helper()
-	status, body := p.curl(t, args...)
+	status, body := u.curl(t, args...)
 	a := apiResponse{Status: status, Body: body}
 	if err := json.Unmarshal([]byte(body), &a); err != nil {
 		t.Fatalf("curl %v returned %d %s: %v", args, status, body, err)
@@ -71,48 +73,59 @@ func (p *apiUser) call(t *testing.T, args ...string) apiResponse {
 	return a
 }
 
-// expect calls the API and checks the status and the state. An empty state matches any.
-func (p *apiUser) expect(t *testing.T, status int, state string, args ...string) apiResponse {
+// expect calls the API and checks the status and the state. An empty state matches any. If
+// the request has waitHeader and the bastion still starts, because the machine is busy,
+// expect waits until it is ready.
+func (u *apiUser) expect(t *testing.T, status int, state string, args ...string) apiResponse {
 	t.Helper()
-	a := p.call(t, args...)
+	a := u.call(t, args...)
+	if slices.Contains(args, waitHeader) {
+		for giveUp := time.Now().Add(waitLimit); a.Status == status && a.State == "starting" && state == "ready" && time.Now().Before(giveUp); {
+			a = u.call(t, "--header", waitHeader, "/bastions/"+a.ID)
+			if a.Status == http.StatusOK {
+				a.Status = status
+			}
+		}
+	}
 	if a.Status != status || state != "" && a.State != state {
 		t.Fatalf("curl %v returned %d %s, want %d %s", args, a.Status, a.Body, status, state)
 	}
 	return a
 }
 
+// waitHeader asks the API to respond when the bastion is ready, or after 25 seconds.
 const waitHeader = "Prefer: wait=25"
 
-func (p *apiUser) publicKeyArgument() string { return "@" + p.keyFile + ".pub" }
+func (u *apiUser) publicKeyArgument() string { return "@" + u.keyFile + ".pub" }
 
 // generateKey makes a key pair with ssh-keygen. The user's later commands use it.
-func (p *apiUser) generateKey(t *testing.T) {
+func (u *apiUser) generateKey(t *testing.T) {
 	t.Helper()
-	p.keyFile = filepath.Join(t.TempDir(), "id_ed25519")
-	if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "somebody", "-f", p.keyFile).CombinedOutput(); err != nil {
+	u.keyFile = filepath.Join(t.TempDir(), "id_ed25519")
+	if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", u.keyFile).CombinedOutput(); err != nil {
 		t.Fatalf("ssh-keygen: %v\n%s", err, out)
 	}
 }
 
 // saveSSHConfig saves the API's text response as an ssh_config file and appends the line
 // for the user's key.
-func (p *apiUser) saveSSHConfig(t *testing.T, id string) {
+func (u *apiUser) saveSSHConfig(t *testing.T, id string) {
 	t.Helper()
-	status, text := p.curl(t, "--header", "Accept: text/plain", "--header", waitHeader, "/bastions/"+id)
+	status, text := u.curl(t, "--header", "Accept: text/plain", "--header", waitHeader, "/bastions/"+id)
 	if status != 200 || !strings.Contains(text, "Host bastion-default") || !strings.Contains(text, "StrictHostKeyChecking yes") {
 		t.Fatalf("the text response is %d %s", status, text)
 	}
-	p.sshConfig, p.hostAlias = filepath.Join(t.TempDir(), "bastion-default.conf"), "bastion-default"
-	if err := os.WriteFile(p.sshConfig, []byte(text+"  IdentityFile "+p.keyFile+"\n"), 0o600); err != nil {
+	u.sshConfig, u.hostAlias = filepath.Join(t.TempDir(), "bastion-default.conf"), "bastion-default"
+	if err := os.WriteFile(u.sshConfig, []byte(text+"  IdentityFile "+u.keyFile+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 }
 
 // ssh returns a command of OpenSSH's client that uses the saved configuration.
-func (p *apiUser) ssh(t *testing.T, args ...string) *exec.Cmd {
+func (u *apiUser) ssh(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	command := exec.CommandContext(t.Context(), "ssh", append([]string{
-		"-F", p.sshConfig, "-b", p.sourceIP, "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-o", "ConnectTimeout=20",
+		"-F", u.sshConfig, "-b", u.sourceIP, "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-o", "ConnectTimeout=20",
 	}, args...)...)
 	for _, entry := range os.Environ() {
 		if !strings.HasPrefix(entry, "SSH_AUTH_SOCK=") {
@@ -123,9 +136,9 @@ func (p *apiUser) ssh(t *testing.T, args ...string) *exec.Cmd {
 }
 
 // console runs a command of the status console and returns its output.
-func (p *apiUser) console(t *testing.T, command string) (string, error) {
+func (u *apiUser) console(t *testing.T, command string) (string, error) {
 	t.Helper()
-	out, err := p.ssh(t, p.hostAlias, command).CombinedOutput()
+	out, err := u.ssh(t, u.hostAlias, command).CombinedOutput()
 	return string(out), err
 }
 
@@ -138,9 +151,9 @@ type tunnel struct {
 }
 
 // openTunnel opens a tunnel with ssh -W.
-func (p *apiUser) openTunnel(t *testing.T, target string) *tunnel {
+func (u *apiUser) openTunnel(t *testing.T, target string) *tunnel {
 	t.Helper()
-	command := p.ssh(t, "-W", target, p.hostAlias)
+	command := u.ssh(t, "-W", target, u.hostAlias)
 	var stderr bytes.Buffer
 	command.Stderr = &stderr
 	in, err := command.StdinPipe()

@@ -32,9 +32,9 @@ func TestMotoProxyPassesCloudSuites(t *testing.T) {
 // connectThroughProxy connects ports through a new motoProxy.
 func connectThroughProxy(t *testing.T, f *fargate) awscloud.Ports {
 	t.Helper()
-	front := newMotoProxy(f)
+	proxy := newMotoProxy(f)
 	for name, value := range map[string]string{
-		"AWS_ENDPOINT_URL_EC2": serve(t, http.HandlerFunc(front.serveEC2)), "AWS_ENDPOINT_URL_ECS": serve(t, http.HandlerFunc(front.serveECS)),
+		"AWS_ENDPOINT_URL_EC2": serve(t, http.HandlerFunc(proxy.serveEC2)), "AWS_ENDPOINT_URL_ECS": serve(t, http.HandlerFunc(proxy.serveECS)),
 		"AWS_REGION": region, "AWS_ACCESS_KEY_ID": accessKey, "AWS_SECRET_ACCESS_KEY": accessKey,
 	} {
 		t.Setenv(name, value)
@@ -91,7 +91,7 @@ func (s cloudSuites) launch(t *testing.T, bastionID string, attempt int) bastion
 func (s cloudSuites) newResourcesAreHidden(t *testing.T) {
 	f := s.fargate
 	late := &fargate{program: f.program, port: f.port, resources: f.resources, moto: f.moto, changed: f.changed, log: f.log, staleness: time.Hour}
-	late.allTasks = f.tasks() // whose addresses are taken
+	late.allTasks = f.tasks() // their addresses are in use
 	t.Cleanup(late.close)
 	ports, shows := connectThroughProxy(t, late), s.launch(t, "bbbbbbbbbbbbbbbb", 1)
 	task, err := ports.Tasks.Run(t.Context(), shows)

@@ -125,12 +125,12 @@ const operator = "operator"
 
 // functionEnvironment returns the environment that template.yaml gives to each function
 // but the Slack function, without BASTION_SLACK, which differs.
-func functionEnvironment(p stackResources, port uint16) []string {
+func functionEnvironment(r stackResources, port uint16) []string {
 	return []string{
 		"BASTION_STACK_ID=" + stackID, "BASTION_TABLE=" + recordTable, "BASTION_LEASE_TABLE=" + leaseTable,
-		"BASTION_CLUSTER=" + p.cluster, "BASTION_VPC=" + p.vpc, "BASTION_MEMBER_GROUP=" + p.memberGroup,
-		"BASTION_SUBNETS=" + strings.Join(p.subnets[:], ","),
-		"BASTION_TASK_DEFINITION=" + p.definition,
+		"BASTION_CLUSTER=" + r.cluster, "BASTION_VPC=" + r.vpc, "BASTION_MEMBER_GROUP=" + r.memberGroup,
+		"BASTION_SUBNETS=" + strings.Join(r.subnets[:], ","),
+		"BASTION_TASK_DEFINITION=" + r.definition,
 		"BASTION_TASK_ROLE_ID=" + taskRoleID, "BASTION_CONTAINER=bastiond", fmt.Sprint("BASTION_SSH_PORT=", port),
 		"BASTION_PUBLIC_ADDRESS=true", "BASTION_FAMILIES=ipv4", "BASTION_SPOT=false",
 		"BASTION_ALLOWED=" + privateNetwork, "BASTION_SOURCES=", "BASTION_DEFAULT_TTL=1h", "BASTION_MAX_TTL=8h", "BASTION_IDLE=15m",
@@ -270,11 +270,11 @@ func startFunction(t testing.TB, programs, name, aws string, settings []string) 
 }
 
 // functionError returns the error in a function's response, or "" if there is none.
-func functionError(answer []byte) string {
+func functionError(response []byte) string {
 	var failed struct {
 		ErrorMessage, ErrorType string
 	}
-	if err := json.Unmarshal(answer, &failed); err != nil || failed.ErrorMessage+failed.ErrorType == "" {
+	if err := json.Unmarshal(response, &failed); err != nil || failed.ErrorMessage+failed.ErrorType == "" {
 		return ""
 	}
 	return failed.ErrorType + ": " + failed.ErrorMessage

@@ -23,7 +23,8 @@
 //     response_url, by chat.postMessage and by chat.update. The Slack function reaches
 //     https://hooks.slack.com and https://slack.com through an HTTP proxy and with a
 //     certificate from its environment, both of which net/http reads. The product has
-//     no code for this.
+//     no code for this. The test's Slack enforces the limits of a response_url, limits
+//     the rate of direct messages, and rejects an edit of an unknown message.
 //
 // Of each kind of asynchronous event, the test loses the first two attempts: one before
 // the function runs, one after it has run. It also rejects some events with an error of
@@ -73,9 +74,9 @@
 //
 // # Network
 //
-// Each task has an address on loopback with a TCP proxy that enforces its security groups: for
-// each connection, the proxy asks moto for the groups of the task's interface and for
-// their rules. Because everything runs on one machine, two settings differ from Fargate:
-// bastiond listens on an address of its own instead of 0.0.0.0, and it may connect to the
-// part of loopback where the private host listens.
+// Each task has an address on loopback. A TCP proxy listens there and enforces the task's
+// security groups: for each connection, it reads the groups of the task's interface and
+// their rules from moto. Because everything runs on one machine, two settings differ from
+// Fargate: bastiond listens on an address of its own instead of 0.0.0.0, and it may
+// connect to the part of loopback where the private host listens.
 package system

@@ -58,17 +58,17 @@ func (b *eventBridge) addDeadLetter(format string, args ...any) {
 const maxAttempts = 3
 
 // invokeFunc invokes a function by its name or its name and alias.
-type invokeFunc func(ctx context.Context, name string, event []byte) (answer []byte, err error)
+type invokeFunc func(ctx context.Context, name string, event []byte) (response []byte, err error)
 
 // send invokes a function asynchronously, with Lambda's retries.
 func (b *eventBridge) send(ctx context.Context, to invokeFunc, name string, event []byte) {
 	var why string
 	for range maxAttempts {
-		answer, err := to(context.WithoutCancel(ctx), name, event) // Lambda completes an invocation
+		response, err := to(context.WithoutCancel(ctx), name, event) // Lambda completes an invocation
 		if ctx.Err() != nil {
 			return
 		}
-		if why = functionError(answer); err == nil && why == "" {
+		if why = functionError(response); err == nil && why == "" {
 			return
 		}
 		if err != nil {
@@ -164,14 +164,14 @@ func (s *stream) call(ctx context.Context, target string, in, out any) error {
 		return fmt.Errorf("%s: %w", target, err)
 	}
 	defer response.Body.Close()
-	answer, err := io.ReadAll(response.Body)
+	content, err := io.ReadAll(response.Body)
 	if err != nil {
 		return fmt.Errorf("%s: %w", target, err)
 	}
 	if response.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s: %s: %s", target, response.Status, answer)
+		return fmt.Errorf("%s: %s: %s", target, response.Status, content)
 	}
-	return json.Unmarshal(answer, out)
+	return json.Unmarshal(content, out)
 }
 
 const streamsTarget = "DynamoDBStreams_20120810."
@@ -206,9 +206,9 @@ func (s *stream) iterator(ctx context.Context) (string, error) {
 	if s.last != "" {
 		in["ShardIteratorType"], in["SequenceNumber"] = "AFTER_SEQUENCE_NUMBER", s.last
 	}
-	var begun struct{ ShardIterator string }
-	err := s.call(ctx, streamsTarget+"GetShardIterator", in, &begun)
-	return begun.ShardIterator, err
+	var response struct{ ShardIterator string }
+	err := s.call(ctx, streamsTarget+"GetShardIterator", in, &response)
+	return response.ShardIterator, err
 }
 
 // poll delivers records until ctx is done. Lambda polls four times a second.
@@ -277,9 +277,9 @@ func (s *stream) deliver(ctx context.Context, to functions, batch []record) {
 			s.events.addDeadLetter("%v", err)
 			return
 		}
-		answer, err := to["observer"].Invoke(context.WithoutCancel(ctx), event)
-		if err == nil && functionError(answer) == "" {
-			batch = s.remaining(answer, batch)
+		response, err := to["observer"].Invoke(context.WithoutCancel(ctx), event)
+		if err == nil && functionError(response) == "" {
+			batch = s.remaining(response, batch)
 		}
 	}
 	if len(batch) > 0 && ctx.Err() == nil {
@@ -288,11 +288,11 @@ func (s *stream) deliver(ctx context.Context, to functions, batch []record) {
 }
 
 // remaining returns the part of a batch that the observer's response asks for again.
-func (s *stream) remaining(answer []byte, batch []record) []record {
+func (s *stream) remaining(response []byte, batch []record) []record {
 	var partly struct {
 		BatchItemFailures []struct{ ItemIdentifier string } `json:"batchItemFailures"`
 	}
-	if err := json.Unmarshal(answer, &partly); err != nil {
+	if err := json.Unmarshal(response, &partly); err != nil {
 		return batch
 	}
 	for i, r := range batch {

@@ -228,22 +228,22 @@ func (s *fakeSlack) newResponseURL(kind string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.serial++
-	made := fmt.Sprintf("https://hooks.slack.com/%s/%s/%d/%x", kind, team, s.serial, sha256.Sum256([]byte{byte(s.serial), byte(s.serial >> 8)}))
-	s.responseURLs[made] = time.Now()
-	return made
+	responseURL := fmt.Sprintf("https://hooks.slack.com/%s/%s/%d/%x", kind, team, s.serial, sha256.Sum256([]byte{byte(s.serial), byte(s.serial >> 8)}))
+	s.responseURLs[responseURL] = time.Now()
+	return responseURL
 }
 
 // sendCommand sends a /bastion command. It returns the reply and the response_url.
-func (s *fakeSlack) sendCommand(t testing.TB, user, text string) (answer message, at string) {
+func (s *fakeSlack) sendCommand(t testing.TB, user, text string) (reply message, at string) {
 	t.Helper()
 	at = s.newResponseURL("commands")
 	body := s.sendForm(t, "/slack/command", commandForm(user, text, at))
 	var content any
-	if json.Unmarshal(body, &answer) != nil || json.Unmarshal(body, &content) != nil || answer.ResponseType != "ephemeral" {
+	if json.Unmarshal(body, &reply) != nil || json.Unmarshal(body, &content) != nil || reply.ResponseType != "ephemeral" {
 		t.Fatalf("/bastion %s returned %s", text, body)
 	}
-	answer.readBlocks(content)
-	return answer, at
+	reply.readBlocks(content)
+	return reply, at
 }
 
 func commandForm(user, text, responseURL string) url.Values {
@@ -279,14 +279,14 @@ func (s *fakeSlack) sendForm(t testing.TB, path string, form url.Values) []byte 
 	}
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	signRequest(r.Header, body)
-	answer, err := s.client.Do(r)
+	response, err := s.client.Do(r)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer answer.Body.Close()
-	text, err := io.ReadAll(answer.Body)
-	if err != nil || answer.StatusCode != http.StatusOK {
-		t.Fatalf("%s returned %s %s, %v", path, answer.Status, text, err)
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	if err != nil || response.StatusCode != http.StatusOK {
+		t.Fatalf("%s returned %s %s, %v", path, response.Status, text, err)
 	}
 	return text
 }

@@ -31,28 +31,28 @@ type lambdaAPI struct {
 
 // rejection is a kind of event that Lambda rejects for a while.
 type rejection struct {
-	kind  string
-	until string // the role whose next event is accepted; empty: the second event of any role
-	begun bool   // one event was rejected
+	kind   string
+	until  string // the role whose next event is accepted; empty: the second event of any role
+	active bool   // one event was rejected
 }
 
 // ServeHTTP serves Invoke, synchronous and asynchronous; see
 // https://docs.aws.amazon.com/lambda/latest/api/API_Invoke.html.
-func (i *lambdaAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (l *lambdaAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	payload, err := io.ReadAll(r.Body)
 	if err != nil {
 		return // the caller has disconnected
 	}
 	name, kind := privilege.Invoked(r), kindOf(payload)
 	switch {
-	case i.rejects(kind, r.Header.Get(privilege.RoleHeader)):
+	case l.rejects(kind, r.Header.Get(privilege.RoleHeader)):
 		serviceFails(w)
 	case r.Header.Get("X-Amz-Invocation-Type") == "Event":
-		i.events.countEvent(kind)
-		i.background.Go(func() { i.events.send(i.ctx, i.invokeWithLoss(kind), name, payload) })
+		l.events.countEvent(kind)
+		l.background.Go(func() { l.events.send(l.ctx, l.invokeWithLoss(kind), name, payload) })
 		w.WriteHeader(http.StatusAccepted)
 	default:
-		response, err := i.invoke(r.Context(), name, payload)
+		response, err := l.invoke(r.Context(), name, payload)
 		if err != nil {
 			serviceFails(w)
 			return
@@ -94,50 +94,50 @@ func kindOf(payload []byte) string {
 
 // rejectNext rejects the next event of a kind and all later ones of that kind until one
 // comes from a function with the role.
-func (i *lambdaAPI) rejectNext(kind, until string) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.rejections = append(i.rejections, rejection{kind: kind, until: until})
+func (l *lambdaAPI) rejectNext(kind, until string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.rejections = append(l.rejections, rejection{kind: kind, until: until})
 }
 
-func (i *lambdaAPI) rejects(kind, role string) bool {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	at := slices.IndexFunc(i.rejections, func(r rejection) bool { return r.kind == kind })
+func (l *lambdaAPI) rejects(kind, role string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	at := slices.IndexFunc(l.rejections, func(r rejection) bool { return r.kind == kind })
 	if at < 0 {
 		return false
 	}
-	if r := i.rejections[at]; r.begun && (r.until == "" || r.until == role) {
-		i.rejections = slices.Delete(i.rejections, at, at+1)
+	if r := l.rejections[at]; r.active && (r.until == "" || r.until == role) {
+		l.rejections = slices.Delete(l.rejections, at, at+1)
 		return false
 	}
-	i.rejections[at].begun = true
-	if !slices.Contains(i.rejectedKinds, kind) {
-		i.rejectedKinds = append(i.rejectedKinds, kind)
+	l.rejections[at].active = true
+	if !slices.Contains(l.rejectedKinds, kind) {
+		l.rejectedKinds = append(l.rejectedKinds, kind)
 	}
 	return true
 }
 
 // outcomes returns the kinds of events that were rejected and those of which an attempt
 // was lost.
-func (i *lambdaAPI) outcomes() (refused, lost []string) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	return slices.Clone(i.rejectedKinds), slices.Compact(slices.Sorted(slices.Values(i.lostKinds)))
+func (l *lambdaAPI) outcomes() (refused, lost []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.rejectedKinds), slices.Compact(slices.Sorted(slices.Values(l.lostKinds)))
 }
 
 // invokeWithLoss returns an invokeFunc that loses two attempts of the first event of each
 // kind, as when the function's machine dies: the first before the function runs, the
 // second after it has run. Lambda retries, on AWS after a minute.
-func (i *lambdaAPI) invokeWithLoss(kind string) invokeFunc {
+func (l *lambdaAPI) invokeWithLoss(kind string) invokeFunc {
 	return func(ctx context.Context, name string, event []byte) ([]byte, error) {
 		const lost = `{"errorType":"Runtime.ExitError","errorMessage":"lost"}`
-		before := i.countLoss(kind)
-		if i.loseFirst && before == 0 {
+		before := l.countLoss(kind)
+		if l.loseFirst && before == 0 {
 			return []byte(lost), nil
 		}
-		response, err := i.invoke(ctx, name, event)
-		if i.loseFirst && before == 1 {
+		response, err := l.invoke(ctx, name, event)
+		if l.loseFirst && before == 1 {
 			return []byte(lost), err
 		}
 		return response, err
@@ -145,16 +145,16 @@ func (i *lambdaAPI) invokeWithLoss(kind string) invokeFunc {
 }
 
 // countLoss counts an attempt and returns how many of that kind were lost before.
-func (i *lambdaAPI) countLoss(kind string) (before int) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	for _, lost := range i.lostKinds {
+func (l *lambdaAPI) countLoss(kind string) (before int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, lost := range l.lostKinds {
 		if lost == kind {
 			before++
 		}
 	}
 	if before < 2 {
-		i.lostKinds = append(i.lostKinds, kind)
+		l.lostKinds = append(l.lostKinds, kind)
 	}
 	return before
 }

@@ -50,20 +50,20 @@ func (m *moto) call(ctx context.Context, service string, header map[string]strin
 		return nil, err
 	}
 	defer response.Body.Close()
-	answer, err := io.ReadAll(response.Body)
+	content, err := io.ReadAll(response.Body)
 	if err == nil && response.StatusCode != http.StatusOK {
-		err = errorResponse{response.StatusCode, answer}
+		err = errorResponse{response.StatusCode, content}
 	}
-	return answer, err
+	return content, err
 }
 
 // forward calls EC2 with a form.
 func (m *moto) forward(ctx context.Context, form url.Values) ([]byte, error) {
-	answer, err := m.call(ctx, "ec2", map[string]string{"Content-Type": "application/x-www-form-urlencoded"}, []byte(form.Encode()))
+	response, err := m.call(ctx, "ec2", map[string]string{"Content-Type": "application/x-www-form-urlencoded"}, []byte(form.Encode()))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", form.Get("Action"), err)
 	}
-	return answer, nil
+	return response, nil
 }
 
 // ec2Response has the fields that the tests read, for all actions.
@@ -100,15 +100,15 @@ func (m *moto) ec2(ctx context.Context, action string, pairs ...string) (ec2Resp
 		form.Set(pairs[i], pairs[i+1])
 	}
 	body, err := m.forward(ctx, form)
-	var answer ec2Response
+	var response ec2Response
 	if err == nil {
-		err = xml.Unmarshal(body, &answer)
+		err = xml.Unmarshal(body, &response)
 	}
-	return answer, err
+	return response, err
 }
 
 // ecs calls ECS.
-func (m *moto) ecs(ctx context.Context, action string, in any) (answer map[string]any, err error) {
+func (m *moto) ecs(ctx context.Context, action string, in any) (response map[string]any, err error) {
 	body, err := json.Marshal(in)
 	if err != nil {
 		return nil, err
@@ -118,7 +118,7 @@ func (m *moto) ecs(ctx context.Context, action string, in any) (answer map[strin
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", action, err)
 	}
-	return answer, json.Unmarshal(out, &answer)
+	return response, json.Unmarshal(out, &response)
 }
 
 // stackResources are the resources of a stack of template.yaml before its first bastion.
@@ -131,18 +131,18 @@ type stackResources struct {
 func (m *moto) createStack(t *testing.T) stackResources {
 	t.Helper()
 	ec2 := func(action string, pairs ...string) ec2Response {
-		answer, err := m.ec2(t.Context(), action, pairs...)
+		response, err := m.ec2(t.Context(), action, pairs...)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return answer
+		return response
 	}
 	ecs := func(action, of, name string, in any) string {
-		answer, err := m.ecs(t.Context(), action, in)
+		response, err := m.ecs(t.Context(), action, in)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return answer[of].(map[string]any)[name].(string)
+		return response[of].(map[string]any)[name].(string)
 	}
 	p := stackResources{vpc: ec2("CreateVpc", "CidrBlock", "10.7.0.0/16").VPC}
 	ec2("ModifyVpcAttribute", "VpcId", p.vpc, "EnableDnsHostnames.Value", "true") // moto's RunTask needs it
@@ -160,17 +160,17 @@ func (m *moto) createStack(t *testing.T) stackResources {
 
 // groupsOf returns the groups of an interface; none if the interface is deleted.
 func (m *moto) groupsOf(ctx context.Context, networkInterface string) ([]string, error) {
-	answer, err := m.ec2(ctx, "DescribeNetworkInterfaces", "Filter.1.Name", "network-interface-id", "Filter.1.Value.1", networkInterface)
-	if err != nil || len(answer.Interfaces) == 0 {
+	response, err := m.ec2(ctx, "DescribeNetworkInterfaces", "Filter.1.Name", "network-interface-id", "Filter.1.Value.1", networkInterface)
+	if err != nil || len(response.Interfaces) == 0 {
 		return nil, err
 	}
-	return answer.Interfaces[0].Groups, nil
+	return response.Interfaces[0].Groups, nil
 }
 
 // rulesOf returns the rules of a group.
 func (m *moto) rulesOf(ctx context.Context, group string) ([]ec2Rule, error) {
-	answer, err := m.ec2(ctx, "DescribeSecurityGroupRules", "Filter.1.Name", "group-id", "Filter.1.Value.1", group)
-	return answer.Rules, err
+	response, err := m.ec2(ctx, "DescribeSecurityGroupRules", "Filter.1.Name", "group-id", "Filter.1.Value.1", group)
+	return response.Rules, err
 }
 
 // allowsConnection reports whether a rule of a group of the interface allows a connection

@@ -36,65 +36,65 @@ func newMotoProxy(f *fargate) *motoProxy {
 }
 
 // serveEC2 serves a call of EC2.
-func (f *motoProxy) serveEC2(w http.ResponseWriter, r *http.Request) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
+func (p *motoProxy) serveEC2(w http.ResponseWriter, r *http.Request) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if err := r.ParseForm(); err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
 	w.Header().Set("Content-Type", "text/xml;charset=UTF-8")
-	response, err := f.ec2(r, r.PostForm)
-	f.writeResponse(w, response, err)
+	response, err := p.ec2(r, r.PostForm)
+	p.writeResponse(w, response, err)
 }
 
-func (f *motoProxy) ec2(r *http.Request, form url.Values) ([]byte, error) {
+func (p *motoProxy) ec2(r *http.Request, form url.Values) ([]byte, error) {
 	action, group := form.Get("Action"), form.Get("GroupId")
 	if action != "CreateSecurityGroup" { // a new group's name is in use at once
-		f.replaceHidden(form)
+		p.replaceHidden(form)
 	}
 	if action == "DeleteSecurityGroup" {
-		carried, err := f.moto.ec2(r.Context(), "DescribeNetworkInterfaces", "Filter.1.Name", "group-id", "Filter.1.Value.1", group)
+		carried, err := p.moto.ec2(r.Context(), "DescribeNetworkInterfaces", "Filter.1.Name", "group-id", "Filter.1.Value.1", group)
 		if err != nil {
 			return nil, err
 		}
 		if len(carried.Interfaces) > 0 {
-			return nil, f.refuse("DependencyViolation", ec2Error("DependencyViolation", "resource "+group+" has a dependent object"))
+			return nil, p.refuse("DependencyViolation", ec2Error("DependencyViolation", "resource "+group+" has a dependent object"))
 		}
 	}
-	response, err := f.moto.forward(r.Context(), form)
+	response, err := p.moto.forward(r.Context(), form)
 	if err != nil {
 		return nil, err
 	}
-	f.forwardedCalls[action]++
+	p.forwardedCalls[action]++
 	if action == "CreateSecurityGroup" {
-		var made ec2Response
-		if err := xml.Unmarshal(response, &made); err != nil {
+		var created ec2Response
+		if err := xml.Unmarshal(response, &created); err != nil {
 			return nil, err
 		}
-		shows := time.Now().Add(f.fargate.staleness)
-		f.hiddenUntil[made.Group], f.hiddenUntil[form.Get("GroupName")] = shows, shows
+		shows := time.Now().Add(p.fargate.staleness)
+		p.hiddenUntil[created.Group], p.hiddenUntil[form.Get("GroupName")] = shows, shows
 	}
 	return response, nil
 }
 
 // replaceHidden replaces each hidden group by a group that does not exist, so that moto
 // returns its own error.
-func (f *motoProxy) replaceHidden(form url.Values) {
+func (p *motoProxy) replaceHidden(form url.Values) {
 	for _, values := range form {
 		for i, value := range values {
-			if f.isHidden(value) {
+			if p.isHidden(value) {
 				values[i] = "sg-00000000000000000"
 			}
 		}
 	}
 }
 
-func (f *motoProxy) isHidden(group string) bool { return time.Now().Before(f.hiddenUntil[group]) }
+func (p *motoProxy) isHidden(group string) bool { return time.Now().Before(p.hiddenUntil[group]) }
 
 // refuse counts and returns an error response of the proxy itself.
-func (f *motoProxy) refuse(code string, body []byte) error {
-	f.ownResponses[code]++
+func (p *motoProxy) refuse(code string, body []byte) error {
+	p.ownResponses[code]++
 	return errorResponse{http.StatusBadRequest, body}
 }
 
@@ -109,7 +109,7 @@ func ec2Error(code, message string) []byte {
 }
 
 // writeResponse writes a response, or an error response as it is.
-func (f *motoProxy) writeResponse(w http.ResponseWriter, response []byte, err error) {
+func (p *motoProxy) writeResponse(w http.ResponseWriter, response []byte, err error) {
 	var refused errorResponse
 	switch {
 	case errors.As(err, &refused):
@@ -144,9 +144,9 @@ type ecsCall struct {
 }
 
 // serveECS serves a call of ECS.
-func (f *motoProxy) serveECS(w http.ResponseWriter, r *http.Request) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
+func (p *motoProxy) serveECS(w http.ResponseWriter, r *http.Request) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	w.Header().Set("Content-Type", "application/x-amz-json-1.1")
 	_, action, _ := strings.Cut(r.Header.Get("X-Amz-Target"), ".")
 	var call ecsCall
@@ -156,58 +156,58 @@ func (f *motoProxy) serveECS(w http.ResponseWriter, r *http.Request) {
 	}
 	var out map[string]any
 	if err == nil {
-		out, err = f.ecs(r.Context(), action, call, body)
+		out, err = p.ecs(r.Context(), action, call, body)
 	}
 	response, _ := json.Marshal(out)
-	f.writeResponse(w, response, err)
+	p.writeResponse(w, response, err)
 }
 
-func (f *motoProxy) ecs(ctx context.Context, action string, call ecsCall, body []byte) (map[string]any, error) {
+func (p *motoProxy) ecs(ctx context.Context, action string, call ecsCall, body []byte) (map[string]any, error) {
 	switch action {
 	case "RunTask":
-		return f.runTask(ctx, call, body)
+		return p.runTask(ctx, call, body)
 	case "DescribeTasks":
-		return f.describeTasks(ctx, call, body)
+		return p.describeTasks(ctx, call, body)
 	case "StopTask":
-		return f.stopTask(ctx, call, body)
+		return p.stopTask(ctx, call, body)
 	}
-	return f.forward(ctx, action, body)
+	return p.forward(ctx, action, body)
 }
 
 // forward passes a call on to moto unchanged.
-func (f *motoProxy) forward(ctx context.Context, action string, body []byte) (map[string]any, error) {
-	out, err := f.moto.ecs(ctx, action, json.RawMessage(body))
+func (p *motoProxy) forward(ctx context.Context, action string, body []byte) (map[string]any, error) {
+	out, err := p.moto.ecs(ctx, action, json.RawMessage(body))
 	if err == nil {
-		f.forwardedCalls[action]++
+		p.forwardedCalls[action]++
 	}
 	return out, err
 }
 
-func (f *motoProxy) refuseECS(code, message string, arns ...string) error {
+func (p *motoProxy) refuseECS(code, message string, arns ...string) error {
 	body, _ := json.Marshal(map[string]any{"__type": code, "message": message, "resourceIds": arns})
-	return f.refuse(code, body)
+	return p.refuse(code, body)
 }
 
-func (f *motoProxy) runTask(ctx context.Context, call ecsCall, body []byte) (map[string]any, error) {
-	known, repeated := f.startedTasks[call.ClientToken]
+func (p *motoProxy) runTask(ctx context.Context, call ecsCall, body []byte) (map[string]any, error) {
+	known, repeated := p.startedTasks[call.ClientToken]
 	switch {
 	case repeated && !bytes.Equal(known.request, body):
-		return nil, f.refuseECS("ConflictException", "The provided clientToken is already in use with a different RunTask request.", known.task.arn)
+		return nil, p.refuseECS("ConflictException", "The provided clientToken is already in use with a different RunTask request.", known.task.arn)
 	case repeated:
-		f.ownResponses["repeated clientToken"]++
+		p.ownResponses["repeated clientToken"]++
 		return runTaskResponse(known), nil
 	}
 	groups := call.NetworkConfiguration.AwsvpcConfiguration.SecurityGroups
 	for _, group := range groups {
-		if there, err := f.groupExists(ctx, group); err != nil {
+		if exists, err := p.groupExists(ctx, group); err != nil {
 			return nil, err
-		} else if !there {
-			return nil, f.refuseECS("InvalidParameterException", fmt.Sprintf(
+		} else if !exists {
+			return nil, p.refuseECS("InvalidParameterException", fmt.Sprintf(
 				"Error retrieving security group information for [%s]: The security group '%s' does not exist (ErrorCode: InvalidGroup.NotFound)",
 				strings.Join(groups, ", "), group))
 		}
 	}
-	out, err := f.forward(ctx, "RunTask", body)
+	out, err := p.forward(ctx, "RunTask", body)
 	if err != nil {
 		return nil, err
 	}
@@ -218,16 +218,16 @@ func (f *motoProxy) runTask(ctx context.Context, call ecsCall, body []byte) (map
 			environ = append(environ, entry.Name+"="+entry.Value)
 		}
 	}
-	now.task, err = f.fargate.startTask(now.response["taskArn"].(string), call.StartedBy, networkInterfaceOf(now.response), environ)
-	f.startedTasks[call.ClientToken] = now
+	now.task, err = p.fargate.startTask(now.response["taskArn"].(string), call.StartedBy, networkInterfaceOf(now.response), environ)
+	p.startedTasks[call.ClientToken] = now
 	return runTaskResponse(now), err
 }
 
-func (f *motoProxy) groupExists(ctx context.Context, group string) (bool, error) {
-	if f.isHidden(group) {
+func (p *motoProxy) groupExists(ctx context.Context, group string) (bool, error) {
+	if p.isHidden(group) {
 		return false, nil
 	}
-	_, err := f.moto.ec2(ctx, "DescribeSecurityGroups", "GroupId.1", group)
+	_, err := p.moto.ec2(ctx, "DescribeSecurityGroups", "GroupId.1", group)
 	var refused errorResponse
 	if errors.As(err, &refused) && bytes.Contains(refused.body, []byte("InvalidGroup.NotFound")) {
 		return false, nil
@@ -273,14 +273,14 @@ func addLifecycle(shown map[string]any, t *task, now taskState) {
 	shown["containers"] = []any{container}
 }
 
-func (f *motoProxy) describeTasks(ctx context.Context, call ecsCall, body []byte) (map[string]any, error) {
-	out, err := f.forward(ctx, "DescribeTasks", body)
+func (p *motoProxy) describeTasks(ctx context.Context, call ecsCall, body []byte) (map[string]any, error) {
+	out, err := p.forward(ctx, "DescribeTasks", body)
 	if err != nil {
 		return nil, err
 	}
 	tasks, failures := []any{}, []any{}
 	for _, arn := range call.Tasks {
-		t, now, shows := f.fargate.visibleState(arn)
+		t, now, shows := p.fargate.visibleState(arn)
 		if !shows {
 			failures = append(failures, map[string]any{"arn": arn, "reason": "MISSING"})
 			continue
@@ -296,12 +296,12 @@ func (f *motoProxy) describeTasks(ctx context.Context, call ecsCall, body []byte
 }
 
 // stopTask stops the task in moto, which sets the desired status, and its process.
-func (f *motoProxy) stopTask(ctx context.Context, call ecsCall, body []byte) (map[string]any, error) {
-	t, now, shows := f.fargate.visibleState(call.Task)
+func (p *motoProxy) stopTask(ctx context.Context, call ecsCall, body []byte) (map[string]any, error) {
+	t, now, shows := p.fargate.visibleState(call.Task)
 	if !shows {
-		return nil, f.refuseECS("InvalidParameterException", "The referenced task was not found.")
+		return nil, p.refuseECS("InvalidParameterException", "The referenced task was not found.")
 	}
-	out, err := f.forward(ctx, "StopTask", body)
+	out, err := p.forward(ctx, "StopTask", body)
 	if err != nil {
 		return nil, err
 	}

@@ -25,7 +25,7 @@ func roleOf(function string) string {
 
 // newRecorder returns a recorder for the calls of functions and tasks. The services are
 // URLs by service name.
-func newRecorder(t testing.TB, place stackResources, behind map[string]string) *privilege.Recorder {
+func newRecorder(t testing.TB, resources stackResources, services map[string]string) *privilege.Recorder {
 	t.Helper()
 	template, err := emulator.Transformed()
 	if err != nil {
@@ -36,11 +36,11 @@ func newRecorder(t testing.TB, place stackResources, behind map[string]string) *
 		t.Fatal(err)
 	}
 	r := privilege.NewRecorder(privilege.Deployment{
-		StackID: stackID, Cluster: place.cluster, VPC: place.vpc,
+		StackID: stackID, Cluster: resources.cluster, VPC: resources.vpc,
 		Tables:     map[string]string{recordTable: "RecordsTable", leaseTable: "LeasesTable", slackTable: "SlackTable"},
 		Functions:  functionsInTemplate(t, template),
 		Parameters: map[string]string{secretName: "parameter${SlackSigningSecretParameter}", tokenName: "parameter${SlackBotTokenParameter}${Team}"},
-	}, granted, behind)
+	}, granted, services)
 	t.Cleanup(r.Close)
 	return r
 }
@@ -98,14 +98,14 @@ func (s *systemTest) rolesGrantWhatIsUsed(t *testing.T) {
 		}
 	}
 	for _, role := range slices.Sorted(maps.Keys(granted)) {
-		made, times := s.recorder.Calls(role)
-		expanded, err := privilege.Expand(made)
+		calls, times := s.recorder.Calls(role)
+		expanded, err := privilege.Expand(calls)
 		if err != nil {
 			t.Errorf("%s made an unknown call: %v", role, err)
 			continue
 		}
 		needed := append(expanded, privilege.Platform(role)...)
-		s.logf(t, "  %s: %d permissions, by %d calls of %d kinds, and the platform", role, len(granted[role]), times, len(made))
+		s.logf(t, "  %s: %d permissions, by %d calls of %d kinds, and the platform", role, len(granted[role]), times, len(calls))
 		tooFew, tooMany := privilege.Compare(granted[role], needed)
 		for _, p := range tooFew {
 			t.Errorf("%s does not grant %s, which is needed", role, p)

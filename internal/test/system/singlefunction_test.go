@@ -24,8 +24,8 @@ func (s *systemTest) stopAllEvents(*testing.T) { s.stopEvents() }
 
 func (s *systemTest) createAlone(t *testing.T) {
 	post := []string{"--request", "POST", "--header", waitHeader, "/bastions"}
-	made := s.alice.expect(t, 201, "ready", post...)
-	s.bastionID = made.ID
+	created := s.alice.expect(t, 201, "ready", post...)
+	s.bastionID = created.ID
 	s.alice.sourceIP = "127.0.0.1"
 	s.alice.expect(t, 200, "ready", post...)
 	dead := s.task(t, s.bastionID)
@@ -36,7 +36,7 @@ func (s *systemTest) createAlone(t *testing.T) {
 		tasks, err := s.ports.Tasks.Describe(t.Context(), s.bastionID)
 		return err == nil && len(tasks) == 1 && tasks[0].Status == bastion.TaskStopped
 	})
-	if again := s.alice.expect(t, 200, "ready", post...); again.ID != s.bastionID || again.HostKey == made.HostKey {
+	if again := s.alice.expect(t, 200, "ready", post...); again.ID != s.bastionID || again.HostKey == created.HostKey {
 		t.Fatalf("create after the task was killed returned %s", again.Body)
 	}
 }
@@ -177,9 +177,9 @@ func taskEvent(t *testing.T, cluster, id string) []byte {
 	return event
 }
 
-func (p *apiUser) readPublicKey(t *testing.T) string {
+func (u *apiUser) readPublicKey(t *testing.T) string {
 	t.Helper()
-	public, err := os.ReadFile(p.keyFile + ".pub")
+	public, err := os.ReadFile(u.keyFile + ".pub")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -53,56 +53,56 @@ func newSlackFixture(t testing.TB, programs string) *slackFixture {
 	createSlackTable(t)
 	m := &moto{url: emulator.Moto(t), client: newHTTPClient()}
 	m.putSecrets(t)
-	o := &slackFixture{slack: newSlack(t), functions: functions{}, backends: fast}
+	f := &slackFixture{slack: newSlack(t), functions: functions{}, backends: fast}
 	ctx, cancel := context.WithCancel(context.Background())
-	o.lambda = &lambdaAPI{ctx: ctx, invoke: o.invoke, events: &eventBridge{count: map[string]int{}}}
+	f.lambda = &lambdaAPI{ctx: ctx, invoke: f.invoke, events: &eventBridge{count: map[string]int{}}}
 	r := newRecorder(t, stackResources{}, map[string]string{
-		"dynamodb": dynamo, "ssm": m.url, "lambda": serve(t, o),
+		"dynamodb": dynamo, "ssm": m.url, "lambda": serve(t, f),
 	})
 	for _, name := range []string{"slack", slackQueue} {
-		o.functions[name] = startFunction(t, programs, name, serve(t, r.As("SlackRole", "")), slackEnvironment(o.slack))
+		f.functions[name] = startFunction(t, programs, name, serve(t, r.As("SlackRole", "")), slackEnvironment(f.slack))
 	}
-	o.slack.app = o.slack.serveTLS(t, gateway{o.functions})
+	f.slack.app = f.slack.serveTLS(t, gateway{f.functions})
 	t.Cleanup(func() {
 		cancel()
-		o.lambda.background.Wait()
+		f.lambda.background.Wait()
 	})
-	return o
+	return f
 }
 
-func (o *slackFixture) setBackends(m backendState) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.backends = m
+func (f *slackFixture) setBackends(m backendState) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.backends = m
 }
 
-func (o *slackFixture) backendState() backendState {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.backends
+func (f *slackFixture) backendState() backendState {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.backends
 }
 
 // ServeHTTP serves Lambda's API.
-func (o *slackFixture) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if o.backendState() == down {
+func (f *slackFixture) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if f.backendState() == down {
 		serviceFails(w)
 		return
 	}
-	o.lambda.ServeHTTP(w, r)
+	f.lambda.ServeHTTP(w, r)
 }
 
 // invoke is an invokeFunc.
-func (o *slackFixture) invoke(ctx context.Context, name string, event []byte) ([]byte, error) {
-	if name == slackQueue && o.dropWhenBusy {
-		if !o.busy.TryLock() {
+func (f *slackFixture) invoke(ctx context.Context, name string, event []byte) ([]byte, error) {
+	if name == slackQueue && f.dropWhenBusy {
+		if !f.busy.TryLock() {
 			return []byte("null"), nil
 		}
-		defer o.busy.Unlock()
+		defer f.busy.Unlock()
 	}
-	if function := o.functions[name]; function != nil {
+	if function := f.functions[name]; function != nil {
 		return function.Invoke(ctx, event)
 	}
-	switch o.backendState() {
+	switch f.backendState() {
 	case slow:
 		select {
 		case <-time.After(5 * time.Second):
@@ -120,39 +120,39 @@ func (o *slackFixture) invoke(ctx context.Context, name string, event []byte) ([
 // While the other functions are down, the Slack function says so: in its first reply if
 // it could not queue the job, otherwise in the message that replaces the first reply.
 func TestOutageIsReportedToSlackUser(t *testing.T) {
-	o := newSlackFixture(t, compile(t, "./functions/slack"))
-	dave := &slackUser{apiUser: apiUser{deployment: &deployment{slack: o.slack}, sourceIP: "127.0.0.1"}, userID: "UDAVE"}
+	f := newSlackFixture(t, compile(t, "./functions/slack"))
+	dave := &slackUser{apiUser: apiUser{deployment: &deployment{slack: f.slack}, sourceIP: "127.0.0.1"}, userID: "UDAVE"}
 	dave.generateKey(t)
-	o.setBackends(down)
-	if reply, _ := o.slack.sendCommand(t, dave.userID, "key "+dave.readPublicKey(t)); !strings.Contains(reply.text, "Key saved") {
+	f.setBackends(down)
+	if reply, _ := f.slack.sendCommand(t, dave.userID, "key "+dave.readPublicKey(t)); !strings.Contains(reply.text, "Key saved") {
 		t.Errorf("key: the reply is\n%s", reply.text) // it calls no other function
 	}
 	for _, command := range []string{"status", "extend 30m", "down"} {
-		if reply, _ := o.slack.sendCommand(t, dave.userID, command); !strings.Contains(reply.text, "The bastion service isn't responding") {
+		if reply, _ := f.slack.sendCommand(t, dave.userID, command); !strings.Contains(reply.text, "The bastion service isn't responding") {
 			t.Errorf("%s, without a queue: the reply is\n%s", command, reply.text)
 		}
 	}
-	at := o.slack.pressButton(t, dave.userID, messageButton{ID: "extend", Value: bastionIDs["reaper"]})
-	if reply := o.slack.lastMessage(at, ""); !strings.Contains(reply.text, "The bastion service isn't responding") || reply.ReplaceOriginal {
+	at := f.slack.pressButton(t, dave.userID, messageButton{ID: "extend", Value: bastionIDs["reaper"]})
+	if reply := f.slack.lastMessage(at, ""); !strings.Contains(reply.text, "The bastion service isn't responding") || reply.ReplaceOriginal {
 		t.Errorf("a button, without a queue: the reply is %+v", reply)
 	}
-	reply, place := o.slack.sendCommand(t, dave.userID, "up")
+	reply, place := f.slack.sendCommand(t, dave.userID, "up")
 	dave.startLink = reply.button(t, "open").URL // a link calls no other function either
 	if status, page := dave.pressStart(t); status != http.StatusServiceUnavailable || !strings.Contains(page, "nothing was started") {
 		t.Errorf("the page returned %d\n%s", status, page)
 	}
-	o.setBackends(failing)
+	f.setBackends(failing)
 	for _, command := range []string{"status", "extend 30m", "down"} {
-		reply, at := o.slack.sendCommand(t, dave.userID, command)
+		reply, at := f.slack.sendCommand(t, dave.userID, command)
 		if !strings.Contains(reply.text, "...") {
 			t.Errorf("%s: the first reply is\n%s", command, reply.text)
 		}
-		o.slack.waitForMessage(t, at, "The bastion service isn't responding")
+		f.slack.waitForMessage(t, at, "The bastion service isn't responding")
 	}
 	if status, page := dave.pressStart(t); status != http.StatusSeeOther {
 		t.Fatalf("the page returned %d\n%s", status, page)
 	}
-	o.slack.waitForMessage(t, place, "The bastion service isn't responding")
+	f.slack.waitForMessage(t, place, "The bastion service isn't responding")
 	if _, page, _ := dave.browse(t, dave.statusPage); !strings.Contains(page, "Bastion not started") {
 		t.Errorf("the page says\n%s", page)
 	}

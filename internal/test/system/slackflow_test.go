@@ -31,14 +31,14 @@ type slackUser struct {
 	tunnel      *tunnel
 }
 
-func (m *slackUser) owner() string { return "slack:" + team + ":" + m.userID }
+func (u *slackUser) owner() string { return "slack:" + team + ":" + u.userID }
 
 // browse opens a page with curl, with the cookies of the pages before.
-func (m *slackUser) browse(t *testing.T, args ...string) (status int, page, location string) {
+func (u *slackUser) browse(t *testing.T, args ...string) (status int, page, location string) {
 	t.Helper()
-	jar := filepath.Join(filepath.Dir(m.keyFile), "cookies")
+	jar := filepath.Join(filepath.Dir(u.keyFile), "cookies")
 	args = append([]string{
-		"--silent", "--show-error", "--max-time", "60", "--interface", m.sourceIP, "--cacert", m.deployment.slack.certificateFile,
+		"--silent", "--show-error", "--max-time", "60", "--interface", u.sourceIP, "--cacert", u.deployment.slack.certificateFile,
 		"--cookie", jar, "--cookie-jar", jar, "--write-out", "\n%{http_code} %{redirect_url}",
 	}, args...)
 	out, err := exec.Command("curl", args...).Output()
@@ -52,17 +52,17 @@ func (m *slackUser) browse(t *testing.T, args ...string) (status int, page, loca
 
 // pressStart opens the start link and presses the page's button. If the page has no
 // button, it returns the page.
-func (m *slackUser) pressStart(t *testing.T) (status int, page string) {
+func (u *slackUser) pressStart(t *testing.T) (status int, page string) {
 	t.Helper()
-	status, page, _ = m.browse(t, m.startLink)
+	status, page, _ = u.browse(t, u.startLink)
 	if status != http.StatusOK {
 		return status, page
 	}
-	if seen := findInPage(t, page, `id="address">([^<]*)<`); seen != m.sourceIP {
+	if seen := findInPage(t, page, `id="address">([^<]*)<`); seen != u.sourceIP {
 		t.Fatalf("the page shows the address %s", seen)
 	}
-	status, page, m.statusPage = m.browse(t, "--data-urlencode", "proof="+findInPage(t, page, `name="proof" value="([^"]*)"`),
-		"--data-urlencode", "address="+findInPage(t, page, `name="address" value="([^"]*)"`), m.startLink)
+	status, page, u.statusPage = u.browse(t, "--data-urlencode", "proof="+findInPage(t, page, `name="proof" value="([^"]*)"`),
+		"--data-urlencode", "address="+findInPage(t, page, `name="address" value="([^"]*)"`), u.startLink)
 	return status, page
 }
 

@@ -231,7 +231,7 @@ func (s *systemTest) freezeExpiringBastion(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	body := fmt.Sprintf(`{"ttl":"25s","public_key":%q}`, strings.TrimSpace(string(public)))
+	body := fmt.Sprintf(`{"ttl":"45s","public_key":%q}`, strings.TrimSpace(string(public)))
 	created := s.robot.expect(t, 201, "ready", "--header", "Content-Type: application/json", "--header", waitHeader, "--data", body, "/bastions")
 	s.expiringID = created.ID
 	s.robot.saveSSHConfig(t, s.expiringID)
@@ -283,17 +283,17 @@ func (s *systemTest) closeByConsole(t *testing.T) {
 }
 
 // checkConnects checks that ssh connects and that the console's status contains want.
-func (p *apiUser) checkConnects(t *testing.T, want string) {
+func (u *apiUser) checkConnects(t *testing.T, want string) {
 	t.Helper()
-	if reply, err := p.console(t, "status"); err != nil || !strings.Contains(reply, want) {
+	if reply, err := u.console(t, "status"); err != nil || !strings.Contains(reply, want) {
 		t.Fatalf("the console replied %q: %v", reply, err)
 	}
 }
 
 // checkRefused checks that ssh cannot connect.
-func (p *apiUser) checkRefused(t *testing.T) {
+func (u *apiUser) checkRefused(t *testing.T) {
 	t.Helper()
-	if reply, err := p.console(t, "status"); err == nil || !strings.Contains(reply, "Connection") && !strings.Contains(reply, "Permission denied") {
+	if reply, err := u.console(t, "status"); err == nil || !strings.Contains(reply, "Connection") && !strings.Contains(reply, "Permission denied") {
 		t.Fatalf("ssh printed %q: %v; want a refusal", reply, err)
 	}
 }

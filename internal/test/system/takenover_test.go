@@ -58,8 +58,8 @@ func (s *systemTest) slackRoleIsConfined(t *testing.T) {
 	s.logf(t, "  refused: %d calls of tables, parameters and tasks", r.tryOtherResources(t, s))
 	r.tryJobsOfOthers(t)
 	for _, owner := range []string{iamOwner(victim), "local:victim", "jwt:https://issuer.example#victim"} {
-		if made, err := s.ports.Store.ListByOwner(t.Context(), owner); err != nil || len(made) > 0 {
-			t.Errorf("%s has %+v, %v", owner, made, err)
+		if found, err := s.ports.Store.ListByOwner(t.Context(), owner); err != nil || len(found) > 0 {
+			t.Errorf("%s has %+v, %v", owner, found, err)
 		}
 		if key, err := s.ports.Store.RememberedKey(t.Context(), owner); err == nil && key != "" {
 			t.Errorf("a key is stored for %s", owner)
@@ -134,11 +134,11 @@ func (r takenOverRole) trySlackAliases(t *testing.T, s *systemTest) (count int) 
 // userEvent returns API Gateway's event for a request of an IAM user.
 func userEvent(t *testing.T, method, path, user string) []byte {
 	t.Helper()
-	made, _, err := newAPIEvent(httptest.NewRequest(method, path, strings.NewReader(requestBodies[method])), user)
+	result, _, err := newAPIEvent(httptest.NewRequest(method, path, strings.NewReader(requestBodies[method])), user)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return made
+	return result
 }
 
 // withToken replaces the IAM user of an event by a JWT.
@@ -151,11 +151,11 @@ func withToken(t *testing.T, event []byte) []byte {
 	e["requestContext"].(map[string]any)["authorizer"] = map[string]any{"jwt": map[string]any{
 		"claims": map[string]string{"iss": "https://issuer.example", "sub": "victim"}, "scopes": nil,
 	}}
-	made, err := json.Marshal(e)
+	result, err := json.Marshal(e)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return made
+	return result
 }
 
 // mergeObjects returns one JSON object with the members of two.

@@ -210,9 +210,9 @@ func (f *fargate) setStopping(t *task) {
 // associateAddress associates the public address with the task's interface.
 func (f *fargate) associateAddress(t *task) {
 	ctx := context.Background()
-	made, err := f.moto.ec2(ctx, "AllocateAddress", "Domain", "vpc", "Address", t.address.String())
+	allocated, err := f.moto.ec2(ctx, "AllocateAddress", "Domain", "vpc", "Address", t.address.String())
 	if err == nil {
-		_, err = f.moto.ec2(ctx, "AssociateAddress", "AllocationId", made.Allocation, "NetworkInterfaceId", t.networkInterface)
+		_, err = f.moto.ec2(ctx, "AssociateAddress", "AllocationId", allocated.Allocation, "NetworkInterfaceId", t.networkInterface)
 	}
 	f.recordFault(t, err)
 }
