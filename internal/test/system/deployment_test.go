@@ -78,7 +78,7 @@ func startDeployment(t *testing.T) *deployment {
 	d.createTables(t, append(credentials(),
 		"AWS_ENDPOINT_URL_DYNAMODB="+dynamo, "AWS_ENDPOINT_URL_ECS="+ecs, "AWS_ENDPOINT_URL_EC2="+ec2))
 	d.ctx, d.cancel = context.WithCancel(context.Background())
-	d.lambda = &lambdaAPI{ctx: d.ctx, invoke: d.invoke, events: d.events, loseFirst: true}
+	d.lambda = &lambdaAPI{ctx: d.ctx, invoke: d.functions.invoke, events: d.events, loseFirst: true}
 	d.services = map[string]string{"dynamodb": dynamo, "ecs": ecs, "ec2": ec2, "lambda": serve(t, d.lambda), "ssm": d.fargate.moto.url}
 	d.recorder = newRecorder(t, d.fargate.resources, d.services)
 	d.fargate.aws = serveTasks(t, d.recorder)
@@ -90,11 +90,6 @@ func startDeployment(t *testing.T) *deployment {
 	d.url, d.slack.app = serve(t, gateway{d.functions}), d.slack.serveTLS(t, gateway{d.functions})
 	d.startEvents(t, &stream{url: dynamo, client: newHTTPClient(), events: d.events})
 	return d
-}
-
-// invoke is an invokeFunc.
-func (d *deployment) invoke(ctx context.Context, name string, event []byte) ([]byte, error) {
-	return d.functions.invoke(ctx, name, event)
 }
 
 // environment returns the environment that template.yaml gives to a function.

@@ -18,6 +18,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 
 	"github.com/bastion-on-demand/bastion/internal/awscloud"
+	"github.com/bastion-on-demand/bastion/internal/slack"
 	"github.com/bastion-on-demand/bastion/internal/test/privilege"
 )
 
@@ -56,7 +57,7 @@ func (s *systemTest) slackRoleIsConfined(t *testing.T) {
 	s.logf(t, "  refused: %d payloads at the aliases", r.trySlackAliases(t, s))
 	s.logf(t, "  refused: %d calls of other functions and aliases", r.tryOtherFunctions(t))
 	s.logf(t, "  refused: %d calls of tables, parameters and tasks", r.tryOtherResources(t, s))
-	r.tryJobsOfOthers(t)
+	r.tryJobsOfOthers(t, s)
 	for _, owner := range []string{iamOwner(victim), "local:victim", "jwt:https://issuer.example#victim"} {
 		if found, err := s.ports.Store.ListByOwner(t.Context(), owner); err != nil || len(found) > 0 {
 			t.Errorf("%s has %+v, %v", owner, found, err)
@@ -249,15 +250,18 @@ func (r takenOverRole) tryOtherResources(t *testing.T, s *systemTest) (count int
 	return len(calls)
 }
 
-// tryJobsOfOthers queues jobs for other owners. The role grants that, and the jobs must
-// have no effect.
-func (r takenOverRole) tryJobsOfOthers(t *testing.T) {
+// tryJobsOfOthers queues jobs for owners who are not of Slack. The role grants that. The
+// function must drop the jobs and log an error.
+func (r takenOverRole) tryJobsOfOthers(t *testing.T, s *systemTest) {
 	t.Helper()
 	for _, owner := range []string{iamOwner(victim), "local:victim", "jwt:https://issuer.example#victim"} {
-		for _, do := range []string{"start", "down", "extend", "status"} {
-			job, _ := json.Marshal(map[string]any{"job": map[string]any{"action": do, "owner": owner, "start_link": "c", "ttl": 1}}) // strings and a number
+		for _, action := range []slack.JobAction{slack.JobStart, slack.JobDown, slack.JobExtend, slack.JobStatus} {
+			job, _ := json.Marshal(map[string]slack.Job{"job": {Action: action, Owner: owner, StartLink: "c", TTL: 1}}) // strings and a number
 			if response, err := r.functions.Invoke(t.Context(), functionARN(slackQueue), job); err != nil || string(response) != "null" {
-				t.Errorf("a job to %s for %s returned %s, %v", do, owner, response, err)
+				t.Errorf("the job %s for %s returned %s, %v", action, owner, response, err)
+			}
+			if !s.functions[slackQueue].Log.Contains(`"job":"` + string(action) + `","owner":"` + owner + `"`) {
+				t.Errorf("the job %s for %s is not in the log", action, owner)
 			}
 		}
 	}
