@@ -17,7 +17,7 @@ type Call struct {
 // under a condition, which may be empty.
 type Permission struct{ Action, On, If string }
 
-// String returns a line for a person who compares roles.
+// String returns the permission in one line.
 func (p Permission) String() string {
 	text := p.Action + " on " + p.On
 	if p.If != "" {
