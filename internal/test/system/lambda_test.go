@@ -120,7 +120,7 @@ func (l *lambdaAPI) rejects(kind, role string) bool {
 
 // outcomes returns the kinds of events that were rejected and those of which an attempt
 // was lost.
-func (l *lambdaAPI) outcomes() (refused, lost []string) {
+func (l *lambdaAPI) outcomes() (rejected, lost []string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return slices.Clone(l.rejectedKinds), slices.Compact(slices.Sorted(slices.Values(l.lostKinds)))

@@ -145,9 +145,9 @@ func (s *systemTest) slackUserConnects(t *testing.T) {
 func (s *systemTest) slackReportsReady(t *testing.T) {
 	s.slack.waitForDirectMessage(t, s.carol.userID, "is ready for "+s.carol.sourceIP)
 	ready := s.slack.waitForDirectMessage(t, s.carol.userID, "Bastion default is ready\n")
-	refused, lost := s.lambda.outcomes()
-	if !slices.Equal(refused, []string{"job start", "notice ready"}) {
-		t.Errorf("Lambda rejected %q", refused)
+	rejected, lost := s.lambda.outcomes()
+	if !slices.Equal(rejected, []string{"job start", "notice ready"}) {
+		t.Errorf("Lambda rejected %q", rejected)
 	}
 	for _, kind := range []string{"job start", "notice ready"} {
 		if !slices.Contains(lost, kind) {
@@ -155,7 +155,7 @@ func (s *systemTest) slackReportsReady(t *testing.T) {
 		}
 	}
 	s.carol.bastionID = ready.button(t, "extend").Value
-	s.logf(t, "  Slack shows ready; Lambda rejected %q and lost the first attempts of %q", refused, lost)
+	s.logf(t, "  Slack shows ready; Lambda rejected %q and lost the first attempts of %q", rejected, lost)
 }
 
 // slackButtonExtends presses the button that extends to one hour from now.
@@ -248,11 +248,15 @@ func (s *systemTest) slackCloses(t *testing.T) {
 	}
 }
 
-// slackKeepsLimitsAndSecrets checks that one warning was sent, that Slack accepted every
-// message, and that no log contains a secret.
+// slackKeepsLimitsAndSecrets checks that the bastion has one warning and one status
+// message, that Slack rejected no message but for rate limits, and that no log contains a
+// secret.
 func (s *systemTest) slackKeepsLimitsAndSecrets(t *testing.T) {
 	if warnings := s.slack.directMessages(s.carol.userID, "closes in"); len(warnings) != 1 {
 		t.Errorf("%d warnings of one deadline", len(warnings))
+	}
+	if status := s.slack.directMessages(s.carol.userID, "Bastion default is closed\n"); len(status) != 1 {
+		t.Errorf("%d status messages of one bastion: %v", len(status), status)
 	}
 	s.slack.mu.Lock()
 	defer s.slack.mu.Unlock()

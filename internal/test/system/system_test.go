@@ -62,7 +62,7 @@ func TestWholeSystem(t *testing.T) {
 		{"Slack: extend with the button", s.slackButtonExtends},
 		{"Slack: warn of the deadline", s.slackSendsWarning},
 		{"Slack: status, down and the receipt", s.slackCloses},
-		{"Slack: one warning, no rejected message, no secret in a log", s.slackKeepsLimitsAndSecrets},
+		{"Slack: one status message, one warning, no secret in a log", s.slackKeepsLimitsAndSecrets},
 		{"everything is cleaned up", s.everythingIsCleanedUp},
 		{"stop events and schedules", s.stopAllEvents},
 		{"create alone: create, change the source, replace a dead task", s.createAlone},
