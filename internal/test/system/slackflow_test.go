@@ -255,7 +255,7 @@ func (s *systemTest) slackKeepsLimitsAndSecrets(t *testing.T) {
 	if warnings := s.slack.directMessages(s.carol.userID, "closes in"); len(warnings) != 1 {
 		t.Errorf("%d warnings of one deadline", len(warnings))
 	}
-	if status := s.slack.directMessages(s.carol.userID, "Bastion default is closed\n"); len(status) != 1 {
+	if status := s.slack.directMessages(s.carol.userID, "Your bastion: closed.\n"); len(status) != 1 {
 		t.Errorf("%d status messages of one bastion: %v", len(status), status)
 	}
 	s.slack.mu.Lock()
