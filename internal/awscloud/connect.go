@@ -1,16 +1,17 @@
 // Package awscloud implements the ports of package bastion on AWS: records and
-// leases in DynamoDB, groups in EC2, tasks in ECS. It also has the calls of the
-// Slack function (a table of values, Parameter Store, Lambda) and reads a task's
-// metadata. In the functions and in bastiond, no other package calls the AWS SDK.
-// No error that this package returns has a type of the SDK.
+// leases in DynamoDB, groups in EC2, tasks in ECS. For the Slack function, it stores
+// values in DynamoDB, reads secrets from Parameter Store and invokes Lambda functions.
+// For bastiond, it reads the metadata of the task. In the functions and in bastiond, no
+// other package calls the AWS SDK. No error that this package returns has a type of the
+// SDK.
 //
 // No method waits until AWS is consistent: a method returns what AWS shows now, and
 // the domain reads again later. A call of DynamoDB, EC2 or ECS is repeated if it is
 // throttled, times out or meets a temporary conflict, until the caller's context
 // ends or the client's limit of attempts is reached.
 //
-// Each adapter declares an interface with the calls that it makes. The permissions
-// of the functions and of the task follow from these interfaces.
+// Each adapter declares an interface with the calls that it makes. A test checks that
+// the table of permissions (internal/test/privilege) contains exactly these calls.
 package awscloud
 
 import (
@@ -131,8 +132,8 @@ func NewEC2(cfg aws.Config, pacer *Pacer, options ...func(*ec2.Options)) *ec2.Cl
 	return ec2.NewFromConfig(cfg, append([]func(*ec2.Options){defaults}, options...)...)
 }
 
-// NewECS returns a client of ECS that paces and retries its calls as that of [NewEC2]
-// does. A retry of RunTask is safe because the request has a clientToken.
+// NewECS returns a client of ECS. It paces and retries calls in the same way as the
+// client of [NewEC2]. A retry of RunTask is safe because the request has a clientToken.
 func NewECS(cfg aws.Config, pacer *Pacer, options ...func(*ecs.Options)) *ecs.Client {
 	defaults := func(o *ecs.Options) {
 		o.HTTPClient, o.Retryer, o.RetryMaxAttempts = newComputeHTTP(), newComputeRetryer(), 0

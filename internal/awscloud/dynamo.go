@@ -73,8 +73,9 @@ func isTemporaryRefusal(err error) aws.Ternary {
 	for _, reason := range cancellationReasons(err) {
 		switch aws.ToString(reason.Code) {
 		case "TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded":
-			// Retry even if the condition of another action failed: DynamoDB may have
-			// evaluated that condition while the other transaction was in progress.
+			// Retry even if another action of this transaction failed on its condition.
+			// That result is not certain, because DynamoDB may have evaluated the
+			// condition while a conflicting transaction was in progress.
 			return aws.TrueTernary
 		}
 	}
@@ -108,8 +109,8 @@ func conditionFailed(err error) (item map[string]types.AttributeValue, failed bo
 	return nil, false
 }
 
-// opaque returns an error with the text of err, but without the SDK's error types,
-// which callers cannot act on. errors.Is still finds [context.Canceled],
+// opaque returns an error with the text of err, but without the SDK's error types, so
+// that no caller depends on them. errors.Is still finds [context.Canceled],
 // [context.DeadlineExceeded] and [bastion.ErrNoTime] in it. The error of a call that
 // is still throttled after all retries becomes ErrNoTime.
 func opaque(err error) error {

@@ -31,8 +31,8 @@ const (
 // ErrOutcomeUnknown means that the function may or may not have run.
 var ErrOutcomeUnknown = errors.New("outcome unknown")
 
-// FunctionError is the error of a function that ran and failed. Effects that the
-// function had before it failed remain.
+// FunctionError means that the function ran and failed. It may have had effects before
+// it failed.
 type FunctionError struct {
 	Type    string // errorType in Lambda's response
 	Message string // errorMessage in Lambda's response

@@ -158,10 +158,10 @@ func (g *Groups) Describe(ctx context.Context, bastionID, groupID string) (basti
 	}
 	groups, err := g.find(ctx, match, filter("vpc-id", g.stack.VPC), g.ofStack())
 	if err != nil {
-		return bastion.Group{}, fmt.Errorf("describe the security group %q of %s: %w", groupID, bastionID, err)
+		return bastion.Group{}, fmt.Errorf("describe the security group of %s (id %q): %w", bastionID, groupID, err)
 	}
 	if len(groups) == 0 {
-		return bastion.Group{}, fmt.Errorf("describe the security group %q of %s: %w", groupID, bastionID, bastion.ErrNotFound)
+		return bastion.Group{}, fmt.Errorf("describe the security group of %s (id %q): %w", bastionID, groupID, bastion.ErrNotFound)
 	}
 	return groups[0], nil
 }

@@ -80,10 +80,10 @@ func (i *Items) Fetch(ctx context.Context, key string) (value []byte, version in
 
 // Write writes a value with version prev+1, on condition that the stored version is
 // prev. If prev is 0, the condition is that no value is stored, or that the stored
-// value has expired. The new value expires at the time expires, rounded up to a whole
-// second; if expires is zero, the value never expires. If the condition fails, Write
-// writes nothing and returns bastion.ErrConflict. After any other error, the value may
-// have been written.
+// value has expired. The parameter expires is the time at which the new value expires.
+// Write rounds it up to a whole second; if it is zero, the value never expires. If the
+// condition fails, Write writes nothing and returns bastion.ErrConflict. After any other
+// error, the value may have been written.
 func (i *Items) Write(ctx context.Context, key string, prev int64, value []byte, expires time.Time) error {
 	nonce, err := newNonce(i.rand)
 	if err != nil {
@@ -106,7 +106,8 @@ func (i *Items) update(key string, prev int64, value []byte, expires time.Time, 
 	e := newEdit()
 	e.use(attExpiresAt)
 	e.values[":now"] = number(i.now().Unix())
-	e.set(attValue, &types.AttributeValueMemberB{Value: append([]byte{}, value...)}) // not nil, which the SDK does not send
+	// The copy is never nil. The SDK would not send a nil value.
+	e.set(attValue, &types.AttributeValueMemberB{Value: append([]byte{}, value...)})
 	e.set(attVersion, number(prev+1))
 	e.set(nonceAttribute(prev+1), text(nonce))
 	condition := "attribute_not_exists(#version) OR #expires_at <= :now"

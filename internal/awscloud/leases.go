@@ -57,7 +57,7 @@ const (
 )
 
 // taskItemKey returns the key of a task's item: the id of the task role, a colon, and
-// the task's id. IAM knows the same string as the task's ${aws:userid}.
+// the task's id. In the policy of the task role, ${aws:userid} has the same value.
 func taskItemKey(roleID, taskID string) string {
 	if strings.Contains(taskID, ":") {
 		return taskID // the whole key of a task of an earlier role; see Leases.TaskID
@@ -93,7 +93,7 @@ func NewLeases(api LeasesAPI, table, roleID string, rand io.Reader) *Leases {
 // TaskID returns the task's id from an item's key. If the stack's task role was
 // replaced, the keys of earlier items begin with the id of the earlier role. For such
 // a key, TaskID returns the whole key. No record has a task with that id, so the sweep
-// ends the item.
+// replaces the item with a tombstone.
 func (l *Leases) TaskID(key string) string {
 	if id, ok := strings.CutPrefix(key, l.roleID+":"); ok {
 		return id
@@ -312,12 +312,12 @@ func (t *TaskLease) Read(ctx context.Context) (bastion.Lease, error) {
 
 // Report replaces the report and the ending. The condition for an ending is that the
 // lease still has the generation that the task read, or that the same ending is
-// already stored. The second part is for a retry: the first attempt may have stored
-// the ending although its response was lost, and then the lease may have changed.
+// already stored. The second part is for a retry. If the response to the first attempt
+// was lost, the ending may be stored already, and a newer lease may have followed it.
 func (t *TaskLease) Report(ctx context.Context, report bastion.Report) error {
 	update, err := t.reportUpdate(report)
 	if err != nil {
-		return fmt.Errorf("report to %s: %w", t.key, err)
+		return fmt.Errorf("write the report of lease %s: %w", t.key, err)
 	}
 	_, err = t.api.UpdateItem(ctx, update)
 	if _, refused := conditionFailed(err); refused {
@@ -326,7 +326,7 @@ func (t *TaskLease) Report(ctx context.Context, report bastion.Report) error {
 		err = opaque(err)
 	}
 	if err != nil {
-		return fmt.Errorf("report to %s: %w", t.key, err)
+		return fmt.Errorf("write the report of lease %s: %w", t.key, err)
 	}
 	return nil
 }

@@ -95,7 +95,7 @@ var throttling = retry.IsErrorThrottles(retry.DefaultThrottles)
 // Rate is one of AWS's token buckets for an account in one region. A full bucket
 // accepts Burst calls at once. It gains PerSecond tokens each second.
 type Rate struct {
-	Bucket           string // its name in Rates; each call of EC2 has its own bucket, some calls of ECS share one
+	Bucket           string // the bucket's name; calls with the same name in Rates share one bucket
 	Burst, PerSecond float64
 }
 
@@ -110,8 +110,8 @@ type Rate struct {
 //     DescribeNetworkInterfaces would have 50 and 10.
 //   - mutating calls: 50 and 5. The resource-intensive calls, which are
 //     AuthorizeSecurityGroupIngress and RevokeSecurityGroupIngress, have the same.
-//   - CreateTags, which CreateSecurityGroup includes: 100 and 10. This is above the
-//     rate of CreateSecurityGroup itself, so it has no row here.
+//   - CreateTags: 100 and 10. CreateSecurityGroup sets tags, so it also counts as a
+//     CreateTags. CreateSecurityGroup has the lower rate, so CreateTags needs no row here.
 //
 // ECS (https://docs.aws.amazon.com/AmazonECS/latest/APIReference/request-throttling.html)
 // returns ThrottlingException beyond these values:

@@ -14,15 +14,16 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 )
 
-// Parameter Store's standard throughput is 40 calls a second for the whole account.
-// Unauthenticated requests need the signing secret, so Secrets caches what a read found
-// and what it did not find.
+// Parameter Store's standard throughput is 40 calls a second for the whole account. The
+// Slack function needs the signing secret before it knows whether a request is forged.
+// Secrets caches values, and also which values are missing, so that forged requests
+// cannot use up the throughput.
 const (
 	// secretsMaxAge is how long values are cached. A changed value is used after this
 	// time at the latest.
 	secretsMaxAge = 5 * time.Minute
-	// missingMaxAge is how long it is cached that a value is missing. A new parameter is
-	// used after this time at the latest.
+	// missingMaxAge is how long Secrets reports a missing value without a new read. A new
+	// parameter is used after this time at the latest.
 	missingMaxAge = 10 * time.Second
 )
 

@@ -26,12 +26,12 @@ const (
 	TagAttempt = "bastion:attempt" // of tasks only
 )
 
-// EnvBastionID is the environment variable that RunTask adds to those of the task
-// definition. Nothing else differs between the containers of a stack.
+// EnvBastionID is the environment variable that contains the bastion's id. RunTask sets
+// it. All other variables of the container come from the task definition.
 const EnvBastionID = "BASTION_ID"
 
-// startedByPrefix is the first part of a task's startedBy. ECS's events about a task
-// contain startedBy too.
+// startedByPrefix is the prefix of a task's startedBy; the bastion's id follows it. An
+// ECS event about a task contains startedBy, so the observer can find the bastion.
 const startedByPrefix = "bastion/"
 
 // StartedBy returns the startedBy of a bastion's tasks. ECS accepts at most 128

@@ -116,9 +116,9 @@ func (s *Store) get(ctx context.Context, key item) (item, error) {
 	return out.Item, nil
 }
 
-// maxID is far longer than any id, in bytes. For a longer id, Fetch returns ErrNotFound
-// without a call, because DynamoDB rejects a partition key of more than 2 KB as
-// invalid.
+// maxID is a number of bytes that no id of a bastion reaches. For a longer id, Fetch
+// returns ErrNotFound without a call, because DynamoDB rejects a partition key of more
+// than 2 KB as invalid.
 const maxID = 256
 
 // Fetch returns the record with this id.
@@ -216,7 +216,7 @@ func (s *Store) fetchUnfinished(ctx context.Context, ids []string) ([]bastion.Re
 }
 
 // fetchBatch returns the items of at most maxBatch records. One response holds at most
-// 16 MB; fetchBatch requests the items that DynamoDB left out again.
+// 16 MB. If a response leaves out items, fetchBatch sends another request for them.
 func (s *Store) fetchBatch(ctx context.Context, ids []string) ([]item, error) {
 	var keys []map[string]types.AttributeValue
 	for _, id := range ids {

@@ -28,7 +28,8 @@ import (
 // effect.
 const noncesKept = 8
 
-// nonceAttribute returns the attribute for the nonce of the write of a version.
+// nonceAttribute returns the name of the attribute that stores the nonce of the write
+// with this version.
 func nonceAttribute(version int64) string { return fmt.Sprintf("write_%d", version%noncesKept) }
 
 // tookEffect reports whether the write of this version with this nonce is among the
@@ -55,7 +56,7 @@ const createRecordIndex = 3
 
 func (s *Store) create(ctx context.Context, rec bastion.Record, quota bastion.Quota) error {
 	if rec.Version != 1 || !rec.Intent.Open || !rec.FinishedAt.IsZero() {
-		return fmt.Errorf("version %d, open %t, finished %t: a new record is open and has version 1",
+		return fmt.Errorf("version %d, open %t, finished %t: a new record must be open and unfinished, and have version 1",
 			rec.Version, rec.Intent.Open, !rec.FinishedAt.IsZero())
 	}
 	nonce, err := newNonce(s.rand)
@@ -93,8 +94,8 @@ func (s *Store) create(ctx context.Context, rec bastion.Record, quota bastion.Qu
 }
 
 // createError returns the error for the first action that failed. If that action failed
-// for another reason than its condition, createError returns nil: DynamoDB may not have
-// evaluated the condition, so no error of createErrors is certain.
+// for a reason other than its condition, createError returns nil. DynamoDB may not have
+// evaluated that condition, so it is not known which error of createErrors is right.
 func createError(reasons []types.CancellationReason) error {
 	for i, known := range createErrors[:min(len(reasons), len(createErrors))] {
 		switch aws.ToString(reasons[i].Code) {
@@ -170,8 +171,8 @@ func (s *Store) replace(ctx context.Context, prev, next bastion.Record) error {
 	return bastion.ErrConflict
 }
 
-// checkSuccessor returns an error if next cannot be the version that follows prev,
-// whatever is stored.
+// checkSuccessor returns an error if next cannot be the version that follows prev. It
+// does not look at the stored record.
 func checkSuccessor(prev, next bastion.Record) error {
 	switch {
 	case next.Version != prev.Version+1:
@@ -285,8 +286,8 @@ func decodeRecord(stored item) (bastion.Record, error) {
 }
 
 // dueShards is how many partitions the index of due records has. Each write of a record
-// can move its entry in the index, and a partition accepts 1,000 writes a second. After
-// a change of this number, rewrite all records that are not finished.
+// can move its entry in the index, and a partition accepts 1,000 writes a second. If you
+// change dueShards, rewrite all records that are not finished.
 const dueShards = 8
 
 // dueShard returns the partition of a bastion in the index of due records.

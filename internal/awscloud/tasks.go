@@ -64,8 +64,9 @@ func (t *Tasks) Run(ctx context.Context, spec bastion.TaskSpec) (bastion.Task, e
 
 // runTaskInput returns the request for RunTask. The request depends only on the stack
 // and the spec, because ECS refuses a known clientToken with other parameters
-// (ConflictException). The rest of bastiond's configuration is in the task definition.
-// Everything that changes while the bastion is open is in its lease.
+// (ConflictException). Of bastiond's configuration, the request contains the bastion's
+// id only; the rest is in the task definition. Everything that changes while the bastion
+// is open is in its lease.
 //
 // The request names a capacity provider instead of a launch type, because Fargate Spot
 // has no launch type, and a request can have only one of the two. The request contains
@@ -157,7 +158,7 @@ var refusals = []struct {
 	part    string
 	failure bastion.Failure
 }{
-	{"apacity is unavailable", bastion.CapacityFailure},
+	{"apacity is unavailable", bastion.CapacityFailure}, // matches "Capacity" and "capacity"
 	{"reached the limit on the number of", quotaFailure},
 	{"RESOURCE:ENI", interfaceFailure},
 	{"RESOURCE:", bastion.CapacityFailure},
