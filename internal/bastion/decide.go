@@ -410,8 +410,8 @@ func (d *decision) settle() {
 }
 
 // schedule sets DueAt. If the present DueAt is in the future and earlier than the new
-// one, it stays: a converge that is not needed yet costs less than a write. But if the
-// record is written anyway, to confirm a notice, DueAt moves.
+// one, it stays, so that the record is not written only to move DueAt. If the record is
+// written anyway, to confirm a notice, DueAt moves.
 func (d *decision) schedule() {
 	r, due := &d.next, d.nextDue()
 	written := d.seen.NotifiedVersion > 0
