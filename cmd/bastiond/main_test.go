@@ -126,7 +126,7 @@ func process(t *testing.T, dir leasefile.Dir, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// status waits for the process to end, and answers its exit status.
+// status waits for the process to end, and returns its exit status.
 func status(t *testing.T, cmd *exec.Cmd) int {
 	t.Helper()
 	if err := cmd.Wait(); err != nil && cmd.ProcessState == nil {
@@ -160,7 +160,7 @@ func ready(t *testing.T, dir leasefile.Dir) {
 		select {
 		case <-tick.C:
 		case <-late:
-			t.Fatal("it is not ready")
+			t.Fatal("bastiond did not become ready")
 		}
 	}
 }
@@ -176,7 +176,7 @@ func TestExitStatus(t *testing.T) {
 			t.Errorf("exit status %d, want 10", got)
 		}
 	})
-	t.Run("told to stop", func(t *testing.T) {
+	t.Run("stopped by a signal", func(t *testing.T) {
 		dir := leasefile.Dir(t.TempDir())
 		grant(t, dir, func(*bastion.Lease) {})
 		cmd := process(t, dir)
@@ -201,7 +201,7 @@ func TestExitStatus(t *testing.T) {
 			t.Errorf("exit status %d, want 0", got)
 		}
 	})
-	t.Run("the address is taken", func(t *testing.T) {
+	t.Run("the address is in use", func(t *testing.T) {
 		taken, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)

@@ -149,7 +149,7 @@ func TestUnclearIdentityIsRefused(t *testing.T) {
 	}
 	var known *bastion.Error
 	if _, err := callerOf(byIAM, raw("arn:aws:iam::111122223333:root", account)); !errors.As(err, &known) || known.Code != httpapi.CodeForbidden {
-		t.Errorf("the root is told %v", err)
+		t.Errorf("the error for the root user is %v", err)
 	}
 }
 

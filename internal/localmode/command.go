@@ -237,7 +237,7 @@ var privateRanges = []netip.Prefix{
 }
 
 // config returns the configuration of the domain. Its times are short, because
-// the local cloud answers at once and its reads lag by little.
+// the local cloud responds at once, and its reads are stale for a short time only.
 func (s settings) config() bastion.Config {
 	return bastion.Config{
 		DefaultTTL:          s.DefaultTTL,

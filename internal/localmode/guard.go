@@ -19,19 +19,19 @@ import (
 // Host.
 func guard(next http.Handler, log *slog.Logger) http.Handler {
 	edge := httpedge.Edge{Log: log}
-	foreign := edge.Handler(func(x *httpedge.Exchange) {
+	misdirected := edge.Handler(func(x *httpedge.Exchange) {
 		refuse(x, http.StatusMisdirectedRequest, httpapi.CodeHostForeign,
 			fmt.Sprintf("Local mode does not serve the host %q. Use the URL that it printed.", x.Request.Host))
 	})
-	crossing := edge.Handler(func(x *httpedge.Exchange) {
+	webPage := edge.Handler(func(x *httpedge.Exchange) {
 		refuse(x, http.StatusForbidden, httpapi.CodeCrossOrigin, "Local mode does not serve web pages. Call it with curl.")
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case !ownHost(r):
-			foreign.ServeHTTP(w, r)
+			misdirected.ServeHTTP(w, r)
 		case crossOrigin(r):
-			crossing.ServeHTTP(w, r)
+			webPage.ServeHTTP(w, r)
 		default:
 			next.ServeHTTP(w, r)
 		}

@@ -93,7 +93,7 @@ func bastionOf(conn net.Conn) string {
 	return "unknown"
 }
 
-// page answers every HTTP request with what a newcomer needs to see.
+// page shows an HTTP request and the bastion that it came through.
 func (h *privateHost) page(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("X-Content-Type-Options", "nosniff")

@@ -21,7 +21,7 @@ type Policy struct {
 	AllowLoopback []netip.Prefix // loopback addresses that are not always forbidden
 }
 
-// Forbidden is the error of Judge.
+// Forbidden is the error of [Policy.Check].
 type Forbidden struct {
 	Addr netip.Addr
 	Why  string // completes "ADDRESS is"
@@ -29,20 +29,20 @@ type Forbidden struct {
 
 func (f *Forbidden) Error() string { return fmt.Sprintf("%s is %s", f.Addr, f.Why) }
 
-// Judge returns nil if a bastion may connect to the address, else *Forbidden. An
+// Check returns nil if a bastion may connect to the address, else *Forbidden. An
 // IPv4-mapped IPv6 address counts as the IPv4 address. If any other IPv6 address embeds
 // an IPv4 address, both must be allowed.
-func (p Policy) Judge(addr netip.Addr) error {
-	judged := addr.Unmap()
-	if why := p.never(judged); why != "" {
+func (p Policy) Check(addr netip.Addr) error {
+	unmapped := addr.Unmap()
+	if why := p.never(unmapped); why != "" {
 		return &Forbidden{addr, why}
 	}
-	if inner, ok := embedded(judged); ok {
-		if err := p.Judge(inner); err != nil {
+	if inner, ok := embedded(unmapped); ok {
+		if err := p.Check(inner); err != nil {
 			return &Forbidden{addr, fmt.Sprintf("a form of an IPv4 address: %v", err)}
 		}
 	}
-	if !slices.ContainsFunc(p.Allowed, func(allowed netip.Prefix) bool { return allowed.Contains(judged) }) {
+	if !slices.ContainsFunc(p.Allowed, func(allowed netip.Prefix) bool { return allowed.Contains(unmapped) }) {
 		return &Forbidden{addr, "not among the destinations that this bastion may connect to"}
 	}
 	return nil
@@ -55,7 +55,7 @@ var (
 	// awsServices holds the metadata, DNS and time services of EC2, over IPv6.
 	awsServices = netip.MustParsePrefix("fd00:ec2::/32")
 	// localNAT64 (RFC 8215) embeds IPv4 addresses in a way that depends on the
-	// network's configuration, so none of its addresses can be judged.
+	// network's configuration, so none of its addresses can be checked.
 	localNAT64 = netip.MustParsePrefix("64:ff9b:1::/48")
 	teredo     = netip.MustParsePrefix("2001::/32")
 )
@@ -157,7 +157,7 @@ func findDestination(ctx context.Context, resolver Resolver, policy Policy, host
 	}
 	for _, addr := range addrs {
 		addr = addr.Unmap()
-		if err := policy.Judge(addr); err != nil {
+		if err := policy.Check(addr); err != nil {
 			d.dropped = append(d.dropped, addr)
 			continue
 		}
@@ -166,7 +166,7 @@ func findDestination(ctx context.Context, resolver Resolver, policy Policy, host
 		}
 	}
 	if len(d.addrs) == 0 {
-		return d, refuseDestination(host, policy.Judge(addrs[0]))
+		return d, refuseDestination(host, policy.Check(addrs[0]))
 	}
 	return d, nil
 }

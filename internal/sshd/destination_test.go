@@ -98,7 +98,7 @@ func TestPolicy(t *testing.T) {
 			Own: []netip.Addr{netip.MustParseAddr("127.0.0.1")}}, "127.0.0.1", "own"},
 	}
 	for _, c := range cases {
-		err := c.policy.Judge(netip.MustParseAddr(c.addr))
+		err := c.policy.Check(netip.MustParseAddr(c.addr))
 		switch {
 		case c.why == "" && err != nil:
 			t.Errorf("%s is refused: %v", c.addr, err)
@@ -108,7 +108,7 @@ func TestPolicy(t *testing.T) {
 			t.Errorf("%s is refused with %q, want %q", c.addr, err, c.why)
 		}
 	}
-	if err := everything.Judge(netip.Addr{}); err == nil {
+	if err := everything.Check(netip.Addr{}); err == nil {
 		t.Error("the zero address is allowed")
 	}
 }

@@ -10,7 +10,8 @@ import (
 )
 
 // Server is a [leaseloop.Server] in memory. A test opens and closes its connections with
-// Begin, Enter and Leave. They begin and enter by the same rules as in package sshd.
+// Begin, Enter and Leave. Handshakes wait, are drained and enter as in package sshd. A
+// connection has all keys of the lease in force when it enters.
 type Server struct {
 	ListenError error // what Listen returns
 
