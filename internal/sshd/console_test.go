@@ -430,3 +430,15 @@ func TestClip(t *testing.T) {
 		t.Errorf("a long text has %d bytes", len(got))
 	}
 }
+
+func TestWarningSaysWhenAndWhatToDo(t *testing.T) {
+	lease := bastion.Lease{Deadline: time.Date(2030, 1, 1, 12, 0, 0, 0, time.UTC)}
+	for before, want := range map[time.Duration]string{
+		time.Minute: "1 minute,", 10 * time.Minute: "10 minutes,", 90 * time.Second: "1m30s,", 2 * time.Second: "2s,",
+	} {
+		got := warning(lease, before)
+		if !strings.Contains(got, "in "+want) || !strings.Contains(got, "2030-01-01T12:00:00Z") || !strings.Contains(got, "extend 30m") {
+			t.Errorf("warning of %v: %q", before, got)
+		}
+	}
+}
