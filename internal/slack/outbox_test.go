@@ -16,32 +16,38 @@ import (
 	"time"
 )
 
-// limitedSlack is Slack with its limits: one message a second for a channel, so many
-// messages and edits a minute for a workspace. Beyond them it replies 429 with the
-// time until it accepts more. See https://docs.slack.dev/apis/web-api/rate-limits/.
+// limitedSlack is Slack with its limits: one message a second for a channel, and a
+// number of messages and of edits a minute for a workspace. Beyond them it replies 429
+// with the time until it accepts more. See
+// https://docs.slack.dev/apis/web-api/rate-limits/.
 type limitedSlack struct {
-	latency        time.Duration
+	latency time.Duration
+	// spread is the largest time that is added to the latency. Requests of one moment
+	// then get their replies one after another, and their senders seldom write to the
+	// outbox at the same time. Without it they all do.
+	spread         time.Duration
 	posts, updates int // a minute
 
 	mu       sync.Mutex
 	windows  map[string]*rateWindow
 	messages map[posted]string // as they look now
-	order    []delivered
+	accepted []acceptedRequest // in the order in which they were accepted
+	requests int
 	refused  int
-	early    int // requests that came although Slack had said to wait
 }
 
-type delivered struct {
+// acceptedRequest is a post or an edit that limitedSlack accepted.
+type acceptedRequest struct {
 	at      time.Time
 	channel string
 	url     string
 	text    string
 }
 
+// rateWindow counts the requests since a window of time began.
 type rateWindow struct {
-	begun   time.Time
-	used    int
-	refused int // in the window
+	begun time.Time
+	used  int
 }
 
 func newLimitedSlack() *limitedSlack {
@@ -51,8 +57,9 @@ func newLimitedSlack() *limitedSlack {
 	}
 }
 
-// take uses one of the requests of a window, or returns how long there is none.
-func (s *limitedSlack) take(name string, most int, length time.Duration) time.Duration {
+// use counts a request in a window. If the window has no requests left, use returns the
+// time until the next window begins.
+func (s *limitedSlack) use(name string, most int, length time.Duration) time.Duration {
 	now := time.Now()
 	w := s.windows[name]
 	if w == nil || now.Sub(w.begun) >= length {
@@ -71,7 +78,7 @@ func (s *limitedSlack) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	select {
-	case <-time.After(s.latency):
+	case <-time.After(s.nextLatency()):
 	case <-r.Context().Done():
 		return nil, r.Context().Err()
 	}
@@ -84,9 +91,9 @@ func (s *limitedSlack) RoundTrip(r *http.Request) (*http.Response, error) {
 	url := r.URL.String()
 	wait := time.Duration(0)
 	if url == updateMessage {
-		wait = s.take(url, s.updates, time.Minute)
-	} else if wait = s.take(at.Channel, 1, time.Second); wait == 0 {
-		wait = s.take(url, s.posts, time.Minute)
+		wait = s.use(url, s.updates, time.Minute)
+	} else if wait = s.use(at.Channel, 1, time.Second); wait == 0 {
+		wait = s.use(url, s.posts, time.Minute)
 	}
 	if wait > 0 {
 		s.refused++
@@ -98,8 +105,17 @@ func (s *limitedSlack) RoundTrip(r *http.Request) (*http.Response, error) {
 		at = posted{"D" + at.Channel[1:], fmt.Sprint(len(s.messages) + 1)}
 	}
 	s.messages[at] = text
-	s.order = append(s.order, delivered{time.Now(), at.Channel, url, text})
+	s.accepted = append(s.accepted, acceptedRequest{time.Now(), at.Channel, url, text})
 	return reply(r, http.StatusOK, http.Header{}, fmt.Sprintf(`{"ok":true,"channel":%q,"ts":%q}`, at.Channel, at.TS)), nil
+}
+
+// nextLatency returns the latency of one more request: a thousand requests have
+// different ones.
+func (s *limitedSlack) nextLatency() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.requests++
+	return s.latency + s.spread*time.Duration(s.requests%1000)/1000
 }
 
 func reply(r *http.Request, status int, header http.Header, body string) *http.Response {
@@ -192,6 +208,8 @@ func TestThousandBastionsThatEndAtOnce(t *testing.T) {
 	const many = 1000
 	synctest.Test(t, func(t *testing.T) {
 		queue, slack, d := simulate(t)
+		// Without a spread, most of the test's time goes into conflicting writes.
+		slack.spread = 100 * time.Millisecond
 		for i := range many {
 			b := numbered(i, "ready")
 			c := conversation{Notice: noticeOf(1, b), Channel: fmt.Sprintf("D%07d", i), TS: fmt.Sprint("old-", i)}
@@ -217,7 +235,7 @@ func TestThousandBastionsThatEndAtOnce(t *testing.T) {
 
 		receipts := map[string]int{}
 		var lastReceipt, lastEdit time.Duration
-		for _, m := range slack.order {
+		for _, m := range slack.accepted {
 			if m.url == postMessage {
 				receipts[m.channel]++
 				lastReceipt = m.at.Sub(begun)
@@ -277,7 +295,7 @@ func TestUrgentMessagesGoBeforeStages(t *testing.T) {
 		}
 		queue.running.Wait()
 		var kinds []string
-		for _, m := range slack.order[20:] {
+		for _, m := range slack.accepted[20:] {
 			kind := "status"
 			if strings.Contains(m.text, "is closed") {
 				kind = "receipt"
@@ -295,7 +313,7 @@ func TestUrgentMessagesGoBeforeStages(t *testing.T) {
 				shown = text
 			}
 		}
-		if !strings.Contains(shown, "waiting for the SSH server") || strings.Contains(fmt.Sprint(slack.order), "web-39 is starting: pulling the image") {
+		if !strings.Contains(shown, "waiting for the SSH server") || strings.Contains(fmt.Sprint(slack.accepted), "web-39 is starting: pulling the image") {
 			t.Errorf("the status message says %q, want the newest stage, and none of those between", shown)
 		}
 	})
@@ -320,8 +338,8 @@ func TestNothingIsLostWhileSlackIsDown(t *testing.T) {
 			queue.notify(n)
 		}
 		queue.running.Wait()
-		if len(slack.order) != 5 || time.Since(up) > time.Minute {
-			t.Errorf("%d receipts, %s after Slack was back", len(slack.order), time.Since(up))
+		if len(slack.accepted) != 5 || time.Since(up) > time.Minute {
+			t.Errorf("%d receipts, %s after Slack was back", len(slack.accepted), time.Since(up))
 		}
 		if n := tries.Load(); n > 5+130 {
 			t.Errorf("%d tries in an hour, want about two a minute", n)
@@ -374,7 +392,7 @@ func TestOutboxSurvivesTheLossOfAnyCall(t *testing.T) {
 					queue.running.Wait()
 					hit = d.faults.hit != ""
 					receipts := map[string]int{}
-					for _, m := range slack.order {
+					for _, m := range slack.accepted {
 						receipts[m.channel]++
 					}
 					for i := range 3 {
@@ -447,8 +465,8 @@ func TestBrokenConversationDoesNotBlockTheOutbox(t *testing.T) {
 			return d.RunJob(ctx, Job{Action: JobSend, Team: "T0ANN", At: start})
 		})
 		queue.running.Wait()
-		if len(slack.order) != 2 {
-			t.Errorf("%d receipts, want those of the other two", len(slack.order))
+		if len(slack.accepted) != 2 {
+			t.Errorf("%d receipts, want those of the other two", len(slack.accepted))
 		}
 		if len(queue.failed) != 3 {
 			t.Errorf("the job failed %d times, want 3, so that the operator sees a dead message", len(queue.failed))
