@@ -1,8 +1,7 @@
-// Package api holds the types that cross a process boundary as JSON: what the
-// HTTP API returns, how the Slack function calls it, and the notices that the
-// reaper and the observer send to the Slack function. Each type is written once,
-// and every reader and writer uses it. It also holds the sentences that more than
-// one of them shows.
+// Package api has the types that processes exchange as JSON: the documents of the HTTP
+// API, the calls that the Slack function makes to it, and the notices that the reaper
+// and the observer send to the Slack function. Each type is defined once, and every
+// reader and writer uses it. The package also has the texts that several of them show.
 package api
 
 import (
@@ -42,13 +41,13 @@ type Bastion struct {
 	LatestDeadline time.Time `json:"latest_deadline"`
 }
 
-// Failure says why a bastion could not be started.
+// Failure is the reason why a bastion could not be started.
 type Failure struct {
 	Code    bastion.FailureCode `json:"code"`
 	Message string              `json:"message"`
 }
 
-// Ended says why and when a bastion was closed.
+// Ended is the reason and the time of a bastion's end.
 type Ended struct {
 	Reason bastion.EndReason `json:"reason"`
 	At     time.Time         `json:"at"`
@@ -59,8 +58,8 @@ type List struct {
 	Bastions []Bastion `json:"bastions"`
 }
 
-// NewBastion returns the document of a record without the fields that say how to
-// connect (host to ssh). The renderer of the configuration for ssh adds them.
+// NewBastion returns the document of a record, without the fields from Host to SSH.
+// Package httpapi adds them with the ssh configuration.
 func NewBastion(rec bastion.Record) Bastion {
 	b := Bastion{
 		ID: rec.ID, Name: rec.Name, Owner: rec.Owner,
@@ -107,8 +106,8 @@ func NewProblem(status int, code bastion.Code, detail, requestID string) Problem
 	}
 }
 
-// EndSentence returns the sentence that says why a bastion was closed; empty for
-// a reason that it does not know.
+// EndSentence returns a sentence that says why a bastion was closed. It returns "" for
+// an unknown reason.
 func EndSentence(reason bastion.EndReason) string {
 	switch reason {
 	case bastion.EndClosed:
@@ -127,8 +126,8 @@ func EndSentence(reason bastion.EndReason) string {
 	return ""
 }
 
-// StageText returns what happens in a stage of a start, as the title of a step;
-// empty for a stage that it does not know.
+// StageText returns a short text that describes a stage of a start, as the title of a
+// step. It returns "" for an unknown stage.
 func StageText(stage string) string {
 	switch stage {
 	case "security group":

@@ -8,8 +8,8 @@ import (
 )
 
 // InternalCall is one request of the HTTP API that the Slack function makes for a
-// Slack user. It names its owner itself, so it is accepted for owners of Slack
-// only, and only through an entry point that IAM reserves for the Slack function.
+// Slack user. The call itself contains its owner. It is therefore accepted for owners of
+// Slack only, and only through an entry point that IAM reserves for the Slack function.
 type InternalCall struct {
 	Owner  string     `json:"owner"`  // slack:TEAM:USER
 	Source netip.Addr `json:"source"` // the user's address; zero except in a call that starts a bastion
@@ -35,7 +35,7 @@ type Notice struct {
 	Receipt *Receipt `json:"receipt"` // of a bastion that has ended; nil if it never ran
 }
 
-// Receipt says what a bastion was used for.
+// Receipt is a summary of how a bastion was used.
 type Receipt struct {
 	StartedAt    time.Time `json:"started_at"`
 	EndedAt      time.Time `json:"ended_at"`
@@ -48,9 +48,9 @@ type Receipt struct {
 	Unnamed      int       `json:"unnamed"`      // forwards to further destinations
 }
 
-// MaxDestinations is how many destinations a receipt names: more than a person
-// reads in a message. It also bounds the size of a notice, since Lambda takes
-// events of at most 256 KB.
+// MaxDestinations is the largest number of destinations in a receipt: more than a person
+// reads in a message. It also limits the size of a notice, because Lambda accepts events
+// of at most 256 KB.
 const MaxDestinations = 20
 
 // NewNotice returns the notice of a record; document is the bastion as the API
@@ -63,7 +63,7 @@ func NewNotice(rec bastion.Record, notice bastion.Notice, document Bastion) Noti
 	return n
 }
 
-// newReceipt returns nil for a bastion that never ran.
+// newReceipt returns the receipt of a record, or nil for a bastion that never ran.
 func newReceipt(r bastion.Receipt) *Receipt {
 	if r.StartedAt.IsZero() {
 		return nil

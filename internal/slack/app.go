@@ -11,55 +11,58 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/api"
 )
 
-// Options are the parts of an [App]. All are required, except where they say
-// otherwise.
+// Options are the parts of an [App]. All are required, except where a comment allows
+// an empty value.
 type Options struct {
 	Table       Table
 	Functions   Functions
 	Queue       Queue
 	Credentials Secrets
-	// Transport reaches Slack. It is given https URLs of Slack's own hosts only.
+	// Transport sends requests to Slack. The app passes it only https URLs of Slack's
+	// own hosts.
 	Transport http.RoundTripper
 
 	Teams    []string // workspaces whose people are allowed, as T0123ABCD
 	Channels []string // if not empty, the channels in which commands are accepted
 	Users    []string // if not empty, the people who are allowed
 
-	// DefaultTTL is the lifetime of a bastion whose command names none, MaxTTL the
-	// longest of any. They are the service's own settings, so that a link says what
-	// will be, and none is given out for what will be refused.
+	// DefaultTTL is the lifetime of a bastion whose command has no duration. MaxTTL is
+	// the longest lifetime of any bastion. Both are the service's own settings, so a
+	// start link shows the lifetime that the API will grant.
 	DefaultTTL, MaxTTL time.Duration
 
-	// Plain is for local mode alone: pages are served over http, so the cookie
-	// cannot have the __Host- prefix.
+	// Plain is for local mode only: it serves pages over http, so cookies cannot have
+	// the __Host- prefix.
 	Plain bool
 
 	Now  func() time.Time
-	Rand io.Reader // of tokens
+	Rand io.Reader // random bytes for tokens
 	Log  *slog.Logger
 }
 
-// App handles Slack's requests, the pages, jobs and notices.
+// App handles Slack's requests, the pages, the jobs and the notices.
 type App struct {
 	Options
-	checked sync.Map // digests of bot tokens that belong to their workspace
+	checked sync.Map // hashes of bot tokens that were checked to belong to their workspace
 }
 
-// New returns the app.
+// New returns an app with these options.
 func New(options Options) *App { return &App{Options: options} }
 
-// Table stores values under keys, each with a version, and an expiry after which it
-// is as if it had never been. Reads are strongly consistent. A write that returns an
-// error other than ErrConflict may have taken effect.
+// Table stores values under keys. Each value has a version and may have an expiry;
+// after it, the table acts as if the value did not exist. Reads are strongly
+// consistent. A write that returns an error other than bastion.ErrConflict may have
+// taken effect.
 type Table interface {
-	// Fetch returns the value and its version. bastion.ErrNotFound: there is none,
-	// or it has expired.
+	// Fetch returns the value and its version. It returns bastion.ErrNotFound if there
+	// is no value or it has expired.
 	Fetch(ctx context.Context, key string) (value []byte, version int64, err error)
-	// Write writes the value on condition that the present version is still prev;
-	// prev 0 means that there must be no value, or an expired one. The new version
-	// is prev+1. bastion.ErrConflict: it is another. A zero time is never.
+	// Write stores the value with version prev+1, on condition that the stored version
+	// is prev. If prev is 0, there must be no value, or an expired one. Write returns
+	// bastion.ErrConflict if the condition fails. If expires is zero, the value does
+	// not expire.
 	Write(ctx context.Context, key string, prev int64, value []byte, expires time.Time) error
-	// Delete removes the value, if there is one.
+	// Delete deletes the value, if there is one.
 	Delete(ctx context.Context, key string) error
 }
 
@@ -67,15 +70,15 @@ type Table interface {
 // package uses: it accepts owners that begin with "slack:" and no others.
 type Functions interface {
 	// Call makes one request of the HTTP API. A problem document is a reply. An error
-	// means that there is none: the function is down, or did not reply before the end
-	// of ctx. Then the request may have been carried out.
+	// means that there was no reply: the function is down, or did not reply before ctx
+	// ended. In that case the API may still have carried out the request.
 	Call(ctx context.Context, call api.InternalCall) (api.InternalReply, error)
 }
 
-// Queue runs jobs apart from the request that they come from, each at least once,
-// and again some time later if it fails.
+// Queue runs jobs apart from the requests that enqueue them. It runs each job at least
+// once, and again some time later if the job fails.
 type Queue interface {
-	// Enqueue returns as soon as the job cannot get lost any more.
+	// Enqueue returns as soon as the job can no longer be lost.
 	Enqueue(ctx context.Context, job Job) error
 }
 
@@ -86,6 +89,6 @@ type Secrets func(ctx context.Context, team string) (Credentials, error)
 
 // Credentials are the secrets that the app shares with Slack.
 type Credentials struct {
-	SigningSecret string // one for the app
-	BotToken      string // one for each workspace, or for an organisation
+	SigningSecret string // the same for every workspace
+	BotToken      string // of a workspace or of a whole organisation
 }

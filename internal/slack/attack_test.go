@@ -13,7 +13,7 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// hostile is what somebody may write where they have a say.
+// hostile are texts that an attacker may send in any field.
 var hostile = []string{
 	"<!channel>", "<!here|here>", "<@U0BOB>", "<#C0OPS>", "<!subteam^S0X>", "<!date^1^{date}|x>",
 	"<http://evil.test|click here>", "http://evil.test/", "https://evil.test/?a=b&c=d", "mailto:eve@evil.test",
@@ -23,8 +23,8 @@ var hostile = []string{
 	strings.Repeat("x", 5000), strings.Repeat("<!channel>", 400), strings.Repeat("𝕏", 3001), "",
 }
 
-// Whatever somebody writes, every message with it is one that Slack takes, in which
-// it is text.
+// Every message with a hostile text is within Slack's limits, and Slack parses no markup
+// in the text.
 func TestHostileTextStaysTextInMessages(t *testing.T) {
 	for _, text := range hostile {
 		b := aBastion("web")
@@ -52,7 +52,7 @@ func TestHostileTextStaysTextInMessages(t *testing.T) {
 			"receipt":   receiptMessage(Notice{Bastion: *closed, Receipt: receipt}),
 			"refusal":   refusalMessage(&bastion.Error{Code: bastion.Code(text), Message: text}),
 			"no start":  notStartedMessage(text, &bastion.Error{Code: bastion.Code(text)}, netip.Addr{}),
-			"wrong":     wrongMessage(&Wrong{Message: text, Try: []string{text, text}, Verb: VerbUp}),
+			"wrong":     wrongMessage(&CommandError{Message: text, Try: []string{text, text}, Verb: VerbUp}),
 			"working":   workingMessage(job),
 			"link":      linkMessage(startLink{Name: text, Reason: text, Key: text, TTL: time.Hour, ExpiresAt: start}, "", "https://bastions.example/slack/start/x"),
 		} {
@@ -67,7 +67,7 @@ func TestHostileTextStaysTextInMessages(t *testing.T) {
 	}
 }
 
-// The same through the door: whatever is typed behind each verb.
+// The same for commands: each verb with each hostile text.
 func TestRepliesToHostileCommandsAreText(t *testing.T) {
 	d := withKey(t)
 	for _, text := range hostile {
@@ -76,7 +76,7 @@ func TestRepliesToHostileCommandsAreText(t *testing.T) {
 			checkMessage(t, fmt.Sprintf("%s%.30q", verb, text), d.types(verb+text))
 		}
 	}
-	for _, job := range d.work.jobs {
+	for _, job := range d.queue.jobs {
 		if err := d.RunJob(t.Context(), job); err != nil {
 			t.Fatal(err)
 		}
@@ -85,24 +85,24 @@ func TestRepliesToHostileCommandsAreText(t *testing.T) {
 		checkMessage(t, "a result", s.body)
 	}
 	if len(d.slack.posts) == 0 {
-		t.Error("no command was right")
+		t.Error("no command was valid")
 	}
 }
 
-// What was typed reaches the start link unchanged, and the message shows it.
+// The reply to up shows a reason with markup as the person typed it.
 func TestMarkupInReasonsStaysText(t *testing.T) {
 	d := withKey(t)
 	wantRead(t, readable(d.types("up because &lt;!channel&gt; *b* <https://evil.test|here> :x:")), "Reason: <!channel> *b* here :x:")
 }
 
 func TestHostileResponseURLsAreRefused(t *testing.T) {
-	right := []string{
+	valid := []string{
 		"https://hooks.slack.com/commands/T0ANN/1234567890/AbCdEf0123456789",
 		"https://hooks.slack.com/actions/T0ANN/1234567890/AbCdEf0123456789",
 		"https://hooks.slack.com/app/T0ANN/123/xyz_response-url",
 		"https://hooks.slack.com/commands/1234/5678",
 	}
-	for _, url := range right {
+	for _, url := range valid {
 		if !isResponseURL(url) {
 			t.Errorf("Slack's own %s is refused", url)
 		}
@@ -128,18 +128,18 @@ func TestHostileResponseURLsAreRefused(t *testing.T) {
 		"https://hooks.slack.com/commands/1/" + strings.Repeat("x", 600),
 	} {
 		if isResponseURL(url) {
-			t.Errorf("%q is taken", url)
+			t.Errorf("%q is accepted", url)
 		}
-		// When it comes in:
+		// In a request:
 		d := newFixture(t)
 		form := command("status")
 		form.Set("response_url", url)
-		if w := d.serve(d.signedRequest(commandRoute, form)); w.Code != http.StatusBadRequest || len(d.work.jobs) != 0 {
-			t.Errorf("a command with %q is answered %d, and there are %d jobs", url, w.Code, len(d.work.jobs))
+		if w := d.serve(d.signedRequest(commandRoute, form)); w.Code != http.StatusBadRequest || len(d.queue.jobs) != 0 {
+			t.Errorf("a command with %q: status %d, %d jobs", url, w.Code, len(d.queue.jobs))
 		}
-		// And again before it is used:
+		// In a job:
 		if err := d.RunJob(t.Context(), Job{Action: JobStatus, Owner: ann, ResponseURL: url, At: start}); err != nil {
-			t.Errorf("a job with %q: %v; it will never go through", url, err)
+			t.Errorf("a job with %q: %v; it would be run again", url, err)
 		}
 		if len(d.slack.posts) != 0 {
 			t.Errorf("posted to %q", d.slack.posts[0].url)

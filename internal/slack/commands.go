@@ -12,13 +12,13 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/publickey"
 )
 
-// slash is what people type before a command.
+// slash is the slash command in Slack. The app's own commands follow it.
 const slash = "/bastion"
 
-// Verb says what a command does.
+// Verb is the first word of a command.
 type Verb string
 
-// The verbs.
+// The verbs that the app accepts.
 const (
 	VerbUp     Verb = "up"
 	VerbDown   Verb = "down"
@@ -28,14 +28,14 @@ const (
 	VerbHelp   Verb = "help"
 )
 
-// commandSpec describes a command. A new command is one more of them.
+// commandSpec describes a command. A new command is a new entry in [commands].
 type commandSpec struct {
 	verb    Verb
 	usage   string // without /bastion
 	summary string // for the help
-	example string // a right command
-	// synonyms are not accepted, because a second word for the same thing is one more
-	// to explain. They are known well enough to suggest the verb.
+	example string // a valid command without /bastion
+	// synonyms are words that people may type instead of the verb. They are not accepted,
+	// because two words for one command need explaining; the reply suggests the verb.
 	synonyms []string
 
 	parse func(c *Command, text string, words []word) error
@@ -49,8 +49,8 @@ type request struct {
 	http *http.Request
 }
 
-// commands returns all commands, in the order of the help. (A variable would
-// refer to itself: the help is made from it.)
+// commands returns all commands, in the order of the help. It is a function because a
+// variable would refer to itself: runHelp reads the commands.
 func commands() []commandSpec {
 	return []commandSpec{
 		{
@@ -101,38 +101,38 @@ func specOf(verb Verb) commandSpec {
 	return commandSpec{}
 }
 
-// Command is what somebody typed after /bastion.
+// Command is a parsed command: the text that a person typed after /bastion.
 type Command struct {
 	Verb   Verb
-	Name   string        // of up, down and extend; empty: not given
-	TTL    time.Duration // of up and extend; 0: not given
-	Reason string        // of up
-	Key    bastion.Key   // of key
+	Name   string        // for up, down and extend; empty if the command has no name
+	TTL    time.Duration // for up and extend; 0 if the command has no duration
+	Reason string        // for up
+	Key    bastion.Key   // for key
 }
 
-// Wrong is a command that cannot be read.
-type Wrong struct {
-	Message string   // what is wrong; it may quote what was typed
-	Try     []string // the nearest right commands, without /bastion
-	Verb    Verb     // that was probably meant
+// CommandError is the error for a text that is not a valid command.
+type CommandError struct {
+	Message string   // the reason; it may quote the typed text
+	Try     []string // similar valid commands, without /bastion
+	Verb    Verb     // the verb that the person probably meant
 }
 
-func (w *Wrong) Error() string { return w.Message }
+func (w *CommandError) Error() string { return w.Message }
 
-// wrong says what is wrong with a command of which c was right so far.
-func (c *Command) wrong(format string, args ...any) *Wrong {
-	return &Wrong{Message: fmt.Sprintf(format, args...), Try: []string{c.String()}, Verb: c.Verb}
+// errorf returns the error for a command whose parsed part is c, and suggests c.
+func (c *Command) errorf(format string, args ...any) *CommandError {
+	return &CommandError{Message: fmt.Sprintf(format, args...), Try: []string{c.String()}, Verb: c.Verb}
 }
 
-// ParseCommand reads what was typed after /bastion, as Slack sends it.
+// ParseCommand parses the text after /bastion, as Slack sends it.
 //
-// *Wrong: it cannot be read. *bastion.Error: what was given as a key is not one that
-// a bastion accepts, or the text holds a private key.
+// It returns a *CommandError if the text is not a valid command, and a *bastion.Error
+// if a bastion would not accept the key or if the text contains a private key.
 func ParseCommand(text string) (Command, error) {
 	if publickey.LooksPrivate([]byte(text)) {
 		return Command{}, publickey.PrivateKeyError()
 	}
-	text = typed(text)
+	text = unescape(text)
 	if publickey.LooksPrivate([]byte(text)) {
 		return Command{}, publickey.PrivateKeyError()
 	}
@@ -155,13 +155,14 @@ func parseAs(verb Verb, text string, words []word) (Command, error) {
 	return c, nil
 }
 
-// unknownVerb suggests the command that was probably meant.
+// unknownVerb returns the error for an unknown verb. It suggests the command that the
+// person probably meant.
 func unknownVerb(text string, words []word) error {
 	if _, err := publickey.Parse(text); err == nil {
-		return &Wrong{Message: "That looks like a public key. To register it:", Try: []string{specOf(VerbKey).example}, Verb: VerbKey}
+		return &CommandError{Message: "That looks like a public key. To register it:", Try: []string{specOf(VerbKey).example}, Verb: VerbKey}
 	}
 	first := words[0].text
-	wrong := &Wrong{Message: fmt.Sprintf("There is no command %s.", shown(first))}
+	wrong := &CommandError{Message: fmt.Sprintf("There is no command %s.", quoted(first))}
 	verb, ok := verbLike(first)
 	if !ok {
 		wrong.Verb, wrong.Try = VerbHelp, []string{specOf(VerbHelp).example}
@@ -177,7 +178,7 @@ func unknownVerb(text string, words []word) error {
 	return wrong
 }
 
-// verbLike returns the verb that has the word for a synonym, or is nearly spelt so.
+// verbLike returns the verb that has the word as a synonym, or is spelt almost like it.
 func verbLike(typed string) (Verb, bool) {
 	var verbs []string
 	for _, spec := range commands() {
@@ -192,7 +193,8 @@ func verbLike(typed string) (Verb, bool) {
 	return Verb(near), ok
 }
 
-// String returns the command as it is typed, in one order, without its key.
+// String returns the command as a person would type it, without its key. The parts
+// always have the same order.
 func (c Command) String() string {
 	parts := []string{string(c.Verb)}
 	switch {
@@ -213,8 +215,8 @@ func (c Command) String() string {
 	return strings.Join(parts, " ")
 }
 
-// parseUp reads [for 2h] [name N] [because …] in any order. Everything after
-// because is the reason, unless it is quoted.
+// parseUp parses [for 2h] [name N] [because …] in any order. The reason is the quoted
+// text after because; without quotes, it is everything after because.
 func (c *Command) parseUp(_ string, words []word) error {
 	return c.parseWords(words, func(words []word) (int, error) {
 		switch {
@@ -233,13 +235,13 @@ func (c *Command) parseUp(_ string, words []word) error {
 	})
 }
 
-// parseDown reads [name], with or without the word name before it.
+// parseDown parses [name], with or without the word name before it.
 func (c *Command) parseDown(_ string, words []word) error {
 	return c.parseWords(words, c.takeBareName)
 }
 
-// parseExtend reads 30m [name] in any order. A word that is a duration is taken for
-// one; a name that looks like one needs the word name before it.
+// parseExtend parses 30m [name] in any order. A word that looks like a duration is
+// parsed as one, unless the word name is before it.
 func (c *Command) parseExtend(_ string, words []word) error {
 	err := c.parseWords(words, func(words []word) (int, error) {
 		ttl, n := leadingTTL(words)
@@ -248,7 +250,7 @@ func (c *Command) parseExtend(_ string, words []word) error {
 			c.TTL = ttl
 			return n, nil
 		case n > 0:
-			return 0, c.wrong("The duration is given twice. If %s is a name, put the word name before it.", shown(words[0].text))
+			return 0, c.errorf("The duration is given twice. If %s is a name, put the word name before it.", quoted(words[0].text))
 		case words[0].is("for", "by"):
 			return c.takeTTL(words, 1)
 		case number.MatchString(words[0].text) && c.TTL == 0:
@@ -260,18 +262,18 @@ func (c *Command) parseExtend(_ string, words []word) error {
 		given := c.Name
 		c.TTL = 30 * time.Minute
 		if !likeDuration(given) {
-			return c.wrong("For how long?")
+			return c.errorf("For how long?")
 		}
 		c.Name = ""
-		return c.wrong("%s is not a valid duration. Valid are 45m, 2h, 1h30m or 2d.", shown(given))
+		return c.errorf("%s is not a valid duration. Valid are 45m, 2h, 1h30m or 2d.", quoted(given))
 	}
 	return err
 }
 
-// parseKey reads everything after the verb as one public key.
+// parseKey parses everything after the verb as one public key.
 func (c *Command) parseKey(text string, words []word) error {
 	if len(words) == 0 {
-		return &Wrong{Message: "The key is missing. It is the line in your .pub file.", Try: []string{specOf(VerbKey).example}, Verb: VerbKey}
+		return &CommandError{Message: "The key is missing. It is the line in your .pub file.", Try: []string{specOf(VerbKey).example}, Verb: VerbKey}
 	}
 	line := text[words[0].at:]
 	if words[0].quoted && len(words) == 1 {
@@ -284,13 +286,13 @@ func (c *Command) parseKey(text string, words []word) error {
 
 func (c *Command) parseNothing(_ string, words []word) error {
 	if len(words) > 0 {
-		return c.wrong("“%s” takes no arguments.", c.Verb)
+		return c.errorf("“%s” takes no arguments.", c.Verb)
 	}
 	return nil
 }
 
-// parseWords reads all words; take reads the first of them and returns how many it
-// has used.
+// parseWords parses all words. It calls take with the words that are left; take parses
+// the first ones and returns their number.
 func (c *Command) parseWords(words []word, take func([]word) (int, error)) error {
 	for len(words) > 0 {
 		used, err := take(words)
@@ -302,18 +304,18 @@ func (c *Command) parseWords(words []word, take func([]word) (int, error)) error
 	return nil
 }
 
-// nameWords may stand before a name.
+// nameWords are the words that may precede a name.
 var nameWords = []string{"name", "named", "called"}
 
-// reserved reports whether a word has a meaning of its own where a name may stand.
+// reserved reports whether a name is also a word of the commands.
 func reserved(name string) bool {
 	return word{text: name}.is("because", "for", "by")
 }
 
-// takeTTL reads a duration after skip words.
+// takeTTL parses a duration after skip words.
 func (c *Command) takeTTL(words []word, skip int) (int, error) {
 	if c.TTL != 0 {
-		return 0, c.wrong("The duration is given twice.")
+		return 0, c.errorf("The duration is given twice.")
 	}
 	ttl, n := leadingTTL(words[skip:])
 	if n > 0 {
@@ -322,14 +324,14 @@ func (c *Command) takeTTL(words []word, skip int) (int, error) {
 	}
 	if len(words) <= skip {
 		c.TTL = 2 * time.Hour
-		return 0, c.wrong("For how long? Nothing follows “%s”.", strings.ToLower(words[0].text))
+		return 0, c.errorf("For how long? Nothing follows “%s”.", strings.ToLower(words[0].text))
 	}
 	given := words[skip].text
 	if !number.MatchString(given) {
 		c.TTL = 2 * time.Hour
-		return 0, c.wrong("%s is not a valid duration. Valid are 45m, 2h, 1h30m or 2d.", shown(given))
+		return 0, c.errorf("%s is not a valid duration. Valid are 45m, 2h, 1h30m or 2d.", quoted(given))
 	}
-	wrong := &Wrong{Message: fmt.Sprintf("%s what? Add a unit, such as %[2]sh or %[2]sm.", shown(given), shortened(given, 12)), Verb: c.Verb}
+	wrong := &CommandError{Message: fmt.Sprintf("%s what? Add a unit, such as %[2]sh or %[2]sm.", quoted(given), shortened(given, 12)), Verb: c.Verb}
 	for _, unit := range []string{"h", "m"} {
 		try := *c
 		if try.TTL, n = leadingTTL([]word{{text: given + unit}}); n > 0 {
@@ -343,40 +345,40 @@ func (c *Command) takeTTL(words []word, skip int) (int, error) {
 	return 0, wrong
 }
 
-// takeName reads a name after skip words.
+// takeName parses a name after skip words.
 func (c *Command) takeName(words []word, skip int) (int, error) {
 	if c.Name != "" {
-		return 0, c.wrong("Give only one name.")
+		return 0, c.errorf("Give only one name.")
 	}
 	if len(words) <= skip {
 		c.Name = "web"
-		return 0, c.wrong("The name is missing: nothing follows “%s”.", strings.ToLower(words[0].text))
+		return 0, c.errorf("The name is missing: nothing follows “%s”.", strings.ToLower(words[0].text))
 	}
 	given := words[skip].text
 	name := strings.ToLower(given)
 	if !bastion.ValidName(name) {
 		c.Name = nearName(name)
-		return 0, c.wrong("%s is not a valid name. A name has 1 to 32 characters from a-z, 0-9 and -, and begins and ends with a letter or digit.", shown(given))
+		return 0, c.errorf("%s is not a valid name. A name has 1 to 32 characters from a-z, 0-9 and -, and begins and ends with a letter or digit.", quoted(given))
 	}
 	c.Name = name
 	return skip + 1, nil
 }
 
-// takeBareName reads a name with or without the word name before it.
+// takeBareName parses a name with or without the word name before it.
 func (c *Command) takeBareName(words []word) (int, error) {
 	if words[0].is(nameWords...) && len(words) > 1 {
 		return c.takeName(words, 1)
 	}
 	if !words[0].quoted && reserved(words[0].text) && len(words) > 1 {
-		return 0, c.wrong("“%s” takes no “%s”.", c.Verb, strings.ToLower(words[0].text))
+		return 0, c.errorf("“%s” takes no “%s”.", c.Verb, strings.ToLower(words[0].text))
 	}
 	return c.takeName(words, 0)
 }
 
-// takeReason reads what follows because.
+// takeReason parses the word because and the reason after it.
 func (c *Command) takeReason(words []word) (int, error) {
 	if c.Reason != "" {
-		return 0, c.wrong("There are two reasons. Put the whole reason in quotes.")
+		return 0, c.errorf("There are two reasons. Put the whole reason in quotes.")
 	}
 	used := len(words)
 	if len(words) > 1 && words[1].quoted {
@@ -390,21 +392,21 @@ func (c *Command) takeReason(words []word) (int, error) {
 	switch length := utf8.RuneCountInString(c.Reason); {
 	case length == 0:
 		c.Reason = "…"
-		return 0, c.wrong("The reason is missing: nothing follows “because”.")
+		return 0, c.errorf("The reason is missing: nothing follows “because”.")
 	case length > bastion.MaxReason:
 		c.Reason = shortened(c.Reason, 60)
-		return 0, c.wrong("The reason has %d characters; the limit is %d.", length, bastion.MaxReason)
+		return 0, c.errorf("The reason has %d characters; the limit is %d.", length, bastion.MaxReason)
 	}
 	return used, nil
 }
 
-// unexpected says what is wrong with a word of up that does not belong there.
+// unexpected returns the error for a word that parseUp does not expect.
 func (c *Command) unexpected(words []word) error {
 	given := words[0].text
 	if _, n := leadingTTL(words); n > 0 {
-		return c.wrong("The duration is given twice.")
+		return c.errorf("The duration is given twice.")
 	}
-	wrong := c.wrong("I don't understand %s.", shown(given))
+	wrong := c.errorf("I don't understand %s.", quoted(given))
 	if c.Reason != "" {
 		return wrong
 	}
@@ -416,14 +418,14 @@ func (c *Command) unexpected(words []word) error {
 	} else {
 		return wrong
 	}
-	// The words so far are right. With this one corrected, the rest may be too.
+	// The words before this one are valid. If the corrected rest is too, suggest it.
 	if whole, err := parseAs(VerbUp, "", append(split(c.String())[1:], rest...)); err == nil {
 		wrong.Try = []string{whole.String()}
 	}
 	return wrong
 }
 
-// nearName makes a valid name of one that is not.
+// nearName returns a valid name that is similar to an invalid one.
 func nearName(given string) string {
 	name := strings.Map(func(r rune) rune {
 		switch {
@@ -439,18 +441,18 @@ func nearName(given string) string {
 	return name
 }
 
-// withinCap refuses a duration that no bastion can have.
+// withinCap returns an error if the command's duration exceeds MaxTTL.
 func (a *App) withinCap(c Command) error {
 	if c.TTL <= a.MaxTTL {
 		return nil
 	}
 	c.TTL = a.MaxTTL
-	return c.wrong("Bastions can run for at most %s.", inWords(a.MaxTTL))
+	return c.errorf("Bastions can run for at most %s.", inWords(a.MaxTTL))
 }
 
 func (a *App) runHelp(context.Context, request) (*message, error) { return helpMessage(), nil }
 
-// runJob hands over what takes longer than Slack waits.
+// runJob enqueues a job for work that takes longer than Slack waits for a reply.
 func (a *App) runJob(ctx context.Context, r request) (*message, error) {
 	job := Job{
 		Action: map[Verb]JobAction{VerbDown: JobDown, VerbExtend: JobExtend, VerbStatus: JobStatus}[r.Verb],
@@ -459,7 +461,7 @@ func (a *App) runJob(ctx context.Context, r request) (*message, error) {
 	return workingMessage(job), a.enqueue(ctx, job)
 }
 
-// runKey stores a person's key for the links that they get from now on.
+// runKey stores a person's key. Later start links use it.
 func (a *App) runKey(ctx context.Context, r request) (*message, error) {
 	if err := a.saveKey(ctx, r.owner(), r.Key); err != nil {
 		return nil, err
@@ -478,8 +480,8 @@ func (a *App) saveKey(ctx context.Context, owner string, key bastion.Key) error 
 	return err
 }
 
-// runUp replies with a link. Slack makes the call, so only the page behind the link
-// sees the person's address.
+// runUp replies with a start link. Slack's servers make the request, so only the page
+// of the link sees the person's address.
 func (a *App) runUp(ctx context.Context, r request) (*message, error) {
 	if _, err := a.Credentials(ctx, r.team); err != nil {
 		a.Log.ErrorContext(ctx, "bot token not available", "team", r.team, "cause", err.Error())

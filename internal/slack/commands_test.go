@@ -164,7 +164,7 @@ func TestWrongCommandsGetTheNearestRightOnes(t *testing.T) {
 		{"key", "missing", "key ssh-ed25519 AAAA…"},
 	} {
 		_, err := ParseCommand(test.text)
-		var wrong *Wrong
+		var wrong *CommandError
 		if !errors.As(err, &wrong) {
 			t.Errorf("%.60q: %v, want that it is wrong", test.text, err)
 			continue
@@ -315,7 +315,7 @@ func FuzzParseCommand(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, text string) {
 		c, err := ParseCommand(text)
-		var wrong *Wrong
+		var wrong *CommandError
 		var refused *bastion.Error
 		switch {
 		case err == nil && c.Verb == "":

@@ -16,7 +16,7 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// memory is a Table.
+// memory is a [Table] in memory.
 type memory struct {
 	faults *faults
 	now    func() time.Time
@@ -81,28 +81,28 @@ func (m *memory) Delete(_ context.Context, key string) error {
 	})
 }
 
-// faults lets one call of a port go wrong: the at-th, before or after its effect,
-// with an error or with the death of whoever called.
+// faults makes one call of a port fail, before or after its effect. The call returns an
+// error, or its caller crashes.
 type faults struct {
-	mu    sync.Mutex
-	at    int // 0: none
-	after bool
-	death bool
-	calls int
-	hit   string
+	mu         sync.Mutex
+	at         int // the number of the call that fails; 0: none
+	after      bool
+	crash      bool
+	calls      int
+	failedPort string
 }
 
 var errFault = errors.New("a fault of this test")
 
-// died is what a fault panics with.
-type died struct{}
+// crashed is the value with which a fault panics.
+type crashed struct{}
 
 func (f *faults) around(port string, effect func() error) error {
 	f.mu.Lock()
 	f.calls++
 	mine := f.calls == f.at
 	if mine {
-		f.hit = port
+		f.failedPort = port
 	}
 	f.mu.Unlock()
 	if mine && !f.after {
@@ -116,24 +116,24 @@ func (f *faults) around(port string, effect func() error) error {
 }
 
 func (f *faults) fail() error {
-	if f.death {
-		panic(died{})
+	if f.crash {
+		panic(crashed{})
 	}
 	return errFault
 }
 
-// service is the other functions.
-type service struct {
+// fakeAPI is the API in memory.
+type fakeAPI struct {
 	faults   *faults
 	now      func() time.Time
-	down     error // no answer
+	down     error // if set, there is no reply
 	problem  *bastion.Error
 	bastions []*Bastion
 	calls    []Call
 	created  int
 }
 
-func (s *service) Call(_ context.Context, call Call) (reply Reply, err error) {
+func (s *fakeAPI) Call(_ context.Context, call Call) (reply Reply, err error) {
 	err = s.faults.around("functions", func() error {
 		s.calls = append(s.calls, call)
 		if s.down != nil {
@@ -145,7 +145,7 @@ func (s *service) Call(_ context.Context, call Call) (reply Reply, err error) {
 	return reply, err
 }
 
-func (s *service) serve(call Call) Reply {
+func (s *fakeAPI) serve(call Call) Reply {
 	if s.problem != nil {
 		return problemReply(409, s.problem.Code, s.problem.Message)
 	}
@@ -186,7 +186,7 @@ func (s *service) serve(call Call) Reply {
 	return problemReply(404, bastion.CodeNotFound, "There is no bastion of this id.")
 }
 
-func (s *service) create(call Call, name, ttl, reason string) Reply {
+func (s *fakeAPI) create(call Call, name, ttl, reason string) Reply {
 	for _, b := range s.bastions {
 		if b.Owner == call.Owner && b.Name == name && b.IsOpen() {
 			return jsonReply(200, b)
@@ -218,7 +218,7 @@ func problemReply(status int, code bastion.Code, detail string) Reply {
 	return jsonReply(status, map[string]any{"code": code, "detail": detail, "status": status})
 }
 
-// recordingQueue is a Work that only notes.
+// recordingQueue is a [Queue] that records its jobs and does not run them.
 type recordingQueue struct {
 	down error
 	jobs []Job
@@ -232,13 +232,13 @@ func (w *recordingQueue) Enqueue(_ context.Context, job Job) error {
 	return nil
 }
 
-// fakeSlack takes what is sent to Slack, and shows direct messages as Slack would.
+// fakeSlack accepts the requests to Slack and shows direct messages as Slack would.
 type fakeSlack struct {
 	faults *faults
 	posts  []sent
-	// The replies, if not a success:
+	// status, reply, header and err replace the reply of a success.
 	status int
-	answer string
+	reply  string
 	header http.Header
 	err    error
 	refuse func(s sent) string // the code of an error of the Web API; empty: none
@@ -251,7 +251,7 @@ type sent struct {
 	body       []byte
 }
 
-// directShown is a direct message as it looks now.
+// directShown is a direct message after all edits so far.
 type directShown struct {
 	posted
 	body  []byte
@@ -263,7 +263,7 @@ func (f *fakeSlack) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	status, answer := f.status, f.answer
+	status, answer := f.status, f.reply
 	err = f.faults.around("slack", func() error {
 		if f.err != nil {
 			return f.err
@@ -327,7 +327,7 @@ func (f *fakeSlack) at(url string) [][]byte {
 	return bodies
 }
 
-// last returns what was sent to a URL last, as somebody reads it.
+// last returns the text of the last message that was sent to a URL.
 func (f *fakeSlack) last(url string) string {
 	bodies := f.at(url)
 	if len(bodies) == 0 {
@@ -336,8 +336,8 @@ func (f *fakeSlack) last(url string) string {
 	return readable(bodies[len(bodies)-1])
 }
 
-// shown returns the direct messages as they look now, in the order in which they were
-// posted.
+// shown returns the texts of the direct messages after all edits so far, in the order in
+// which they were posted.
 func (f *fakeSlack) shown() []string {
 	var texts []string
 	for _, m := range f.direct {
@@ -346,7 +346,7 @@ func (f *fakeSlack) shown() []string {
 	return texts
 }
 
-// count returns how many direct messages hold the words.
+// count returns the number of direct messages that contain the words.
 func (f *fakeSlack) count(words string) (n int) {
 	for _, text := range f.shown() {
 		if strings.Contains(text, words) {

@@ -16,9 +16,9 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "rewrite the golden files")
 
-// golden compares a message with its file, and holds it to Slack's limits.
+// golden compares a message with its golden file and with Slack's limits.
 func golden(t *testing.T, name string, body []byte) {
 	t.Helper()
 	checkMessage(t, name, body)
@@ -42,7 +42,7 @@ func golden(t *testing.T, name string, body []byte) {
 	}
 }
 
-// withKey is a fixture at which ann's key is remembered.
+// withKey returns a fixture in which ann's key is stored.
 func withKey(t *testing.T) *fixture {
 	d := newFixture(t)
 	d.types("key " + annsKey)
@@ -51,7 +51,7 @@ func withKey(t *testing.T) *fixture {
 
 const annsConfig = "Host bastion-web\n  HostName 198.51.100.9\n  Port 2222\n  User bastion\n  KnownHostsCommand /bin/echo [198.51.100.9]:2222 ssh-ed25519 AAAA\n  UserKnownHostsFile /dev/null\n  GlobalKnownHostsFile /dev/null\n  StrictHostKeyChecking yes\n"
 
-// aBastion is one of ann's that is ready.
+// aBastion returns a ready bastion of ann's.
 func aBastion(name string) *Bastion {
 	return &Bastion{
 		ID: "aaaaaaaaaaaaaaa2", Name: name, Owner: ann, State: "ready", Reason: "the deploy",
@@ -61,8 +61,8 @@ func aBastion(name string) *Bastion {
 	}
 }
 
-// What is answered at once.
-func TestGoldenAnswers(t *testing.T) {
+// The immediate replies to commands.
+func TestGoldenReplies(t *testing.T) {
 	for _, test := range []struct {
 		name, text string
 		prepare    func(*fixture)
@@ -87,7 +87,7 @@ func TestGoldenAnswers(t *testing.T) {
 		{"key_missing", "key", nil},
 		{"key_private", "key -----BEGIN OPENSSH PRIVATE KEY-----", nil},
 		{"unknown", "frobnicate", nil},
-		{"stranger", "up", func(d *fixture) { d.Teams = []string{"T0BOB"} }},
+		{"other_team", "up", func(d *fixture) { d.Teams = []string{"T0BOB"} }},
 		{"other_user", "up", func(d *fixture) { d.Users = []string{"U0BOB"} }},
 		{"other_channel", "up", func(d *fixture) { d.Channels = []string{"C0DEV"} }},
 		{"too_many", "status", func(d *fixture) {
@@ -95,7 +95,7 @@ func TestGoldenAnswers(t *testing.T) {
 				d.types("help")
 			}
 		}},
-		{"not_handed_over", "status", func(d *fixture) { d.work.down = errors.New("throttled") }},
+		{"not_enqueued", "status", func(d *fixture) { d.queue.down = errors.New("throttled") }},
 		{"table_down", "up", func(d *fixture) { d.faults.at = 1 }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -103,12 +103,12 @@ func TestGoldenAnswers(t *testing.T) {
 			if test.prepare != nil {
 				test.prepare(d)
 			}
-			golden(t, "answer_"+test.name, d.types(test.text))
+			golden(t, "reply_"+test.name, d.types(test.text))
 		})
 	}
 }
 
-// What takes the place of the first answer, or is said beside a button.
+// The replies of jobs: to commands and to buttons.
 func TestGoldenResults(t *testing.T) {
 	second := aBastion("db")
 	second.ID = "bbbbbbbbbbbbbbb2"
@@ -118,7 +118,7 @@ func TestGoldenResults(t *testing.T) {
 	closing.State = "closing"
 	command := func(text string) func(*fixture) { return func(d *fixture) { d.types(text) } }
 	press := func(action string) func(*fixture) { return func(d *fixture) { d.push(action, "aaaaaaaaaaaaaaa2") } }
-	capped := bastion.Errorf(bastion.CodeTTLBeyondCap, "This bastion may live until 17:30 at the latest.")
+	capped := bastion.Errorf(bastion.CodeTTLBeyondCap, "This bastion may run until 17:30 at the latest.")
 	for _, test := range []struct {
 		name     string
 		bastions []*Bastion
@@ -129,33 +129,33 @@ func TestGoldenResults(t *testing.T) {
 		{"status_none", nil, command("status"), nil},
 		{"status_two", []*Bastion{aBastion("web"), second}, command("status"), nil},
 		{"status_starting", []*Bastion{starting}, command("status"), nil},
-		{"status_down", nil, command("status"), func(d *fixture) { d.service.down = errors.New("down") }},
+		{"status_down", nil, command("status"), func(d *fixture) { d.api.down = errors.New("down") }},
 		{"down", []*Bastion{aBastion("web")}, command("down"), nil},
 		{"down_closing", []*Bastion{closing}, command("down"), nil},
 		{"down_none", nil, command("down"), nil},
 		{"down_which", []*Bastion{aBastion("web"), second}, command("down"), nil},
 		{"down_no_such", []*Bastion{aBastion("web")}, command("down db"), nil},
-		{"down_down", nil, command("down"), func(d *fixture) { d.service.down = errors.New("down") }},
+		{"down_down", nil, command("down"), func(d *fixture) { d.api.down = errors.New("down") }},
 		{"extend", []*Bastion{aBastion("web")}, command("extend 3h"), nil},
 		{"extend_no_more", []*Bastion{aBastion("web")}, command("extend 30m"), nil},
 		{"extend_which", []*Bastion{aBastion("web"), second}, command("extend 30m"), nil},
-		{"extend_refused", []*Bastion{aBastion("web")}, command("extend 30m web"), func(d *fixture) { d.service.problem = capped }},
+		{"extend_refused", []*Bastion{aBastion("web")}, command("extend 30m web"), func(d *fixture) { d.api.problem = capped }},
 		{"button_extend", []*Bastion{aBastion("web")}, press("extend"), nil},
 		{"button_close", []*Bastion{aBastion("web")}, press("close"), nil},
 		{"button_gone", nil, press("close"), nil},
-		{"button_down", nil, press("extend"), func(d *fixture) { d.service.down = errors.New("down") }},
-		{"button_not_handed_over", nil, press("extend"), func(d *fixture) { d.work.down = errors.New("throttled") }},
-		{"button_stranger", nil, press("extend"), func(d *fixture) { d.Teams = nil }},
+		{"button_down", nil, press("extend"), func(d *fixture) { d.api.down = errors.New("down") }},
+		{"button_not_enqueued", nil, press("extend"), func(d *fixture) { d.queue.down = errors.New("throttled") }},
+		{"button_other_team", nil, press("extend"), func(d *fixture) { d.Teams = nil }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			d := newFixture(t)
-			d.service.bastions = test.bastions
+			d.api.bastions = test.bastions
 			d.clock = start.Add(time.Minute)
 			if test.prepare != nil {
 				test.prepare(d)
 			}
 			test.ask(d)
-			for _, job := range d.work.jobs {
+			for _, job := range d.queue.jobs {
 				if err := d.RunJob(t.Context(), job); err != nil {
 					t.Fatal(err)
 				}
@@ -168,10 +168,10 @@ func TestGoldenResults(t *testing.T) {
 	}
 }
 
-// noticeOf is a notice about a bastion of ann's.
+// noticeOf returns a notice about a bastion.
 func noticeOf(version int64, b *Bastion) Notice { return Notice{Bastion: *b, Version: version} }
 
-// aReceipt is of a bastion that ran for an hour and a half.
+// aReceipt returns the receipt of a bastion that ran for an hour and a half.
 func aReceipt() *Receipt {
 	return &Receipt{
 		StartedAt: start.Add(time.Minute), EndedAt: start.Add(91 * time.Minute),
@@ -231,8 +231,8 @@ func TestGoldenNotices(t *testing.T) {
 	}
 }
 
-// used stores a link of ann's that was just used, and returns its job.
-func (d *fixture) used(c startLink) Job {
+// storeUsedLink stores a used link of ann's with its status page, and returns its job.
+func (d *fixture) storeUsedLink(c startLink) Job {
 	d.t.Helper()
 	const link, page = "the-links-hash", "the-pages-hash"
 	c.Owner, c.Key, c.ResponseURL, c.StatusPage = ann, annsKey, hookA, page
@@ -257,14 +257,14 @@ func TestGoldenStarts(t *testing.T) {
 		prepare func(*fixture)
 	}{
 		{"used", func(*fixture) {}},
-		{"used_ready", func(d *fixture) { d.service.bastions = []*Bastion{aBastion("web")} }},
-		{"refused", func(d *fixture) { d.service.problem = quota }},
-		{"down", func(d *fixture) { d.service.down = errors.New("down") }},
+		{"used_ready", func(d *fixture) { d.api.bastions = []*Bastion{aBastion("web")} }},
+		{"refused", func(d *fixture) { d.api.problem = quota }},
+		{"down", func(d *fixture) { d.api.down = errors.New("down") }},
 		{"too_late", func(d *fixture) { d.clock = d.clock.Add(startTimeout + time.Second) }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			d := newFixture(t)
-			job := d.used(startLink{Name: "web", TTL: 2 * time.Hour, Reason: "the deploy"})
+			job := d.storeUsedLink(startLink{Name: "web", TTL: 2 * time.Hour, Reason: "the deploy"})
 			test.prepare(d)
 			if err := d.RunJob(t.Context(), job); err != nil {
 				t.Fatal(err)
@@ -277,20 +277,19 @@ func TestGoldenStarts(t *testing.T) {
 	}
 }
 
-// What the other functions are asked for when a link is used.
-func TestStartRequestsWhatTheLinkSays(t *testing.T) {
+func TestStartCallsAPIWithValuesOfLink(t *testing.T) {
 	d := newFixture(t)
-	job := d.used(startLink{Name: "web", TTL: 2 * time.Hour, Reason: "the <b> deploy"})
+	job := d.storeUsedLink(startLink{Name: "web", TTL: 2 * time.Hour, Reason: "the <b> deploy"})
 	if err := d.RunJob(t.Context(), job); err != nil {
 		t.Fatal(err)
 	}
-	call := d.service.calls[0]
+	call := d.api.calls[0]
 	want := `{"name":"web","public_key":"` + annsKey + `","reason":"the \u003cb\u003e deploy","ttl":"2h0m0s"}`
 	if call.Owner != ann || call.Source.String() != annsHome || call.Method != http.MethodPost || call.Path != "/bastions" || string(call.Body) != want {
-		t.Errorf("asked for %+v with %s", call, call.Body)
+		t.Errorf("the call is %+v with %s", call, call.Body)
 	}
 	var v statusPage
-	if _, err := d.fetch(t.Context(), statusPageKey("the-pages-hash"), &v); err != nil || v.ID != d.service.bastions[0].ID {
-		t.Errorf("the page knows the bastion %q: %v", v.ID, err)
+	if _, err := d.fetch(t.Context(), statusPageKey("the-pages-hash"), &v); err != nil || v.ID != d.api.bastions[0].ID {
+		t.Errorf("the status page has the bastion %q: %v", v.ID, err)
 	}
 }

@@ -14,31 +14,32 @@ const (
 	interactionRoute = "/slack/interaction"
 )
 
-// Codes of the problems that only Slack's requests have.
+// The codes of problems that only requests from Slack can have.
 const (
 	codeBodyInvalid bastion.Code = "body_invalid"
 	codeSignature   bastion.Code = "signature_invalid"
 )
 
-// exchange is one request of Slack's with its response.
+// exchange is one request from Slack with its response.
 type exchange struct{ *httpedge.Exchange }
 
-// endpoints serve Slack's requests, by path.
+// endpoints maps the path of a request from Slack to the method that serves it.
 var endpoints = map[string]func(*App, exchange, *http.Request){
 	commandRoute:     (*App).serveCommand,
 	interactionRoute: (*App).serveInteraction,
 }
 
-// pageToken is the token in the path of a page of that route. http.ServeMux would
-// redirect unclean paths, and tell them in doing so; here a path is right or
-// unknown.
+// pageToken returns the token in a path if the path belongs to the route. It is used
+// instead of http.ServeMux, which redirects unclean paths and repeats them, with their
+// token, in the response.
 func pageToken(route, path string) (string, bool) {
 	token, ok := strings.CutPrefix(path, strings.TrimSuffix(route, "{token}"))
 	return token, ok && token != "" && !strings.Contains(token, "/")
 }
 
-// Handler serves Slack's requests and the pages. The client's address is the
-// request's RemoteAddr, and the public host is its Host: no header changes them.
+// Handler returns the handler of Slack's requests and of the pages. The client's
+// address is the request's RemoteAddr, and the public host is its Host. No other
+// header changes them.
 func (a *App) Handler() http.Handler {
 	return httpedge.Edge{Log: a.Log, Now: a.Now}.Handler(a.serve)
 }

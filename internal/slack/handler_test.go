@@ -75,7 +75,7 @@ func TestSecurityHeaders(t *testing.T) {
 	}
 }
 
-// The pages are reached through the same handler, with the token of their path.
+// The same handler serves the pages.
 func TestPagesAreServed(t *testing.T) {
 	d := withKey(t)
 	message := string(d.types("up"))
@@ -90,18 +90,18 @@ func TestPagesAreServed(t *testing.T) {
 		t.Errorf("the link leads to %d %s", w.Code, w.Body)
 	}
 	if w := d.serve(httptest.NewRequest(http.MethodGet, "/slack/status/unknown", nil)); w.Code != 404 {
-		t.Errorf("an unknown view is answered %d", w.Code)
+		t.Errorf("an unknown status page: status %d", w.Code)
 	}
 }
 
-// One line for each request, with its route, and nothing that is a secret or was
-// typed.
+// The log has one line for each request, with its route. It contains no secret and no
+// typed text.
 func TestLogHoldsNoSecrets(t *testing.T) {
 	d := withKey(t)
 	message := string(d.types("up because mysecretreason"))
 	d.push(actionExtend, "aaaaaaaaaaaaaaa2")
 	d.types("frobnicate-typed")
-	d.work.down = errors.New("throttled")
+	d.queue.down = errors.New("throttled")
 	d.types("down")
 	d.push(actionClose, "aaaaaaaaaaaaaaa2")
 	d.slack.err = &url.Error{Op: "Post", URL: hookB, Err: errors.New("no route to host")}
@@ -131,12 +131,12 @@ func TestLogHoldsNoSecrets(t *testing.T) {
 
 func TestPanicsAreContained(t *testing.T) {
 	d := newFixture(t)
-	d.Credentials = func(context.Context, string) (Credentials, error) { panic("a fault of ours") }
+	d.Credentials = func(context.Context, string) (Credentials, error) { panic("a fault of the app") }
 	w := d.serve(d.signedRequest(commandRoute, command("help")))
-	if w.Code != 500 || strings.Contains(w.Body.String(), "a fault of ours") || !strings.Contains(w.Body.String(), `"code": "internal"`) {
+	if w.Code != 500 || strings.Contains(w.Body.String(), "a fault of the app") || !strings.Contains(w.Body.String(), `"code": "internal"`) {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
-	wantRead(t, d.log.String(), "panic: a fault of ours", `"level":"ERROR"`)
+	wantRead(t, d.log.String(), "panic: a fault of the app", `"level":"ERROR"`)
 }
 
 func TestUnreadableSecretIsUnavailable(t *testing.T) {
@@ -147,7 +147,7 @@ func TestUnreadableSecretIsUnavailable(t *testing.T) {
 	}
 }
 
-// Who is let in: teams always, users if they are named, channels for commands only.
+// Teams are always checked, users if Users is set, channels for commands only.
 func TestAllowedTeamsUsersAndChannels(t *testing.T) {
 	for _, test := range []struct {
 		name             string
@@ -155,7 +155,7 @@ func TestAllowedTeamsUsersAndChannels(t *testing.T) {
 		command, pressed bool
 	}{
 		{"the team", func(*fixture) {}, true, true},
-		{"nobody", func(d *fixture) { d.Teams = nil }, false, false},
+		{"no team", func(d *fixture) { d.Teams = nil }, false, false},
 		{"another team", func(d *fixture) { d.Teams = []string{"T0BOB"} }, false, false},
 		{"one of two teams", func(d *fixture) { d.Teams = []string{"T0BOB", "T0ANN"} }, true, true},
 		{"the user", func(d *fixture) { d.Users = []string{"U0ANN"} }, true, true},
@@ -166,43 +166,43 @@ func TestAllowedTeamsUsersAndChannels(t *testing.T) {
 		d := newFixture(t)
 		test.set(d)
 		d.types("status")
-		if got := len(d.work.jobs) == 1; got != test.command {
-			t.Errorf("%s: the command is let in: %t", test.name, got)
+		if got := len(d.queue.jobs) == 1; got != test.command {
+			t.Errorf("%s: the command is allowed: %t", test.name, got)
 		}
-		d.work.jobs = nil
+		d.queue.jobs = nil
 		d.push(actionExtend, "aaaaaaaaaaaaaaa2")
-		if got := len(d.work.jobs) == 1; got != test.pressed {
-			t.Errorf("%s: the button is let in: %t", test.name, got)
+		if got := len(d.queue.jobs) == 1; got != test.pressed {
+			t.Errorf("%s: the button is allowed: %t", test.name, got)
 		}
 		if !test.command && !test.pressed && d.table.writes != 0 {
-			t.Errorf("%s: a stranger has written %d times", test.name, d.table.writes)
+			t.Errorf("%s: refused requests made %d writes", test.name, d.table.writes)
 		}
 	}
 }
 
-// Who somebody is comes from the signed form, in the form that Slack's ids have.
+// The owner comes from the signed form. IDs that do not have Slack's form are refused.
 func TestMalformedIDsAreRefused(t *testing.T) {
 	for _, field := range []string{"team_id", "user_id", "channel_id"} {
 		for _, id := range []string{"T", "t0ann", "T0ANN#", "T0ANN:U0EVE", "T0ANN\n", "iam", "*", strings.Repeat("T", 33)} {
 			d := newFixture(t)
 			form := command("status")
 			form.Set(field, id)
-			if w := d.serve(d.signedRequest(commandRoute, form)); w.Code != 400 || len(d.work.jobs) != 0 || d.table.writes != 0 {
-				t.Errorf("%s %q: %d, %d jobs", field, id, w.Code, len(d.work.jobs))
+			if w := d.serve(d.signedRequest(commandRoute, form)); w.Code != 400 || len(d.queue.jobs) != 0 || d.table.writes != 0 {
+				t.Errorf("%s %q: %d, %d jobs", field, id, w.Code, len(d.queue.jobs))
 			}
 		}
 	}
 	d := newFixture(t)
 	d.types("down web")
 	d.push(actionExtend, "aaaaaaaaaaaaaaa2")
-	for _, job := range d.work.jobs {
+	for _, job := range d.queue.jobs {
 		if job.Owner != ann {
 			t.Errorf("a job for %s", job.Owner)
 		}
 	}
 }
 
-// Buttons that are none of ours, or only links, are acknowledged and do nothing.
+// Unknown buttons and buttons that open a URL get status 200 and start no job.
 func TestUnknownButtonsDoNothing(t *testing.T) {
 	const id = "aaaaaaaaaaaaaaa2"
 	payload := func(kind, actions string) string {
@@ -232,14 +232,13 @@ func TestUnknownButtonsDoNothing(t *testing.T) {
 	} {
 		d := newFixture(t)
 		w := d.serve(d.signedRequest(interactionRoute, url.Values{"payload": {test.payload}}))
-		if w.Code != test.status || len(d.work.jobs) != test.jobs || len(d.slack.posts) != 0 {
-			t.Errorf("%s: %d %s, %d jobs", test.payload, w.Code, w.Body, len(d.work.jobs))
+		if w.Code != test.status || len(d.queue.jobs) != test.jobs || len(d.slack.posts) != 0 {
+			t.Errorf("%s: %d %s, %d jobs", test.payload, w.Code, w.Body, len(d.queue.jobs))
 		}
 	}
 }
 
-// The jobs that commands and buttons become.
-func TestJobsOfCommands(t *testing.T) {
+func TestJobsOfCommandsAndButtons(t *testing.T) {
 	d := newFixture(t)
 	d.types("down web")
 	d.types("extend 30m db")
@@ -253,12 +252,12 @@ func TestJobsOfCommands(t *testing.T) {
 		{Action: JobDown, Owner: ann, ResponseURL: hookB, ID: "aaaaaaaaaaaaaaa2", At: start},
 		{Action: JobExtend, Owner: ann, ResponseURL: hookB, ID: "aaaaaaaaaaaaaaa2", TTL: extendBy, At: start},
 	}
-	for i, job := range d.work.jobs {
+	for i, job := range d.queue.jobs {
 		if job != want[i] {
 			t.Errorf("job %d is\n%+v, want\n%+v", i, job, want[i])
 		}
 	}
-	if len(d.work.jobs) != len(want) {
-		t.Errorf("%d jobs, want %d", len(d.work.jobs), len(want))
+	if len(d.queue.jobs) != len(want) {
+		t.Errorf("%d jobs, want %d", len(d.queue.jobs), len(want))
 	}
 }

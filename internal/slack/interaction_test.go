@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// What nobody has signed is looked at by nobody, not even for a private key in it.
+// An unsigned request is not parsed. The app does not even look for a private key in it.
 func TestUnsignedPrivateKeyIsRefusedAsUnsigned(t *testing.T) {
 	for _, route := range []string{commandRoute, interactionRoute} {
 		d := newFixture(t)
@@ -20,8 +20,9 @@ func TestUnsignedPrivateKeyIsRefusedAsUnsigned(t *testing.T) {
 	}
 }
 
-// A link that was pressed in Slack is replaced where it stands; whoever else presses
-// it, or later, changes nothing.
+// If the owner opens the link with the button in Slack, the job's reply replaces the
+// message with the button. A press by another person, or after the link was used, does
+// not change where the reply goes.
 func TestReplyReplacesThePressedLink(t *testing.T) {
 	for name, test := range map[string]struct {
 		press func(d *fixture, hash string)
@@ -31,7 +32,7 @@ func TestReplyReplacesThePressedLink(t *testing.T) {
 		"pressed":          {func(d *fixture, hash string) { d.push(actionOpen, hash) }, hookB},
 		"another link":     {func(d *fixture, _ string) { d.push(actionOpen, hashOf("another")) }, hookA},
 		"by somebody else": {func(d *fixture, hash string) { d.pushAs("U0BOB", actionOpen, hash) }, hookA},
-		"when nobody is let in": {func(d *fixture, hash string) {
+		"when no team is allowed": {func(d *fixture, hash string) {
 			d.Teams = nil
 			d.push(actionOpen, hash)
 		}, hookA},
@@ -56,7 +57,7 @@ func TestReplyReplacesThePressedLink(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got := d.slack.last(test.where); !strings.Contains(got, "Your link was used from "+annsHome) {
-			t.Errorf("%s: there stands %q", name, got)
+			t.Errorf("%s: the last message is %q", name, got)
 		}
 	}
 }

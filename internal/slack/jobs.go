@@ -13,7 +13,7 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// The types that this package shares with the API and with those who send notices.
+// The types that this package shares with the API, the reaper and the observer.
 type (
 	Bastion = api.Bastion
 	Notice  = api.Notice
@@ -22,46 +22,46 @@ type (
 	Reply   = api.InternalReply
 )
 
-// Job is something to do apart from a request. All of it comes from a request that
-// Slack has signed, or from the table.
+// Job is work that runs apart from a request. Its fields come from a request that Slack
+// has signed, or from the table.
 type Job struct {
 	Action      JobAction `json:"action"`
 	Owner       string    `json:"owner,omitempty"`
 	ResponseURL string    `json:"response_url,omitempty"` // for the reply
 
-	StartLink string        `json:"start_link,omitempty"` // of start: the hash of the link's token
-	Name      string        `json:"name,omitempty"`       // of down and extend; empty: the only one
-	ID        string        `json:"id,omitempty"`         // of down and extend by a button
-	TTL       time.Duration `json:"ttl,omitempty"`        // of extend: this long from At
-	Team      string        `json:"team,omitempty"`       // of send
-	// At is when it was requested. A job that comes late, or twice, does not undo what
-	// was requested later. Of send it identifies the job.
+	StartLink string        `json:"start_link,omitempty"` // for start: the hash of the link's token
+	Name      string        `json:"name,omitempty"`       // for down and extend; empty: the only bastion
+	ID        string        `json:"id,omitempty"`         // for down and extend by a button
+	TTL       time.Duration `json:"ttl,omitempty"`        // for extend: counted from At
+	Team      string        `json:"team,omitempty"`       // for send
+	// At is the time of the request. A job that runs late or twice does not undo later
+	// requests. For send, At identifies the job.
 	At time.Time `json:"at,omitzero"`
 }
 
-// JobAction says what a job does.
+// JobAction is the kind of a job.
 type JobAction string
 
-// The actions.
+// The actions of jobs.
 const (
-	JobStart  JobAction = "start"  // start what a start link describes
+	JobStart  JobAction = "start"  // start the bastion of a start link
 	JobDown   JobAction = "down"   // close a bastion
 	JobStatus JobAction = "status" // list the bastions
 	JobExtend JobAction = "extend" // move a deadline
-	JobSend   JobAction = "send"   // send what waits in a workspace's outbox
+	JobSend   JobAction = "send"   // send the messages that wait in a workspace's outbox
 )
 
 const (
 	callTimeout = 20 * time.Second // of one call of the API
 
-	// responseURLLife is how long Slack accepts messages at a response_url, less a
-	// minute for clocks and for the way. It accepts five; a job sends one, and is tried
-	// three times at most. See
+	// responseURLLife is the time for which Slack accepts messages at a response_url, less
+	// one minute for differing clocks and for delays. Slack accepts five messages; a job
+	// sends one, and runs at most three times. See
 	// https://docs.slack.dev/interactivity/handling-user-interaction/#message_responses.
 	responseURLLife = 29 * time.Minute
 )
 
-// enqueue gives a job to the queue.
+// enqueue puts a job into the queue.
 func (a *App) enqueue(ctx context.Context, job Job) error {
 	ctx, cancel := context.WithTimeout(ctx, enqueueTimeout)
 	defer cancel()
@@ -71,8 +71,8 @@ func (a *App) enqueue(ctx context.Context, job Job) error {
 	return nil
 }
 
-// RunJob does a job and sends its reply. It may be called twice with the same job, or
-// end anywhere and be called again. An error means that the job must come again.
+// RunJob runs a job and sends its reply. It may be called again with the same job, also
+// after it has died in the middle of it. If it returns an error, the job must run again.
 func (a *App) RunJob(ctx context.Context, job Job) error {
 	if job.Action == JobSend {
 		if err := a.sendWaiting(ctx, job); err != nil {
@@ -94,8 +94,9 @@ func (a *App) RunJob(ctx context.Context, job Job) error {
 	return nil
 }
 
-// reply sends the one reply of a job, for its person alone. What a command replied at
-// first is replaced. A button's message stays: it may be the status message.
+// reply sends the only reply of a job; only its owner sees it. It replaces the first
+// reply to a command. It does not replace a button's message, which may be the status
+// message.
 func (a *App) reply(ctx context.Context, job Job, m *message) error {
 	err := error(&refusedError{code: "expired_url"})
 	if a.Now().Sub(job.At) <= responseURLLife {
@@ -108,8 +109,8 @@ func (a *App) reply(ctx context.Context, job Job, m *message) error {
 	return err
 }
 
-// start starts what a start link describes. It looks first at what an earlier try has
-// done: a bastion that it finds is not started again, even if it is closed by now.
+// start starts the bastion of a start link. If an earlier try has started it, start does
+// not start it again, even if the bastion has been closed since.
 func (a *App) start(ctx context.Context, job Job) error {
 	link, err := a.usedStartLink(ctx, job.StartLink)
 	if errors.Is(err, bastion.ErrNotFound) || err == nil && link.Owner != job.Owner {
@@ -129,21 +130,22 @@ func (a *App) start(ctx context.Context, job Job) error {
 	if err != nil {
 		return a.notStarted(ctx, job, link, err)
 	}
-	if err := a.foundBastion(ctx, link.StatusPage, b.ID); err != nil {
+	if err := a.storeBastion(ctx, link.StatusPage, b.ID); err != nil {
 		return err
 	}
 	return a.reply(ctx, job, usedMessage(b, link.Source))
 }
 
-// reportedError: an earlier try has failed, and the page says why.
+// reportedError means that an earlier try has failed and its status page shows why.
 type reportedError struct{ sentence string }
 
-func (e *reportedError) Error() string { return "it was reported already" }
+func (e *reportedError) Error() string { return "an earlier try failed: " + e.sentence }
 
-// codeTooLate is for a start that comes so late that nobody can be waiting for it.
+// codeTooLate is the code of a start job that runs after its status page has given up.
 const codeTooLate bastion.Code = "too_late"
 
-// startOnce returns the bastion of a link, and starts it if no earlier try has.
+// startOnce returns the bastion of a link. It starts the bastion unless an earlier try
+// has done so.
 func (a *App) startOnce(ctx context.Context, link startLink) (Bastion, error) {
 	var page statusPage
 	if _, err := a.fetch(ctx, statusPageKey(link.StatusPage), &page); err != nil {
@@ -155,15 +157,15 @@ func (a *App) startOnce(ctx context.Context, link startLink) (Bastion, error) {
 	}
 	// The API's times are whole seconds.
 	if l.CreatedAt.Before(link.UsedAt.Truncate(time.Second)) {
-		l.ID = "" // of an earlier link
+		l.ID = "" // this bastion is of an earlier link
 	}
 	switch id := cmp.Or(page.ID, l.ID); {
 	case id != "":
 		b, err := a.describe(ctx, link.Owner, id)
 		if err != nil {
-			// It was started, so a failure to look at it must not be reported as one of the
-			// start. The job comes again.
-			return b, fmt.Errorf("look at what was started: %v", err)
+			// %v hides the cause from notStarted: the bastion was started, so the error must
+			// not be reported as a failed start. The job runs again.
+			return b, fmt.Errorf("describe the started bastion %s: %v", id, err)
 		}
 		return b, nil
 	case page.Problem != "":
@@ -174,8 +176,8 @@ func (a *App) startOnce(ctx context.Context, link startLink) (Bastion, error) {
 	return a.create(ctx, link)
 }
 
-// notStarted tells the page and Slack why a start has failed. An error that is not
-// the API's is returned: the job comes again.
+// notStarted stores in the status page, and replies in Slack, why a start has failed.
+// If the error is not from the API, notStarted returns it, so that the job runs again.
 func (a *App) notStarted(ctx context.Context, job Job, link startLink, cause error) error {
 	var reported *reportedError
 	var refusal *bastion.Error
@@ -191,7 +193,7 @@ func (a *App) notStarted(ctx context.Context, job Job, link startLink, cause err
 		return cause
 	}
 	a.Log.WarnContext(ctx, "start failed", "owner", link.Owner, "cause", cause)
-	if err := a.foundProblem(ctx, link.StatusPage, sentence); err != nil {
+	if err := a.storeProblem(ctx, link.StatusPage, sentence); err != nil {
 		return err
 	}
 	return a.reply(ctx, job, notStartedMessage(sentence, refusal, link.Source))
@@ -204,7 +206,7 @@ func (a *App) down(ctx context.Context, job Job) error {
 		b, err = a.callBastion(ctx, Call{Owner: job.Owner, Method: http.MethodDelete, Path: "/bastions/" + b.ID}, nil)
 	}
 	if err != nil {
-		return a.failed(ctx, job, err)
+		return a.replyFailure(ctx, job, err)
 	}
 	return a.reply(ctx, job, closingMessage(b))
 }
@@ -213,28 +215,28 @@ func (a *App) down(ctx context.Context, job Job) error {
 func (a *App) extend(ctx context.Context, job Job) error {
 	b, err := a.choose(ctx, job)
 	if err == nil {
-		// A job that comes late, or twice, grants no more than was requested.
+		// A job that runs late or twice grants no more than was requested.
 		ttl := max(time.Second, job.TTL-max(0, a.Now().Sub(job.At)))
 		b, err = a.callBastion(ctx, Call{Owner: job.Owner, Method: http.MethodPatch, Path: "/bastions/" + b.ID}, map[string]string{"ttl": ttl.String()})
 	}
 	if err != nil {
-		return a.failed(ctx, job, err)
+		return a.replyFailure(ctx, job, err)
 	}
 	return a.reply(ctx, job, extendedMessage(b, job))
 }
 
-// status lists a person's bastions.
+// status replies with a list of the owner's bastions.
 func (a *App) status(ctx context.Context, job Job) error {
 	all, err := a.list(ctx, job.Owner)
 	if err != nil {
-		return a.failed(ctx, job, err)
+		return a.replyFailure(ctx, job, err)
 	}
 	return a.reply(ctx, job, listMessage(all))
 }
 
-// failed replies why a job has failed. An error that is not the API's is returned:
-// the job comes again.
-func (a *App) failed(ctx context.Context, job Job, err error) error {
+// replyFailure replies why a job has failed. If the error is not from the API,
+// replyFailure returns it, so that the job runs again.
+func (a *App) replyFailure(ctx context.Context, job Job, err error) error {
 	var which whichError
 	var refusal *bastion.Error
 	var m *message
@@ -252,17 +254,17 @@ func (a *App) failed(ctx context.Context, job Job, err error) error {
 	return a.reply(ctx, job, m)
 }
 
-// whichError: there is not exactly one bastion that can be meant.
+// whichError means that a job matches no bastion, or several.
 type whichError struct {
 	open []Bastion
-	name string // that was given
+	name string // from the command
 }
 
-func (whichError) Error() string { return "not exactly one bastion can be meant" }
+func (whichError) Error() string { return "the command matches no bastion, or several" }
 
-// choose finds the bastion that a job is about: by ID, by name, or the only one. One
-// that was requested after the job is never meant. One that is closing is meant if no
-// other can be: it may be this very job that has closed it.
+// choose returns the bastion that a job is for: the one with the job's ID or name, or
+// the owner's only one. It never chooses a bastion that was requested after the job. It
+// chooses a closing one only if no other matches: this job itself may have closed it.
 func (a *App) choose(ctx context.Context, job Job) (Bastion, error) {
 	if job.ID != "" {
 		return a.describe(ctx, job.Owner, job.ID)
@@ -271,7 +273,7 @@ func (a *App) choose(ctx context.Context, job Job) (Bastion, error) {
 	if err != nil {
 		return Bastion{}, err
 	}
-	var open, meant, closing []Bastion
+	var open, matches, closing []Bastion
 	for _, b := range all {
 		named := job.Name == "" || b.Name == job.Name
 		switch {
@@ -279,26 +281,28 @@ func (a *App) choose(ctx context.Context, job Job) (Bastion, error) {
 		case b.IsOpen():
 			open = append(open, b)
 			if named {
-				meant = append(meant, b)
+				matches = append(matches, b)
 			}
 		case named && b.State == bastion.Closing:
 			closing = append(closing, b)
 		}
 	}
-	if len(meant) == 0 {
-		meant = closing
+	if len(matches) == 0 {
+		matches = closing
 	}
-	if len(meant) != 1 {
+	if len(matches) != 1 {
 		return Bastion{}, whichError{open: open, name: job.Name}
 	}
-	return meant[0], nil
+	return matches[0], nil
 }
 
-// errDown: the API's functions do not reply. The request may have been carried out.
+// errDown means that the API's functions do not reply. The API may still have carried
+// out the request.
 var errDown = errors.New("the API's functions do not reply")
 
-// callAPI makes one request of the API. *bastion.Error: it was refused, with the
-// refusal's own code and sentence. errDown: there is no reply that can be read.
+// callAPI makes one request of the API and decodes the reply into into. It returns a
+// *bastion.Error with the code and sentence of the problem document if the API refused
+// the request, and errDown if there was no valid reply.
 func (a *App) callAPI(ctx context.Context, call Call, body, into any) error {
 	if body != nil {
 		encoded, err := json.Marshal(body)
@@ -331,7 +335,7 @@ func (a *App) callBastion(ctx context.Context, call Call, body any) (b Bastion, 
 	return b, err
 }
 
-// create requests the bastion of a link, for the address that used it.
+// create requests the bastion of a link, for the address that the link was used from.
 func (a *App) create(ctx context.Context, link startLink) (Bastion, error) {
 	body := map[string]string{"public_key": link.Key, "name": link.Name, "ttl": link.TTL.String()}
 	if link.Reason != "" {

@@ -11,10 +11,10 @@ import (
 )
 
 // try does something that a fault may let the caller die in.
-func try(do func() error) (err error) {
+func untilCrash(do func() error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			if v != (died{}) {
+			if v != (crashed{}) {
 				panic(v)
 			}
 			err = errors.New("it died")
@@ -24,24 +24,24 @@ func try(do func() error) (err error) {
 }
 
 // story is a job, and what must be true when it is done.
-type story struct {
+type jobTest struct {
 	name  string
 	setUp func(*fixture) Job
 	read  string // what stands at the job's URL in the end
 	check func(*fixture) error
 }
 
-var stories = []story{
+var jobTests = []jobTest{
 	{
-		"start", func(d *fixture) Job { return d.used(startLink{Name: "web"}) },
+		"start", func(d *fixture) Job { return d.storeUsedLink(startLink{Name: "web"}) },
 		"Your link was used from " + annsHome,
 		func(d *fixture) error {
-			if n := len(d.service.bastions); n != 1 {
+			if n := len(d.api.bastions); n != 1 {
 				return fmt.Errorf("%d bastions", n)
 			}
 			var v statusPage
 			_, err := d.fetch(d.t.Context(), statusPageKey("the-pages-hash"), &v)
-			if v.ID != d.service.bastions[0].ID {
+			if v.ID != d.api.bastions[0].ID {
 				return fmt.Errorf("the page follows %q: %v", v.ID, err)
 			}
 			return nil
@@ -49,7 +49,7 @@ var stories = []story{
 	},
 	{
 		"down", func(d *fixture) Job {
-			d.service.bastions = []*Bastion{aBastion("web")}
+			d.api.bastions = []*Bastion{aBastion("web")}
 			return Job{Action: JobDown, Owner: ann, ResponseURL: hookA, At: d.clock}
 		},
 		"Bastion web is closing",
@@ -57,7 +57,7 @@ var stories = []story{
 	},
 	{
 		"down by button", func(d *fixture) Job {
-			d.service.bastions = []*Bastion{aBastion("web")}
+			d.api.bastions = []*Bastion{aBastion("web")}
 			return Job{Action: JobDown, Owner: ann, ResponseURL: hookB, ID: "aaaaaaaaaaaaaaa2", At: d.clock}
 		},
 		"Bastion web is closing",
@@ -65,12 +65,12 @@ var stories = []story{
 	},
 	{
 		"extend", func(d *fixture) Job {
-			d.service.bastions = []*Bastion{aBastion("web")}
+			d.api.bastions = []*Bastion{aBastion("web")}
 			return Job{Action: JobExtend, Owner: ann, ResponseURL: hookA, TTL: 3 * time.Hour, At: d.clock}
 		},
 		"Bastion web extended",
 		func(d *fixture) error {
-			if b := d.service.bastions[0]; !b.Deadline.Equal(start.Add(3 * time.Hour)) {
+			if b := d.api.bastions[0]; !b.Deadline.Equal(start.Add(3 * time.Hour)) {
 				return fmt.Errorf("the deadline is %s", b.Deadline)
 			}
 			return nil
@@ -78,7 +78,7 @@ var stories = []story{
 	},
 	{
 		"status", func(d *fixture) Job {
-			d.service.bastions = []*Bastion{aBastion("web")}
+			d.api.bastions = []*Bastion{aBastion("web")}
 			return Job{Action: JobStatus, Owner: ann, ResponseURL: hookA, At: d.clock}
 		},
 		"Bastion web is ready",
@@ -87,7 +87,7 @@ var stories = []story{
 }
 
 func (d *fixture) wantState(state bastion.State) error {
-	if b := d.service.bastions[0]; b.State != state {
+	if b := d.api.bastions[0]; b.State != state {
 		return fmt.Errorf("the bastion is %s, want %s", b.State, state)
 	}
 	return nil
@@ -97,20 +97,20 @@ func (d *fixture) wantState(state bastion.State) error {
 // by the death of the function; then the job comes again, as Lambda lets it. In the
 // end there is one bastion in the right state, and the person has read so.
 func TestJobsSurviveTheLossOfAnyCall(t *testing.T) {
-	for _, story := range stories {
+	for _, story := range jobTests {
 		for _, after := range []bool{false, true} {
 			for _, death := range []bool{false, true} {
 				hits := map[string]int{}
 				for at := 1; ; at++ {
 					d := newFixture(t)
 					job := story.setUp(d)
-					d.faults.calls, d.faults.at, d.faults.after, d.faults.death = 0, at, after, death
-					err := try(func() error { return d.RunJob(t.Context(), job) })
-					if d.faults.hit == "" {
+					d.faults.calls, d.faults.at, d.faults.after, d.faults.crash = 0, at, after, death
+					err := untilCrash(func() error { return d.RunJob(t.Context(), job) })
+					if d.faults.failedPort == "" {
 						break // it has fewer calls than that
 					}
-					hits[d.faults.hit]++
-					name := fmt.Sprintf("%s, fault in call %d (%s), after %t, death %t", story.name, at, d.faults.hit, after, death)
+					hits[d.faults.failedPort]++
+					name := fmt.Sprintf("%s, fault in call %d (%s), after %t, death %t", story.name, at, d.faults.failedPort, after, death)
 					told := err == nil // then it does not come again
 					for range 2 {
 						d.clock = d.clock.Add(time.Second)
@@ -118,7 +118,7 @@ func TestJobsSurviveTheLossOfAnyCall(t *testing.T) {
 							t.Errorf("%s: again: %v", name, err)
 						}
 					}
-					if told && d.faults.hit == "functions" && story.name == "start" {
+					if told && d.faults.failedPort == "functions" && story.name == "start" {
 						wantRead(t, d.slack.last(job.ResponseURL), "The bastion couldn't be started", "isn't responding", "We don't know whether")
 						continue // the person was told, and asks again
 					}
@@ -143,10 +143,10 @@ func TestJobsSurviveTheLossOfAnyCall(t *testing.T) {
 
 // While the other functions are down, the person is told so, and not left waiting.
 func TestRepliesSayThatTheAPIIsDown(t *testing.T) {
-	for _, story := range stories {
+	for _, story := range jobTests {
 		d := newFixture(t)
 		job := story.setUp(d)
-		d.service.down = errors.New("throttled")
+		d.api.down = errors.New("throttled")
 		if err := d.RunJob(t.Context(), job); err != nil {
 			t.Errorf("%s: %v", story.name, err)
 		}
@@ -164,7 +164,7 @@ func TestRepliesSayThatTheAPIIsDown(t *testing.T) {
 // A job that comes late undoes nothing that was asked for after it.
 func TestLateJobsDoNotUndoNewerRequests(t *testing.T) {
 	d := newFixture(t)
-	d.service.bastions = []*Bastion{aBastion("web")}
+	d.api.bastions = []*Bastion{aBastion("web")}
 	d.clock = start.Add(time.Minute)
 	down := Job{Action: JobDown, Owner: ann, ResponseURL: hookA, Name: "web", At: d.clock}
 	if err := d.RunJob(t.Context(), down); err != nil {
@@ -172,8 +172,8 @@ func TestLateJobsDoNotUndoNewerRequests(t *testing.T) {
 	}
 	newer := aBastion("web")
 	newer.ID, newer.CreatedAt = "bbbbbbbbbbbbbbb2", d.clock.Add(time.Second)
-	d.service.bastions[0].State = "closed"
-	d.service.bastions = append(d.service.bastions, newer)
+	d.api.bastions[0].State = "closed"
+	d.api.bastions = append(d.api.bastions, newer)
 	d.clock = d.clock.Add(2 * time.Minute)
 	if err := d.RunJob(t.Context(), down); err != nil {
 		t.Fatal(err)
@@ -195,15 +195,15 @@ func TestLateJobsDoNotUndoNewerRequests(t *testing.T) {
 // A start that comes again after its bastion was closed does not make another.
 func TestStartIsNotRepeatedAfterAClose(t *testing.T) {
 	d := newFixture(t)
-	job := d.used(startLink{Name: "web"})
+	job := d.storeUsedLink(startLink{Name: "web"})
 	for range 2 {
 		if err := d.RunJob(t.Context(), job); err != nil {
 			t.Fatal(err)
 		}
-		d.service.bastions[0].State = "closed"
+		d.api.bastions[0].State = "closed"
 	}
-	if len(d.service.bastions) != 1 {
-		t.Errorf("%d bastions, want 1", len(d.service.bastions))
+	if len(d.api.bastions) != 1 {
+		t.Errorf("%d bastions, want 1", len(d.api.bastions))
 	}
 }
 
@@ -217,13 +217,13 @@ func TestRefusedRepliesAreGivenUp(t *testing.T) {
 		}
 		return ""
 	}
-	job := d.used(startLink{Name: "web"})
+	job := d.storeUsedLink(startLink{Name: "web"})
 	for range 2 {
 		if err := d.RunJob(t.Context(), job); err != nil {
 			t.Fatal(err)
 		}
 	}
-	d.notify(noticeOf(1, d.service.bastions[0]))
+	d.notify(noticeOf(1, d.api.bastions[0]))
 	d.wantShown("after a start", "Accepts: "+annsHome)
 	wantRead(t, d.log.String(), "used_url")
 }
@@ -242,7 +242,7 @@ func TestRepliesUseTheJobsURL(t *testing.T) {
 		{"a late command", Job{Action: JobStatus, ResponseURL: hookA}, responseURLLife + time.Second, 0},
 	} {
 		d := newFixture(t)
-		d.service.bastions = []*Bastion{aBastion("web")}
+		d.api.bastions = []*Bastion{aBastion("web")}
 		test.job.Owner, test.job.At = ann, d.clock
 		d.clock = d.clock.Add(test.after)
 		if err := d.RunJob(t.Context(), test.job); err != nil {
@@ -265,15 +265,15 @@ func TestJobsWithoutASlackOwnerAreDropped(t *testing.T) {
 		if err := d.RunJob(t.Context(), Job{Action: JobDown, Owner: owner, ResponseURL: hookA, At: start}); err != nil {
 			t.Error(err)
 		}
-		if len(d.service.calls)+len(d.slack.posts) != 0 {
-			t.Errorf("%q: %d calls, %d posts", owner, len(d.service.calls), len(d.slack.posts))
+		if len(d.api.calls)+len(d.slack.posts) != 0 {
+			t.Errorf("%q: %d calls, %d posts", owner, len(d.api.calls), len(d.slack.posts))
 		}
 	}
 	d := newFixture(t)
-	stolen := d.used(startLink{Name: "web"})
+	stolen := d.storeUsedLink(startLink{Name: "web"})
 	stolen.Owner = "slack:T0ANN:U0EVE"
-	if err := d.RunJob(t.Context(), stolen); err != nil || len(d.service.calls) != 0 {
-		t.Errorf("another owner's link: %v, %d calls", err, len(d.service.calls))
+	if err := d.RunJob(t.Context(), stolen); err != nil || len(d.api.calls) != 0 {
+		t.Errorf("another owner's link: %v, %d calls", err, len(d.api.calls))
 	}
 }
 
@@ -283,16 +283,16 @@ func TestJobsWithoutASlackOwnerAreDropped(t *testing.T) {
 func TestRepeatedStartDoesNotReplaceAClosedBastion(t *testing.T) {
 	for calls := 1; ; calls++ {
 		d := newFixture(t)
-		job := d.used(startLink{Name: "web"})
-		d.faults.calls, d.faults.at, d.faults.after, d.faults.death = 0, calls, true, true
-		_ = try(func() error { return d.RunJob(t.Context(), job) })
-		if d.faults.hit == "" {
+		job := d.storeUsedLink(startLink{Name: "web"})
+		d.faults.calls, d.faults.at, d.faults.after, d.faults.crash = 0, calls, true, true
+		_ = untilCrash(func() error { return d.RunJob(t.Context(), job) })
+		if d.faults.failedPort == "" {
 			return // it has fewer calls than that
 		}
-		if len(d.service.bastions) == 0 {
+		if len(d.api.bastions) == 0 {
 			continue // it died before it made one
 		}
-		b := d.service.bastions[0]
+		b := d.api.bastions[0]
 		b.State = "closed"
 		if err := d.Notify(t.Context(), Notice{Bastion: *b, Version: 9, Receipt: &Receipt{}}); err != nil {
 			t.Fatal(err)
@@ -300,7 +300,7 @@ func TestRepeatedStartDoesNotReplaceAClosedBastion(t *testing.T) {
 		if err := d.RunJob(t.Context(), job); err != nil {
 			t.Errorf("death after call %d: again: %v", calls, err)
 		}
-		if n := len(d.service.bastions); n != 1 {
+		if n := len(d.api.bastions); n != 1 {
 			t.Errorf("death after call %d: %d bastions", calls, n)
 		}
 	}

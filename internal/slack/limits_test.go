@@ -11,7 +11,7 @@ import (
 	"unicode/utf8"
 )
 
-// The limits of Slack's, from these pages of https://docs.slack.dev/reference/:
+// Slack's limits, from these pages of https://docs.slack.dev/reference/:
 // block-kit/blocks (50 blocks), block-kit/composition-objects/text-object (1 to
 // 3,000 characters), block-kit/blocks/header-block (150),
 // block-kit/blocks/section-block (10 fields), block-kit/blocks/context-block (10
@@ -35,8 +35,8 @@ const (
 // dateMarkup is the only markup of Slack's in our messages.
 var dateMarkup = regexp.MustCompile(`<!date\^[0-9]+\^\{date_short_pretty\} at \{time\}\|[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2} UTC>`)
 
-// faultsOf lists what Slack would not take of a message, and what in it could become
-// a link, a mention, a heading or an emoji by what somebody wrote.
+// faultsOf lists the parts of a message that exceed Slack's limits, and those in which
+// text from people could become a link, a mention, a heading or an emoji.
 func faultsOf(body []byte) []string {
 	var l struct {
 		Text         string           `json:"text"`
@@ -50,10 +50,10 @@ func faultsOf(body []byte) []string {
 	if err := json.Unmarshal(body, &l); err != nil {
 		return []string{err.Error()}
 	}
-	c.refuse(l.ResponseType != "ephemeral" && !strings.HasPrefix(l.Channel, "U") && !strings.HasPrefix(l.Channel, "D"), "somebody else can read it: response_type %q, channel %q", l.ResponseType, l.Channel)
+	c.refuse(l.ResponseType != "ephemeral" && !strings.HasPrefix(l.Channel, "U") && !strings.HasPrefix(l.Channel, "D"), "other people can read it: response_type %q, channel %q", l.ResponseType, l.Channel)
 	c.refuse(l.UnfurlLinks == nil || *l.UnfurlLinks || l.UnfurlMedia == nil || *l.UnfurlMedia, "links are unfurled")
 	c.refuse(l.Text == "" || utf8.RuneCountInString(l.Text) > limitMessage, "the notification has %d characters", len(l.Text))
-	c.refuse(strings.ContainsAny(l.Text, "<>&*_~`@#"), "the notification holds markup: %q", l.Text)
+	c.refuse(strings.ContainsAny(l.Text, "<>&*_~`@#"), "the notification contains markup: %q", l.Text)
 	c.refuse(len(l.Blocks) == 0 || len(l.Blocks) > limitBlocks, "%d blocks", len(l.Blocks))
 	for _, b := range l.Blocks {
 		c.block(b)
@@ -133,8 +133,8 @@ func (c *checker) actions(b map[string]any) {
 	}
 }
 
-// rich takes nothing but text: every other element is a link, a mention, an emoji or
-// the like.
+// rich refuses all elements but text: the others are links, mentions, emojis and the
+// like.
 func (c *checker) rich(v map[string]any, types ...string) {
 	elements, _ := v["elements"].([]any)
 	c.refuse(len(elements) == 0, "an empty %v", v["type"])
@@ -149,8 +149,8 @@ func (c *checker) rich(v map[string]any, types ...string) {
 		case "text":
 			text, _ := element["text"].(string)
 			c.refuse(text == "" || utf8.RuneCountInString(text) > limitText, "a text of %d characters", len(text))
-			c.refuse(strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) && r != '\n' }), "what does not print: %q", text)
-			c.refuse(strings.Contains(text, "\n") && v["type"] != "rich_text_preformatted", "a line that was begun by somebody: %q", text)
+			c.refuse(strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) && r != '\n' }), "a character that is not printable: %q", text)
+			c.refuse(strings.Contains(text, "\n") && v["type"] != "rich_text_preformatted", "a line end in text of one line: %q", text)
 		case "rich_text_list":
 			c.rich(element, "rich_text_section")
 		default:
@@ -166,7 +166,7 @@ func checkMessage(t *testing.T, name string, body []byte) {
 	}
 }
 
-// A validator that finds nothing proves nothing.
+// The checker must find violations; otherwise the tests that use it prove nothing.
 func TestCheckerFindsEveryViolation(t *testing.T) {
 	messageWith := func(blocks string) string {
 		return `{"text":"x","response_type":"ephemeral","unfurl_links":false,"unfurl_media":false,"blocks":[` + blocks + `]}`
@@ -186,9 +186,9 @@ func TestCheckerFindsEveryViolation(t *testing.T) {
 		{messageWith(strings.Repeat(right+",", 49) + right), ""},
 		{messageWith(strings.Repeat(right+",", 50) + right), "51 blocks"},
 		{messageWith(""), "0 blocks"},
-		{strings.Replace(messageWith(right), "ephemeral", "in_channel", 1), "somebody else can read it"},
+		{strings.Replace(messageWith(right), "ephemeral", "in_channel", 1), "other people can read it"},
 		{strings.Replace(messageWith(right), `"unfurl_media":false`, `"unfurl_media":true`, 1), "unfurled"},
-		{strings.Replace(messageWith(right), `"text":"x"`, `"text":"<!here>"`, 1), "notification holds markup"},
+		{strings.Replace(messageWith(right), `"text":"x"`, `"text":"<!here>"`, 1), "notification contains markup"},
 		{strings.Replace(messageWith(right), `"text":"x"`, `"text":""`, 1), "notification has 0"},
 		{messageWith(section(`{"type":"mrkdwn","verbatim":true,"text":"<!channel>"}`)), "no date"},
 		{messageWith(section(`{"type":"mrkdwn","verbatim":true,"text":"*b*"}`)), "no date"},
@@ -202,8 +202,8 @@ func TestCheckerFindsEveryViolation(t *testing.T) {
 		{messageWith(rich(`{"type":"user","user_id":"U1"}`)), "user within"},
 		{messageWith(rich(`{"type":"broadcast","range":"here"}`)), "broadcast within"},
 		{messageWith(rich(`{"type":"emoji","name":"x"}`)), "emoji within"},
-		{messageWith(rich(`{"type":"text","text":"a\nb"}`)), "begun by somebody"},
-		{messageWith(rich(`{"type":"text","text":"a\u202eb"}`)), "not print"},
+		{messageWith(rich(`{"type":"text","text":"a\nb"}`)), "a line end"},
+		{messageWith(rich(`{"type":"text","text":"a\u202eb"}`)), "not printable"},
 		{messageWith(rich(`{"type":"text","text":""}`)), "0 characters"},
 		{messageWith(rich("")), "empty"},
 		{messageWith(button(`,"value":"` + long(2001) + `"`)), "2001 bytes"},

@@ -9,7 +9,7 @@ import (
 	"github.com/slack-go/slack"
 )
 
-// servicePaths are the paths that the URL of the service may have.
+// servicePaths are the valid paths of the service's URL.
 var servicePaths = []string{"/bastions", "/", ""}
 
 // Manifest returns the manifest of the Slack app for a service whose API is at a URL

@@ -9,19 +9,18 @@ import (
 	slackgo "github.com/slack-go/slack"
 )
 
-// message is what a person reads in Slack. Everything that somebody may have written,
-// or that a task reported, is in text elements of rich_text blocks: Slack reads no
-// markup, link, mention or emoji there. Slack's markup is read in dates only, which
-// are ours.
+// message is a message that a person reads in Slack. Text from people and from tasks is
+// only in text elements of rich_text blocks, where Slack parses no markup, link, mention
+// or emoji. Only dates use Slack's markup; the app formats them itself.
 type message struct {
-	notification string // our own words only: Slack reads markup in it
+	notification string // never text from people: Slack parses markup in it
 	blocks       []slackgo.Block
 }
 
-// Slack's limits; a test checks every message against them.
+// A test checks every message against all of Slack's limits.
 const (
-	maxText  = 3000
-	maxShown = 1000 // characters of other people's text, such as a problem's sentence
+	maxText  = 3000 // characters of one text: Slack's limit
+	maxShown = 1000 // characters of one paragraph or list line: the app's own limit
 )
 
 // newMessage returns a message with a title in bold.
@@ -29,24 +28,24 @@ func newMessage(notification, title string) *message {
 	return (&message{notification: notification}).title(title)
 }
 
-// title adds a line in bold.
+// title adds a line of bold text.
 func (m *message) title(title string) *message {
 	m.blocks = append(m.blocks, richText(slackgo.NewRichTextSection(bold(plain(title, maxShown)))))
 	return m
 }
 
 // say adds a paragraph.
-func (m *message) say(format string, args ...any) *message {
+func (m *message) paragraph(format string, args ...any) *message {
 	m.blocks = append(m.blocks, richText(slackgo.NewRichTextSection(text(plain(fmt.Sprintf(format, args...), maxShown)))))
 	return m
 }
 
-// code adds lines to be copied as they are. What is too long for Slack is not cut
-// off: half of it would be wrong.
+// code adds lines that a person can copy. Text that is too long for Slack is left out
+// and not cut off, because half of a command or configuration would be wrong.
 func (m *message) code(lines string) *message {
 	lines = strings.TrimRight(lines, "\n")
 	if len([]rune(lines)) > maxText {
-		return m.say("(This is too long for Slack.)")
+		return m.paragraph("(This is too long for Slack.)")
 	}
 	m.blocks = append(m.blocks, richText(&slackgo.RichTextPreformatted{
 		Type:     slackgo.RTEPreformatted,
@@ -65,8 +64,8 @@ func (m *message) list(lines ...string) *message {
 	return m
 }
 
-// dates adds a line of our own words in which each %s is a time. Every reader sees it
-// in their own time zone; see
+// dates adds a line in which each %s of the format is a time. Each reader sees the times
+// in their own time zone. The format must not contain text from people. See
 // https://docs.slack.dev/messaging/formatting-message-text/#date-formatting.
 func (m *message) dates(format string, times ...time.Time) *message {
 	var args []any
@@ -88,14 +87,14 @@ func (m *message) buttons(buttons ...*slackgo.ButtonBlockElement) *message {
 	return m
 }
 
-// What buttons do, as their action_id.
+// The action_ids of the buttons.
 const (
 	actionExtend = "extend"
 	actionClose  = "close"
-	actionOpen   = "open" // a link; Slack reports the press all the same
+	actionOpen   = "open" // opens a URL; Slack also sends a request for it
 )
 
-// extendBy is what the button grants: at least this long from when it is pressed.
+// extendBy is the time that the extend button grants, counted from the press.
 const extendBy = time.Hour
 
 func extendButton(id string) *slackgo.ButtonBlockElement {
@@ -122,8 +121,8 @@ func bold(words string) *slackgo.RichTextSectionTextElement {
 	return slackgo.NewRichTextSectionTextElement(words, &slackgo.RichTextSectionTextStyle{Bold: true})
 }
 
-// plain returns one line of printable characters, cut to a length. Slack accepts no
-// empty text.
+// plain returns one line of printable characters, cut to a length. For an empty line it
+// returns "-", because Slack accepts no empty text.
 func plain(words string, most int) string {
 	if words = shortened(oneLine(words), most); words == "" {
 		return "-"
@@ -131,7 +130,8 @@ func plain(words string, most int) string {
 	return words
 }
 
-// printableLines keeps line ends and printable characters.
+// printableLines replaces each character that is neither printable nor a line end with
+// a space.
 func printableLines(lines string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) || r == '\n' {
@@ -141,8 +141,8 @@ func printableLines(lines string) string {
 	}, lines)
 }
 
-// webhook returns the message as the response to a command or for a response_url,
-// for the person alone.
+// webhook returns the message as the response to a command or for a response_url. Only
+// the person who made the request sees it.
 func (m *message) webhook(replace bool) slackgo.WebhookMessage {
 	return slackgo.WebhookMessage{
 		Text:            m.notification,
@@ -154,7 +154,7 @@ func (m *message) webhook(replace bool) slackgo.WebhookMessage {
 	}
 }
 
-// directMessage is the argument of chat.postMessage, and with a TS of chat.update.
+// directMessage is the argument of chat.postMessage, or with a TS, of chat.update.
 type directMessage struct {
 	posted
 	Text        string         `json:"text"`
@@ -163,8 +163,8 @@ type directMessage struct {
 	UnfurlMedia bool           `json:"unfurl_media"`
 }
 
-// direct returns the message as a direct message. A user's ID as the channel stands
-// for the app's conversation with them.
+// direct returns the message as a direct message. If the channel is a user's ID, Slack
+// uses the app's conversation with that user.
 func (m *message) direct(at posted) directMessage {
 	return directMessage{posted: at, Text: m.notification, Blocks: slackgo.Blocks{BlockSet: m.blocks}}
 }

@@ -11,12 +11,13 @@ import (
 
 	slackgo "github.com/slack-go/slack"
 
+	"github.com/bastion-on-demand/bastion/internal/api"
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 	"github.com/bastion-on-demand/bastion/internal/publickey"
 )
 
-// This file holds the texts of the replies to commands and buttons. Those of direct
-// messages are in messages_direct.go.
+// This file has the replies to commands and buttons. The direct messages are in
+// messages_direct.go.
 
 // helpMessage lists the commands.
 func helpMessage() *message {
@@ -25,28 +26,28 @@ func helpMessage() *message {
 		lines = append(lines, slash+" "+spec.usage+" - "+spec.summary)
 	}
 	return newMessage("How to use "+slash, "A bastion is your own temporary SSH entry point").
-		say("First register your public key. Then get a link, open it on the machine you'll run ssh from, and press the button there. Progress and the receipt come as direct messages from this app.").
+		paragraph("First register your public key. Then get a link, open it on the machine you'll run ssh from, and press the button there. Progress and the receipt come as direct messages from this app.").
 		list(lines...).
-		say("Everything after because is the reason, unless it is quoted. Only you can see the replies.")
+		paragraph("Everything after because is the reason, unless it is quoted. Only you can see the replies.")
 }
 
-// wrongMessage says what is wrong with a command, the nearest right ones, and how the
-// command is used.
-func wrongMessage(w *Wrong) *message {
-	m := newMessage("I didn't understand that command.", "I didn't understand that command").say("%s", w.Message)
+// wrongMessage says why a command is not valid, and shows similar valid commands and the
+// usage.
+func wrongMessage(w *CommandError) *message {
+	m := newMessage("I didn't understand that command.", "I didn't understand that command").paragraph("%s", w.Message)
 	if len(w.Try) > 0 {
-		m.say("Did you mean:")
+		m.paragraph("Did you mean:")
 		for _, try := range w.Try {
 			m.code(plain(slash+" "+try, maxText))
 		}
 	}
 	if spec := specOf(w.Verb); spec.verb != "" && spec.verb != VerbHelp {
-		m.say("Usage: %s %s", slash, spec.usage)
+		m.paragraph("Usage: %s %s", slash, spec.usage)
 	}
 	return m
 }
 
-// refusalMessage is an error with a sentence of its own.
+// refusalMessage is the reply for an error that has a sentence for people.
 func refusalMessage(e *bastion.Error) *message {
 	switch e.Code {
 	case publickey.CodePrivate:
@@ -54,16 +55,16 @@ func refusalMessage(e *bastion.Error) *message {
 	case codeTeam, codeUser, codeChannel, codeNoToken, codeTooMany:
 		return newMessage("Request not completed.", e.Message)
 	case publickey.CodeInvalid, publickey.CodeTwo, publickey.CodeOptions, publickey.CodeCertificate, publickey.CodeTooWeak, publickey.CodeType:
-		return newMessage("Key not accepted.", "Key not accepted").say("%s", e.Message).
-			say("Usage:").code(slash + " " + specOf(VerbKey).usage)
+		return newMessage("Key not accepted.", "Key not accepted").paragraph("%s", e.Message).
+			paragraph("Usage:").code(slash + " " + specOf(VerbKey).usage)
 	}
-	return newMessage("Request not completed.", "Request not completed").say("%s (%s)", e.Message, e.Code)
+	return newMessage("Request not completed.", "Request not completed").paragraph("%s (%s)", e.Message, e.Code)
 }
 
-// privateKeyMessage is for somebody who has just shown a private key to Slack.
+// privateKeyMessage is the reply to a person who has sent a private key to Slack.
 func privateKeyMessage() *message {
 	return newMessage("That was a private key: replace it.", "That was a private key: replace it").
-		say("We didn't store it, but Slack has it now. Anyone who gets it can log in as you.").
+		paragraph("We didn't store it, but Slack has it now. Anyone who gets it can log in as you.").
 		list(
 			"Make a new key: ssh-keygen -t ed25519",
 			"Remove the old key from every authorized_keys it is in.",
@@ -71,24 +72,24 @@ func privateKeyMessage() *message {
 		)
 }
 
-// keyMessage says which key is stored now.
+// keyMessage confirms which key was stored.
 func keyMessage(key bastion.Key) *message {
 	return newMessage("Key saved.", "Key saved").
-		say("New bastions will accept only this key: %s. Links created for your previous key no longer work; open bastions keep the key they were started with.", key.Fingerprint()).
-		say("Next: %s up", slash)
+		paragraph("New bastions will accept only this key: %s. Links created for your previous key no longer work; open bastions keep the key they were started with.", key.Fingerprint()).
+		paragraph("Next: %s up", slash)
 }
 
-// noKeyMessage asks for a key first.
+// noKeyMessage asks a person without a stored key to register one.
 func noKeyMessage() *message {
 	return newMessage("Register your public key first.", "Register your public key first").
-		say("I don't have a key for you yet. Copy the output of:").
+		paragraph("I don't have a key for you yet. Copy the output of:").
 		code("cat ~/.ssh/id_ed25519.pub").
-		say("and send it (never the file without .pub, which is your private key):").
+		paragraph("and send it (never the file without .pub, which is your private key):").
 		code(slash+" "+specOf(VerbKey).usage).
-		say("Then run %s up again.", slash)
+		paragraph("Then run %s up again.", slash)
 }
 
-// linkMessage holds a start link.
+// linkMessage shows a start link.
 func linkMessage(link startLink, hash, url string) *message {
 	open := button(actionOpen, hash, "Open the link").WithURL(url).WithStyle(slackgo.StylePrimary)
 	lines := []string{"Name: " + link.Name, "Duration: " + inWords(link.TTL)}
@@ -97,13 +98,13 @@ func linkMessage(link startLink, hash, url string) *message {
 	}
 	lines = append(lines, "Key: "+bastion.Key(link.Key).Fingerprint())
 	return newMessage("Your link is ready.", "Open this link on the machine you'll run ssh from").
-		say("The page shows your address as the service sees it. Its button starts the bastion for that address and your key only. The link is for you only, works once and expires in %s.", inWords(startLinkLife)).
+		paragraph("The page shows your address as the service sees it. Its button starts the bastion for that address and your key only. The link is for you only, works once and expires in %s.", inWords(startLinkLife)).
 		list(lines...).
 		buttons(open).
 		dates("Expires %s.", link.ExpiresAt)
 }
 
-// workingMessage is the first reply to what takes a while.
+// workingMessage is the first reply to a command that becomes a job.
 func workingMessage(job Job) *message {
 	which := "your bastion"
 	if job.Name != "" {
@@ -118,24 +119,24 @@ func workingMessage(job Job) *message {
 	return newMessage("Looking up your bastions...", "Looking up your bastions...")
 }
 
-// downSentence is for a start that got no reply.
+// downSentence says that the API did not reply to a start.
 const downSentence = "The bastion service isn't responding. We don't know whether your request was started: run " + slash + " status in a minute, and if there is nothing, get a new link. If it keeps happening, tell your operator."
 
-// downMessage is for when the API's functions do not reply.
+// downMessage says that the API's functions do not reply.
 func downMessage() *message {
 	return newMessage("The bastion service isn't responding.", "The bastion service isn't responding").
-		say("We don't know whether your request was started. Try again in a minute; %s status lists what you have. If it keeps happening, tell your operator.", slash)
+		paragraph("We don't know whether your request was started. Try again in a minute; %s status lists what you have. If it keeps happening, tell your operator.", slash)
 }
 
-// notAcceptedMessage is for when a request could not even be enqueued.
+// notAcceptedMessage says that a request could not be enqueued.
 func notAcceptedMessage() *message {
 	return newMessage("The bastion service isn't responding.", "The bastion service isn't responding").
-		say("As far as we can tell, nothing was done. Try again in a minute; if it keeps happening, tell your operator.")
+		paragraph("As far as we can tell, nothing was done. Try again in a minute; if it keeps happening, tell your operator.")
 }
 
 // messageOf returns the reply for an error of a command.
 func messageOf(err error) *message {
-	var wrong *Wrong
+	var wrong *CommandError
 	var known *bastion.Error
 	switch {
 	case errors.As(err, &wrong):
@@ -146,22 +147,23 @@ func messageOf(err error) *message {
 	return notAcceptedMessage()
 }
 
-// notStartedMessage says why a link that was used has started nothing. If somebody
-// else has used it, its owner learns so.
+// notStartedMessage says why a used link has started no bastion. It also says which
+// address has used the link, so its owner notices if somebody else has.
 func notStartedMessage(sentence string, refusal *bastion.Error, from netip.Addr) *message {
-	m := newMessage("The bastion couldn't be started.", "The bastion couldn't be started").say("%s", sentence).
-		say("Your link was used from %s. If that wasn't you, someone else has used your link: tell your operator, and make sure that nothing is open: %s down", from, slash)
+	m := newMessage("The bastion couldn't be started.", "The bastion couldn't be started").paragraph("%s", sentence).
+		paragraph("Your link was used from %s. If that wasn't you, someone else has used your link: tell your operator, and make sure that nothing is open: %s down", from, slash)
 	if refusal != nil {
-		m.say("Code: %s", refusal.Code)
+		m.paragraph("Code: %s", refusal.Code)
 	}
 	return m
 }
 
-// usedMessage takes the place of the link: it says which address has used it.
+// usedMessage replaces the message with the link. It says which address has used the
+// link.
 func usedMessage(b Bastion, from netip.Addr) *message {
 	m := newMessage("Your link was used.", fmt.Sprintf("Your link was used from %s", from)).
-		say("If that wasn't you, close the bastion now and tell your operator: someone else has used your link.")
-	return m.bastion(b, "Close bastion").say("Progress comes as direct messages from this app.")
+		paragraph("If that wasn't you, close the bastion now and tell your operator: someone else has used your link.")
+	return m.bastion(b, "Close bastion").paragraph("Progress comes as direct messages from this app.")
 }
 
 // closingMessage is the reply to down.
@@ -170,42 +172,42 @@ func closingMessage(b Bastion) *message {
 		return newMessage("Your bastion is already closed.", fmt.Sprintf("Bastion %s is already closed", b.Name))
 	}
 	return newMessage("Your bastion is closing.", fmt.Sprintf("Bastion %s is closing", b.Name)).
-		say("It no longer accepts connections, and open connections are dropped. You'll get a receipt as a direct message once everything is removed, which can take AWS up to 15 minutes.")
+		paragraph("It no longer accepts connections, and open connections are dropped. You'll get a receipt as a direct message once everything is removed, which can take AWS up to 15 minutes.")
 }
 
 // extendedMessage is the reply to extend.
 func extendedMessage(b Bastion, job Job) *message {
 	title := fmt.Sprintf("Bastion %s extended", b.Name)
-	// Deadlines are whole seconds, and clocks differ.
+	// A difference of up to a minute may come from rounding or from differing clocks.
 	if requested := job.At.Add(job.TTL); b.Deadline.After(requested.Add(time.Minute)) {
 		title = fmt.Sprintf("Bastion %s already runs longer than that", b.Name)
 	}
 	return newMessage("Your bastion: extended.", title).bastion(b, "Close bastion")
 }
 
-// maxListed is how many bastions one message lists: each takes eight blocks, and
-// Slack accepts fifty.
+// maxListed is the largest number of bastions in one message: each takes eight blocks,
+// and Slack accepts fifty.
 const maxListed = 6
 
 // listMessage is the reply to status.
 func listMessage(all []Bastion) *message {
 	if len(all) == 0 {
-		return newMessage("You have no bastions.", "You have no bastions").say("Start one with %s up", slash)
+		return newMessage("You have no bastions.", "You have no bastions").paragraph("Start one with %s up", slash)
 	}
 	m := &message{notification: "Your bastions."}
 	for _, b := range all[:min(len(all), maxListed)] {
 		m.bastion(b, "Close "+shortened(b.Name, maxNameShown))
 	}
 	if more := len(all) - maxListed; more > 0 {
-		m.say("And %d more.", more)
+		m.paragraph("And %d more.", more)
 	}
 	return m
 }
 
-// maxNameShown is how long a name may be on a button.
+// maxNameShown is the largest number of characters of a name on a button.
 const maxNameShown = 32
 
-// whichMessage says that a name is needed, or that there is nothing to name.
+// whichMessage asks for the name of one of several bastions, or says that there is none.
 func whichMessage(which whichError, job Job) *message {
 	verb, example := "close", Command{Verb: VerbDown}
 	if job.Action == JobExtend {
@@ -213,7 +215,7 @@ func whichMessage(which whichError, job Job) *message {
 	}
 	if len(which.open) == 0 {
 		return newMessage("You have no open bastion.", fmt.Sprintf("You have no open bastion to %s", verb)).
-			say("Start one with %s up", slash)
+			paragraph("Start one with %s up", slash)
 	}
 	title := fmt.Sprintf("You have several open bastions: which one do you want to %s?", verb)
 	if which.name != "" {
@@ -228,9 +230,9 @@ func whichMessage(which whichError, job Job) *message {
 	return m
 }
 
-// bastion adds what there is to know about a bastion, and its buttons.
+// bastion adds the state and the details of a bastion, and its buttons.
 func (m *message) bastion(b Bastion, closeLabel string) *message {
-	m.title(stateTitle(b)).list(facts(b)...)
+	m.title(stateTitle(b)).list(details(b)...)
 	if b.State == bastion.Ready {
 		m.connecting(b)
 	}
@@ -241,30 +243,20 @@ func (m *message) bastion(b Bastion, closeLabel string) *message {
 		buttons(extendButton(b.ID), closeButton(b.ID, closeLabel))
 }
 
-// stageTexts say what a starting bastion waits for.
-var stageTexts = map[string]string{
-	"security group": "creating a firewall rule for your address only",
-	"capacity":       "waiting for capacity",
-	"image":          "pulling the image",
-	"network":        "assigning a network address",
-	"host key":       "waiting for the SSH server",
-	"address":        "moving the firewall rule to your address",
-	"lease":          "applying the change",
-}
-
+// stateTitle returns the name and state of a bastion, and the stage of a start.
 func stateTitle(b Bastion) string {
 	title := fmt.Sprintf("Bastion %s is %s", b.Name, b.State)
 	if b.State == bastion.Failed {
 		title = fmt.Sprintf("Bastion %s failed", b.Name)
 	}
-	if text, ok := stageTexts[b.Stage]; ok {
-		title += ": " + text
+	if text := api.StageText(b.Stage); text != "" {
+		title += ": " + strings.ToLower(text[:1]) + text[1:]
 	}
 	return title
 }
 
-// facts are lines about a bastion.
-func facts(b Bastion) []string {
+// details returns the address and keys that a bastion accepts, and how it is reached.
+func details(b Bastion) []string {
 	accepts := "Accepts: " + addressOnly(b.Source) + ", key " + strings.Join(b.Keys, ", ") + "."
 	if b.IsOpen() {
 		accepts += " If that isn't you, close it now."
@@ -284,15 +276,15 @@ func addressOnly(source string) string {
 	return strings.TrimSuffix(strings.TrimSuffix(source, "/32"), "/128")
 }
 
-// connecting adds the configuration for ssh, and how to use it.
+// connecting adds the configuration for ssh and the command that uses it.
 func (m *message) connecting(b Bastion) *message {
 	if b.SSHConfig == "" {
 		return m
 	}
 	alias := "bastion-" + b.Name
 	file := alias + ".conf"
-	return m.say("Save this as %s:", file).
+	return m.paragraph("Save this as %s:", file).
 		code(b.SSHConfig).
-		say("Then connect through it. If ssh does not find your key, add an IdentityFile line to the file:").
+		paragraph("Then connect through it. If ssh does not find your key, add an IdentityFile line to the file:").
 		code(fmt.Sprintf("ssh -F %s -J %s %s", file, alias, connectTarget(b.SSHConfig, alias)))
 }

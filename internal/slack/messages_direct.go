@@ -10,25 +10,26 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// This file holds the texts of direct messages.
+// This file has the direct messages.
 
-// statusMessage is the message that follows a bastion from its start to its end.
+// statusMessage shows the current state of a bastion. It is edited when that changes.
 func statusMessage(b Bastion) *message {
-	m := &message{notification: "Your bastion: " + known(b.State) + "."}
+	m := &message{notification: "Your bastion: " + stateName(b.State) + "."}
 	if !b.IsOpen() {
 		m.title(stateTitle(b))
 		if b.State == bastion.Closing {
-			m.say("It no longer accepts connections. You'll get a receipt here once everything is removed, which can take AWS up to 15 minutes.")
+			m.paragraph("It no longer accepts connections. You'll get a receipt here once everything is removed, which can take AWS up to 15 minutes.")
 		}
 		return m
 	}
-	return m.title(stateTitle(b)).list(facts(b)...).
+	return m.title(stateTitle(b)).list(details(b)...).
 		dates("Open until %s; can be extended until %s.", b.Deadline, b.LatestDeadline).
 		buttons(extendButton(b.ID), closeButton(b.ID, "Close bastion"))
 }
 
-// known returns the state if it is one: it is part of a notification.
-func known(state bastion.State) string {
+// stateName returns the name of a known state, and "changed" for any other text, because
+// Slack parses markup in a notification.
+func stateName(state bastion.State) string {
 	switch state {
 	case bastion.Starting, bastion.Ready, bastion.Closing, bastion.Closed, bastion.Failed:
 		return string(state)
@@ -36,8 +37,8 @@ func known(state bastion.State) string {
 	return "changed"
 }
 
-// readyMessage says how to connect. It leaves out what may change while the bastion
-// is ready, such as the deadline.
+// readyMessage says how to connect. It has no deadline and nothing else that may change
+// while the bastion is ready.
 func readyMessage(b Bastion) *message {
 	return newMessage("Your bastion is ready.", fmt.Sprintf("Bastion %s is ready for %s", b.Name, addressOnly(b.Source))).connecting(b)
 }
@@ -46,12 +47,12 @@ func readyMessage(b Bastion) *message {
 func warningMessage(b Bastion, now time.Time) *message {
 	left := max(time.Minute, b.Deadline.Sub(now).Round(time.Minute))
 	return newMessage("Your bastion closes soon.", fmt.Sprintf("Bastion %s closes in %s", b.Name, inWords(left))).
-		say("Open connections will be dropped.").
+		paragraph("Open connections will be dropped.").
 		dates("It closes at %s; can be extended until %s.", b.Deadline, b.LatestDeadline).
 		buttons(extendButton(b.ID), closeButton(b.ID, "Close bastion"))
 }
 
-// endMessage is the last message about a bastion.
+// endMessage returns the last new message about a bastion: a receipt or a failure.
 func endMessage(n Notice) *message {
 	if n.Bastion.State == bastion.Failed {
 		return failedMessage(n)
@@ -64,33 +65,33 @@ func failedMessage(n Notice) *message {
 	b := n.Bastion
 	m := newMessage("Your bastion failed.", fmt.Sprintf("Bastion %s failed", b.Name))
 	if b.Failure != nil {
-		m.say("%s", b.Failure.Message).say("Code: %s", b.Failure.Code)
+		m.paragraph("%s", b.Failure.Message).paragraph("Code: %s", b.Failure.Code)
 	}
 	if n.Receipt != nil && n.Receipt.Connections > 0 {
 		m.list(receiptLines(*n.Receipt, b)...)
 	}
-	return m.say("Start another with %s up", slash)
+	return m.paragraph("Start another with %s up", slash)
 }
 
-// receiptMessage says that a bastion is closed, why, and what it was used for.
+// receiptMessage says that a bastion is closed and why, and how it was used.
 func receiptMessage(n Notice) *message {
 	b := n.Bastion
 	m := newMessage("Your bastion is closed.", fmt.Sprintf("Bastion %s is closed", b.Name))
 	if b.Ended != nil {
-		m.say("%s", cmp.Or(api.EndSentence(b.Ended.Reason), "It no longer accepts connections."))
+		m.paragraph("%s", cmp.Or(api.EndSentence(b.Ended.Reason), "It no longer accepts connections."))
 	}
 	if n.Receipt == nil || n.Receipt.StartedAt.IsZero() {
-		m.say("It never ran, so there is no usage to report.")
+		m.paragraph("It never ran, so there is no usage to report.")
 	} else {
 		m.list(receiptLines(*n.Receipt, b)...)
 	}
-	return m.say("Start another with %s up", slash)
+	return m.paragraph("Start another with %s up", slash)
 }
 
-// What a bastion costs while it runs, in dollars an hour: the list prices of
-// us-east-1 for 0.25 vCPU (ARM) at $0.03238 for a whole one, 0.5 GB at $0.00356 a GB,
-// and a public IPv4 address at $0.005; see https://aws.amazon.com/fargate/pricing/
-// and https://aws.amazon.com/vpc/pricing/. A minute is the least that is charged.
+// The cost of a bastion while it runs, from the list prices of us-east-1 per hour:
+// $0.03238 for one vCPU (ARM), $0.00356 for one GB and $0.005 for a public IPv4 address;
+// see https://aws.amazon.com/fargate/pricing/ and https://aws.amazon.com/vpc/pricing/.
+// AWS charges at least one minute.
 const (
 	dollarsPerHour = 0.25*0.03238 + 0.5*0.00356 + 0.005
 	leastCharged   = time.Minute
@@ -116,10 +117,10 @@ func dollars(ran time.Duration) float64 {
 	return max(ran, leastCharged).Hours() * dollarsPerHour
 }
 
-// maxDestinations is how many destinations a message names.
+// maxDestinations is the largest number of destinations that a message names.
 const maxDestinations = 10
 
-// destinations names the first destinations, and counts the rest.
+// destinations returns the first destinations, and the number of the others.
 func destinations(r Receipt) string {
 	if len(r.Destinations) == 0 && r.Unnamed == 0 {
 		return "none"
@@ -136,7 +137,7 @@ func destinations(r Receipt) string {
 	return strings.TrimPrefix(text, " and ")
 }
 
-// size returns a number of bytes as people say it.
+// size returns a number of bytes with a unit, such as "6.8 GB".
 func size(n int64) string {
 	if n < 1000 {
 		return counted(n, "byte")

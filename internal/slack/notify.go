@@ -13,45 +13,45 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// This file brings what becomes of a bastion to its owner's direct messages.
+// This file turns notices about a bastion into direct messages to its owner.
 //
-// Each bastion has one status message, which is edited in place. An edit notifies
-// nobody, so four kinds of events are new messages beside it: ready, the warning
-// before a deadline, the receipt, and a failure.
+// Each bastion has one status message, which is edited in place. Slack notifies nobody
+// of an edit, so four events are new messages: ready, the warning before a deadline,
+// the receipt, and a failure.
 //
-// A notice is stored before anything is sent, and whoever sends always sends what
-// the newest stored notice calls for. So a late notice changes nothing, stages that
-// pass quickly become one edit, and every delivery can finish what another has begun.
+// A notice is stored before any message is sent. Each delivery sends the messages that
+// the newest stored notice requires. So a late notice changes nothing, stages that pass
+// quickly become one edit, and a delivery can complete the work of an earlier one.
 
-// conversation is what is stored of the direct messages about one bastion.
+// conversation is the stored state of the direct messages about one bastion.
 type conversation struct {
 	Notice Notice `json:"notice"` // the newest
 
-	// The status message: where it is, and the digest of what it shows, which is empty
-	// if that is unknown.
+	// The status message: its channel, its timestamp and the digest of its content. The
+	// digest is empty if the content is not known.
 	Channel string `json:"channel,omitempty"`
 	TS      string `json:"ts,omitempty"`
 	Status  string `json:"status,omitempty"`
-	// Uneditable: the workspace does not allow edits. The status message is then posted
-	// again when it changes, and leaves out the stages.
+	// Uneditable is set if the workspace does not allow edits. Then each change of the
+	// status message is a new message, without the stages.
 	Uneditable bool `json:"uneditable,omitempty"`
 
 	Ready  string    `json:"ready,omitempty"` // the digest of the latest ready message
 	Warned time.Time `json:"warned,omitzero"` // the deadline of the latest warning
 	Ended  bool      `json:"ended,omitempty"` // the receipt or the failure was sent
 
-	// SendingUntil: until then a delivery has the right to send, and others leave what
-	// there is to send to it. Zero: none is sending.
+	// SendingUntil is set while a delivery sends. Until that time, other deliveries leave
+	// the sending to it.
 	SendingUntil time.Time `json:"sending_until,omitzero"`
 }
 
-// senderTimeout is how long a delivery keeps others from sending about its bastion:
-// longer than sending one message and storing its outcome takes. If it is exceeded,
-// a message may be sent twice.
+// senderTimeout is the time for which a delivery keeps others from sending messages
+// about its bastion. It is longer than it takes to send one message and to store the
+// outcome. If a delivery takes longer, a message may be sent twice.
 const senderTimeout = 3 * requestTimeout
 
-// conversationExpires is when a conversation is forgotten: when no notice of its
-// bastion can come any more.
+// conversationExpires returns the expiry of a conversation: a time after which no notice
+// about its bastion can arrive.
 func conversationExpires(b Bastion, now time.Time) time.Time {
 	const after = 48 * time.Hour
 	if b.LatestDeadline.After(now) {
@@ -64,13 +64,13 @@ func conversationExpires(b Bastion, now time.Time) time.Time {
 type kind string
 
 const (
-	kindReceipt kind = "receipt" // of a bastion that was closed, or why it failed
+	kindReceipt kind = "receipt" // the last message; also the one for a failure
 	kindWarning kind = "warning"
 	kindReady   kind = "ready"
 	kindStatus  kind = "status"
 )
 
-// urgent reports whether a message goes before status messages.
+// urgent reports whether a message is sent before status messages.
 func (k kind) urgent() bool { return k != kindStatus }
 
 // outgoing is a message that is to be sent.
@@ -78,11 +78,11 @@ type outgoing struct {
 	kind
 	*message
 	digest string
-	edit   bool // of the status message
+	edit   bool // edits the status message
 }
 
-// next returns the message that a conversation lacks, the most urgent first; nil if
-// it lacks none.
+// next returns the most urgent message that the newest notice requires and that was not
+// sent, or nil if there is none.
 func (c conversation) next(now time.Time) *outgoing {
 	n, b := c.Notice, c.Notice.Bastion
 	switch {
@@ -96,7 +96,7 @@ func (c conversation) next(now time.Time) *outgoing {
 		}
 	}
 	if !b.IsOpen() && (c.TS == "" || c.Uneditable) {
-		return nil // there is no status message to correct, and the receipt is enough
+		return nil // there is no status message to edit, and the receipt is enough
 	}
 	if c.Uneditable {
 		b.Stage = ""
@@ -118,14 +118,14 @@ func newOutgoing(k kind, m *message) *outgoing {
 	return &outgoing{kind: k, message: m, digest: hex.EncodeToString(sum[:16])}
 }
 
-// sent stores the outcome of sending a message. late: another delivery has sent
-// since, so it is unknown what the status message shows.
-func (c *conversation) sent(m *outgoing, at posted, err error, late bool) {
+// recordOutcome records the outcome of sending a message. If late is set, another
+// delivery has sent messages since, so the content of the status message is not known.
+func (c *conversation) recordOutcome(m *outgoing, at posted, err error, late bool) {
 	retry := new(retryError)
 	switch {
 	case m.kind == kindWarning:
-		// It was stored before it was sent, so that there is at most one for each
-		// deadline. That is undone only if Slack has certainly not accepted it.
+		// takeTurn set Warned before the warning was sent, so that each deadline has at
+		// most one. Reset it only if Slack has certainly not accepted the warning.
 		if errors.As(err, &retry) && !retry.uncertain && c.Warned.Equal(c.Notice.Bastion.Deadline) {
 			c.Warned = time.Time{}
 		}
@@ -133,7 +133,7 @@ func (c *conversation) sent(m *outgoing, at posted, err error, late bool) {
 		c.Channel, c.TS, c.Status = "", "", ""
 		c.Uneditable = c.Uneditable || editsForbidden(err)
 	case err != nil && !finished(err):
-		// It is sent again.
+		// next returns the message again.
 	case m.kind == kindReceipt:
 		c.Ended = true
 	case m.kind == kindReady:
@@ -148,8 +148,8 @@ func (c *conversation) sent(m *outgoing, at posted, err error, late bool) {
 	}
 }
 
-// Notify tells a bastion's owner what a notice says. Notices may come late, twice
-// and out of order. An error means that the notice must come again.
+// Notify sends a bastion's owner the messages that a notice requires. Notices may arrive
+// late, twice and out of order. If Notify returns an error, the notice must be sent again.
 func (a *App) Notify(ctx context.Context, n Notice) error {
 	b := n.Bastion
 	team, _, ok := bastion.ParseSlackOwner(b.Owner)
@@ -157,19 +157,20 @@ func (a *App) Notify(ctx context.Context, n Notice) error {
 		a.Log.ErrorContext(ctx, "notice dropped: its owner is not in an allowed workspace", "bastion", b.ID, "owner", b.Owner)
 		return nil
 	}
-	if err := a.record(ctx, n); err != nil {
+	if err := a.storeNotice(ctx, n); err != nil {
 		return err
 	}
 	var box outbox
 	if _, err := a.fetch(ctx, outboxKey(team), &box); err != nil {
 		return err
 	}
-	// An older notice delivers too: the delivery of the newest may have left it to this one.
+	// An older notice starts a delivery too: the delivery of the newest notice may have
+	// left the sending to it.
 	err := a.deliver(ctx, b.ID, box.limits(len(box.Waiting) > 0))
 	wait := new(waitError)
 	switch {
 	case errors.As(err, &wait) && wait.busy:
-		return nil // the other delivery sends what this notice calls for; if it dies, its notice comes again
+		return nil // the other delivery sends the messages; if it dies, its notice is sent again
 	case errors.As(err, &wait):
 		return a.putOff(ctx, team, b.ID, wait)
 	case err != nil:
@@ -178,8 +179,8 @@ func (a *App) Notify(ctx context.Context, n Notice) error {
 	return nil
 }
 
-// record stores a notice, unless a newer one is stored.
-func (a *App) record(ctx context.Context, n Notice) error {
+// storeNotice stores a notice, unless a newer one is stored.
+func (a *App) storeNotice(ctx context.Context, n Notice) error {
 	b := n.Bastion
 	var c conversation
 	version, err := a.fetch(ctx, conversationKey(b.ID), &c)
@@ -199,13 +200,14 @@ func (a *App) record(ctx context.Context, n Notice) error {
 	return err
 }
 
-// deliver sends what a bastion's owner lacks. *waitError: a message must wait.
+// deliver sends all messages that the newest notice requires and that were not sent. It
+// returns a *waitError if a message must wait.
 func (a *App) deliver(ctx context.Context, id string, limit limits) error {
 	var (
-		last *outgoing // sent by this delivery
-		at   posted
+		last *outgoing // the message that this delivery sent last
+		at   posted    // where last is
 		sent error     // the outcome of last
-		mine time.Time // SendingUntil as this delivery has written it
+		mine time.Time // SendingUntil as this delivery stored it
 	)
 	for {
 		var m *outgoing
@@ -215,12 +217,12 @@ func (a *App) deliver(ctx context.Context, id string, limit limits) error {
 			m, wait = nil, nil
 			late := !c.SendingUntil.Equal(mine)
 			if last != nil {
-				c.sent(last, at, sent, late)
+				c.recordOutcome(last, at, sent, late)
 			}
 			if late && now.Before(c.SendingUntil) {
 				wait = &waitError{until: c.SendingUntil, busy: true}
 			} else {
-				m, wait = c.turn(now, limit, sent)
+				m, wait = c.takeTurn(now, limit, sent)
 			}
 			if last == nil && m == nil {
 				return time.Time{}, errKeep
@@ -244,9 +246,9 @@ func (a *App) deliver(ctx context.Context, id string, limit limits) error {
 	}
 }
 
-// turn takes the right to send the next message, or gives it up if there is none or
-// it must wait.
-func (c *conversation) turn(now time.Time, limit limits, sent error) (*outgoing, *waitError) {
+// takeTurn returns the next message and sets SendingUntil, so that only this delivery
+// sends. If there is no message or it must wait, takeTurn clears SendingUntil.
+func (c *conversation) takeTurn(now time.Time, limit limits, sent error) (*outgoing, *waitError) {
 	c.SendingUntil = time.Time{}
 	if sent != nil && !finished(sent) {
 		retry := new(retryError)

@@ -78,7 +78,7 @@ func TestOneStatusMessageFollowsABastion(t *testing.T) {
 	for _, stage := range []string{"security group", "capacity", "image", "network", "host key"} {
 		notify(stageOf(stage))
 	}
-	d.wantShown("starting", "waiting for the SSH server")
+	d.wantShown("starting", "waiting for the host key")
 	notify(aBastion("web"))
 	d.wantShown("ready", "Bastion web is ready", "ssh -F bastion-web.conf -J bastion-web TARGET")
 	extended := aBastion("web")
@@ -246,13 +246,13 @@ func TestNoticesSurviveTheLossOfAnyCall(t *testing.T) {
 				for at := 1; ; at++ {
 					d := newFixture(t)
 					d.notify(noticeOf(1, stageOf("capacity")))
-					d.faults.calls, d.faults.at, d.faults.after, d.faults.death = 0, at, after, death
-					err := try(func() error { return d.Notify(t.Context(), test.notice) })
-					if d.faults.hit == "" {
+					d.faults.calls, d.faults.at, d.faults.after, d.faults.crash = 0, at, after, death
+					err := untilCrash(func() error { return d.Notify(t.Context(), test.notice) })
+					if d.faults.failedPort == "" {
 						break // it has fewer calls than that
 					}
-					name := fmt.Sprintf("%s, call %d (%s), after %t, death %t", test.read[0], at, d.faults.hit, after, death)
-					if err == nil && d.faults.hit != "slack" {
+					name := fmt.Sprintf("%s, call %d (%s), after %t, death %t", test.read[0], at, d.faults.failedPort, after, death)
+					if err == nil && d.faults.failedPort != "slack" {
 						t.Errorf("%s: the loss is not an error, so the notice does not come again", name)
 					}
 					d.clock = d.clock.Add(time.Minute)
@@ -281,9 +281,9 @@ func TestMessageLeftToADeliveryThatDiesIsSent(t *testing.T) {
 			d := newFixture(t)
 			d.notify(noticeOf(1, stageOf("capacity")))
 			older := noticeOf(2, stageOf("image"))
-			d.faults.calls, d.faults.at, d.faults.after, d.faults.death = 0, at, true, death
-			_ = try(func() error { return d.Notify(t.Context(), older) })
-			if d.faults.hit == "" {
+			d.faults.calls, d.faults.at, d.faults.after, d.faults.crash = 0, at, true, death
+			_ = untilCrash(func() error { return d.Notify(t.Context(), older) })
+			if d.faults.failedPort == "" {
 				break // it has fewer calls than that
 			}
 			d.notify(endOf(3))
@@ -291,7 +291,7 @@ func TestMessageLeftToADeliveryThatDiesIsSent(t *testing.T) {
 			d.notify(older)
 			d.runJobs()
 			if n := d.slack.count("It was closed because it was idle"); n != 1 {
-				t.Errorf("call %d (%s), death %t: %d receipts, want 1", at, d.faults.hit, death, n)
+				t.Errorf("call %d (%s), death %t: %d receipts, want 1", at, d.faults.failedPort, death, n)
 			}
 		}
 	}
@@ -300,9 +300,9 @@ func TestMessageLeftToADeliveryThatDiesIsSent(t *testing.T) {
 // runJobs runs the jobs that were enqueued, and those that they enqueue.
 func (d *fixture) runJobs() {
 	d.t.Helper()
-	for len(d.work.jobs) > 0 {
-		job := d.work.jobs[0]
-		d.work.jobs = d.work.jobs[1:]
+	for len(d.queue.jobs) > 0 {
+		job := d.queue.jobs[0]
+		d.queue.jobs = d.queue.jobs[1:]
 		d.clock = d.clock.Add(maxRetryAfter)
 		if err := d.RunJob(d.t.Context(), job); err != nil {
 			d.t.Fatal(err)
@@ -317,8 +317,8 @@ func TestStatusMessageThatWasNotStoredIsPostedAgain(t *testing.T) {
 	d := newFixture(t)
 	for at := 1; len(d.slack.direct) == 0; at++ {
 		d = newFixture(t)
-		d.faults.at, d.faults.after, d.faults.death = at, true, true
-		_ = try(func() error { return d.Notify(t.Context(), noticeOf(1, stageOf("image"))) })
+		d.faults.at, d.faults.after, d.faults.crash = at, true, true
+		_ = untilCrash(func() error { return d.Notify(t.Context(), noticeOf(1, stageOf("image"))) })
 	}
 	d.faults.at = 0
 	d.notify(noticeOf(2, stageOf("network"))) // too early: the right to send has not expired
@@ -371,8 +371,8 @@ func TestRefusedMessagesAreGivenUp(t *testing.T) {
 	d.notify(endOf(2))
 	requests := len(d.slack.posts)
 	d.notify(endOf(2))
-	if len(d.slack.posts) != requests || len(d.work.jobs) != 0 {
-		t.Errorf("%d requests, then %d; %d jobs", requests, len(d.slack.posts), len(d.work.jobs))
+	if len(d.slack.posts) != requests || len(d.queue.jobs) != 0 {
+		t.Errorf("%d requests, then %d; %d jobs", requests, len(d.slack.posts), len(d.queue.jobs))
 	}
 	wantRead(t, d.log.String(), "user_disabled", `"kind":"receipt"`)
 }
@@ -416,15 +416,15 @@ func TestWarningsUnderFaults(t *testing.T) {
 		for _, death := range []bool{false, true} {
 			for at := 1; ; at++ {
 				d := newFixture(t)
-				d.faults.calls, d.faults.at, d.faults.after, d.faults.death = 0, at, after, death
-				_ = try(func() error { return d.Notify(t.Context(), warning) })
-				if d.faults.hit == "" {
+				d.faults.calls, d.faults.at, d.faults.after, d.faults.crash = 0, at, after, death
+				_ = untilCrash(func() error { return d.Notify(t.Context(), warning) })
+				if d.faults.failedPort == "" {
 					break
 				}
 				d.clock = d.clock.Add(time.Minute)
 				d.notify(warning)
 				if n := d.slack.count("closes in"); n > 1 {
-					t.Errorf("call %d (%s), after %t, death %t: %d warnings", at, d.faults.hit, after, death, n)
+					t.Errorf("call %d (%s), after %t, death %t: %d warnings", at, d.faults.failedPort, after, death, n)
 				}
 			}
 		}

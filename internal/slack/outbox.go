@@ -8,55 +8,56 @@ import (
 	"time"
 )
 
-// This file keeps the limits of Slack's Web API. chat.postMessage accepts one message
-// a second for a channel, chat.update about fifty a minute for a workspace; beyond
-// that Slack replies 429 and says for how long. See
+// This file keeps to the rate limits of Slack's Web API. chat.postMessage accepts one
+// message a second for a channel, chat.update about fifty a minute for a workspace.
+// Beyond that, Slack replies 429 with the time to wait. See
 // https://docs.slack.dev/apis/web-api/rate-limits/.
 //
-// A delivery that must wait is put into the workspace's outbox, and ends. One job for
-// each workspace, [JobSend], then sends what is in it: ready, warnings and receipts
-// before status messages. The outbox holds the IDs of bastions and not messages, so
-// what is sent is what the newest notice calls for at that time.
+// If a message must wait, its delivery puts the bastion into the workspace's outbox and
+// ends. One job for each workspace, [JobSend], sends the messages of the outbox: ready,
+// warnings and receipts before status messages. The outbox contains the IDs of bastions
+// instead of messages, so the job sends what the newest notice requires at that time.
 
-// outbox is what is stored of a workspace's messages that must wait.
+// outbox is the stored list of a workspace's bastions whose messages must wait.
 type outbox struct {
-	// Before these times Slack accepts no new message, or no edit.
+	// Slack accepts no new message before PostAfter and no edit before EditAfter.
 	PostAfter time.Time `json:"post_after,omitzero"`
 	EditAfter time.Time `json:"edit_after,omitzero"`
 
 	Waiting []waiting `json:"waiting,omitempty"`
 	Serial  int64     `json:"serial,omitempty"` // of the latest addition
 
-	// The job that works on the outbox, by its At, and until when other jobs leave the
-	// outbox to it.
+	// Holder is the At of the job that sends. Other jobs do not touch the outbox before
+	// HeldUntil.
 	Holder    time.Time `json:"holder,omitzero"`
 	HeldUntil time.Time `json:"held_until,omitzero"`
 }
 
-// waiting is a bastion whose owner lacks a message.
+// waiting is a bastion with a message that must wait.
 type waiting struct {
 	ID     string    `json:"id"`
 	Urgent bool      `json:"urgent,omitempty"`
 	Edit   bool      `json:"edit,omitempty"` // the next message is an edit
-	After  time.Time `json:"after,omitzero"` // not before; another delivery is sending
+	After  time.Time `json:"after,omitzero"` // not before this time: another delivery is sending
 	Serial int64     `json:"serial"`         // of its latest addition
 	Since  time.Time `json:"since"`
 }
 
 const (
 	maxWaiting = 3000          // an item of DynamoDB has 400 KB
-	giveUp     = 6 * time.Hour // after which a message that waits is dropped
+	maxWait    = 6 * time.Hour // after which a message that waits is dropped
 	outboxLife = 24 * time.Hour
 
-	// holdStart is how long a new job has to begin, holdTime how long it keeps the outbox
-	// without a sign of life.
+	// A new job must begin within holdStart, and then store the outbox at least once in
+	// holdTime. Otherwise another job takes over.
 	holdStart = 10 * time.Second
 	holdTime  = 30 * time.Second
 
-	// lookAgain is how often the job looks for additions, and handOver how much of an
-	// invocation's time it leaves, so that it can pass the outbox on.
-	lookAgain = 5 * time.Second
-	handOver  = 15 * time.Second
+	// lookAgain is the time after which the job reads the outbox again, to find new
+	// entries. The job ends reservedTime before its invocation does, so that it can
+	// enqueue the next job.
+	lookAgain    = 5 * time.Second
+	reservedTime = 15 * time.Second
 
 	maxFailures = 3 // in a row, until the job leaves the rest for its next try
 )
@@ -72,15 +73,15 @@ func (e *waitError) Error() string {
 	return "a message must wait until " + e.until.Format(time.RFC3339)
 }
 
-// limits are the times before which Slack accepts no new message, or no edit.
+// limits are the times before which Slack accepts no new message and no edit.
 type limits struct {
 	post, edit time.Time
-	urgentOnly bool // leave status messages for later
+	urgentOnly bool // status messages must wait
 }
 
 func (o outbox) limits(urgentOnly bool) limits { return limits{o.PostAfter, o.EditAfter, urgentOnly} }
 
-// wait returns why a message must wait, or nil.
+// wait returns an error if a message must wait, and nil if it can be sent now.
 func (l limits) wait(now time.Time, m *outgoing) *waitError {
 	until := l.post
 	if m.edit {
@@ -92,8 +93,8 @@ func (l limits) wait(now time.Time, m *outgoing) *waitError {
 	return nil
 }
 
-// learn keeps what a message that must wait says about the limits.
-func (o *outbox) learn(wait *waitError) {
+// updateLimits records the time until which a message must wait.
+func (o *outbox) updateLimits(wait *waitError) {
 	switch {
 	case wait.busy:
 	case wait.edit:
@@ -103,8 +104,8 @@ func (o *outbox) learn(wait *waitError) {
 	}
 }
 
-// put notes what a bastion waits for.
-func (w *waiting) put(wait *waitError) {
+// setWait records why and until when a bastion's message must wait.
+func (w *waiting) setWait(wait *waitError) {
 	if wait.busy {
 		w.After = wait.until
 		return
@@ -119,13 +120,13 @@ func later(a, b time.Time) time.Time {
 	return b
 }
 
-// putOff puts a bastion into its workspace's outbox, and starts the job if none has
-// it.
+// putOff puts a bastion into its workspace's outbox. If no job holds the outbox, it
+// enqueues one.
 func (a *App) putOff(ctx context.Context, team, id string, wait *waitError) error {
 	var start bool
 	o, err := edit(ctx, a, outboxKey(team), func(o *outbox) (time.Time, error) {
 		now := a.Now()
-		o.learn(wait)
+		o.updateLimits(wait)
 		o.Serial++
 		at := slices.IndexFunc(o.Waiting, func(w waiting) bool { return w.ID == id })
 		if at < 0 {
@@ -136,7 +137,7 @@ func (a *App) putOff(ctx context.Context, team, id string, wait *waitError) erro
 			o.Waiting = append(o.Waiting, waiting{ID: id, Since: now.Truncate(time.Second).UTC()})
 		}
 		w := &o.Waiting[at]
-		w.put(wait)
+		w.setWait(wait)
 		w.Serial = o.Serial
 		if start = !now.Before(o.HeldUntil); start {
 			o.Holder, o.HeldUntil = now.UTC(), now.Add(holdStart).UTC()
@@ -149,8 +150,9 @@ func (a *App) putOff(ctx context.Context, team, id string, wait *waitError) erro
 	return a.enqueue(ctx, Job{Action: JobSend, Team: team, At: o.Holder})
 }
 
-// hold stores what the job has done and keeps the outbox for it. If nothing waits
-// any more it gives the outbox up. held: the job goes on.
+// hold stores the progress of a job, and keeps the outbox for the job with At next until
+// the given time. If nothing waits any more, it releases the outbox. held reports whether
+// the job has the outbox and there is something to send.
 func (a *App) hold(ctx context.Context, team string, job time.Time, mine *progress, next, until time.Time) (o outbox, held bool, err error) {
 	o, err = edit(ctx, a, outboxKey(team), func(o *outbox) (time.Time, error) {
 		now := a.Now()
@@ -169,22 +171,24 @@ func (a *App) hold(ctx context.Context, team string, job time.Time, mine *progre
 	return o, held && err == nil, err
 }
 
-// progress is what a job has done since it last stored the outbox.
+// progress contains the results of a job since it last stored the outbox. The maps have
+// the IDs of bastions as keys.
 type progress struct {
-	limits                       // as far as they were met
-	sent   map[string]int64      // serials of what need not wait any more
-	waits  map[string]*waitError // of what must wait on
-	failed []string              // IDs, in this order
+	limits                       // as this job has learned them from Slack
+	sent   map[string]int64      // the serials of entries whose messages were sent
+	waits  map[string]*waitError // of entries that must wait longer
+	failed []string              // IDs of entries that failed, oldest first
 }
 
-// applyTo brings the outbox up to date, and returns the IDs of what it gave up.
+// applyTo changes the outbox by this progress. It drops entries that are older than
+// maxWait, and returns their IDs.
 func (p *progress) applyTo(o *outbox, now time.Time) (dropped []string) {
 	o.PostAfter, o.EditAfter = later(o.PostAfter, p.post), later(o.EditAfter, p.edit)
 	o.Waiting = slices.DeleteFunc(o.Waiting, func(w waiting) bool {
 		if serial, ok := p.sent[w.ID]; ok && serial == w.Serial {
-			return true // what was added since has another serial
+			return true // an entry that was added again since has another serial
 		}
-		if now.Sub(w.Since) > giveUp {
+		if now.Sub(w.Since) > maxWait {
 			dropped = append(dropped, w.ID)
 			return true
 		}
@@ -192,7 +196,7 @@ func (p *progress) applyTo(o *outbox, now time.Time) (dropped []string) {
 	})
 	for i := range o.Waiting {
 		if wait := p.waits[o.Waiting[i].ID]; wait != nil {
-			o.Waiting[i].put(wait)
+			o.Waiting[i].setWait(wait)
 		}
 	}
 	for _, id := range p.failed {
@@ -204,8 +208,8 @@ func (p *progress) applyTo(o *outbox, now time.Time) (dropped []string) {
 	return dropped
 }
 
-// pick returns the index of the bastion that is next, or -1, and the time at which
-// there is one.
+// pick returns the index of the next entry to send. If all must wait, it returns -1 and
+// the time at which the first one may be sent.
 func (o outbox) pick(now time.Time) (at int, when time.Time) {
 	at = -1
 	for i, w := range o.Waiting {
@@ -229,9 +233,9 @@ func (o outbox) pick(now time.Time) (at int, when time.Time) {
 	return at, when
 }
 
-// sendWaiting sends what is in a workspace's outbox. It waits as long as the
-// invocation has time, and then passes the outbox on to another one. An error means
-// that the job must come again.
+// sendWaiting sends the messages of a workspace's outbox, and waits when Slack's limits
+// require it. Before the time of the invocation ends, it enqueues a job that continues.
+// If it returns an error, the job must run again.
 func (a *App) sendWaiting(ctx context.Context, job Job) error {
 	if !slices.Contains(a.Teams, job.Team) {
 		a.Log.ErrorContext(ctx, "job dropped: the workspace is not allowed", "job", job.Action, "team", job.Team)
@@ -250,7 +254,7 @@ func (a *App) sendWaiting(ctx context.Context, job Job) error {
 		case err != nil:
 			_, _, holdErr := a.hold(ctx, job.Team, job.At, done, time.Time{}, time.Time{})
 			return errors.Join(err, holdErr)
-		case timeLeft(ctx) < handOver:
+		case timeLeft(ctx) < reservedTime:
 			next := a.Now().UTC()
 			if _, held, err := a.hold(ctx, job.Team, job.At, done, next, next.Add(holdStart)); err != nil || !held {
 				return err
@@ -258,17 +262,17 @@ func (a *App) sendWaiting(ctx context.Context, job Job) error {
 			return a.enqueue(ctx, Job{Action: JobSend, Team: job.Team, At: next})
 		}
 		if pause := when.Sub(a.Now()); pause > 0 {
-			if err := sleep(ctx, min(pause, lookAgain, timeLeft(ctx)-handOver+time.Second)); err != nil {
+			if err := sleep(ctx, min(pause, lookAgain, timeLeft(ctx)-reservedTime+time.Second)); err != nil {
 				return err
 			}
 		}
 	}
 }
 
-// sendBatch sends until everything must wait, for lookAgain at most. It returns when
-// the next message may be sent.
+// sendBatch sends messages until all must wait, or until lookAgain has passed. It returns
+// the time at which the next message may be sent.
 func (a *App) sendBatch(ctx context.Context, o *outbox, done *progress, failures *int) (when time.Time, err error) {
-	for begun := a.Now(); a.Now().Sub(begun) < lookAgain && timeLeft(ctx) >= handOver; {
+	for begun := a.Now(); a.Now().Sub(begun) < lookAgain && timeLeft(ctx) >= reservedTime; {
 		at, when := o.pick(a.Now())
 		if at < 0 {
 			return when, err
@@ -282,8 +286,8 @@ func (a *App) sendBatch(ctx context.Context, o *outbox, done *progress, failures
 			done.sent[w.ID] = w.Serial
 		case errors.As(failure, &wait):
 			*failures = 0
-			o.learn(wait)
-			o.Waiting[at].put(wait)
+			o.updateLimits(wait)
+			o.Waiting[at].setWait(wait)
 			done.post, done.edit = o.PostAfter, o.EditAfter
 			done.waits[w.ID] = wait
 			continue
@@ -302,7 +306,7 @@ func newProgress() *progress {
 	return &progress{sent: map[string]int64{}, waits: map[string]*waitError{}}
 }
 
-// timeLeft is how much time the invocation has.
+// timeLeft returns the time until the invocation ends; one hour if it has no end.
 func timeLeft(ctx context.Context) time.Duration {
 	if deadline, limited := ctx.Deadline(); limited {
 		return time.Until(deadline)

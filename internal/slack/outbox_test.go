@@ -313,7 +313,7 @@ func TestUrgentMessagesGoBeforeStages(t *testing.T) {
 				shown = text
 			}
 		}
-		if !strings.Contains(shown, "waiting for the SSH server") || strings.Contains(fmt.Sprint(slack.accepted), "web-39 is starting: pulling the image") {
+		if !strings.Contains(shown, "waiting for the host key") || strings.Contains(fmt.Sprint(slack.accepted), "web-39 is starting: pulling the image") {
 			t.Errorf("the status message says %q, want the newest stage, and none of those between", shown)
 		}
 	})
@@ -357,8 +357,8 @@ func TestMessagesAreGivenUpInTheEnd(t *testing.T) {
 		begun := time.Now()
 		queue.notify(noticeOf(1, numbered(1, "closed")))
 		queue.running.Wait()
-		if took := time.Since(begun); took < giveUp || took > giveUp+time.Hour {
-			t.Errorf("it was given up after %s, want %s", took, giveUp)
+		if took := time.Since(begun); took < maxWait || took > maxWait+time.Hour {
+			t.Errorf("it was given up after %s, want %s", took, maxWait)
 		}
 		wantRead(t, d.log.String(), "message dropped")
 	})
@@ -377,7 +377,7 @@ func TestOutboxSurvivesTheLossOfAnyCall(t *testing.T) {
 					for i := range 3 {
 						n := noticeOf(1, numbered(i, "closed"))
 						n.Receipt = aReceipt()
-						if err := d.record(t.Context(), n); err != nil {
+						if err := d.storeNotice(t.Context(), n); err != nil {
 							t.Fatal(err)
 						}
 						waiting.Waiting = append(waiting.Waiting, outboxEntry(n.Bastion.ID, i))
@@ -385,19 +385,19 @@ func TestOutboxSurvivesTheLossOfAnyCall(t *testing.T) {
 					if err := d.write(t.Context(), outboxKey("T0ANN"), 0, waiting, time.Now().Add(outboxLife)); err != nil {
 						t.Fatal(err)
 					}
-					d.faults.calls, d.faults.at, d.faults.after, d.faults.death = 0, at, after, death
+					d.faults.calls, d.faults.at, d.faults.after, d.faults.crash = 0, at, after, death
 					queue.run(func(ctx context.Context) error {
-						return try(func() error { return d.RunJob(ctx, Job{Action: JobSend, Team: "T0ANN", At: start}) })
+						return untilCrash(func() error { return d.RunJob(ctx, Job{Action: JobSend, Team: "T0ANN", At: start}) })
 					})
 					queue.running.Wait()
-					hit = d.faults.hit != ""
+					hit = d.faults.failedPort != ""
 					receipts := map[string]int{}
 					for _, m := range slack.accepted {
 						receipts[m.channel]++
 					}
 					for i := range 3 {
 						if n := receipts[fmt.Sprintf("D%07d", i)]; n < 1 || n > 2 {
-							t.Errorf("fault in call %d (%s), after %t, death %t: owner %d got %d receipts", at, d.faults.hit, after, death, i, n)
+							t.Errorf("fault in call %d (%s), after %t, death %t: owner %d got %d receipts", at, d.faults.failedPort, after, death, i, n)
 						}
 					}
 				})
@@ -450,7 +450,7 @@ func TestBrokenConversationDoesNotBlockTheOutbox(t *testing.T) {
 		o := outbox{Holder: start, HeldUntil: time.Now().Add(holdStart)}
 		for i := range 3 {
 			n := noticeOf(1, numbered(i, "closed"))
-			if err := d.record(t.Context(), n); err != nil {
+			if err := d.storeNotice(t.Context(), n); err != nil {
 				t.Fatal(err)
 			}
 			o.Waiting = append(o.Waiting, outboxEntry(n.Bastion.ID, i))
@@ -480,16 +480,16 @@ var errEnqueue = errors.New("throttled")
 func TestOutboxWithoutAJobIsStartedAgain(t *testing.T) {
 	d := newFixture(t)
 	d.slack.status, d.slack.header = 429, http.Header{"Retry-After": {"5"}}
-	d.work.down = errEnqueue
+	d.queue.down = errEnqueue
 	if err := d.Notify(t.Context(), endOf(1)); !errors.Is(err, errEnqueue) {
 		t.Errorf("%v", err)
 	}
-	d.work.down, d.slack.status = nil, 0
+	d.queue.down, d.slack.status = nil, 0
 	d.clock = d.clock.Add(time.Minute)
 	d.slack.status = 429
 	d.notify(endOf(1))
-	if len(d.work.jobs) != 1 || d.work.jobs[0].Action != JobSend {
-		t.Fatalf("jobs: %+v", d.work.jobs)
+	if len(d.queue.jobs) != 1 || d.queue.jobs[0].Action != JobSend {
+		t.Fatalf("jobs: %+v", d.queue.jobs)
 	}
 	d.slack.status = 0
 	d.runJobs()

@@ -111,7 +111,7 @@ type pageResponse struct {
 	page     string // a key of pages
 	data     any
 	location string // of a redirect
-	file     []byte // sent as it is; the headers are set already
+	file     []byte // the whole body; its headers are already set
 }
 
 // servePage serves the pages of one route.
@@ -135,11 +135,11 @@ func (a *App) servePage(x *httpedge.Exchange, token, route string, methods []str
 	}
 }
 
-// send writes the response. An error means that the client has gone.
+// send writes the response.
 func (v *visit) send(response pageResponse) {
 	body := v.render(response)
 	v.WriteHeader(response.status)
-	_, _ = v.Exchange.Write(body)
+	_, _ = v.Exchange.Write(body) // fails if the client has closed the connection
 }
 
 func (v *visit) render(response pageResponse) []byte {
@@ -168,7 +168,7 @@ func (v *visit) failed(err error) pageResponse {
 	return messageResponse(http.StatusServiceUnavailable, unavailablePage)
 }
 
-// messagePage is a page of a heading and some paragraphs.
+// messagePage is a page with a heading and paragraphs.
 type messagePage struct {
 	Title string
 	Text  []string

@@ -10,9 +10,9 @@ import (
 )
 
 func TestFetchingTheLinkChangesNothing(t *testing.T) {
-	rig := newPageRig(t, nil)
-	link := rig.link(nil)
-	before := rig.table.writes
+	app := newPageFixture(t, nil)
+	link := app.link(nil)
+	before := app.table.writes
 	for name, header := range map[string]http.Header{
 		"a bot that unfurls links": {"User-Agent": {"Slackbot-LinkExpanding 1.0 (+https://api.slack.com/robots)"}},
 		"a prefetch":               {"Sec-Purpose": {"prefetch"}, "Purpose": {"prefetch"}},
@@ -21,7 +21,7 @@ func TestFetchingTheLinkChangesNothing(t *testing.T) {
 		"a revalidating proxy":     {"If-Modified-Since": {"Sun, 01 Mar 2026 12:00:00 GMT"}, "If-None-Match": {"*"}},
 	} {
 		for _, method := range []string{"GET", "HEAD"} {
-			b := newVisitor(rig, homeV4)
+			b := newVisitor(app, homeV4)
 			b.header = header
 			b.do(method, link, "")
 			if b.status != http.StatusOK || (b.body == "") != (method == "HEAD") {
@@ -29,30 +29,30 @@ func TestFetchingTheLinkChangesNothing(t *testing.T) {
 			}
 		}
 	}
-	if rig.table.writes != before {
-		t.Errorf("%d writes", rig.table.writes-before)
+	if app.table.writes != before {
+		t.Errorf("%d writes", app.table.writes-before)
 	}
-	rig.mustBeUnused(link)
+	app.mustBeUnused(link)
 }
 
 func TestOtherMethodsAreRefused(t *testing.T) {
-	rig := newPageRig(t, nil)
-	link := rig.link(nil)
+	app := newPageFixture(t, nil)
+	link := app.link(nil)
 	for _, method := range []string{"PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "post", "PREFETCH"} {
-		b := newVisitor(rig, homeV4).open(link)
+		b := newVisitor(app, homeV4).open(link)
 		if b.do(method, link, b.form().Encode()); b.status != http.StatusMethodNotAllowed || b.head.Get("Allow") != "GET, HEAD, POST" {
 			t.Errorf("%s: status %d, Allow %q", method, b.status, b.head.Get("Allow"))
 		}
 	}
-	rig.mustBeUnused(link)
+	app.mustBeUnused(link)
 }
 
 func TestSecondPressIsRefused(t *testing.T) {
-	rig := newPageRig(t, nil)
-	link := rig.link(nil)
-	b := newVisitor(rig, homeV4).open(link)
+	app := newPageFixture(t, nil)
+	link := app.link(nil)
+	b := newVisitor(app, homeV4).open(link)
 	form, cookies := b.form(), b.cookies
-	again := newVisitor(rig, homeV4)
+	again := newVisitor(app, homeV4)
 	for name, value := range cookies {
 		again.cookies[name] = value
 	}
@@ -63,19 +63,19 @@ func TestSecondPressIsRefused(t *testing.T) {
 	if again.do("GET", link, ""); again.status != http.StatusNotFound {
 		t.Errorf("the used link: status %d", again.status)
 	}
-	if len(rig.jobs) != 1 {
-		t.Errorf("%d jobs", len(rig.jobs))
+	if len(app.jobs) != 1 {
+		t.Errorf("%d jobs", len(app.jobs))
 	}
 }
 
 func TestConcurrentPressesStartOnce(t *testing.T) {
 	for range 20 {
-		rig := newPageRig(t, nil)
-		link := rig.link(nil)
+		app := newPageFixture(t, nil)
+		link := app.link(nil)
 		const many = 8
 		tabs := make([]*visitor, many)
 		for i := range tabs {
-			tabs[i] = newVisitor(rig, homeV4).open(link)
+			tabs[i] = newVisitor(app, homeV4).open(link)
 		}
 		var all sync.WaitGroup
 		for _, tab := range tabs {
@@ -91,11 +91,11 @@ func TestConcurrentPressesStartOnce(t *testing.T) {
 				lost++
 			}
 		}
-		if started != 1 || lost != many-1 || len(rig.jobs) != 1 {
-			t.Fatalf("of %d presses %d started and %d were refused; %d jobs", many, started, lost, len(rig.jobs))
+		if started != 1 || lost != many-1 || len(app.jobs) != 1 {
+			t.Fatalf("of %d presses %d started and %d were refused; %d jobs", many, started, lost, len(app.jobs))
 		}
 		pages := 0
-		for key := range rig.table.items {
+		for key := range app.table.items {
 			if strings.HasPrefix(key, "statuspage#") {
 				pages++
 			}
@@ -150,16 +150,16 @@ func TestPressWithoutProofIsRefused(t *testing.T) {
 		"a page without origin":                func(b *visitor, _ url.Values) { b.header.Set("Origin", "null") },
 	} {
 		t.Run(name, func(t *testing.T) {
-			rig := newPageRig(t, nil)
-			link := rig.link(nil)
-			b := newVisitor(rig, homeV4).open(link)
+			app := newPageFixture(t, nil)
+			link := app.link(nil)
+			b := newVisitor(app, homeV4).open(link)
 			form := b.form()
 			attack(b, form)
 			b.do("POST", b.path, form.Encode())
 			if b.status != http.StatusForbidden || !strings.Contains(b.text(), "Nothing was started") {
 				t.Errorf("status %d: %s", b.status, b.text())
 			}
-			rig.mustBeUnused(link)
+			app.mustBeUnused(link)
 		})
 	}
 }
@@ -171,8 +171,8 @@ func TestPressFromOurOwnPageIsAccepted(t *testing.T) {
 		"an older one":      {"Origin": {"https://" + pageHost}},
 		"an old one":        {},
 	} {
-		rig := newPageRig(t, nil)
-		b := newVisitor(rig, homeV4).open(rig.link(nil))
+		app := newPageFixture(t, nil)
+		b := newVisitor(app, homeV4).open(app.link(nil))
 		b.header = header
 		if b.press(); b.status != http.StatusSeeOther {
 			t.Errorf("%s: status %d: %s", name, b.status, b.text())
@@ -182,13 +182,13 @@ func TestPressFromOurOwnPageIsAccepted(t *testing.T) {
 
 // The proof of one link is not accepted for another.
 func TestProofIsForOneLink(t *testing.T) {
-	rig := newPageRig(t, nil)
-	mine, theirs := rig.link(nil), rig.link(func(l *startLink) { l.Owner = "slack:T0AB:U0OTHER" })
-	b := newVisitor(rig, homeV4).open(mine)
+	app := newPageFixture(t, nil)
+	mine, theirs := app.link(nil), app.link(func(l *startLink) { l.Owner = "slack:T0AB:U0OTHER" })
+	b := newVisitor(app, homeV4).open(mine)
 	if b.do("POST", theirs, b.form().Encode()); b.status != http.StatusForbidden {
 		t.Errorf("status %d", b.status)
 	}
-	if l := rig.storedLink(theirs); !l.UsedAt.IsZero() {
+	if l := app.storedLink(theirs); !l.UsedAt.IsZero() {
 		t.Error("the other link was used")
 	}
 }
@@ -196,12 +196,12 @@ func TestProofIsForOneLink(t *testing.T) {
 // Unknown, altered, void, used and expired links get the same page, so guessing
 // reveals nothing.
 func TestInvalidLinksGetTheSamePage(t *testing.T) {
-	rig := newPageRig(t, nil)
-	used, expired := rig.link(nil), rig.link(nil)
-	b := newVisitor(rig, homeV4).open(used).press()
+	app := newPageFixture(t, nil)
+	used, expired := app.link(nil), app.link(nil)
+	b := newVisitor(app, homeV4).open(used).press()
 	status := lastOf(b.head.Get("Location"))
-	rig.sleep(startLinkLife)
-	open := rig.link(nil)
+	app.sleep(startLinkLife)
+	open := app.link(nil)
 	token := lastOf(open)
 	altered := "A" + token[1:]
 	if altered == token {
@@ -215,7 +215,7 @@ func TestInvalidLinksGetTheSamePage(t *testing.T) {
 	}
 	var want string
 	for i, path := range paths {
-		b := newVisitor(rig, homeV4).do("GET", path, "")
+		b := newVisitor(app, homeV4).do("GET", path, "")
 		if want == "" {
 			want = b.body
 		}
@@ -226,34 +226,34 @@ func TestInvalidLinksGetTheSamePage(t *testing.T) {
 	if !strings.Contains(want, "/bastion up") {
 		t.Error("the page does not say what to do next")
 	}
-	rig.jobs = nil
-	rig.mustBeUnused(open)
+	app.jobs = nil
+	app.mustBeUnused(open)
 }
 
 func TestLinkExpiresAfterTenMinutes(t *testing.T) {
-	rig := newPageRig(t, nil)
-	link := rig.link(nil)
-	b := newVisitor(rig, homeV4).open(link)
-	rig.sleep(10*time.Minute - time.Second)
+	app := newPageFixture(t, nil)
+	link := app.link(nil)
+	b := newVisitor(app, homeV4).open(link)
+	app.sleep(10*time.Minute - time.Second)
 	b.open(link)
-	rig.sleep(time.Second)
-	if b.press(); b.status != http.StatusNotFound || len(rig.jobs) > 0 {
-		t.Errorf("pressed after ten minutes: status %d, %d jobs", b.status, len(rig.jobs))
+	app.sleep(time.Second)
+	if b.press(); b.status != http.StatusNotFound || len(app.jobs) > 0 {
+		t.Errorf("pressed after ten minutes: status %d, %d jobs", b.status, len(app.jobs))
 	}
 }
 
 // DynamoDB may return an expired item for days.
 func TestExpiredItemThatIsStillStored(t *testing.T) {
-	rig := newPageRig(t, nil)
-	link := rig.link(nil)
-	b := newVisitor(rig, homeV4).open(link).press()
+	app := newPageFixture(t, nil)
+	link := app.link(nil)
+	b := newVisitor(app, homeV4).open(link).press()
 	status := b.head.Get("Location")
-	other := rig.link(nil)
-	for key, value := range rig.table.items {
+	other := app.link(nil)
+	for key, value := range app.table.items {
 		value.expires = time.Time{}
-		rig.table.items[key] = value
+		app.table.items[key] = value
 	}
-	rig.sleep(statusPageLife)
+	app.sleep(statusPageLife)
 	for _, path := range []string{other, status} {
 		if b.do("GET", path, ""); b.status != http.StatusNotFound {
 			t.Errorf("%s…: status %d", path[:13], b.status)
@@ -262,10 +262,10 @@ func TestExpiredItemThatIsStillStored(t *testing.T) {
 }
 
 func TestHeadersDoNotChangeTheAddress(t *testing.T) {
-	rig := newPageRig(t, nil)
-	link := rig.link(nil)
+	app := newPageFixture(t, nil)
+	link := app.link(nil)
 	const spoofed = "198.51.100.66"
-	b := newVisitor(rig, homeV4)
+	b := newVisitor(app, homeV4)
 	for _, name := range []string{
 		"X-Forwarded-For", "X-Real-IP", "CF-Connecting-IP", "CF-Connecting-IPv6", "True-Client-IP", "X-Client-IP",
 		"X-Cluster-Client-IP", "Fastly-Client-IP", "X-Amzn-Source-Ip", "X-Original-Forwarded-For", "X-Envoy-External-Address", "Client-IP", "From",
@@ -282,7 +282,7 @@ func TestHeadersDoNotChangeTheAddress(t *testing.T) {
 	if b.do("POST", link, form.Encode()); b.status != http.StatusConflict || strings.Contains(b.body, spoofed) {
 		t.Errorf("a form with the address of the headers: status %d", b.status)
 	}
-	if b.open(link).press(); b.status != http.StatusSeeOther || rig.storedLink(link).Source != pageAddress {
-		t.Errorf("status %d, started for %s", b.status, rig.storedLink(link).Source)
+	if b.open(link).press(); b.status != http.StatusSeeOther || app.storedLink(link).Source != pageAddress {
+		t.Errorf("status %d, started for %s", b.status, app.storedLink(link).Source)
 	}
 }

@@ -30,104 +30,104 @@ var looks = map[string]browser.Look{
 type pageState struct {
 	name  string
 	title string
-	reach func(*browserRig)
+	reach func(*browserFixture)
 }
 
-// browserRig is a rig with a real browser in front of it, over https.
-type browserRig struct {
-	*pageRig
+// browserRig is a app with a real browser in front of it, over https.
+type browserFixture struct {
+	*pageFixture
 	*browser.Tab
 	url  string
 	from string // the address that the browser connects from
 }
 
-func (s *browserRig) open(edit func(*startLink)) { s.Go(s.url + s.link(edit)) }
+func (s *browserFixture) open(edit func(*startLink)) { s.Go(s.url + s.link(edit)) }
 
-func (s *browserRig) press() {
+func (s *browserFixture) press() {
 	s.Focus("form button")
 	s.PressAndLoad("\r")
 }
 
 var pageStates = []pageState{
-	{"start-ipv4", "Start a bastion for 203.0.113.7?", func(s *browserRig) {
+	{"start-ipv4", "Start a bastion for 203.0.113.7?", func(s *browserFixture) {
 		s.open(func(l *startLink) {
 			l.UserName, l.TeamDomain, l.Reason = "ann", "example-team", "rebuild the index of orders <before Monday>"
 		})
 	}},
-	{"start-ipv6", "Start a bastion for 2001:db8:7:1f2e:a3b4:c5d6:e7f8:9a0b?", func(s *browserRig) {
+	{"start-ipv6", "Start a bastion for 2001:db8:7:1f2e:a3b4:c5d6:e7f8:9a0b?", func(s *browserFixture) {
 		s.from = "[2001:db8:7:1f2e:a3b4:c5d6:e7f8:9a0b]:50123"
 		s.open(func(l *startLink) { l.Name = "a-name-of-two-and-thirty-letters"; l.TTL = 26 * time.Hour })
 	}},
-	{"address-changed", "Your address has changed", func(s *browserRig) {
+	{"address-changed", "Your address has changed", func(s *browserFixture) {
 		s.open(nil)
 		s.from = homeV6
 		s.press()
 	}},
-	{"not-proven", "Please press the button again", func(s *browserRig) {
+	{"not-proven", "Please press the button again", func(s *browserFixture) {
 		s.open(nil)
 		browser.Eval[bool](s.Tab, `(document.querySelector("[name=proof]").value = "x") && true`)
 		s.press()
 	}},
-	{"not-enqueued", "Not started: press the button again", func(s *browserRig) {
+	{"not-enqueued", "Not started: press the button again", func(s *browserFixture) {
 		s.enqueueErr = errDownTest
 		s.open(nil)
 		s.press()
 	}},
-	{"accepting", "Starting… (1 of 6)", func(s *browserRig) {
+	{"accepting", "Starting… (1 of 6)", func(s *browserFixture) {
 		s.open(nil)
 		s.press()
 	}},
-	{"starting", "Starting… (4 of 6)", func(s *browserRig) { s.showBastion(bastionAt("starting", "image")) }},
-	{"moving", "Starting… (2 of 3)", func(s *browserRig) { s.showBastion(bastionAt("starting", "address")) }},
-	{"unknown-stage", "Starting…", func(s *browserRig) { s.showBastion(bastionAt("starting", "something new")) }},
-	{"ready", "Ready: bastion default", func(s *browserRig) { s.showBastion(readyBastion()) }},
-	{"ready-console", "Ready: bastion default", func(s *browserRig) {
+	{"starting", "Starting… (4 of 6)", func(s *browserFixture) { s.showBastion(bastionAt("starting", "image")) }},
+	{"moving", "Starting… (2 of 3)", func(s *browserFixture) { s.showBastion(bastionAt("starting", "address")) }},
+	{"unknown-stage", "Starting…", func(s *browserFixture) { s.showBastion(bastionAt("starting", "something new")) }},
+	{"ready", "Ready: bastion default", func(s *browserFixture) { s.showBastion(readyBastion()) }},
+	{"ready-console", "Ready: bastion default", func(s *browserFixture) {
 		s.showBastion(readyBastion())
 		browser.Eval[bool](s.Tab, `document.querySelector("details").open = true`)
 	}},
-	{"unsafe", "Do not use this bastion", func(s *browserRig) {
+	{"unsafe", "Do not use this bastion", func(s *browserFixture) {
 		b := readyBastion()
 		b.SSHConfig += "  ProxyCommand id\n"
 		s.showBastion(b)
 	}},
-	{"moved", "Bastion moved", func(s *browserRig) {
+	{"moved", "Bastion moved", func(s *browserFixture) {
 		b := readyBastion()
 		b.Source = "198.51.100.99/32"
 		s.showBastion(b)
 	}},
-	{"failed", "Bastion not started", func(s *browserRig) {
+	{"failed", "Bastion not started", func(s *browserFixture) {
 		b := bastionAt("failed", "")
 		setFailure(&b, "capacity_unavailable", "AWS Fargate has no capacity for the bastion in the configured subnets right now. Try again in a few minutes; if it keeps happening, ask your operator for subnets in another Availability Zone.")
 		s.showBastion(b)
 	}},
-	{"problem", "Bastion not started", func(s *browserRig) {
+	{"problem", "Bastion not started", func(s *browserFixture) {
 		s.open(nil)
 		s.press()
 		s.updateAndReload(func(hash string) error {
-			return s.foundProblem(s.pageRig.t.Context(), hash, "You have 1 bastion, the maximum per owner. Close it first, or use it.")
+			return s.storeProblem(s.pageFixture.t.Context(), hash, "You have 1 bastion, the maximum per owner. Close it first, or use it.")
 		})
 	}},
-	{"closed", "Bastion closed", func(s *browserRig) {
+	{"closed", "Bastion closed", func(s *browserFixture) {
 		b := bastionAt("closed", "")
 		setEnded(&b, "idle", b.Deadline)
 		s.showBastion(b)
 	}},
-	{"api-down", "Starting…", func(s *browserRig) {
+	{"api-down", "Starting…", func(s *browserFixture) {
 		s.open(nil)
 		s.press()
 		s.reply = func(Call) (Reply, error) { return Reply{}, errDownTest }
-		s.updateAndReload(func(hash string) error { return s.foundBastion(s.pageRig.t.Context(), hash, pageBastion) })
+		s.updateAndReload(func(hash string) error { return s.storeBastion(s.pageFixture.t.Context(), hash, pageBastion) })
 	}},
-	{"invalid-link", linkInvalidPage.Title, func(s *browserRig) { s.Go(s.url + "/slack/start/unknown") }},
-	{"table-down", unavailablePage.Title, func(s *browserRig) {
+	{"invalid-link", linkInvalidPage.Title, func(s *browserFixture) { s.Go(s.url + "/slack/start/unknown") }},
+	{"table-down", unavailablePage.Title, func(s *browserFixture) {
 		s.table.fetchErr = errDownTest
 		s.Go(s.url + "/slack/start/unknown")
 	}},
-	{"internal-error", internalErrorPage.Title, func(s *browserRig) {
+	{"internal-error", internalErrorPage.Title, func(s *browserFixture) {
 		s.from = "nowhere"
 		s.Go(s.url + "/slack/start/unknown")
 	}},
-	{"method-not-allowed", methodNotAllowedPage.Title, func(s *browserRig) {
+	{"method-not-allowed", methodNotAllowedPage.Title, func(s *browserFixture) {
 		s.showBastion(readyBastion())
 		browser.Eval[bool](s.Tab, `document.body.append(Object.assign(document.createElement("form"), { method: "post" })) ?? true`)
 		browser.Eval[bool](s.Tab, `document.querySelector("form").submit() ?? true`)
@@ -143,28 +143,28 @@ func bastionAt(state bastion.State, stage string) Bastion {
 
 // showBastion opens a link, presses the button, and shows the status page of a
 // bastion.
-func (s *browserRig) showBastion(b Bastion) {
+func (s *browserFixture) showBastion(b Bastion) {
 	s.returns(b)
 	s.open(nil)
 	s.press()
-	s.updateAndReload(func(hash string) error { return s.foundBastion(s.pageRig.t.Context(), hash, pageBastion) })
+	s.updateAndReload(func(hash string) error { return s.storeBastion(s.pageFixture.t.Context(), hash, pageBastion) })
 }
 
 // updateAndReload does to the status page what a job would, and loads it again.
-func (s *browserRig) updateAndReload(update func(hash string) error) {
-	s.pageRig.t.Helper()
+func (s *browserFixture) updateAndReload(update func(hash string) error) {
+	s.pageFixture.t.Helper()
 	path := s.Location()
 	if err := update(hashOf(lastOf(path))); err != nil {
-		s.pageRig.t.Fatal(err)
+		s.pageFixture.t.Fatal(err)
 	}
 	s.Go(path)
 }
 
-func newBrowserRig(t *testing.T, b *browser.Browser, look browser.Look) *browserRig {
-	s := &browserRig{pageRig: newPageRig(t, nil), from: homeV4}
+func newBrowserFixture(t *testing.T, b *browser.Browser, look browser.Look) *browserFixture {
+	s := &browserFixture{pageFixture: newPageFixture(t, nil), from: homeV4}
 	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		r.RemoteAddr = s.from
-		s.pageRig.ServeHTTP(w, r)
+		s.pageFixture.ServeHTTP(w, r)
 	}))
 	t.Cleanup(server.Close)
 	s.url, s.Tab = server.URL, b.Open(t, look)
@@ -179,7 +179,7 @@ func TestEveryStateInBrowser(t *testing.T) {
 	for _, state := range pageStates {
 		for name, look := range looks {
 			t.Run(state.name+"/"+name, func(t *testing.T) {
-				s := newBrowserRig(t, b, look)
+				s := newBrowserFixture(t, b, look)
 				state.reach(s)
 				if title := s.Title(); title != state.title {
 					t.Errorf("the title is %q, want %q", title, state.title)
@@ -233,7 +233,7 @@ func checkAccessibilityTree(t *testing.T, page []browser.Node) {
 func TestButtonIsVisibleOnSmallScreenInBrowser(t *testing.T) {
 	b := browser.Start(t)
 	for look, phone := range map[string]bool{"narrow": true, "light": false} {
-		s := newBrowserRig(t, b, looks[look])
+		s := newBrowserFixture(t, b, looks[look])
 		s.open(func(l *startLink) { l.Reason = "index rebuild" })
 		if bottom := browser.Eval[float64](s.Tab, `document.querySelector("form button").getBoundingClientRect().bottom`); bottom > float64(looks[look].Height) {
 			t.Errorf("%s: the button ends at %.0f pixels, below the screen of %d", look, bottom, looks[look].Height)
@@ -246,7 +246,7 @@ func TestButtonIsVisibleOnSmallScreenInBrowser(t *testing.T) {
 
 // TestAxeFindsViolationsInBrowser checks that the other tests' axe finds something.
 func TestAxeFindsViolationsInBrowser(t *testing.T) {
-	s := newBrowserRig(t, browser.Start(t), looks["light"])
+	s := newBrowserFixture(t, browser.Start(t), looks["light"])
 	s.open(nil)
 	browser.Eval[bool](s.Tab, `document.documentElement.removeAttribute("lang") ?? true`)
 	if violations := s.Axe(); len(violations) != 1 || !strings.HasPrefix(violations[0], "html-has-lang: ") {
@@ -269,7 +269,7 @@ func (q blockingQueue) Enqueue(ctx context.Context, job Job) error {
 // A browser drops the response to the first of two clicks. The response to the
 // second, that the link was used, must not be shown instead.
 func TestDoubleClickIsOnePressInBrowser(t *testing.T) {
-	s := newBrowserRig(t, browser.Start(t), looks["light"])
+	s := newBrowserFixture(t, browser.Start(t), looks["light"])
 	queue := blockingQueue{s.Queue, make(chan struct{}, 2), make(chan struct{})}
 	s.Queue = queue
 	s.open(nil)
@@ -312,7 +312,7 @@ func TestScreenReaderOrderInBrowser(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newBrowserRig(t, b, looks["light"])
+			s := newBrowserFixture(t, b, looks["light"])
 			pageStates[slices.IndexFunc(pageStates, func(s pageState) bool { return s.name == name })].reach(s)
 			tree := s.AccessibilityTree()
 			for _, node := range want {
@@ -331,7 +331,7 @@ func TestScreenReaderOrderInBrowser(t *testing.T) {
 func TestFocusIsVisibleInBrowser(t *testing.T) {
 	b := browser.Start(t)
 	for _, look := range []string{"light", "dark"} {
-		s := newBrowserRig(t, b, looks[look])
+		s := newBrowserFixture(t, b, looks[look])
 		s.open(nil)
 		s.Press("\t")
 		if got := browser.Eval[string](s.Tab, `document.activeElement.matches("form button") && getComputedStyle(document.activeElement).outlineStyle + " " + getComputedStyle(document.activeElement).outlineWidth`); got != "solid 3px" {
@@ -342,7 +342,7 @@ func TestFocusIsVisibleInBrowser(t *testing.T) {
 
 // The reader's own time has a time zone.
 func TestLocalTimeHasItsZoneInBrowser(t *testing.T) {
-	s := newBrowserRig(t, browser.Start(t), looks["light"])
+	s := newBrowserFixture(t, browser.Start(t), looks["light"])
 	s.open(nil)
 	if got := s.Text(".timenote"); !strings.Contains(got, "GMT+1") {
 		t.Errorf("the local time in Berlin: %q", got)

@@ -10,30 +10,30 @@ import (
 
 func TestHostileTextStaysText(t *testing.T) {
 	const hostile = `</style><script>alert(1)</script><img src=x onerror=alert(1)>"'><a href="javascript:alert(1)">&lt;b&gt;` + "\u202egnp.exe\x00\r\nSet-Cookie: a=b"
-	rig := newPageRig(t, nil)
-	b := newVisitor(rig, homeV4).open(rig.link(func(l *startLink) {
+	app := newPageFixture(t, nil)
+	b := newVisitor(app, homeV4).open(app.link(func(l *startLink) {
 		l.Name, l.Reason, l.Owner, l.Key = hostile, hostile, "slack:"+hostile+":"+hostile, hostile+" AAAA"
 		l.UserName, l.TeamDomain = hostile, hostile
 	}))
 	pages := map[string]string{"start": b.body}
 
-	problem := newPageRig(t, nil)
+	problem := newPageFixture(t, nil)
 	b = newVisitor(problem, homeV4).open(problem.link(nil)).press()
 	status := b.head.Get("Location")
-	if err := problem.foundProblem(t.Context(), hashOf(lastOf(status)), hostile); err != nil {
+	if err := problem.storeProblem(t.Context(), hashOf(lastOf(status)), hostile); err != nil {
 		t.Fatal(err)
 	}
 	pages["problem"] = b.open(status).body
 
 	for _, state := range []bastion.State{bastion.Starting, bastion.Ready, bastion.Failed, bastion.Closed, bastion.State(hostile)} {
-		rig, status := startedRig(t)
+		app, status := startedFixture(t)
 		found := readyBastion()
 		found.State, found.Stage, found.Name, found.Reason, found.SSHConfig, found.SSH = state, hostile, hostile, hostile, hostile, hostile
 		found.Keys = []string{hostile}
 		setFailure(&found, bastion.FailureCode(hostile), hostile)
-		setEnded(&found, bastion.EndReason(hostile), rig.now)
-		rig.returns(found)
-		pages[string(state)] = newVisitor(rig, homeV4).open(status).body
+		setEnded(&found, bastion.EndReason(hostile), app.now)
+		app.returns(found)
+		pages[string(state)] = newVisitor(app, homeV4).open(status).body
 	}
 	for name, page := range pages {
 		for _, bad := range []string{"<script>alert", "<img", "onerror=alert(1)>", "<a ", "\u202e", "\x00"} {
@@ -65,36 +65,36 @@ func TestHostileConfigurationIsNotShown(t *testing.T) {
 		"nothing":               func(b *Bastion) { b.SSHConfig = "" },
 		"a name with a command": func(b *Bastion) { b.Name = "x; id" },
 	} {
-		rig, status := startedRig(t)
+		app, status := startedFixture(t)
 		found := good
 		spoil(&found)
-		rig.returns(found)
-		b := newVisitor(rig, homeV4).open(status)
+		app.returns(found)
+		b := newVisitor(app, homeV4).open(status)
 		if strings.Contains(b.body, "<pre") || !strings.Contains(b.text(), "Do not use this bastion") {
 			t.Errorf("%s: the page shows it:\n%s", name, b.text())
 		}
 	}
 	for _, command := range []string{"ssh x; id", "ssh x && id", "ssh $(id)", "ssh `id`", "ssh x\nid", "sh -c id", "ssh x | sh", `ssh "x"`, "ssh x > f", ""} {
-		rig, status := startedRig(t)
+		app, status := startedFixture(t)
 		found := good
 		found.SSH = command
-		rig.returns(found)
-		if b := newVisitor(rig, homeV4).open(status); strings.Contains(b.body, `id="console"`) || !strings.Contains(b.body, `id="save"`) {
+		app.returns(found)
+		if b := newVisitor(app, homeV4).open(status); strings.Contains(b.body, `id="console"`) || !strings.Contains(b.body, `id="save"`) {
 			t.Errorf("%q: shown as a command, or the configuration is missing", command)
 		}
 	}
 }
 
 func TestPagesAreSelfContainedAndNotCached(t *testing.T) {
-	rig, status := startedRig(t)
-	rig.returns(readyBastion())
-	link := rig.link(nil)
-	used := rig.link(nil)
-	newVisitor(rig, homeV4).open(used).press()
+	app, status := startedFixture(t)
+	app.returns(readyBastion())
+	link := app.link(nil)
+	used := app.link(nil)
+	newVisitor(app, homeV4).open(used).press()
 	for _, request := range []struct{ method, path string }{
 		{"GET", link}, {"HEAD", link}, {"POST", link}, {"PUT", link}, {"GET", used}, {"GET", status}, {"POST", status}, {"GET", "/slack/status/x"},
 	} {
-		b := newVisitor(rig, homeV4).do(request.method, request.path, "")
+		b := newVisitor(app, homeV4).do(request.method, request.path, "")
 		for name, want := range map[string]string{
 			"X-Frame-Options": "DENY", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store",
 			"X-Content-Type-Options": "nosniff", "X-Robots-Tag": "noindex, nofollow",
@@ -127,8 +127,8 @@ func TestPagesAreSelfContainedAndNotCached(t *testing.T) {
 
 // The policy allows the page's own style and script only.
 func TestPolicyHasTheHashesOfThePage(t *testing.T) {
-	rig := newPageRig(t, nil)
-	b := newVisitor(rig, homeV4).open(rig.link(nil))
+	app := newPageFixture(t, nil)
+	b := newVisitor(app, homeV4).open(app.link(nil))
 	for _, tag := range []string{"style", "script"} {
 		_, rest, _ := strings.Cut(b.body, "<"+tag+">")
 		text, _, found := strings.Cut(rest, "</"+tag+">")
@@ -140,17 +140,17 @@ func TestPolicyHasTheHashesOfThePage(t *testing.T) {
 
 // Every request has one log line, with the pattern of the path.
 func TestOneLogLineEach(t *testing.T) {
-	rig := newPageRig(t, nil)
-	link := rig.link(nil)
-	b := newVisitor(rig, homeV4)
+	app := newPageFixture(t, nil)
+	link := app.link(nil)
+	b := newVisitor(app, homeV4)
 	b.header.Set("Referer", "https://"+pageHost+link)
 	b.open(link).do("POST", link, "proof=x").open(link).press()
 	status := b.head.Get("Location")
 	b.do("GET", link+"?q="+lastOf(link), "").do("PUT", link, "").open(status)
-	lines := strings.Split(strings.TrimSpace(rig.log.String()), "\n")
+	lines := strings.Split(strings.TrimSpace(app.log.String()), "\n")
 	want := []string{"GET 200", "POST 403", "GET 200", "POST 303", "GET 303", "PUT 405", "GET 200"}
 	if len(lines) != len(want) {
-		t.Fatalf("%d lines, want %d:\n%s", len(lines), len(want), rig.log)
+		t.Fatalf("%d lines, want %d:\n%s", len(lines), len(want), app.log)
 	}
 	for i, line := range lines {
 		route := startLinkRoute
@@ -169,19 +169,19 @@ func TestOneLogLineEach(t *testing.T) {
 // A panic gets a page and a log line like any other fault: a Lambda function has no
 // net/http server that recovers.
 func TestPanicGetsAPage(t *testing.T) {
-	rig := newPageRig(t, nil)
-	rig.Queue = nil
-	b := newVisitor(rig, homeV4).open(rig.link(nil))
-	if b.press(); b.status != http.StatusInternalServerError || !strings.Contains(rig.log.String(), "panic") {
-		t.Errorf("status %d, log:\n%s", b.status, rig.log)
+	app := newPageFixture(t, nil)
+	app.Queue = nil
+	b := newVisitor(app, homeV4).open(app.link(nil))
+	if b.press(); b.status != http.StatusInternalServerError || !strings.Contains(app.log.String(), "panic") {
+		t.Errorf("status %d, log:\n%s", b.status, app.log)
 	}
 }
 
 func TestInvalidRemoteAddressIsAFault(t *testing.T) {
-	rig := newPageRig(t, nil)
+	app := newPageFixture(t, nil)
 	for _, from := range []string{"", "pipe", "203.0.113.7", "example.test:80"} {
-		b := newVisitor(rig, from)
-		if b.do("GET", rig.link(nil), ""); b.status != http.StatusInternalServerError {
+		b := newVisitor(app, from)
+		if b.do("GET", app.link(nil), ""); b.status != http.StatusInternalServerError {
 			t.Errorf("from %q: status %d", from, b.status)
 		}
 	}

@@ -37,7 +37,7 @@ type startPage struct {
 // named is a user or a workspace of Slack. Name may be empty.
 type named struct{ Name, ID string }
 
-// alert says why the page is shown again.
+// alert is the text that says why the page is shown again.
 type alert struct{ Title, Heading, Text string }
 
 var (
@@ -49,7 +49,7 @@ var (
 		"As far as we can tell, nothing was started. Press the button again: the link still works, and you won't get two bastions."}
 )
 
-// Title depends on the alert.
+// Title returns the title of the alert, or one with the address.
 func (p startPage) Title() string {
 	if p.Alert != nil {
 		return p.Alert.Title
@@ -60,8 +60,8 @@ func (p startPage) Title() string {
 // Follow reports whether the page updates itself.
 func (startPage) Follow() bool { return false }
 
-// serveStartLink serves the page of a start link. GET and HEAD change nothing,
-// because machines fetch the links in Slack; POST uses the link.
+// serveStartLink serves the page of a start link. GET and HEAD change nothing, because
+// programs also fetch links that are in Slack. POST uses the link.
 func (a *App) serveStartLink(x *httpedge.Exchange, token string) {
 	methods := []string{http.MethodGet, http.MethodHead, http.MethodPost}
 	a.servePage(x, token, startLinkRoute, methods, func(v *visit) pageResponse {
@@ -131,19 +131,18 @@ func (a *App) followStartLink(v *visit, link startLink, version int64) pageRespo
 		return response
 	}
 	a.setCookie(v, proofCookie, "", -1, http.SameSiteStrictMode)
-	// Lax, because the next click on the link comes from Slack's site. The token only
-	// lets its holder read.
+	// The cookie is Lax so that the browser sends it when the link is opened again from
+	// Slack. Its token only permits reading.
 	a.setCookie(v, statusCookie, token, int(statusPageLife.Seconds()), http.SameSiteLaxMode)
 	return pageResponse{status: http.StatusSeeOther, location: statusPath + token}
 }
 
-// startJob returns the job that starts what a link describes.
+// startJob returns the job that starts the bastion of a link.
 func startJob(link startLink, hash string) Job {
 	return Job{Action: JobStart, Owner: link.Owner, ResponseURL: link.ResponseURL, StartLink: hash, Name: link.Name, TTL: link.TTL}
 }
 
-// statusPageOf returns the path of the status page of a link that this browser has
-// used.
+// statusPageOf returns the path of the status page if this browser has used the link.
 func (a *App) statusPageOf(v *visit) (path string, ok bool) {
 	cookies := v.CookiesNamed(a.cookieName(statusCookie, v.token))
 	if len(cookies) != 1 || !isToken(cookies[0].Value) {
@@ -182,8 +181,8 @@ func (a *App) readForm(v *visit) (shown netip.Addr, proven bool) {
 	return shown, err == nil
 }
 
-// giveProof sets the cookie that the form must come with. An existing cookie stays,
-// so a page that is open in two tabs works in both.
+// giveProof returns the proof for the form, and sets the cookie with the same value. It
+// keeps an existing cookie, so a page that is open in two tabs works in both.
 func (a *App) giveProof(v *visit) (string, error) {
 	if have := v.CookiesNamed(a.cookieName(proofCookie, v.token)); len(have) == 1 && isToken(have[0].Value) {
 		return have[0].Value, nil
@@ -210,8 +209,8 @@ func (a *App) setCookie(v *visit, kind, value string, maxAge int, sameSite http.
 	v.header.Add("Set-Cookie", cookie.String())
 }
 
-// cookieName differs for each link, so two links can be open at once. It contains a
-// part of the token's hash, which reveals nothing.
+// cookieName returns a name that differs for each link, so two links can be open at the
+// same time. It contains a part of the token's hash, which reveals nothing.
 func (a *App) cookieName(kind, token string) string {
 	name := kind + "-" + hashOf(token)[:16]
 	if a.Plain {

@@ -24,7 +24,7 @@ type progressPage struct {
 	Heading string
 	Status  string // in a live region, so screen readers announce its changes
 	Follow  bool   // the page updates itself
-	Over    bool   // this start has no bastion, or none any more
+	Over    bool   // this start has no bastion, or its bastion no longer accepts connections
 	Address netip.Addr
 	Family  string
 
@@ -39,7 +39,7 @@ type step struct{ Text, State string }
 
 type problem struct{ Code, Sentence string }
 
-// access is how to use a bastion that is ready.
+// access contains the configuration and commands to use a bastion that is ready.
 type access struct {
 	File     string // the name of the configuration's file
 	Config   string
@@ -54,8 +54,8 @@ type access struct {
 	Left     time.Duration
 }
 
-// serveStatusPage serves the page that follows a start. Its token lets its holder
-// read only. With ?download it sends the ssh configuration as a file.
+// serveStatusPage serves the page that shows the progress of a start. Its token permits
+// reading only. With ?download, it sends the ssh configuration as a file.
 func (a *App) serveStatusPage(x *httpedge.Exchange, token string) {
 	a.servePage(x, token, statusPageRoute, []string{http.MethodGet, http.MethodHead}, func(v *visit) pageResponse {
 		stored, err := a.openStatusPage(v.Context(), v.token)
@@ -107,7 +107,7 @@ func (a *App) progress(v *visit, stored statusPage) (progressPage, error) {
 	if b.IsOpen() && !accepts(b, stored.Source) {
 		return page.moved(b), nil
 	}
-	return page.of(b, a.Now()), nil
+	return page.forBastion(b, a.Now()), nil
 }
 
 // waitForJob returns the page while the job has reported nothing. The job may have
@@ -135,8 +135,8 @@ func (a *App) enqueueAgain(ctx context.Context, pageHash, linkHash string) error
 	return a.enqueue(ctx, startJob(link, linkHash))
 }
 
-// followedUntil returns the time at which there is nothing left to follow; zero
-// while the bastion starts.
+// followedUntil returns the time at which the start was complete or the bastion ended. It
+// returns a zero time while the bastion starts.
 func followedUntil(b Bastion, now time.Time) time.Time {
 	switch {
 	case b.State == bastion.Starting:
@@ -155,8 +155,8 @@ func accepts(b Bastion, address netip.Addr) bool {
 	return err == nil && source.IsSingleIP() && source.Addr() == address
 }
 
-// of returns the page for the state of a bastion.
-func (p progressPage) of(b Bastion, now time.Time) progressPage {
+// forBastion returns the page for the state of a bastion.
+func (p progressPage) forBastion(b Bastion, now time.Time) progressPage {
 	switch b.State {
 	case bastion.Starting:
 		return p.waiting(b.Stage)
@@ -178,15 +178,15 @@ func (p progressPage) of(b Bastion, now time.Time) progressPage {
 	return p
 }
 
-// notStarted is the page of a start that has failed.
+// notStarted returns the page of a failed start.
 func (p progressPage) notStarted(sentence string) progressPage {
 	p.Title, p.Heading = "Bastion not started", "The bastion couldn't be started"
 	p.Over, p.Problem = true, &problem{"", oneLine(sentence)}
 	return p
 }
 
-// moved is the page of a bastion that was requested from another address since. The
-// new address is shown in Slack only, because an old page may be in other hands.
+// moved returns the page of a bastion that has been requested from another address
+// since. Only Slack shows the new address, because somebody else may have the old page.
 func (p progressPage) moved(b Bastion) progressPage {
 	p.Title, p.Heading = "Bastion moved", "The bastion moved to another address"
 	p.Status = "Bastion " + oneLine(b.Name) + " no longer accepts " + p.Address.String() + ": it was requested from another address. If that wasn't you, close it in Slack now: /bastion down."
@@ -194,13 +194,14 @@ func (p progressPage) moved(b Bastion) progressPage {
 	return p
 }
 
-// The stages of a start and of a move to another address, in order. The first is
-// before the API has the request.
+// The stages of a start and of a move to another address, in order. In the first one,
+// the API does not have the request yet.
 var (
 	startStages = []string{"", "security group", "capacity", "image", "network", "host key"}
 	moveStages  = []string{"", "address", "lease"}
 )
 
+// stageText returns the title of a step.
 func stageText(stage string) string {
 	if stage == "" {
 		return "Accepting the request"
@@ -208,7 +209,7 @@ func stageText(stage string) string {
 	return api.StageText(stage)
 }
 
-// waiting is the page of a start that has reached a stage.
+// waiting returns the page of a start that has reached a stage.
 func (p progressPage) waiting(stage string) progressPage {
 	p.Follow = true
 	p.Title, p.Heading = "Starting…", "Starting your bastion"
@@ -236,7 +237,7 @@ func (p progressPage) waiting(stage string) progressPage {
 	return p
 }
 
-// retrying is the page while the API does not respond.
+// retrying returns the page for the time while the API does not respond.
 func (p progressPage) retrying() progressPage {
 	p.Follow = true
 	p.Title, p.Heading = "Starting…", "Starting your bastion"
@@ -244,7 +245,7 @@ func (p progressPage) retrying() progressPage {
 	return p
 }
 
-// ready is the page of a bastion that can be used.
+// ready returns the page of a bastion that is ready.
 func (p progressPage) ready(b Bastion, now time.Time) progressPage {
 	if !safeName.MatchString(b.Name) || !safeConfig(b.SSHConfig) {
 		p = p.notStarted("The service returned an unexpected configuration, so it isn't shown. Close the bastion in Slack with /bastion down, and tell your operator.")
@@ -270,9 +271,9 @@ func (p progressPage) ready(b Bastion, now time.Time) progressPage {
 	return p
 }
 
-// People paste these texts into a file that ssh reads and into a shell, without
-// reading them, and a task has reported the host key in them. The API has checked
-// it; these patterns check again that the texts can do nothing else.
+// People paste these texts into a shell and into a file that ssh reads, without checking
+// them. They contain the host key that a task has reported. The API has checked the key.
+// These patterns check again that the texts contain no other command or option.
 var (
 	safeName    = regexp.MustCompile(`^[a-z0-9-]{1,32}$`)
 	safeTarget  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.-]*$`)
@@ -280,8 +281,8 @@ var (
 	safeLine    = regexp.MustCompile(`^( *(HostName|Port|User|UserKnownHostsFile|GlobalKnownHostsFile|StrictHostKeyChecking|KnownHostsCommand /bin/echo)|Host) [A-Za-z0-9 =@:/+._\[\]-]+\n$`)
 )
 
-// safeConfig reports whether a text is an ssh configuration that runs nothing but
-// echo, in whole lines.
+// safeConfig reports whether a text is an ssh configuration of complete lines that runs
+// no command but echo.
 func safeConfig(text string) bool {
 	for line := range strings.Lines(text) {
 		if !safeLine.MatchString(line) {
@@ -291,7 +292,7 @@ func safeConfig(text string) bool {
 	return text != ""
 }
 
-// connectTarget returns the first host of a configuration beside the bastion, or a
+// connectTarget returns the first host of a configuration that is not the bastion, or a
 // placeholder.
 func connectTarget(config, alias string) string {
 	for line := range strings.Lines(config) {

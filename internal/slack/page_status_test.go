@@ -46,27 +46,27 @@ func setEnded(b *Bastion, reason bastion.EndReason, at time.Time) {
 	b.Ended = &api.Ended{Reason: reason, At: at}
 }
 
-// startedRig returns a rig in which the button was pressed and the job has found the
+// startedRig returns a app in which the button was pressed and the job has found the
 // bastion, and the path of the status page.
-func startedRig(t testing.TB) (rig *pageRig, path string) {
+func startedFixture(t testing.TB) (app *pageFixture, path string) {
 	t.Helper()
-	rig, path = pressedRig(t)
-	if err := rig.foundBastion(t.Context(), hashOf(lastOf(path)), pageBastion); err != nil {
+	app, path = pressedFixture(t)
+	if err := app.storeBastion(t.Context(), hashOf(lastOf(path)), pageBastion); err != nil {
 		t.Fatal(err)
 	}
-	return rig, path
+	return app, path
 }
 
-// pressedRig returns a rig in which the button was pressed, and the path of the status
+// pressedRig returns a app in which the button was pressed, and the path of the status
 // page.
-func pressedRig(t testing.TB) (rig *pageRig, path string) {
+func pressedFixture(t testing.TB) (app *pageFixture, path string) {
 	t.Helper()
-	rig = newPageRig(t, nil)
-	b := newVisitor(rig, homeV4).open(rig.link(nil)).press()
+	app = newPageFixture(t, nil)
+	b := newVisitor(app, homeV4).open(app.link(nil)).press()
 	if b.status != http.StatusSeeOther {
 		t.Fatalf("pressed: status %d", b.status)
 	}
-	return rig, b.head.Get("Location")
+	return app, b.head.Get("Location")
 }
 
 // follows reports whether the page updates itself. It must do so either with and
@@ -91,11 +91,11 @@ func TestStatusPageShowsTheStagesInOrder(t *testing.T) {
 		"address":        "Step 2 of 3: Moving the firewall rule to your address.",
 		"lease":          "Step 3 of 3: Updating the running bastion.",
 	} {
-		rig, path := startedRig(t)
+		app, path := startedFixture(t)
 		found := readyBastion()
 		found.State, found.Stage, found.SSHConfig = "starting", stage, ""
-		rig.returns(found)
-		b := newVisitor(rig, homeV4).open(path)
+		app.returns(found)
+		b := newVisitor(app, homeV4).open(path)
 		text := b.text()
 		if !strings.Contains(text, want) || !follows(t, b) || strings.Count(b.body, `aria-current="step"`) != 1 {
 			t.Errorf("stage %q:\n%s", stage, text)
@@ -109,20 +109,20 @@ func TestStatusPageShowsTheStagesInOrder(t *testing.T) {
 }
 
 func TestStatusPageOfUnknownStage(t *testing.T) {
-	rig, path := startedRig(t)
+	app, path := startedFixture(t)
 	found := readyBastion()
 	found.State, found.Stage = "starting", "something new"
-	rig.returns(found)
-	b := newVisitor(rig, homeV4).open(path)
+	app.returns(found)
+	b := newVisitor(app, homeV4).open(path)
 	if !follows(t, b) || !strings.Contains(b.text(), "Current stage: something new.") || strings.Contains(b.body, "<ol") {
 		t.Errorf("the page:\n%s", b.text())
 	}
 }
 
 func TestStatusPageOfReady(t *testing.T) {
-	rig, path := startedRig(t)
-	rig.returns(readyBastion())
-	b := newVisitor(rig, homeV4).open(path)
+	app, path := startedFixture(t)
+	app.returns(readyBastion())
+	b := newVisitor(app, homeV4).open(path)
 	for _, words := range []string{
 		"Bastion default is ready", "Host bastion-default", "ssh -F bastion-default.conf -J bastion-default app.internal",
 		"Ready. You can connect now.", "Download bastion-default.conf", "cat > bastion-default.conf <<'EOF' Host bastion-default", "EOF", pageConsole,
@@ -139,8 +139,8 @@ func TestStatusPageOfReady(t *testing.T) {
 		t.Error("the page does not have the time left")
 	}
 	want := []Call{{Owner: pageOwner, Method: "GET", Path: "/bastions/" + pageBastion}}
-	if !reflect.DeepEqual(rig.calls, want) {
-		t.Errorf("calls: %+v, want %+v", rig.calls, want)
+	if !reflect.DeepEqual(app.calls, want) {
+		t.Errorf("calls: %+v, want %+v", app.calls, want)
 	}
 }
 
@@ -162,9 +162,9 @@ func TestConnectTarget(t *testing.T) {
 // The download link works without JavaScript, and is offered while the bastion is
 // ready only.
 func TestDownload(t *testing.T) {
-	rig, path := startedRig(t)
-	rig.returns(readyBastion())
-	b := newVisitor(rig, homeV4).open(path)
+	app, path := startedFixture(t)
+	app.returns(readyBastion())
+	b := newVisitor(app, homeV4).open(path)
 	if !strings.Contains(b.body, `href="?download"`) {
 		t.Errorf("the page has no link:\n%s", b.text())
 	}
@@ -187,7 +187,7 @@ func TestDownload(t *testing.T) {
 	spoiled := readyBastion()
 	spoiled.SSHConfig += "  ProxyCommand id\n"
 	for _, found := range []Bastion{closed, spoiled} {
-		rig.returns(found)
+		app.returns(found)
 		if b.open(path + "?download"); b.head.Get("Content-Disposition") != "" || b.head.Get("Content-Type") != "text/html; charset=utf-8" {
 			t.Errorf("%s: got a file: %q", found.State, b.body)
 		}
@@ -205,9 +205,9 @@ func TestStatusPageOfEndedBastion(t *testing.T) {
 		"The bastion is closed":                             closed, "It no longer accepts connections. It reached its deadline.": closed,
 		"It no longer accepts connections.": closing,
 	} {
-		rig, path := startedRig(t)
-		rig.returns(b)
-		page := newVisitor(rig, homeV4).open(path)
+		app, path := startedFixture(t)
+		app.returns(b)
+		page := newVisitor(app, homeV4).open(path)
 		if !strings.Contains(page.text(), words) || follows(t, page) || strings.Contains(page.body, "<pre") {
 			t.Errorf("%s: want %q:\n%s", b.State, words, page.text())
 		}
@@ -221,11 +221,11 @@ func TestStatusPageOfEndedBastion(t *testing.T) {
 // opened from the first address must no longer say that it can connect.
 func TestStatusPageOfMovedBastion(t *testing.T) {
 	for _, state := range []bastion.State{bastion.Starting, bastion.Ready} {
-		rig, path := startedRig(t)
+		app, path := startedFixture(t)
 		moved := readyBastion()
 		moved.State, moved.Source = state, "198.51.100.99/32"
-		rig.returns(moved)
-		b := newVisitor(rig, homeV4).open(path)
+		app.returns(moved)
+		b := newVisitor(app, homeV4).open(path)
 		for _, words := range []string{"The bastion moved to another address", "no longer accepts 203.0.113.7", "/bastion down", "/bastion up"} {
 			if !strings.Contains(b.text(), words) {
 				t.Errorf("%s: the page lacks %q:\n%s", state, words, b.text())
@@ -238,76 +238,76 @@ func TestStatusPageOfMovedBastion(t *testing.T) {
 }
 
 func TestStatusPageOfProblem(t *testing.T) {
-	rig, path := pressedRig(t)
-	if err := rig.foundProblem(t.Context(), hashOf(lastOf(path)), "You hold as many bastions as you may."); err != nil {
+	app, path := pressedFixture(t)
+	if err := app.storeProblem(t.Context(), hashOf(lastOf(path)), "You hold as many bastions as you may."); err != nil {
 		t.Fatal(err)
 	}
-	b := newVisitor(rig, homeV4).open(path)
-	if !strings.Contains(b.text(), "You hold as many bastions as you may.") || follows(t, b) || len(rig.calls) > 0 {
-		t.Errorf("%d calls, and the page:\n%s", len(rig.calls), b.text())
+	b := newVisitor(app, homeV4).open(path)
+	if !strings.Contains(b.text(), "You hold as many bastions as you may.") || follows(t, b) || len(app.calls) > 0 {
+		t.Errorf("%d calls, and the page:\n%s", len(app.calls), b.text())
 	}
 }
 
 // Jobs may run twice and in any order. A problem does not replace a bastion, and a
 // bastion replaces a problem.
 func TestBastionReplacesProblem(t *testing.T) {
-	rig, path := pressedRig(t)
+	app, path := pressedFixture(t)
 	hash := hashOf(lastOf(path))
 	for _, found := range []func() error{
-		func() error { return rig.foundProblem(t.Context(), hash, "busy") },
-		func() error { return rig.foundBastion(t.Context(), hash, pageBastion) },
-		func() error { return rig.foundProblem(t.Context(), hash, "busy") },
+		func() error { return app.storeProblem(t.Context(), hash, "busy") },
+		func() error { return app.storeBastion(t.Context(), hash, pageBastion) },
+		func() error { return app.storeProblem(t.Context(), hash, "busy") },
 	} {
 		if err := found(); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if page, err := rig.openStatusPage(t.Context(), lastOf(path)); err != nil || page.ID != pageBastion || page.Problem != "" {
+	if page, err := app.openStatusPage(t.Context(), lastOf(path)); err != nil || page.ID != pageBastion || page.Problem != "" {
 		t.Errorf("the status page: %+v, %v", page, err)
 	}
 }
 
 func TestResultForExpiredStatusPageIsDropped(t *testing.T) {
-	rig := newPageRig(t, nil)
-	if err := rig.foundBastion(t.Context(), hashOf("x"), pageBastion); err != nil {
+	app := newPageFixture(t, nil)
+	if err := app.storeBastion(t.Context(), hashOf("x"), pageBastion); err != nil {
 		t.Error(err)
 	}
-	if err := rig.foundProblem(t.Context(), hashOf("x"), "busy"); err != nil {
+	if err := app.storeProblem(t.Context(), hashOf("x"), "busy"); err != nil {
 		t.Error(err)
 	}
-	if len(rig.table.items) > 0 {
-		t.Errorf("the table has %v", rig.table.items)
+	if len(app.table.items) > 0 {
+		t.Errorf("the table has %v", app.table.items)
 	}
 }
 
 func TestStatusPageRetriesWhileTheAPIIsDown(t *testing.T) {
-	rig, path := startedRig(t)
+	app, path := startedFixture(t)
 	for name, reply := range map[string]func(Call) (Reply, error){
 		"down":    func(Call) (Reply, error) { return Reply{}, errDownTest },
 		"failing": func(Call) (Reply, error) { return Reply{Status: 500, Body: `{"detail":"secret"}`}, nil },
 		"broken":  func(Call) (Reply, error) { return Reply{Status: 200, Body: "<html>"}, nil },
 	} {
-		rig.reply = reply
-		b := newVisitor(rig, homeV4).open(path)
+		app.reply = reply
+		b := newVisitor(app, homeV4).open(path)
 		if !follows(t, b) || !strings.Contains(b.text(), "The service isn't responding. Retrying…") || strings.Contains(b.body, "secret") {
 			t.Errorf("%s:\n%s", name, b.text())
 		}
 	}
-	if n := strings.Count(rig.log.String(), `"level":"WARN"`); n != 3 {
-		t.Errorf("the log has %d causes, want 3:\n%s", n, rig.log)
+	if n := strings.Count(app.log.String(), `"level":"WARN"`); n != 3 {
+		t.Errorf("the log has %d causes, want 3:\n%s", n, app.log)
 	}
 }
 
 func TestStatusPageOfAnotherOwnersBastion(t *testing.T) {
-	rig, path := startedRig(t)
+	app, path := startedFixture(t)
 	theirs := readyBastion()
 	theirs.Owner = "slack:T0AB:U0OTHER"
-	rig.returns(theirs)
-	gone := newVisitor(rig, homeV4).open(path)
-	rig.reply = func(Call) (Reply, error) {
+	app.returns(theirs)
+	gone := newVisitor(app, homeV4).open(path)
+	app.reply = func(Call) (Reply, error) {
 		return Reply{Status: 404, Body: `{"code":"not_found","detail":"x"}`}, nil
 	}
-	unknown := newVisitor(rig, homeV4).open(path)
+	unknown := newVisitor(app, homeV4).open(path)
 	if gone.body != unknown.body || follows(t, gone) || strings.Contains(gone.body, "198.51.100.20") {
 		t.Errorf("another owner's bastion:\n%s\nand an unknown one:\n%s", gone.text(), unknown.text())
 	}
@@ -316,59 +316,59 @@ func TestStatusPageOfAnotherOwnersBastion(t *testing.T) {
 // A lost job is enqueued again when the page is loaded: at most once in ten seconds,
 // however many browsers load it, and not after startTimeout.
 func TestLostJobIsEnqueuedAgain(t *testing.T) {
-	rig, path := pressedRig(t)
-	look := func() { newVisitor(rig, homeV4).open(path); newVisitor(rig, homeV6).open(path) }
+	app, path := pressedFixture(t)
+	look := func() { newVisitor(app, homeV4).open(path); newVisitor(app, homeV6).open(path) }
 	look()
-	rig.sleep(enqueueAgainAfter - time.Second)
+	app.sleep(enqueueAgainAfter - time.Second)
 	look()
-	if len(rig.jobs) != 1 {
-		t.Fatalf("%d jobs before ten seconds have passed", len(rig.jobs))
+	if len(app.jobs) != 1 {
+		t.Fatalf("%d jobs before ten seconds have passed", len(app.jobs))
 	}
-	rig.sleep(time.Second)
-	newVisitor(rig, homeV4).do("HEAD", path, "")
-	if len(rig.jobs) != 1 {
+	app.sleep(time.Second)
+	newVisitor(app, homeV4).do("HEAD", path, "")
+	if len(app.jobs) != 1 {
 		t.Fatal("HEAD enqueued the job")
 	}
 	look()
-	if len(rig.jobs) != 2 || rig.jobs[1] != rig.jobs[0] {
-		t.Fatalf("jobs: %+v", rig.jobs)
+	if len(app.jobs) != 2 || app.jobs[1] != app.jobs[0] {
+		t.Fatalf("jobs: %+v", app.jobs)
 	}
-	rig.enqueueErr = errDownTest
-	rig.sleep(enqueueAgainAfter)
+	app.enqueueErr = errDownTest
+	app.sleep(enqueueAgainAfter)
 	look()
-	rig.enqueueErr = nil
-	rig.sleep(startTimeout)
-	b := newVisitor(rig, homeV4).open(path)
-	if len(rig.jobs) != 2 || follows(t, b) || !strings.Contains(b.text(), "/bastion status") {
-		t.Errorf("%d jobs; after five minutes the page says:\n%s", len(rig.jobs), b.text())
+	app.enqueueErr = nil
+	app.sleep(startTimeout)
+	b := newVisitor(app, homeV4).open(path)
+	if len(app.jobs) != 2 || follows(t, b) || !strings.Contains(b.text(), "/bastion status") {
+		t.Errorf("%d jobs; after five minutes the page says:\n%s", len(app.jobs), b.text())
 	}
 }
 
 func TestFinishedJobIsNotEnqueuedAgain(t *testing.T) {
-	rig, path := startedRig(t)
-	rig.returns(readyBastion())
-	rig.sleep(time.Minute)
-	newVisitor(rig, homeV4).open(path)
-	if len(rig.jobs) != 1 {
-		t.Errorf("%d jobs", len(rig.jobs))
+	app, path := startedFixture(t)
+	app.returns(readyBastion())
+	app.sleep(time.Minute)
+	newVisitor(app, homeV4).open(path)
+	if len(app.jobs) != 1 {
+		t.Errorf("%d jobs", len(app.jobs))
 	}
 }
 
 func TestStatusPageIsReadOnly(t *testing.T) {
-	rig, path := startedRig(t)
-	rig.returns(readyBastion())
-	before := rig.table.writes
+	app, path := startedFixture(t)
+	app.returns(readyBastion())
+	before := app.table.writes
 	for _, method := range []string{"POST", "PUT", "PATCH", "DELETE", "OPTIONS"} {
-		if b := newVisitor(rig, homeV4).do(method, path, "a=b"); b.status != http.StatusMethodNotAllowed || b.head.Get("Allow") != "GET, HEAD" {
+		if b := newVisitor(app, homeV4).do(method, path, "a=b"); b.status != http.StatusMethodNotAllowed || b.head.Get("Allow") != "GET, HEAD" {
 			t.Errorf("%s: status %d, Allow %q", method, b.status, b.head.Get("Allow"))
 		}
-		b := newVisitor(rig, homeV4).do(method, "/slack/start/"+lastOf(path), "a=b")
+		b := newVisitor(app, homeV4).do(method, "/slack/start/"+lastOf(path), "a=b")
 		if want := map[bool]int{true: 404, false: 405}[method == "POST"]; b.status != want {
 			t.Errorf("%s with the token of a start link: status %d, want %d", method, b.status, want)
 		}
 	}
-	if len(rig.jobs) != 1 || len(rig.calls) > 0 || rig.table.writes != before {
-		t.Errorf("%d jobs, %d calls, %d writes", len(rig.jobs), len(rig.calls), rig.table.writes-before)
+	if len(app.jobs) != 1 || len(app.calls) > 0 || app.table.writes != before {
+		t.Errorf("%d jobs, %d calls, %d writes", len(app.jobs), len(app.calls), app.table.writes-before)
 	}
 }
 
@@ -389,17 +389,17 @@ func TestStatusPageExpires(t *testing.T) {
 		"one that was ready already": {old, 10 * time.Minute},
 		"one that never is":          {starting, time.Hour},
 	} {
-		rig, path := startedRig(t)
-		rig.returns(test.b)
-		b := newVisitor(rig, homeV4).open(path)
-		rig.sleep(test.last - time.Second)
+		app, path := startedFixture(t)
+		app.returns(test.b)
+		b := newVisitor(app, homeV4).open(path)
+		app.sleep(test.last - time.Second)
 		b.open(path)
-		rig.sleep(time.Second)
+		app.sleep(time.Second)
 		if b.do("GET", path, ""); b.status != http.StatusNotFound {
 			t.Errorf("%s: status %d after %s", name, b.status, test.last)
 		}
 		// A later change of the bastion does not bring the page back.
-		rig.returns(starting)
+		app.returns(starting)
 		if b.do("GET", path, ""); b.status != http.StatusNotFound {
 			t.Errorf("%s: the page is back", name)
 		}
@@ -408,24 +408,24 @@ func TestStatusPageExpires(t *testing.T) {
 
 // A page that nobody loaded while it was valid is not shown even once.
 func TestStatusPageOpenedTooLate(t *testing.T) {
-	rig, path := startedRig(t)
-	rig.returns(readyBastion())
-	rig.sleep(20 * time.Minute)
-	if b := newVisitor(rig, homeV4).do("GET", path, ""); b.status != http.StatusNotFound {
+	app, path := startedFixture(t)
+	app.returns(readyBastion())
+	app.sleep(20 * time.Minute)
+	if b := newVisitor(app, homeV4).do("GET", path, ""); b.status != http.StatusNotFound {
 		t.Errorf("status %d", b.status)
 	}
 }
 
 func TestStatusPageOfProblemExpires(t *testing.T) {
-	rig, path := pressedRig(t)
-	rig.sleep(time.Minute)
-	if err := rig.foundProblem(t.Context(), hashOf(lastOf(path)), "busy"); err != nil {
+	app, path := pressedFixture(t)
+	app.sleep(time.Minute)
+	if err := app.storeProblem(t.Context(), hashOf(lastOf(path)), "busy"); err != nil {
 		t.Fatal(err)
 	}
-	b := newVisitor(rig, homeV4)
-	rig.sleep(10*time.Minute - time.Second)
+	b := newVisitor(app, homeV4)
+	app.sleep(10*time.Minute - time.Second)
 	b.open(path)
-	rig.sleep(time.Second)
+	app.sleep(time.Second)
 	if b.do("GET", path, ""); b.status != http.StatusNotFound {
 		t.Errorf("status %d", b.status)
 	}

@@ -19,19 +19,18 @@ import (
 // This file handles the requests that Slack makes: commands and presses of buttons.
 
 const (
-	// handleTimeout is how long a request may take: Slack waits for three seconds.
-	// enqueueTimeout is within it.
+	// handleTimeout limits one request, with its enqueue. Slack waits three seconds.
 	handleTimeout = 2500 * time.Millisecond
-	// complainTimeout is how long it may take to say that a button did nothing. Slack is
-	// still waiting.
-	complainTimeout = 700 * time.Millisecond
+	// reportTimeout limits the message that says why a button did nothing. Slack waits
+	// for it too.
+	reportTimeout = 700 * time.Millisecond
 
-	// The limit of commands and buttons for each person.
+	// Each person may send at most maxCommands commands and buttons in countFor.
 	maxCommands = 20
 	countFor    = time.Minute
 )
 
-// The codes of refusals that a person in Slack reads.
+// The codes of refused commands and buttons.
 const (
 	codeTeam     bastion.Code = "team_not_allowed"
 	codeChannel  bastion.Code = "channel_not_allowed"
@@ -39,39 +38,38 @@ const (
 	codeNoToken  bastion.Code = "bot_token_missing"
 	codeTooMany  bastion.Code = "too_many_commands"
 	codeReplayed bastion.Code = "replayed"
-	codeCommand  bastion.Code = "command_invalid" // in the log
+	codeCommand  bastion.Code = "command_invalid" // in the log only
 )
 
-// caller is the sender of a signed request. In an organisation of several workspaces
-// the team is the workspace in which it was sent: the same person is another owner in
-// another workspace.
+// caller is the sender of a signed request. The team is the workspace in which it was
+// sent. If an organisation has several workspaces, a person is a different owner in each.
 type caller struct {
 	team, user, channel string
 	responseURL         string
-	// What Slack calls the user and the workspace. They are for display only: nothing
-	// is ever decided by them.
+	// The names of the user and the workspace in Slack. They are only shown: no decision
+	// depends on them.
 	userName, teamDomain string
 }
 
 func (c caller) owner() string { return bastion.SlackOwner(c.team, c.user) }
 
 var (
-	// slackID is the form of Slack's IDs of workspaces, users and channels.
+	// slackID matches Slack's IDs of workspaces, users and channels.
 	slackID = regexp.MustCompile(`^[A-Z0-9]{2,32}$`)
-	// validHash is the form of what hashOf returns.
+	// validHash matches a result of hashOf.
 	validHash = regexp.MustCompile(`^[0-9a-f]{64}$`)
 )
 
 var (
-	// errPrivate: the request holds a private key. Nothing else has looked at it.
-	errPrivate = errors.New("the request holds a private key")
-	// errMalformed: Slack does not send such requests.
+	// errPrivate means that the request contains a private key. The request is not parsed.
+	errPrivate = errors.New("the request contains a private key")
+	// errMalformed means that a signed request does not have the form of Slack's requests.
 	errMalformed = errors.New("the request is signed but malformed")
-	// errNoButton: it was none of our buttons, or one that is a link.
-	errNoButton = errors.New("not a button that does something")
+	// errNoButton means that the pressed button has no job: it opens a URL or is unknown.
+	errNoButton = errors.New("the button has no job")
 )
 
-// check refuses a request with an ID or URL of another form than Slack's.
+// check returns an error if an ID or the URL does not have Slack's form.
 func (c caller) check() error {
 	switch {
 	case !slackID.MatchString(c.team):
@@ -86,8 +84,8 @@ func (c caller) check() error {
 	return nil
 }
 
-// receive returns the form of a request that Slack has signed. If form is nil, the
-// request has been answered, except after errPrivate.
+// receive returns the form of a request that Slack has signed. If it returns neither a
+// form nor an error, it has written the response. Its only error is errPrivate.
 func (a *App) receive(x exchange, r *http.Request) (form url.Values, s signed, err error) {
 	body, err := x.Body()
 	var tooLarge *bastion.Error
@@ -120,7 +118,7 @@ func (a *App) receive(x exchange, r *http.Request) (form url.Values, s signed, e
 		x.Problem(http.StatusBadRequest, codeBodyInvalid, "The body is not a form.")
 		return nil, signed{}, nil
 	}
-	if form.Get("ssl_check") == "1" { // Slack looks at the certificate, and wants 200
+	if form.Get("ssl_check") == "1" { // Slack checks the certificate, and expects 200
 		x.WriteHeader(http.StatusOK)
 		return nil, signed{}, nil
 	}
@@ -131,7 +129,7 @@ func (a *App) receive(x exchange, r *http.Request) (form url.Values, s signed, e
 func (a *App) serveCommand(x exchange, r *http.Request) {
 	form, s, err := a.receive(x, r)
 	if err != nil {
-		x.answer(privateKeyMessage())
+		x.writeMessage(privateKeyMessage())
 		return
 	}
 	if form == nil {
@@ -151,15 +149,15 @@ func (a *App) serveCommand(x exchange, r *http.Request) {
 	defer cancel()
 	m, err := a.command(ctx, r, c, s, form.Get("text"))
 	if err != nil {
-		if x.noteAndRefuse(err) {
+		if x.recordError(err) {
 			return
 		}
 		m = messageOf(err)
 	}
-	x.answer(m)
+	x.writeMessage(m)
 }
 
-// shortName is a name of Slack's as it is stored and shown.
+// shortName returns a name from Slack as the app stores and shows it.
 func shortName(name string) string { return shortened(oneLine(name), 80) }
 
 // command runs a command and returns the reply.
@@ -180,8 +178,9 @@ func (a *App) command(ctx context.Context, r *http.Request, c caller, s signed, 
 	return specOf(cmd.Verb).run(a, ctx, request{c, cmd, r})
 }
 
-// noteAndRefuse notes an error for the log, and refuses a replayed request.
-func (x exchange) noteAndRefuse(err error) (refused bool) {
+// recordError adds an error to the log line of a request. If the request is a replay,
+// recordError also writes the response and returns true.
+func (x exchange) recordError(err error) (refused bool) {
 	var known *bastion.Error
 	switch {
 	case errors.As(err, &known) && known.Code == codeReplayed:
@@ -189,7 +188,7 @@ func (x exchange) noteAndRefuse(err error) (refused bool) {
 		return true
 	case known != nil:
 		x.Code = known.Code
-	case errors.As(err, new(*Wrong)):
+	case errors.As(err, new(*CommandError)):
 		x.Code = codeCommand
 	default:
 		x.Code, x.Cause = httpedge.CodeUnavailable, err
@@ -197,18 +196,18 @@ func (x exchange) noteAndRefuse(err error) (refused bool) {
 	return false
 }
 
-// answer writes a message as the response to Slack's own request.
-func (x exchange) answer(m *message) {
+// writeMessage writes a message as the response to a request from Slack.
+func (x exchange) writeMessage(m *message) {
 	body, err := json.Marshal(m.webhook(false))
 	if err != nil {
 		panic(err) // messages hold strings
 	}
 	x.Header().Set("Content-Type", "application/json; charset=utf-8")
 	x.WriteHeader(http.StatusOK)
-	_, _ = x.Write(body) // the client may be gone
+	_, _ = x.Write(body) // fails if the client has closed the connection
 }
 
-// interaction is what is used of the payload that a button sends.
+// interaction contains the fields that the app uses of a button's payload.
 type interaction struct {
 	Type string `json:"type"`
 	Team struct {
@@ -224,8 +223,8 @@ type interaction struct {
 	} `json:"actions"`
 }
 
-// serveInteraction handles a press of a button. The response is empty, as Slack wants
-// it; the reply goes to the message's response_url.
+// serveInteraction handles a press of a button. The response is empty, as Slack requires.
+// The job sends its reply to the message's response_url.
 func (a *App) serveInteraction(x exchange, r *http.Request) {
 	form, s, err := a.receive(x, r)
 	if err != nil {
@@ -257,15 +256,15 @@ func (a *App) serveInteraction(x exchange, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), handleTimeout)
 	defer cancel()
 	if isLink {
-		err = a.noteOpened(ctx, c, s, link)
+		err = a.recordOpened(ctx, c, s, link)
 	} else {
 		err = a.press(ctx, c, s, job)
 	}
-	if err != nil && x.noteAndRefuse(err) {
+	if err != nil && x.recordError(err) {
 		return
 	}
-	if err != nil && !isLink { // the browser has opened the link all the same
-		a.complain(ctx, x, c.responseURL, messageOf(err))
+	if err != nil && !isLink { // a link needs no message: the browser has opened it
+		a.reportFailure(ctx, x, c.responseURL, messageOf(err))
 	}
 	x.WriteHeader(http.StatusOK)
 }
@@ -287,7 +286,7 @@ func (a *App) jobOf(pressed interaction) (Job, error) {
 	return job, nil
 }
 
-// link returns the hash of the start link that was opened, if it was one.
+// link returns the hash of the start link, if the pressed button opened one.
 func (i interaction) link() (hash string, ok bool) {
 	if i.Type != "block_actions" || len(i.Actions) != 1 || i.Actions[0].ID != actionOpen {
 		return "", false
@@ -295,9 +294,10 @@ func (i interaction) link() (hash string, ok bool) {
 	return i.Actions[0].Value, validHash.MatchString(i.Actions[0].Value)
 }
 
-// noteOpened stores where the reply of a start can replace its link. The link itself
-// is not changed, so that nothing comes between it and the page's button.
-func (a *App) noteOpened(ctx context.Context, c caller, s signed, hash string) error {
+// recordOpened stores the response_url at which the reply of a start can replace the
+// message with the link. It has a key of its own: a change of the stored link would
+// conflict with the page's button.
+func (a *App) recordOpened(ctx context.Context, c caller, s signed, hash string) error {
 	if err := a.allow(c, false); err != nil {
 		return err
 	}
@@ -315,7 +315,7 @@ func (a *App) noteOpened(ctx context.Context, c caller, s signed, hash string) e
 	return err
 }
 
-// press does what a command does, for a button.
+// press checks and counts a press of a button like a command, and enqueues its job.
 func (a *App) press(ctx context.Context, c caller, s signed, job Job) error {
 	if err := a.allow(c, false); err != nil {
 		return err
@@ -326,18 +326,18 @@ func (a *App) press(ctx context.Context, c caller, s signed, job Job) error {
 	return a.enqueue(ctx, job)
 }
 
-// complain says beside the message why its button did nothing. The message stays, so
-// that the button can be pressed again.
-func (a *App) complain(ctx context.Context, x exchange, to string, m *message) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), complainTimeout)
+// reportFailure sends a new message that says why a button did nothing. The message with
+// the button stays, so the person can press it again.
+func (a *App) reportFailure(ctx context.Context, x exchange, to string, m *message) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), reportTimeout)
 	defer cancel()
 	if err := a.respond(ctx, to, m, false); err != nil {
-		x.Cause = errors.Join(x.Cause, fmt.Errorf("say so in Slack: %w", err))
+		x.Cause = errors.Join(x.Cause, fmt.Errorf("report the failure in Slack: %w", err))
 	}
 }
 
-// allow returns why a caller is not allowed, or nil. A button works wherever its
-// message is, direct messages above all, so the list of channels is for commands only.
+// allow returns an error if a caller is not allowed. The list of channels applies to
+// commands only, because most buttons are in direct messages.
 func (a *App) allow(c caller, command bool) error {
 	switch {
 	case !slices.Contains(a.Teams, c.team):
@@ -345,13 +345,14 @@ func (a *App) allow(c caller, command bool) error {
 	case len(a.Users) > 0 && !slices.Contains(a.Users, c.user):
 		return bastion.Errorf(codeUser, "You aren't allowed to use bastions here. Ask the operator of the bastion service to allow the user %s.", c.user)
 	case command && len(a.Channels) > 0 && !slices.Contains(a.Channels, c.channel):
-		return bastion.Errorf(codeChannel, "Bastions can't be requested in this channel. Use one of the channels that your operator has chosen, or ask them to allow the channel %s.", c.channel)
+		return bastion.Errorf(codeChannel, "Bastions can't be requested in this channel. Use an allowed channel, or ask the operator of the bastion service to allow the channel %s.", c.channel)
 	}
 	return nil
 }
 
-// admit counts a request against its person's limit and stores its signature.
-// *bastion.Error: it is beyond the limit or replayed; then nothing is written.
+// admit counts a request against its sender's limit and stores its signature. It returns
+// a *bastion.Error if the request is beyond the limit or a replay; a request beyond the
+// limit and a replay of a stored signature write nothing.
 func (a *App) admit(ctx context.Context, owner string, s signed) error {
 	key := seenKey(s.signature)
 	var seen struct{}
@@ -375,7 +376,8 @@ func errReplayed() error {
 	return bastion.Errorf(codeReplayed, "This request was already processed.")
 }
 
-// count counts a command or button of a person.
+// count adds a command or button to its sender's count. It returns a *bastion.Error if
+// the request is beyond the limit.
 func (a *App) count(ctx context.Context, owner string) error {
 	now, tooMany := a.Now(), false
 	_, err := edit(ctx, a, personKey(owner), func(p *person) (time.Time, error) {

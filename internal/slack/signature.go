@@ -19,16 +19,16 @@ const (
 )
 
 const (
-	// window is the largest difference between a request's time and ours, either way.
-	// Slack recommends this value.
+	// window is the largest accepted difference between a request's timestamp and the
+	// app's clock, in either direction. Slack recommends this value.
 	window = 5 * time.Minute
-	// seenFor is how long a signature is remembered, from its timestamp. After the
-	// window it is refused anyway; the extra minute allows for differing clocks.
+	// seenFor is the time for which a signature is stored, counted from its timestamp.
+	// After the window, the timestamp is refused anyway. The extra minute allows for
+	// differing clocks.
 	seenFor = window + time.Minute
 )
 
-// The errors of [verify]. They go to the log; the client learns only that the
-// signature was refused.
+// The errors of [verify]. They are only logged; the response does not contain them.
 var (
 	errHeaders   = errors.New("the signature or timestamp header is missing or repeated")
 	errTimestamp = errors.New("the timestamp is not a number of seconds")
@@ -40,14 +40,14 @@ var (
 // seconds matches a decimal number that time.Unix accepts.
 var seconds = regexp.MustCompile(`^[0-9]{1,12}$`)
 
-// signed is the signature of a request from Slack, and when it was made.
+// signed is the signature and the timestamp of a request from Slack.
 type signed struct {
 	signature string
 	at        time.Time
 }
 
-// verify returns the signature of a request if Slack has signed exactly this body.
-// Nothing may parse the body before.
+// verify returns the signature of a request if Slack has signed exactly this body. The
+// body must not be parsed before.
 func verify(header http.Header, body []byte, secret string, now time.Time) (signed, error) {
 	if secret == "" {
 		return signed{}, errNoSecret
@@ -67,8 +67,8 @@ func verify(header http.Header, body []byte, secret string, now time.Time) (sign
 	if now.Sub(at).Abs() > window {
 		return signed{}, errStale
 	}
-	// The text is compared, not the decoded bytes: a signature that can be written in
-	// two ways could be replayed once.
+	// The texts are compared instead of the decoded bytes, so that a request has only one
+	// valid signature: the one in small letters.
 	want := signatureOf(secret, timestamps[0], body)
 	if !hmac.Equal([]byte(signatures[0]), []byte(want)) {
 		return signed{}, errSignature

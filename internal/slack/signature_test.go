@@ -162,9 +162,9 @@ func TestRequestWithoutSignatureIsRefused(t *testing.T) {
 		status  int
 	}{
 		{"right", right, 200},
-		{"wrong secret", func(d *fixture) *http.Request { d.agreed.SigningSecret = "another"; return right(d) }, 401},
+		{"wrong secret", func(d *fixture) *http.Request { d.credentials.SigningSecret = "another"; return right(d) }, 401},
 		{"no secret configured", func(d *fixture) *http.Request {
-			d.agreed.SigningSecret = ""
+			d.credentials.SigningSecret = ""
 			r := right(d)
 			r.Header.Set(signatureHeader, signatureOf("", r.Header.Get(timestampHeader), []byte(body)))
 			return r
@@ -225,8 +225,8 @@ func replay(t *testing.T, route string, form url.Values) {
 			t.Errorf("%s: the same request once more, %s later: %d %s", route, d.clock.Sub(start), w.Code, w.Body)
 		}
 	}
-	if first.Code != 200 || len(d.work.jobs) != 1 {
-		t.Errorf("%s: the first request: status %d, and %d jobs, want 1", route, first.Code, len(d.work.jobs))
+	if first.Code != 200 || len(d.queue.jobs) != 1 {
+		t.Errorf("%s: the first request: status %d, and %d jobs, want 1", route, first.Code, len(d.queue.jobs))
 	}
 }
 
@@ -238,8 +238,8 @@ func TestReplaysAreNotCounted(t *testing.T) {
 		d.serve(d.signedRequest(commandRoute, form))
 	}
 	d.types("status")
-	if len(d.work.jobs) != 2 {
-		t.Errorf("%d jobs, want the first and the last", len(d.work.jobs))
+	if len(d.queue.jobs) != 2 {
+		t.Errorf("%d jobs, want the first and the last", len(d.queue.jobs))
 	}
 }
 

@@ -16,12 +16,12 @@ import (
 )
 
 const (
-	startLinkLife = 10 * time.Minute // of an unused link
-	maxStartLinks = 5                // unused links of one person
+	startLinkLife = 10 * time.Minute // lifetime of an unused link
+	maxStartLinks = 5                // largest number of unused links of one person
 	tokenBytes    = 32               // random bytes in a token
 )
 
-// The paths of the pages, and their patterns in the log.
+// The prefixes of the pages' paths, and the routes in the log.
 const (
 	startPath       = "/slack/start/"
 	statusPath      = "/slack/status/"
@@ -29,13 +29,12 @@ const (
 	statusPageRoute = statusPath + "{token}"
 )
 
-// startLink is a request to start one bastion, as the command described it. It is
-// stored under the hash of its token, so reading the table gives nobody a usable
-// link.
+// startLink is a request to start one bastion, with the values of the command. It is
+// stored under the hash of its token, so the table contains no usable link.
 type startLink struct {
 	Owner string `json:"owner"`
-	// UserName and TeamDomain are what Slack calls the owner and the workspace. They
-	// are for display only: nothing is ever decided by them.
+	// UserName and TeamDomain are the names of the owner and the workspace in Slack. They
+	// are only shown: no decision depends on them.
 	UserName    string        `json:"user_name,omitempty"`
 	TeamDomain  string        `json:"team_domain,omitempty"`
 	Name        string        `json:"name"`
@@ -45,7 +44,7 @@ type startLink struct {
 	ResponseURL string        `json:"response_url,omitempty"`
 	ExpiresAt   time.Time     `json:"expires_at"`
 
-	// Set when the link is used:
+	// These fields are set when the link is used:
 	UsedAt     time.Time  `json:"used_at,omitzero"`
 	Source     netip.Addr `json:"source,omitzero"`
 	StatusPage string     `json:"status_page,omitempty"` // the hash of the page's token
@@ -59,7 +58,7 @@ type openLink struct {
 
 func startLinkKey(hash string) string { return "startlink#" + hash }
 
-// newToken returns a secret for a path, a cookie or a form.
+// newToken returns a random secret for a path, a cookie or a form.
 func (a *App) newToken() (string, error) {
 	random := make([]byte, tokenBytes)
 	if _, err := io.ReadFull(a.Rand, random); err != nil {
@@ -68,14 +67,15 @@ func (a *App) newToken() (string, error) {
 	return base64.RawURLEncoding.EncodeToString(random), nil
 }
 
-// isToken reports whether a value has the form of newToken's.
+// isToken reports whether a value has the form of a token.
 func isToken(value string) bool {
 	return len(value) == base64.RawURLEncoding.EncodedLen(tokenBytes) &&
 		strings.Trim(value, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") == ""
 }
 
-// issueStartLink stores a start link, valid for startLinkLife from now, and returns
-// its token. A person's sixth unused link voids the oldest.
+// issueStartLink stores a start link that is valid for startLinkLife from now, and
+// returns its token. If the person has more than maxStartLinks unused links then, it
+// voids the oldest.
 func (a *App) issueStartLink(ctx context.Context, link startLink) (token string, err error) {
 	token, err = a.newToken()
 	if err != nil {
@@ -90,8 +90,8 @@ func (a *App) issueStartLink(ctx context.Context, link startLink) (token string,
 		p.StartLinks = append(slices.DeleteFunc(p.StartLinks, func(l openLink) bool {
 			return l.StartLink == added.StartLink || !a.Now().Before(l.ExpiresAt)
 		}), added)
-		// A link is voided before it leaves the list: one that is open but not listed
-		// would be a sixth.
+		// A link is voided before it is removed from the list. Otherwise, if the function
+		// died in between, the person would have an open link that is not counted.
 		for len(p.StartLinks) > maxStartLinks {
 			if err := a.voidStartLink(ctx, p.StartLinks[0].StartLink); err != nil {
 				return time.Time{}, err
@@ -106,8 +106,8 @@ func (a *App) issueStartLink(ctx context.Context, link startLink) (token string,
 	return token, nil
 }
 
-// voidStartLink ends an unused link. A used link stays, because its job may still
-// read it.
+// voidStartLink makes an unused link expire now. It leaves a used link unchanged,
+// because the link's job may still read it.
 func (a *App) voidStartLink(ctx context.Context, hash string) error {
 	_, err := edit(ctx, a, startLinkKey(hash), func(link *startLink) (time.Time, error) {
 		if !link.open(a.Now()) {
@@ -135,8 +135,8 @@ func (a *App) startLinkURL(r *http.Request, token string) string {
 }
 
 // openStartLink returns the link of a token, and its version. It returns
-// bastion.ErrNotFound if the link is unknown, void, used or expired, or if its owner
-// has replaced the key since: somebody else may have the old one.
+// bastion.ErrNotFound if the link is unknown, void, used or expired. It also does so if
+// the owner has replaced the key since, because somebody else may have the old key.
 func (a *App) openStartLink(ctx context.Context, token string) (link startLink, version int64, err error) {
 	version, err = a.fetch(ctx, startLinkKey(hashOf(token)), &link)
 	if err != nil {
@@ -155,9 +155,9 @@ func (a *App) openStartLink(ctx context.Context, token string) (link startLink, 
 	return link, version, nil
 }
 
-// usedStartLink returns the link of a job. It returns bastion.ErrNotFound if the
-// link is unknown, or unused because the job seemed not to be enqueued: then the job
-// must start nothing.
+// usedStartLink returns the used link of a job. It returns bastion.ErrNotFound if the
+// link is unknown or unused; then the job must start nothing. A link with a job is unused
+// if unuseStartLink was called because the enqueue had failed.
 func (a *App) usedStartLink(ctx context.Context, hash string) (startLink, error) {
 	var link startLink
 	if _, err := a.fetch(ctx, startLinkKey(hash), &link); err != nil {
@@ -169,8 +169,8 @@ func (a *App) usedStartLink(ctx context.Context, hash string) (startLink, error)
 	return link, nil
 }
 
-// useStartLink marks a link as used. Of several concurrent calls one succeeds, and
-// the others return bastion.ErrNotFound. The status page must be stored before,
+// useStartLink marks a link as used. Of several concurrent calls, one succeeds and the
+// others return bastion.ErrNotFound. The caller must store the status page first,
 // because the job reads it.
 func (a *App) useStartLink(ctx context.Context, link startLink, version int64, pageHash string, page statusPage) error {
 	link.UsedAt, link.Source, link.StatusPage = page.StartedAt, page.Source, pageHash
@@ -178,8 +178,8 @@ func (a *App) useStartLink(ctx context.Context, link startLink, version int64, p
 	if err == nil {
 		return nil
 	}
-	// A write that returns an error may have taken effect, and the conflict may be
-	// with this very write, sent twice. The stored status page tells.
+	// The write may have taken effect in spite of the error, and a conflict may be with
+	// an earlier try of this write. If so, the stored link has this status page.
 	var stored startLink
 	if _, again := a.fetch(ctx, startLinkKey(page.StartLink), &stored); again == nil && stored.StatusPage == pageHash {
 		return nil
@@ -190,8 +190,9 @@ func (a *App) useStartLink(ctx context.Context, link startLink, version int64, p
 	return err
 }
 
-// unuseStartLink undoes useStartLink, which wrote the given version, because the job
-// seems not to be enqueued. If it was, it finds an unused link and starts nothing.
+// unuseStartLink undoes useStartLink, which wrote the given version, after an enqueue
+// has failed. If the job was enqueued in spite of the error, it finds an unused link and
+// starts nothing.
 func (a *App) unuseStartLink(ctx context.Context, link startLink, version int64, page statusPage) error {
 	link.UsedAt, link.Source, link.StatusPage = time.Time{}, netip.Addr{}, ""
 	return a.write(ctx, startLinkKey(page.StartLink), version, link, link.ExpiresAt)

@@ -13,11 +13,11 @@ import (
 )
 
 func TestTableHoldsNoToken(t *testing.T) {
-	rig := newPageRig(t, nil)
-	link := rig.link(nil)
-	b := newVisitor(rig, homeV4).open(link).press()
+	app := newPageFixture(t, nil)
+	link := app.link(nil)
+	b := newVisitor(app, homeV4).open(link).press()
 	status := b.head.Get("Location")
-	for key, value := range rig.table.items {
+	for key, value := range app.table.items {
 		for _, token := range []string{lastOf(link), lastOf(status)} {
 			if strings.Contains(key, token) || strings.Contains(string(value.value), token) {
 				t.Errorf("a token is in the table, under %s", key)
@@ -30,40 +30,40 @@ func TestTableHoldsNoToken(t *testing.T) {
 }
 
 func TestNoTokenWithoutRandomness(t *testing.T) {
-	rig := newPageRig(t, func(o *Options) { o.Rand = strings.NewReader("too little") })
-	if token, err := rig.issueStartLink(t.Context(), startLink{Owner: pageOwner}); err == nil {
+	app := newPageFixture(t, func(o *Options) { o.Rand = strings.NewReader("too little") })
+	if token, err := app.issueStartLink(t.Context(), startLink{Owner: pageOwner}); err == nil {
 		t.Errorf("a token was made of ten bytes: %q", token)
 	}
 }
 
 func TestSixthLinkVoidsTheOldest(t *testing.T) {
-	rig := newPageRig(t, nil)
+	app := newPageFixture(t, nil)
 	var links []string
 	for i := range maxStartLinks + 2 {
-		links = append(links, rig.link(func(l *startLink) { l.Name = fmt.Sprint("n", i) }))
-		rig.sleep(time.Second)
+		links = append(links, app.link(func(l *startLink) { l.Name = fmt.Sprint("n", i) }))
+		app.sleep(time.Second)
 	}
-	other := rig.link(func(l *startLink) { l.Owner = "slack:T0AB:U0OTHER" })
+	other := app.link(func(l *startLink) { l.Owner = "slack:T0AB:U0OTHER" })
 	for i, link := range append(links, other) {
 		want := 200
 		if i < 2 {
 			want = 404
 		}
-		if got := newVisitor(rig, homeV4).do("GET", link, "").status; got != want {
+		if got := newVisitor(app, homeV4).do("GET", link, "").status; got != want {
 			t.Errorf("link %d of %d: status %d, want %d", i+1, len(links), got, want)
 		}
 	}
 }
 
 func TestConcurrentLinksLeaveFive(t *testing.T) {
-	rig := newPageRig(t, nil)
-	rig.link(nil) // stores the key
+	app := newPageFixture(t, nil)
+	app.link(nil) // stores the key
 	const many = 12
 	links := make([]string, many)
 	var all sync.WaitGroup
 	for i := range many {
 		all.Go(func() {
-			token, err := rig.issueStartLink(t.Context(), startLink{Owner: pageOwner, Name: "default", Key: pageKey})
+			token, err := app.issueStartLink(t.Context(), startLink{Owner: pageOwner, Name: "default", Key: pageKey})
 			if err != nil {
 				t.Error(err)
 			}
@@ -73,7 +73,7 @@ func TestConcurrentLinksLeaveFive(t *testing.T) {
 	all.Wait()
 	open := 0
 	for _, link := range links {
-		if newVisitor(rig, homeV4).do("GET", link, "").status == 200 {
+		if newVisitor(app, homeV4).do("GET", link, "").status == 200 {
 			open++
 		}
 	}
@@ -84,13 +84,13 @@ func TestConcurrentLinksLeaveFive(t *testing.T) {
 
 // A job reads its used link, so newer links must not void it.
 func TestUsedLinkIsNotVoided(t *testing.T) {
-	rig := newPageRig(t, nil)
-	link := rig.link(nil)
-	newVisitor(rig, homeV4).open(link).press()
+	app := newPageFixture(t, nil)
+	link := app.link(nil)
+	newVisitor(app, homeV4).open(link).press()
 	for range maxStartLinks + 1 {
-		rig.link(nil)
+		app.link(nil)
 	}
-	used, err := rig.usedStartLink(t.Context(), rig.jobs[0].StartLink)
+	used, err := app.usedStartLink(t.Context(), app.jobs[0].StartLink)
 	if err != nil || used.Source != pageAddress || used.StatusPage == "" {
 		t.Errorf("the link of the job: %+v, %v", used, err)
 	}
@@ -99,49 +99,49 @@ func TestUsedLinkIsNotVoided(t *testing.T) {
 // A person may replace a key because somebody else has it, so links for the old key
 // must not work. A used link already has its job.
 func TestLinksForReplacedKeyAreVoid(t *testing.T) {
-	rig := newPageRig(t, nil)
-	used, open, shown := rig.link(nil), rig.link(nil), rig.link(nil)
-	newVisitor(rig, homeV4).open(used).press()
-	b := newVisitor(rig, homeV4).open(shown)
-	other := rig.link(func(l *startLink) { l.Owner = "slack:T0AB:U0OTHER" })
-	if err := rig.saveKey(t.Context(), pageOwner, "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIF1CE6FEP1wUcyLQj7Z9YTUPW2E6wgbUKtPwy9Rujd3G"); err != nil {
+	app := newPageFixture(t, nil)
+	used, open, shown := app.link(nil), app.link(nil), app.link(nil)
+	newVisitor(app, homeV4).open(used).press()
+	b := newVisitor(app, homeV4).open(shown)
+	other := app.link(func(l *startLink) { l.Owner = "slack:T0AB:U0OTHER" })
+	if err := app.saveKey(t.Context(), pageOwner, "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIF1CE6FEP1wUcyLQj7Z9YTUPW2E6wgbUKtPwy9Rujd3G"); err != nil {
 		t.Fatal(err)
 	}
-	if got := newVisitor(rig, homeV4).do("GET", open, "").status; got != 404 {
+	if got := newVisitor(app, homeV4).do("GET", open, "").status; got != 404 {
 		t.Errorf("a link for the old key: status %d, want 404", got)
 	}
-	if b.press(); b.status != 404 || len(rig.jobs) != 1 {
-		t.Errorf("the button of a page that was open before: status %d and %d jobs, want 404 and 1", b.status, len(rig.jobs))
+	if b.press(); b.status != 404 || len(app.jobs) != 1 {
+		t.Errorf("the button of a page that was open before: status %d and %d jobs, want 404 and 1", b.status, len(app.jobs))
 	}
-	if got := newVisitor(rig, homeV4).do("GET", other, "").status; got != 200 {
+	if got := newVisitor(app, homeV4).do("GET", other, "").status; got != 200 {
 		t.Errorf("another person's link: status %d", got)
 	}
-	if _, err := rig.usedStartLink(t.Context(), rig.jobs[0].StartLink); err != nil {
+	if _, err := app.usedStartLink(t.Context(), app.jobs[0].StartLink); err != nil {
 		t.Errorf("the link that was used before: %v", err)
 	}
 }
 
 func TestExpiredLinksLeaveTheList(t *testing.T) {
-	rig := newPageRig(t, nil)
+	app := newPageFixture(t, nil)
 	for range 3 {
-		rig.link(nil)
+		app.link(nil)
 	}
-	rig.sleep(startLinkLife)
-	rig.link(nil)
+	app.sleep(startLinkLife)
+	app.link(nil)
 	var p person
-	if _, err := rig.fetch(t.Context(), personKey(pageOwner), &p); err != nil || len(p.StartLinks) != 1 {
+	if _, err := app.fetch(t.Context(), personKey(pageOwner), &p); err != nil || len(p.StartLinks) != 1 {
 		t.Errorf("links in the list: %d (%v), want the new one only", len(p.StartLinks), err)
 	}
 }
 
 func TestIssueKeepsThePersonsOtherData(t *testing.T) {
-	rig := newPageRig(t, nil)
-	if err := rig.write(t.Context(), personKey(pageOwner), 0, person{Key: pageKey, Commands: 3}, time.Time{}); err != nil {
+	app := newPageFixture(t, nil)
+	if err := app.write(t.Context(), personKey(pageOwner), 0, person{Key: pageKey, Commands: 3}, time.Time{}); err != nil {
 		t.Fatal(err)
 	}
-	rig.link(nil)
+	app.link(nil)
 	var p person
-	if _, err := rig.fetch(t.Context(), personKey(pageOwner), &p); err != nil || p.Key != pageKey || p.Commands != 3 {
+	if _, err := app.fetch(t.Context(), personKey(pageOwner), &p); err != nil || p.Key != pageKey || p.Commands != 3 {
 		t.Errorf("the person after a link: %+v, %v", p, err)
 	}
 }
@@ -149,14 +149,14 @@ func TestIssueKeepsThePersonsOtherData(t *testing.T) {
 // A link that cannot be stored and listed is not given out.
 func TestIssueFailsWithTheTable(t *testing.T) {
 	for _, key := range []string{"startlink#", "person#"} {
-		rig := newPageRig(t, nil)
-		rig.table.fail = func(k string) (error, error) {
+		app := newPageFixture(t, nil)
+		app.table.fail = func(k string) (error, error) {
 			if strings.HasPrefix(k, key) {
 				return errDownTest, nil
 			}
 			return nil, nil
 		}
-		if token, err := rig.issueStartLink(t.Context(), startLink{Owner: pageOwner}); !errors.Is(err, errDownTest) || token != "" {
+		if token, err := app.issueStartLink(t.Context(), startLink{Owner: pageOwner}); !errors.Is(err, errDownTest) || token != "" {
 			t.Errorf("issue while writes of %s fail: %q, %v", key, token, err)
 		}
 	}
@@ -164,20 +164,20 @@ func TestIssueFailsWithTheTable(t *testing.T) {
 
 // A write whose response was lost is repeated, and lists the link once.
 func TestRepeatedWriteListsOneLink(t *testing.T) {
-	rig := newPageRig(t, nil)
-	if err := rig.saveKey(t.Context(), pageOwner, pageKey); err != nil {
+	app := newPageFixture(t, nil)
+	if err := app.saveKey(t.Context(), pageOwner, pageKey); err != nil {
 		t.Fatal(err)
 	}
 	var first sync.Once
-	rig.table.fail = func(k string) (before, after error) {
+	app.table.fail = func(k string) (before, after error) {
 		if strings.HasPrefix(k, "person#") {
 			first.Do(func() { after = bastion.ErrConflict })
 		}
 		return nil, after
 	}
-	rig.link(nil)
+	app.link(nil)
 	var p person
-	if _, err := rig.fetch(t.Context(), personKey(pageOwner), &p); err != nil || len(p.StartLinks) != 1 {
+	if _, err := app.fetch(t.Context(), personKey(pageOwner), &p); err != nil || len(p.StartLinks) != 1 {
 		t.Errorf("links in the list: %d, %v", len(p.StartLinks), err)
 	}
 }
@@ -197,9 +197,9 @@ func TestStartLinkURL(t *testing.T) {
 }
 
 func TestUnusedLinkStartsNothing(t *testing.T) {
-	rig := newPageRig(t, nil)
-	for _, hash := range []string{hashOf(lastOf(rig.link(nil))), hashOf("unknown")} {
-		if _, err := rig.usedStartLink(t.Context(), hash); !errors.Is(err, bastion.ErrNotFound) {
+	app := newPageFixture(t, nil)
+	for _, hash := range []string{hashOf(lastOf(app.link(nil))), hashOf("unknown")} {
+		if _, err := app.usedStartLink(t.Context(), hash); !errors.Is(err, bastion.ErrNotFound) {
 			t.Errorf("a job of an unused link: %v", err)
 		}
 	}

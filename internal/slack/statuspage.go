@@ -10,14 +10,14 @@ import (
 )
 
 const (
-	statusPageLife    = time.Hour        // of a page whose bastion never becomes ready
-	statusPageGrace   = 10 * time.Minute // from the end of what a page follows until the page expires
-	enqueueAgainAfter = 10 * time.Second // without a report from the job
-	startTimeout      = 5 * time.Minute  // without a report from the job, until the page gives up
+	statusPageLife    = time.Hour        // longest lifetime of a page
+	statusPageGrace   = 10 * time.Minute // lifetime after the bastion is ready or has ended
+	enqueueAgainAfter = 10 * time.Second // a job without a result is enqueued again after this time
+	startTimeout      = 5 * time.Minute  // a start without a result has failed after this time
 )
 
-// statusPage is the state behind the page that follows one start. Its token lets
-// its holder read and do nothing else.
+// statusPage is the stored state of the page that shows the progress of one start. Its
+// token permits reading only.
 type statusPage struct {
 	Owner      string     `json:"owner"`
 	StartLink  string     `json:"start_link"` // the hash of the link's token
@@ -40,8 +40,8 @@ func (a *App) newStatusPage(ctx context.Context, page statusPage) (token string,
 	return token, a.write(ctx, statusPageKey(hashOf(token)), 0, page, page.ExpiresAt)
 }
 
-// dropStatusPage deletes a page whose token was given to nobody. If it fails, the
-// page does no harm until it expires.
+// dropStatusPage deletes a page whose token nobody has received. If the deletion fails,
+// the page stays until it expires, and nobody can open it.
 func (a *App) dropStatusPage(ctx context.Context, hash string) {
 	if err := a.Table.Delete(ctx, statusPageKey(hash)); err != nil {
 		a.Log.WarnContext(ctx, "status page not deleted", "cause", err)
@@ -62,8 +62,8 @@ func (a *App) openStatusPage(ctx context.Context, token string) (statusPage, err
 	return page, nil
 }
 
-// foundBastion stores the bastion that a start led to.
-func (a *App) foundBastion(ctx context.Context, hash, id string) error {
+// storeBastion stores the ID of the started bastion in its status page.
+func (a *App) storeBastion(ctx context.Context, hash, id string) error {
 	return a.editStatusPage(ctx, hash, func(page *statusPage) bool {
 		changed := page.ID != id || page.Problem != ""
 		page.ID, page.Problem = id, ""
@@ -71,9 +71,9 @@ func (a *App) foundBastion(ctx context.Context, hash, id string) error {
 	})
 }
 
-// foundProblem stores why a start failed. It does nothing if a bastion was found
-// before: then a second run of the job has the problem.
-func (a *App) foundProblem(ctx context.Context, hash, sentence string) error {
+// storeProblem stores in a status page why the start failed. It does nothing if the page
+// has a bastion: then only a second run of the job has failed.
+func (a *App) storeProblem(ctx context.Context, hash, sentence string) error {
 	return a.editStatusPage(ctx, hash, func(page *statusPage) bool {
 		if page.ID != "" || page.Problem != "" {
 			return false
@@ -84,8 +84,8 @@ func (a *App) foundProblem(ctx context.Context, hash, sentence string) error {
 	})
 }
 
-// until returns when a page expires if what it follows ended at a time. An end
-// before the start counts as one at the start.
+// until returns when a page expires if the bastion was ready, or ended, at the given
+// time. If that time is before the start of the page, the start counts.
 func (page statusPage) until(end time.Time) time.Time {
 	if end.Before(page.StartedAt) {
 		end = page.StartedAt
@@ -93,7 +93,7 @@ func (page statusPage) until(end time.Time) time.Time {
 	return earlier(page.ExpiresAt, end.Add(statusPageGrace))
 }
 
-// endStatusPage lets a page expire at a time, but not later than it would.
+// endStatusPage makes a page expire at the given time, unless it expires earlier.
 func (a *App) endStatusPage(ctx context.Context, hash string, until time.Time) error {
 	return a.editStatusPage(ctx, hash, func(page *statusPage) bool {
 		sooner := until.Before(page.ExpiresAt)
@@ -102,8 +102,8 @@ func (a *App) endStatusPage(ctx context.Context, hash string, until time.Time) e
 	})
 }
 
-// acquireEnqueue reports whether the caller is to enqueue a page's job again. Of
-// several concurrent callers it is one.
+// acquireEnqueue reports whether the caller must enqueue a page's job again. Of several
+// concurrent calls, only one returns true.
 func (a *App) acquireEnqueue(ctx context.Context, hash string) (bool, error) {
 	var acquired bool
 	err := a.editStatusPage(ctx, hash, func(page *statusPage) bool {
@@ -114,8 +114,8 @@ func (a *App) acquireEnqueue(ctx context.Context, hash string) (bool, error) {
 	return acquired && err == nil, err
 }
 
-// editStatusPage changes a page if it exists. change reports whether there is
-// something to write.
+// editStatusPage changes a page if it exists. change reports whether the page must be
+// written.
 func (a *App) editStatusPage(ctx context.Context, hash string, change func(*statusPage) bool) error {
 	_, err := edit(ctx, a, statusPageKey(hash), func(page *statusPage) (time.Time, error) {
 		if page.ExpiresAt.IsZero() || !change(page) {

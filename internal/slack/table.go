@@ -13,33 +13,33 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// This file holds what is stored in the table, besides what startlink.go,
-// statuspage.go, notify.go and outbox.go define, and how it is changed.
+// This file has the functions that read and change the table, and the stored types
+// that startlink.go, statuspage.go, notify.go and outbox.go do not define.
 
-// person is what is stored of one user.
+// person is the stored data of one user.
 type person struct {
 	Key        string     `json:"key,omitempty"`
-	StartLinks []openLink `json:"start_links,omitempty"` // the latest, oldest first
-	// The commands since Since, for the rate limit.
+	StartLinks []openLink `json:"start_links,omitempty"` // unused links, oldest first
+	// Commands is the number of commands and buttons since Since, for the rate limit.
 	Since    time.Time `json:"since,omitzero"`
 	Commands int       `json:"commands,omitempty"`
 }
 
-// opened is the response_url of the button that opened a start link. What follows
-// can replace the message with the button; Slack documents that for a button's URL
-// only, and not for a command's.
+// opened is stored when a person opens a start link with the button in Slack. Through
+// the button's response_url, the reply of the start can replace the message with the
+// button. Slack documents this for a button's URL only, not for a command's.
 type opened struct {
 	ResponseURL string `json:"response_url"`
 }
 
-// latest is the newest bastion of an owner and name that a notice has told of. A
-// start that is tried again must not start a second one.
+// latest is the newest bastion of an owner and a name for which a notice has arrived.
+// With it, a repeated start job finds its bastion instead of starting a second one.
 type latest struct {
 	ID        string    `json:"id"`
 	CreatedAt time.Time `json:"created_at"`
 }
 
-// The keys of the table. Owners hold no '#'.
+// The keys of the table. An owner contains no '#'.
 func personKey(owner string) string       { return "person#" + owner }
 func seenKey(signature string) string     { return "seen#" + hashOf(signature) }
 func openedKey(startLink string) string   { return "opened#" + startLink }
@@ -47,14 +47,14 @@ func latestKey(owner, name string) string { return "latest#" + owner + "#" + nam
 func conversationKey(id string) string    { return "conversation#" + id }
 func outboxKey(team string) string        { return "outbox#" + team }
 
-// hashOf is stored in place of a secret.
+// hashOf returns the hash that is stored instead of a secret.
 func hashOf(secret string) string {
 	sum := sha256.Sum256([]byte(secret))
 	return hex.EncodeToString(sum[:])
 }
 
-// fetch reads the value of a key into v. Version 0: there is none, and v is as it
-// was.
+// fetch reads the value of a key into v and returns its version. If there is no value,
+// it returns version 0 and leaves v unchanged.
 func (a *App) fetch(ctx context.Context, key string, v any) (version int64, err error) {
 	value, version, err := a.Table.Fetch(ctx, key)
 	switch {
@@ -69,8 +69,8 @@ func (a *App) fetch(ctx context.Context, key string, v any) (version int64, err 
 	return version, nil
 }
 
-// write writes v under a key if the version there is still prev, else
-// bastion.ErrConflict.
+// write stores v under a key. It returns bastion.ErrConflict if the stored version is
+// not prev.
 func (a *App) write(ctx context.Context, key string, prev int64, v any, expires time.Time) error {
 	value, err := json.Marshal(v)
 	if err != nil {
@@ -82,19 +82,21 @@ func (a *App) write(ctx context.Context, key string, prev int64, v any, expires 
 	return nil
 }
 
-// errKeep ends an edit that has nothing to write.
+// errKeep is returned by the function of an edit that has nothing to write.
 var errKeep = errors.New("nothing to write")
 
 const (
-	maxTries = 40 // of an edit that others are faster than
-	// After patientTries a try waits for a random time, which grows up to maxPause.
+	maxTries = 40 // of an edit whose writes conflict with others
+	// From the try patientTries on, a try waits for a random time before it begins. The
+	// longest such time grows with each try, up to maxPause.
 	patientTries = 5
 	maxPause     = 500 * time.Millisecond
 )
 
-// edit changes the value of a key, however many others do at the same time. The
-// change is made to a zero T if there is none, and returns when the value expires.
-// errKeep leaves what is there, and is no error.
+// edit changes the value of a key and returns the new value. If others change it at the
+// same time, edit reads it again and calls change again. change gets a zero T if there
+// is no value, and returns the time at which the new value expires. If change returns
+// errKeep, edit writes nothing and returns no error.
 func edit[T any](ctx context.Context, a *App, key string, change func(*T) (expires time.Time, err error)) (T, error) {
 	for try := range maxTries {
 		if try >= patientTries {
@@ -123,7 +125,7 @@ func edit[T any](ctx context.Context, a *App, key string, change func(*T) (expir
 	return none, errors.New("too many writers of one value of Slack's table")
 }
 
-// recordLatest stores a bastion of which the first notice has come.
+// recordLatest stores a bastion whose first notice has arrived.
 func (a *App) recordLatest(ctx context.Context, b Bastion) error {
 	_, err := edit(ctx, a, latestKey(b.Owner, b.Name), func(l *latest) (time.Time, error) {
 		if !b.CreatedAt.After(l.CreatedAt) {

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// storedValues are one value of each kind with every field set.
+// storedValues returns one value of each stored type, with every field set.
 func storedValues() map[string]any {
 	at := start.Add(time.Minute)
 	return map[string]any{
@@ -37,8 +37,8 @@ func storedValues() map[string]any {
 	}
 }
 
-// The files are what the table of a running service holds, so they are never edited:
-// a new version must read them, and write what the old one reads.
+// The files have the form of the values in the table of a running service, so they must
+// not be edited: a new version must read the values of an old one, and the reverse.
 func TestStoredValuesKeepTheirForm(t *testing.T) {
 	for name, value := range storedValues() {
 		want, err := os.ReadFile(filepath.Join("testdata", "stored", name+".json"))

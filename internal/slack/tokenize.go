@@ -13,15 +13,15 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// slackLink is how Slack writes links, people and channels, if the command is set to
-// escape them: <https://x|x>, <mailto:a@b|a@b>, <@U1|ann>, <#C1|general>, <!here>.
+// slackLink matches Slack's escaped form of links, people and channels:
+// <https://x|x>, <mailto:a@b|a@b>, <@U1|ann>, <#C1|general>, <!here>.
 var slackLink = regexp.MustCompile(`<([@#!]?)([^<>|]*)(?:\|([^<>]*))?>`)
 
-// entities are the three characters that Slack escapes.
+// entities replaces Slack's three escape sequences.
 var entities = strings.NewReplacer("&lt;", "<", "&gt;", ">", "&amp;", "&")
 
-// typed returns the text of a command as the person typed it.
-func typed(text string) string {
+// unescape returns a command as the person typed it, without Slack's escapes.
+func unescape(text string) string {
 	text = slackLink.ReplaceAllStringFunc(text, func(link string) string {
 		parts := slackLink.FindStringSubmatch(link)
 		sign, target, label := parts[1], parts[2], parts[3]
@@ -42,7 +42,7 @@ func typed(text string) string {
 type word struct {
 	text   string
 	quoted bool
-	at     int // where it begins in the command
+	at     int // index of its first byte in the command
 }
 
 // quotes maps the character that opens a quoted word to those that may close it.
@@ -52,8 +52,8 @@ var quotes = map[rune]string{
 	'“': "”“\"", '”': "”\"", '„': "“”\"", '‘': "’‘'", '’': "’'",
 }
 
-// split splits a command into words. A quote within a word is part of it, and so is
-// one that is never closed.
+// split splits a command into words. A quote inside a word, or one that is never closed,
+// is an ordinary character.
 func split(text string) []word {
 	var words []word
 	for at := 0; at < len(text); {
@@ -92,7 +92,7 @@ func firstWord(text string) (word, int) {
 	return word{text: text[:end]}, end
 }
 
-// is reports whether a word is one of these, in upper or lower case.
+// is reports whether an unquoted word is one of the others, in upper or lower case.
 func (w word) is(others ...string) bool {
 	for _, other := range others {
 		if !w.quoted && strings.EqualFold(w.text, other) {
@@ -102,8 +102,8 @@ func (w word) is(others ...string) bool {
 	return false
 }
 
-// units are how people write the units of time, without the s of the plural, and how
-// bastion.ParseTTL reads them.
+// units maps the units of time that people write, without the plural s, to the units of
+// bastion.ParseTTL.
 var units = map[string]string{
 	"s": "s", "sec": "s", "second": "s",
 	"m": "m", "min": "m", "minute": "m",
@@ -112,15 +112,15 @@ var units = map[string]string{
 }
 
 var (
-	// durations is a duration in one or more parts: 1h30m, 2 hours, 1.5 h.
+	// durations matches a duration of one or more parts: 1h30m, 2 hours, 1.5 h.
 	durations = regexp.MustCompile(`^(?:\d{1,9}(?:\.\d{1,3})? ?[a-z]+ ?)+$`)
 	part      = regexp.MustCompile(`(\d{1,9}(?:\.\d{1,3})?) ?([a-z]+)`)
 	number    = regexp.MustCompile(`^\d{1,9}(?:\.\d{1,3})?$`)
 )
 
-// parseDuration reads a duration of a second or more, its units from the longest to
-// the shortest: "2h 3h" are two durations, and not five hours. What is too long for
-// a time.Duration is the longest that there is.
+// parseDuration parses a duration of at least one second. Its units must go from the
+// longest to the shortest, so "2h 3h" is not five hours but an error. For a duration
+// that is too long for a time.Duration, it returns the longest one.
 func parseDuration(text string) (time.Duration, bool) {
 	text = strings.ToLower(text)
 	if !durations.MatchString(text) {
@@ -157,10 +157,10 @@ func likeDuration(text string) bool {
 	return ok || unit != text && units[unit] != ""
 }
 
-// leadingTTL reads as many of the words as make one duration, and returns how many
-// they are.
+// leadingTTL parses the longest duration at the beginning of words, and returns how many
+// words it has; 0 if words do not begin with a duration.
 func leadingTTL(words []word) (time.Duration, int) {
-	const most = 8 // "1 hour 30 minutes 5 seconds" are six
+	const most = 8 // "1 hour 30 minutes 5 seconds" has six words
 	for n := min(len(words), most); n > 0; n-- {
 		var texts []string
 		for _, w := range words[:n] {
@@ -173,7 +173,7 @@ func leadingTTL(words []word) (time.Duration, int) {
 	return 0, 0
 }
 
-// inWords returns a duration as people say it, to the second.
+// inWords returns a duration in hours, minutes and seconds, such as "1 hour 30 minutes".
 func inWords(d time.Duration) string {
 	d = d.Round(time.Second)
 	var parts []string
@@ -200,10 +200,10 @@ func counted(n int64, noun string) string {
 	return text
 }
 
-// shown quotes what somebody typed, short enough for a reply.
-func shown(text string) string { return "“" + shortened(oneLine(text), 40) + "”" }
+// quoted returns typed text in quotes, cut to 40 characters.
+func quoted(text string) string { return "“" + shortened(oneLine(text), 40) + "”" }
 
-// shortened cuts text to a number of characters.
+// shortened returns the text, cut to at most the given number of characters.
 func shortened(text string, most int) string {
 	if runes := []rune(text); len(runes) > most {
 		return string(runes[:most-1]) + "…"
@@ -211,8 +211,8 @@ func shortened(text string, most int) string {
 	return text
 }
 
-// oneLine replaces characters that are not printable, or that change the direction of
-// writing, by spaces, and runs of spaces by one.
+// oneLine returns the text in one line: characters that are not printable, or that
+// change the direction of writing, become spaces, and several spaces become one.
 func oneLine(text string) string {
 	return strings.Join(strings.Fields(strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {
@@ -222,7 +222,8 @@ func oneLine(text string) string {
 	}, text)), " ")
 }
 
-// nearest returns the candidate with the fewest typing errors, if they are few.
+// nearest returns the candidate that the typed word differs from by the fewest typing
+// errors, if there are at most two.
 func nearest(typed string, candidates ...string) (string, bool) {
 	typed = strings.ToLower(typed)
 	best, least := "", 3
@@ -235,11 +236,11 @@ func nearest(typed string, candidates ...string) (string, bool) {
 	return best, best != ""
 }
 
-// maxTyped bounds the words that are compared.
+// maxTyped is the length of the longest word that typingErrors compares.
 const maxTyped = 32
 
-// typingErrors counts the letters that are wrong, missing, superfluous, or swapped
-// with their neighbour: the Damerau-Levenshtein distance.
+// typingErrors returns the number of letters that are wrong, missing, superfluous, or
+// swapped with their neighbour: the Damerau-Levenshtein distance.
 func typingErrors(typed, meant string) int {
 	a, b := []rune(typed), []rune(meant)
 	if len(a) > maxTyped {

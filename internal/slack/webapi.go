@@ -29,23 +29,23 @@ const (
 	requestTimeout = 5 * time.Second
 	maxReply       = 16 << 10 // bytes of Slack's reply that are read
 
-	// retryAfter is the wait if Slack does not say how long; maxRetryAfter is the
-	// longest that is believed.
+	// retryAfter is the time to wait if Slack's reply has no Retry-After. maxRetryAfter
+	// is the longest time that the app waits.
 	retryAfter    = 30 * time.Second
 	maxRetryAfter = 10 * time.Minute
 )
 
-// The outcomes of a request to Slack, besides success. Any other error is for the
-// operator: a token that Slack does not accept, above all.
+// The errors of a request to Slack that are not for the operator. Any other error is:
+// for example, Slack does not accept the bot token.
 type (
-	// retryError says that Slack may accept the message after a time: it limits the
-	// rate, is down or was not reached. If uncertain, it may have accepted it already.
+	// retryError means that Slack may accept the message later: Slack limits the rate,
+	// is down, or was not reached. If uncertain is set, Slack may have accepted it already.
 	retryError struct {
 		after     time.Duration
 		uncertain bool
 		cause     error
 	}
-	// refusedError says that Slack will never accept the message.
+	// refusedError means that Slack will never accept the message.
 	refusedError struct {
 		status int
 		code   string // Slack's name of the error, if it has one
@@ -61,12 +61,12 @@ func (e *refusedError) Error() string {
 	return fmt.Sprintf("Slack refused the message: status %d %s", e.status, e.code)
 }
 
-// finished reports whether an error is final: trying again would not help.
+// finished reports whether an error is final, so that a new try would not help.
 func finished(err error) bool { return errors.As(err, new(*refusedError)) }
 
-// The errors of chat.update after which the message cannot be edited any more; see
-// https://docs.slack.dev/reference/methods/chat.update/. The first group is of the
-// workspace's settings, so no other message can be edited either.
+// The errors of chat.update after which a message can no longer be edited; see
+// https://docs.slack.dev/reference/methods/chat.update/. After an error of the first
+// group, which depend on the workspace's settings, no other message can be edited either.
 var (
 	editsForbiddenErrors = []string{"cant_update_message", "edit_window_closed"}
 	messageGoneErrors    = []string{"message_not_found", "channel_not_found", "not_in_channel", "is_archived", "update_failed"}
@@ -89,25 +89,25 @@ var tokenErrors = []string{
 	"org_login_required", "ekm_access_denied", "not_allowed_token_type",
 }
 
-// transientErrors are errors that the next try may not meet.
+// transientErrors are errors after which a later try may succeed.
 var transientErrors = []string{
 	"ratelimited", "rate_limited", "message_limit_exceeded", "internal_error", "fatal_error", "service_unavailable", "request_timeout", "team_added_to_org",
 }
 
-// responseURL is the complete form of a response_url. It is matched against the text
-// and not against a parsed URL, so that there is only one way to read it: nothing but
-// letters, digits, '_' and '-' follows the host.
+// responseURL matches a complete response_url. It matches the text instead of a parsed
+// URL, so two parsers cannot read the URL differently: only letters, digits, '_', '-'
+// and '/' follow the host.
 var responseURL = regexp.MustCompile(`^https://hooks\.slack\.com/(commands|actions|app)(/[A-Za-z0-9_-]+){1,6}$`)
 
 const maxResponseURL = 500
 
-// isResponseURL reports whether Slack gives out such a URL for replies.
+// isResponseURL reports whether a text has the form of Slack's URLs for replies.
 func isResponseURL(raw string) bool {
 	return len(raw) <= maxResponseURL && responseURL.MatchString(raw)
 }
 
-// respond sends a message to a response_url. Only the user sees it. replace puts it
-// in the place of the message that the URL belongs to.
+// respond sends a message to a response_url. Only the user sees it. If replace is set,
+// it replaces the message that the URL belongs to.
 func (a *App) respond(ctx context.Context, to string, m *message, replace bool) error {
 	if !isResponseURL(to) {
 		return &refusedError{code: "not_a_response_url"}
@@ -116,20 +116,20 @@ func (a *App) respond(ctx context.Context, to string, m *message, replace bool) 
 	return err
 }
 
-// posted says where a message is.
+// posted identifies a message: its channel and its timestamp in the channel.
 type posted struct {
 	Channel string `json:"channel"`
 	TS      string `json:"ts,omitempty"`
 }
 
-// post sends a new direct message to the owner. The app's conversation with a user
-// has a channel of its own, which the reply names: chat.update needs it.
+// post sends a new direct message to the owner and returns its place. chat.update needs
+// that place: its channel is not the user's ID.
 func (a *App) post(ctx context.Context, owner string, m *message) (posted, error) {
 	_, user, _ := bastion.ParseSlackOwner(owner)
 	return a.callSlack(ctx, owner, postMessage, m.direct(posted{Channel: user}))
 }
 
-// update replaces the direct message at a place.
+// update replaces the direct message at the given place.
 func (a *App) update(ctx context.Context, owner string, at posted, m *message) (posted, error) {
 	return a.callSlack(ctx, owner, updateMessage, m.direct(at))
 }
@@ -151,11 +151,12 @@ func (a *App) callSlack(ctx context.Context, owner, method string, body any) (po
 	return at, nil
 }
 
-// botToken returns the token with which the app writes to people of a workspace.
+// botToken returns the token for messages to people of a workspace.
 //
-// A user's ID counts within one workspace only, so a token of another workspace must
-// not be used: it could reach somebody else. Slack says whose token it is. A token of
-// a whole organisation reaches all of its workspaces. See
+// A user's ID is valid in one workspace only. With the token of another workspace, a
+// message could reach a different person. So if the app serves several workspaces,
+// botToken asks Slack for the workspace of the token. A token of a whole organisation is
+// valid for all its workspaces. See
 // https://docs.slack.dev/reference/methods/auth.test/.
 func (a *App) botToken(ctx context.Context, team string) (string, error) {
 	credentials, err := a.Credentials(ctx, team)
@@ -188,8 +189,8 @@ func (a *App) botToken(ctx context.Context, team string) (string, error) {
 	return token, nil
 }
 
-// request makes one request to Slack and returns the reply. No error holds the URL,
-// which is a secret, or the token.
+// request makes one request to Slack and returns the body of the reply. Its errors do
+// not contain the token or the URL, which is a secret.
 func (a *App) request(ctx context.Context, to, token string, body any) ([]byte, error) {
 	content, err := json.Marshal(body)
 	if err != nil {
@@ -205,7 +206,7 @@ func (a *App) request(ctx context.Context, to, token string, body any) ([]byte, 
 	if token != "" {
 		r.Header.Set("Authorization", "Bearer "+token)
 	}
-	// The transport itself and not a client: it follows no redirect.
+	// A transport follows no redirects; a client would.
 	reply, err := a.Transport.RoundTrip(r)
 	if err != nil {
 		return nil, unreached(err)
@@ -218,7 +219,8 @@ func (a *App) request(ctx context.Context, to, token string, body any) ([]byte, 
 	return text, outcomeOf(reply, text)
 }
 
-// unreached tells a request that certainly did not arrive from one that may have.
+// unreached returns the error for a request without a reply. It is uncertain unless the
+// connection failed, because Slack may have received the request.
 func unreached(err error) error {
 	err = withoutURL(err)
 	if op := new(net.OpError); errors.As(err, &op) && op.Op == "dial" {
@@ -227,7 +229,7 @@ func unreached(err error) error {
 	return &retryError{retryAfter, true, err}
 }
 
-// withoutURL takes the URL out of an error of net/http.
+// withoutURL returns an error of net/http without the URL.
 func withoutURL(err error) error {
 	if wrapped := new(url.Error); errors.As(err, &wrapped) {
 		return wrapped.Err
@@ -235,33 +237,34 @@ func withoutURL(err error) error {
 	return err
 }
 
-// slackError is the form of Slack's error names. Nothing else of a reply is logged.
+// slackError matches the names of Slack's errors. The log contains no other part of a
+// reply.
 var slackError = regexp.MustCompile(`^[a-z_]{1,64}$`)
 
-// outcomeOf reads Slack's reply. A response_url replies "ok" or JSON, the Web API
-// replies JSON; both may say 200 and refuse.
+// outcomeOf returns the error for Slack's reply. A response_url replies "ok" or JSON, and
+// the Web API replies JSON. Either may refuse a message with status 200.
 func outcomeOf(reply *http.Response, text []byte) error {
-	var said struct {
+	var result struct {
 		OK    *bool  `json:"ok"`
 		Error string `json:"error"`
 	}
-	_ = json.Unmarshal(text, &said) // "ok" is not JSON, and is a success
-	if !slackError.MatchString(said.Error) {
-		said.Error = ""
+	_ = json.Unmarshal(text, &result) // "ok" is not JSON, and is a success
+	if !slackError.MatchString(result.Error) {
+		result.Error = ""
 	}
-	refused := &refusedError{reply.StatusCode, said.Error}
+	refused := &refusedError{reply.StatusCode, result.Error}
 	switch status := reply.StatusCode; {
-	case status == http.StatusTooManyRequests || status >= http.StatusInternalServerError || slices.Contains(transientErrors, said.Error):
+	case status == http.StatusTooManyRequests || status >= http.StatusInternalServerError || slices.Contains(transientErrors, result.Error):
 		return &retryError{retryAfterOf(reply.Header), false, errors.New(refused.Error())}
-	case status == http.StatusOK && slices.Contains(tokenErrors, said.Error):
-		return fmt.Errorf("Slack does not accept the bot token: %s", said.Error)
-	case status != http.StatusOK || said.OK != nil && !*said.OK:
+	case status == http.StatusOK && slices.Contains(tokenErrors, result.Error):
+		return fmt.Errorf("the bot token was not accepted by Slack: %s", result.Error)
+	case status != http.StatusOK || result.OK != nil && !*result.OK:
 		return refused
 	}
 	return nil
 }
 
-// retryAfterOf returns how long Slack wants no further request.
+// retryAfterOf returns the time to wait before the next request.
 func retryAfterOf(header http.Header) time.Duration {
 	seconds, err := strconv.Atoi(header.Get("Retry-After"))
 	if err != nil || seconds < 0 {

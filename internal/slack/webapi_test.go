@@ -45,7 +45,7 @@ func TestOutcomesOfRequests(t *testing.T) {
 		{"revoked", 200, `{"ok":false,"error":"token_revoked"}`, nil, operator, 0},
 	} {
 		d := newFixture(t)
-		d.slack.status, d.slack.answer, d.slack.err = test.status, test.answer, test.err
+		d.slack.status, d.slack.reply, d.slack.err = test.status, test.answer, test.err
 		d.slack.header = http.Header{"Retry-After": {"7"}}
 		err := d.respond(t.Context(), hookA, helpMessage(), true)
 		got, again := accepted, new(retryError)
@@ -91,7 +91,7 @@ func TestErrorsHoldNoSecret(t *testing.T) {
 			}
 		}
 	}
-	d.slack.err, d.slack.answer = nil, `{"ok":false,"error":"`+botToken+`"}`
+	d.slack.err, d.slack.reply = nil, `{"ok":false,"error":"`+botToken+`"}`
 	if _, err := d.post(t.Context(), ann, helpMessage()); err == nil || strings.Contains(err.Error(), botToken) {
 		t.Errorf("the error holds a secret: %v", err)
 	}
@@ -135,7 +135,7 @@ func TestTokenOfAnotherWorkspaceIsNotUsed(t *testing.T) {
 		{"revoked", `{"ok":false,"error":"invalid_auth"}`, two, 2, 0},
 	} {
 		d := newFixture(t)
-		d.Teams, d.slack.answer = test.teams, test.answer
+		d.Teams, d.slack.reply = test.teams, test.answer
 		for range 2 {
 			_, _ = d.post(t.Context(), ann, helpMessage())
 		}

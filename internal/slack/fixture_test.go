@@ -27,34 +27,34 @@ const (
 
 var start = time.Date(2026, 3, 4, 9, 30, 0, 0, time.UTC)
 
-// fixture is the app with everything around it in memory.
+// fixture is an app whose table, API, queue and Slack are fakes in memory.
 type fixture struct {
 	*App
-	t       *testing.T
-	faults  *faults
-	table   *memory
-	service *service
-	work    *recordingQueue
-	slack   *fakeSlack
-	log     *bytes.Buffer
-	clock   time.Time
-	agreed  Credentials
-	random  byte
+	t           *testing.T
+	faults      *faults
+	table       *memory
+	api         *fakeAPI
+	queue       *recordingQueue
+	slack       *fakeSlack
+	log         *bytes.Buffer
+	clock       time.Time
+	credentials Credentials
+	random      byte
 
 	triggers int
 }
 
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
-	d := &fixture{t: t, faults: &faults{}, clock: start, log: &bytes.Buffer{}, work: &recordingQueue{}}
+	d := &fixture{t: t, faults: &faults{}, clock: start, log: &bytes.Buffer{}, queue: &recordingQueue{}}
 	now := func() time.Time { return d.clock }
 	d.table = newMemory(d.faults, now)
-	d.service = &service{faults: d.faults, now: now}
+	d.api = &fakeAPI{faults: d.faults, now: now}
 	d.slack = &fakeSlack{faults: d.faults}
-	d.agreed = Credentials{SigningSecret: secret, BotToken: botToken}
+	d.credentials = Credentials{SigningSecret: secret, BotToken: botToken}
 	d.App = New(Options{
-		Table: d.table, Functions: d.service, Queue: d.work, Transport: d.slack,
-		Credentials: func(context.Context, string) (Credentials, error) { return d.agreed, nil },
+		Table: d.table, Functions: d.api, Queue: d.queue, Transport: d.slack,
+		Credentials: func(context.Context, string) (Credentials, error) { return d.credentials, nil },
 		Teams:       []string{"T0ANN"},
 
 		DefaultTTL: time.Hour, MaxTTL: 8 * time.Hour,
@@ -64,7 +64,7 @@ func newFixture(t *testing.T) *fixture {
 	return d
 }
 
-// Read makes tokens that are the same in each run.
+// Read returns the bytes of tokens. They are the same in each run.
 func (d *fixture) Read(p []byte) (int, error) {
 	d.random++
 	for i := range p {
@@ -73,7 +73,7 @@ func (d *fixture) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// command is a slash command's form.
+// command returns the form of a slash command.
 func command(text string) url.Values {
 	return url.Values{
 		"team_id": {"T0ANN"}, "user_id": {"U0ANN"}, "channel_id": {"C0OPS"}, "user_name": {"ann"},
@@ -81,14 +81,14 @@ func command(text string) url.Values {
 	}
 }
 
-// pressed is a button's form.
+// pressed returns the form of a pressed button.
 func pressed(action, value string) url.Values {
 	payload := fmt.Sprintf(`{"type":"block_actions","team":{"id":"T0ANN"},"user":{"id":"U0ANN"},"channel":{"id":"D0DM"},
 		"response_url":%q,"actions":[{"action_id":%q,"value":%q}]}`, hookB, action, value)
 	return url.Values{"payload": {payload}}
 }
 
-// signedRequest is a form as Slack sends it.
+// signedRequest returns a request with a form, signed as Slack signs it.
 func (d *fixture) signedRequest(path string, form url.Values) *http.Request {
 	body := form.Encode()
 	r := httptest.NewRequest(http.MethodPost, "https://bastions.example"+path, strings.NewReader(body))
@@ -109,25 +109,25 @@ func (d *fixture) serve(r *http.Request) *httptest.ResponseRecorder {
 	return w
 }
 
-// trigger is what makes each of Slack's requests another.
-func (d *fixture) trigger() string {
+// triggerID returns a different ID for each request, as Slack sends.
+func (d *fixture) triggerID() string {
 	d.triggers++
 	return fmt.Sprintf("%d.1.abc", d.triggers)
 }
 
-// type_ lets ann type a command, and answers what she is answered.
+// types sends a command from ann and returns the body of the reply.
 func (d *fixture) types(text string) []byte {
 	d.t.Helper()
 	form := command(text)
-	form.Set("trigger_id", d.trigger())
+	form.Set("trigger_id", d.triggerID())
 	w := d.serve(d.signedRequest(commandRoute, form))
 	if w.Code != http.StatusOK {
-		d.t.Fatalf("%q was answered %d %s", text, w.Code, w.Body)
+		d.t.Fatalf("%q: status %d, %s", text, w.Code, w.Body)
 	}
 	return w.Body.Bytes()
 }
 
-// push lets ann press a button.
+// push sends the request of a button that ann presses.
 func (d *fixture) push(action, value string) {
 	d.t.Helper()
 	d.pushAs("U0ANN", action, value)
@@ -137,14 +137,14 @@ func (d *fixture) pushAs(user, action, value string) {
 	d.t.Helper()
 	form := pressed(action, value)
 	form.Set("payload", strings.Replace(form.Get("payload"), "U0ANN", user, 1))
-	form.Set("payload", strings.Replace(form.Get("payload"), "{", `{"trigger_id":"`+d.trigger()+`",`, 1))
+	form.Set("payload", strings.Replace(form.Get("payload"), "{", `{"trigger_id":"`+d.triggerID()+`",`, 1))
 	w := d.serve(d.signedRequest(interactionRoute, form))
 	if w.Code != http.StatusOK || w.Body.Len() != 0 {
-		d.t.Fatalf("button %s was answered %d %q; Slack wants 200 and nothing", action, w.Code, w.Body)
+		d.t.Fatalf("button %s: status %d, %q; want 200 and an empty body", action, w.Code, w.Body)
 	}
 }
 
-// readable is a message's text without its structure: one line for each block.
+// readable returns the text of a message: one line for each block.
 func readable(body []byte) string {
 	var l struct{ Blocks []any }
 	if err := json.Unmarshal(body, &l); err != nil {
@@ -157,7 +157,7 @@ func readable(body []byte) string {
 	return strings.Join(lines, "\n")
 }
 
-// textsOf collects the texts of a block in order.
+// textsOf returns the texts of a block in order.
 func textsOf(v any) []string {
 	switch v := v.(type) {
 	case []any:
@@ -179,12 +179,12 @@ func textsOf(v any) []string {
 	return nil
 }
 
-// wantRead fails unless the text holds all the parts.
+// wantRead fails the test unless the text contains all parts.
 func wantRead(t *testing.T, text string, parts ...string) {
 	t.Helper()
 	for _, part := range parts {
 		if !strings.Contains(text, part) {
-			t.Errorf("it does not say %q:\n%s", part, text)
+			t.Errorf("the text does not contain %q:\n%s", part, text)
 		}
 	}
 }

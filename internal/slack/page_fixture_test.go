@@ -32,7 +32,7 @@ const (
 
 // pageRig is an app with a table in memory, an API that replies as the test sets,
 // and a queue whose jobs are never run.
-type pageRig struct {
+type pageFixture struct {
 	*App
 	t     testing.TB
 	table *pageTable
@@ -47,120 +47,120 @@ type pageRig struct {
 	secrets    []string // must not be in the log
 }
 
-func newPageRig(t testing.TB, edit func(*Options)) *pageRig {
+func newPageFixture(t testing.TB, edit func(*Options)) *pageFixture {
 	t.Helper()
-	rig := &pageRig{t: t, log: &pageLog{}, now: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)}
-	rig.table = &pageTable{memory: newMemory(&faults{}, rig.clock)}
+	app := &pageFixture{t: t, log: &pageLog{}, now: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)}
+	app.table = &pageTable{memory: newMemory(&faults{}, app.clock)}
 	options := Options{
-		Table: rig.table, Functions: rig, Queue: rig, Now: rig.clock, Rand: rand.Reader,
-		Log: slog.New(slog.NewJSONHandler(rig.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Table: app.table, Functions: app, Queue: app, Now: app.clock, Rand: rand.Reader,
+		Log: slog.New(slog.NewJSONHandler(app.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	if edit != nil {
 		edit(&options)
 	}
-	rig.App = New(options)
-	t.Cleanup(rig.noSecretLogged)
-	return rig
+	app.App = New(options)
+	t.Cleanup(app.noSecretLogged)
+	return app
 }
 
-func (rig *pageRig) clock() time.Time {
-	rig.mu.Lock()
-	defer rig.mu.Unlock()
-	return rig.now
+func (app *pageFixture) clock() time.Time {
+	app.mu.Lock()
+	defer app.mu.Unlock()
+	return app.now
 }
 
-func (rig *pageRig) sleep(d time.Duration) {
-	rig.mu.Lock()
-	defer rig.mu.Unlock()
-	rig.now = rig.now.Add(d)
+func (app *pageFixture) sleep(d time.Duration) {
+	app.mu.Lock()
+	defer app.mu.Unlock()
+	app.now = app.now.Add(d)
 }
 
-func (rig *pageRig) Enqueue(_ context.Context, job Job) error {
-	rig.mu.Lock()
-	defer rig.mu.Unlock()
-	if rig.enqueueErr != nil {
-		return rig.enqueueErr
+func (app *pageFixture) Enqueue(_ context.Context, job Job) error {
+	app.mu.Lock()
+	defer app.mu.Unlock()
+	if app.enqueueErr != nil {
+		return app.enqueueErr
 	}
-	rig.jobs = append(rig.jobs, job)
+	app.jobs = append(app.jobs, job)
 	return nil
 }
 
-func (rig *pageRig) Call(_ context.Context, call Call) (Reply, error) {
-	rig.mu.Lock()
-	defer rig.mu.Unlock()
-	rig.calls = append(rig.calls, call)
-	return rig.reply(call)
+func (app *pageFixture) Call(_ context.Context, call Call) (Reply, error) {
+	app.mu.Lock()
+	defer app.mu.Unlock()
+	app.calls = append(app.calls, call)
+	return app.reply(call)
 }
 
 // returns makes the API return a bastion.
-func (rig *pageRig) returns(b Bastion) {
-	rig.mu.Lock()
-	defer rig.mu.Unlock()
+func (app *pageFixture) returns(b Bastion) {
+	app.mu.Lock()
+	defer app.mu.Unlock()
 	body, err := json.Marshal(b)
 	if err != nil {
-		rig.t.Fatal(err)
+		app.t.Fatal(err)
 	}
-	rig.reply = func(Call) (Reply, error) { return Reply{Status: http.StatusOK, Body: string(body)}, nil }
+	app.reply = func(Call) (Reply, error) { return Reply{Status: http.StatusOK, Body: string(body)}, nil }
 }
 
 // secret records a value that must not be in the log.
-func (rig *pageRig) secret(value string) string {
-	rig.mu.Lock()
-	defer rig.mu.Unlock()
-	rig.secrets = append(rig.secrets, value)
+func (app *pageFixture) secret(value string) string {
+	app.mu.Lock()
+	defer app.mu.Unlock()
+	app.secrets = append(app.secrets, value)
 	return value
 }
 
 // noSecretLogged checks at the end of every test that the log contains no token, and
 // no half of one.
-func (rig *pageRig) noSecretLogged() {
-	for _, secret := range rig.secrets {
-		if strings.Contains(rig.log.String(), secret[:len(secret)/2]) {
-			rig.t.Errorf("a token is in the log:\n%s", rig.log)
+func (app *pageFixture) noSecretLogged() {
+	for _, secret := range app.secrets {
+		if strings.Contains(app.log.String(), secret[:len(secret)/2]) {
+			app.t.Errorf("a token is in the log:\n%s", app.log)
 		}
 	}
 }
 
 // link stores the key of a start link for its owner, issues the link and returns its
 // path.
-func (rig *pageRig) link(edit func(*startLink)) (path string) {
-	rig.t.Helper()
+func (app *pageFixture) link(edit func(*startLink)) (path string) {
+	app.t.Helper()
 	link := startLink{Owner: pageOwner, Name: "default", Key: pageKey, TTL: 2 * time.Hour, ResponseURL: "https://hooks.slack.com/commands/x"}
 	if edit != nil {
 		edit(&link)
 	}
-	if err := rig.saveKey(rig.t.Context(), link.Owner, bastion.Key(link.Key)); err != nil {
-		rig.t.Fatal(err)
+	if err := app.saveKey(app.t.Context(), link.Owner, bastion.Key(link.Key)); err != nil {
+		app.t.Fatal(err)
 	}
-	token, err := rig.issueStartLink(rig.t.Context(), link)
+	token, err := app.issueStartLink(app.t.Context(), link)
 	if err != nil {
-		rig.t.Fatal(err)
+		app.t.Fatal(err)
 	}
-	return "/slack/start/" + rig.secret(token)
+	return "/slack/start/" + app.secret(token)
 }
 
-func (rig *pageRig) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	rig.Handler().ServeHTTP(w, r)
+func (app *pageFixture) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	app.Handler().ServeHTTP(w, r)
 }
 
 // storedLink returns the stored start link of a path.
-func (rig *pageRig) storedLink(path string) startLink {
-	rig.t.Helper()
+func (app *pageFixture) storedLink(path string) startLink {
+	app.t.Helper()
 	var link startLink
-	if _, err := rig.fetch(rig.t.Context(), startLinkKey(hashOf(lastOf(path))), &link); err != nil {
-		rig.t.Fatal(err)
+	if _, err := app.fetch(app.t.Context(), startLinkKey(hashOf(lastOf(path))), &link); err != nil {
+		app.t.Fatal(err)
 	}
 	return link
 }
 
 // mustBeUnused checks that a link was not used and still works.
-func (rig *pageRig) mustBeUnused(path string) {
-	rig.t.Helper()
-	if link := rig.storedLink(path); !link.UsedAt.IsZero() || len(rig.jobs) > 0 {
-		rig.t.Fatalf("the link was used (%v), and %d jobs were enqueued", link.UsedAt, len(rig.jobs))
+func (app *pageFixture) mustBeUnused(path string) {
+	app.t.Helper()
+	if link := app.storedLink(path); !link.UsedAt.IsZero() || len(app.jobs) > 0 {
+		app.t.Fatalf("the link was used (%v), and %d jobs were enqueued", link.UsedAt, len(app.jobs))
 	}
-	if got := newVisitor(rig, homeV4).open(path).press(); got.status != http.StatusSeeOther {
-		rig.t.Fatalf("the link no longer works: status %d", got.status)
+	if got := newVisitor(app, homeV4).open(path).press(); got.status != http.StatusSeeOther {
+		app.t.Fatalf("the link no longer works: status %d", got.status)
 	}
 }
 
@@ -169,7 +169,7 @@ func lastOf(path string) string { return path[strings.LastIndex(path, "/")+1:] }
 // visitor is a browser without a screen: it keeps cookies and sends the form of the
 // open page.
 type visitor struct {
-	rig     *pageRig
+	app     *pageFixture
 	from    string
 	header  http.Header
 	cookies map[string]string
@@ -180,12 +180,12 @@ type visitor struct {
 	body   string
 }
 
-func newVisitor(rig *pageRig, from string) *visitor {
-	return &visitor{rig: rig, from: from, header: http.Header{}, cookies: map[string]string{}}
+func newVisitor(app *pageFixture, from string) *visitor {
+	return &visitor{app: app, from: from, header: http.Header{}, cookies: map[string]string{}}
 }
 
 func (b *visitor) do(method, path, body string) *visitor {
-	b.rig.t.Helper()
+	b.app.t.Helper()
 	r := httptest.NewRequest(method, "https://"+pageHost+path, strings.NewReader(body))
 	r.RemoteAddr = b.from
 	r.Header = b.header.Clone()
@@ -196,13 +196,13 @@ func (b *visitor) do(method, path, body string) *visitor {
 		r.AddCookie(&http.Cookie{Name: name, Value: value})
 	}
 	w := httptest.NewRecorder()
-	b.rig.ServeHTTP(w, r)
+	b.app.ServeHTTP(w, r)
 	for _, cookie := range w.Result().Cookies() {
 		b.keep(cookie)
 	}
 	b.path, b.status, b.head, b.body = path, w.Code, w.Header(), w.Body.String()
 	if to := b.head.Get("Location"); to != "" {
-		b.rig.secret(lastOf(to))
+		b.app.secret(lastOf(to))
 	}
 	return b
 }
@@ -212,13 +212,13 @@ func (b *visitor) keep(cookie *http.Cookie) {
 		delete(b.cookies, cookie.Name)
 		return
 	}
-	b.cookies[cookie.Name] = b.rig.secret(cookie.Value)
+	b.cookies[cookie.Name] = b.app.secret(cookie.Value)
 }
 
 func (b *visitor) open(path string) *visitor {
-	b.rig.t.Helper()
+	b.app.t.Helper()
 	if b.do("GET", path, ""); b.status != http.StatusOK {
-		b.rig.t.Fatalf("opened a link, got status %d: %s", b.status, b.text())
+		b.app.t.Fatalf("opened a link, got status %d: %s", b.status, b.text())
 	}
 	return b
 }
