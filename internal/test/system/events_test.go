@@ -110,7 +110,7 @@ func (b *eventBridge) taskChanged(ctx context.Context, to functions, t *task, cl
 
 // schedule invokes the reaper with the input of a schedule of template.yaml, until ctx is
 // done.
-func (b *eventBridge) schedule(ctx context.Context, to functions, do string, every time.Duration) {
+func (b *eventBridge) schedule(ctx context.Context, to functions, action string, every time.Duration) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
@@ -120,8 +120,8 @@ func (b *eventBridge) schedule(ctx context.Context, to functions, do string, eve
 		case <-tick.C:
 		}
 		b.schedules.RLock()
-		b.countEvent(do)
-		b.send(ctx, to.invoke, "reaper", []byte(`{"action":"`+do+`"}`))
+		b.countEvent(action)
+		b.send(ctx, to.invoke, "reaper", []byte(`{"action":"`+action+`"}`))
 		b.schedules.RUnlock()
 	}
 }
