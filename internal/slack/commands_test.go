@@ -1,6 +1,7 @@
 package slack
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"strings"
@@ -328,4 +329,25 @@ func FuzzParseCommand(f *testing.F) {
 			t.Errorf("nothing to go by: %+v", wrong)
 		}
 	})
+}
+
+// A bastion without a bot token could send no messages, so no link is issued for it.
+func TestUpWithoutABotTokenIsRefused(t *testing.T) {
+	d := newFixture(t)
+	if err := d.saveKey(t.Context(), ann, annsKey); err != nil {
+		t.Fatal(err)
+	}
+	d.Credentials = func(_ context.Context, team string) (Credentials, error) {
+		if team != "" {
+			return Credentials{}, errors.New("no parameter with the token")
+		}
+		return d.credentials, nil
+	}
+	reply := readable(d.types("up"))
+	if !strings.Contains(reply, "This workspace has no bot token") || !strings.Contains(reply, "T0ANN") || strings.Contains(reply, "https://bastions.example") {
+		t.Errorf("the reply is\n%s", reply)
+	}
+	if !strings.Contains(d.log.String(), "no parameter with the token") {
+		t.Errorf("the log has no cause: %s", d.log)
+	}
 }

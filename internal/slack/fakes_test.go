@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/bastion-on-demand/bastion/internal/api"
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
@@ -133,7 +134,7 @@ type fakeAPI struct {
 	created  int
 }
 
-func (s *fakeAPI) Call(_ context.Context, call Call) (reply Reply, err error) {
+func (s *fakeAPI) Call(_ context.Context, call Call) (reply api.InternalReply, err error) {
 	err = s.faults.around("functions", func() error {
 		s.calls = append(s.calls, call)
 		if s.down != nil {
@@ -145,7 +146,7 @@ func (s *fakeAPI) Call(_ context.Context, call Call) (reply Reply, err error) {
 	return reply, err
 }
 
-func (s *fakeAPI) serve(call Call) Reply {
+func (s *fakeAPI) serve(call Call) api.InternalReply {
 	if s.problem != nil {
 		return problemReply(409, s.problem.Code, s.problem.Message)
 	}
@@ -186,7 +187,7 @@ func (s *fakeAPI) serve(call Call) Reply {
 	return problemReply(404, bastion.CodeNotFound, "There is no bastion of this id.")
 }
 
-func (s *fakeAPI) create(call Call, name, ttl, reason string) Reply {
+func (s *fakeAPI) create(call Call, name, ttl, reason string) api.InternalReply {
 	for _, b := range s.bastions {
 		if b.Owner == call.Owner && b.Name == name && b.IsOpen() {
 			return jsonReply(200, b)
@@ -206,15 +207,15 @@ func (s *fakeAPI) create(call Call, name, ttl, reason string) Reply {
 	return jsonReply(201, b)
 }
 
-func jsonReply(status int, v any) Reply {
+func jsonReply(status int, v any) api.InternalReply {
 	body, err := json.Marshal(v)
 	if err != nil {
 		panic(err)
 	}
-	return Reply{Status: status, Body: string(body)}
+	return api.InternalReply{Status: status, Body: string(body)}
 }
 
-func problemReply(status int, code bastion.Code, detail string) Reply {
+func problemReply(status int, code bastion.Code, detail string) api.InternalReply {
 	return jsonReply(status, map[string]any{"code": code, "detail": detail, "status": status})
 }
 

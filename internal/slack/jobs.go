@@ -19,7 +19,6 @@ type (
 	Notice  = api.Notice
 	Receipt = api.Receipt
 	Call    = api.InternalCall
-	Reply   = api.InternalReply
 )
 
 // Job is work that runs apart from a request. Its fields come from a request that Slack
@@ -192,7 +191,7 @@ func (a *App) notStarted(ctx context.Context, job Job, link startLink, cause err
 	default:
 		return cause
 	}
-	a.Log.WarnContext(ctx, "start failed", "owner", link.Owner, "cause", cause)
+	a.Log.WarnContext(ctx, "bastion not started", "owner", link.Owner, "cause", cause)
 	if err := a.storeProblem(ctx, link.StatusPage, sentence); err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bastion-on-demand/bastion/internal/api"
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 	"github.com/bastion-on-demand/bastion/internal/test/browser"
 )
@@ -33,7 +34,7 @@ type pageState struct {
 	reach func(*browserFixture)
 }
 
-// browserRig is a app with a real browser in front of it, over https.
+// browserFixture is an app with a real browser in front of it, over https.
 type browserFixture struct {
 	*pageFixture
 	*browser.Tab
@@ -115,7 +116,7 @@ var pageStates = []pageState{
 	{"api-down", "Starting…", func(s *browserFixture) {
 		s.open(nil)
 		s.press()
-		s.reply = func(Call) (Reply, error) { return Reply{}, errDownTest }
+		s.reply = func(Call) (api.InternalReply, error) { return api.InternalReply{}, errDownTest }
 		s.updateAndReload(func(hash string) error { return s.storeBastion(s.pageFixture.t.Context(), hash, pageBastion) })
 	}},
 	{"invalid-link", linkInvalidPage.Title, func(s *browserFixture) { s.Go(s.url + "/slack/start/unknown") }},

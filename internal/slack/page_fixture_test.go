@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bastion-on-demand/bastion/internal/api"
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
@@ -30,7 +31,7 @@ const (
 	homeV6    = "[2001:db8:7::42]:50123"
 )
 
-// pageRig is an app with a table in memory, an API that replies as the test sets,
+// pageFixture is an app with a table in memory, an API that replies as the test sets,
 // and a queue whose jobs are never run.
 type pageFixture struct {
 	*App
@@ -42,7 +43,7 @@ type pageFixture struct {
 	now        time.Time
 	jobs       []Job
 	enqueueErr error // of Enqueue
-	reply      func(Call) (Reply, error)
+	reply      func(Call) (api.InternalReply, error)
 	calls      []Call
 	secrets    []string // must not be in the log
 }
@@ -85,7 +86,7 @@ func (app *pageFixture) Enqueue(_ context.Context, job Job) error {
 	return nil
 }
 
-func (app *pageFixture) Call(_ context.Context, call Call) (Reply, error) {
+func (app *pageFixture) Call(_ context.Context, call Call) (api.InternalReply, error) {
 	app.mu.Lock()
 	defer app.mu.Unlock()
 	app.calls = append(app.calls, call)
@@ -100,7 +101,9 @@ func (app *pageFixture) returns(b Bastion) {
 	if err != nil {
 		app.t.Fatal(err)
 	}
-	app.reply = func(Call) (Reply, error) { return Reply{Status: http.StatusOK, Body: string(body)}, nil }
+	app.reply = func(Call) (api.InternalReply, error) {
+		return api.InternalReply{Status: http.StatusOK, Body: string(body)}, nil
+	}
 }
 
 // secret records a value that must not be in the log.

@@ -46,7 +46,7 @@ func setEnded(b *Bastion, reason bastion.EndReason, at time.Time) {
 	b.Ended = &api.Ended{Reason: reason, At: at}
 }
 
-// startedRig returns a app in which the button was pressed and the job has found the
+// startedFixture returns an app in which the button was pressed and the job has found the
 // bastion, and the path of the status page.
 func startedFixture(t testing.TB) (app *pageFixture, path string) {
 	t.Helper()
@@ -57,7 +57,7 @@ func startedFixture(t testing.TB) (app *pageFixture, path string) {
 	return app, path
 }
 
-// pressedRig returns a app in which the button was pressed, and the path of the status
+// pressedFixture returns an app in which the button was pressed, and the path of the status
 // page.
 func pressedFixture(t testing.TB) (app *pageFixture, path string) {
 	t.Helper()
@@ -282,10 +282,12 @@ func TestResultForExpiredStatusPageIsDropped(t *testing.T) {
 
 func TestStatusPageRetriesWhileTheAPIIsDown(t *testing.T) {
 	app, path := startedFixture(t)
-	for name, reply := range map[string]func(Call) (Reply, error){
-		"down":    func(Call) (Reply, error) { return Reply{}, errDownTest },
-		"failing": func(Call) (Reply, error) { return Reply{Status: 500, Body: `{"detail":"secret"}`}, nil },
-		"broken":  func(Call) (Reply, error) { return Reply{Status: 200, Body: "<html>"}, nil },
+	for name, reply := range map[string]func(Call) (api.InternalReply, error){
+		"down": func(Call) (api.InternalReply, error) { return api.InternalReply{}, errDownTest },
+		"failing": func(Call) (api.InternalReply, error) {
+			return api.InternalReply{Status: 500, Body: `{"detail":"secret"}`}, nil
+		},
+		"broken": func(Call) (api.InternalReply, error) { return api.InternalReply{Status: 200, Body: "<html>"}, nil },
 	} {
 		app.reply = reply
 		b := newVisitor(app, homeV4).open(path)
@@ -304,8 +306,8 @@ func TestStatusPageOfAnotherOwnersBastion(t *testing.T) {
 	theirs.Owner = "slack:T0AB:U0OTHER"
 	app.returns(theirs)
 	gone := newVisitor(app, homeV4).open(path)
-	app.reply = func(Call) (Reply, error) {
-		return Reply{Status: 404, Body: `{"code":"not_found","detail":"x"}`}, nil
+	app.reply = func(Call) (api.InternalReply, error) {
+		return api.InternalReply{Status: 404, Body: `{"code":"not_found","detail":"x"}`}, nil
 	}
 	unknown := newVisitor(app, homeV4).open(path)
 	if gone.body != unknown.body || follows(t, gone) || strings.Contains(gone.body, "198.51.100.20") {
