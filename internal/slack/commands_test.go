@@ -95,7 +95,7 @@ func TestCommands(t *testing.T) {
 
 func TestWrongCommandsGetTheNearestRightOnes(t *testing.T) {
 	long := strings.Repeat("x", 201)
-	for _, test := range []struct{ text, message, try string }{ // several tries with | between
+	for _, test := range []struct{ text, message, try string }{ // several suggestions are separated by |
 		{"pu", "“pu”", "up"},
 		{"u", "“u”", "up"},
 		{"upp", "“upp”", "up"},
@@ -167,7 +167,7 @@ func TestWrongCommandsGetTheNearestRightOnes(t *testing.T) {
 		_, err := ParseCommand(test.text)
 		var wrong *CommandError
 		if !errors.As(err, &wrong) {
-			t.Errorf("%.60q: %v, want that it is wrong", test.text, err)
+			t.Errorf("%.60q: %v, want a *CommandError", test.text, err)
 			continue
 		}
 		if got := strings.Join(wrong.Try, "|"); !strings.Contains(wrong.Message, test.message) || got != test.try {
@@ -194,8 +194,8 @@ func TestReservedNamesAreWrittenAsNames(t *testing.T) {
 	}
 }
 
-// Each command can be found by its verb, has all that a command needs, and its example
-// is right.
+// Each command has all fields that it needs, a valid example, and a line in the help. No
+// two commands share a verb or synonym.
 func TestCommandTableIsComplete(t *testing.T) {
 	seen := map[string]Verb{}
 	for _, spec := range commands() {
@@ -238,8 +238,8 @@ func TestCommandIsReadAsItIsWritten(t *testing.T) {
 	}
 }
 
-// The longest lifetime is said in days where it is one, and what is longer than any
-// duration is too long, and not unreadable.
+// A duration beyond the maximum is refused as too long, even if it is too long for a
+// time.Duration. The suggestion has the maximum in days, if it is a number of days.
 func TestDurationsBeyondTheCap(t *testing.T) {
 	d := withKey(t)
 	d.MaxTTL = 48 * time.Hour
@@ -268,7 +268,7 @@ func TestPrivateKeysAreRefusedUnderEveryVerb(t *testing.T) {
 			wantRead(t, readable(answer), "That was a private key: replace it", "ssh-keygen -t ed25519")
 			for _, holder := range []string{string(answer), d.log.String()} {
 				if strings.Contains(holder, "b3BlbnNzaC1rZXktdjEA") || strings.Contains(holder, "MIIE") {
-					t.Errorf("the key stands in %s", holder)
+					t.Errorf("the key is in %s", holder)
 				}
 			}
 			if d.table.writes != 0 {
@@ -309,7 +309,7 @@ func TestDurationsInWords(t *testing.T) {
 	}
 }
 
-// Whatever is typed, there is a reply, and it suggests something.
+// Each text is a valid command, or an error with a suggestion.
 func FuzzParseCommand(f *testing.F) {
 	for _, text := range []string{"up for 2h name web because “x”", "extend 30m", "<@U1|x>", "up for 1 1 1", "'", "\"", "down \xff", "key " + annsKey} {
 		f.Add(text)
@@ -320,13 +320,13 @@ func FuzzParseCommand(f *testing.F) {
 		var refused *bastion.Error
 		switch {
 		case err == nil && c.Verb == "":
-			t.Error("right, but no command")
+			t.Error("no error, and no command")
 		case err == nil && c.Name != "" && !bastion.ValidName(c.Name):
 			t.Errorf("the name %q", c.Name)
 		case err != nil && !errors.As(err, &wrong) && !errors.As(err, &refused):
 			t.Errorf("an unknown error: %v", err)
 		case wrong != nil && (wrong.Message == "" || len(wrong.Try) == 0 || wrong.Verb == ""):
-			t.Errorf("nothing to go by: %+v", wrong)
+			t.Errorf("no message, suggestion or verb: %+v", wrong)
 		}
 	})
 }

@@ -10,24 +10,24 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// try does something that a fault may let the caller die in.
+// untilCrash calls a function and returns an error if a fault has crashed it.
 func untilCrash(do func() error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			if v != (crashed{}) {
 				panic(v)
 			}
-			err = errors.New("it died")
+			err = errors.New("crashed")
 		}
 	}()
 	return do()
 }
 
-// story is a job, and what must be true when it is done.
+// jobTest is a job, and the result that it must have.
 type jobTest struct {
 	name  string
 	setUp func(*fixture) Job
-	read  string // what stands at the job's URL in the end
+	read  string // contained in the last reply at the job's URL
 	check func(*fixture) error
 }
 
@@ -93,37 +93,37 @@ func (d *fixture) wantState(state bastion.State) error {
 	return nil
 }
 
-// Each call of a port in turn goes wrong before or after its effect, by an error or
-// by the death of the function; then the job comes again, as Lambda lets it. In the
-// end there is one bastion in the right state, and the person has read so.
+// Each call of a port in turn fails before or after its effect, with an error or with a
+// crash of the function. Then the job runs again, as in Lambda. In the end there is one
+// bastion in the right state, and the last reply says so.
 func TestJobsSurviveTheLossOfAnyCall(t *testing.T) {
-	for _, story := range jobTests {
+	for _, test := range jobTests {
 		for _, after := range []bool{false, true} {
-			for _, death := range []bool{false, true} {
+			for _, crash := range []bool{false, true} {
 				hits := map[string]int{}
 				for at := 1; ; at++ {
 					d := newFixture(t)
-					job := story.setUp(d)
-					d.faults.calls, d.faults.at, d.faults.after, d.faults.crash = 0, at, after, death
+					job := test.setUp(d)
+					d.faults.calls, d.faults.at, d.faults.after, d.faults.crash = 0, at, after, crash
 					err := untilCrash(func() error { return d.RunJob(t.Context(), job) })
 					if d.faults.failedPort == "" {
 						break // it has fewer calls than that
 					}
 					hits[d.faults.failedPort]++
-					name := fmt.Sprintf("%s, fault in call %d (%s), after %t, death %t", story.name, at, d.faults.failedPort, after, death)
-					told := err == nil // then it does not come again
+					name := fmt.Sprintf("%s, fault in call %d (%s), after %t, crash %t", test.name, at, d.faults.failedPort, after, crash)
+					replied := err == nil // then Lambda does not run the job again
 					for range 2 {
 						d.clock = d.clock.Add(time.Second)
 						if err := d.RunJob(t.Context(), job); err != nil {
 							t.Errorf("%s: again: %v", name, err)
 						}
 					}
-					if told && d.faults.failedPort == "functions" && story.name == "start" {
+					if replied && d.faults.failedPort == "functions" && test.name == "start" {
 						wantRead(t, d.slack.last(job.ResponseURL), "The bastion couldn't be started", "isn't responding", "We don't know whether")
-						continue // the person was told, and asks again
+						continue // the person has a reply, and can run the command again
 					}
-					wantRead(t, d.slack.last(job.ResponseURL), story.read)
-					if err := story.check(d); err != nil {
+					wantRead(t, d.slack.last(job.ResponseURL), test.read)
+					if err := test.check(d); err != nil {
 						t.Errorf("%s: %v", name, err)
 					}
 					if n := len(d.slack.at(job.ResponseURL)); n > 3 {
@@ -134,24 +134,24 @@ func TestJobsSurviveTheLossOfAnyCall(t *testing.T) {
 					}
 				}
 				if hits["functions"] == 0 || hits["slack"] != 1 {
-					t.Errorf("%s: faults hit %v", story.name, hits)
+					t.Errorf("%s: faults hit %v", test.name, hits)
 				}
 			}
 		}
 	}
 }
 
-// While the other functions are down, the person is told so, and not left waiting.
+// While the API is down, a job replies so at once.
 func TestRepliesSayThatTheAPIIsDown(t *testing.T) {
-	for _, story := range jobTests {
+	for _, test := range jobTests {
 		d := newFixture(t)
-		job := story.setUp(d)
+		job := test.setUp(d)
 		d.api.down = errors.New("throttled")
 		if err := d.RunJob(t.Context(), job); err != nil {
-			t.Errorf("%s: %v", story.name, err)
+			t.Errorf("%s: %v", test.name, err)
 		}
 		wantRead(t, d.slack.last(job.ResponseURL), "isn't responding", "tell your operator")
-		if story.name != "start" {
+		if test.name != "start" {
 			continue
 		}
 		var v statusPage
@@ -161,7 +161,7 @@ func TestRepliesSayThatTheAPIIsDown(t *testing.T) {
 	}
 }
 
-// A job that comes late undoes nothing that was asked for after it.
+// A job that runs late does not undo a later request.
 func TestLateJobsDoNotUndoNewerRequests(t *testing.T) {
 	d := newFixture(t)
 	d.api.bastions = []*Bastion{aBastion("web")}
@@ -188,11 +188,11 @@ func TestLateJobsDoNotUndoNewerRequests(t *testing.T) {
 		t.Fatal(err)
 	}
 	if want := extend.At.Add(5 * time.Hour); !newer.Deadline.Equal(want) {
-		t.Errorf("the deadline is %s, want five hours from when it was asked, %s", newer.Deadline, want)
+		t.Errorf("the deadline is %s, want five hours after the request, %s", newer.Deadline, want)
 	}
 }
 
-// A start that comes again after its bastion was closed does not make another.
+// A start job that runs again after its bastion was closed starts no second one.
 func TestStartIsNotRepeatedAfterAClose(t *testing.T) {
 	d := newFixture(t)
 	job := d.storeUsedLink(startLink{Name: "web"})
@@ -207,8 +207,8 @@ func TestStartIsNotRepeatedAfterAClose(t *testing.T) {
 	}
 }
 
-// The owner reads who has used the link even if Slack no longer accepts a reply: the
-// status message says which address is accepted.
+// The owner sees which address has used the link even if Slack no longer accepts a reply:
+// the status message shows the address that the bastion accepts.
 func TestRefusedRepliesAreGivenUp(t *testing.T) {
 	d := newFixture(t)
 	d.slack.refuse = func(s sent) string {
@@ -228,8 +228,8 @@ func TestRefusedRepliesAreGivenUp(t *testing.T) {
 	wantRead(t, d.log.String(), "used_url")
 }
 
-// A job's reply goes to its response_url while Slack accepts it, and what a button
-// replies does not replace the message with the button.
+// A job sends its reply to its response_url while Slack accepts replies there. The reply
+// to a button does not replace the message with the button.
 func TestRepliesUseTheJobsURL(t *testing.T) {
 	for _, test := range []struct {
 		name    string
@@ -254,7 +254,7 @@ func TestRepliesUseTheJobsURL(t *testing.T) {
 			continue
 		}
 		if len(replies) > 0 && strings.Contains(string(replies[0]), `"replace_original":true`) != (test.job.ID == "") {
-			t.Errorf("%s: it replies %s", test.name, replies[0])
+			t.Errorf("%s: the reply is %s", test.name, replies[0])
 		}
 	}
 }
@@ -277,9 +277,9 @@ func TestJobsWithoutASlackOwnerAreDropped(t *testing.T) {
 	}
 }
 
-// A job that made a bastion and died before it could write that down must not make
-// another when it comes again, if the first has been closed meanwhile: a notice told
-// of it.
+// A start job creates a bastion and crashes before it stores the ID. The bastion is
+// closed, and a notice of that arrives. When the job runs again, it must not create a
+// second bastion.
 func TestRepeatedStartDoesNotReplaceAClosedBastion(t *testing.T) {
 	for calls := 1; ; calls++ {
 		d := newFixture(t)
@@ -290,7 +290,7 @@ func TestRepeatedStartDoesNotReplaceAClosedBastion(t *testing.T) {
 			return // it has fewer calls than that
 		}
 		if len(d.api.bastions) == 0 {
-			continue // it died before it made one
+			continue // it crashed before it created a bastion
 		}
 		b := d.api.bastions[0]
 		b.State = "closed"
@@ -298,10 +298,10 @@ func TestRepeatedStartDoesNotReplaceAClosedBastion(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := d.RunJob(t.Context(), job); err != nil {
-			t.Errorf("death after call %d: again: %v", calls, err)
+			t.Errorf("crash after call %d: again: %v", calls, err)
 		}
 		if n := len(d.api.bastions); n != 1 {
-			t.Errorf("death after call %d: %d bastions", calls, n)
+			t.Errorf("crash after call %d: %d bastions", calls, n)
 		}
 	}
 }

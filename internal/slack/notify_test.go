@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// stageOf is a bastion at a stage of its start.
+// stageOf returns a bastion at a stage of its start.
 func stageOf(stage string) *Bastion {
 	b := aBastion("web")
 	b.State, b.Stage, b.Host, b.Port, b.SSHConfig = "starting", stage, "", 0, ""
@@ -49,8 +49,8 @@ func (d *fixture) conversation() (c conversation) {
 	return c
 }
 
-// wantShown fails unless the direct messages are as many as the texts, in that order,
-// each with its text in it.
+// wantShown fails the test unless there is one direct message for each text, in this
+// order, and each message contains its text.
 func (d *fixture) wantShown(name string, texts ...string) {
 	d.t.Helper()
 	shown := d.slack.shown()
@@ -65,8 +65,8 @@ func (d *fixture) wantShown(name string, texts ...string) {
 	}
 }
 
-// One message follows a bastion's life. Ready, warning and receipt are new messages,
-// because an edit notifies nobody.
+// One message is edited at each change of a bastion. Ready, warning and receipt are new
+// messages, because Slack notifies nobody of an edit.
 func TestOneStatusMessageFollowsABastion(t *testing.T) {
 	d := newFixture(t)
 	version := int64(0)
@@ -116,14 +116,14 @@ func TestNextMessageIsTheMostUrgent(t *testing.T) {
 		want string
 	}{
 		{"starting", conversation{Notice: noticeOf(1, stageOf("image"))}, "status"},
-		{"the stage is shown", there(conversation{Notice: noticeOf(1, stageOf("image")), Status: status(stageOf("image"))}), ""},
+		{"the same stage", there(conversation{Notice: noticeOf(1, stageOf("image")), Status: status(stageOf("image"))}), ""},
 		{"another stage", there(conversation{Notice: noticeOf(1, stageOf("image")), Status: status(stageOf("network"))}), "status edit"},
 		{"ready before status", there(conversation{Notice: noticeOf(1, aBastion("web"))}), "ready"},
 		{"ready was sent", there(conversation{Notice: noticeOf(1, aBastion("web")), Ready: ready}), "status edit"},
 		{"warning before ready", conversation{Notice: warning}, "warning"},
 		{"warned of this deadline", conversation{Notice: warning, Warned: warning.Bastion.Deadline}, "ready"},
 		{"warned of an earlier deadline", conversation{Notice: warning, Warned: now}, "warning"},
-		{"the deadline is over", there(conversation{Notice: warningOf(1, now), Ready: ready}), "status edit"},
+		{"the deadline has passed", there(conversation{Notice: warningOf(1, now), Ready: ready}), "status edit"},
 		{"closing", there(conversation{Notice: noticeOf(1, closingBastion())}), "status edit"},
 		{"closing without a status message", conversation{Notice: noticeOf(1, closingBastion())}, ""},
 		{"closed", there(conversation{Notice: endOf(1)}), "receipt"},
@@ -153,7 +153,7 @@ func TestRepeatedAndOldNoticesChangeNothing(t *testing.T) {
 	for _, old := range []Notice{noticeOf(7, aBastion("web")), noticeOf(3, stageOf("image")), noticeOf(5, stageOf("network"))} {
 		d.notify(old)
 	}
-	d.notify(noticeOf(8, aBastion("web"))) // newer, but it says the same
+	d.notify(noticeOf(8, aBastion("web"))) // newer, with the same content
 	if n := len(d.slack.posts); n != 3 {
 		t.Errorf("%d requests, want the status message, ready and one edit", n)
 	}
@@ -165,8 +165,8 @@ func TestRepeatedAndOldNoticesChangeNothing(t *testing.T) {
 	d.wantShown("closed", "is closed", "is ready", "It was closed because it was idle")
 }
 
-// The ready message comes again if what it says is different, and not when the
-// deadline is.
+// The ready message is sent again if its content has changed. A new deadline does not
+// change it.
 func TestReadyIsSentAgainAfterAMove(t *testing.T) {
 	d := newFixture(t)
 	d.notify(noticeOf(1, aBastion("web")))
@@ -187,9 +187,9 @@ func TestReadyIsSentAgainAfterAMove(t *testing.T) {
 	}
 }
 
-// Two deliveries for one bastion cross: while the request of one is on its way, the
-// other begins. Whichever notice is newer is shown in the end, and nothing is sent
-// twice.
+// Two deliveries for one bastion run at the same time: the second begins while a request
+// of the first is on its way. In the end the messages show the newer notice, and no
+// message is sent twice.
 func TestCrossingDeliveriesShowTheNewest(t *testing.T) {
 	older, newer := noticeOf(3, stageOf("image")), noticeOf(7, aBastion("web"))
 	for name, order := range map[string][2]Notice{"the older is on its way": {older, newer}, "the newer is on its way": {newer, older}} {
@@ -213,8 +213,8 @@ func TestCrossingDeliveriesShowTheNewest(t *testing.T) {
 	}
 }
 
-// A request is on its way for so long that another delivery takes over, and arrives
-// after what that one has sent.
+// A request takes so long that another delivery begins to send. The request arrives at
+// Slack after the requests of that delivery.
 func TestLateEditIsCorrected(t *testing.T) {
 	d := newFixture(t)
 	d.notify(noticeOf(1, stageOf("capacity")))
@@ -228,9 +228,9 @@ func TestLateEditIsCorrected(t *testing.T) {
 	d.wantShown("in the end", "Bastion web is ready", "is ready for")
 }
 
-// Each call of a port in turn goes wrong before or after its effect, by an error or by
-// the end of the function; then the notice comes again, as Lambda lets it. The owner
-// reads everything, and at most one message is doubled.
+// Each call of a port in turn fails before or after its effect, with an error or with a
+// crash of the function. Then the notice is sent again, as in Lambda. The owner gets
+// every message, and at most one of them twice.
 func TestNoticesSurviveTheLossOfAnyCall(t *testing.T) {
 	for _, test := range []struct {
 		notice Notice
@@ -242,18 +242,18 @@ func TestNoticesSurviveTheLossOfAnyCall(t *testing.T) {
 		{endOf(9), []string{"It was closed because it was idle", "Bastion web is closed"}},
 	} {
 		for _, after := range []bool{false, true} {
-			for _, death := range []bool{false, true} {
+			for _, crash := range []bool{false, true} {
 				for at := 1; ; at++ {
 					d := newFixture(t)
 					d.notify(noticeOf(1, stageOf("capacity")))
-					d.faults.calls, d.faults.at, d.faults.after, d.faults.crash = 0, at, after, death
+					d.faults.calls, d.faults.at, d.faults.after, d.faults.crash = 0, at, after, crash
 					err := untilCrash(func() error { return d.Notify(t.Context(), test.notice) })
 					if d.faults.failedPort == "" {
 						break // it has fewer calls than that
 					}
-					name := fmt.Sprintf("%s, call %d (%s), after %t, death %t", test.read[0], at, d.faults.failedPort, after, death)
+					name := fmt.Sprintf("%s, call %d (%s), after %t, crash %t", test.read[0], at, d.faults.failedPort, after, crash)
 					if err == nil && d.faults.failedPort != "slack" {
-						t.Errorf("%s: the loss is not an error, so the notice does not come again", name)
+						t.Errorf("%s: there is no error, so the notice is not sent again", name)
 					}
 					d.clock = d.clock.Add(time.Minute)
 					d.notify(test.notice)
@@ -276,12 +276,12 @@ func TestNoticesSurviveTheLossOfAnyCall(t *testing.T) {
 // that delivery, which then fails or dies. The older notice comes again, and its
 // delivery sends the message.
 func TestMessageLeftToADeliveryThatDiesIsSent(t *testing.T) {
-	for _, death := range []bool{false, true} {
+	for _, crash := range []bool{false, true} {
 		for at := 1; ; at++ {
 			d := newFixture(t)
 			d.notify(noticeOf(1, stageOf("capacity")))
 			older := noticeOf(2, stageOf("image"))
-			d.faults.calls, d.faults.at, d.faults.after, d.faults.crash = 0, at, true, death
+			d.faults.calls, d.faults.at, d.faults.after, d.faults.crash = 0, at, true, crash
 			_ = untilCrash(func() error { return d.Notify(t.Context(), older) })
 			if d.faults.failedPort == "" {
 				break // it has fewer calls than that
@@ -291,7 +291,7 @@ func TestMessageLeftToADeliveryThatDiesIsSent(t *testing.T) {
 			d.notify(older)
 			d.runJobs()
 			if n := d.slack.count("It was closed because it was idle"); n != 1 {
-				t.Errorf("call %d (%s), death %t: %d receipts, want 1", at, d.faults.failedPort, death, n)
+				t.Errorf("call %d (%s), crash %t: %d receipts, want 1", at, d.faults.failedPort, crash, n)
 			}
 		}
 	}
@@ -310,9 +310,9 @@ func (d *fixture) runJobs() {
 	}
 }
 
-// The function ends between a post and storing where the message is. The second status
-// message is the one that is edited; the first is stale, and its buttons still work,
-// because they name the bastion.
+// The function crashes after it has posted the status message and before it has stored
+// its place. The second status message is the one that is edited. The first is stale,
+// but its buttons still work, because they contain the bastion's ID.
 func TestStatusMessageThatWasNotStoredIsPostedAgain(t *testing.T) {
 	d := newFixture(t)
 	for at := 1; len(d.slack.direct) == 0; at++ {
@@ -363,7 +363,7 @@ func TestRefusedEditIsPostedAsANewMessage(t *testing.T) {
 	}
 }
 
-// What Slack never accepts is given up: the notice does not come again without end.
+// If Slack refuses a message for good, the notice succeeds, so that it is not sent again.
 func TestRefusedMessagesAreGivenUp(t *testing.T) {
 	d := newFixture(t)
 	d.slack.refuse = func(sent) string { return "user_disabled" }
@@ -377,8 +377,8 @@ func TestRefusedMessagesAreGivenUp(t *testing.T) {
 	wantRead(t, d.log.String(), "user_disabled", `"kind":"receipt"`)
 }
 
-// A token that Slack does not accept is for the operator: the notice fails, so that it
-// comes again, and is a dead message if the token stays wrong.
+// If Slack does not accept the token, only the operator can help. The notice fails, so
+// that it is sent again, and it becomes a dead letter if the token stays wrong.
 func TestTokenErrorsAreReturned(t *testing.T) {
 	for _, code := range []string{"invalid_auth", "token_revoked", "missing_scope"} {
 		d := newFixture(t)
@@ -408,15 +408,15 @@ func TestOneWarningForEachDeadline(t *testing.T) {
 	}
 }
 
-// Whatever is lost, there are never two warnings of one deadline. Only if Slack has
-// certainly not accepted one, it comes again.
+// No fault causes two warnings of one deadline. A warning is sent again only if Slack has
+// certainly not accepted it.
 func TestWarningsUnderFaults(t *testing.T) {
 	warning := warningOf(9, start.Add(10*time.Minute))
 	for _, after := range []bool{false, true} {
-		for _, death := range []bool{false, true} {
+		for _, crash := range []bool{false, true} {
 			for at := 1; ; at++ {
 				d := newFixture(t)
-				d.faults.calls, d.faults.at, d.faults.after, d.faults.crash = 0, at, after, death
+				d.faults.calls, d.faults.at, d.faults.after, d.faults.crash = 0, at, after, crash
 				_ = untilCrash(func() error { return d.Notify(t.Context(), warning) })
 				if d.faults.failedPort == "" {
 					break
@@ -424,7 +424,7 @@ func TestWarningsUnderFaults(t *testing.T) {
 				d.clock = d.clock.Add(time.Minute)
 				d.notify(warning)
 				if n := d.slack.count("closes in"); n > 1 {
-					t.Errorf("call %d (%s), after %t, death %t: %d warnings", at, d.faults.failedPort, after, death, n)
+					t.Errorf("call %d (%s), after %t, crash %t: %d warnings", at, d.faults.failedPort, after, crash, n)
 				}
 			}
 		}
@@ -460,7 +460,7 @@ func TestNoticesWithoutAnAllowedOwnerAreDropped(t *testing.T) {
 	}
 }
 
-func TestReceiptCountsWhatItDoesNotName(t *testing.T) {
+func TestReceiptCountsUnnamedDestinations(t *testing.T) {
 	r := Receipt{Destinations: strings.Fields(strings.Repeat("db:5432 ", 12)), Unnamed: 3}
 	if got := destinations(r); !strings.HasSuffix(got, " and 5 more") || strings.Count(got, "db:5432") != maxDestinations {
 		t.Errorf("destinations %q", got)

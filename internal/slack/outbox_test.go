@@ -122,8 +122,8 @@ func reply(r *http.Request, status int, header http.Header, body string) *http.R
 	return &http.Response{StatusCode: status, Header: header, Body: io.NopCloser(strings.NewReader(body)), Request: r}
 }
 
-// lambdaQueue runs jobs and notices as Lambda runs events: each apart, for 53 seconds
-// at most, and twice again if it fails, after one minute and two.
+// lambdaQueue runs jobs and notices as Lambda runs events: each in its own goroutine, for
+// at most 53 seconds. It runs a failed one again after one minute, and then after two.
 type lambdaQueue struct {
 	app     *App
 	ctx     context.Context
@@ -176,7 +176,8 @@ func (q *lambdaQueue) invoke(do func(context.Context) error) error {
 	return err
 }
 
-// simulate is an app in front of a Slack with limits, in the time of a synctest bubble.
+// simulate returns an app with a queue like Lambda's and a Slack with limits, which all
+// use the time of the synctest bubble.
 func simulate(t *testing.T) (*lambdaQueue, *limitedSlack, *fixture) {
 	d := newFixture(t)
 	slack, queue := newLimitedSlack(), &lambdaQueue{app: d.App, ctx: t.Context()}
@@ -185,7 +186,7 @@ func simulate(t *testing.T) (*lambdaQueue, *limitedSlack, *fixture) {
 	return queue, slack, d
 }
 
-// numbered is a bastion of an owner of its own.
+// numbered returns a bastion with an ID, a name and an owner of its own.
 func numbered(i int, state string) *Bastion {
 	b := closedBastion()
 	if state != "closed" {
@@ -200,10 +201,10 @@ func numbered(i int, state string) *Bastion {
 	return b
 }
 
-// 1,000 bastions of 1,000 people end at once, each with a status message. Slack accepts
-// 300 new messages and 50 edits a minute. Everybody gets one receipt, within five
-// minutes, and every status message says in the end that the bastion is closed, within
-// 22 minutes. Few invocations run at a time after the first seconds.
+// 1,000 bastions of 1,000 people end at the same time. Each has a status message. Slack
+// accepts 300 new messages and 50 edits a minute. Each owner gets one receipt within five
+// minutes, and each status message says within 22 minutes that the bastion is closed.
+// After two minutes, at most one invocation runs.
 func TestThousandBastionsThatEndAtOnce(t *testing.T) {
 	const many = 1000
 	synctest.Test(t, func(t *testing.T) {
@@ -254,10 +255,10 @@ func TestThousandBastionsThatEndAtOnce(t *testing.T) {
 				t.Errorf("owner %d got %d receipts", i, receipts[channel])
 			}
 			if text := slack.messages[posted{channel, fmt.Sprint("old-", i)}]; !strings.Contains(text, "is closed") {
-				t.Errorf("the status message of owner %d says %q", i, text)
+				t.Errorf("the status message of owner %d is %q", i, text)
 			}
 		}
-		// After the first burst every request waits as long as Slack has said.
+		// After the first burst, each request waits for the time that Slack has requested.
 		if burst := 2 * many; slack.refused > burst {
 			t.Errorf("%d requests were refused, want at most %d", slack.refused, burst)
 		}
@@ -271,13 +272,13 @@ func TestThousandBastionsThatEndAtOnce(t *testing.T) {
 	})
 }
 
-// Ready messages, warnings and receipts go before status messages, of which the newest
-// alone is sent.
+// Ready messages, warnings and receipts are sent before status messages. Of the stages
+// that pass while a status message waits, only the newest is sent.
 func TestUrgentMessagesGoBeforeStages(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		queue, slack, _ := simulate(t)
 		slack.posts, slack.updates = 20, 10
-		for i := range 40 { // first messages of starts use up the minute
+		for i := range 40 { // the first status messages use all posts of this minute
 			b := numbered(i, "ready")
 			b.State, b.Stage, b.SSHConfig, b.Host = "starting", "capacity", "", ""
 			queue.notify(noticeOf(1, b))
@@ -314,12 +315,12 @@ func TestUrgentMessagesGoBeforeStages(t *testing.T) {
 			}
 		}
 		if !strings.Contains(shown, "waiting for the host key") || strings.Contains(fmt.Sprint(slack.accepted), "web-39 is starting: pulling the image") {
-			t.Errorf("the status message says %q, want the newest stage, and none of those between", shown)
+			t.Errorf("the status message is %q, want the newest stage, and no message with an earlier one", shown)
 		}
 	})
 }
 
-// Slack is down for an hour: nothing is lost, and one invocation at a time tries again.
+// Slack is down for an hour. No message is lost, and one invocation at a time tries again.
 func TestNothingIsLostWhileSlackIsDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		queue, slack, d := simulate(t)
@@ -347,8 +348,9 @@ func TestNothingIsLostWhileSlackIsDown(t *testing.T) {
 	})
 }
 
-// What Slack does not accept for six hours is dropped, so that no job lives for ever.
-func TestMessagesAreGivenUpInTheEnd(t *testing.T) {
+// A message that Slack has not accepted for six hours is dropped, so that no job runs for
+// ever.
+func TestMessagesAreDroppedAfterSixHours(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		queue, _, d := simulate(t)
 		d.Transport = roundTripper(func(r *http.Request) (*http.Response, error) {
@@ -358,17 +360,17 @@ func TestMessagesAreGivenUpInTheEnd(t *testing.T) {
 		queue.notify(noticeOf(1, numbered(1, "closed")))
 		queue.running.Wait()
 		if took := time.Since(begun); took < maxWait || took > maxWait+time.Hour {
-			t.Errorf("it was given up after %s, want %s", took, maxWait)
+			t.Errorf("the message was dropped after %s, want %s", took, maxWait)
 		}
 		wantRead(t, d.log.String(), "message dropped")
 	})
 }
 
-// The job that works on an outbox ends anywhere and comes again, as Lambda lets it, or
-// its end is noticed by the next notice. Everybody gets their receipt.
+// A fault ends the job of an outbox at each call in turn. Lambda runs the job again. Each
+// owner gets a receipt.
 func TestOutboxSurvivesTheLossOfAnyCall(t *testing.T) {
 	for _, after := range []bool{false, true} {
-		for _, death := range []bool{false, true} {
+		for _, crash := range []bool{false, true} {
 			for at := 1; ; at++ {
 				hit := false
 				synctest.Test(t, func(t *testing.T) {
@@ -385,7 +387,7 @@ func TestOutboxSurvivesTheLossOfAnyCall(t *testing.T) {
 					if err := d.write(t.Context(), outboxKey("T0ANN"), 0, waiting, time.Now().Add(outboxLife)); err != nil {
 						t.Fatal(err)
 					}
-					d.faults.calls, d.faults.at, d.faults.after, d.faults.crash = 0, at, after, death
+					d.faults.calls, d.faults.at, d.faults.after, d.faults.crash = 0, at, after, crash
 					queue.run(func(ctx context.Context) error {
 						return untilCrash(func() error { return d.RunJob(ctx, Job{Action: JobSend, Team: "T0ANN", At: start}) })
 					})
@@ -397,7 +399,7 @@ func TestOutboxSurvivesTheLossOfAnyCall(t *testing.T) {
 					}
 					for i := range 3 {
 						if n := receipts[fmt.Sprintf("D%07d", i)]; n < 1 || n > 2 {
-							t.Errorf("fault in call %d (%s), after %t, death %t: owner %d got %d receipts", at, d.faults.failedPort, after, death, i, n)
+							t.Errorf("fault in call %d (%s), after %t, crash %t: owner %d got %d receipts", at, d.faults.failedPort, after, crash, i, n)
 						}
 					}
 				})
@@ -413,8 +415,8 @@ func outboxEntry(id string, serial int) waiting {
 	return waiting{ID: id, Urgent: true, Serial: int64(serial), Since: time.Now()}
 }
 
-// A notice that is added while the job sends for the same bastion is not removed with
-// what was sent.
+// If a bastion is added to the outbox again while the job sends its message, the entry
+// stays in the outbox.
 func TestAdditionDuringSendingIsKept(t *testing.T) {
 	o := outbox{Waiting: []waiting{{ID: "a", Serial: 1, Since: start}, {ID: "b", Serial: 2, Since: start}}, Serial: 2}
 	done := newProgress()
@@ -425,7 +427,7 @@ func TestAdditionDuringSendingIsKept(t *testing.T) {
 	}
 }
 
-// Two jobs for one outbox: the second leaves it to the first.
+// While one job holds the outbox, a second job does nothing.
 func TestOneJobWorksOnAnOutbox(t *testing.T) {
 	d := newFixture(t)
 	o := outbox{Waiting: []waiting{{ID: "a", Since: start}}, Holder: start, HeldUntil: start.Add(holdTime)}
@@ -443,7 +445,8 @@ func TestOneJobWorksOnAnOutbox(t *testing.T) {
 	}
 }
 
-// One bastion whose stored value is broken does not keep the others' messages back.
+// A bastion whose stored conversation cannot be decoded does not delay the messages of
+// other bastions.
 func TestBrokenConversationDoesNotBlockTheOutbox(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		queue, slack, d := simulate(t)
@@ -469,14 +472,14 @@ func TestBrokenConversationDoesNotBlockTheOutbox(t *testing.T) {
 			t.Errorf("%d receipts, want those of the other two", len(slack.accepted))
 		}
 		if len(queue.failed) != 3 {
-			t.Errorf("the job failed %d times, want 3, so that the operator sees a dead message", len(queue.failed))
+			t.Errorf("the job failed %d times, want 3, so that it becomes a dead letter", len(queue.failed))
 		}
 	})
 }
 
 var errEnqueue = errors.New("throttled")
 
-// The job cannot be enqueued: the notice fails and comes again, and starts it then.
+// If the job cannot be enqueued, the notice fails. The repeated notice enqueues the job.
 func TestOutboxWithoutAJobIsStartedAgain(t *testing.T) {
 	d := newFixture(t)
 	d.slack.status, d.slack.header = 429, http.Header{"Retry-After": {"5"}}

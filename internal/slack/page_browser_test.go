@@ -34,7 +34,7 @@ type pageState struct {
 	reach func(*browserFixture)
 }
 
-// browserFixture is an app with a real browser in front of it, over https.
+// browserFixture is a pageFixture behind an https server, with a real browser.
 type browserFixture struct {
 	*pageFixture
 	*browser.Tab

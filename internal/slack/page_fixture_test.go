@@ -169,8 +169,7 @@ func (app *pageFixture) mustBeUnused(path string) {
 
 func lastOf(path string) string { return path[strings.LastIndex(path, "/")+1:] }
 
-// visitor is a browser without a screen: it keeps cookies and sends the form of the
-// open page.
+// visitor simulates a browser: it keeps cookies and sends the form of the open page.
 type visitor struct {
 	app     *pageFixture
 	from    string

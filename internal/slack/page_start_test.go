@@ -191,8 +191,8 @@ func TestFailedEnqueueLeavesTheLinkUnused(t *testing.T) {
 	}
 }
 
-// A write may have taken effect although it returned an error, or a conflict with
-// itself.
+// A write may have taken effect although it returned an error. If the write was sent
+// twice, the error may be a conflict with itself.
 func TestUseThatWasWrittenCounts(t *testing.T) {
 	for _, returned := range []error{errDownTest, errConflictItself} {
 		app := newPageFixture(t, nil)

@@ -46,8 +46,8 @@ func setEnded(b *Bastion, reason bastion.EndReason, at time.Time) {
 	b.Ended = &api.Ended{Reason: reason, At: at}
 }
 
-// startedFixture returns an app in which the button was pressed and the job has found the
-// bastion, and the path of the status page.
+// startedFixture returns a fixture in which the button was pressed and the job has stored
+// the bastion, and the path of the status page.
 func startedFixture(t testing.TB) (app *pageFixture, path string) {
 	t.Helper()
 	app, path = pressedFixture(t)
@@ -57,8 +57,8 @@ func startedFixture(t testing.TB) (app *pageFixture, path string) {
 	return app, path
 }
 
-// pressedFixture returns an app in which the button was pressed, and the path of the status
-// page.
+// pressedFixture returns a fixture in which the button was pressed, and the path of the
+// status page.
 func pressedFixture(t testing.TB) (app *pageFixture, path string) {
 	t.Helper()
 	app = newPageFixture(t, nil)
@@ -239,11 +239,11 @@ func TestStatusPageOfMovedBastion(t *testing.T) {
 
 func TestStatusPageOfProblem(t *testing.T) {
 	app, path := pressedFixture(t)
-	if err := app.storeProblem(t.Context(), hashOf(lastOf(path)), "You hold as many bastions as you may."); err != nil {
+	if err := app.storeProblem(t.Context(), hashOf(lastOf(path)), "You have the maximum number of bastions."); err != nil {
 		t.Fatal(err)
 	}
 	b := newVisitor(app, homeV4).open(path)
-	if !strings.Contains(b.text(), "You hold as many bastions as you may.") || follows(t, b) || len(app.calls) > 0 {
+	if !strings.Contains(b.text(), "You have the maximum number of bastions.") || follows(t, b) || len(app.calls) > 0 {
 		t.Errorf("%d calls, and the page:\n%s", len(app.calls), b.text())
 	}
 }

@@ -65,7 +65,7 @@ func TestVerifyAcceptsOnlyTheRightSignature(t *testing.T) {
 		{"doubled as API Gateway joins it", headers([]string{stamp}, []string{right + "," + right}), body, secret, errSignature},
 		{"timestamp doubled as API Gateway joins it", with(stamp + "," + stamp), body, secret, errTimestamp},
 		{"signature of another timestamp", headers([]string{strconv.FormatInt(start.Unix()+1, 10)}, []string{right}), body, secret, errSignature},
-		{"capital messages", headers([]string{stamp}, []string{strings.ToUpper(right)}), body, secret, errSignature},
+		{"capital letters", headers([]string{stamp}, []string{strings.ToUpper(right)}), body, secret, errSignature},
 		{"without version", headers([]string{stamp}, []string{strings.TrimPrefix(right, "v0=")}), body, secret, errSignature},
 		{"other version", headers([]string{stamp}, []string{"v1" + strings.TrimPrefix(right, "v0")}), body, secret, errSignature},
 		{"cut off", headers([]string{stamp}, []string{right[:len(right)-1]}), body, secret, errSignature},
@@ -89,8 +89,8 @@ func TestVerifyAcceptsOnlyTheRightSignature(t *testing.T) {
 }
 
 // verify and slack-go's verifier accept the same requests. The one difference, which
-// the random requests don't have: slack-go accepts capital messages, so a request
-// could be replayed in another spelling.
+// the random requests don't have: slack-go accepts capital letters, so a request
+// has several valid signatures.
 func TestVerifyAgreesWithSlackGo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // its clock is time.Now
 		random := rand.New(rand.NewPCG(1, 2))

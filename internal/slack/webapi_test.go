@@ -76,7 +76,7 @@ func TestRetryAfterIsBounded(t *testing.T) {
 	}
 }
 
-// An error says what happened, and neither where nor with what token.
+// Errors contain the cause, but neither the URL nor the token.
 func TestErrorsHoldNoSecret(t *testing.T) {
 	d := newFixture(t)
 	for _, cause := range []error{
@@ -87,7 +87,7 @@ func TestErrorsHoldNoSecret(t *testing.T) {
 		_, direct := d.post(t.Context(), ann, helpMessage())
 		for _, err := range []error{d.respond(t.Context(), hookA, helpMessage(), true), direct} {
 			if strings.Contains(err.Error(), "slack.com") || strings.Contains(err.Error(), botToken) {
-				t.Errorf("the error holds a secret: %v", err)
+				t.Errorf("the error contains a secret: %v", err)
 			}
 		}
 	}
@@ -117,8 +117,8 @@ func TestTokenIsSentToTheWebAPIOnly(t *testing.T) {
 	}
 }
 
-// User IDs count within one workspace, so a token of another workspace must not be
-// used. With one workspace the token can be of no other.
+// A user's ID is valid in one workspace only, so a token of another workspace must not be
+// used. If only one workspace is allowed, the token is not checked.
 func TestTokenOfAnotherWorkspaceIsNotUsed(t *testing.T) {
 	two := []string{"T0OTHER", "T0ANN"}
 	for _, test := range []struct {
@@ -127,7 +127,7 @@ func TestTokenOfAnotherWorkspaceIsNotUsed(t *testing.T) {
 		checks, direct int
 	}{
 		{"the only workspace", "", []string{"T0ANN"}, 0, 2},
-		{"the token's", `{"ok":true,"team_id":"T0ANN"}`, two, 1, 2}, // once is enough
+		{"the token's", `{"ok":true,"team_id":"T0ANN"}`, two, 1, 2}, // checked once
 		{"another", `{"ok":true,"team_id":"T0OTHER"}`, two, 2, 0},
 		{"an organisation's", `{"ok":true,"team_id":"E0ORG","is_enterprise_install":true}`, two, 1, 2},
 		{"no workspace", `{"ok":true}`, two, 2, 0},
@@ -149,7 +149,7 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// A Slack that never replies, and one whose reply never ends.
+// The app waits a limited time for a reply, and reads a limited part of an endless one.
 func TestWaitForSlackIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newFixture(t)
