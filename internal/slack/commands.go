@@ -262,7 +262,7 @@ func (c *Command) parseExtend(_ string, words []word) error {
 		given := c.Name
 		c.TTL = 30 * time.Minute
 		if !likeDuration(given) {
-			return c.errorf("For how long?")
+			return c.errorf("The duration is missing.")
 		}
 		c.Name = ""
 		return c.errorf("%s is not a valid duration. Valid are 45m, 2h, 1h30m or 2d.", quoted(given))
@@ -324,14 +324,14 @@ func (c *Command) takeTTL(words []word, skip int) (int, error) {
 	}
 	if len(words) <= skip {
 		c.TTL = 2 * time.Hour
-		return 0, c.errorf("For how long? Nothing follows “%s”.", strings.ToLower(words[0].text))
+		return 0, c.errorf("The duration is missing: nothing follows “%s”.", strings.ToLower(words[0].text))
 	}
 	given := words[skip].text
 	if !number.MatchString(given) {
 		c.TTL = 2 * time.Hour
 		return 0, c.errorf("%s is not a valid duration. Valid are 45m, 2h, 1h30m or 2d.", quoted(given))
 	}
-	wrong := &CommandError{Message: fmt.Sprintf("%s what? Add a unit, such as %[2]sh or %[2]sm.", quoted(given), shortened(given, 12)), Verb: c.Verb}
+	wrong := &CommandError{Message: fmt.Sprintf("%s has no unit. Add one, such as %[2]sh or %[2]sm.", quoted(given), shortened(given, 12)), Verb: c.Verb}
 	for _, unit := range []string{"h", "m"} {
 		try := *c
 		if try.TTL, n = leadingTTL([]word{{text: given + unit}}); n > 0 {

@@ -28,7 +28,7 @@ func helpMessage() *message {
 	return newMessage("How to use "+slash, "A bastion is your own temporary SSH entry point").
 		paragraph("First register your public key. Then get a link, open it on the machine you'll run ssh from, and press the button there. Progress and the receipt come as direct messages from this app.").
 		list(lines...).
-		paragraph("Everything after because is the reason, unless it is quoted. Only you can see the replies.")
+		paragraph("The reason is all text after “because”, or only the quoted text after it. Only you can see the replies.")
 }
 
 // wrongMessage says why a command is not valid, and shows similar valid commands and the

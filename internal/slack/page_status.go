@@ -115,7 +115,7 @@ func (a *App) progress(v *visit, stored statusPage) (progressPage, error) {
 // the same name finds the same bastion.
 func (a *App) waitForJob(v *visit, stored statusPage, page progressPage) progressPage {
 	if a.Now().Sub(stored.StartedAt) >= startTimeout {
-		return page.notStarted("We lost track of this request. Run /bastion status in Slack.")
+		return page.notStarted("We don't know whether this request succeeded. Run /bastion status in Slack.")
 	}
 	if v.Method == http.MethodGet && a.Now().Sub(stored.EnqueuedAt) >= enqueueAgainAfter {
 		v.Cause = a.enqueueAgain(v.Context(), hashOf(v.token), stored.StartLink)
