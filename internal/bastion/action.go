@@ -1,7 +1,6 @@
 package bastion
 
 import (
-	"fmt"
 	"net/netip"
 )
 
@@ -45,31 +44,4 @@ type Action struct {
 	TaskID     string       // of WriteLease, StopTask and EndLease
 	Generation int64        // of WriteLease
 	Notice     Notice       // of Notify
-}
-
-// String returns the step and its most important parameter, for logs and tests.
-func (a Action) String() string {
-	switch a.Step {
-	case CreateGroup:
-		return "CreateGroup"
-	case RevokeEgress:
-		return fmt.Sprintf("RevokeEgress(%s)", a.Rule.ID)
-	case AuthorizeIngress:
-		return fmt.Sprintf("AuthorizeIngress(%s)", a.Source)
-	case RevokeIngress:
-		return fmt.Sprintf("RevokeIngress(%s)", a.Rule.ID)
-	case RunTask:
-		return fmt.Sprintf("RunTask(%d)", a.Attempt)
-	case WriteLease:
-		return fmt.Sprintf("WriteLease(%d)", a.Generation)
-	case StopTask:
-		return "StopTask"
-	case EndLease:
-		return "EndLease"
-	case DeleteGroup:
-		return "DeleteGroup"
-	case Notify:
-		return fmt.Sprintf("Notify(%s)", a.Notice)
-	}
-	return fmt.Sprintf("Step(%d)", a.Step)
 }

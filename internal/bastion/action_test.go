@@ -1,6 +1,7 @@
 package bastion
 
 import (
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -65,4 +66,32 @@ func TestStepTableHasEveryFunction(t *testing.T) {
 	if !maps.Equal(exist, listed) {
 		t.Errorf("the functions are %q, and the table has %q", slices.Sorted(maps.Keys(exist)), slices.Sorted(maps.Keys(listed)))
 	}
+}
+
+// String returns the step and its most important parameter, as the tables of these
+// tests have it.
+func (a Action) String() string {
+	switch a.Step {
+	case CreateGroup:
+		return "CreateGroup"
+	case RevokeEgress:
+		return fmt.Sprintf("RevokeEgress(%s)", a.Rule.ID)
+	case AuthorizeIngress:
+		return fmt.Sprintf("AuthorizeIngress(%s)", a.Source)
+	case RevokeIngress:
+		return fmt.Sprintf("RevokeIngress(%s)", a.Rule.ID)
+	case RunTask:
+		return fmt.Sprintf("RunTask(%d)", a.Attempt)
+	case WriteLease:
+		return fmt.Sprintf("WriteLease(%d)", a.Generation)
+	case StopTask:
+		return "StopTask"
+	case EndLease:
+		return "EndLease"
+	case DeleteGroup:
+		return "DeleteGroup"
+	case Notify:
+		return fmt.Sprintf("Notify(%s)", a.Notice)
+	}
+	return fmt.Sprintf("Step(%d)", a.Step)
 }
