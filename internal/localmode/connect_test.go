@@ -16,17 +16,6 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/test/sshclient"
 )
 
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	return port
-}
-
 // wantPage checks for the page of the private host, reached through the bastion.
 func wantPage(t *testing.T, page, id string) {
 	t.Helper()
@@ -69,13 +58,13 @@ func TestStockClientReachesPrivateHost(t *testing.T) {
 		wantPage(t, out, s.ID)
 	})
 	t.Run("-L to HTTP", func(t *testing.T) {
-		port := freePort(t)
+		port := sshclient.FreePort(t)
 		tun := w.Open(config, "-N", "-L", "127.0.0.1:"+port+":private.internal:80", "bastion-default")
 		defer tun.Close()
 		wantPage(t, fetchPage(t, &http.Transport{}, "http://127.0.0.1:"+port+"/l"), s.ID)
 	})
 	t.Run("-D to HTTP", func(t *testing.T) {
-		port := freePort(t)
+		port := sshclient.FreePort(t)
 		tun := w.Open(config, "-N", "-D", "127.0.0.1:"+port, "bastion-default")
 		defer tun.Close()
 		proxy := &url.URL{Scheme: "socks5h", Host: "127.0.0.1:" + port}

@@ -181,7 +181,7 @@ func TestCommandsPrintAResultAndReturnAStatus(t *testing.T) {
 
 func TestOpenSSHRunsCommands(t *testing.T) {
 	r := start(t, func(r *fixture) { granting(r.table) })
-	s := r.stock()
+	s := r.openSSH()
 	if got := s.ssh("", "bastion", "extend", "30m"); got != (outcome{"bastion: Granted 30m0s.\n", "", 0}) {
 		t.Errorf("%+v", got)
 	}
@@ -196,7 +196,7 @@ func TestOpenSSHRunsCommands(t *testing.T) {
 
 func TestConsoleWithoutATerminal(t *testing.T) {
 	r := start(t, func(r *fixture) { granting(r.table) })
-	got := r.stock().ssh("help\n\nwhat\nextend 30m\nexit\nstatus\n", "-T", "bastion")
+	got := r.openSSH().ssh("help\n\nwhat\nextend 30m\nexit\nstatus\n", "-T", "bastion")
 	if got.status != 0 {
 		t.Errorf("%+v", got)
 	}
@@ -235,7 +235,7 @@ func TestConsoleWithATerminal(t *testing.T) {
 
 func TestOpenSSHConsoleWithATerminal(t *testing.T) {
 	r := start(t)
-	got := r.stock().ssh("help\rexit\r", "-tt", "bastion")
+	got := r.openSSH().ssh("help\rexit\r", "-tt", "bastion")
 	if got.status != 0 || !strings.Contains(got.stdout, "leave the console") {
 		t.Errorf("%+v", got)
 	}
@@ -243,7 +243,7 @@ func TestOpenSSHConsoleWithATerminal(t *testing.T) {
 
 func TestConsoleEndsWithItsInput(t *testing.T) {
 	r := start(t)
-	if got := r.stock().ssh("", "-T", "bastion"); got.status != 0 || !strings.Contains(got.stdout, "owner ") {
+	if got := r.openSSH().ssh("", "-T", "bastion"); got.status != 0 || !strings.Contains(got.stdout, "owner ") {
 		t.Errorf("%+v", got)
 	}
 }

@@ -311,7 +311,7 @@ func TestQuarterOfAGigabyteEachWay(t *testing.T) {
 		received <- <-sum
 		_, _ = io.Copy(struct{ io.Writer }{conn}, skip(noise(2, size), size-1))
 	})
-	cmd := r.stock().command("ssh", "-W", "10.0.0.1:7", "bastion")
+	cmd := r.openSSH().command("ssh", "-W", "10.0.0.1:7", "bastion")
 	var stderr bytes.Buffer
 	sent := sha256.New()
 	cmd.Stdin, cmd.Stderr = noise(1, size), &stderr

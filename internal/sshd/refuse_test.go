@@ -87,7 +87,7 @@ func TestUnsupportedRequestsOfOpenSSHAreRefused(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := start(t)
-			s := r.stock()
+			s := r.openSSH()
 			cmd := s.command("ssh", c.args...)
 			cmd.Env = append(cmd.Env, "DISPLAY=127.0.0.1:99")
 			got := s.finish(cmd, "")
@@ -103,7 +103,7 @@ func TestUnsupportedRequestsOfOpenSSHAreRefused(t *testing.T) {
 
 func TestSFTPIsRefused(t *testing.T) {
 	r := start(t)
-	s := r.stock()
+	s := r.openSSH()
 	got := s.finish(s.command("sftp", "bastion"), "")
 	if got.status == 0 || !strings.Contains(got.stderr, "subsystem request failed") {
 		t.Errorf("%+v", got)
@@ -113,7 +113,7 @@ func TestSFTPIsRefused(t *testing.T) {
 
 func TestAgentForwardingIsRefused(t *testing.T) {
 	r := start(t)
-	s := r.stock()
+	s := r.openSSH()
 	socket := s.agent(t)
 	cmd := s.command("ssh", "-A", "-o", "IdentityAgent="+socket, "bastion", "status")
 	if got := s.finish(cmd, ""); got.status != 0 {
@@ -155,7 +155,7 @@ func TestMalformedForwardIsRefused(t *testing.T) {
 
 func TestEnvironmentIsIgnored(t *testing.T) {
 	r := start(t)
-	s := r.stock()
+	s := r.openSSH()
 	cmd := s.command("ssh", "-o", "SetEnv=LANG=C FOO=bar", "bastion", "status")
 	if got := s.finish(cmd, ""); got.status != 0 || got.stderr != "" {
 		t.Errorf("%+v", got)
@@ -180,7 +180,7 @@ func TestOpenSSHWithoutTheOwnersKeyIsRefused(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := start(t)
-			s := r.stock()
+			s := r.openSSH()
 			s.keygen("wrong", "ed25519")
 			s.keygen("rsa", "rsa")
 			for i, arg := range c.args {
@@ -199,7 +199,7 @@ func TestOpenSSHWithoutTheOwnersKeyIsRefused(t *testing.T) {
 	}
 }
 
-func (s stock) keygen(name, kind string) {
+func (s openSSH) keygen(name, kind string) {
 	s.t.Helper()
 	out, err := exec.Command("ssh-keygen", "-q", "-t", kind, "-N", "", "-f", s.path(name)).CombinedOutput()
 	if err != nil {
@@ -209,7 +209,7 @@ func (s stock) keygen(name, kind string) {
 
 func TestAgentWithTenWrongKeysFirstIsAdmitted(t *testing.T) {
 	r := start(t)
-	s := r.stock()
+	s := r.openSSH()
 	var keys []any
 	for range 10 {
 		private := newPrivateKey(t)
@@ -230,7 +230,7 @@ func TestAgentWithTenWrongKeysFirstIsAdmitted(t *testing.T) {
 }
 
 // agent starts an OpenSSH agent with the keys, and returns the path of its socket.
-func (s stock) agent(t testing.TB, keys ...any) string {
+func (s openSSH) agent(t testing.TB, keys ...any) string {
 	t.Helper()
 	socket := s.path("agent")
 	cmd := exec.Command("ssh-agent", "-D", "-a", socket)

@@ -25,18 +25,18 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/test/sshclient"
 )
 
-// stock is an OpenSSH client with a configuration for a fixture's server, as an owner
+// openSSH is an OpenSSH client with a configuration for a fixture's server, as an owner
 // has: the host key is known, and checked strictly.
-type stock struct {
+type openSSH struct {
 	t      testing.TB
 	dir    string
 	client *sshclient.Client
 }
 
-// stock returns a client with the owner's key.
-func (r *fixture) stock() stock {
+// openSSH returns a client with the owner's key.
+func (r *fixture) openSSH() openSSH {
 	r.t.Helper()
-	s := stock{r.t, r.t.TempDir(), sshclient.New(r.t)}
+	s := openSSH{r.t, r.t.TempDir(), sshclient.New(r.t)}
 	block, err := ssh.MarshalPrivateKey(r.private, "")
 	if err != nil {
 		r.t.Fatal(err)
@@ -64,7 +64,7 @@ Host *
 }
 
 // withoutKey returns the path of a copy of the configuration without the owner's key.
-func (s stock) withoutKey() string {
+func (s openSSH) withoutKey() string {
 	s.t.Helper()
 	config, err := os.ReadFile(s.path("config"))
 	if err != nil {
@@ -75,9 +75,9 @@ func (s stock) withoutKey() string {
 	return s.path("config2")
 }
 
-func (s stock) path(name string) string { return filepath.Join(s.dir, name) }
+func (s openSSH) path(name string) string { return filepath.Join(s.dir, name) }
 
-func (s stock) write(name string, data []byte) {
+func (s openSSH) write(name string, data []byte) {
 	s.t.Helper()
 	if err := os.WriteFile(s.path(name), data, 0o600); err != nil {
 		s.t.Fatal(err)
@@ -85,7 +85,7 @@ func (s stock) write(name string, data []byte) {
 }
 
 // command returns a program of the OpenSSH client, with the client's configuration.
-func (s stock) command(program string, args ...string) *exec.Cmd {
+func (s openSSH) command(program string, args ...string) *exec.Cmd {
 	s.t.Helper()
 	return s.client.Command(program, append([]string{"-F", s.path("config")}, args...)...)
 }
@@ -97,12 +97,12 @@ type outcome struct {
 }
 
 // ssh runs ssh to its end.
-func (s stock) ssh(stdin string, args ...string) outcome {
+func (s openSSH) ssh(stdin string, args ...string) outcome {
 	s.t.Helper()
 	return s.finish(s.command("ssh", args...), stdin)
 }
 
-func (s stock) finish(cmd *exec.Cmd, stdin string) outcome {
+func (s openSSH) finish(cmd *exec.Cmd, stdin string) outcome {
 	s.t.Helper()
 	stdout, stderr, err := s.client.Run(stdin, cmd)
 	var exit *exec.ExitError
@@ -113,7 +113,7 @@ func (s stock) finish(cmd *exec.Cmd, stdin string) outcome {
 }
 
 // hold starts ssh, and kills it at the end of the test.
-func (s stock) hold(args ...string) *exec.Cmd {
+func (s openSSH) hold(args ...string) *exec.Cmd {
 	s.t.Helper()
 	cmd := s.command("ssh", args...)
 	var stderr strings.Builder
@@ -130,18 +130,6 @@ func (s stock) hold(args ...string) *exec.Cmd {
 		}
 	})
 	return cmd
-}
-
-// freePort returns a port that no process listens on.
-func freePort(t testing.TB) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	_, port, _ := net.SplitHostPort(listener.Addr().String())
-	return port
 }
 
 // connected waits until the report counts n connections.
@@ -172,7 +160,7 @@ func TestLocalForwardContinuesAfterTheDestinationHalfCloses(t *testing.T) {
 		n, _ := io.Copy(io.Discard, conn)
 		got <- n
 	})
-	s := r.stock()
+	s := r.openSSH()
 	s.hold("-N", "-L", s.path("l")+":10.0.0.1:7", "bastion")
 	r.connected(1)
 	conn := dialUntil(t, "unix", s.path("l"))
@@ -199,7 +187,7 @@ func TestDynamicForwardReachesTheHost(t *testing.T) {
 			fmt.Fprintf(conn, "HTTP/1.0 200 OK\r\n\r\nhello from %s", request.Host)
 		}
 	})
-	s, port := r.stock(), freePort(t)
+	s, port := r.openSSH(), sshclient.FreePort(t)
 	s.hold("-N", "-D", "127.0.0.1:"+port, "bastion")
 	r.connected(1)
 	dialUntil(t, "tcp", "127.0.0.1:"+port).Close()
@@ -232,7 +220,7 @@ func TestJumpReachesTheHost(t *testing.T) {
 		}()
 		_, _ = io.Copy(struct{ io.Writer }{conn}, target)
 	})
-	s := r.stock()
+	s := r.openSSH()
 	s.write("known_hosts", fmt.Appendf(nil, "bastion %s\n10.0.0.1 %s\n", r.table.LastReport().HostKey, host.table.LastReport().HostKey))
 	host.private = r.private
 	if err := host.table.Write(func(l *bastion.Lease) { l.Keys, l.Name = []bastion.Key{authorized(r.key)}, "private-host" }); err != nil {
@@ -255,7 +243,7 @@ func TestFrozenOpenSSHClientDoesNotPreventTheIdleEnd(t *testing.T) {
 		r.cfg.LeaseTiming.Report = 50 * time.Millisecond
 		r.cfg.Timing.Grace = 50 * time.Millisecond
 	})
-	client := r.stock().hold("-N", "bastion")
+	client := r.openSSH().hold("-N", "bastion")
 	r.connected(1)
 	if err := r.table.Write(func(l *bastion.Lease) { l.IdleTimeout = idle }); err != nil {
 		t.Fatal(err)
