@@ -173,17 +173,22 @@ func TestIdleBastionEnds(t *testing.T) {
 
 func TestQuietTunnelPreventsIdleEndUntilItsClientFreezes(t *testing.T) {
 	var clock testClock
+	// The server may miss keepalives for 50 minutes of its clock, so that the advances by
+	// 20 minutes end no connection, and the one by an hour ends a frozen one.
 	f, w := start(t, func(o *Options) {
+		o.DefaultTTL = 8 * time.Hour
 		o.task = func(server *sshd.Config) {
 			server.Now = clock.now
-			server.Timing.Keepalive, server.Timing.Missed = 200*time.Millisecond, 25
+			server.Timing.Keepalive, server.Timing.Missed = 200*time.Millisecond, 50*60*5
 		}
 	}), sshclient.New(t)
 	config := f.sshConfig(request{body: w.AddKey("ed25519")})
 	id := f.Cloud.Inventory().Records[0].ID
 	tun := w.Open(config, "-N", "bastion-default")
 	clock.advance(20 * time.Minute)
+	opened := 1 // SSH connections
 	connections := func() string {
+		opened++
 		out, errs, err := w.Run("", w.SSH(config, "bastion-default", "status"))
 		found := regexp.MustCompile(`connections +(\d+)`).FindStringSubmatch(out)
 		if err != nil || found == nil {
@@ -195,7 +200,13 @@ func TestQuietTunnelPreventsIdleEndUntilItsClientFreezes(t *testing.T) {
 		t.Fatalf("a quiet tunnel was closed as idle, connections %s", got)
 	}
 	tun.Freeze()
+	clock.advance(time.Hour)
 	f.eventually("the frozen client is disconnected", func() bool { return connections() == "1" })
+	// A connection that the server still counts would end after the advance, and start
+	// the idle timeout anew.
+	f.eventually("the server has closed every connection", func() bool {
+		return f.log.count(`"msg":"connection"`) == opened
+	})
 	clock.advance(20 * time.Minute)
 	f.await("", id, bastion.Closed)
 	if got := f.Cloud.Inventory().Records[0].End.Reason; got != bastion.EndIdle {

@@ -84,6 +84,13 @@ type logBuffer struct {
 	text bytes.Buffer
 }
 
+// count returns how often the log contains the text.
+func (b *logBuffer) count(text string) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return bytes.Count(b.text.Bytes(), []byte(text))
+}
+
 func (b *logBuffer) Write(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
