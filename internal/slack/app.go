@@ -22,9 +22,9 @@ type Options struct {
 	// own hosts.
 	Transport http.RoundTripper
 
-	Teams    []string // workspaces whose people are allowed, as T0123ABCD
-	Channels []string // if not empty, the channels in which commands are accepted
-	Users    []string // if not empty, the people who are allowed
+	Teams    []string // IDs of the allowed workspaces, such as T0123ABCD
+	Channels []string // if not empty, IDs of the channels in which commands are accepted
+	Users    []string // if not empty, IDs of the allowed users
 
 	// DefaultTTL is the lifetime of a bastion whose command has no duration. MaxTTL is
 	// the longest lifetime of any bastion. Both are the service's own settings, so a

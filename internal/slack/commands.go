@@ -12,7 +12,7 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/publickey"
 )
 
-// slash is the slash command in Slack. The app's own commands follow it.
+// slash is the app's slash command. The text after it is parsed into a [Command].
 const slash = "/bastion"
 
 // Verb is the first word of a command.
@@ -119,7 +119,8 @@ type CommandError struct {
 
 func (w *CommandError) Error() string { return w.Message }
 
-// errorf returns the error for a command whose parsed part is c, and suggests c.
+// errorf returns an error that suggests c. Its callers first set the wrong or missing part
+// of c to an example value.
 func (c *Command) errorf(format string, args ...any) *CommandError {
 	return &CommandError{Message: fmt.Sprintf(format, args...), Try: []string{c.String()}, Verb: c.Verb}
 }
@@ -265,7 +266,7 @@ func (c *Command) parseExtend(_ string, words []word) error {
 			return c.errorf("The duration is missing.")
 		}
 		c.Name = ""
-		return c.errorf("%s is not a valid duration. Valid are 45m, 2h, 1h30m or 2d.", quoted(given))
+		return c.errorf("%s is not a valid duration. Valid durations are, for example, 45m, 2h, 1h30m and 2d.", quoted(given))
 	}
 	return err
 }
@@ -307,12 +308,12 @@ func (c *Command) parseWords(words []word, take func([]word) (int, error)) error
 // nameWords are the words that may precede a name.
 var nameWords = []string{"name", "named", "called"}
 
-// reserved reports whether a name is also a word of the commands.
+// reserved reports whether a name is also a keyword that may follow a verb.
 func reserved(name string) bool {
 	return word{text: name}.is("because", "for", "by")
 }
 
-// takeTTL parses a duration after skip words.
+// takeTTL skips the given number of words and parses the duration after them.
 func (c *Command) takeTTL(words []word, skip int) (int, error) {
 	if c.TTL != 0 {
 		return 0, c.errorf("The duration is given twice.")
@@ -329,7 +330,7 @@ func (c *Command) takeTTL(words []word, skip int) (int, error) {
 	given := words[skip].text
 	if !number.MatchString(given) {
 		c.TTL = 2 * time.Hour
-		return 0, c.errorf("%s is not a valid duration. Valid are 45m, 2h, 1h30m or 2d.", quoted(given))
+		return 0, c.errorf("%s is not a valid duration. Valid durations are, for example, 45m, 2h, 1h30m and 2d.", quoted(given))
 	}
 	wrong := &CommandError{Message: fmt.Sprintf("%s has no unit. Add one, such as %[2]sh or %[2]sm.", quoted(given), shortened(given, 12)), Verb: c.Verb}
 	for _, unit := range []string{"h", "m"} {
@@ -345,7 +346,7 @@ func (c *Command) takeTTL(words []word, skip int) (int, error) {
 	return 0, wrong
 }
 
-// takeName parses a name after skip words.
+// takeName skips the given number of words and parses the name after them.
 func (c *Command) takeName(words []word, skip int) (int, error) {
 	if c.Name != "" {
 		return 0, c.errorf("Give only one name.")
@@ -418,7 +419,8 @@ func (c *Command) unexpected(words []word) error {
 	} else {
 		return wrong
 	}
-	// The words before this one are valid. If the corrected rest is too, suggest it.
+	// The words before this one are valid. If the corrected rest is also valid, suggest the
+	// whole corrected command.
 	if whole, err := parseAs(VerbUp, "", append(split(c.String())[1:], rest...)); err == nil {
 		wrong.Try = []string{whole.String()}
 	}

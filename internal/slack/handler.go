@@ -38,8 +38,8 @@ func pageToken(route, path string) (string, bool) {
 }
 
 // Handler returns the handler of Slack's requests and of the pages. The client's
-// address is the request's RemoteAddr, and the public host is its Host. No other
-// header changes them.
+// address is the request's RemoteAddr, and the public host is its Host. Headers such as
+// X-Forwarded-For are ignored.
 func (a *App) Handler() http.Handler {
 	return httpedge.Edge{Log: a.Log, Now: a.Now}.Handler(a.serve)
 }

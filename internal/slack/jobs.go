@@ -33,8 +33,8 @@ type Job struct {
 	ID        string        `json:"id,omitempty"`         // for down and extend by a button
 	TTL       time.Duration `json:"ttl,omitempty"`        // for extend: counted from At
 	Team      string        `json:"team,omitempty"`       // for send
-	// At is the time of the request. A job that runs late or twice does not undo later
-	// requests. For send, At identifies the job.
+	// At is the time of the request. With it, a job that runs late or twice does not undo
+	// later requests. For send, At identifies the job.
 	At time.Time `json:"at,omitzero"`
 }
 
@@ -70,8 +70,9 @@ func (a *App) enqueue(ctx context.Context, job Job) error {
 	return nil
 }
 
-// RunJob runs a job and sends its reply. It may be called again with the same job, also
-// after it has died in the middle of it. If it returns an error, the job must run again.
+// RunJob runs a job and sends its reply. The queue may run the same job again, for example
+// if the process died in the middle of it. If RunJob returns an error, the job must run
+// again.
 func (a *App) RunJob(ctx context.Context, job Job) error {
 	if job.Action == JobSend {
 		if err := a.sendWaiting(ctx, job); err != nil {
@@ -93,8 +94,9 @@ func (a *App) RunJob(ctx context.Context, job Job) error {
 	return nil
 }
 
-// reply sends the only reply of a job; only its owner sees it. It replaces the first
-// reply to a command. It does not replace a button's message, which may be the status
+// reply sends the only reply of a job; only the job's owner sees it. If the job comes from
+// a command, the reply replaces the app's first response to it. If the job comes from a
+// button, the reply is a new message: the message with the button may be the status
 // message.
 func (a *App) reply(ctx context.Context, job Job, m *message) error {
 	err := error(&refusedError{code: "expired_url"})
@@ -140,7 +142,8 @@ type reportedError struct{ sentence string }
 
 func (e *reportedError) Error() string { return "an earlier try failed: " + e.sentence }
 
-// codeTooLate is the code of a start job that runs after its status page has given up.
+// codeTooLate is the code of a start job that runs later than startTimeout. By then, its
+// status page says that the outcome is not known.
 const codeTooLate bastion.Code = "too_late"
 
 // startOnce returns the bastion of a link. It starts the bastion unless an earlier try
@@ -262,8 +265,9 @@ type whichError struct {
 func (whichError) Error() string { return "the command matches no bastion, or several" }
 
 // choose returns the bastion that a job is for: the one with the job's ID or name, or
-// the owner's only one. It never chooses a bastion that was requested after the job. It
-// chooses a closing one only if no other matches: this job itself may have closed it.
+// the owner's only one. It never chooses a bastion that was requested after the job. If
+// no open bastion matches, it chooses a closing one: an earlier run of this job may have
+// closed it.
 func (a *App) choose(ctx context.Context, job Job) (Bastion, error) {
 	if job.ID != "" {
 		return a.describe(ctx, job.Owner, job.ID)
@@ -299,7 +303,7 @@ func (a *App) choose(ctx context.Context, job Job) (Bastion, error) {
 // out the request.
 var errDown = errors.New("the API's functions do not reply")
 
-// callAPI makes one request of the API and decodes the reply into into. It returns a
+// callAPI makes one request of the API and decodes the reply into *into. It returns a
 // *bastion.Error with the code and sentence of the problem document if the API refused
 // the request, and errDown if there was no valid reply.
 func (a *App) callAPI(ctx context.Context, call Call, body, into any) error {

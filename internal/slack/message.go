@@ -34,7 +34,7 @@ func (m *message) title(title string) *message {
 	return m
 }
 
-// say adds a paragraph.
+// paragraph adds a paragraph.
 func (m *message) paragraph(format string, args ...any) *message {
 	m.blocks = append(m.blocks, richText(slackgo.NewRichTextSection(text(plain(fmt.Sprintf(format, args...), maxShown)))))
 	return m

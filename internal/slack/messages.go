@@ -120,12 +120,12 @@ func workingMessage(job Job) *message {
 }
 
 // downSentence says that the API did not reply to a start.
-const downSentence = "The bastion service isn't responding. We don't know whether your request was started: run " + slash + " status in a minute, and if there is nothing, get a new link. If it keeps happening, tell your operator."
+const downSentence = "The bastion service isn't responding. We don't know whether your bastion was started. Run " + slash + " status in a minute; if it lists no bastion, get a new link. If it keeps happening, tell your operator."
 
 // downMessage says that the API's functions do not reply.
 func downMessage() *message {
 	return newMessage("The bastion service isn't responding.", "The bastion service isn't responding").
-		paragraph("We don't know whether your request was started. Try again in a minute; %s status lists what you have. If it keeps happening, tell your operator.", slash)
+		paragraph("We don't know whether your request was carried out. Try again in a minute; %s status lists what you have. If it keeps happening, tell your operator.", slash)
 }
 
 // notAcceptedMessage says that a request could not be enqueued.

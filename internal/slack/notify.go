@@ -112,7 +112,7 @@ func (c conversation) next(now time.Time) *outgoing {
 func newOutgoing(k kind, m *message) *outgoing {
 	content, err := json.Marshal(m.webhook(false))
 	if err != nil {
-		panic(err) // messages hold strings
+		panic(err) // every message can be encoded: it contains only text and flags
 	}
 	sum := sha256.Sum256(content)
 	return &outgoing{kind: k, message: m, digest: hex.EncodeToString(sum[:16])}
@@ -164,8 +164,8 @@ func (a *App) Notify(ctx context.Context, n Notice) error {
 	if _, err := a.fetch(ctx, outboxKey(team), &box); err != nil {
 		return err
 	}
-	// An older notice starts a delivery too: the delivery of the newest notice may have
-	// left the sending to it.
+	// Deliver even if a newer notice is stored: the delivery of the newer notice may have
+	// left the sending to the delivery of this one.
 	err := a.deliver(ctx, b.ID, box.limits(len(box.Waiting) > 0))
 	wait := new(waitError)
 	switch {

@@ -25,7 +25,7 @@ type outbox struct {
 	EditAfter time.Time `json:"edit_after,omitzero"`
 
 	Waiting []waiting `json:"waiting,omitempty"`
-	Serial  int64     `json:"serial,omitempty"` // of the latest addition
+	Serial  int64     `json:"serial,omitempty"` // the number of additions so far
 
 	// Holder is the At of the job that sends. Other jobs do not touch the outbox before
 	// HeldUntil.
@@ -39,7 +39,7 @@ type waiting struct {
 	Urgent bool      `json:"urgent,omitempty"`
 	Edit   bool      `json:"edit,omitempty"` // the next message is an edit
 	After  time.Time `json:"after,omitzero"` // not before this time: another delivery is sending
-	Serial int64     `json:"serial"`         // of its latest addition
+	Serial int64     `json:"serial"`         // the outbox's Serial at the latest addition of this bastion
 	Since  time.Time `json:"since"`
 }
 
@@ -59,7 +59,7 @@ const (
 	lookAgain    = 5 * time.Second
 	reservedTime = 15 * time.Second
 
-	maxFailures = 3 // in a row, until the job leaves the rest for its next try
+	maxFailures = 3 // after so many in a row, the job returns an error, so it runs again later
 )
 
 // waitError says that a message must wait.
@@ -150,9 +150,9 @@ func (a *App) putOff(ctx context.Context, team, id string, wait *waitError) erro
 	return a.enqueue(ctx, Job{Action: JobSend, Team: team, At: o.Holder})
 }
 
-// hold stores the progress of a job, and keeps the outbox for the job with At next until
-// the given time. If nothing waits any more, it releases the outbox. held reports whether
-// the job has the outbox and there is something to send.
+// hold stores the progress of a job. It also reserves the outbox for the job whose At is
+// next, until the given time. If nothing waits any more, it releases the outbox. held
+// reports whether the job has the outbox and something waits.
 func (a *App) hold(ctx context.Context, team string, job time.Time, mine *progress, next, until time.Time) (o outbox, held bool, err error) {
 	o, err = edit(ctx, a, outboxKey(team), func(o *outbox) (time.Time, error) {
 		now := a.Now()

@@ -20,7 +20,7 @@ import (
 //go:embed templates
 var files embed.FS
 
-// A page contains its style and script and fetches nothing. The policy allows both
+// A page contains its style and script, and loads no other file. The policy allows both
 // by their hashes, so the browser runs no other script.
 var (
 	style  = embedded("page.css")
@@ -71,8 +71,9 @@ func parsePage(name string) *template.Template {
 	}).ParseFS(files, "templates/layout.html", "templates/"+name))
 }
 
-// timeNote is what the script adds to a time: the reader's own time and, if Expired
-// is set, how much time is left. Expired is the text for none.
+// timeNote is what the script adds to a time: the same time in the reader's time zone
+// and, if Expired is set, how much time is left. When no time is left, the script shows
+// the text in Expired.
 type timeNote struct {
 	Time    time.Time
 	Left    time.Duration
@@ -87,7 +88,7 @@ func family(address netip.Addr) string {
 	return "IPv6"
 }
 
-// pageHeaders are set on every page, in addition to headers.
+// pageHeaders are set on every page, in addition to the headers that httpedge sets.
 var pageHeaders = map[string]string{
 	"Content-Type":                 "text/html; charset=utf-8",
 	"Content-Security-Policy":      contentPolicy,
@@ -184,7 +185,7 @@ func messageResponse(status int, page messagePage) pageResponse {
 var (
 	linkInvalidPage = messagePage{"This link is no longer valid", []string{
 		"If you have used it, run /bastion status in Slack to see your bastion. To get a new link, run /bastion up.",
-		"It may have been used, expired (links last ten minutes), been replaced by a newer link or key, or been copied incompletely.",
+		"It may have been used, or replaced by a newer link or key. It may have expired: links last ten minutes. Or it was not copied completely.",
 	}}
 	unavailablePage = messagePage{"The service isn't responding", []string{
 		"The service couldn't load its data. Please reload this page in a moment.",

@@ -111,8 +111,8 @@ func (a *App) progress(v *visit, stored statusPage) (progressPage, error) {
 }
 
 // waitForJob returns the page while the job has reported nothing. The job may have
-// been lost, so it is enqueued again after a while. That is safe: a second job of
-// the same name finds the same bastion.
+// been lost, so it is enqueued again after a while. That is safe: a second run of the
+// job finds the bastion that the first run has started.
 func (a *App) waitForJob(v *visit, stored statusPage, page progressPage) progressPage {
 	if a.Now().Sub(stored.StartedAt) >= startTimeout {
 		return page.notStarted("We don't know whether this request succeeded. Run /bastion status in Slack.")
@@ -194,8 +194,8 @@ func (p progressPage) moved(b Bastion) progressPage {
 	return p
 }
 
-// The stages of a start and of a move to another address, in order. In the first one,
-// the API does not have the request yet.
+// The stages of a start and of a move to another address, in order. The empty first
+// stage lasts until the API has accepted the request.
 var (
 	startStages = []string{"", "security group", "capacity", "image", "network", "host key"}
 	moveStages  = []string{"", "address", "lease"}

@@ -19,7 +19,8 @@ import (
 // This file handles the requests that Slack makes: commands and presses of buttons.
 
 const (
-	// handleTimeout limits one request, with its enqueue. Slack waits three seconds.
+	// handleTimeout limits the handling of one request, including the enqueue of its job.
+	// Slack waits three seconds for the response.
 	handleTimeout = 2500 * time.Millisecond
 	// reportTimeout limits the message that says why a button did nothing. Slack waits
 	// for it too.
@@ -200,7 +201,7 @@ func (x exchange) recordError(err error) (refused bool) {
 func (x exchange) writeMessage(m *message) {
 	body, err := json.Marshal(m.webhook(false))
 	if err != nil {
-		panic(err) // messages hold strings
+		panic(err) // every message can be encoded: it contains only text and flags
 	}
 	x.Header().Set("Content-Type", "application/json; charset=utf-8")
 	x.WriteHeader(http.StatusOK)
@@ -295,8 +296,8 @@ func (i interaction) link() (hash string, ok bool) {
 }
 
 // recordOpened stores the response_url at which the reply of a start can replace the
-// message with the link. It has a key of its own: a change of the stored link would
-// conflict with the page's button.
+// message with the link. The URL is stored under a key of its own, because a change of
+// the stored link would conflict with a press of the page's button.
 func (a *App) recordOpened(ctx context.Context, c caller, s signed, hash string) error {
 	if err := a.allow(c, false); err != nil {
 		return err

@@ -46,8 +46,8 @@ type signed struct {
 	at        time.Time
 }
 
-// verify returns the signature of a request if Slack has signed exactly this body. The
-// body must not be parsed before.
+// verify returns the signature of a request if Slack has signed exactly this body. Call
+// it before the body is parsed.
 func verify(header http.Header, body []byte, secret string, now time.Time) (signed, error) {
 	if secret == "" {
 		return signed{}, errNoSecret

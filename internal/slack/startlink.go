@@ -74,8 +74,8 @@ func isToken(value string) bool {
 }
 
 // issueStartLink stores a start link that is valid for startLinkLife from now, and
-// returns its token. If the person has more than maxStartLinks unused links then, it
-// voids the oldest.
+// returns its token. If the person now has more than maxStartLinks unused links, it
+// voids the oldest ones.
 func (a *App) issueStartLink(ctx context.Context, link startLink) (token string, err error) {
 	token, err = a.newToken()
 	if err != nil {
@@ -156,8 +156,9 @@ func (a *App) openStartLink(ctx context.Context, token string) (link startLink, 
 }
 
 // usedStartLink returns the used link of a job. It returns bastion.ErrNotFound if the
-// link is unknown or unused; then the job must start nothing. A link with a job is unused
-// if unuseStartLink was called because the enqueue had failed.
+// link is unknown or unused; then the job must start nothing. The link
+// of a job is unused if the enqueue returned an error although it took effect, because
+// unuseStartLink was called after the error.
 func (a *App) usedStartLink(ctx context.Context, hash string) (startLink, error) {
 	var link startLink
 	if _, err := a.fetch(ctx, startLinkKey(hash), &link); err != nil {

@@ -26,7 +26,7 @@ type statusPage struct {
 	Problem    string     `json:"problem,omitempty"` // why no bastion was started
 	StartedAt  time.Time  `json:"started_at"`        // when the button was pressed
 	EnqueuedAt time.Time  `json:"enqueued_at"`       // when the job was last enqueued
-	ExpiresAt  time.Time  `json:"expires_at"`        // moves to statusPageGrace after the end
+	ExpiresAt  time.Time  `json:"expires_at"`        // at most statusPageGrace after the bastion is ready or has ended
 }
 
 func statusPageKey(hash string) string { return "statuspage#" + hash }
@@ -84,8 +84,8 @@ func (a *App) storeProblem(ctx context.Context, hash, sentence string) error {
 	})
 }
 
-// until returns when a page expires if the bastion was ready, or ended, at the given
-// time. If that time is before the start of the page, the start counts.
+// until returns the time at which a page expires: statusPageGrace after end, the time at
+// which the bastion was ready or ended. If end is before StartedAt, StartedAt counts.
 func (page statusPage) until(end time.Time) time.Time {
 	if end.Before(page.StartedAt) {
 		end = page.StartedAt

@@ -27,7 +27,8 @@ type person struct {
 
 // opened is stored when a person opens a start link with the button in Slack. Through
 // the button's response_url, the reply of the start can replace the message with the
-// button. Slack documents this for a button's URL only, not for a command's.
+// button. Slack documents this replacement for the response_url of a button, not of a
+// command.
 type opened struct {
 	ResponseURL string `json:"response_url"`
 }
@@ -87,8 +88,8 @@ var errKeep = errors.New("nothing to write")
 
 const (
 	maxTries = 40 // of an edit whose writes conflict with others
-	// From the try patientTries on, a try waits for a random time before it begins. The
-	// longest such time grows with each try, up to maxPause.
+	// The first patientTries tries begin at once. Each later try waits for a random time
+	// first, whose limit grows with each try, up to maxPause.
 	patientTries = 5
 	maxPause     = 500 * time.Millisecond
 )

@@ -222,8 +222,8 @@ func oneLine(text string) string {
 	}, text)), " ")
 }
 
-// nearest returns the candidate that the typed word differs from by the fewest typing
-// errors, if there are at most two.
+// nearest returns the candidate from which the typed word has the fewest typing errors.
+// It returns false if each candidate would mean more than two typing errors.
 func nearest(typed string, candidates ...string) (string, bool) {
 	typed = strings.ToLower(typed)
 	best, least := "", 3

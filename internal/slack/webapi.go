@@ -35,8 +35,8 @@ const (
 	maxRetryAfter = 10 * time.Minute
 )
 
-// The errors of a request to Slack that are not for the operator. Any other error is:
-// for example, Slack does not accept the bot token.
+// The errors of a request to Slack that the operator need not correct. The operator must
+// correct the cause of any other error, such as a bot token that Slack does not accept.
 type (
 	// retryError means that Slack may accept the message later: Slack limits the rate,
 	// is down, or was not reached. If uncertain is set, Slack may have accepted it already.
@@ -65,8 +65,8 @@ func (e *refusedError) Error() string {
 func finished(err error) bool { return errors.As(err, new(*refusedError)) }
 
 // The errors of chat.update after which a message can no longer be edited; see
-// https://docs.slack.dev/reference/methods/chat.update/. After an error of the first
-// group, which depend on the workspace's settings, no other message can be edited either.
+// https://docs.slack.dev/reference/methods/chat.update/. The errors of the
+// first group depend on the workspace's settings, so other messages cannot be edited either.
 var (
 	editsForbiddenErrors = []string{"cant_update_message", "edit_window_closed"}
 	messageGoneErrors    = []string{"message_not_found", "channel_not_found", "not_in_channel", "is_archived", "update_failed"}
@@ -123,7 +123,7 @@ type posted struct {
 }
 
 // post sends a new direct message to the owner and returns its place. chat.update needs
-// that place: its channel is not the user's ID.
+// the channel of that place, because it does not accept a user's ID as the channel.
 func (a *App) post(ctx context.Context, owner string, m *message) (posted, error) {
 	_, user, _ := bastion.ParseSlackOwner(owner)
 	return a.callSlack(ctx, owner, postMessage, m.direct(posted{Channel: user}))
@@ -219,8 +219,9 @@ func (a *App) request(ctx context.Context, to, token string, body any) ([]byte, 
 	return text, outcomeOf(reply, text)
 }
 
-// unreached returns the error for a request without a reply. It is uncertain unless the
-// connection failed, because Slack may have received the request.
+// unreached returns the error for a request without a reply. If no connection was made,
+// Slack has not received the request. Otherwise Slack may have received it, so the error
+// is uncertain.
 func unreached(err error) error {
 	err = withoutURL(err)
 	if op := new(net.OpError); errors.As(err, &op) && op.Op == "dial" {

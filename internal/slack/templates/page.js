@@ -58,8 +58,8 @@
   };
 
   // Only the parts that changed on the server are replaced: nothing flickers, and a
-  // screen reader announces the new status only. enhance changes the parts, so the
-  // server's last version is what is compared.
+  // screen reader announces the new status only. enhance changes the parts in
+  // the page, so a new part is compared with the last one that the server sent.
   const lastSent = new Map();
   each(document, "[data-live]", (part) => lastSent.set(part.id, part.innerHTML));
   const follow = async () => {
@@ -85,8 +85,9 @@
     setTimeout(follow, 2000);
   };
 
-  // The browser drops the first of two quick submits, and the second one finds the
-  // link used. A later submit may be intended.
+  // If a person presses the button twice, the browser drops the response to the first
+  // request, and the second request finds that the link is used. So a second submit
+  // within three seconds is ignored.
   let submitted = -Infinity;
   addEventListener("submit", (event) => {
     if (event.timeStamp - submitted < 3000) event.preventDefault();
