@@ -151,16 +151,22 @@ func (a *App) putOff(ctx context.Context, team, id string, wait *waitError) erro
 }
 
 // hold stores the progress of a job. It also reserves the outbox for the job whose At is
-// next, until the given time. If nothing waits any more, it releases the outbox. held
-// reports whether the job has the outbox and something waits.
+// next, until the given time. If nothing waits any more, it releases the outbox. If there
+// is no progress and all entries must wait, it writes only if less than half of holdTime
+// is left. held reports whether the job has the outbox and something waits.
 func (a *App) hold(ctx context.Context, team string, job time.Time, mine *progress, next, until time.Time) (o outbox, held bool, err error) {
 	o, err = edit(ctx, a, outboxKey(team), func(o *outbox) (time.Time, error) {
 		now := a.Now()
 		if held = o.Holder.Equal(job) || !now.Before(o.HeldUntil); !held {
 			return time.Time{}, errKeep
 		}
-		for _, dropped := range mine.applyTo(o, now) {
-			a.Log.ErrorContext(ctx, "message dropped: Slack did not accept it in time", "bastion", dropped, "team", team)
+		dropped := mine.applyTo(o, now)
+		for _, id := range dropped {
+			a.Log.ErrorContext(ctx, "message dropped: Slack did not accept it in time", "bastion", id, "team", team)
+		}
+		idle := mine.empty() && len(dropped) == 0 && len(o.Waiting) > 0 && o.mustWait(now)
+		if idle && o.Holder.Equal(next) && o.HeldUntil.Sub(now) > holdTime/2 {
+			return time.Time{}, errKeep
 		}
 		o.Holder, o.HeldUntil = next, until
 		if held = len(o.Waiting) > 0; !held {
@@ -179,6 +185,9 @@ type progress struct {
 	waits  map[string]*waitError // of entries that must wait longer
 	failed []string              // IDs of entries that failed, oldest first
 }
+
+// empty reports whether there is nothing to store.
+func (p *progress) empty() bool { return len(p.sent)+len(p.waits)+len(p.failed) == 0 }
 
 // applyTo changes the outbox by this progress. It drops entries that are older than
 // maxWait, and returns their IDs.
@@ -231,6 +240,12 @@ func (o outbox) pick(now time.Time) (at int, when time.Time) {
 		}
 	}
 	return at, when
+}
+
+// mustWait reports whether no entry may be sent yet.
+func (o outbox) mustWait(now time.Time) bool {
+	at, _ := o.pick(now)
+	return at < 0
 }
 
 // sendWaiting sends the messages of a workspace's outbox, and waits when Slack's limits

@@ -445,6 +445,88 @@ func TestOneJobWorksOnAnOutbox(t *testing.T) {
 	}
 }
 
+// waitUntil stores an outbox in which one receipt must wait until the given time, and
+// returns the job that holds the outbox.
+func (d *fixture) waitUntil(t *testing.T, until time.Time) Job {
+	t.Helper()
+	n := noticeOf(1, numbered(0, "closed"))
+	n.Receipt = aReceipt()
+	if err := d.storeNotice(t.Context(), n); err != nil {
+		t.Fatal(err)
+	}
+	job := Job{Action: JobSend, Team: "T0ANN", At: time.Now()}
+	o := outbox{PostAfter: until, Holder: job.At, HeldUntil: time.Now().Add(holdStart), Waiting: []waiting{outboxEntry(n.Bastion.ID, 0)}}
+	if err := d.write(t.Context(), outboxKey("T0ANN"), 0, o, time.Now().Add(outboxLife)); err != nil {
+		t.Fatal(err)
+	}
+	return job
+}
+
+// While all messages must wait, the jobs of an outbox hold it without a gap, with at least
+// lookAgain in reserve, but do not write it each time they read it.
+func TestIdleJobHoldsTheOutboxWithFewWrites(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		queue, slack, d := simulate(t)
+		const idle = 10 * time.Minute
+		job := d.waitUntil(t, time.Now().Add(idle))
+		queue.run(func(ctx context.Context) error { return d.RunJob(ctx, job) })
+		var last int64
+		for range idle / time.Second {
+			time.Sleep(time.Second - time.Millisecond)
+			var o outbox
+			version, err := d.fetch(t.Context(), outboxKey("T0ANN"), &o)
+			if err != nil || time.Until(o.HeldUntil) < lookAgain {
+				t.Errorf("at %s, the outbox is held until %s: %v", time.Now(), o.HeldUntil, err)
+				break
+			}
+			last = version
+			time.Sleep(time.Millisecond)
+		}
+		t.Logf("%d writes in %s", last, idle)
+		// A job has 53 seconds less reservedTime: it writes at its begin, about every 15
+		// seconds, and at its end.
+		if most := int64(idle / (8 * time.Second)); last > most {
+			t.Errorf("%d writes in %s, want at most %d", last, idle, most)
+		}
+		queue.running.Wait()
+		if len(slack.accepted) != 1 || len(queue.failed) > 0 {
+			t.Errorf("%d receipts, failures %v", len(slack.accepted), queue.failed)
+		}
+	})
+}
+
+// If the job of an outbox dies at any time, the outbox is free at most holdTime later,
+// and the next notice starts another job.
+func TestDeadJobIsReplacedWithinHoldTime(t *testing.T) {
+	for died := time.Second; died <= 2*holdTime; died += time.Second {
+		synctest.Test(t, func(t *testing.T) {
+			queue, slack, d := simulate(t)
+			job := d.waitUntil(t, time.Now().Add(3*holdTime+time.Minute))
+			ctx, die := context.WithCancel(t.Context())
+			time.AfterFunc(died, die)
+			if err := d.RunJob(ctx, job); !errors.Is(err, context.Canceled) {
+				t.Fatalf("the job died with %v", err)
+			}
+			time.Sleep(holdTime)
+			jobs := queue.jobs
+			n := noticeOf(1, numbered(1, "closed"))
+			n.Receipt = aReceipt()
+			if err := d.Notify(t.Context(), n); err != nil {
+				t.Fatal(err)
+			}
+			queue.mu.Lock()
+			if started := queue.jobs - jobs; started != 1 {
+				t.Errorf("the job died after %s; %s later, a notice enqueued %d jobs, want one", died, holdTime, started)
+			}
+			queue.mu.Unlock()
+			queue.running.Wait()
+			if len(slack.accepted) != 2 {
+				t.Errorf("the job died after %s: %d receipts, want 2", died, len(slack.accepted))
+			}
+		})
+	}
+}
+
 // A bastion whose stored conversation cannot be decoded does not delay the messages of
 // other bastions.
 func TestBrokenConversationDoesNotBlockTheOutbox(t *testing.T) {
