@@ -156,8 +156,8 @@ func (a *App) openStartLink(ctx context.Context, token string) (link startLink, 
 }
 
 // usedStartLink returns the used link of a job. It returns bastion.ErrNotFound if the
-// link is unknown or unused; then the job must start nothing. The link
-// of a job is unused if the enqueue returned an error although it took effect, because
+// link is unknown or unused; then the job must start nothing. The link of a job
+// is unused if the enqueue returned an error although it took effect, because
 // unuseStartLink was called after the error.
 func (a *App) usedStartLink(ctx context.Context, hash string) (startLink, error) {
 	var link startLink

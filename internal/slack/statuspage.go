@@ -85,7 +85,8 @@ func (a *App) storeProblem(ctx context.Context, hash, sentence string) error {
 }
 
 // until returns the time at which a page expires: statusPageGrace after end, the time at
-// which the bastion was ready or ended. If end is before StartedAt, StartedAt counts.
+// which the bastion was ready or ended. If end is before StartedAt, StartedAt counts. If
+// the page expires earlier anyway, that time stays.
 func (page statusPage) until(end time.Time) time.Time {
 	if end.Before(page.StartedAt) {
 		end = page.StartedAt

@@ -65,8 +65,8 @@ func (e *refusedError) Error() string {
 func finished(err error) bool { return errors.As(err, new(*refusedError)) }
 
 // The errors of chat.update after which a message can no longer be edited; see
-// https://docs.slack.dev/reference/methods/chat.update/. The errors of the
-// first group depend on the workspace's settings, so other messages cannot be edited either.
+// https://docs.slack.dev/reference/methods/chat.update/. The errors of the first
+// group depend on the workspace's settings, so other messages cannot be edited either.
 var (
 	editsForbiddenErrors = []string{"cant_update_message", "edit_window_closed"}
 	messageGoneErrors    = []string{"message_not_found", "channel_not_found", "not_in_channel", "is_archived", "update_failed"}
