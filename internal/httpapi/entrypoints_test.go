@@ -127,7 +127,7 @@ func TestClientCannotChooseItsIdentity(t *testing.T) {
 func TestUnknownCallerIsRefused(t *testing.T) {
 	for name, test := range map[string]struct {
 		owners    httpapi.Owners
-		who       *authorizer
+		caller    *authorizer
 		status    int
 		challenge string
 	}{
@@ -137,7 +137,7 @@ func TestUnknownCallerIsRefused(t *testing.T) {
 	} {
 		r := newFixture()
 		event := requestOf("GET", "/bastions", "")
-		event.RequestContext.Authorizer = test.who
+		event.RequestContext.Authorizer = test.caller
 		response := r.handle(t, test.owners, event)
 		if response.StatusCode != test.status || response.Headers["Www-Authenticate"] != test.challenge || len(r.calls) != 0 {
 			t.Errorf("%s: %+v, %v", name, response, r.calls)

@@ -123,7 +123,7 @@ func (c *Cloud) runProcess(t *task) end {
 	ctx, terminate := context.WithCancel(context.Background())
 	defer terminate()
 	exited := make(chan int, 1)
-	c.background.Go(func() { exited <- c.cfg.Runner.Run(ctx, t.process.view) })
+	c.background.Go(func() { exited <- c.cfg.Runner.Run(ctx, t.process.public) })
 
 	how := end{code: "EssentialContainerExited", reason: "Essential container in task exited"}
 	var exit int

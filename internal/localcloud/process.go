@@ -44,8 +44,8 @@ func (idleRunner) Run(ctx context.Context, _ Process) int {
 
 // process holds the resources of a task's process until kill releases them.
 type process struct {
-	view  Process
-	lease *taskLease
+	public Process
+	lease  *taskLease
 
 	mu       sync.Mutex
 	killed   bool
@@ -61,7 +61,7 @@ func (c *Cloud) newProcess(t *task, s *socket) *process {
 		socket: s,
 		conns:  map[*conn]struct{}{},
 	}
-	p.view = Process{
+	p.public = Process{
 		TaskID:    t.state.ID,
 		BastionID: t.state.BastionID,
 		Addr:      t.state.Endpoints[0],
@@ -103,13 +103,13 @@ func (p *process) listen(admits func(netip.Addr) bool) (net.Listener, error) {
 	defer p.mu.Unlock()
 	switch {
 	case p.killed:
-		return nil, fmt.Errorf("listen in task %s: %w", p.view.TaskID, errKilled)
+		return nil, fmt.Errorf("listen in task %s: %w", p.public.TaskID, errKilled)
 	case p.socket == nil:
-		return nil, fmt.Errorf("listen in task %s: the task listens already, or the cloud has no sockets", p.view.TaskID)
+		return nil, fmt.Errorf("listen in task %s: the task listens already, or the cloud has no sockets", p.public.TaskID)
 	}
 	inner, err := p.socket.listen()
 	if err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", p.view.Addr, err)
+		return nil, fmt.Errorf("listen on %s: %w", p.public.Addr, err)
 	}
 	p.socket, p.listener = nil, inner
 	return &listener{Listener: inner, process: p, admits: admits}, nil

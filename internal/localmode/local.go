@@ -154,7 +154,7 @@ func (l *Local) routes(ctx context.Context, s settings) http.Handler {
 	}
 	l.slack = newSlackSide(ctx, s, options)
 	l.Service.Notifier = l.slack // before the schedules start
-	return l.slack.beside(api)
+	return l.slack.withSlackRoutes(api)
 }
 
 // serve starts the HTTP server.
@@ -185,7 +185,7 @@ func (l *Local) Close() {
 		l.Cloud.Close()
 		l.observer.wait()
 		if l.slack != nil {
-			l.slack.work.end()
+			l.slack.events.close()
 		}
 		l.running.Wait()
 		l.host.Close()
@@ -236,13 +236,13 @@ type runner struct {
 
 // Run implements [localcloud.Runner].
 func (r *runner) Run(ctx context.Context, task localcloud.Process) int {
-	view := r.network.from(task.BastionID)
+	network := r.network.from(task.BastionID)
 	config := sshd.Config{
 		BastionID:     task.BastionID,
 		Lease:         task.Lease,
 		Listen:        task.Listen,
-		Resolver:      view,
-		Dialer:        view,
+		Resolver:      network,
+		Dialer:        network,
 		Own:           r.own,
 		AllowLoopback: r.settings.loopback,
 		Now:           time.Now,

@@ -43,15 +43,15 @@ func testNetwork(t *testing.T, allow ...string) (*network, *[]string) {
 
 func TestOnlyThePrivateNameResolvesWithoutAllow(t *testing.T) {
 	n, calls := testNetwork(t)
-	view := n.from("b1")
+	network := n.from("b1")
 	for _, name := range []string{"private.internal", "PRIVATE.Internal", "private.internal."} {
-		addrs, err := view.LookupNetIP(t.Context(), "ip", name)
+		addrs, err := network.LookupNetIP(t.Context(), "ip", name)
 		if err != nil || len(addrs) != 1 || addrs[0] != n.address {
 			t.Errorf("lookup %s: %v, %v", name, addrs, err)
 		}
 	}
 	for _, name := range []string{"localhost", "example.com", "internal", "x.private.internal"} {
-		_, err := view.LookupNetIP(t.Context(), "ip", name)
+		_, err := network.LookupNetIP(t.Context(), "ip", name)
 		var notFound *net.DNSError
 		if !errors.As(err, &notFound) || !notFound.IsNotFound {
 			t.Errorf("lookup %s: %v, want no such host", name, err)
@@ -75,9 +75,9 @@ func TestNamesReachTheSystemResolverWithAllow(t *testing.T) {
 
 func TestRealAddressesAreDialledOnlyIfAllowed(t *testing.T) {
 	n, calls := testNetwork(t, "192.168.7.0/24", "127.0.0.0/8")
-	view := n.from("b1")
+	network := n.from("b1")
 	for _, to := range []string{"192.168.7.9:5432", "127.0.0.1:80", "[::ffff:192.168.7.9]:80"} {
-		conn, err := view.Dial(t.Context(), netip.MustParseAddrPort(to))
+		conn, err := network.Dial(t.Context(), netip.MustParseAddrPort(to))
 		if err != nil {
 			t.Errorf("dial %s: %v", to, err)
 			continue
@@ -89,12 +89,12 @@ func TestRealAddressesAreDialledOnlyIfAllowed(t *testing.T) {
 	}
 	*calls = nil
 	for _, to := range []string{"192.168.8.9:5432", "10.1.2.3:22", "[fd00::1]:22", "[::1]:22"} {
-		_, err := view.Dial(t.Context(), netip.MustParseAddrPort(to))
+		_, err := network.Dial(t.Context(), netip.MustParseAddrPort(to))
 		if err == nil || !strings.Contains(err.Error(), "no route to host: only private.internal is in the local network (use --allow CIDR for other destinations)") {
 			t.Errorf("dial %s: %v", to, err)
 		}
 	}
-	_, err := view.Dial(t.Context(), netip.AddrPortFrom(n.address, 443))
+	_, err := network.Dial(t.Context(), netip.AddrPortFrom(n.address, 443))
 	if err == nil || !strings.Contains(err.Error(), "connection refused") {
 		t.Errorf("dial port 443 of the private host: %v", err)
 	}

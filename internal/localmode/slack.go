@@ -31,12 +31,12 @@ const slackTeam = "T0LOCAL"
 type slackSide struct {
 	app     *slack.App
 	targets []httpapi.Target
-	work    *work
+	events  *eventQueue
 }
 
 // newSlackSide returns the app, which calls the API as the Slack function does.
 func newSlackSide(ctx context.Context, cfg settings, api httpapi.Options) *slackSide {
-	s := &slackSide{targets: api.Targets, work: &work{ctx: ctx, log: cfg.Log}}
+	s := &slackSide{targets: api.Targets, events: &eventQueue{ctx: ctx, log: cfg.Log}}
 	s.app = slack.New(slack.Options{
 		Table:     localcloud.NewItems(time.Now),
 		Functions: slackFunctions{httpapi.NewInternalAPI(api)},
@@ -44,7 +44,7 @@ func newSlackSide(ctx context.Context, cfg settings, api httpapi.Options) *slack
 		Credentials: func(context.Context, string) (slack.Credentials, error) {
 			return slack.Credentials{SigningSecret: cfg.SlackSigningSecret, BotToken: "local"}, nil
 		},
-		Transport: &logged{log: cfg.Log},
+		Transport: &loggingTransport{log: cfg.Log},
 		Teams:     []string{slackTeam},
 		Plain:     true,
 
@@ -57,8 +57,8 @@ func newSlackSide(ctx context.Context, cfg settings, api httpapi.Options) *slack
 	return s
 }
 
-// beside returns a handler for the routes of Slack and those of the API.
-func (s *slackSide) beside(api http.Handler) http.Handler {
+// withSlackRoutes returns a handler for the routes of Slack and the routes of the API.
+func (s *slackSide) withSlackRoutes(api http.Handler) http.Handler {
 	routes := s.app.Handler()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasPrefix(r.URL.Path, "/slack/") {
@@ -71,13 +71,13 @@ func (s *slackSide) beside(api http.Handler) http.Handler {
 
 // Enqueue implements slack.Queue.
 func (s *slackSide) Enqueue(_ context.Context, job slack.Job) error {
-	return s.work.run("job", func(ctx context.Context) error { return s.app.RunJob(ctx, job) })
+	return s.events.send("job", func(ctx context.Context) error { return s.app.RunJob(ctx, job) })
 }
 
 // Notify implements bastion.Notifier.
 func (s *slackSide) Notify(_ context.Context, rec bastion.Record, notice bastion.Notice) error {
 	n := api.NewNotice(rec, notice, httpapi.Document(rec, s.targets...))
-	return s.work.run("notice", func(ctx context.Context) error { return s.app.Notify(ctx, n) })
+	return s.events.send("notice", func(ctx context.Context) error { return s.app.Notify(ctx, n) })
 }
 
 // slackFunctions are the API's functions, in this process.
@@ -88,38 +88,39 @@ func (f slackFunctions) Call(ctx context.Context, call api.InternalCall) (api.In
 	return f.api.Handle(ctx, call)
 }
 
-// work is done apart from who hands it over, as Lambda does it with events: a job or
-// notice that fails is tried twice more.
-type work struct {
+// eventQueue runs jobs and notices asynchronously. Like Lambda, it runs each of them
+// again, up to three times in all, until one run succeeds.
+type eventQueue struct {
 	ctx context.Context
 	log *slog.Logger
 
 	mu      sync.Mutex
-	ending  bool // nothing begins any more; guarded by mu
+	closed  bool // guarded by mu
 	running sync.WaitGroup
 }
 
 const (
-	workTries = 3
-	workPause = time.Second
+	eventTries      = 3
+	eventRetryPause = time.Second
 )
 
-// run does not wait. An error means that local mode is ending.
-func (w *work) run(name string, do func(context.Context) error) error {
+// send starts an event and does not wait for it. It returns an error if the queue is
+// closed.
+func (w *eventQueue) send(name string, do func(context.Context) error) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.ending {
+	if w.closed {
 		return errors.New("local mode is ending")
 	}
 	w.running.Go(func() {
-		for range workTries {
+		for range eventTries {
 			err := do(w.ctx)
 			if err == nil || w.ctx.Err() != nil {
 				return
 			}
 			w.log.Warn(name, "error", err.Error())
 			select {
-			case <-time.After(workPause):
+			case <-time.After(eventRetryPause):
 			case <-w.ctx.Done():
 			}
 		}
@@ -127,23 +128,24 @@ func (w *work) run(name string, do func(context.Context) error) error {
 	return nil
 }
 
-// end lets nothing begin any more, and returns when nothing runs. The context must
-// have ended, which ends those that do.
-func (w *work) end() {
+// close refuses further events and waits for those that run. The queue's context must
+// be done, so that they end.
+func (w *eventQueue) close() {
 	w.mu.Lock()
-	w.ending = true
+	w.closed = true
 	w.mu.Unlock()
 	w.running.Wait()
 }
 
-// logged is the transport to Slack in local mode: what would be sent is logged.
-type logged struct {
+// loggingTransport is the transport to Slack in local mode. It logs requests instead of
+// sending them, and responds as Slack does.
+type loggingTransport struct {
 	log  *slog.Logger
 	sent atomic.Int64
 }
 
-// RoundTrip implements http.RoundTripper. It replies as Slack does.
-func (l *logged) RoundTrip(r *http.Request) (*http.Response, error) {
+// RoundTrip implements http.RoundTripper.
+func (l *loggingTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	body, err := io.ReadAll(r.Body)
 	_ = r.Body.Close()
 	if err != nil {

@@ -122,7 +122,7 @@ func TestGoldenResults(t *testing.T) {
 	for _, test := range []struct {
 		name     string
 		bastions []*Bastion
-		ask      func(*fixture)
+		request  func(*fixture)
 		prepare  func(*fixture)
 	}{
 		{"status", []*Bastion{aBastion("web")}, command("status"), nil},
@@ -154,7 +154,7 @@ func TestGoldenResults(t *testing.T) {
 			if test.prepare != nil {
 				test.prepare(d)
 			}
-			test.ask(d)
+			test.request(d)
 			for _, job := range d.queue.jobs {
 				if err := d.RunJob(t.Context(), job); err != nil {
 					t.Fatal(err)

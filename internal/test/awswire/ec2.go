@@ -183,13 +183,13 @@ func (s *Server) interfaceOf(name string, task bastion.Task) networkInterface {
 // validName reports whether EC2 accepts the name or description of a group.
 func validName(name string) bool {
 	const others = " ._-:/()#,@[]+=&;{}!$*"
-	letters := strings.Map(func(r rune) rune {
+	invalid := strings.Map(func(r rune) rune {
 		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune(others, r) {
 			return -1
 		}
 		return r
 	}, name)
-	return name != "" && len(name) <= 255 && letters == ""
+	return name != "" && len(name) <= 255 && invalid == ""
 }
 
 // groupDetails are the properties of a group that the local cloud does not have.
