@@ -24,9 +24,11 @@ demo: ## show the life of a bastion: request, connect, extend, close
 	@scripts/demo
 
 test: ## run all tests, with the race detector
-	go test -race -count=1 -timeout 60m $$(go list ./... | grep -v /internal/test/cloudtest)
-	@# With -v, because the fault tests log how many cases they ran.
-	@set -o pipefail; go test -race -count=1 -timeout 60m -v ./internal/test/cloudtest | grep --line-buffered -Ev '^ *(===|--- PASS)'
+	@# The fault tests run beside the others, and with -v, because they log how many cases ran.
+	@set -o pipefail; \
+	go test -race -count=1 -timeout 60m -v ./internal/test/cloudtest | grep --line-buffered -Ev '^ *(===|--- PASS)' & faults=$$!; \
+	go test -race -count=1 -timeout 60m $$(go list ./... | grep -v /internal/test/cloudtest); others=$$?; \
+	wait $$faults && exit $$others
 
 conformance: ## install emulators and a browser, and run the tests that need them
 	scripts/emulators
