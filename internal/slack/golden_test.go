@@ -251,7 +251,7 @@ func (d *fixture) storeUsedLink(c startLink) Job {
 }
 
 func TestGoldenStarts(t *testing.T) {
-	quota := bastion.Errorf(bastion.CodeQuotaOwner, "You have 3 bastions open, which is as many as one owner may. Close one first.")
+	quota := bastion.Errorf(bastion.CodeQuotaOwner, "You have 3 bastions open, the maximum per owner. Close one first.")
 	for _, test := range []struct {
 		name    string
 		prepare func(*fixture)

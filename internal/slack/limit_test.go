@@ -121,11 +121,11 @@ func TestRateLimitHoldsForConcurrentRequests(t *testing.T) {
 // and on the status page.
 func TestQuotaRefusalIsShown(t *testing.T) {
 	d := newFixture(t)
-	d.api.problem = bastion.Errorf(bastion.CodeQuotaOwner, "You have 3 bastions open, which is as many as one owner may. Close one first.")
+	d.api.problem = bastion.Errorf(bastion.CodeQuotaOwner, "You have 3 bastions open, the maximum per owner. Close one first.")
 	if err := d.RunJob(t.Context(), d.storeUsedLink(startLink{Name: "fourth"})); err != nil {
 		t.Fatal(err)
 	}
-	wantRead(t, d.slack.last(hookA), "as many as one owner may. Close one first.", "quota_owner")
+	wantRead(t, d.slack.last(hookA), "the maximum per owner. Close one first.", "quota_owner")
 	var v statusPage
 	if _, err := d.fetch(t.Context(), statusPageKey("the-pages-hash"), &v); err != nil || !strings.Contains(v.Problem, "Close one first") {
 		t.Errorf("the page says %q: %v", v.Problem, err)

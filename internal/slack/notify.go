@@ -15,8 +15,8 @@ import (
 
 // This file turns notices about a bastion into direct messages to its owner.
 //
-// Each bastion has one status message, which is edited in place. Slack notifies nobody
-// of an edit, so four events are new messages: ready, the warning before a deadline,
+// Each bastion has one status message, which is edited in place. Slack sends no
+// notification for an edit, so four events are new messages: ready, the warning before a deadline,
 // the receipt, and a failure.
 //
 // A notice is stored before any message is sent. Each delivery sends the messages that

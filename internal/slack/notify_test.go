@@ -66,7 +66,7 @@ func (d *fixture) wantShown(name string, texts ...string) {
 }
 
 // One message is edited at each change of a bastion. Ready, warning and receipt are new
-// messages, because Slack notifies nobody of an edit.
+// messages, because Slack sends no notification for an edit.
 func TestOneStatusMessageFollowsABastion(t *testing.T) {
 	d := newFixture(t)
 	version := int64(0)
