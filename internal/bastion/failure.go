@@ -20,7 +20,7 @@ const (
 )
 
 var failureEndedEarly = Failure{FailureCrash,
-	"The bastion's server exited before the bastion was ready. Ask your operator to check the image in the task definition and the server's log."}
+	"The bastion's server exited soon after it started. Ask your operator to check the image in the task definition and the server's log."}
 
 var failureTaskLost = Failure{FailureTaskLost, "The bastion's task disappeared. Request the bastion again."}
 
