@@ -1,7 +1,8 @@
 // Package api has the types that processes exchange as JSON: the documents of the HTTP
 // API, the calls that the Slack function makes to it, and the notices that the reaper
 // and the observer send to the Slack function. Each type is defined once, and every
-// reader and writer uses it. The package also has the texts that several of them show.
+// reader and writer uses it. The package also has texts that the HTTP API and the Slack
+// function both show to people.
 package api
 
 import (
@@ -126,8 +127,8 @@ func EndSentence(reason bastion.EndReason) string {
 	return ""
 }
 
-// StageText returns a short text that describes a stage of a start, as the title of a
-// step. It returns "" for an unknown stage.
+// StageText returns a short text that describes a stage of a start. It has the form of a
+// title: a capital first letter, and no full stop. It returns "" for an unknown stage.
 func StageText(stage string) string {
 	switch stage {
 	case "security group":

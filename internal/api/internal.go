@@ -8,8 +8,9 @@ import (
 )
 
 // InternalCall is one request of the HTTP API that the Slack function makes for a
-// Slack user. The call itself contains its owner. It is therefore accepted for owners of
-// Slack only, and only through an entry point that IAM reserves for the Slack function.
+// Slack user. The call itself contains its owner, which no authorizer has checked. It is
+// therefore accepted only if the owner begins with slack:, and only through an entry
+// point that IAM reserves for the Slack function.
 type InternalCall struct {
 	Owner  string     `json:"owner"`  // slack:TEAM:USER
 	Source netip.Addr `json:"source"` // the user's address; zero except in a call that starts a bastion
@@ -45,12 +46,12 @@ type Receipt struct {
 	BytesIn      int64     `json:"bytes_in"`
 	BytesOut     int64     `json:"bytes_out"`
 	Destinations []string  `json:"destinations"` // "host:port", in order of first use; at most MaxDestinations
-	Unnamed      int       `json:"unnamed"`      // forwards to further destinations
+	Unnamed      int       `json:"unnamed"`      // number of forwards to destinations that are not in Destinations
 }
 
-// MaxDestinations is the largest number of destinations in a receipt: more than a person
-// reads in a message. It also limits the size of a notice, because Lambda accepts events
-// of at most 256 KB.
+// MaxDestinations is the largest number of destinations in a receipt. Nobody reads more
+// than that in a message. It also limits the size of a notice, because Lambda accepts
+// events of at most 256 KB.
 const MaxDestinations = 20
 
 // NewNotice returns the notice of a record; document is the bastion as the API
