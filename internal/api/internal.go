@@ -49,9 +49,9 @@ type Receipt struct {
 	Unnamed      int       `json:"unnamed"`      // number of forwards to destinations that are not in Destinations
 }
 
-// MaxDestinations is the largest number of destinations in a receipt. Nobody reads more
-// than that in a message. It also limits the size of a notice, because Lambda accepts
-// events of at most 256 KB.
+// MaxDestinations is the largest number of destinations in a receipt. It keeps the
+// message short enough to read, and the notice small: Lambda accepts events of at most
+// 256 KB.
 const MaxDestinations = 20
 
 // NewNotice returns the notice of a record; document is the bastion as the API

@@ -13,10 +13,11 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/httpedge"
 )
 
-// Gateway serves the API to API Gateway: events of an HTTP API.
+// Gateway serves the events of API Gateway.
 type Gateway struct{ handler http.Handler }
 
-// NewGateway returns the API of the options. The caller comes from owners alone.
+// NewGateway returns a Gateway with these options. owners identifies the callers;
+// options.Identify is not used.
 func NewGateway(options Options, owners Owners) *Gateway {
 	options.Identify = func(r *http.Request) (bastion.Caller, error) { return owners.Caller(*httpedge.EventContext(r)) }
 	if owners.JWTIssuer != "" {
@@ -30,12 +31,13 @@ func (g *Gateway) Handle(ctx context.Context, event events.APIGatewayV2HTTPReque
 	return httpedge.ServeEvent(ctx, g.handler, event)
 }
 
-// InternalAPI serves the API to the Slack function, with the same handlers. The
-// owner, which the call names itself, must be one of Slack, and is never an admin.
+// InternalAPI serves the calls of the Slack function, with the same handlers. A call
+// contains its owner, which must begin with slack:. The caller is never an admin.
 type InternalAPI struct{ handler http.Handler }
 
-// NewInternalAPI returns the API of the options; the call itself names the caller.
-// Owners of the bastions that it creates are notified of changes.
+// NewInternalAPI returns an InternalAPI with these options. The call contains the
+// caller; options.Identify is not used. Bastions that a call creates send notices to
+// their owners.
 func NewInternalAPI(options Options) *InternalAPI {
 	options.Service = notifying{options.Service}
 	options.Identify = func(r *http.Request) (bastion.Caller, error) {
@@ -48,11 +50,11 @@ func NewInternalAPI(options Options) *InternalAPI {
 	return &InternalAPI{New(options)}
 }
 
-// callerKey is the context's key for the caller, which Handle has checked.
+// callerKey is the context's key for the caller, after Handle has checked the call.
 type callerKey struct{}
 
-// Handle serves a call. An error means that the Slack function does not make such
-// calls, and that nothing was done.
+// Handle serves a call. If the Slack function could not have made the call, Handle
+// returns an error and does nothing.
 func (a *InternalAPI) Handle(ctx context.Context, call api.InternalCall) (api.InternalReply, error) {
 	_, _, ofSlack := bastion.ParseSlackOwner(call.Owner)
 	switch {
@@ -71,7 +73,7 @@ func (a *InternalAPI) Handle(ctx context.Context, call api.InternalCall) (api.In
 	return api.InternalReply{Status: status, Body: body}, nil
 }
 
-// notifying is the service for owners who are notified of changes.
+// notifying sets Notify on every bastion that it creates.
 type notifying struct{ Service }
 
 func (n notifying) Create(ctx context.Context, req bastion.CreateRequest) (bastion.Record, bool, error) {

@@ -1,5 +1,5 @@
 // Package httpapi serves the HTTP API of the domain. Its contract is
-// api/openapi.yaml, and a test holds the handlers to it.
+// api/openapi.yaml; a test compares the handlers with it.
 //
 // A request is handled in this order: identify the caller ([Identify]), find the
 // operation (path, method), choose the format (Accept), read the body, call the
@@ -23,33 +23,37 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/httpedge"
 )
 
-// Service is the part of the domain that the handlers call. Its errors are
-// [*bastion.Error], whose message the client sees, the error of a context that
-// ended, or any other error, which only the log sees. With a wait of 0 the methods
-// return at once.
+// Service is the part of the domain that the handlers call; see [bastion.Service]. The
+// client sees the message of a [*bastion.Error]. If the context of the request has
+// ended, the client sees only that the request timed out. The cause of any other error
+// is only logged. Every method waits at most wait for the state that its comment names,
+// and then returns the current state.
 type Service interface {
-	// Create returns the caller's bastion of a name, and makes it if there is none.
+	// Create returns the caller's bastion with the name in req. If no such bastion is
+	// open, it creates one. It waits as Get does.
 	Create(ctx context.Context, req bastion.CreateRequest) (rec bastion.Record, created bool, err error)
-	// Get waits until the bastion is ready or over.
+	// Get returns a bastion. It waits until the bastion is ready, closed or failed.
 	Get(ctx context.Context, caller bastion.Caller, id string, wait time.Duration) (bastion.Record, error)
-	// List returns the bastions that the caller may see, oldest first.
+	// List returns the bastions that the caller may see, oldest first. It waits as Get
+	// does, for all of them.
 	List(ctx context.Context, caller bastion.Caller, wait time.Duration) ([]bastion.Record, error)
-	// Extend moves the deadline to at least ttl from now.
+	// Extend moves the deadline to at least ttl from now. It waits as Get does.
 	Extend(ctx context.Context, caller bastion.Caller, id string, ttl, wait time.Duration) (bastion.Record, error)
-	// Close waits until nothing of the bastion is left.
+	// Close closes a bastion. It waits until the cloud has no resource of the bastion.
 	Close(ctx context.Context, caller bastion.Caller, id string, wait time.Duration) (bastion.Record, error)
-	// CloseAll closes the caller's own bastions.
+	// CloseAll closes the caller's own bastions. It waits as Close does.
 	CloseAll(ctx context.Context, caller bastion.Caller, wait time.Duration) ([]bastion.Record, error)
 }
 
-// Identify returns the caller of a request. It must not read the body. The client
-// sees a [*bastion.Error], with status 401 unless its code has another status. Any
-// other error is logged, and the client sees CodeUnauthenticated.
+// Identify returns the caller of a request. It must not read the body. If it returns a
+// [*bastion.Error], the client sees the error's message and code. The status is the one
+// that the API has for the code, or 401 if it has none. If Identify returns any other
+// error, the error is logged and the client sees CodeUnauthenticated.
 type Identify func(*http.Request) (bastion.Caller, error)
 
-// Target is a host that bastions reach and whose host key is known in advance. A
-// configuration for ssh then has a block for it, so that
-// "ssh -F FILE -J bastion-NAME TARGET" asks nothing.
+// Target is a host that bastions can reach and whose host key is known in advance. A
+// configuration file for ssh has a block for each target, so that
+// "ssh -F FILE -J bastion-NAME TARGET" does not ask whether to trust the host key.
 type Target struct {
 	Name    string      // as the bastion resolves it; its SSH server listens on port 22
 	User    string      // the login
@@ -62,10 +66,11 @@ type Options struct {
 	Identify Identify
 	Log      *slog.Logger
 
-	// Methods are the HTTP methods that this process serves; empty for all. A request
-	// with another method of the API is a fault of the routes in front of it.
+	// Methods are the HTTP methods that this process serves; empty for all. If it
+	// receives a request with another method of the API, the routes in API Gateway are
+	// wrong, and the client sees an internal error.
 	Methods []string
-	// Draining refuses to create bastions.
+	// If Draining is true, every request to create a bastion is refused.
 	Draining bool
 	// MaxWait is the longest time for which Prefer: wait can hold a response; zero for
 	// 25 seconds, which leaves 5 of API Gateway's 30.
@@ -74,7 +79,7 @@ type Options struct {
 	// Challenge is the WWW-Authenticate header of a 401; empty for that of AWS
 	// Signature Version 4.
 	Challenge string
-	// Targets are in the configuration of every bastion.
+	// Each target has a block in every configuration file for ssh.
 	Targets []Target
 }
 
@@ -96,7 +101,7 @@ func New(options Options) http.Handler {
 	return httpedge.Edge{Log: options.Log, Now: options.Now}.Handler(h.serve)
 }
 
-// exchange is one request, as far as it has been understood.
+// exchange is one request with the parts of it that have been parsed so far.
 type exchange struct {
 	*httpedge.Exchange
 	caller bastion.Caller
@@ -171,8 +176,8 @@ const (
 
 type operation func(*handler, *exchange) (result, error)
 
-// operations are all operations by path and method. http.ServeMux would redirect
-// unclean paths; here a path is right or unknown.
+// operations are all operations by path and method. http.ServeMux is not used, because
+// it redirects a path such as //bastions. Here such a path is unknown.
 var operations = map[string]map[string]operation{
 	collection: {
 		http.MethodGet:    (*handler).list,
@@ -218,8 +223,8 @@ func pattern(path string) string {
 	return ""
 }
 
-// bastionID returns the ID in the path. The service is not asked for text of
-// another form: a store might refuse it in its own words.
+// bastionID returns the ID in the path. Text that cannot be an ID is not found. It is
+// not passed to the service, because a store may return another error for such a key.
 func (x *exchange) bastionID() (string, error) {
 	id := strings.TrimPrefix(x.Request.URL.Path, collection+"/")
 	if !bastion.ValidID(id) {
@@ -294,7 +299,7 @@ func (h *handler) closeAll(x *exchange) (result, error) {
 	return result{status: closeStatus(records...), records: records, list: true}, err
 }
 
-// closeStatus is 202 while something of the bastions is left.
+// closeStatus returns 202 while the cloud still has a resource of one of the bastions.
 func closeStatus(records ...bastion.Record) int {
 	for _, rec := range records {
 		if rec.FinishedAt.IsZero() {

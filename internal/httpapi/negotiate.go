@@ -18,8 +18,9 @@ const (
 )
 
 // negotiate returns the format that the Accept headers prefer (RFC 9110, section
-// 12.5.1). Of two with the same weight it is the one that is named more precisely,
-// then JSON. Errors are problem documents in every case.
+// 12.5.1). If two formats have the same weight, negotiate returns the format that the
+// more precise range matches, and JSON if the ranges are equally precise. The format
+// does not matter for errors, which are always problem documents.
 func negotiate(headers []string) (format, error) {
 	accept := strings.Join(headers, ",")
 	if strings.TrimSpace(accept) == "" {
@@ -39,9 +40,9 @@ func negotiate(headers []string) (format, error) {
 	return best, nil
 }
 
-// quality returns the weight of a format, which is that of the most precise range
-// that matches it, and how precise that range is: 1 for */*, 2 for type/*, 3 for
-// the type itself; 0 if none matches.
+// quality returns the weight and the precision of the most precise range that matches
+// the format. The precision is 1 for */*, 2 for a range such as text/*, and 3 for a
+// range such as text/plain. Both are 0 if no range matches.
 func quality(ranges []string, offered format) (q float64, precision int) {
 	family, _, _ := strings.Cut(string(offered), "/")
 	for _, r := range ranges {
@@ -77,8 +78,8 @@ func weight(parameters []string) (q float64, ok bool) {
 }
 
 // preferredWait reads the preference "wait" of the Prefer headers (RFC 7240): how
-// long to hold the response, in whole seconds, at most longest. The first of
-// several counts; a malformed one counts as none.
+// long to hold the response, in whole seconds, at most longest. Only the first "wait"
+// is read. If it is malformed, given is false.
 func preferredWait(headers []string, longest time.Duration) (wait time.Duration, given bool) {
 	for _, preference := range splitList(strings.Join(headers, ","), ',') {
 		// Parameters follow a semicolon; wait has none.
@@ -96,7 +97,8 @@ func preferredWait(headers []string, longest time.Duration) (wait time.Duration,
 	return 0, false
 }
 
-// deltaSeconds reads 1*DIGIT. A number that is too large becomes the largest.
+// deltaSeconds reads a number of one or more digits. If the number does not fit in an
+// int64, deltaSeconds returns the largest int64.
 func deltaSeconds(text string) (int64, bool) {
 	if text == "" || strings.Trim(text, "0123456789") != "" {
 		return 0, false

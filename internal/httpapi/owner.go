@@ -15,13 +15,13 @@ import (
 
 // Owners turns the result of API Gateway's authorizer into a caller.
 //
-// An owner is made from the unique ID of a user (AIDA…) or role (AROA…), which AWS
-// generates and never reuses. The session name of a role is the choice of the one
-// who assumed it, so it identifies a person only for roles where an identity
-// provider sets it: by default those of IAM Identity Center. The name of a role
-// does not prove that Identity Center made it (the ARN of an assumed role has no
-// path), and it need not: the role's unique ID is part of the owner, so a role with
-// a deceptive name only makes owners of its own.
+// An owner contains the unique ID of an IAM user (AIDA…) or role (AROA…), which AWS
+// generates and never reuses. The person who assumes a role usually chooses the session
+// name. A session name therefore identifies a person only for the roles whose session
+// names an identity provider sets (TrustedRoles); by default these are the roles of IAM
+// Identity Center. Another role of the account can have a similar name, and the ARN of
+// an assumed role has no path that shows the difference. This does no harm: the owner
+// contains the unique ID of the role, so the sessions of two roles are never one owner.
 type Owners struct {
 	// TrustedRoles are names of roles of this account whose session names identify
 	// people. A name may end in *, which matches any rest.
@@ -38,13 +38,14 @@ var (
 	accountID = regexp.MustCompile(`^\d{12}$`)
 	uniqueID  = regexp.MustCompile(`^[A-Z0-9]{16,128}$`)
 	// sessionName is what STS accepts as a RoleSessionName. It has no ':', '/' or '#',
-	// so that an owner can be read in one way only.
+	// which separate the parts of an owner, so two owners can never be confused.
 	sessionName = regexp.MustCompile(`^[\w+=,.@-]{2,64}$`)
 	iamName     = regexp.MustCompile(`^[\w+=,.@-]{1,64}$`)
 )
 
-// Caller returns the caller of a request from its context alone, which API Gateway
-// writes. The client writes headers, path and body, so they are not read.
+// Caller returns the caller of a request. It reads only the request context of the
+// event, which API Gateway writes, and not the headers, path and body, which the client
+// writes.
 func (o Owners) Caller(rc events.APIGatewayV2HTTPRequestContext) (bastion.Caller, error) {
 	address, err := netip.ParseAddr(rc.HTTP.SourceIP)
 	if err != nil {
@@ -76,8 +77,8 @@ func (o Owners) Caller(rc events.APIGatewayV2HTTPRequestContext) (bastion.Caller
 	return caller, nil
 }
 
-// subject returns the owner of a token. The issuer is part of it, so a subject may
-// have any form.
+// subject returns the owner that a token identifies. The owner begins with jwt: and the
+// issuer, so no subject can make it look like an owner of another kind.
 func (o Owners) subject(claims map[string]string) (string, error) {
 	issuer, subject := claims["iss"], claims["sub"]
 	switch {
@@ -116,9 +117,9 @@ type principal struct {
 
 func (p principal) owner() string { return "iam:" + p.account + ":" + p.id }
 
-// isNamedBy reports whether an entry of the admins is this user or the role of this
-// session. The ARN of a session does not hold the role's path, but role names are
-// unique in an account, whatever their path.
+// isNamedBy reports whether an entry of the admins names this user, or the role of this
+// session. The ARN of a session does not contain the role's path, but two roles of an
+// account cannot have the same name, even with different paths.
 func (p principal) isNamedBy(admin string) bool {
 	if admin == p.owner() || p.userARN != "" && admin == p.userARN {
 		return true
@@ -127,17 +128,17 @@ func (p principal) isNamedBy(admin string) bool {
 	return p.role != "" && service == "iam" && kind == "role" && name[strings.LastIndex(name, "/")+1:] == p.role
 }
 
-// parsePrincipal reads the authorizer's description of an IAM caller. It holds some
-// facts twice; they must agree. userArn and userId have the forms that STS
-// GetCallerIdentity returns:
+// parsePrincipal reads the authorizer's description of an IAM caller. The account and
+// the session name are each in two fields of the description, and must be the same in
+// both. userArn and userId have the forms that STS GetCallerIdentity returns:
 //
 //	user      arn:aws:iam::ACCOUNT:user/PATH/NAME              AIDA…
 //	session   arn:aws:sts::ACCOUNT:assumed-role/NAME/SESSION   AROA…:SESSION
 //	root      arn:aws:iam::ACCOUNT:root                        ACCOUNT
 //	federated arn:aws:sts::ACCOUNT:federated-user/NAME         ACCOUNT:NAME
 //
-// The root user is no single person, and the name of a federated user is the choice
-// of the one who made it: both are identified and refused.
+// The root user and federated users get CodeForbidden: several people can use the root
+// user, and the caller of GetFederationToken chooses the name of the federated user.
 func parsePrincipal(iam *events.APIGatewayV2HTTPRequestContextAuthorizerIAMDescription) (principal, error) {
 	p := principal{account: iam.AccountID}
 	ok := false

@@ -10,8 +10,8 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/publickey"
 )
 
-// Codes of the problems that the handlers find themselves; those of every HTTP
-// handler are in httpedge.
+// Codes of the problems that the handlers of this package find. The codes that any HTTP
+// handler can return are in httpedge, and those of the domain in bastion and publickey.
 const (
 	CodeUnauthenticated      bastion.Code = "unauthenticated"       // the caller is not known
 	CodeForbidden            bastion.Code = "forbidden"             // the caller is known and may not use the service
@@ -80,8 +80,8 @@ var statuses = map[bastion.Code]int{
 	CodeHostForeign:  http.StatusMisdirectedRequest,
 }
 
-// unidentifiedError wraps the error of [Identify]: a code without a status then
-// means 401.
+// unidentifiedError wraps the error of [Identify]. If statuses does not have the code of
+// the error, fail uses status 401.
 type unidentifiedError struct{ cause *bastion.Error }
 
 func (u unidentifiedError) Error() string { return u.cause.Error() }
@@ -117,7 +117,7 @@ func (h *handler) fail(x *exchange, err error) {
 		x.Problem(status, known.Code, known.Message)
 	case errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled):
 		x.Cause = err
-		x.Problem(http.StatusServiceUnavailable, httpedge.CodeUnavailable, "The request timed out. It may have been started; send it again, which is safe.")
+		x.Problem(http.StatusServiceUnavailable, httpedge.CodeUnavailable, "The request timed out. The service may have done a part of it. Send the request again; this is safe.")
 	default:
 		x.Cause = err
 		x.Internal()

@@ -17,8 +17,8 @@ import (
 // sshUser is the login name for all bastions; the key identifies the person.
 const sshUser = "bastion"
 
-// Document returns the document of a bastion as the API with these targets returns
-// it to the owner.
+// Document returns the document that the API returns for a bastion. Each target has a
+// block in its ssh configuration.
 func Document(rec bastion.Record, targets ...Target) api.Bastion {
 	d := api.NewBastion(rec)
 	at, ok := accessOf(rec)
@@ -45,10 +45,10 @@ func (h *handler) json(res result) []byte {
 	return httpedge.Marshal(documents[0])
 }
 
-// text returns the result as a configuration file for ssh: comments that say the
-// state and what to do next, then the bastions that are ready as hosts. Only the
-// caller's own bastions are hosts: others do not accept the caller, and two owners
-// can use the same name.
+// text returns the result as a configuration file for ssh. First, comments describe the
+// state of each bastion and what to do next. Then each ready bastion of the caller has a
+// Host block. The bastions of other owners have none, because they do not accept the
+// caller's key, and because two owners can use the same name.
 func (h *handler) text(caller bastion.Caller, res result) []byte {
 	var b strings.Builder
 	var ready []access
@@ -102,7 +102,7 @@ func (h *handler) describe(b *strings.Builder, rec bastion.Record) {
 	}
 }
 
-// explain writes how to use the hosts that follow.
+// explain writes comments about how to use the Host blocks that follow.
 func (h *handler) explain(b *strings.Builder, ready []access) {
 	file, alias := hostAlias(ready[0].name)+".conf", hostAlias(ready[0].name)
 	if len(ready) > 1 {
@@ -115,7 +115,7 @@ func (h *handler) explain(b *strings.Builder, ready []access) {
 	comment(b, "save as %s, then: ssh -F %s -J %s %s", file, file, alias, target)
 	comment(b, "status, extend, close: ssh -F %s %s", file, alias)
 	comment(b, "if ssh does not find your key, append a line: IdentityFile ~/.ssh/YOUR-KEY")
-	comment(b, "(ssh -F ignores ~/.ssh/config: append its IdentityAgent line if you use one)")
+	comment(b, "if your ~/.ssh/config has an IdentityAgent line, append it too: ssh -F does not read that file")
 }
 
 func timestamp(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") }
@@ -148,16 +148,17 @@ func accessOf(rec bastion.Record) (at access, ok bool) {
 	if !rec.Intent.Open || !at.endpoint.IsValid() {
 		return access{}, false
 	}
-	// The task reported this key, and people paste it into files that ssh obeys. Text
-	// that is not exactly one key could give orders to their machines.
+	// The task reported this key, and people save it in configuration files of ssh. If
+	// the text were more than one key, it could contain options that make ssh run a
+	// command.
 	if key, err := publickey.Parse(string(rec.Attempt.HostKey)); err == nil {
 		at.hostKey = key
 	}
 	return at, true
 }
 
-// knownHosts returns the bastion's line for a known_hosts file. ssh looks for the
-// bare host at port 22, and for host and port at any other.
+// knownHosts returns the bastion's line for a known_hosts file. ssh looks for HOST if
+// the port is 22, and for [HOST]:PORT otherwise.
 func (at access) knownHosts() string {
 	host := at.endpoint.Addr().String()
 	if at.endpoint.Port() != 22 {
@@ -171,20 +172,20 @@ func (at access) port() string { return strconv.Itoa(int(at.endpoint.Port())) }
 // hostAlias returns the name of a bastion on ssh's command line.
 func hostAlias(name string) string { return "bastion-" + name }
 
-// hostKeyOptions hold for every host whose key a KnownHostsCommand prints: no file
-// can add a key, or contradict because the address once belonged to another host,
-// and a host that does not prove its identity is refused.
+// hostKeyOptions make ssh accept only the host key that the KnownHostsCommand prints.
+// ssh reads no known_hosts file, which could have the key of an earlier host at the same
+// address. It refuses a host with another key.
 var hostKeyOptions = []string{
 	"UserKnownHostsFile /dev/null",
 	"GlobalKnownHostsFile /dev/null",
 	"StrictHostKeyChecking yes",
 }
 
-// sshConfig returns a configuration file for ssh in which the bastions, whose host
-// keys must be known, and the targets are hosts. Options on ssh's command line do
-// not reach a -J hop, so the file holds all that the hop needs. The last block
-// matches all of these hosts: a line that a person adds at the end, such as
-// IdentityFile, holds for each.
+// sshConfig returns a configuration file for ssh with a Host block for each bastion and
+// each target. The host keys of the bastions must be known. ssh does not use the options
+// of its command line for a -J hop, so the file has all options that the hop needs. The
+// last block matches all of these hosts, so a line that a person appends to the file,
+// such as IdentityFile, applies to each of them.
 func sshConfig(bastions []access, targets []Target) string {
 	var b strings.Builder
 	var hosts []string
@@ -210,7 +211,8 @@ func sshConfig(bastions []access, targets []Target) string {
 }
 
 // knownHostsCommand returns the option that prints one known_hosts line. It needs
-// OpenSSH 8.5. A file would be one more thing to write and to clean up.
+// OpenSSH 8.5. With UserKnownHostsFile instead, the client would have to write a second
+// file and delete it later.
 func knownHostsCommand(line string) string { return "KnownHostsCommand /bin/echo " + line }
 
 func block(b *strings.Builder, hosts string, lines ...string) {

@@ -20,8 +20,8 @@ import (
 // byteOrderMark is U+FEFF in UTF-8. Windows PowerShell writes it before JSON.
 var byteOrderMark = []byte("\ufeff")
 
-// readBody returns the body without a byte order mark and the blanks around it.
-// Only publickey.LooksPrivate has read it before.
+// readBody returns the body without a byte order mark and without the blanks around it.
+// It first refuses a body that looks like a private key, so that nothing else reads it.
 func (x *exchange) readBody() ([]byte, error) {
 	body, err := x.Body()
 	var known *bastion.Error
@@ -177,13 +177,14 @@ func checkJSON(body []byte) error {
 		return bastion.Errorf(CodeJSONInvalid, "The body is not valid JSON: unexpected character at byte %d of %d.", syntax.Offset, len(body))
 	}
 	if escape := loneSurrogate(body); escape != "" {
-		return bastion.Errorf(CodeJSONInvalid, "The body holds %s, which is half of a character.", escape)
+		return bastion.Errorf(CodeJSONInvalid, "The body has the escape %s, which is only one half of a surrogate pair. Send both halves, or the character itself.", escape)
 	}
 	return nil
 }
 
-// surrogates finds, in valid JSON, pairs of surrogate escapes, single ones, and
-// (so that a backslash before a backslash is no escape) all other escapes.
+// surrogates matches each escape in valid JSON: a pair of surrogates in group 1, a
+// single surrogate in group 2, and any other escape in no group. It must match the other
+// escapes too: in \\ud800 the first two characters are an escape, and ud800 is text.
 var surrogates = regexp.MustCompile(`(?i)(\\ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2})|(\\ud[89a-f][0-9a-f]{2})|\\.`)
 
 // loneSurrogate returns an escape that is half of a surrogate pair, or the empty
