@@ -72,11 +72,15 @@ var (
 	ErrNoTime = errors.New("no time left")
 )
 
-// RefusedError is RunTask's definite refusal: the attempt has no task, and never
-// will have one.
+// RefusedError is the cloud's definite refusal of a call: the call had no effect, and
+// a repeat has none either until the configuration, a quota or the capacity changes.
+// After a refused RunTask, the attempt has no task and never will have one.
 type RefusedError struct {
 	Failure Failure // for people
 	Detail  string  // the cloud's message, for the log
+	// Denied is true if the caller's permissions do not allow the call. EC2 also denies
+	// a call for a group whose tags it does not see yet, or that is gone.
+	Denied bool
 }
 
 func (e *RefusedError) Error() string { return string(e.Failure.Code) + ": " + e.Detail }

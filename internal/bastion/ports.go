@@ -78,7 +78,8 @@ type Quota struct {
 // Groups manages the security groups of this stack's bastions. Reads can be stale:
 // a new group can be missing, and a changed group can have its old state. A call
 // returns before its effect is visible everywhere. It may wait for its turn within
-// the rate limits, and can return [ErrNoTime].
+// the rate limits, and can return [ErrNoTime]. A call that changes something can return
+// a [*RefusedError].
 type Groups interface {
 	// Create creates the bastion's group. The group's name follows from the
 	// bastion's ID, so if the group exists already, Create returns it. A new group
