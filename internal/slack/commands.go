@@ -30,8 +30,8 @@ type commandSpec struct {
 	usage   string // without /bastion
 	summary string // for the help
 	example string // a valid command without /bastion
-	// synonyms are words that people may type instead of the verb. They are not accepted,
-	// because two words for one command need explaining; the reply suggests the verb.
+	// synonyms are words that people may type instead of the verb. The app does not accept
+	// them, so that each command has one verb; the reply suggests that verb.
 	synonyms []string
 
 	parse func(c *Command, text string, words []word) error
@@ -45,8 +45,9 @@ type request struct {
 	http *http.Request
 }
 
-// commands returns all commands, in the order of the help. It is a function because a
-// variable would refer to itself: runHelp reads the commands.
+// commands returns all commands, in the order of the help. It is a function because Go
+// refuses a variable that refers to itself: the table contains runHelp, which reads the
+// table.
 func commands() []commandSpec {
 	return []commandSpec{
 		{
@@ -65,19 +66,19 @@ func commands() []commandSpec {
 			verb: VerbStatus, usage: "status", example: "status",
 			summary:  "show your bastions and how to connect",
 			synonyms: []string{"list", "ls", "show", "get", "info"},
-			parse:    (*Command).parseNothing, run: (*App).runJob,
+			parse:    (*Command).parseNothing, run: (*App).runLater,
 		},
 		{
 			verb: VerbExtend, usage: "extend 30m [web]", example: "extend 30m",
 			summary:  "keep it open for at least that long; if you have several, name one",
 			synonyms: []string{"renew", "prolong", "more", "longer"},
-			parse:    (*Command).parseExtend, run: (*App).runJob,
+			parse:    (*Command).parseExtend, run: (*App).runLater,
 		},
 		{
 			verb: VerbDown, usage: "down [web]", example: "down",
 			summary:  "close it; if you have several, name one",
 			synonyms: []string{"stop", "close", "end", "delete", "destroy", "kill"},
-			parse:    (*Command).parseDown, run: (*App).runJob,
+			parse:    (*Command).parseDown, run: (*App).runLater,
 		},
 		{
 			verb: VerbHelp, usage: "help", example: "help",
@@ -108,10 +109,11 @@ func (a *App) withinCap(c Command) error {
 
 func (a *App) runHelp(context.Context, request) (*message, error) { return helpMessage(), nil }
 
-// runJob enqueues a job for work that takes longer than Slack waits for a reply.
-func (a *App) runJob(ctx context.Context, r request) (*message, error) {
+// runLater enqueues the job of down, extend or status. The job may take longer than Slack
+// waits for a reply.
+func (a *App) runLater(ctx context.Context, r request) (*message, error) {
 	job := Job{
-		Action: map[Verb]JobAction{VerbDown: JobDown, VerbExtend: JobExtend, VerbStatus: JobStatus}[r.Verb],
+		Action: JobAction(r.Verb), // these verbs are also actions of jobs
 		Owner:  r.owner(), ResponseURL: r.responseURL, Name: r.Name, TTL: r.TTL, At: a.Now(),
 	}
 	return workingMessage(job), a.enqueue(ctx, job)
@@ -141,7 +143,7 @@ func (a *App) saveKey(ctx context.Context, owner string, key bastion.Key) error 
 func (a *App) runUp(ctx context.Context, r request) (*message, error) {
 	if _, err := a.Credentials(ctx, r.team); err != nil {
 		a.Log.ErrorContext(ctx, "bot token not available", "team", r.team, "cause", err.Error())
-		return nil, bastion.Errorf(codeNoToken, "This workspace has no bot token, so a bastion's messages could not reach you. Ask the operator of the bastion service to set the token of %s.", r.team)
+		return nil, bastion.Errorf(codeNoToken, "The service can't read the bot token of this workspace, so the messages about your bastion couldn't reach you. Ask the operator of the bastion service to check the token of %s.", r.team)
 	}
 	var p person
 	if _, err := a.fetch(ctx, personKey(r.owner()), &p); err != nil {

@@ -331,7 +331,8 @@ func FuzzParseCommand(f *testing.F) {
 	})
 }
 
-// A bastion without a bot token could send no messages, so no link is issued for it.
+// Without a bot token, the app could send no messages about the bastion, so it issues no
+// link.
 func TestUpWithoutABotTokenIsRefused(t *testing.T) {
 	d := newFixture(t)
 	if err := d.saveKey(t.Context(), ann, annsKey); err != nil {
@@ -344,7 +345,7 @@ func TestUpWithoutABotTokenIsRefused(t *testing.T) {
 		return d.credentials, nil
 	}
 	reply := readable(d.types("up"))
-	if !strings.Contains(reply, "This workspace has no bot token") || !strings.Contains(reply, "T0ANN") || strings.Contains(reply, "https://bastions.example") {
+	if !strings.Contains(reply, "can't read the bot token of this workspace") || !strings.Contains(reply, "T0ANN") || strings.Contains(reply, "https://bastions.example") {
 		t.Errorf("the reply is\n%s", reply)
 	}
 	if !strings.Contains(d.log.String(), "no parameter with the token") {

@@ -29,11 +29,11 @@ var endpoints = map[string]func(*App, exchange, *http.Request){
 	interactionRoute: (*App).serveInteraction,
 }
 
-// pageToken returns the token in a path if the path belongs to the route. It is used
-// instead of http.ServeMux, which redirects unclean paths and repeats them, with their
-// token, in the response.
-func pageToken(route, path string) (string, bool) {
-	token, ok := strings.CutPrefix(path, strings.TrimSuffix(route, "{token}"))
+// pageToken returns the token after the prefix of a page's path. The app does not use
+// http.ServeMux: to a path such as //slack/start/TOKEN, it would respond with a redirect
+// whose body and Location contain the token.
+func pageToken(prefix, path string) (string, bool) {
+	token, ok := strings.CutPrefix(path, prefix)
 	return token, ok && token != "" && !strings.Contains(token, "/")
 }
 
@@ -46,25 +46,24 @@ func (a *App) Handler() http.Handler {
 
 func (a *App) serve(x *httpedge.Exchange) {
 	path := x.Request.URL.Path
-	if token, ok := pageToken(startLinkRoute, path); ok {
+	if token, ok := pageToken(startPath, path); ok {
 		a.serveStartLink(x, token)
 		return
 	}
-	if token, ok := pageToken(statusPageRoute, path); ok {
+	if token, ok := pageToken(statusPath, path); ok {
 		a.serveStatusPage(x, token)
 		return
 	}
 	serve, ok := endpoints[path]
-	switch {
-	case !ok:
+	if !ok {
 		x.Problem(http.StatusNotFound, httpedge.CodePathNotFound, "No such path.")
 		return
-	case x.Request.Method != http.MethodPost:
-		x.Route = path
+	}
+	x.Route = path
+	if x.Request.Method != http.MethodPost {
 		x.Header().Set("Allow", http.MethodPost)
 		x.Problem(http.StatusMethodNotAllowed, httpedge.CodeMethodNotAllowed, "Method not allowed. Use POST.")
 		return
 	}
-	x.Route = path
 	serve(a, exchange{x}, x.Request)
 }

@@ -22,8 +22,8 @@ const (
 	// handleTimeout limits the handling of one request, including the enqueue of its job.
 	// Slack waits three seconds for the response.
 	handleTimeout = 2500 * time.Millisecond
-	// reportTimeout limits the message that says why a button did nothing. Slack waits
-	// for it too.
+	// reportTimeout limits the request to Slack that reports why a button did nothing. The
+	// app makes this request before its response, for which Slack waits.
 	reportTimeout = 700 * time.Millisecond
 
 	// Each person may send at most maxCommands commands and buttons in countFor.
@@ -61,14 +61,8 @@ var (
 	validHash = regexp.MustCompile(`^[0-9a-f]{64}$`)
 )
 
-var (
-	// errPrivate means that the request contains a private key. The request is not parsed.
-	errPrivate = errors.New("the request contains a private key")
-	// errMalformed means that a signed request does not have the form of Slack's requests.
-	errMalformed = errors.New("the request is signed but malformed")
-	// errNoButton means that the pressed button has no job: it opens a URL or is unknown.
-	errNoButton = errors.New("the button has no job")
-)
+// errMalformed means that a signed request does not have the form of Slack's requests.
+var errMalformed = errors.New("the request is signed but malformed")
 
 // check returns an error if an ID or the URL does not have Slack's form.
 func (c caller) check() error {
@@ -85,55 +79,53 @@ func (c caller) check() error {
 	return nil
 }
 
-// receive returns the form of a request that Slack has signed. If it returns neither a
-// form nor an error, it has written the response. Its only error is errPrivate.
-func (a *App) receive(x exchange, r *http.Request) (form url.Values, s signed, err error) {
+// receive returns the form of a request that Slack has signed. If ok is false, there is no
+// form to handle, and receive has written the response. It does not parse a request that
+// contains a private key: it calls refuseKey, which must write the response.
+func (a *App) receive(x exchange, r *http.Request, refuseKey func()) (form url.Values, s signed, ok bool) {
 	body, err := x.Body()
 	var tooLarge *bastion.Error
 	switch {
 	case errors.As(err, &tooLarge) && tooLarge.Code == httpedge.CodeBodyTooLarge:
 		x.Problem(http.StatusRequestEntityTooLarge, tooLarge.Code, tooLarge.Message)
-		return nil, signed{}, nil
+		return nil, signed{}, false
 	case err != nil:
 		x.Problem(http.StatusBadRequest, codeBodyInvalid, "The body is incomplete.")
-		return nil, signed{}, nil
+		return nil, signed{}, false
 	}
 	credentials, err := a.Credentials(r.Context(), "")
 	if err != nil {
 		x.Cause = fmt.Errorf("read the signing secret: %w", err)
 		x.Problem(http.StatusServiceUnavailable, httpedge.CodeUnavailable, "The signing secret can't be read at the moment. Try again.")
-		return nil, signed{}, nil
+		return nil, signed{}, false
 	}
 	s, err = verify(r.Header, body, credentials.SigningSecret, a.Now())
 	if err != nil {
 		x.Cause = err
 		x.Problem(http.StatusUnauthorized, codeSignature, "Invalid or expired Slack signature.")
-		return nil, signed{}, nil
+		return nil, signed{}, false
 	}
 	if publickey.LooksPrivate(body) {
 		x.Code = publickey.CodePrivate
-		return nil, s, errPrivate
+		refuseKey()
+		return nil, signed{}, false
 	}
 	form, err = url.ParseQuery(string(body))
 	if err != nil {
 		x.Problem(http.StatusBadRequest, codeBodyInvalid, "The body is not a form.")
-		return nil, signed{}, nil
+		return nil, signed{}, false
 	}
 	if form.Get("ssl_check") == "1" { // Slack checks the certificate, and expects 200
 		x.WriteHeader(http.StatusOK)
-		return nil, signed{}, nil
+		return nil, signed{}, false
 	}
-	return form, s, nil
+	return form, s, true
 }
 
 // serveCommand handles a slash command.
 func (a *App) serveCommand(x exchange, r *http.Request) {
-	form, s, err := a.receive(x, r)
-	if err != nil {
-		x.writeMessage(privateKeyMessage())
-		return
-	}
-	if form == nil {
+	form, s, ok := a.receive(x, r, func() { x.writeMessage(privateKeyMessage()) })
+	if !ok {
 		return
 	}
 	c := caller{
@@ -163,10 +155,7 @@ func shortName(name string) string { return shortened(oneLine(name), 80) }
 
 // command runs a command and returns the reply.
 func (a *App) command(ctx context.Context, r *http.Request, c caller, s signed, text string) (*message, error) {
-	if err := a.allow(c, true); err != nil {
-		return nil, err
-	}
-	if err := a.admit(ctx, c.owner(), s); err != nil {
+	if err := a.accept(ctx, c, s, true); err != nil {
 		return nil, err
 	}
 	cmd, err := ParseCommand(text)
@@ -224,15 +213,27 @@ type interaction struct {
 	} `json:"actions"`
 }
 
-// serveInteraction handles a press of a button. The response is empty, as Slack requires.
-// The job sends its reply to the message's response_url.
-func (a *App) serveInteraction(x exchange, r *http.Request) {
-	form, s, err := a.receive(x, r)
-	if err != nil {
-		x.WriteHeader(http.StatusOK)
-		return
+// button returns the action_id and the value of the pressed button. It returns false if
+// the app does nothing for this button.
+func (i interaction) button() (action, value string, ok bool) {
+	if i.Type != "block_actions" || len(i.Actions) != 1 {
+		return "", "", false
 	}
-	if form == nil {
+	action, value = i.Actions[0].ID, i.Actions[0].Value
+	switch action {
+	case actionExtend, actionClose:
+		ok = bastion.ValidID(value)
+	case actionOpen:
+		ok = validHash.MatchString(value)
+	}
+	return action, value, ok
+}
+
+// serveInteraction handles a press of a button. The response is empty, as Slack requires.
+// The button's job sends its reply to the response_url.
+func (a *App) serveInteraction(x exchange, r *http.Request) {
+	form, s, ok := a.receive(x, r, func() { x.WriteHeader(http.StatusOK) })
+	if !ok {
 		return
 	}
 	var pressed interaction
@@ -240,9 +241,8 @@ func (a *App) serveInteraction(x exchange, r *http.Request) {
 		x.Problem(http.StatusBadRequest, codeBodyInvalid, "The payload is not valid JSON.")
 		return
 	}
-	job, err := a.jobOf(pressed)
-	link, isLink := pressed.link()
-	if errors.Is(err, errNoButton) && !isLink {
+	action, value, ok := pressed.button()
+	if !ok {
 		x.WriteHeader(http.StatusOK)
 		return
 	}
@@ -253,58 +253,40 @@ func (a *App) serveInteraction(x exchange, r *http.Request) {
 		return
 	}
 	x.Owner = c.owner()
-	job.Owner, job.ResponseURL = c.owner(), c.responseURL
 	ctx, cancel := context.WithTimeout(r.Context(), handleTimeout)
 	defer cancel()
-	if isLink {
-		err = a.recordOpened(ctx, c, s, link)
-	} else {
-		err = a.press(ctx, c, s, job)
-	}
-	if err != nil && x.recordError(err) {
-		return
-	}
-	if err != nil && !isLink { // a link needs no message: the browser has opened it
-		a.reportFailure(ctx, x, c.responseURL, messageOf(err))
+	if err := a.press(ctx, c, s, action, value); err != nil {
+		if x.recordError(err) {
+			return
+		}
+		if action != actionOpen { // the browser has opened the link in spite of the error
+			a.reportFailure(ctx, x, c.responseURL, messageOf(err))
+		}
 	}
 	x.WriteHeader(http.StatusOK)
 }
 
-// jobOf returns the job of a button.
-func (a *App) jobOf(pressed interaction) (Job, error) {
-	if pressed.Type != "block_actions" || len(pressed.Actions) != 1 || !bastion.ValidID(pressed.Actions[0].Value) {
-		return Job{}, errNoButton
+// press carries out the press of a button.
+func (a *App) press(ctx context.Context, c caller, s signed, action, value string) error {
+	if err := a.accept(ctx, c, s, false); err != nil {
+		return err
 	}
-	job := Job{ID: pressed.Actions[0].Value, At: a.Now()}
-	switch pressed.Actions[0].ID {
+	job := Job{Owner: c.owner(), ResponseURL: c.responseURL, ID: value, At: a.Now()}
+	switch action {
+	case actionOpen:
+		return a.recordOpened(ctx, c, value)
 	case actionExtend:
 		job.Action, job.TTL = JobExtend, extendBy
 	case actionClose:
 		job.Action = JobDown
-	default:
-		return Job{}, errNoButton
 	}
-	return job, nil
+	return a.enqueue(ctx, job)
 }
 
-// link returns the hash of the start link, if the pressed button opened one.
-func (i interaction) link() (hash string, ok bool) {
-	if i.Type != "block_actions" || len(i.Actions) != 1 || i.Actions[0].ID != actionOpen {
-		return "", false
-	}
-	return i.Actions[0].Value, validHash.MatchString(i.Actions[0].Value)
-}
-
-// recordOpened stores the response_url at which the reply of a start can replace the
-// message with the link. The URL is stored under a key of its own, because a change of
-// the stored link would conflict with a press of the page's button.
-func (a *App) recordOpened(ctx context.Context, c caller, s signed, hash string) error {
-	if err := a.allow(c, false); err != nil {
-		return err
-	}
-	if err := a.admit(ctx, c.owner(), s); err != nil {
-		return err
-	}
+// recordOpened stores the response_url of the button that opens a start link. The key is
+// not the link's own: otherwise this write would conflict with a press of the button on
+// the page.
+func (a *App) recordOpened(ctx context.Context, c caller, hash string) error {
 	var link startLink
 	if _, err := a.fetch(ctx, startLinkKey(hash), &link); err != nil || link.Owner != c.owner() || !link.open(a.Now()) {
 		return err
@@ -316,25 +298,23 @@ func (a *App) recordOpened(ctx context.Context, c caller, s signed, hash string)
 	return err
 }
 
-// press checks and counts a press of a button like a command, and enqueues its job.
-func (a *App) press(ctx context.Context, c caller, s signed, job Job) error {
-	if err := a.allow(c, false); err != nil {
-		return err
-	}
-	if err := a.admit(ctx, c.owner(), s); err != nil {
-		return err
-	}
-	return a.enqueue(ctx, job)
-}
-
-// reportFailure sends a new message that says why a button did nothing. The message with
-// the button stays, so the person can press it again.
+// reportFailure sends a new message that says why a button did nothing. The button stays,
+// so the person can press it again.
 func (a *App) reportFailure(ctx context.Context, x exchange, to string, m *message) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), reportTimeout)
 	defer cancel()
 	if err := a.respond(ctx, to, m, false); err != nil {
 		x.Cause = errors.Join(x.Cause, fmt.Errorf("report the failure in Slack: %w", err))
 	}
+}
+
+// accept checks that the caller is allowed, that the request is not a replay, and that it
+// is within the caller's limit. It counts the request and stores its signature.
+func (a *App) accept(ctx context.Context, c caller, s signed, command bool) error {
+	if err := a.allow(c, command); err != nil {
+		return err
+	}
+	return a.admit(ctx, c.owner(), s)
 }
 
 // allow returns an error if a caller is not allowed. The list of channels applies to
@@ -352,8 +332,8 @@ func (a *App) allow(c caller, command bool) error {
 }
 
 // admit counts a request against its sender's limit and stores its signature. It returns
-// a *bastion.Error if the request is beyond the limit or a replay; a request beyond the
-// limit and a replay of a stored signature write nothing.
+// a *bastion.Error if the request is a replay or beyond the limit. Then it writes nothing,
+// except that it counts a replay that arrives at the same time as the first request.
 func (a *App) admit(ctx context.Context, owner string, s signed) error {
 	key := seenKey(s.signature)
 	var seen struct{}
