@@ -1,6 +1,7 @@
-// Package lambdamode wires the service on AWS, as localmode does on a laptop: the
-// domain on awscloud, configured by config, behind API Gateway, schedules and
-// events. The mains in functions/ choose the part that each function serves.
+// Package lambdamode wires the service on AWS, as localmode does on a laptop. It reads
+// the configuration with package config, gives the ports of awscloud to the domain, and
+// passes requests, schedules and events to the domain. Each main in functions/ chooses
+// what its function serves.
 package lambdamode
 
 import (
@@ -35,11 +36,10 @@ type App struct {
 	log     *slog.Logger
 }
 
-// backgroundShare is the part of AWS's rates that the reaper, the sweep and the
-// observer each use. The other half is for the API functions, which may use all of
-// it, and for the rest of the account: 2.5 new groups a second, the scarcest, are
-// more than people request. A larger part would gain little, because the observer
-// works beside the reaper.
+// backgroundShare is the share of AWS's rates that each process of the reaper and of
+// the observer uses. It leaves the other half to the API functions and to everything
+// else in the account. The API functions themselves may use the whole rate. The lowest
+// rate is that of new groups: half of it is 2.5 a second, more than people request.
 const backgroundShare = 0.5
 
 // Start reads the environment and wires the service. If the configuration is wrong,
@@ -55,8 +55,8 @@ func Start() *App {
 	return app
 }
 
-// wire reads the configuration and connects to AWS, with the HTTP client unless it is
-// nil.
+// wire reads the configuration and connects to AWS. If client is nil, it uses the HTTP
+// client of the SDK.
 func wire(ctx context.Context, environ []string, log *slog.Logger, client *http.Client) (*App, error) {
 	cfg, err := config.Load(environ)
 	if err != nil {
@@ -115,11 +115,11 @@ func stackName(id string) string {
 	return name
 }
 
-// endTime is the part of a function's time in which it logs its result, before
-// Lambda ends it.
+// endTime is how long before its deadline a function stops its work, so that it can
+// still log the result before Lambda ends it.
 const endTime = 2 * time.Second
 
-// withinDeadline returns a context that ends before Lambda ends the function.
+// withinDeadline returns a context that ends endTime before Lambda ends the function.
 func withinDeadline(ctx context.Context) (context.Context, context.CancelFunc) {
 	if deadline, limited := ctx.Deadline(); limited {
 		return context.WithDeadline(ctx, deadline.Add(-endTime))

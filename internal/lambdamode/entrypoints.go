@@ -20,29 +20,29 @@ import (
 
 // EntryPoints are the names by which a function can be invoked, with the handler
 // of each. A name is the qualifier of the ARN in the call: empty, or an alias of
-// template.yaml. The entry point decides what a call may claim:
+// template.yaml. These are the callers and payloads of each entry point:
 //
 //	API functions
-//	  unqualified    API Gateway: events of an HTTP API, whose caller the authorizer
-//	                 has identified. Owners of all kinds but Slack's; admins.
-//	  alias "slack"  the Slack function: calls that name their owner themselves.
-//	                 Owners of Slack only; never an admin.
+//	  unqualified    API Gateway sends an event. The authorizer has identified the
+//	                 caller, who can be an admin. The owner never begins with slack:.
+//	  alias "slack"  The Slack function sends a call that contains the owner. The owner
+//	                 always begins with slack:, and the caller is never an admin.
 //	Slack function
-//	  unqualified    API Gateway: requests of Slack and of browsers, which no
-//	                 authorizer has seen. Slack's are signed; the pages have tokens.
-//	  alias "queue"  the function itself, the observer and the reaper: jobs and
-//	                 notices, which Lambda sends again if they fail.
+//	  unqualified    API Gateway sends an event without an authorizer. Slack signs its
+//	                 requests; browsers send the token of a page.
+//	  alias "queue"  The function itself sends jobs; the observer and the reaper send
+//	                 notices. If one fails, Lambda sends it again.
 //
 // Lambda takes the ARN from the request that IAM has authorized, and passes it
 // beside the payload, so nothing in a payload can choose or change the entry point.
-// template.yaml grants the use of each: API Gateway may invoke the unqualified
-// functions only, the other functions' roles the aliases only.
+// template.yaml lets API Gateway invoke the unqualified functions only, and lets the
+// roles of other functions invoke the aliases only.
 //
-// Each entry point accepts one kind of payload and refuses the other kinds, also
-// in one payload together. So a client of the API, who writes a body, cannot make
-// an internal call; and even a compromised Slack function cannot write an event
-// with an authorizer in it. A call without an entry point ends in an error before
-// it reaches the domain.
+// Each entry point accepts one kind of payload. It refuses the other kinds, and a
+// payload that mixes two kinds. So a client of the API, who writes only the body of an
+// event, cannot make an internal call. Even a compromised Slack function cannot send an
+// event with an authorizer in it. If the invoked name is not an entry point of the
+// function, the call ends in an error before it reaches the domain.
 type EntryPoints map[string]func(ctx context.Context, payload json.RawMessage) (any, error)
 
 // The names of the entry points.
@@ -52,7 +52,7 @@ const (
 	aliasQueue  = config.QueueAlias
 )
 
-// Handle serves a call. An error is for the invoker of the function.
+// Handle serves a call. Lambda returns an error of Handle to the invoker.
 func (e EntryPoints) Handle(ctx context.Context, payload json.RawMessage) (any, error) {
 	name, err := invokedAs(ctx)
 	if err != nil {
@@ -97,8 +97,8 @@ func apiEntryPoints(service httpapi.Service, cfg config.Config, log *slog.Logger
 
 // invokedAs returns the qualifier of arn:PARTITION:lambda:REGION:ACCOUNT:function:NAME
 // (:QUALIFIER), the ARN by which Lambda invoked the function; empty if there is no
-// qualifier. Without such an ARN it returns an error: a default would be an entry
-// point for a caller who finds a way to leave the ARN out.
+// qualifier. Without such an ARN it returns an error, and not the empty string: a caller
+// who managed to leave the ARN out would then use the unqualified entry point.
 func invokedAs(ctx context.Context) (qualifier string, err error) {
 	lc, ok := lambdacontext.FromContext(ctx)
 	if !ok {
@@ -115,8 +115,8 @@ func invokedAs(ctx context.Context) (qualifier string, err error) {
 	return "", fmt.Errorf("the invoked ARN %q is not that of a function", lc.InvokedFunctionArn)
 }
 
-// readEvent reads an event of API Gateway. It refuses an event that also holds
-// fields that only functions of this stack write.
+// readEvent reads an event of API Gateway. It refuses an event that also has a field of
+// an internal call, a job or a notice.
 func readEvent(payload json.RawMessage) (events.APIGatewayV2HTTPRequest, error) {
 	var event struct {
 		events.APIGatewayV2HTTPRequest
@@ -133,7 +133,7 @@ func readEvent(payload json.RawMessage) (events.APIGatewayV2HTTPRequest, error) 
 	return event.APIGatewayV2HTTPRequest, nil
 }
 
-// readCall reads an internal call that has no other fields.
+// readCall reads an internal call. It refuses a payload with any other field.
 func readCall(payload json.RawMessage) (call api.InternalCall, err error) {
 	decoder := json.NewDecoder(bytes.NewReader(payload))
 	decoder.DisallowUnknownFields()

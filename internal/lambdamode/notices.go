@@ -10,13 +10,13 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/httpapi"
 )
 
-// invoker invokes functions asynchronously.
+// invoker invokes Lambda functions asynchronously.
 type invoker interface {
 	InvokeAsync(ctx context.Context, function string, payload []byte) error
 }
 
-// notifyOwners lets the service notify owners. It is for the functions that have
-// the right to; without Slack there is no notifier.
+// notifyOwners makes the service send notices, if the stack has Slack. Only the reaper
+// and the observer call it, because only their roles may invoke the Slack function.
 func (a *App) notifyOwners() {
 	if a.Config.Slack != "" {
 		a.Service.Notifier = notices{a.invoker, a.Config.Slack}

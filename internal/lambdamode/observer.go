@@ -15,7 +15,7 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// reapEvery is how often the reaper comes; see template.yaml.
+// reapEvery is the shortest time between two runs of the reaper; see template.yaml.
 const reapEvery = time.Minute
 
 // observeConcurrency is how many bastions one call observes at the same time.
@@ -42,7 +42,7 @@ type Observer struct {
 // Observer returns the function.
 func (a *App) Observer() *Observer {
 	a.pace.SetShare(backgroundShare)
-	a.pace.FailWhenThrottled() // there are as many of it as there are events
+	a.pace.FailWhenThrottled() // many observers can run at the same time
 	a.notifyOwners()
 	return &Observer{service: a.Service, store: a.Service.Records, cluster: a.Config.Cloud.ClusterARN, taskID: a.taskID, log: a.log}
 }
@@ -62,9 +62,9 @@ type event struct {
 	Records    []leaseChange   `json:"Records"`
 }
 
-// leaseChange holds the fields that are read from a record of the stream. Tasks
-// choose the form of the other attributes, so those are not decoded: no record can
-// make its whole batch fail.
+// leaseChange holds the fields that are read from a record of the stream. The other
+// attributes are not decoded. Tasks write some of them, and a value of an unexpected
+// type would make the whole batch fail.
 type leaseChange struct {
 	Change struct {
 		SequenceNumber string
@@ -135,15 +135,16 @@ func (o *Observer) confirm(ctx context.Context, id string, t taskEvent) error {
 	case err != nil:
 		return fmt.Errorf("read the record of %s: %w", id, err)
 	case !rec.DueAt.IsZero() && time.Until(rec.DueAt) < reapEvery:
-		return nil // the reaper converges it before the event would come again
+		return nil // the reaper converges the record soon; Lambda need not send the event again
 	case rec.Attempt.TaskID == awscloud.TaskID(t.TaskARN) && rec.Attempt.EndedAt.IsZero():
 		return fmt.Errorf("ECS does not show yet that task %s of %s has stopped", rec.Attempt.TaskID, id)
 	}
 	return nil
 }
 
-// stream observes each bastion of a batch once. A failure does not keep it from the
-// others; Lambda sends the records of those that failed again, a few times.
+// stream observes each bastion of a batch once. If one fails, stream still observes the
+// others. It returns the stream records of the bastions that failed. Lambda sends these
+// again, a few times.
 func (o *Observer) stream(ctx context.Context, records []leaseChange) *events.DynamoDBEventResponse {
 	var response events.DynamoDBEventResponse
 	fail := func(number string, err error) {

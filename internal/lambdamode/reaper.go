@@ -9,12 +9,12 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// Schedule is the payload of a schedule.
+// Schedule is the payload that EventBridge Scheduler sends to the reaper.
 type Schedule struct {
 	Action string `json:"action"` // "reap" or "sweep"
 }
 
-// Reaper is the function for the schedules.
+// Reaper is the function that the schedules invoke: it runs the reaper and the sweep.
 type Reaper struct {
 	service interface {
 		Reap(context.Context) (int, error)
@@ -37,8 +37,9 @@ func (a *App) Reaper() *Reaper {
 	return &Reaper{service: a.Service, dueList: a.Service.DueList, records: a.Service.Records, overdueAfter: a.Config.OverdueAfter(), metrics: a.metrics, now: time.Now, log: a.log}
 }
 
-// Handle reaps or sweeps. It returns an error if that did not work at all. The
-// failure of a single bastion is in the log, and its record stays due.
+// Handle reaps or sweeps. It returns an error of Reap only if Reap started no converge;
+// otherwise it logs the error, and the records that failed stay due. It always returns
+// an error of Sweep.
 func (r *Reaper) Handle(ctx context.Context, schedule Schedule) error {
 	ctx, cancel := withinDeadline(ctx)
 	defer cancel()
@@ -65,7 +66,8 @@ func (r *Reaper) reap(ctx context.Context) error {
 	return r.overdue(ctx)
 }
 
-// overdue measures how late the oldest record is that the reaper has not finished.
+// overdue logs how late the longest-due record is, if the reaper should have converged
+// it by now, and writes the metric.
 func (r *Reaper) overdue(ctx context.Context) error {
 	now := r.now()
 	ids, err := r.dueList.Due(ctx, now.Add(-r.overdueAfter), 1)
