@@ -17,6 +17,8 @@ const (
 	FailureStart    FailureCode = "task_not_started"     // any other reason that ECS gives
 	FailureTaskLost FailureCode = "task_lost"            // the task disappeared
 	FailureConfig   FailureCode = "misconfigured"        // ECS refused what the operator configured
+
+	FailureUnavailable FailureCode = "aws_unavailable" // AWS did not carry out the steps of the start for Timing.GiveUpAfter
 )
 
 var failureEndedEarly = Failure{FailureCrash,

@@ -9,6 +9,8 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -164,6 +166,30 @@ func requestInput(req *http.Request, router routers.Router) (*openapi3filter.Req
 		Request: req, PathParams: params, Route: route,
 		Options: &openapi3filter.Options{AuthenticationFunc: func(context.Context, *openapi3filter.AuthenticationInput) error { return nil }},
 	}, err
+}
+
+// The contract lists exactly the codes of failures that package bastion declares.
+func TestContractHasEveryFailureCode(t *testing.T) {
+	source, err := os.ReadFile("../bastion/failure.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var declared, documented []string
+	for _, match := range regexp.MustCompile(`FailureCode = "(\w+)"`).FindAllStringSubmatch(string(source), -1) {
+		declared = append(declared, match[1])
+	}
+	if len(declared) < 10 {
+		t.Fatalf("only %d codes found in failure.go", len(declared))
+	}
+	failure := contract(t).Components.Schemas["Bastion"].Value.Properties["failure"].Value
+	for _, code := range failure.Properties["code"].Value.Enum {
+		documented = append(documented, code.(string))
+	}
+	slices.Sort(declared)
+	slices.Sort(documented)
+	if !slices.Equal(declared, documented) {
+		t.Errorf("failure.go declares %q, the contract lists %q", declared, documented)
+	}
 }
 
 // Readers copy the examples.
