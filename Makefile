@@ -24,7 +24,7 @@ demo: ## show the life of a bastion: request, connect, extend, close
 	@scripts/demo
 
 test: ## run all tests, with the race detector
-	@# The fault tests run beside the others, and with -v, because they log how many cases ran.
+	@# The fault tests log how many cases ran, so they run with -v, at the same time as the others.
 	@set -o pipefail; \
 	go test -race -count=1 -timeout 60m -v ./internal/test/cloudtest | grep --line-buffered -Ev '^ *(===|--- PASS)' & faults=$$!; \
 	go test -race -count=1 -timeout 60m $$(go list ./... | grep -v /internal/test/cloudtest); others=$$?; \
@@ -34,7 +34,7 @@ conformance: ## install emulators and a browser, and run the tests that need the
 	scripts/emulators
 	scripts/conformance
 
-screenshots: ## save a picture of every state and look of Slack's pages in .screenshots
+screenshots: ## save pictures of Slack's pages in .screenshots: each state in light, dark, narrow, forced colors, no script
 	scripts/emulators chromium axe
 	rm -rf .screenshots && mkdir .screenshots
 	SCREENSHOTS=$(CURDIR)/.screenshots go test -tags conformance -count=1 -timeout 60m -run TestEveryStateInBrowser ./internal/slack
@@ -74,7 +74,7 @@ deploy: ## deploy to AWS: make deploy STACK=bastion VPC=vpc-â€¦ SUBNETS=subnet-â
 	@bin/operator deploy --stack '$(STACK)' --region '$(REGION)' --vpc '$(VPC)' --subnets '$(SUBNETS)' \
 		--parameters '$(PARAMETERS)' --revision '$(REVISION)' $(if $(call set,$(DRY_RUN)),--dry-run)
 
-undeploy: ## remove it from AWS: make undeploy STACK=bastion (DRY_RUN=1; PURGE=1 also deletes the tables)
+undeploy: ## remove the service from AWS: make undeploy STACK=bastion (DRY_RUN=1; PURGE=1 also deletes the tables)
 	@$(GOBUILD) -o bin/operator ./cmd/operator
 	@bin/operator undeploy --stack '$(STACK)' --region '$(REGION)' $(if $(call set,$(DRY_RUN)),--dry-run) $(if $(call set,$(PURGE)),--purge)
 
