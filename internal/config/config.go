@@ -24,7 +24,8 @@ type Config struct {
 	Slack string
 	// ReaperPeriod is the time between two runs of the reaper.
 	ReaperPeriod time.Duration
-	// Draining refuses new bastions, so that the stack can be deleted.
+	// If Draining is true, requests to create bastions are refused, so that the stack can
+	// be deleted.
 	Draining bool
 }
 
@@ -44,7 +45,8 @@ type Cloud struct {
 	TaskRoleID    string // AROA…; the first half of a lease item's key
 }
 
-// Access decides which owner a caller is.
+// Access has the settings that decide which owner a caller is, and which callers are
+// admins.
 type Access struct {
 	// TrustedRoles are names of IAM roles whose session names identify people. A name
 	// may end in * as a wildcard.
@@ -100,7 +102,7 @@ func Load(environ []string) (Config, error) {
 	cfg.Bastion.Timing = timing(cfg.ReaperPeriod)
 	cfg.Bastion.IPv4, cfg.Bastion.IPv6 = r.families("FAMILIES")
 	cfg.Bastion.RequireSource = !cfg.Cloud.PublicAddress
-	if len(r.wrong) == 0 { // a contradiction of values that could not be read means nothing
+	if len(r.wrong) == 0 { // values that could not be read are zero, and cannot be compared
 		r.wrong = append(r.wrong, cfg.contradictions()...)
 	}
 	r.unknown()
@@ -110,7 +112,8 @@ func Load(environ []string) (Config, error) {
 	return cfg, nil
 }
 
-// contradictions returns the errors of values that are valid only separately.
+// contradictions returns an error for each value that is well-formed but cannot be used,
+// alone or together with another value.
 func (c Config) contradictions() (wrong []error) {
 	if c.ReaperPeriod <= LongestFunction {
 		return []error{fmt.Errorf("%sREAPER_PERIOD is %s: one run may take %s, so use a minute or more", prefix, c.ReaperPeriod, LongestFunction)}
@@ -130,7 +133,7 @@ func (c Config) contradictions() (wrong []error) {
 	refuse(b.IdleTimeout > 0 && b.IdleTimeout < time.Minute, "%sIDLE is %s: a bastion would end before its owner can connect; use a minute or more", prefix, b.IdleTimeout)
 	refuse(b.WarnBefore > 0 && b.WarnBefore < c.ReaperPeriod, "%sWARN is %s: the reaper sends warnings and runs every %s, so the warning could come after the end; use %[3]s or more", prefix, b.WarnBefore, c.ReaperPeriod)
 	for _, p := range b.SourceOverride {
-		refuse(p.Bits() == 0, "%sSOURCES has %s: every caller could open a bastion to any address; name the prefixes that people connect from", prefix, p)
+		refuse(p.Bits() == 0, "%sSOURCES has %s: a caller could open the security group to any source address; name the prefixes that people connect from", prefix, p)
 	}
 	for _, a := range c.Access.Admins {
 		refuse(strings.HasPrefix(a, "jwt:") != (c.Access.JWTIssuer != ""), "%sADMINS has %s, which no caller can be: requests are authorized by %s", prefix, a, c.authorizer())

@@ -40,8 +40,8 @@ func (r *reader) refuse(name, value, want string) {
 	r.wrong = append(r.wrong, fmt.Errorf("%s%s is %q: want %s", r.prefix, name, value, want))
 }
 
-// take returns a value. A variable that may be empty must be set too, so that a
-// forgotten variable is not a silent default.
+// take returns the value of a variable. Every variable must be set, even to an empty
+// value, so that a variable that template.yaml forgets is an error and not a default.
 func (r *reader) take(name string) (string, bool) {
 	value, ok := r.values[name]
 	if !ok {
@@ -121,8 +121,8 @@ func (r *reader) number(name string) int {
 	return n
 }
 
-// port reads the port that bastiond listens on. It is not root, so it cannot bind a
-// port below 1024.
+// port reads the port that bastiond listens on. bastiond does not run as root, so it
+// cannot listen on a port below 1024.
 func (r *reader) port(name string) uint16 {
 	value, ok := r.take(name)
 	n, err := strconv.ParseUint(value, 10, 16)
@@ -164,7 +164,7 @@ func (r *reader) unknown() {
 	}
 }
 
-// prefixOf is netip.ParsePrefix without IPv4-mapped IPv6 prefixes, which would never
+// prefixOf parses a prefix. It refuses an IPv4-mapped IPv6 prefix, which would never
 // match an IPv4 address.
 func prefixOf(text string) (netip.Prefix, error) {
 	p, err := netip.ParsePrefix(text)

@@ -22,10 +22,10 @@ type Slack struct {
 	Channels []string // if not empty, the only channels in which commands are accepted
 	Users    []string // if not empty, the only users who may use the command
 
-	// As those of bastion.Config.
+	// The fields of the same names in bastion.Config.
 	DefaultTTL, MaxTTL time.Duration
 
-	// The ARNs of the aliases by which it calls the functions of the API.
+	// The ARNs of the aliases by which the Slack function calls the functions of the API.
 	Create, Describe, Extend, Destroy string
 
 	// Queue is the function's own alias for asynchronous work, as NAME:ALIAS, which
@@ -91,7 +91,8 @@ func LoadSlack(environ []string) (Slack, error) {
 	return s, nil
 }
 
-// contradictions returns the errors of values that are valid only separately.
+// contradictions returns an error for each value that is well-formed but cannot be used,
+// alone or together with another value.
 func (s Slack) contradictions() (wrong []error) {
 	refuse := func(bad bool, format string, args ...any) {
 		if bad {

@@ -6,10 +6,10 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// maxAttempts is how many attempts in a row may end before a bastion fails. With the
-// backoff of timing they take about two and a half minutes of pauses, and each uses
-// another subnet: longer than a short lack of capacity in one zone, shorter than a
-// person waits.
+// maxAttempts is the number of attempts in a row after which a bastion fails. The pauses
+// between five attempts (Backoff) are about two and a half minutes together. A short lack
+// of capacity in one zone is over by then, and a person still waits. Each attempt uses
+// the next subnet.
 const maxAttempts = 5
 
 // LongestFunction is the longest time-out of any function in template.yaml; a test
@@ -21,8 +21,8 @@ const LongestFunction = 55 * time.Second
 // published reports up to a minute.
 const readLag = 2 * time.Minute
 
-// OverdueAfter is how long after its due time a record counts as overdue: the reaper
-// should have processed it in the meantime, and could have once more.
+// OverdueAfter is how long after DueAt a record counts as overdue. The reaper runs twice
+// in this time: the first run should have converged the record.
 func (c Config) OverdueAfter() time.Duration { return 2 * c.ReaperPeriod }
 
 // timing returns the times of the control plane on AWS. The reaper's period is the
@@ -53,11 +53,12 @@ func timing(reaperPeriod time.Duration) bastion.Timing {
 		// Task events and the leases' stream bring nearly all changes. A lost event is
 		// noticed after at most five minutes, at a dozen cheap reads each time.
 		CheckInterval: 5 * time.Minute,
-		// A sweep runs every ten minutes and marks an orphan, and the second one after
-		// that ends it at the latest: much later than any start is on record.
+		// A sweep runs every ten minutes. The first sweep that sees an orphan marks it;
+		// the next sweep, or the one after that, ends it. A record names a new task or
+		// group much earlier than that.
 		SweepGrace: 10 * time.Minute,
-		// An ended lease refuses writes for longer than a function or task of that
-		// bastion can run.
+		// The tombstone must last until no function and no task that could still write
+		// the item is running.
 		TombstoneLife: 24 * time.Hour,
 	}
 }

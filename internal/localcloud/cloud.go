@@ -51,9 +51,9 @@ type Config struct {
 
 	// OnTask is called after each change of a task's status, as EventBridge invokes
 	// the observer. OnReport is called after each report that a task writes, as the
-	// stream of the lease table invokes the observer. Each call has a goroutine of
-	// its own, so that calls can come in another order. Close waits for the calls
-	// that have begun and begins no further ones.
+	// stream of the lease table invokes the observer. Each call runs in its own
+	// goroutine, so calls can run in another order than the events. Close waits for the
+	// calls that have begun, and no call begins after Close.
 	OnTask   func(bastionID, taskID string)
 	OnReport func(bastionID, taskID string)
 
@@ -72,7 +72,7 @@ type Cloud struct {
 	mu        sync.Mutex // guards the fields below
 	closed    bool
 	serial    int // the number in the latest ID
-	addresses int // how many were invented
+	addresses int // how many addresses were invented
 	groups    map[string]*group
 	named     map[string][]*group // by lower-case name; a deleted group can still be visible
 	tasks     map[string]*task
@@ -151,8 +151,8 @@ func (c *Cloud) newID(prefix string, digits int) string {
 	return fmt.Sprintf("%s%0*x", prefix, digits, c.serial)
 }
 
-// begin returns the error of a call to EC2 or ECS that is cancelled or throttled.
-// c.mu is held.
+// begin begins a call to EC2 or ECS. It returns an error if the call is cancelled or
+// throttled. c.mu is held.
 func (c *Cloud) begin(ctx context.Context, name string) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
@@ -204,8 +204,8 @@ func (c *Cloud) Kill(taskID string) {
 type Inventory struct {
 	Records []bastion.Record    // finished ones too, oldest first
 	Groups  []GroupState        // in order of creation
-	Tasks   []bastion.Task      // in order of creation; a stopped task for an hour
-	Leases  []bastion.LeaseItem // ordered by task; a tombstone until it expires
+	Tasks   []bastion.Task      // in order of creation; stopped tasks are included for an hour
+	Leases  []bastion.LeaseItem // ordered by task; tombstones are included until they expire
 }
 
 // GroupState is a group that exists.

@@ -93,7 +93,7 @@ func (s *store) Create(ctx context.Context, rec bastion.Record, quota bastion.Qu
 		err = bastion.ErrConflict
 	}
 	if err != nil {
-		return fmt.Errorf("create %s, %q of %s: %w", rec.ID, rec.Name, rec.Owner, err)
+		return fmt.Errorf("create record %s for bastion %q of owner %s: %w", rec.ID, rec.Name, rec.Owner, err)
 	}
 	s.owner(rec.Owner).live[rec.Name] = rec.ID
 	s.open++
@@ -168,7 +168,7 @@ func (s *store) FetchByName(ctx context.Context, owner, name string) (bastion.Re
 	defer done()
 	id, ok := s.readOwner(owner).live[name]
 	if !ok {
-		return bastion.Record{}, fmt.Errorf("fetch %q of %s: %w", name, owner, bastion.ErrNotFound)
+		return bastion.Record{}, fmt.Errorf("fetch the open bastion %q of owner %s: %w", name, owner, bastion.ErrNotFound)
 	}
 	return copyRecord(s.records[id]), nil
 }
