@@ -15,9 +15,8 @@ import (
 	"github.com/aws/aws-lambda-go/events"
 )
 
-// responseTime is the part of a function's time in which the response is written,
-// before Lambda ends the function: a request that waits ends this much earlier,
-// with what is known by then.
+// responseTime is how long before the function's deadline the context of a request
+// ends, so that there is time to write the response.
 const responseTime = time.Second
 
 // contextKey is the context's key for the event's request context. API Gateway
@@ -31,8 +30,8 @@ func EventContext(r *http.Request) *events.APIGatewayV2HTTPRequestContext {
 }
 
 // ServeEvent serves an event of API Gateway (HTTP API, payload format 2.0) with a
-// handler of net/http. An error means that it is no such event; it is for the
-// invoker of the function, who is no client of the API.
+// handler of net/http. If it is another kind of event, ServeEvent returns an error, which
+// Lambda returns to the invoker of the function.
 //
 // A client of the API writes headers, cookies, path, query and body, each in its
 // field of the event, and can never reach version or requestContext. An invoker

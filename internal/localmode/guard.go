@@ -13,10 +13,9 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/httpedge"
 )
 
-// guard keeps web pages away from an API that takes names for identities. A page in
-// a browser on this machine reaches loopback as well as curl does: with a request
-// across origins, or, once the page's host name resolves to 127.0.0.1, under its own
-// Host.
+// guard refuses requests from web pages, because local mode has no passwords. A page in
+// a browser on this machine can send requests to loopback: from another origin, or with
+// its own name in the Host header, if that name resolves to 127.0.0.1.
 func guard(next http.Handler, log *slog.Logger) http.Handler {
 	edge := httpedge.Edge{Log: log}
 	misdirected := edge.Handler(func(x *httpedge.Exchange) {
