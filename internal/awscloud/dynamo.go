@@ -109,20 +109,20 @@ func conditionFailed(err error) (item map[string]types.AttributeValue, failed bo
 	return nil, false
 }
 
-// opaque returns an error with the text of err, but without the SDK's error types, so
+// opaque returns an error with the text of err (see [logText]), but without the SDK's error types, so
 // that no caller depends on them. errors.Is still finds [context.Canceled],
 // [context.DeadlineExceeded] and [bastion.ErrNoTime] in it. The error of a call that
 // is still throttled after all retries becomes ErrNoTime.
 func opaque(err error) error {
 	for _, known := range []error{context.Canceled, context.DeadlineExceeded, bastion.ErrNoTime} {
 		if errors.Is(err, known) {
-			return fmt.Errorf("%v: %w", err, known)
+			return fmt.Errorf("%s: %w", logText(err), known)
 		}
 	}
 	if throttling.IsErrorThrottle(err).Bool() {
-		return fmt.Errorf("%v: %w", err, bastion.ErrNoTime)
+		return fmt.Errorf("%s: %w", logText(err), bastion.ErrNoTime)
 	}
-	return errors.New(err.Error())
+	return errors.New(logText(err))
 }
 
 // newNonce returns a random string that identifies one write. The write stores the

@@ -47,7 +47,7 @@ func (g *Groups) Create(ctx context.Context, spec bastion.GroupSpec) (bastion.Gr
 		return g.Describe(ctx, spec.BastionID, "")
 	}
 	if err != nil {
-		return bastion.Group{}, fmt.Errorf("create the security group of %s: %w", spec.BastionID, opaque(err))
+		return bastion.Group{}, fmt.Errorf("create the security group of %s: %w", spec.BastionID, refusal(err))
 	}
 	return bastion.Group{ID: aws.ToString(out.GroupId), BastionID: spec.BastionID}, nil
 }
@@ -81,10 +81,10 @@ func (g *Groups) Authorize(ctx context.Context, groupID string, source netip.Pre
 	switch {
 	case hasCode(err, "InvalidPermission.Duplicate"):
 		return nil
-	case hasCode(err, "InvalidGroup.NotFound"):
+	case hasCode(err, groupNotFound...):
 		return fmt.Errorf("authorize ingress to %s: %w", groupID, bastion.ErrNotFound)
 	case err != nil:
-		return fmt.Errorf("authorize ingress to %s: %w", groupID, opaque(err))
+		return fmt.Errorf("authorize ingress to %s: %w", groupID, refusal(err))
 	}
 	return nil
 }
@@ -118,10 +118,10 @@ func (g *Groups) Revoke(ctx context.Context, groupID string, rule bastion.Rule) 
 		_, err = g.ec2.RevokeSecurityGroupIngress(ctx, &ec2.RevokeSecurityGroupIngressInput{
 			GroupId: aws.String(groupID), SecurityGroupRuleIds: []string{rule.ID}})
 	}
-	if err == nil || hasCode(err, "InvalidPermission.NotFound", "InvalidSecurityGroupRuleId.NotFound", "InvalidGroup.NotFound") {
+	if err == nil || hasCode(err, "InvalidPermission.NotFound", "InvalidSecurityGroupRuleId.NotFound") || hasCode(err, groupNotFound...) {
 		return nil
 	}
-	return fmt.Errorf("revoke rule %s of %s: %w", rule.ID, groupID, opaque(err))
+	return fmt.Errorf("revoke rule %s of %s: %w", rule.ID, groupID, refusal(err))
 }
 
 // Delete deletes the group.
@@ -130,13 +130,16 @@ func (g *Groups) Delete(ctx context.Context, groupID string) error {
 	switch {
 	case hasCode(err, "DependencyViolation", "InvalidGroup.InUse"):
 		return fmt.Errorf("delete security group %s: %w", groupID, bastion.ErrInUse)
-	case hasCode(err, "InvalidGroup.NotFound"):
+	case hasCode(err, groupNotFound...):
 		return fmt.Errorf("delete security group %s: %w", groupID, bastion.ErrNotFound)
 	case err != nil:
-		return fmt.Errorf("delete security group %s: %w", groupID, opaque(err))
+		return fmt.Errorf("delete security group %s: %w", groupID, refusal(err))
 	}
 	return nil
 }
+
+// groupNotFound are EC2's codes for a group that is too new to be visible, or gone.
+var groupNotFound = []string{"InvalidGroup.NotFound", "InvalidSecurityGroupID.NotFound"}
 
 // hasCode reports whether an error of AWS has one of these codes.
 func hasCode(err error, codes ...string) bool {

@@ -27,37 +27,35 @@ var groupErrors = []struct {
 	want         error
 }{
 	{"CreateSecurityGroup", "InvalidGroup.Duplicate", bastion.ErrNotFound}, // the group exists, but a stale read does not show it
-	{"CreateSecurityGroup", "SecurityGroupLimitExceeded", errAny},
 	{"CreateSecurityGroup", "RequestLimitExceeded", errAny},
 	{"DescribeSecurityGroups", "RequestLimitExceeded", errAny},
 	{"DescribeSecurityGroups", "UnauthorizedOperation", errAny},
 	{"AuthorizeSecurityGroupIngress", "InvalidPermission.Duplicate", nil},
 	{"AuthorizeSecurityGroupIngress", "InvalidGroup.NotFound", bastion.ErrNotFound},
-	{"AuthorizeSecurityGroupIngress", "InvalidGroupId.Malformed", errAny},
-	{"AuthorizeSecurityGroupIngress", "RulesPerSecurityGroupLimitExceeded", errAny},
 	{"AuthorizeSecurityGroupIngress", "RequestLimitExceeded", errAny},
 	{"RevokeSecurityGroupIngress", "InvalidPermission.NotFound", nil},
 	{"RevokeSecurityGroupIngress", "InvalidSecurityGroupRuleId.NotFound", nil},
 	{"RevokeSecurityGroupIngress", "InvalidGroup.NotFound", nil},
+	{"AuthorizeSecurityGroupIngress", "InvalidSecurityGroupID.NotFound", bastion.ErrNotFound},
+	{"RevokeSecurityGroupIngress", "InvalidSecurityGroupID.NotFound", nil},
 	{"RevokeSecurityGroupIngress", "RequestLimitExceeded", errAny},
 	{"RevokeSecurityGroupEgress", "InvalidSecurityGroupRuleId.NotFound", nil},
 	{"RevokeSecurityGroupEgress", "InvalidGroup.NotFound", nil},
-	{"RevokeSecurityGroupEgress", "UnauthorizedOperation", errAny},
 	{"DeleteSecurityGroup", "DependencyViolation", bastion.ErrInUse},
 	{"DeleteSecurityGroup", "InvalidGroup.InUse", bastion.ErrInUse},
 	{"DeleteSecurityGroup", "InvalidGroup.NotFound", bastion.ErrNotFound},
-	{"DeleteSecurityGroup", "CannotDelete", errAny},
+	{"DeleteSecurityGroup", "InvalidSecurityGroupID.NotFound", bastion.ErrNotFound},
 	{"DeleteSecurityGroup", "RequestLimitExceeded", errAny},
 }
 
-func TestGroupErrorsAreConverted(t *testing.T) {
-	w := newWire(t, localcloud.Config{}, nil)
-	calls := map[string]func(context.Context) error{
+// groupChanges returns a call of each method that changes a group, by the action of EC2
+// that it takes first.
+func (w *wire) groupChanges() map[string]func(context.Context) error {
+	return map[string]func(context.Context) error{
 		"CreateSecurityGroup": func(ctx context.Context) error {
 			_, err := w.groups.Create(ctx, bastion.GroupSpec{BastionID: testID})
 			return err
 		},
-		"DescribeSecurityGroups":        func(ctx context.Context) error { _, err := w.groups.Describe(ctx, testID, ""); return err },
 		"AuthorizeSecurityGroupIngress": func(ctx context.Context) error { return w.groups.Authorize(ctx, "sg-1", testSource) },
 		"RevokeSecurityGroupIngress":    func(ctx context.Context) error { return w.groups.Revoke(ctx, "sg-1", bastion.Rule{ID: "sgr-1"}) },
 		"RevokeSecurityGroupEgress": func(ctx context.Context) error {
@@ -65,11 +63,18 @@ func TestGroupErrorsAreConverted(t *testing.T) {
 		},
 		"DeleteSecurityGroup": func(ctx context.Context) error { return w.groups.Delete(ctx, "sg-1") },
 	}
+}
+
+func TestGroupErrorsAreConverted(t *testing.T) {
+	w := newWire(t, localcloud.Config{}, nil)
+	calls := w.groupChanges()
+	calls["DescribeSecurityGroups"] = func(ctx context.Context) error { _, err := w.groups.Describe(ctx, testID, ""); return err }
 	for _, c := range groupErrors {
 		t.Run(c.action+" "+c.code, func(t *testing.T) {
 			w.server.Fail(c.action, c.code, "message")
 			err := calls[c.action](t.Context())
 			known := errors.Is(err, bastion.ErrNotFound) || errors.Is(err, bastion.ErrInUse)
+			checkRefusal(t, err, "")
 			switch {
 			case c.want == errAny && (err == nil || known):
 				t.Errorf("%v, want an error that the domain retries", err)

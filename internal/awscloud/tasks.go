@@ -222,10 +222,10 @@ func (s Stack) runTaskError(spec bastion.TaskSpec, err error) error {
 		return fmt.Errorf("%s in the security group %s: %s: %w", call, spec.GroupID, message, bastion.ErrNotFound)
 	}
 	if known, ok := refusalOf(message); ok {
-		return &bastion.RefusedError{Failure: known, Detail: api.ErrorCode() + ": " + message}
+		return &bastion.RefusedError{Failure: known, Detail: logText(err)}
 	}
 	if refusalCodes[api.ErrorCode()] && !isTemporary(message) {
-		return &bastion.RefusedError{Failure: configFailure, Detail: api.ErrorCode() + ": " + message}
+		return &bastion.RefusedError{Failure: configFailure, Detail: logText(err)}
 	}
 	var conflict *types.ConflictException
 	if errors.As(err, &conflict) {

@@ -135,7 +135,8 @@ const wireTimeout = 10 * time.Second
 func TestGroupsConformOverHTTP(t *testing.T) {
 	cloudtest.Groups(t, func(t *testing.T) cloudtest.GroupsHarness {
 		w := slowWire(t)
-		return cloudtest.GroupsHarness{Groups: w.groups, Patience: wireTimeout, Occupy: w.occupy}
+		return cloudtest.GroupsHarness{Groups: w.groups, Patience: wireTimeout, Occupy: w.occupy,
+			Refuse: func() { w.cloud.RefuseGroups(1) }}
 	})
 }
 

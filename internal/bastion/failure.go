@@ -7,7 +7,7 @@ import (
 
 // The codes of failures.
 const (
-	FailureCapacity FailureCode = "capacity_unavailable" // Fargate has no capacity for the task
+	FailureCapacity FailureCode = "capacity_unavailable" // no capacity in Fargate, or a quota of the account is used up
 	FailureImage    FailureCode = "image_unavailable"    // the image could not be pulled
 	FailureNetwork  FailureCode = "network_unavailable"  // no network interface, or no route to the registry, the logs or DynamoDB
 	FailureLease    FailureCode = "lease_unavailable"    // the task did not get its lease
@@ -16,7 +16,7 @@ const (
 	FailureStopped  FailureCode = "task_stopped"         // someone called StopTask
 	FailureStart    FailureCode = "task_not_started"     // any other reason that ECS gives
 	FailureTaskLost FailureCode = "task_lost"            // the task disappeared
-	FailureConfig   FailureCode = "misconfigured"        // ECS refused what the operator configured
+	FailureConfig   FailureCode = "misconfigured"        // AWS refused what the operator configured
 
 	FailureUnavailable FailureCode = "aws_unavailable" // AWS did not carry out the steps of the start for Timing.GiveUpAfter
 )

@@ -80,6 +80,7 @@ type Cloud struct {
 	pruned    time.Time          // when prune last removed old state
 	launched  map[string]*token  // by clientToken
 	refusals  int                // attempts still to be refused
+	refuse    int                // changes of groups still to be refused
 	throttle  int                // calls still to be throttled
 }
 
@@ -173,6 +174,14 @@ func (c *Cloud) RefuseCapacity(n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.refusals = n
+}
+
+// RefuseGroups makes the next n calls that change a group return a refusal, as if the
+// account had reached its quota of security groups. They have no effect.
+func (c *Cloud) RefuseGroups(n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.refuse = n
 }
 
 // Throttle makes the next n calls to Groups and Tasks fail without an effect.

@@ -18,11 +18,17 @@ const patience = 2 * time.Minute
 // newPorts returns the ports of a new cloud. They are wrapped, so that the suites also
 // test cloudtest.Wrap.
 func newPorts(t *testing.T, cfg Config) cloudtest.Ports {
+	_, ports := newCloud(t, cfg)
+	return ports
+}
+
+// newCloud returns a new cloud with the ports of [newPorts].
+func newCloud(t *testing.T, cfg Config) (*Cloud, cloudtest.Ports) {
 	c := New(cfg)
 	t.Cleanup(c.Close)
 	store := c.Store()
 	ports := cloudtest.Ports{Records: store, DueList: store, Keys: store, Marks: store, Groups: c.Groups(), Tasks: c.Tasks(), Leases: c.Leases()}
-	return cloudtest.Wrap(ports, cloudtest.Pass)
+	return c, cloudtest.Wrap(ports, cloudtest.Pass)
 }
 
 // waitUntilVisible waits until read returns no error.
@@ -53,10 +59,11 @@ func TestStoreConforms(t *testing.T) {
 
 func TestGroupsConform(t *testing.T) {
 	cloudtest.Groups(t, func(t *testing.T) cloudtest.GroupsHarness {
-		ports := newPorts(t, slow)
+		cloud, ports := newCloud(t, slow)
 		return cloudtest.GroupsHarness{
 			Groups:   ports.Groups,
 			Patience: patience,
+			Refuse:   func() { cloud.RefuseGroups(1) },
 			Occupy: func(t *testing.T, bastionID, groupID string) func() {
 				task, err := ports.Tasks.Run(t.Context(), bastion.TaskSpec{BastionID: bastionID, Attempt: 1, GroupID: groupID})
 				if err != nil {

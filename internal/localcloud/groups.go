@@ -48,11 +48,24 @@ func (c *Cloud) changed(g *group) {
 // groupsPort implements bastion.Groups.
 type groupsPort struct{ c *Cloud }
 
+// beginChange returns the error of a call that changes a group, if the call is
+// cancelled, throttled or refused. c.mu is held.
+func (c *Cloud) beginChange(ctx context.Context, name string) error {
+	if err := c.begin(ctx, name); err != nil || c.refuse == 0 {
+		return err
+	}
+	c.refuse--
+	return fmt.Errorf("%s: %w", name, &bastion.RefusedError{
+		Failure: bastion.Failure{Code: bastion.FailureCapacity, Message: "The local cloud refuses to change a security group. Request the bastion again."},
+		Detail:  "SecurityGroupLimitExceeded: The maximum number of security groups has been reached.",
+	})
+}
+
 func (p groupsPort) Create(ctx context.Context, spec bastion.GroupSpec) (bastion.Group, error) {
 	c := p.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.begin(ctx, "CreateSecurityGroup"); err != nil {
+	if err := c.beginChange(ctx, "CreateSecurityGroup"); err != nil {
 		return bastion.Group{}, err
 	}
 	name := groupName(spec.BastionID)
@@ -127,7 +140,7 @@ func (p groupsPort) Authorize(ctx context.Context, groupID string, source netip.
 	c := p.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.begin(ctx, "AuthorizeSecurityGroupIngress"); err != nil {
+	if err := c.beginChange(ctx, "AuthorizeSecurityGroupIngress"); err != nil {
 		return err
 	}
 	if !source.IsValid() {
@@ -150,7 +163,7 @@ func (p groupsPort) Revoke(ctx context.Context, groupID string, rule bastion.Rul
 	c := p.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.begin(ctx, "RevokeSecurityGroup"); err != nil {
+	if err := c.beginChange(ctx, "RevokeSecurityGroup"); err != nil {
 		return err
 	}
 	g := c.usable(groupID)
@@ -173,7 +186,7 @@ func (p groupsPort) Delete(ctx context.Context, groupID string) error {
 	c := p.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.begin(ctx, "DeleteSecurityGroup"); err != nil {
+	if err := c.beginChange(ctx, "DeleteSecurityGroup"); err != nil {
 		return err
 	}
 	g := c.usable(groupID)

@@ -54,14 +54,31 @@ func failEC2(w http.ResponseWriter, err error) {
 	}
 	body, status := response{Code: "InternalError", Message: err.Error(), RequestID: "request-1"}, http.StatusInternalServerError
 	var known wireError
+	var refused *bastion.RefusedError
 	switch {
 	case errors.As(err, &known):
-		body.Code, body.Message, status = known.code, known.message, http.StatusBadRequest
+		body.Code, body.Message, status = known.code, known.message, ec2Status(known.code)
+	case errors.As(err, &refused): // by the local cloud
+		body.Code, body.Message, status = "SecurityGroupLimitExceeded", refused.Detail, http.StatusBadRequest
 	case isThrottled(err):
 		body.Code, body.Message, status = "RequestLimitExceeded", "Request limit exceeded.", http.StatusServiceUnavailable
 	}
 	w.WriteHeader(status)
 	xml.NewEncoder(w).EncodeElement(body, xml.StartElement{Name: xml.Name{Local: "Response"}})
+}
+
+// ec2Status returns the HTTP status of an error: 403 for a denied call, 500 or 503 for a
+// server error, and 400 for the others.
+func ec2Status(code string) int {
+	switch code {
+	case "UnauthorizedOperation":
+		return http.StatusForbidden
+	case "InternalError", "InternalFailure", "ServerInternal":
+		return http.StatusInternalServerError
+	case "RequestLimitExceeded", "ServiceUnavailable", "Unavailable":
+		return http.StatusServiceUnavailable
+	}
+	return http.StatusBadRequest
 }
 
 // done is the response of a call without a result.

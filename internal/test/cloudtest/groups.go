@@ -19,6 +19,8 @@ type GroupsHarness struct {
 	Patience time.Duration
 	// Occupy attaches a network interface to a group until release is called.
 	Occupy func(t *testing.T, bastionID, groupID string) (release func())
+	// Refuse makes the next call that changes a group return a refusal.
+	Refuse func()
 	// Unsupported names the cases that an emulator cannot pass.
 	Unsupported Unsupported
 }
@@ -181,6 +183,7 @@ var groupCases = []groupCase{
 		}
 	}},
 	{"a group in use cannot be deleted", groupInUse},
+	{"a refused call has no effect and can be repeated", refusedGroupCalls},
 	{"the list contains all groups", func(t *testing.T, h GroupsHarness) {
 		created := map[string]string{}
 		for range 3 {
@@ -213,6 +216,40 @@ func (h GroupsHarness) retry(t *testing.T, call func(context.Context) error) {
 		}
 		return err
 	})
+}
+
+func refusedGroupCalls(t *testing.T, h GroupsHarness) {
+	refused := func(name string, call func() error) {
+		t.Helper()
+		h.Refuse()
+		var refusal *bastion.RefusedError
+		if err := call(); !errors.As(err, &refusal) || refusal.Failure.Code == "" || refusal.Failure.Message == "" || refusal.Detail == "" {
+			t.Fatalf("%s: %v, want a refusal with a code, a message and a detail", name, err)
+		}
+	}
+	id := newID()
+	refused("create", func() error {
+		_, err := h.Groups.Create(t.Context(), bastion.GroupSpec{BastionID: id})
+		return err
+	})
+	_, err := h.Groups.Describe(t.Context(), id, "")
+	wantError(t, "describe the refused group", err, bastion.ErrNotFound)
+	g := h.create(t, id)
+
+	refused("authorize", func() error { return h.Groups.Authorize(t.Context(), g.ID, sourceV4) })
+	h.retry(t, func(ctx context.Context) error { return h.Groups.Authorize(ctx, g.ID, sourceV6) })
+	g = h.until(t, id, g.ID, func(g bastion.Group) bool { return admits(g, sourceV6) })
+
+	refused("revoke", func() error { return h.Groups.Revoke(t.Context(), g.ID, g.Ingress[0]) })
+	h.retry(t, func(ctx context.Context) error { return h.Groups.Authorize(ctx, g.ID, sourceV4) })
+	h.until(t, id, g.ID, func(g bastion.Group) bool { return admits(g, sourceV4, sourceV6) })
+	noError(t, h.Groups.Revoke(t.Context(), g.ID, g.Ingress[0]))
+	h.until(t, id, g.ID, func(g bastion.Group) bool { return admits(g, sourceV4) })
+
+	refused("delete", func() error { return h.Groups.Delete(t.Context(), g.ID) })
+	h.until(t, id, g.ID, func(g bastion.Group) bool { return admits(g, sourceV4) })
+	noError(t, h.Groups.Delete(t.Context(), g.ID))
+	h.untilGone(t, id, g.ID)
 }
 
 func groupInUse(t *testing.T, h GroupsHarness) {

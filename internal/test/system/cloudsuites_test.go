@@ -57,6 +57,9 @@ const patience = waitLimit
 
 func (s cloudSuites) groups(*testing.T) cloudtest.GroupsHarness {
 	return cloudtest.GroupsHarness{Groups: s.ports.Groups, Patience: patience,
+		Unsupported: cloudtest.Unsupported{Emulator: "moto", Cases: map[string]string{
+			"a refused call has no effect and can be repeated": "it has no quota that a test can change",
+		}},
 		Occupy: func(t *testing.T, bastionID, groupID string) func() {
 			s.groupIDs[bastionID] = groupID
 			task, err := s.ports.Tasks.Run(t.Context(), s.launch(t, bastionID, 1))
