@@ -145,6 +145,8 @@ func StageText(stage string) string {
 		return "Moving the firewall rule to your address"
 	case "lease":
 		return "Updating the running bastion"
+	case "delayed":
+		return "Delayed: AWS does not carry out the next step, so it is repeated"
 	}
 	return ""
 }

@@ -109,7 +109,7 @@ func (t *Tasks) describe(ctx context.Context, arns []string, wanted func(types.T
 		found = append(found, out.Tasks...)
 	}
 	found = slices.DeleteFunc(found, func(task types.Task) bool { return !wanted(task) })
-	return t.withEndpoints(ctx, found)
+	return t.withEndpoints(ctx, found), nil
 }
 
 // exceptMissing returns the failures as an error, without those for tasks that ECS does
@@ -124,9 +124,10 @@ func exceptMissing(failures []types.Failure) error {
 	return errors.Join(failed...)
 }
 
-// withEndpoints converts tasks and adds their addresses, which it reads in batches. It
-// returns the tasks oldest first.
-func (t *Tasks) withEndpoints(ctx context.Context, found []types.Task) ([]bastion.Task, error) {
+// withEndpoints converts tasks and adds their addresses, which it reads in batches. If
+// EC2 does not return the addresses, the tasks have EndpointsErr. It returns the tasks
+// oldest first.
+func (t *Tasks) withEndpoints(ctx context.Context, found []types.Task) []bastion.Task {
 	var interfaces []string
 	for _, task := range found {
 		if id := interfaceOf(task); id != "" {
@@ -134,19 +135,18 @@ func (t *Tasks) withEndpoints(ctx context.Context, found []types.Task) ([]bastio
 		}
 	}
 	endpoints, err := t.endpoints(ctx, interfaces)
-	if err != nil {
-		return nil, err
-	}
 	var tasks []bastion.Task
 	for _, task := range found {
 		converted := t.stack.task(task)
-		converted.Endpoints = endpoints[interfaceOf(task)]
+		if id := interfaceOf(task); id != "" {
+			converted.Endpoints, converted.EndpointsErr = endpoints[id], err
+		}
 		tasks = append(tasks, converted)
 	}
 	slices.SortFunc(tasks, func(a, b bastion.Task) int {
 		return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), strings.Compare(a.ID, b.ID))
 	})
-	return tasks, nil
+	return tasks
 }
 
 // interfaceOf returns the id of the task's network interface. It returns "" if ECS has

@@ -34,9 +34,13 @@ const (
 	ObserverSteps = ReaperSteps
 )
 
+// groupSteps are the steps that change the group.
+const groupSteps = CreateGroup | RevokeEgress | AuthorizeIngress | RevokeIngress | DeleteGroup
+
 // Action is one step with its parameters. Two equal actions have the same effect.
 type Action struct {
 	Step       Step
+	Try        int          // of the steps of the group: the record's Failures, so that a try after a counted refusal is another action
 	GroupID    string       // of RevokeEgress, RevokeIngress, AuthorizeIngress and DeleteGroup
 	Rule       Rule         // of RevokeEgress and RevokeIngress
 	Source     netip.Prefix // of AuthorizeIngress

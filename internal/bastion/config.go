@@ -31,6 +31,12 @@ type Config struct {
 type Timing struct {
 	// CallTimeout limits one converge.
 	CallTimeout time.Duration
+	// StepTimeout limits each read and each action of a converge, so that a service that
+	// does not respond leaves time for the calls to the others.
+	StepTimeout time.Duration
+	// GiveUpAfter is how long the converges of a starting bastion can fail without a
+	// break. Then the bastion fails.
+	GiveUpAfter time.Duration
 	// Settle is how long a record stays unsettled after a change of intent. It is
 	// longer than the sum of the longest timeout of a function and ReadLag.
 	Settle time.Duration
@@ -87,7 +93,7 @@ func (t Timing) validate(refuse func(bool, string, ...any)) {
 		name string
 		d    time.Duration
 	}{
-		{"call timeout", t.CallTimeout}, {"poll interval", t.PollInterval}, {"watch interval", t.WatchInterval},
+		{"call timeout", t.CallTimeout}, {"step timeout", t.StepTimeout}, {"limit of a failing start", t.GiveUpAfter}, {"poll interval", t.PollInterval}, {"watch interval", t.WatchInterval},
 		{"check interval", t.CheckInterval}, {"sweep grace", t.SweepGrace}, {"tombstone life", t.TombstoneLife},
 	} {
 		refuse(required.d <= 0, "the %s must be more than zero, not %s", required.name, required.d)

@@ -14,29 +14,30 @@ const maxRounds = 24
 
 // Converge makes the cloud agree with the record, and returns the latest record. It
 // takes the allowed steps only. It reads the record again after its last action, so
-// that it does not miss a change of intent that happened meanwhile. It does not
-// retry an action that failed: the record stays due, and the returned error joins
-// the errors of all actions.
+// that it does not miss a change of intent that happened meanwhile. A part of the cloud
+// that cannot be read, and an action that fails, do not keep Converge from the steps that
+// need neither. Converge does not retry them: the record stays due. The returned error
+// joins the errors of the reads and of the failed actions that are still needed. The
+// record is valid also with an error, unless its ID is empty.
 //
-// ErrNoTime: the rate limits left no time for the next call. ErrNotFound: there is no
-// record with this ID.
+// SeenAt of the returned record can be later than the stored one.
+//
+// ErrNoTime: nothing failed, but the rate limits left no time for a call. ErrNotFound:
+// there is no record with this ID.
 func (s *Service) Converge(ctx context.Context, id string, allowed Step) (Record, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.Config.Timing.CallTimeout)
 	defer cancel()
-	c := converge{Service: s, allowed: allowed, done: map[Action]bool{}}
+	c := converge{Service: s, allowed: allowed, taken: map[Action]error{}}
 	var rec Record
 	for range maxRounds {
 		began := s.now()
 		var err error
 		if rec, err = s.Records.Fetch(ctx, id); err != nil {
-			return rec, errors.Join(c.failed, fmt.Errorf("read record %s: %w", id, err))
+			return rec, errors.Join(c.readErr, fmt.Errorf("read record %s: %w", id, err))
 		}
-		seen, err := c.observe(ctx, rec)
-		if errors.Is(err, ErrNoTime) {
-			return rec, errors.Join(c.failed, err) // the record stays due
-		}
-		if err != nil {
-			return rec, errors.Join(c.failed, err, c.postpone(ctx, rec, began))
+		seen := c.observe(ctx, rec)
+		if ctx.Err() != nil {
+			return rec, errors.Join(c.readErr, ctx.Err())
 		}
 		plan := Decide(s.Config, rec, seen, began)
 		todo := c.selectActions(&plan, rec)
@@ -45,52 +46,51 @@ func (s *Service) Converge(ctx context.Context, id string, allowed Step) (Record
 			continue
 		}
 		if err != nil {
-			return rec, errors.Join(c.failed, err)
+			return rec, errors.Join(c.readErr, plan.Err, err)
 		}
 		rec, c.notifiedVersion = saved, 0
 		if len(todo) == 0 {
-			return rec, c.failed
+			return rec, c.result(plan)
 		}
 		for _, a := range todo {
-			c.done[a] = true // only after the save: if the save had a conflict, the action was not taken
-			if err := c.act(ctx, rec, a); err != nil {
-				c.failed = errors.Join(c.failed, err)
-			}
-			if errors.Is(c.failed, ErrNoTime) {
-				return rec, c.failed
-			}
+			c.taken[a] = c.act(ctx, rec, a)
 		}
 	}
-	return rec, errors.Join(c.failed, fmt.Errorf("converge %s: the record is still changing after %d rounds", id, maxRounds))
+	return rec, errors.Join(c.readErr, fmt.Errorf("converge %s: the record is still changing after %d rounds", id, maxRounds))
 }
 
-// postpone moves the DueAt of a due record that could not be observed, so that the
-// reaper converges other records before it tries this one again.
-func (s *Service) postpone(ctx context.Context, rec Record, began time.Time) error {
-	if rec.DueAt.IsZero() || rec.DueAt.After(began) {
-		return nil
-	}
-	next := rec
-	next.DueAt = began.Add(s.Config.Timing.WatchInterval)
-	_, err := s.save(ctx, rec, next)
-	return err
-}
-
-// converge is the state of one call of Converge: the actions that it has taken, and
-// their results, because a stale read may not show them yet.
+// converge is the state of one call of Converge: the parts that it could not read, and
+// the actions that it has taken with their results, because a stale read may not show
+// them yet.
 type converge struct {
 	*Service
 	allowed Step
-	done    map[Action]bool
-	failed  error // the joined errors of the actions
+	taken   map[Action]error
+	unknown Part
+	noTime  Part  // the parts of unknown for whose calls there was no time
+	readErr error // the joined errors of the parts in unknown but not in noTime
 
 	createdGroup *Group
 	deletedGroup string
 	startedTask  *Task
-	refused      *Refusal
 
 	notifiedVersion int64 // the version of the record for which a notice was sent; 0: none was sent, or a save has confirmed it
 	notifyFailed    bool  // a try to send the notice failed; a later converge tries again
+}
+
+// result returns the error of a converge that ends with this plan.
+func (c *converge) result(plan Plan) error {
+	if err := errors.Join(c.readErr, plan.Err); err != nil {
+		return err
+	}
+	noTime := c.noTime != 0
+	for _, err := range c.taken {
+		noTime = noTime || errors.Is(err, ErrNoTime)
+	}
+	if noTime {
+		return ErrNoTime
+	}
+	return nil
 }
 
 // selectActions returns the actions to take now. If an action is not allowed, the
@@ -98,10 +98,11 @@ type converge struct {
 func (c *converge) selectActions(plan *Plan, rec Record) []Action {
 	var todo []Action
 	for _, a := range plan.Actions {
+		_, taken := c.taken[a]
 		switch {
 		case a.Step&c.allowed == 0:
 			plan.Next.DueAt = c.dueNow(rec)
-		case a.Step == Notify && c.notifyFailed, c.done[a]: // in one converge, no action is taken twice, and no notice is sent after a failed one
+		case a.Step == Notify && c.notifyFailed, taken: // in one converge, no action is taken twice, and no notice is sent after a failed one
 		case a.Step == Notify:
 			plan.Next.markNotifying(a.Notice, rec.Version+1, c.now())
 			fallthrough
@@ -122,10 +123,15 @@ func (s *Service) dueNow(rec Record) time.Time {
 	return now
 }
 
-// save writes next in place of rec, unless they are equal.
+// save writes next in place of rec, unless they are equal, or differ only in the time at
+// which the bastion was last seen ready.
 func (s *Service) save(ctx context.Context, rec, next Record) (Record, error) {
-	if reflect.DeepEqual(rec, next) {
-		return rec, nil
+	stored := rec
+	if !rec.SeenAt.IsZero() && !next.SeenAt.IsZero() {
+		stored.SeenAt = next.SeenAt
+	}
+	if reflect.DeepEqual(stored, next) {
+		return next, nil
 	}
 	next.Version = rec.Version + 1
 	if err := s.Records.Replace(ctx, rec, next); err != nil {
@@ -146,35 +152,77 @@ func (s *Service) logChange(rec, next Record) {
 
 // observe reads the cloud, and adds the results of this converge's own actions that
 // the reads do not show yet.
-func (c *converge) observe(ctx context.Context, rec Record) (Observed, error) {
-	seen := Observed{Refused: c.refused, GroupGone: c.deletedGroup != "", NotifiedVersion: c.notifiedVersion}
+func (c *converge) observe(ctx context.Context, rec Record) Observed {
+	seen := Observed{GroupGone: c.deletedGroup != "", Taken: c.taken, NotifiedVersion: c.notifiedVersion}
+	c.read(ctx, GroupPart, "describe group of "+rec.ID, func(ctx context.Context) (err error) {
+		seen.Group, err = c.observeGroup(ctx, rec)
+		return err
+	})
+	c.read(ctx, TasksPart, "describe tasks of "+rec.ID, func(ctx context.Context) (err error) {
+		seen.Tasks, err = c.observeTasks(ctx, rec)
+		return err
+	})
+	taskID, task := rec.Attempt.TaskID, currentTask(rec, seen.Tasks)
+	if task != nil {
+		taskID = task.ID
+	}
+	if task != nil && !rec.Endpoint().IsValid() { // a task keeps its endpoints
+		c.read(ctx, EndpointsPart, "read endpoints of task "+taskID, func(context.Context) error { return task.EndpointsErr })
+	}
+	if taskID != "" {
+		c.read(ctx, LeasePart, "read lease of task "+taskID, func(ctx context.Context) (err error) {
+			seen.Lease, err = c.observeLease(ctx, taskID)
+			return err
+		})
+	}
+	seen.Unknown, seen.NoTime = c.unknown, c.noTime
+	return seen
+}
+
+// read reads a part with the call, within StepTimeout. If the call fails, the part is
+// unknown, also in the later rounds of this converge, which do not read it again: a
+// service that does not respond must leave time for the others.
+func (c *converge) read(ctx context.Context, part Part, what string, call func(context.Context) error) {
+	if c.unknown&part != 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.Config.Timing.StepTimeout)
+	defer cancel()
+	err := call(ctx)
+	switch {
+	case err == nil:
+		return
+	case errors.Is(err, ErrNoTime):
+		c.noTime |= part
+	default:
+		c.readErr = errors.Join(c.readErr, fmt.Errorf("%s: %w", what, err))
+	}
+	c.unknown |= part
+}
+
+// observeGroup returns the bastion's group, or nil if there is none. A group that this
+// converge created or deleted is taken into account even if reads do not show it yet.
+func (c *converge) observeGroup(ctx context.Context, rec Record) (*Group, error) {
 	group, err := c.Groups.Describe(ctx, rec.ID, rec.Group.ID)
 	switch {
 	case err == nil && group.ID != c.deletedGroup:
-		seen.Group = &group
+		return &group, nil
 	case err == nil || errors.Is(err, ErrNotFound):
-		seen.Group = c.createdGroup
-	default:
-		return seen, fmt.Errorf("describe group of %s: %w", rec.ID, err)
+		return c.createdGroup, nil
 	}
-	if seen.Tasks, err = c.observeTasks(ctx, rec); err != nil {
-		return seen, fmt.Errorf("describe tasks of %s: %w", rec.ID, err)
-	}
-	taskID := rec.Attempt.TaskID
-	if task := currentTask(rec, seen.Tasks); taskID == "" && task != nil {
-		taskID = task.ID
-	}
-	if taskID == "" {
-		return seen, nil
-	}
+	return nil, err
+}
+
+// observeLease returns the task's lease, or nil if there is none.
+func (c *converge) observeLease(ctx context.Context, taskID string) (*LeaseItem, error) {
 	item, err := c.Leases.Fetch(ctx, taskID)
 	switch {
 	case err == nil:
-		seen.Lease = &item
-	case !errors.Is(err, ErrNotFound):
-		return seen, fmt.Errorf("read lease of task %s: %w", taskID, err)
+		return &item, nil
+	case errors.Is(err, ErrNotFound):
+		return nil, nil
 	}
-	return seen, nil
+	return nil, err
 }
 
 // observeTasks returns the bastion's tasks, with the task that this converge started.
@@ -209,8 +257,10 @@ func (c *converge) tasksOf(ctx context.Context, rec Record) ([]Task, error) {
 	return []Task{task}, err
 }
 
-// act takes one action. rec is the record as it was just saved.
+// act takes one action, within StepTimeout. rec is the record as it was just saved.
 func (c *converge) act(ctx context.Context, rec Record, a Action) error {
+	ctx, cancel := context.WithTimeout(ctx, c.Config.Timing.StepTimeout)
+	defer cancel()
 	switch a.Step {
 	case CreateGroup:
 		return c.createGroup(ctx, rec)
@@ -220,7 +270,7 @@ func (c *converge) act(ctx context.Context, rec Record, a Action) error {
 		}
 	case AuthorizeIngress:
 		err := c.Groups.Authorize(ctx, a.GroupID, a.Source)
-		if err != nil && !errors.Is(err, ErrNotFound) { // ErrNotFound: a stale read does not show the new group yet
+		if err != nil && !c.notVisibleYet(err, rec.Group.FirstSeenAt) {
 			return fmt.Errorf("authorize %s in group %s: %w", a.Source, a.GroupID, err)
 		}
 	case RunTask:
@@ -239,16 +289,22 @@ func (c *converge) act(ctx context.Context, rec Record, a Action) error {
 			return fmt.Errorf("end lease of task %s: %w", a.TaskID, err)
 		}
 	case DeleteGroup:
-		return c.deleteGroup(ctx, a)
+		return c.deleteGroup(ctx, rec, a)
 	case Notify:
 		c.notify(ctx, rec, a.Notice)
 	}
 	return nil
 }
 
+// notVisibleYet reports whether the error is ErrNotFound for a resource that is so new
+// that reads of AWS may not show it yet.
+func (c *converge) notVisibleYet(err error, since time.Time) bool {
+	return errors.Is(err, ErrNotFound) && c.now().Sub(since) <= c.Config.Timing.ReadLag
+}
+
 func (c *converge) createGroup(ctx context.Context, rec Record) error {
 	group, err := c.Groups.Create(ctx, GroupSpec{BastionID: rec.ID})
-	if errors.Is(err, ErrNotFound) {
+	if c.notVisibleYet(err, rec.CreatedAt) {
 		return nil // the group exists, and a later read shows it
 	}
 	if err != nil {
@@ -258,9 +314,13 @@ func (c *converge) createGroup(ctx context.Context, rec Record) error {
 	return nil
 }
 
-func (c *converge) deleteGroup(ctx context.Context, a Action) error {
+// groupInUseFor is how long the network interface of a closed bastion's task can keep its
+// group from being deleted. Public reports have one to fifteen minutes.
+const groupInUseFor = 30 * time.Minute
+
+func (c *converge) deleteGroup(ctx context.Context, rec Record, a Action) error {
 	err := c.Groups.Delete(ctx, a.GroupID)
-	if errors.Is(err, ErrInUse) || errors.Is(err, ErrNotFound) {
+	if errors.Is(err, ErrInUse) && c.now().Sub(rec.End.At) <= groupInUseFor || errors.Is(err, ErrNotFound) {
 		return nil // the group is in use, or it is gone, or a stale read does not show it yet; the record stays due
 	}
 	if err != nil {
@@ -279,18 +339,16 @@ func (c *converge) runTask(ctx context.Context, rec Record, a Action) error {
 		TaskDefinition:   rec.Attempt.TaskDefinition,
 		AttemptCreatedAt: rec.Attempt.CreatedAt,
 	})
-	var refused *RefusedError
-	switch {
-	case errors.As(err, &refused):
-		c.refused = &Refusal{Attempt: a.Attempt, Failure: refused.Failure}
-		c.Log.Warn("attempt refused", "bastion", rec.ID, "attempt", a.Attempt, "cause", refused.Detail)
-	case errors.Is(err, ErrNotFound):
-		// ECS does not see the new group yet. A later converge sends RunTask again.
-	case err != nil:
-		return fmt.Errorf("run task of %s, attempt %d: %w", rec.ID, a.Attempt, err)
-	default:
-		c.startedTask = &task
+	if c.notVisibleYet(err, rec.Group.FirstSeenAt) {
+		return nil // a later converge sends RunTask again
 	}
+	if refused := refusalOf(err); refused != nil {
+		c.Log.Warn("attempt refused", "bastion", rec.ID, "attempt", a.Attempt, "cause", refused.Detail)
+	}
+	if err != nil {
+		return fmt.Errorf("run task of %s, attempt %d: %w", rec.ID, a.Attempt, err)
+	}
+	c.startedTask = &task
 	return nil
 }
 

@@ -1,32 +1,47 @@
 package bastion
 
 import (
+	"errors"
+	"hash/fnv"
 	"net/netip"
 	"slices"
 	"time"
 )
 
-// Observed holds what one round of a converge read from the cloud.
+// Observed holds what one round of a converge read from the cloud, and what the converge
+// has done so far. A part that is unknown is not absent: what the record knows of it
+// stays as it is.
 type Observed struct {
-	Group           *Group     // nil: none was found
-	GroupGone       bool       // this converge deleted the group, so that its absence is certain
-	Tasks           []Task     // the bastion's tasks, of all attempts
-	Lease           *LeaseItem // of the current attempt's task; nil: none was found
-	Refused         *Refusal   // RunTask's refusal in this converge; nil: there was none
-	NotifiedVersion int64      // the version of the record for which this converge sent a notice; 0: it sent none
+	Unknown Part // the parts that could not be read
+	NoTime  Part // the parts of Unknown for whose calls there was no time, which is not a failure
+
+	Group     *Group     // nil: none was found
+	GroupGone bool       // this converge deleted the group, so that its absence is certain
+	Tasks     []Task     // the bastion's tasks, of all attempts
+	Lease     *LeaseItem // of the current attempt's task; nil: none was found
+
+	Taken           map[Action]error // the actions that this converge has taken, and their errors
+	NotifiedVersion int64            // the version of the record for which this converge sent a notice; 0: it sent none
 }
 
-// Refusal is RunTask's definite refusal of one attempt.
-type Refusal struct {
-	Attempt int
-	Failure Failure
-}
+// Part is a part of the cloud that a converge reads. Each part is one bit, so that a Part
+// can also hold a set of parts.
+type Part uint
+
+// The parts.
+const (
+	GroupPart     Part = 1 << iota // the group and its rules
+	TasksPart                      // the tasks
+	EndpointsPart                  // the endpoints of the current attempt's task
+	LeasePart                      // the lease and the report of the current attempt's task
+)
 
 // Plan is the result of Decide. The caller first saves Next in place of the record,
-// and then takes the actions in their order.
+// and then takes the actions in their order, except those that it has taken already.
 type Plan struct {
 	Next    Record
 	Actions []Action
+	Err     error // the errors of the actions in Observed.Taken that are still needed
 }
 
 // Decide compares the record with the observation, and returns the next record and
@@ -41,16 +56,20 @@ func Decide(cfg Config, rec Record, seen Observed, now time.Time) Plan {
 	if d.next.Intent.Open && !now.Before(d.next.Intent.Deadline) {
 		d.next.close(End{Reason: EndDeadline, At: now}, cfg.Timing)
 	}
+	d.giveUp()
 	d.stopOtherTasks()
 	if d.next.Intent.Open {
 		d.open()
-	} else {
+	}
+	if !d.next.Intent.Open { // also if a refusal has just closed it
 		d.close()
 	}
+	d.recordSeen()
+	d.recordFailing()
 	d.settle()
 	d.schedule()
 	d.notify()
-	return Plan{Next: d.next, Actions: d.actions}
+	return Plan{Next: d.next, Actions: d.actions, Err: d.err}
 }
 
 // decision is the state of one call of Decide.
@@ -60,9 +79,15 @@ type decision struct {
 	now     time.Time
 	next    Record
 	actions []Action
+	err     error         // see Plan.Err
+	refused *RefusedError // a refusal that this round has counted as a failure of the start
+	pausing bool          // a step of the group is needed, but only after NextAttemptAt
 }
 
 func (d *decision) add(a Action) { d.actions = append(d.actions, a) }
+
+// unknown reports whether one of the parts could not be read.
+func (d *decision) unknown(parts Part) bool { return d.seen.Unknown&parts != 0 }
 
 // The first half of a decision copies what was observed into the record.
 
@@ -70,6 +95,9 @@ func (d *decision) add(a Action) { d.actions = append(d.actions, a) }
 // if this converge deleted it, or if it was first seen so long ago that no read can
 // still miss it.
 func (d *decision) recordGroup() {
+	if d.unknown(GroupPart) {
+		return
+	}
 	status, group := &d.next.Group, d.seen.Group
 	if group != nil {
 		if status.ID != group.ID {
@@ -99,13 +127,16 @@ func (d *decision) recordAttempt() {
 	if !a.active() {
 		return
 	}
-	if r := d.seen.Refused; r != nil && r.Attempt == a.Number {
-		d.endAttempt(r.Failure)
+	if refused := refusalOf(d.seen.Taken[Action{Step: RunTask, Attempt: a.Number}]); refused != nil {
+		d.endAttempt(refused.Failure)
 		return
 	}
 	if a.TaskID == "" && d.seen.Group != nil && a.GroupID != d.next.Group.ID {
 		// The group that the attempt names is gone, so its task cannot start any more.
 		d.endAttempt(failureTaskLost)
+		return
+	}
+	if d.unknown(TasksPart) {
 		return
 	}
 	task := currentTask(d.next, d.seen.Tasks)
@@ -136,10 +167,12 @@ func currentTask(rec Record, tasks []Task) *Task {
 }
 
 // recordMissingTask ends an active attempt whose task was not found, unless a later
-// read can find the task or RunTask can still be sent.
+// read can find the task or RunTask can still be sent. The attempt of a task that was
+// found before ends only when its last report has been read.
 func (d *decision) recordMissingTask() {
 	a := d.next.Attempt
 	switch {
+	case a.TaskID != "" && d.unknown(LeasePart):
 	case a.TaskID != "":
 		// The task was found before. If that was so long ago that no read can still
 		// miss the task, the task is gone.
@@ -162,8 +195,11 @@ func (d *decision) recordMissingTask() {
 
 // recordStoppedTask ends the attempt of a task that has stopped. The cause is the
 // ending in the task's report, or else the exit code 0, or else the reason that ECS
-// gives.
+// gives. While the report is unknown, so is the cause, and the attempt does not end.
 func (d *decision) recordStoppedTask(task Task) {
+	if d.unknown(LeasePart) {
+		return
+	}
 	ending := d.report().Ending
 	exitedOK := task.ExitCode != nil && *task.ExitCode == ExitOK
 	switch {
@@ -215,15 +251,36 @@ func (d *decision) endAttempt(failure Failure) {
 	if d.stable() {
 		r.Failures = 0
 	}
-	if failure.Code == "" {
-		return
+	if failure.Code != "" {
+		d.countFailure(failure)
 	}
+}
+
+// countFailure counts a failed attempt, or a refused step of the group, of an open
+// bastion. At MaxAttempts failures in a row the bastion fails.
+func (d *decision) countFailure(failure Failure) {
+	r := &d.next
 	r.Failures++
 	if r.Failures >= d.cfg.MaxAttempts {
 		r.close(End{Reason: EndFailed, At: d.now, Failure: failure}, d.cfg.Timing)
 		return
 	}
 	r.NextAttemptAt = d.now.Add(backoff(d.cfg.Timing.Backoff, r.Failures))
+}
+
+// giveUp closes a starting bastion whose converges have failed for too long. A bastion
+// whose task has been ready keeps its connections.
+func (d *decision) giveUp() {
+	r := &d.next
+	since := r.Failing.Since
+	if !r.Intent.Open || r.served() || since.IsZero() || d.now.Sub(since) < d.cfg.Timing.GiveUpAfter {
+		return
+	}
+	failure := r.Failing.Refusal
+	if failure.Code == "" {
+		failure = failureUnavailable
+	}
+	r.close(End{Reason: EndFailed, At: d.now, Failure: failure}, d.cfg.Timing)
 }
 
 // backoff returns the pause before the next attempt: zero after the first failure,
@@ -247,14 +304,11 @@ func (d *decision) report() Report {
 // recordReport copies what a running task reports.
 func (d *decision) recordReport() {
 	a := &d.next.Attempt
-	if !a.active() {
+	if !a.active() || d.unknown(LeasePart) {
 		return
 	}
 	report := d.report()
 	a.HostKey, a.Generation = report.HostKey, report.Generation
-	if d.next.matchesIntent() && a.ReadyAt.IsZero() {
-		a.ReadyAt = d.now
-	}
 	if !d.next.Intent.Open {
 		return
 	}
@@ -267,6 +321,71 @@ func (d *decision) recordReport() {
 	if report.ConsoleRequest.Number > d.next.Intent.ConsoleReply.Number && !expired {
 		d.next.replyToConsole(report.ConsoleRequest, d.now, d.cfg.Timing)
 	}
+}
+
+// recordSeen stores whether this round saw a bastion that is ready. A bastion that was
+// seen ready stays ready while a part is unknown, and while a stale read may miss its
+// task.
+func (d *decision) recordSeen() {
+	r := &d.next
+	if !r.matchesIntent() {
+		r.SeenAt = time.Time{}
+		return
+	}
+	task := currentTask(*r, d.seen.Tasks)
+	if d.seen.Unknown != 0 || task == nil || !task.stoppable() {
+		return
+	}
+	r.SeenAt = d.now
+	if r.Attempt.ReadyAt.IsZero() {
+		r.Attempt.ReadyAt = d.now
+	}
+}
+
+// recordFailing stores since when the converges have failed, or that they no longer
+// fail. A round that still has actions to take, or leaves actions to another function,
+// changes nothing, because their results are not known.
+func (d *decision) recordFailing() {
+	failed, complete := d.seen.Unknown&^d.seen.NoTime != 0, d.seen.Unknown == 0 && !d.pausing
+	var refusal Failure
+	if d.refused != nil {
+		d.err, refusal = d.refused, d.refused.Failure
+	}
+	for _, a := range d.actions {
+		err, taken := d.seen.Taken[a]
+		switch {
+		case !taken, errors.Is(err, ErrNoTime):
+			complete = false
+		case err != nil:
+			d.err = errors.Join(d.err, err)
+			if refused := refusalOf(err); refused != nil && a.Step&groupSteps != 0 && !d.mayNotBeVisible(refused) {
+				refusal = refused.Failure
+			}
+		}
+	}
+	failed = failed || d.err != nil
+	switch status := &d.next.Failing; {
+	case failed && status.Since.IsZero():
+		*status = Failing{d.now, refusal}
+	case failed:
+		status.Refusal = refusal
+	case complete:
+		*status = Failing{}
+	}
+}
+
+// refusalOf returns the definite refusal in an error of an action, or nil.
+func refusalOf(err error) *RefusedError {
+	var refused *RefusedError
+	errors.As(err, &refused)
+	return refused
+}
+
+// mayNotBeVisible reports whether EC2 may have denied a call only because it does not
+// see the new group's tags yet, which the permissions depend on.
+func (d *decision) mayNotBeVisible(refused *RefusedError) bool {
+	status := d.next.Group
+	return refused.Denied && status.ID != "" && d.now.Sub(status.FirstSeenAt) <= d.cfg.Timing.ReadLag
 }
 
 // The second half of a decision adds the actions.
@@ -292,36 +411,63 @@ func (t Task) stoppable() bool {
 	return true
 }
 
-// open adds the next actions towards a bastion that is ready.
+// open adds the next actions towards a bastion that is ready. If AWS has refused a step
+// of a start's group, it counts the refusal instead.
 func (d *decision) open() {
-	d.openGroup()
+	others := len(d.actions)
+	if refused := d.openGroup(); refused != nil && !d.next.served() {
+		d.refused, d.pausing, d.actions = refused, true, d.actions[:others]
+		d.countFailure(refused.Failure)
+		return
+	}
 	a := &d.next.Attempt
 	if !a.active() {
-		if d.endLease() || d.next.Group.Ingress != d.next.Intent.Source || d.now.Before(d.next.NextAttemptAt) {
+		if d.endLease() || d.next.Group.Ingress != d.next.Intent.Source || d.now.Before(d.next.NextAttemptAt) || d.unknown(TasksPart) {
 			return
 		}
 		d.next.beginAttempt(d.cfg, d.now)
 	}
 	switch {
 	case a.TaskID == "":
-		d.add(Action{Step: RunTask, Attempt: a.Number})
+		if d.now.Sub(a.CreatedAt) <= RunTaskReplayWindow { // later, RunTask could start a second task
+			d.add(Action{Step: RunTask, Attempt: a.Number})
+		}
 	case d.report().Ending.Reason == "":
 		d.writeLease()
 	}
 }
 
 // openGroup adds the actions after which the group admits the source and nothing
-// else. It removes wrong rules before it adds the right one.
-func (d *decision) openGroup() {
+// else. It removes wrong rules before it adds the right one. A start creates the group
+// and admits the source only after the pause that follows a refusal.
+//
+// openGroup returns AWS's definite refusal of one of these actions, or nil. A denied call
+// for a new group is not a definite refusal.
+func (d *decision) openGroup() (refused *RefusedError) {
+	if d.unknown(GroupPart) {
+		return nil
+	}
 	group, source := d.seen.Group, d.next.Intent.Source
+	pause := !d.next.served() && d.now.Before(d.next.NextAttemptAt)
+	add := func(a Action) {
+		if pause && a.Step&(CreateGroup|AuthorizeIngress) != 0 {
+			d.pausing = true
+			return
+		}
+		a.Try = d.next.Failures
+		d.add(a)
+		if r := refusalOf(d.seen.Taken[a]); r != nil && !d.mayNotBeVisible(r) {
+			refused = r
+		}
+	}
 	if group == nil {
 		if d.next.Group.ID == "" {
-			d.add(Action{Step: CreateGroup})
+			add(Action{Step: CreateGroup})
 		}
-		return
+		return refused
 	}
 	for _, rule := range group.Egress {
-		d.add(Action{Step: RevokeEgress, GroupID: group.ID, Rule: rule})
+		add(Action{Step: RevokeEgress, GroupID: group.ID, Rule: rule})
 	}
 	admitted := false
 	for _, rule := range group.Ingress {
@@ -329,11 +475,12 @@ func (d *decision) openGroup() {
 			admitted = true
 			continue
 		}
-		d.add(Action{Step: RevokeIngress, GroupID: group.ID, Rule: rule})
+		add(Action{Step: RevokeIngress, GroupID: group.ID, Rule: rule})
 	}
 	if !admitted {
-		d.add(Action{Step: AuthorizeIngress, GroupID: group.ID, Source: source})
+		add(Action{Step: AuthorizeIngress, GroupID: group.ID, Source: source})
 	}
+	return refused
 }
 
 // beginAttempt puts the next attempt into the record. It removes the latest reply
@@ -343,18 +490,32 @@ func (r *Record) beginAttempt(cfg Config, now time.Time) {
 	r.Attempt = Attempt{
 		Number:         n,
 		GroupID:        r.Group.ID,
-		Subnet:         cfg.Subnets[(n-1)%len(cfg.Subnets)],
+		Subnet:         r.subnet(cfg.Subnets, n),
 		TaskDefinition: cfg.TaskDefinition,
 		CreatedAt:      now,
 	}
 	r.Intent.ConsoleReply = ConsoleReply{}
 }
 
+// subnet returns the subnet of the nth attempt. Each attempt uses the subnet after that
+// of the attempt before. The subnet of the first attempt depends on the bastion's ID, so
+// that bastions use all subnets alike, and none of them always begins in a zone without
+// capacity.
+func (r *Record) subnet(subnets []string, n int) string {
+	h := fnv.New32a()
+	h.Write([]byte(r.ID))
+	return subnets[(int(h.Sum32()%uint32(len(subnets)))+n-1)%len(subnets)]
+}
+
 // writeLease adds the action that writes the intent into the task's lease, unless the
-// lease has this generation already or is a tombstone.
+// lease has this generation already or is a tombstone. If the lease is unknown, writeLease
+// goes by the latest report: a lease with the same or a newer generation refuses the write.
 func (d *decision) writeLease() {
 	item, want := d.seen.Lease, d.next.Intent.Generation
 	if item != nil && (item.Ended || item.Lease.Generation >= want) {
+		return
+	}
+	if d.unknown(LeasePart) && d.next.Attempt.Generation >= want {
 		return
 	}
 	d.add(Action{Step: WriteLease, TaskID: d.next.Attempt.TaskID, Generation: want})
@@ -375,44 +536,52 @@ func (d *decision) endLease() bool {
 // close adds the next actions towards a bastion that is finished: revoke ingress,
 // close the lease and stop the task; and, when the task has stopped, write the
 // tombstone and delete the group.
+//
+// A task whose state is unknown is stopped by its ID: for a task that has stopped,
+// StopTask does nothing.
 func (d *decision) close() {
 	group, a := d.seen.Group, d.next.Attempt
 	if group != nil {
 		for _, rule := range group.Ingress {
-			d.add(Action{Step: RevokeIngress, GroupID: group.ID, Rule: rule})
+			d.add(Action{Step: RevokeIngress, GroupID: group.ID, Rule: rule, Try: d.next.Failures})
 		}
 	}
 	if a.active() && a.TaskID != "" {
 		d.writeLease()
-		if task := currentTask(d.next, d.seen.Tasks); task != nil && task.stoppable() {
+		if task := currentTask(d.next, d.seen.Tasks); d.unknown(TasksPart) || task != nil && task.stoppable() {
 			d.add(Action{Step: StopTask, TaskID: a.TaskID})
 		}
 	}
-	if a.active() || slices.ContainsFunc(d.seen.Tasks, func(t Task) bool { return t.Status != TaskStopped }) {
+	if a.active() || d.unknown(TasksPart) || slices.ContainsFunc(d.seen.Tasks, func(t Task) bool { return t.Status != TaskStopped }) {
 		return
 	}
 	endsLease := d.next.FinishedAt.IsZero() && d.endLease() // the lease of a finished bastion has ended already
 	if group != nil {
 		d.add(Action{Step: DeleteGroup, GroupID: group.ID})
 	}
-	if !endsLease && d.next.Group.ID == "" && d.next.FinishedAt.IsZero() {
+	if !endsLease && d.seen.Unknown == 0 && d.next.Group.ID == "" && d.next.FinishedAt.IsZero() {
 		d.next.FinishedAt = d.now
 	}
 }
 
-// settle clears UnsettledUntil if a round that began after that time found nothing
-// to do.
+// settle clears UnsettledUntil if a round that began after that time saw every part and
+// found nothing to do.
 func (d *decision) settle() {
-	done := d.next.matchesIntent() || !d.next.FinishedAt.IsZero()
-	if done && len(d.actions) == 0 && !d.now.Before(d.next.UnsettledUntil) {
+	seenReady := d.next.State() == Ready && d.next.SeenAt.Equal(d.now)
+	done := seenReady || !d.next.FinishedAt.IsZero()
+	if done && d.seen.Unknown == 0 && len(d.actions) == 0 && !d.now.Before(d.next.UnsettledUntil) {
 		d.next.UnsettledUntil = time.Time{}
 	}
 }
 
 // schedule sets DueAt. If the present DueAt is in the future and earlier than the new
 // one, it stays, so that the record is not written only to move DueAt. If the record is
-// written anyway, to confirm a notice, DueAt moves.
+// written anyway, to confirm a notice, DueAt moves. A record that was due, but for which
+// there was no time, stays due, and keeps its place in the reaper's order.
 func (d *decision) schedule() {
+	if d.seen.NoTime != 0 && !d.next.DueAt.IsZero() && !d.next.DueAt.After(d.now) {
+		return
+	}
 	r, due := &d.next, d.nextDue()
 	written := d.seen.NotifiedVersion > 0
 	if !r.DueAt.After(d.now) || due.Before(r.DueAt) || written {
@@ -424,13 +593,14 @@ func (d *decision) schedule() {
 func (d *decision) nextDue() time.Time {
 	r, timing := d.next, d.cfg.Timing
 	soon := d.now.Add(timing.WatchInterval)
+	idle := len(d.actions) == 0 && d.seen.Unknown == 0
 	var due time.Time
 	switch {
-	case !r.FinishedAt.IsZero() && len(d.actions) == 0 && r.UnsettledUntil.IsZero():
+	case !r.FinishedAt.IsZero() && idle && r.UnsettledUntil.IsZero():
 		return time.Time{}
-	case !r.FinishedAt.IsZero() && len(d.actions) == 0:
+	case !r.FinishedAt.IsZero() && idle:
 		due = r.UnsettledUntil
-	case r.matchesIntent() && len(d.actions) == 0:
+	case r.State() == Ready && idle:
 		due = earlier(d.now.Add(timing.CheckInterval), r.Intent.Deadline)
 	case r.Intent.Open && r.NextAttemptAt.After(d.now):
 		due = earlier(earlier(soon, r.NextAttemptAt), r.Intent.Deadline)

@@ -20,6 +20,7 @@ var (
 		Timing: Timing{
 			Settle: 4 * time.Minute, ReadLag: 2 * time.Minute, Backoff: 10 * time.Second,
 			StableAfter: time.Minute, WatchInterval: 15 * time.Second, CheckInterval: 5 * time.Minute,
+			GiveUpAfter: 15 * time.Minute,
 		},
 	}
 )
@@ -60,16 +61,16 @@ func TestDecide(t *testing.T) {
 			with(created(), hasGroup, begun), Observed{Group: group("A")}, 56 * time.Minute,
 			"RunTask(2)", "starting/capacity", 56*time.Minute + 15*time.Second},
 		{"RunTask refused the attempt: begin the next one at once, in the other subnet",
-			with(created(), hasGroup, begun), Observed{Group: group("A"), Refused: &Refusal{1, CapacityFailure}}, time.Second,
+			with(created(), hasGroup, begun), Observed{Group: group("A"), Taken: refusedTask(1)}, time.Second,
 			"RunTask(2)", "starting/capacity", 16 * time.Second},
 		{"RunTask refused an earlier attempt: send RunTask for the current one",
-			with(created(), hasGroup, begun, second), Observed{Group: group("A"), Refused: &Refusal{1, CapacityFailure}}, time.Second,
+			with(created(), hasGroup, begun, second), Observed{Group: group("A"), Taken: refusedTask(1)}, time.Second,
 			"RunTask(2)", "starting/capacity", 16 * time.Second},
 		{"second refusal: wait before the next attempt",
-			with(created(), hasGroup, begun, failures(1)), Observed{Group: group("A"), Refused: &Refusal{1, CapacityFailure}}, time.Second,
+			with(created(), hasGroup, begun, failures(1)), Observed{Group: group("A"), Taken: refusedTask(1)}, time.Second,
 			"", "starting/capacity", 11 * time.Second},
 		{"fifth refusal: fail and clean up",
-			with(created(), hasGroup, begun, failures(4)), Observed{Group: group("A"), Refused: &Refusal{1, CapacityFailure}}, time.Second,
+			with(created(), hasGroup, begun, failures(4)), Observed{Group: group("A"), Taken: refusedTask(1)}, time.Second,
 			"RevokeIngress(A) DeleteGroup", "failed/failed (capacity_unavailable)", 16 * time.Second},
 		{"task was found: write its lease",
 			with(created(), hasGroup, begun), Observed{Group: group("A"), Tasks: tasks(TaskProvisioning)}, time.Second,
@@ -279,7 +280,7 @@ func TestDecide(t *testing.T) {
 			with(created(), ready, settled, notify, warningSent), inUse(1), time.Hour,
 			"RevokeIngress(A) WriteLease(2) StopTask Notify(closing, attempt 1)", "closing/deadline", time.Hour + 15*time.Second},
 		{"failed: notify before the clean-up",
-			with(created(), hasGroup, begun, failures(4), notify, notified), Observed{Group: group("A"), Refused: &Refusal{1, CapacityFailure}}, time.Second,
+			with(created(), hasGroup, begun, failures(4), notify, notified), Observed{Group: group("A"), Taken: refusedTask(1)}, time.Second,
 			"RevokeIngress(A) DeleteGroup Notify(failed, attempt 1)", "failed/failed (capacity_unavailable)", 16 * time.Second},
 		{"finished: notify",
 			with(created(), ready, ended, closed, notify, notified), Observed{GroupGone: true, Tasks: stopped(0), Lease: tombstone()}, time.Minute,
@@ -361,9 +362,30 @@ func TestDecideIgnoresExtendAfterTheDeadline(t *testing.T) {
 	}
 }
 
+// The first attempts of many bastions are spread over the subnets.
+func TestFirstAttemptsUseAllSubnets(t *testing.T) {
+	used := map[string]int{}
+	for i := range 300 {
+		rec := with(created(), hasGroup)
+		rec.ID = fmt.Sprintf("%016d", i)
+		config := testConfig
+		config.Subnets = []string{"subnet-a", "subnet-b", "subnet-c"}
+		used[Decide(config, rec, Observed{Group: group("A")}, t0.Add(time.Second)).Next.Attempt.Subnet]++
+	}
+	for _, subnet := range []string{"subnet-a", "subnet-b", "subnet-c"} {
+		if used[subnet] < 50 {
+			t.Errorf("first attempts in each subnet, of 300: %v", used)
+		}
+	}
+}
+
 func TestDecideBeginsTheNextAttemptInTheNextSubnet(t *testing.T) {
 	rec := with(created(), ready, settled, ended)
+	rec.ID = "a" // whose first attempt is in subnet-a
 	rec.Intent.ConsoleReply = ConsoleReply{Number: 3}
+	if first := rec.subnet(testConfig.Subnets, 1); first != "subnet-a" {
+		t.Errorf("the first attempt is in %s", first)
+	}
 	next := Decide(testConfig, rec, Observed{Group: group("A"), Lease: tombstone()}, t0.Add(10*time.Minute)).Next
 	if a := next.Attempt; a.Number != 2 || a.Subnet != "subnet-b" || a.GroupID != "sg" || a.TaskDefinition != "bastion:7" || next.Intent.ConsoleReply.Number != 0 {
 		t.Errorf("attempt %+v, console reply %+v", a, next.Intent.ConsoleReply)
@@ -466,6 +488,7 @@ func ready(r *Record) {
 	running(r)
 	r.Group.Ingress = srcA
 	r.Attempt.HostKey, r.Attempt.Generation, r.Attempt.ReadyAt, r.Attempt.Status = "ssh-ed25519 HOST", 1, t0, TaskRunning
+	r.SeenAt = t0
 }
 func second(r *Record)  { r.Attempt.Number = 2 }
 func settled(r *Record) { r.UnsettledUntil = time.Time{} }
@@ -527,6 +550,11 @@ func stopped(exit int) []Task {
 	stopped := task(1, TaskStopped)
 	stopped.StopCode, stopped.ExitCode = "EssentialContainerExited", &exit
 	return []Task{stopped}
+}
+
+// refusedTask returns the result of a RunTask for the nth attempt that was refused.
+func refusedTask(n int) map[Action]error {
+	return map[Action]error{{Step: RunTask, Attempt: n}: &RefusedError{Failure: CapacityFailure}}
 }
 
 func leased(generation int64) *LeaseItem { return leasedReported(generation, 0) }

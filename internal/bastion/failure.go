@@ -24,6 +24,9 @@ const (
 var failureEndedEarly = Failure{FailureCrash,
 	"The bastion's server exited soon after it started. Ask your operator to check the image in the task definition and the server's log."}
 
+var failureUnavailable = Failure{FailureUnavailable,
+	"AWS did not carry out the steps that start the bastion, and the service has stopped trying. Request the bastion again in a few minutes. If it keeps happening, ask your operator: the reaper's log names the failed call."}
+
 var failureTaskLost = Failure{FailureTaskLost, "The bastion's task disappeared. Request the bastion again."}
 
 // CapacityFailure is the failure of a task for which Fargate has no capacity.

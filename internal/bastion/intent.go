@@ -11,9 +11,10 @@ import (
 // lease.
 
 // intentChanged raises the generation, makes the record unsettled, and makes it
-// due within WatchInterval.
+// due within WatchInterval. Nothing has been seen under the new intent.
 func (r *Record) intentChanged(now time.Time, timing Timing) {
 	r.Intent.Generation++
+	r.SeenAt = time.Time{}
 	r.UnsettledUntil = now.Add(timing.Settle)
 	if soon := now.Add(timing.WatchInterval); r.DueAt.IsZero() || soon.Before(r.DueAt) {
 		r.DueAt = soon

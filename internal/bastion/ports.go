@@ -171,6 +171,8 @@ type Task struct {
 	Status    TaskStatus
 	Endpoints []netip.AddrPort // known once the network is attached; at most one for each family
 	CreatedAt time.Time
+	// EndpointsErr is why the endpoints could not be read. The other fields are known.
+	EndpointsErr error
 
 	// Of a stopped task:
 	StopCode   string // ECS's stopCode, such as TaskFailedToStart or EssentialContainerExited

@@ -23,44 +23,57 @@ const (
 // record stays due.
 const lastStart = 10 * time.Second
 
+// ReapResult holds what a run of Reap did.
+type ReapResult struct {
+	Started int // converges that Reap started
+	Failed  int // converges that failed, not counting those that had no time
+	// FailingSince is the earliest Failing.Since of the converged records. It is zero if
+	// no record has one.
+	FailingSince time.Time
+}
+
 // Reap converges every record that was due when Reap began, the earliest DueAt first
-// and each record once. It returns the number of converges that it started. A record
-// whose converge fails stays due and does not affect the others; the errors are
-// joined. If too little time is left before the deadline of ctx, the other records
-// stay due, which is not an error.
-func (s *Service) Reap(ctx context.Context) (int, error) {
+// and each record once. A record whose converge fails stays due and does not affect the
+// others; the errors are joined. If too little time is left before the deadline of ctx,
+// the other records stay due, which is not an error.
+func (s *Service) Reap(ctx context.Context) (ReapResult, error) {
 	began := s.now()
 	started := map[string]bool{} // by the bastion's ID
+	var result ReapResult
 	var failed error
 	for {
 		limit := reapBatch + len(started) // the query also returns started records that are still due
 		ids, err := s.DueList.Due(ctx, began, limit)
 		if err != nil {
-			return len(started), errors.Join(failed, fmt.Errorf("list due records: %w", err))
+			return result, errors.Join(failed, fmt.Errorf("list due records: %w", err))
 		}
 		last := len(ids) < limit
 		ids = slices.DeleteFunc(ids, func(id string) bool { return started[id] })
-		failed = errors.Join(failed, s.reapAll(ctx, ids, started))
+		failed = errors.Join(failed, s.reapAll(ctx, ids, started, &result))
 		if last || len(ids) == 0 || outOfTime(ctx) {
-			return len(started), failed
+			return result, failed
 		}
 	}
 }
 
-// reapAll converges the records while there is time, and adds their IDs to started.
-func (s *Service) reapAll(ctx context.Context, ids []string, started map[string]bool) error {
+// reapAll converges the records while there is time, adds their IDs to started, and
+// counts them in result.
+func (s *Service) reapAll(ctx context.Context, ids []string, started map[string]bool, result *ReapResult) error {
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, reapWorkers)
-	errs := make([]error, len(ids))
+	errs, since := make([]error, len(ids)), make([]time.Time, len(ids))
 	for i, id := range ids {
 		slots <- struct{}{}
 		if outOfTime(ctx) {
 			break
 		}
 		started[id] = true
+		result.Started++
 		wg.Go(func() {
 			defer func() { <-slots }()
-			_, errs[i] = s.Converge(ctx, id, ReaperSteps)
+			var rec Record
+			rec, errs[i] = s.Converge(ctx, id, ReaperSteps)
+			since[i] = rec.Failing.Since
 			if errs[i] != nil && ctx.Err() != nil { // the deadline of ctx has passed: not a failure
 				errs[i] = ErrNoTime
 			}
@@ -71,7 +84,18 @@ func (s *Service) reapAll(ctx context.Context, ids []string, started map[string]
 	if stopped := len(errs) - len(failed); stopped > 0 {
 		s.Log.Info("no time left", "bastions", stopped)
 	}
-	return errors.Join(failed...)
+	for _, at := range since {
+		if !at.IsZero() && (result.FailingSince.IsZero() || at.Before(result.FailingSince)) {
+			result.FailingSince = at
+		}
+	}
+	err := errors.Join(failed...)
+	for _, one := range failed {
+		if one != nil {
+			result.Failed++
+		}
+	}
+	return err
 }
 
 // outOfTime reports whether it is too late to start one more converge.

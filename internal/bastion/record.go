@@ -38,6 +38,12 @@ type Record struct {
 
 	Group   GroupStatus `json:"group,omitzero"`
 	Attempt Attempt     `json:"attempt,omitzero"` // the latest attempt; its Number is 0 before the first one
+	// SeenAt is when a converge last saw that the group, the task and its report match
+	// the intent. A change of intent makes it zero. It is stored with every write of the
+	// record, and at least with each regular check (Timing.CheckInterval).
+	SeenAt time.Time `json:"seen_at,omitzero"`
+	// Failing is zero unless the latest converges of the record failed.
+	Failing Failing `json:"failing,omitzero"`
 	// Failures counts the failed attempts in a row. The end of an attempt that had been
 	// ready for Timing.StableAfter starts the count again. The next attempt does not begin
 	// before NextAttemptAt.
@@ -112,6 +118,16 @@ type Failure struct {
 // FailureCode is the stable name of the cause of a failure.
 type FailureCode string
 
+// Failing holds since when the converges of a record have failed without a break. A
+// converge fails if it cannot read a part of the cloud, or if an action returns an error
+// and the next round still needs that action. A lack of time and a notice that was not
+// sent are not failures. Failing becomes zero when a converge sees every part and takes
+// every action that is needed without an error.
+type Failing struct {
+	Since   time.Time `json:"since"`
+	Refusal Failure   `json:"refusal,omitzero"` // AWS's definite refusal of a step of the group; zero if there was none
+}
+
 // GroupStatus is the state of the bastion's security group that the latest converge
 // observed.
 type GroupStatus struct {
@@ -137,13 +153,17 @@ type Attempt struct {
 	Endpoints  []netip.AddrPort `json:"endpoints,omitempty"` // the task's addresses, at most one for each family
 	HostKey    Key              `json:"host_key,omitempty"`
 	Generation int64            `json:"generation,omitempty"` // generation in the task's latest report
-	ReadyAt    time.Time        `json:"ready_at,omitzero"`    // when group and report first matched the intent
+	ReadyAt    time.Time        `json:"ready_at,omitzero"`    // when a converge first saw that group, task and report match the intent
 	EndedAt    time.Time        `json:"ended_at,omitzero"`    // zero until the end is known
 	Failure    Failure          `json:"failure,omitzero"`     // why the attempt failed; zero if it ended on purpose
 }
 
 // active reports whether the attempt has begun and is not known to have ended.
 func (a Attempt) active() bool { return a.Number > 0 && a.EndedAt.IsZero() }
+
+// served reports whether the current attempt's task was ready and has not ended, so that
+// it can have open connections.
+func (r Record) served() bool { return r.Attempt.active() && !r.Attempt.ReadyAt.IsZero() }
 
 // State is the state of a bastion as people see it.
 type State string
@@ -166,14 +186,15 @@ func (r Record) State() State {
 		return Closed
 	case !r.Intent.Open:
 		return Closing
-	case r.matchesIntent():
+	case r.matchesIntent() && !r.SeenAt.IsZero():
 		return Ready
 	}
 	return Starting
 }
 
 // matchesIntent reports whether the bastion is open, its group admits the source,
-// and its task reports that it follows the intent's generation.
+// and its task reports that it follows the intent's generation, all as far as the record
+// knows.
 func (r Record) matchesIntent() bool {
 	a := r.Attempt
 	return r.Intent.Open && a.active() && r.Endpoint().IsValid() && a.HostKey != "" &&
@@ -182,15 +203,22 @@ func (r Record) matchesIntent() bool {
 
 // Stage returns what a starting bastion waits for: "security group", "capacity",
 // "image", "network" or "host key". If its task was ready before, Stage returns
-// "address" or "lease". It returns "" in every other state.
+// "address" or "lease". Stage returns "delayed" for a starting or closing bastion if AWS
+// does not carry out the next step, but may do so later. It returns "" in every other
+// state.
 func (r Record) Stage() string {
-	a := r.Attempt
+	a, state := r.Attempt, r.State()
+	delayed := !r.Failing.Since.IsZero() && r.Failing.Refusal.Code == ""
 	switch {
-	case r.State() != Starting:
+	case state != Starting && state != Closing:
 		return ""
-	case a.active() && !a.ReadyAt.IsZero() && r.Group.Ingress != r.Intent.Source:
+	case delayed || state == Starting && r.matchesIntent(): // the latest converge did not see that it matches
+		return "delayed"
+	case state == Closing:
+		return ""
+	case r.served() && r.Group.Ingress != r.Intent.Source:
 		return "address"
-	case a.active() && !a.ReadyAt.IsZero():
+	case r.served():
 		return "lease"
 	case !r.Group.Ingress.IsValid():
 		return "security group"

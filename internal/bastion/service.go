@@ -187,20 +187,28 @@ func readyOrOver(rec Record) bool {
 // await converges the bastion repeatedly with the allowed steps, and returns the
 // latest record. It ends when done returns true, or after the duration wait. Errors
 // are only logged: the intent is stored, so the reaper completes the change.
+//
+// A caller that converges gets a record that is ready only if one of its converges saw
+// that. A caller that only reads gets the stored state.
 func (s *Service) await(ctx context.Context, rec Record, allowed Step, wait time.Duration, done func(Record) bool) Record {
 	if allowed == DescribeSteps && wait <= 0 {
 		return rec // the caller has just read it
 	}
-	until := s.now().Add(wait)
+	began := s.now()
+	until := began.Add(wait)
 	for {
 		latest, err := s.refresh(ctx, rec.ID, allowed)
-		switch {
-		case err != nil && ctx.Err() != nil:
-			return rec
-		case err != nil:
+		if err != nil && ctx.Err() == nil {
 			s.Log.Warn("converge failed", "bastion", rec.ID, "error", err)
-		default:
+		}
+		if latest.ID != "" {
 			rec = latest
+		}
+		if allowed != DescribeSteps && rec.SeenAt.Before(began) {
+			rec.SeenAt = time.Time{} // seen by an earlier converge
+		}
+		if ctx.Err() != nil {
+			return rec
 		}
 		left := until.Sub(s.now())
 		if done(rec) || left <= 0 || sleep(ctx, min(s.Config.Timing.PollInterval, left)) != nil {

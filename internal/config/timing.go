@@ -34,6 +34,13 @@ func timing(reaperPeriod time.Duration) bastion.Timing {
 		// converge makes a dozen calls of some tens of milliseconds; 20 s leave time to
 		// retry throttled calls, and to send the response.
 		CallTimeout: 20 * time.Second,
+		// The three reads of a converge and two of its actions can each take this long
+		// without a response, and the others still run within CallTimeout. A call takes
+		// tens of milliseconds, and RunTask at most about two seconds.
+		StepTimeout: 3500 * time.Millisecond,
+		// Longer than most short outages, and as long as a person would wait before they
+		// look for another way.
+		GiveUpAfter: 15 * time.Minute,
 		// A function that read the old intent may run for LongestFunction, and its
 		// effects may be hidden from reads for readLag. The rest is for clock skew.
 		Settle:  LongestFunction + readLag + 30*time.Second,

@@ -187,6 +187,7 @@ func ready() bastion.Record {
 	rec.Attempt.HostKey = hostKey
 	rec.Attempt.Generation = 1
 	rec.Attempt.ReadyAt = noon.Add(30 * time.Second)
+	rec.SeenAt = rec.Attempt.ReadyAt
 	return rec
 }
 

@@ -12,12 +12,13 @@ import (
 
 // Names of metrics. The alarms in template.yaml use them.
 const (
-	metricNamespace = "BastionOnDemand"
-	metricStarts    = "Starts"         // attempts that began
-	metricReady     = "SecondsToReady" // since the request, or since a later attempt began
-	metricFailures  = "Failures"       // attempts that ended before they were ready
-	metricOverdue   = "OldestOverdue"  // in seconds, of the oldest overdue record
-	metricOrphans   = "Orphans"        // that a sweep found
+	metricNamespace       = "BastionOnDemand"
+	metricStarts          = "Starts"          // attempts that began
+	metricReady           = "SecondsToReady"  // since the request, or since a later attempt began
+	metricFailures        = "Failures"        // attempts that ended before they were ready, and refused steps of a start's group
+	metricOverdue         = "OldestOverdue"   // in seconds, of the oldest overdue record
+	metricFailedConverges = "FailedConverges" // of one run of the reaper
+	metricOrphans         = "Orphans"         // that a sweep found
 )
 
 // metrics writes CloudWatch's embedded metric format: log lines from which
@@ -76,7 +77,9 @@ func (s metered) Replace(ctx context.Context, prev, next bastion.Record) error {
 		}
 		s.metrics.seconds(metricReady, after.ReadyAt.Sub(since))
 	}
-	if before.EndedAt.IsZero() && !after.EndedAt.IsZero() && after.ReadyAt.IsZero() && after.Failure.Code != "" {
+	ended := before.EndedAt.IsZero() && !after.EndedAt.IsZero() && after.Number == before.Number
+	refused := next.Failures > prev.Failures && !ended
+	if ended && after.ReadyAt.IsZero() && after.Failure.Code != "" || refused {
 		s.metrics.count(metricFailures, 1)
 	}
 	return nil

@@ -38,6 +38,7 @@ func readyRecord() bastion.Record {
 			Generation: 1, Open: true, Source: netip.MustParsePrefix("203.0.113.7/32"), Deadline: noon.Add(time.Hour), Reason: "a <b> & c",
 			Keys: []bastion.Key{"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"},
 		},
+		SeenAt: noon.Add(time.Minute),
 		Attempt: bastion.Attempt{
 			Number: 1, ReadyAt: noon.Add(time.Minute), Endpoints: []netip.AddrPort{netip.MustParseAddrPort("198.51.100.24:2222")}, Generation: 1,
 			HostKey: "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEB",

@@ -138,7 +138,7 @@ func runBastion(t *testing.T, recorded []string, chosen deliveries) (outcome, []
 			DefaultTTL: 8 * time.Hour, MaxTTL: 12 * time.Hour, IPv4: true, MaxAttempts: 5,
 			Quota: bastion.Quota{PerOwner: 2, Total: 10}, Subnets: []string{"a"}, TaskDefinition: "bastion:1",
 			Timing: bastion.Timing{
-				CallTimeout: 25 * time.Second, Settle: 4 * time.Minute, ReadLag: 2 * time.Minute, Backoff: 10 * time.Second,
+				CallTimeout: 25 * time.Second, StepTimeout: 4 * time.Second, GiveUpAfter: 15 * time.Minute, Settle: 4 * time.Minute, ReadLag: 2 * time.Minute, Backoff: 10 * time.Second,
 				StableAfter: time.Minute, PollInterval: time.Second, WatchInterval: 15 * time.Second, CheckInterval: 5 * time.Minute,
 				SweepGrace: 10 * time.Minute, TombstoneLife: 24 * time.Hour,
 			},

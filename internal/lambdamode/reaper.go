@@ -17,7 +17,7 @@ type Schedule struct {
 // Reaper is the function that the schedules invoke: it runs the reaper and the sweep.
 type Reaper struct {
 	service interface {
-		Reap(context.Context) (int, error)
+		Reap(context.Context) (bastion.ReapResult, error)
 		Sweep(context.Context) (int, error)
 	}
 	dueList bastion.DueList
@@ -53,39 +53,58 @@ func (r *Reaper) Handle(ctx context.Context, schedule Schedule) error {
 }
 
 func (r *Reaper) reap(ctx context.Context) error {
-	count, err := r.service.Reap(ctx)
-	if err != nil && count == 0 {
+	result, err := r.service.Reap(ctx)
+	if err != nil && result.Started == 0 {
 		return err
 	}
 	if err != nil {
 		r.log.ErrorContext(ctx, "reap failed", "error", err.Error())
 	}
-	if count > 0 {
-		r.log.InfoContext(ctx, "reaped", "count", count)
+	if result.Failed > 0 {
+		r.metrics.count(metricFailedConverges, result.Failed)
 	}
-	return r.overdue(ctx)
+	if result.Started > 0 {
+		r.log.InfoContext(ctx, "reaped", "count", result.Started, "failed", result.Failed)
+	}
+	return r.overdue(ctx, result.FailingSince)
 }
 
-// overdue logs how late the longest-due record is, if the reaper should have converged
-// it by now, and writes the metric.
-func (r *Reaper) overdue(ctx context.Context) error {
+// overdue measures how long the oldest overdue record is overdue. A record is overdue if
+// its converges have failed for longer than overdueAfter, counted from the first failure.
+// It is also overdue if no run of the reaper has converged it, counted from its DueAt.
+// failingSince is the time of the first failure; zero if no record fails.
+func (r *Reaper) overdue(ctx context.Context, failingSince time.Time) error {
 	now := r.now()
+	late := time.Duration(0)
+	if !failingSince.IsZero() {
+		late = now.Sub(failingSince)
+	}
+	missed, err := r.missed(ctx, now)
+	if late = max(late, missed); late > r.overdueAfter {
+		r.log.WarnContext(ctx, "overdue", "late", late.String())
+		r.metrics.seconds(metricOverdue, late)
+	}
+	return err
+}
+
+// missed returns for how long the oldest record is due that no run has converged for
+// overdueAfter, or zero if there is none.
+func (r *Reaper) missed(ctx context.Context, now time.Time) (time.Duration, error) {
 	ids, err := r.dueList.Due(ctx, now.Add(-r.overdueAfter), 1)
 	if err != nil {
-		return fmt.Errorf("list overdue records: %w", err)
+		return 0, fmt.Errorf("list overdue records: %w", err)
 	}
 	if len(ids) == 0 {
-		return nil
+		return 0, nil
 	}
 	rec, err := r.records.Fetch(ctx, ids[0])
 	if err != nil {
-		return fmt.Errorf("fetch an overdue record: %w", err)
+		return 0, fmt.Errorf("fetch an overdue record: %w", err)
 	}
-	if late := now.Sub(rec.DueAt); !rec.DueAt.IsZero() && late > r.overdueAfter { // reads of the index may be stale
-		r.log.WarnContext(ctx, "overdue", "bastion", rec.ID, "late", late.String())
-		r.metrics.seconds(metricOverdue, late)
+	if rec.DueAt.IsZero() { // reads of the index may be stale
+		return 0, nil
 	}
-	return nil
+	return now.Sub(rec.DueAt), nil
 }
 
 func (r *Reaper) sweep(ctx context.Context) error {

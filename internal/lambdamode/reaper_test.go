@@ -27,14 +27,14 @@ type fakeService struct {
 }
 
 type reaped struct {
-	taken int
-	err   error
+	bastion.ReapResult
+	err error
 }
 
-func (f *fakeService) Reap(ctx context.Context) (int, error) {
+func (f *fakeService) Reap(ctx context.Context) (bastion.ReapResult, error) {
 	f.calls = append(f.calls, "Reap")
 	f.deadline, _ = ctx.Deadline()
-	return f.reaped.taken, f.reaped.err
+	return f.reaped.ReapResult, f.reaped.err
 }
 
 func (f *fakeService) Sweep(context.Context) (int, error) {
@@ -105,19 +105,24 @@ func TestReaperFollowsTheSchedule(t *testing.T) {
 func TestFailureOfOneBastionIsLogged(t *testing.T) {
 	broken := errors.New("broken")
 	for name, test := range map[string]struct {
-		reaped
+		bastion.ReapResult
+		err           error
 		fails, logged bool
+		metrics       string
 	}{
-		"nothing due":                 {reaped{0, nil}, false, false},
-		"three due":                   {reaped{3, nil}, false, false},
-		"one bastion fails":           {reaped{3, broken}, false, true},
-		"the store cannot be reached": {reaped{0, broken}, true, false},
+		"nothing due":                 {},
+		"three due":                   {ReapResult: bastion.ReapResult{Started: 3}},
+		"two bastions fail":           {bastion.ReapResult{Started: 3, Failed: 2}, broken, false, true, `"FailedConverges":2`},
+		"the store cannot be reached": {err: broken, fails: true},
 	} {
 		r := newReaperFixture()
-		r.service.reaped = test.reaped
+		r.service.reaped = reaped{test.ReapResult, test.err}
 		err := r.Handle(t.Context(), Schedule{Action: "reap"})
 		if (err != nil) != test.fails || strings.Contains(r.logged.String(), "broken") != test.logged {
 			t.Errorf("%s: %v; log: %s", name, err, r.logged)
+		}
+		if got := r.out.String(); test.metrics == "" && got != "" || !strings.Contains(got, test.metrics) {
+			t.Errorf("%s: metrics %q", name, got)
 		}
 	}
 }
@@ -126,18 +131,23 @@ func TestFailureOfOneBastionIsLogged(t *testing.T) {
 const overdueAfter = 2 * time.Minute
 
 func TestOverdueIsMeasured(t *testing.T) {
+	never := time.Time{}
 	for name, test := range map[string]struct {
-		due  time.Time
-		want string
+		due, failingSince time.Time
+		want              string
 	}{
-		"nothing due":   {time.Time{}, ""},
-		"due just now":  {noon.Add(-time.Minute), ""},
-		"long overdue":  {noon.Add(-6 * time.Minute), `"OldestOverdue":360`},
-		"due later":     {noon.Add(time.Minute), ""},
-		"at the border": {noon.Add(-overdueAfter), ""},
-		"just after it": {noon.Add(-overdueAfter - time.Second), `"OldestOverdue":121`},
+		"nothing due":                            {never, never, ""},
+		"due just now":                           {noon.Add(-time.Minute), never, ""},
+		"long overdue":                           {noon.Add(-6 * time.Minute), never, `"OldestOverdue":360`},
+		"due later":                              {noon.Add(time.Minute), never, ""},
+		"at the border":                          {noon.Add(-overdueAfter), never, ""},
+		"just after it":                          {noon.Add(-overdueAfter - time.Second), never, `"OldestOverdue":121`},
+		"its converges just began to fail":       {noon.Add(time.Minute), noon.Add(-overdueAfter), ""},
+		"its converges have failed for long":     {noon.Add(time.Minute), noon.Add(-time.Hour), `"OldestOverdue":3600`},
+		"failing, and another is due for longer": {noon.Add(-6 * time.Minute), noon.Add(-5 * time.Minute), `"OldestOverdue":360`},
 	} {
 		r := newReaperFixture()
+		r.service.reaped.FailingSince = test.failingSince
 		r.store.rec = bastion.Record{ID: "a", DueAt: test.due}
 		if err := r.Handle(t.Context(), Schedule{Action: "reap"}); err != nil || r.store.queries != 1 {
 			t.Fatalf("%s: %v after %d queries", name, err, r.store.queries)

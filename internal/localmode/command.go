@@ -253,6 +253,8 @@ func (s settings) config() bastion.Config {
 		MaxAttempts:         5,
 		Timing: bastion.Timing{
 			CallTimeout:   5 * time.Second,
+			StepTimeout:   time.Second,
+			GiveUpAfter:   time.Minute,
 			Settle:        10 * time.Second,
 			ReadLag:       2 * time.Second,
 			Backoff:       250 * time.Millisecond,

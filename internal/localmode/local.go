@@ -94,8 +94,14 @@ func Start(o Options) (*Local, error) {
 	l := &Local{URL: "http://" + listener.Addr().String(), host: host, cancel: cancel}
 	l.wire(ctx, s, network, own)
 	l.serve(ctx, s, listener, l.routes(ctx, s))
-	l.schedule(ctx, s, "reap", s.ReapEvery, l.Service.Reap)
-	l.schedule(ctx, s, "sweep", 10*s.ReapEvery, l.Service.Sweep)
+	l.schedule(ctx, s, "reap", s.ReapEvery, func(ctx context.Context) error {
+		_, err := l.Service.Reap(ctx)
+		return err
+	})
+	l.schedule(ctx, s, "sweep", 10*s.ReapEvery, func(ctx context.Context) error {
+		_, err := l.Service.Sweep(ctx)
+		return err
+	})
 	return l, nil
 }
 
@@ -128,10 +134,10 @@ func (l *Local) wire(ctx context.Context, s settings, n *network, own []netip.Ad
 	l.observer.observe = l.Service.Observe
 }
 
-func (l *Local) schedule(ctx context.Context, s settings, name string, interval time.Duration, run func(context.Context) (int, error)) {
+func (l *Local) schedule(ctx context.Context, s settings, name string, interval time.Duration, run func(context.Context) error) {
 	l.running.Go(func() {
 		every(ctx, interval, func(ctx context.Context) {
-			if _, err := run(ctx); err != nil && ctx.Err() == nil {
+			if err := run(ctx); err != nil && ctx.Err() == nil {
 				s.Log.Warn(name, "error", err)
 			}
 		})

@@ -151,7 +151,7 @@ func TestConvergeEndsAtItsTimeout(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		rec := w.ready()
 		began := time.Now()
-		hanging := w.serviceOn(cloudtest.Wrap(w.ports(), cloudtest.At("Groups.Describe", 1, cloudtest.HangBefore)))
+		hanging := w.serviceOn(cloudtest.Wrap(w.ports(), cloudtest.At("Records.Fetch", 1, cloudtest.HangBefore)))
 		if _, err := hanging.Converge(context.Background(), rec.ID, bastion.ReaperSteps); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != timing.CallTimeout {
 			t.Errorf("after %s: %v", time.Since(began), err)
 		}

@@ -72,6 +72,12 @@ func TestReaperTakesEachRecordOnce(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		ids := w.fill(650)
 		broken := func(id string) bool { return id[len(id)-1]%3 == 0 }
+		broke := 0
+		for _, id := range ids {
+			if broken(id) {
+				broke++
+			}
+		}
 		service, seen := w.counted(func(_ context.Context, id string) error {
 			if broken(id) {
 				return cloudtest.ErrInjected
@@ -81,9 +87,9 @@ func TestReaperTakesEachRecordOnce(t *testing.T) {
 		service.Records = stuck{service.Records, broken}
 		ctx, cancel := invocation()
 		defer cancel()
-		taken, err := service.Reap(ctx)
-		if taken != len(ids) || !errors.Is(err, cloudtest.ErrInjected) {
-			t.Errorf("%d of %d taken: %v", taken, len(ids), err)
+		result, err := service.Reap(ctx)
+		if result.Started != len(ids) || result.Failed != broke || !errors.Is(err, cloudtest.ErrInjected) {
+			t.Errorf("%d of %d taken, %d failed: %v", result.Started, len(ids), result.Failed, err)
 		}
 		for _, id := range ids {
 			if n := seen.times[id]; n == 0 || broken(id) && n > 1 {
@@ -106,8 +112,8 @@ func (s stuck) Replace(ctx context.Context, prev, next bastion.Record) error {
 	return s.Records.Replace(ctx, prev, next)
 }
 
-// ErrNoTime ends the converge of one record, but not the run. The run returns no error,
-// and the record stays due and unchanged.
+// If there is no time to observe one record, the run returns no error, and the record
+// stays due at the same time.
 func TestErrNoTimeIsNoErrorOfTheRun(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		ids := w.fill(20)
@@ -119,17 +125,18 @@ func TestErrNoTimeIsNoErrorOfTheRun(t *testing.T) {
 		})
 		ctx, cancel := invocation()
 		defer cancel()
-		if taken, err := service.Reap(ctx); taken != 20 || err != nil {
-			t.Errorf("%d taken, %v", taken, err)
+		if result, err := service.Reap(ctx); result.Started != 20 || err != nil {
+			t.Errorf("%d taken, %v", result.Started, err)
 		}
-		if rec, err := service.Records.Fetch(ctx, ids[3]); err != nil || rec.Version != 1 || seen.times[ids[3]] != 1 {
-			t.Errorf("the record with ErrNoTime has version %d and was observed %d times: %v", rec.Version, seen.times[ids[3]], err)
+		want := time.Now().UTC().Add(-17 * time.Second)
+		if rec, err := service.Records.Fetch(ctx, ids[3]); err != nil || !rec.DueAt.Equal(want) || rec.Failing != (bastion.Failing{}) || seen.times[ids[3]] != 1 {
+			t.Errorf("the record with ErrNoTime is due %s, want %s, was observed %d times, and has failing %+v: %v", rec.DueAt, want, seen.times[ids[3]], rec.Failing, err)
 		}
 	})
 }
 
-// If there is no time for a step, the later steps are not taken either.
-func TestNoTimeEndsAConverge(t *testing.T) {
+// If there is no time for a step, the steps of the other services are taken.
+func TestNoTimeForAStepDoesNotStopTheOthers(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
 		rec := w.ready()
 		var recorder cloudtest.Recorder
@@ -143,9 +150,11 @@ func TestNoTimeEndsAConverge(t *testing.T) {
 		if _, err := service.Converge(context.Background(), rec.ID, bastion.ReaperSteps); !errors.Is(err, bastion.ErrNoTime) {
 			t.Error(err)
 		}
-		made := recorder.Calls()
-		if made[len(made)-1] != "Groups.Revoke" || slices.Contains(made, "Tasks.Stop") {
-			t.Errorf("calls %s, want none after Groups.Revoke", strings.Join(made, " "))
+		if made := recorder.Calls(); !slices.Contains(made, "Leases.Write") || !slices.Contains(made, "Tasks.Stop") {
+			t.Errorf("calls %s, want also Leases.Write and Tasks.Stop", strings.Join(made, " "))
+		}
+		if rec, err := w.service.Records.Fetch(context.Background(), rec.ID); err != nil || rec.Failing != (bastion.Failing{}) {
+			t.Errorf("a lack of time counts as a failure: %+v, %v", rec.Failing, err)
 		}
 		w.rest("no time for the first step")
 	})
@@ -172,7 +181,7 @@ func TestFailedObservationMakesTheBastionDue(t *testing.T) {
 // A slow run takes no new record when little time is left. A converge that the end of
 // the run interrupts is no error.
 func TestReaperEndsBeforeItsTimeout(t *testing.T) {
-	for _, slow := range []time.Duration{4 * time.Second, 6 * time.Second, 16 * time.Second} {
+	for _, slow := range []time.Duration{2 * time.Second, 3 * time.Second, 4 * time.Second} {
 		simulate(t, func(t *testing.T, w *world) {
 			ids := w.fill(100)
 			service, seen := w.counted(func(ctx context.Context, _ string) error {
@@ -185,12 +194,12 @@ func TestReaperEndsBeforeItsTimeout(t *testing.T) {
 			})
 			ctx, cancel := invocation()
 			defer cancel()
-			taken, err := service.Reap(ctx)
-			if err != nil || taken == 0 || taken == len(ids) {
-				t.Errorf("calls of %s: %d of %d taken, error %v", slow, taken, len(ids), err)
+			result, err := service.Reap(ctx)
+			if err != nil || result.Started == 0 || result.Started == len(ids) {
+				t.Errorf("calls of %s: %d of %d taken, error %v", slow, result.Started, len(ids), err)
 			}
-			if slices.Sort(seen.order); !slices.Equal(seen.order, ids[:taken]) {
-				t.Errorf("calls of %s: taken %q, want the %d most overdue", slow, seen.order, taken)
+			if slices.Sort(seen.order); !slices.Equal(seen.order, ids[:result.Started]) {
+				t.Errorf("calls of %s: taken %q, want the %d most overdue", slow, seen.order, result.Started)
 			}
 		})
 	}

@@ -102,6 +102,7 @@ func full(rec *bastion.Record) {
 		Endpoints: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.2:22"), netip.MustParseAddrPort("[2001:db8::2]:2222")},
 		HostKey:   "ssh-ed25519 CCCC", Generation: 1<<60 - 1, ReadyAt: at(10), EndedAt: at(11), Failure: failure,
 	}
+	rec.SeenAt, rec.Failing = at(19), bastion.Failing{Since: at(20), Refusal: failure}
 	rec.Failures, rec.NextAttemptAt = 12, at(13)
 	rec.Receipt = fullReceipt()
 	rec.Notify, rec.LastNoticeVersion, rec.NotifyPendingSince = true, 1<<60+2, at(16)

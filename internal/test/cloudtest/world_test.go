@@ -23,7 +23,7 @@ import (
 const functionTimeout = 30 * time.Second
 
 var timing = bastion.Timing{
-	CallTimeout: 25 * time.Second, Settle: 4 * time.Minute, ReadLag: 2 * time.Minute,
+	CallTimeout: 25 * time.Second, StepTimeout: 4070 * time.Millisecond, GiveUpAfter: 15*time.Minute + 130*time.Millisecond, Settle: 4 * time.Minute, ReadLag: 2 * time.Minute,
 	Backoff: 10 * time.Second, StableAfter: time.Minute,
 	PollInterval: 1300 * time.Millisecond, WatchInterval: 15 * time.Second, CheckInterval: 5 * time.Minute,
 	SweepGrace: 10 * time.Minute, TombstoneLife: 24 * time.Hour,
