@@ -214,3 +214,39 @@ func TestExitStatus(t *testing.T) {
 		}
 	})
 }
+
+// TestExitStatusOfATask runs bastiond as in a task, with a table that refuses reads. The
+// short --wait ends the process before the time that a refusal usually gets.
+func TestExitStatusOfATask(t *testing.T) {
+	for name, c := range map[string]struct {
+		code string // DynamoDB's error code
+		want int
+	}{
+		"denied":   {"AccessDeniedException", 12},
+		"no table": {"ResourceNotFoundException", 13},
+	} {
+		t.Run(name, func(t *testing.T) {
+			aws := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.Header.Get("X-Amz-Target") == "" {
+					fmt.Fprint(w, `{"TaskARN":"arn:aws:ecs:eu-west-1:111122223333:task/c/0123","Containers":[]}`)
+					return
+				}
+				w.Header().Set("Content-Type", "application/x-amz-json-1.0")
+				w.WriteHeader(http.StatusBadRequest)
+				fmt.Fprintf(w, `{"__type":"com.amazonaws.dynamodb.v20120810#%s","message":"because"}`, c.code)
+			}))
+			defer aws.Close()
+			cmd := exec.Command(os.Args[0], "--lease-table", "leases", "--task-role-id", "AROAEXAMPLE", "--poll", "10ms", "--wait", "50ms")
+			cmd.Env = append(os.Environ(), asMain+"=1", metadataURI+"="+aws.URL, "AWS_ENDPOINT_URL_DYNAMODB="+aws.URL,
+				"AWS_REGION=eu-west-1", "AWS_ACCESS_KEY_ID=x", "AWS_SECRET_ACCESS_KEY=x")
+			var output bytes.Buffer
+			cmd.Stdout, cmd.Stderr = &output, &output
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			if got := status(t, cmd); got != c.want || !strings.Contains(output.String(), c.code) {
+				t.Errorf("exit status %d, want %d:\n%s", got, c.want, &output)
+			}
+		})
+	}
+}

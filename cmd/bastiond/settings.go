@@ -26,8 +26,9 @@ from the table of leases and writes its report there. Run manually, it reads
 DIR/lease.json and writes DIR/report.json.
 
 It logs to standard output, one JSON object per line. Exit codes: 0 after a
-deadline, idle time-out or closed lease, 10 if there was no lease in time, 143
-after SIGTERM or SIGINT, 2 for wrong flags, 1 for other failures.
+deadline, idle time-out or closed lease, 10 if there was no lease in time, 11 if
+the table of leases did not respond in time, 12 if it denies reads, 13 if it does
+not exist, 143 after SIGTERM or SIGINT, 2 for wrong flags, 1 for other failures.
 
 Each flag can also be set in the environment: BASTIOND_LEASE for --lease.
 

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 	"github.com/aws/smithy-go"
@@ -289,7 +291,7 @@ func NewTaskLease(api TaskLeaseAPI, table, roleID, taskID string) *TaskLease {
 }
 
 // Read returns the lease; the read is strongly consistent. For a tombstone, Read
-// returns bastion.ErrNotFound.
+// returns bastion.ErrNotFound; see [readError] for the errors of DynamoDB.
 func (t *TaskLease) Read(ctx context.Context) (bastion.Lease, error) {
 	out, err := t.api.GetItem(ctx, &dynamodb.GetItemInput{
 		TableName: &t.table, Key: item{keyTask: text(t.key)}, ConsistentRead: aws.Bool(true),
@@ -297,7 +299,7 @@ func (t *TaskLease) Read(ctx context.Context) (bastion.Lease, error) {
 		ExpressionAttributeNames: map[string]string{"#lease": attLease},
 	})
 	if err != nil {
-		return bastion.Lease{}, fmt.Errorf("read lease %s: %w", t.key, opaque(err))
+		return bastion.Lease{}, fmt.Errorf("read lease %s: %w", t.key, readError(err))
 	}
 	stored, ok := out.Item[attLease]
 	if !ok {
@@ -308,6 +310,28 @@ func (t *TaskLease) Read(ctx context.Context) (bastion.Lease, error) {
 		return bastion.Lease{}, fmt.Errorf("decode lease %s: %w", t.key, err)
 	}
 	return lease, nil
+}
+
+// deniedCodes are DynamoDB's error codes for a call that the caller's credentials do not
+// allow (DynamoDB developer guide, "Error handling with DynamoDB"). DynamoDB also denies a
+// call if it may not use the table's KMS key.
+var deniedCodes = []string{"AccessDeniedException", "UnrecognizedClientException", "MissingAuthenticationTokenException"}
+
+// readError converts an error of GetItem.
+func readError(err error) error {
+	var response *awshttp.ResponseError
+	var api smithy.APIError
+	hasCode := errors.As(err, &api)
+	hasResponse := errors.As(err, &response) && response.HTTPStatusCode() != 0 // 0: the request was not sent, or not answered
+	switch {
+	case hasCode && slices.Contains(deniedCodes, api.ErrorCode()):
+		return fmt.Errorf("%v: %w", err, bastion.ErrDenied)
+	case hasCode && api.ErrorCode() == "ResourceNotFoundException":
+		return fmt.Errorf("%v: %w", err, bastion.ErrNoTable)
+	case hasCode || hasResponse || errors.Is(err, context.Canceled):
+		return opaque(err)
+	}
+	return fmt.Errorf("%w: %w", opaque(err), bastion.ErrUnreachable)
 }
 
 // Report replaces the report and the ending. The condition for an ending is that the

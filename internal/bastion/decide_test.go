@@ -419,33 +419,6 @@ func TestValidateReportsEveryProblem(t *testing.T) {
 	}
 }
 
-func TestExplain(t *testing.T) {
-	code := func(n int) *int { return &n }
-	for _, row := range []struct {
-		task Task
-		want FailureCode
-	}{
-		{Task{StopCode: "TaskFailedToStart", StopReason: "CannotPullContainerError: pull image manifest has been retried"}, FailureImage},
-		{Task{StopCode: "TaskFailedToStart", StopReason: "ResourceInitializationError: unable to pull secrets or registry auth"}, FailureNetwork},
-		{Task{StopCode: "TaskFailedToStart", StopReason: "Capacity is unavailable at this time. Please try again later or in a different availability zone"}, FailureCapacity},
-		{Task{StopCode: "TaskFailedToStart", StopReason: "Timeout waiting for network interface provisioning to complete."}, FailureNetwork},
-		{Task{StopCode: "TaskFailedToStart", StopReason: "ResourceInitializationError: unable to pull secrets or registry auth: operation error ECR: GetAuthorizationToken, AccessDeniedException: User is not authorized to perform: ecr:GetAuthorizationToken"}, FailureConfig},
-		{Task{StopCode: "TaskFailedToStart", StopReason: "ResourceInitializationError: failed to validate logger args: create stream has been retried 1 times: The specified log group does not exist."}, FailureConfig},
-		{Task{StopCode: "TaskFailedToStart", StopReason: "Unexpected EC2 error while attempting to Create Network Interface with public IP assignment enabled in subnet 'subnet-0': InsufficientFreeAddressesInSubnet"}, FailureNetwork},
-		{Task{StopCode: "TaskFailedToStart", StopReason: "Unexpected EC2 error while attempting to Create Network Interface in subnet 'subnet-0': NetworkInterfaceLimitExceeded"}, FailureNetwork},
-		{Task{StopCode: "TaskFailedToStart", StopReason: "something new"}, FailureStart},
-		{Task{StopCode: "SpotInterruption", ExitCode: code(143)}, FailureSpot},
-		{Task{StopCode: "UserInitiated", ExitCode: code(143)}, FailureStopped},
-		{Task{StopCode: "EssentialContainerExited", ExitCode: code(10)}, FailureLease},
-		{Task{StopCode: "EssentialContainerExited", ExitCode: code(137)}, FailureCrash},
-	} {
-		got := explain(row.task)
-		if got.Code != row.want || !strings.HasSuffix(got.Message, ".") {
-			t.Errorf("%s %q: %+v, want %s", row.task.StopCode, row.task.StopReason, got, row.want)
-		}
-	}
-}
-
 // The functions below build the records and observations of the rows.
 
 func created() Record {

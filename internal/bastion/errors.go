@@ -63,6 +63,12 @@ var (
 	// ErrQuotaOwner and ErrQuotaTotal: one more open bastion would exceed the quota.
 	ErrQuotaOwner = errors.New("owner's quota reached")
 	ErrQuotaTotal = errors.New("total quota reached")
+	// ErrDenied: the caller's permissions do not allow the call.
+	ErrDenied = errors.New("denied")
+	// ErrNoTable: the table does not exist.
+	ErrNoTable = errors.New("no such table")
+	// ErrUnreachable: the table's service did not respond.
+	ErrUnreachable = errors.New("unreachable")
 	// ErrInUse: a network interface still has the group, or another group's rule
 	// refers to it.
 	ErrInUse = errors.New("in use")

@@ -79,12 +79,16 @@ type LeaseItem struct {
 	Ended     bool   // the item is a tombstone, which accepts neither lease nor report
 }
 
-// The exit codes of bastiond. An Ending in the report has precedence over them.
+// The exit codes of bastiond. An Ending in the report has precedence over them. With a
+// code from 10 to 13, the task has had no lease.
 const (
-	ExitOK         = 0   // the deadline, the idle timeout, or a closed lease
-	ExitFailure    = 1   // an error
-	ExitNoLease    = 10  // no lease was found in time
-	ExitTerminated = 143 // SIGTERM
+	ExitOK          = 0   // the deadline, the idle timeout, or a closed lease
+	ExitFailure     = 1   // an error
+	ExitNoLease     = 10  // no lease was found in time
+	ExitUnreachable = 11  // the table of leases did not respond in time
+	ExitDenied      = 12  // the task may not read its lease
+	ExitNoTable     = 13  // the table of leases does not exist
+	ExitTerminated  = 143 // SIGTERM
 )
 
 // The limits of a report. The record stores parts of the report, and the limits keep

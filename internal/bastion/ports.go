@@ -224,7 +224,8 @@ type Notifier interface {
 // access to other items.
 type TaskLease interface {
 	// Read returns the lease; the read is strongly consistent. ErrNotFound: the
-	// lease does not exist yet, or it has ended.
+	// lease does not exist yet, or it has ended. ErrDenied, ErrNoTable, ErrUnreachable:
+	// nothing is known about the lease.
 	Read(ctx context.Context) (Lease, error)
 	// Report replaces the stored report. An Ending is new if the stored report has no
 	// Ending or another one. A report with a new Ending is written only if the lease's

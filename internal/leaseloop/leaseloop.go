@@ -69,6 +69,7 @@ type Config struct {
 type Timing struct {
 	Poll        time.Duration   // between reads of the lease; 3 s
 	FirstLease  time.Duration   // how long to wait for the first lease; 5 min
+	Refusal     time.Duration   // how long the table may refuse reads before the first lease; 15 s
 	Call        time.Duration   // time limit of one read or report; 5 s
 	Report      time.Duration   // between reports when nothing changed; 1 min
 	ReportPause time.Duration   // between reports when the number of connections changes; 1 s
@@ -83,6 +84,7 @@ func (t Timing) withDefaults() Timing {
 	return Timing{
 		Poll:        cmp.Or(t.Poll, 3*time.Second),
 		FirstLease:  cmp.Or(t.FirstLease, 5*time.Minute),
+		Refusal:     cmp.Or(t.Refusal, 15*time.Second),
 		Call:        cmp.Or(t.Call, 5*time.Second),
 		Report:      cmp.Or(t.Report, time.Minute),
 		ReportPause: cmp.Or(t.ReportPause, time.Second),

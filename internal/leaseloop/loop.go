@@ -10,12 +10,21 @@ import (
 )
 
 // firstLease waits for the first lease. If none comes, the code is not ExitOK.
+//
+// If the table denies the reads or does not exist, firstLease waits for Timing.Refusal
+// only, because a refusal that lasts needs a change of the configuration. It does not end
+// at the first refusal, because IAM is eventually consistent: a task that starts soon
+// after a deployment can be denied for a moment (IAM User Guide, "Changes that I make are
+// not always immediately visible"). AWS states no limit; a maintainer of pulumi-awsx
+// reports about 2 s (issue 927). If a change needs longer than Timing.Refusal, the
+// bastion's next attempt finds it.
 func firstLease(ctx context.Context, cfg Config, log *slog.Logger) (bastion.Lease, int) {
 	limit := time.NewTimer(cfg.Timing.FirstLease)
 	defer limit.Stop()
 	poll := time.NewTicker(cfg.Timing.Poll)
 	defer poll.Stop()
-	failed := false
+	failed, answered := false, false
+	var refusedAt time.Time // when the table began to refuse reads; zero if it does not
 	for {
 		call, cancel := context.WithTimeout(ctx, cfg.Timing.Call)
 		lease, err := cfg.Lease.Read(call)
@@ -30,16 +39,49 @@ func firstLease(ctx context.Context, cfg Config, log *slog.Logger) (bastion.Leas
 			failed = true
 			log.Warn("lease not readable, retrying", "error", err)
 		}
+		refusal, refused := refusalCode(err)
+		switch now := cfg.Now(); {
+		case refused && refusedAt.IsZero():
+			refusedAt = now
+		case refused && now.Sub(refusedAt) >= cfg.Timing.Refusal:
+			log.Error("table of leases refuses reads", "waited", now.Sub(refusedAt).String(), "error", err)
+			return bastion.Lease{}, refusal
+		case err == nil || errors.Is(err, bastion.ErrNotFound):
+			refusedAt, answered = time.Time{}, true
+		}
 		select {
 		case <-ctx.Done():
 			log.Info("stopped before the first lease")
 			return bastion.Lease{}, bastion.ExitTerminated
 		case <-limit.C:
 			log.Error("no lease", "waited", cfg.Timing.FirstLease.String(), "error", err)
+			switch {
+			case refused:
+				return bastion.Lease{}, refusal
+			case !answered && isUnreachable(err):
+				return bastion.Lease{}, bastion.ExitUnreachable
+			}
 			return bastion.Lease{}, bastion.ExitNoLease
 		case <-poll.C:
 		}
 	}
+}
+
+// refusalCode returns the exit code for a table that refuses a read, and false if err
+// is no refusal.
+func refusalCode(err error) (code int, refused bool) {
+	switch {
+	case errors.Is(err, bastion.ErrDenied):
+		return bastion.ExitDenied, true
+	case errors.Is(err, bastion.ErrNoTable):
+		return bastion.ExitNoTable, true
+	}
+	return 0, false
+}
+
+// isUnreachable reports whether a read got no response, in time or at all.
+func isUnreachable(err error) bool {
+	return errors.Is(err, bastion.ErrUnreachable) || errors.Is(err, context.DeadlineExceeded)
 }
 
 // loop is one bastion's loop. Only the goroutine that called Run uses it.

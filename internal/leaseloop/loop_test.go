@@ -141,20 +141,97 @@ func (f *fixture) enter() *simtask.Conn {
 }
 
 func TestMissingFirstLeaseEndsTheTask(t *testing.T) {
-	for name, readErr := range map[string]error{"no lease": nil, "no table": simtask.ErrTable} {
+	for name, c := range map[string]struct {
+		readErr error
+		code    int
+		after   time.Duration
+	}{
+		"no lease":      {nil, bastion.ExitNoLease, 5 * time.Minute},
+		"unreachable":   {simtask.ErrTable, bastion.ExitUnreachable, 5 * time.Minute},
+		"hanging reads": {context.DeadlineExceeded, bastion.ExitUnreachable, 5 * time.Minute},
+		"other error":   {errors.New("decode lease"), bastion.ExitNoLease, 5 * time.Minute},
+		"denied":        {simtask.ErrDenied, bastion.ExitDenied, 15 * time.Second},
+		"no table":      {simtask.ErrNoTable, bastion.ExitNoTable, 15 * time.Second},
+	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, f *fixture) {
-				f.table.Lease, f.table.ReadErr = bastion.Lease{}, readErr
+				f.table.Lease, f.table.ReadErr = bastion.Lease{}, c.readErr
 				f.run()
-				after(5*time.Minute - time.Second)
+				after(c.after - time.Second)
 				f.wantRunning()
 				after(2 * time.Second)
-				if !f.ended() || f.code != bastion.ExitNoLease || f.started || f.table.Reports() > 0 {
+				if !f.ended() || f.code != c.code || f.started || f.table.Reports() > 0 {
 					t.Errorf("ended %t, code %d, server %t, %d reports", f.ended(), f.code, f.started, f.table.Reports())
 				}
 			})
 		})
 	}
+}
+
+// IAM can deny the first reads of a task that starts soon after a deployment.
+func TestShortRefusalBeforeTheFirstLeaseIsWaitedFor(t *testing.T) {
+	for name, readErr := range map[string]error{"denied": simtask.ErrDenied, "no table": simtask.ErrNoTable} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, f *fixture) {
+				f.table.ReadErr = readErr
+				f.run()
+				after(14 * time.Second)
+				f.wantRunning()
+				f.table.Change(func(tb *simtask.Table) { tb.ReadErr = nil })
+				after(time.Second)
+				f.wantRunning()
+				if got := f.table.LastReport().Generation; got != 1 {
+					t.Errorf("reported generation %d, want 1", got)
+				}
+			})
+		})
+	}
+}
+
+// The time limit for refusals counts from the latest read that the table answered.
+func TestAnswerBetweenRefusalsResetsTheirLimit(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fixture) {
+		f.table.Lease, f.table.ReadErr = bastion.Lease{}, simtask.ErrDenied
+		f.run()
+		after(13 * time.Second)
+		f.table.Change(func(tb *simtask.Table) { tb.ReadErr = nil })
+		after(3 * time.Second)
+		f.table.Change(func(tb *simtask.Table) { tb.ReadErr = simtask.ErrDenied })
+		after(16 * time.Second)
+		f.wantRunning()
+		after(3 * time.Second)
+		if !f.ended() || f.code != bastion.ExitDenied {
+			t.Errorf("ended %t, code %d", f.ended(), f.code)
+		}
+	})
+}
+
+// A table that answered once can be reached: the task has no lease, whatever the last
+// reads returned.
+func TestUnansweredLastReadsAreNoUnreachableTable(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fixture) {
+		f.table.Lease = bastion.Lease{}
+		f.run()
+		after(4 * time.Minute)
+		f.table.Change(func(tb *simtask.Table) { tb.ReadErr = simtask.ErrTable })
+		after(2 * time.Minute)
+		if !f.ended() || f.code != bastion.ExitNoLease {
+			t.Errorf("ended %t, code %d", f.ended(), f.code)
+		}
+	})
+}
+
+// With a time limit shorter than Timing.Refusal, a refusal keeps its exit code.
+func TestRefusalAtTheLimitKeepsItsCode(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fixture) {
+		f.cfg.Timing.FirstLease = 5 * time.Second
+		f.table.ReadErr = simtask.ErrDenied
+		f.run()
+		after(6 * time.Second)
+		if !f.ended() || f.code != bastion.ExitDenied {
+			t.Errorf("ended %t, code %d", f.ended(), f.code)
+		}
+	})
 }
 
 func TestLateFirstLeaseIsServed(t *testing.T) {
@@ -324,20 +401,26 @@ func TestOlderGenerationIsIgnored(t *testing.T) {
 }
 
 func TestUnreadableTableKeepsTheLease(t *testing.T) {
-	bubble(t, func(t *testing.T, f *fixture) {
-		f.run()
-		f.table.Change(func(tb *simtask.Table) { tb.ReadErr = simtask.ErrTable })
-		after(time.Minute)
-		f.enter()
-		f.table.Change(func(tb *simtask.Table) { tb.ReadErr = nil; tb.Lease.Generation++ })
-		after(3 * time.Second)
-		if got := f.table.LastReport().Generation; got != 2 {
-			t.Errorf("reported generation %d, want 2", got)
-		}
-		if n := strings.Count(f.log.String(), "level=WARN"); n != 1 {
-			t.Errorf("%d warnings, want 1:\n%s", n, f.log.String())
-		}
-	})
+	for name, readErr := range map[string]error{"unreachable": simtask.ErrTable, "denied": simtask.ErrDenied, "no table": simtask.ErrNoTable} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, f *fixture) {
+				f.run()
+				before := f.enter()
+				f.table.Change(func(tb *simtask.Table) { tb.ReadErr = readErr })
+				after(20 * time.Minute)
+				f.wantRunning()
+				f.enter()
+				f.table.Change(func(tb *simtask.Table) { tb.ReadErr = nil; tb.Lease.Generation++ })
+				after(3 * time.Second)
+				if got := f.table.LastReport().Generation; got != 2 || before.Ended() {
+					t.Errorf("reported generation %d, want 2; the connection was cut: %t", got, before.Ended())
+				}
+				if n := strings.Count(f.log.String(), "level=WARN"); n != 1 {
+					t.Errorf("%d warnings, want 1:\n%s", n, f.log.String())
+				}
+			})
+		})
+	}
 }
 
 func TestReplacedKeyClosesConnections(t *testing.T) {

@@ -2,15 +2,18 @@ package simtask
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// ErrTable is the error of a table that cannot be reached.
-var ErrTable = errors.New("the table cannot be reached")
+// The errors of a table that cannot be used.
+var (
+	ErrTable   = fmt.Errorf("the table cannot be reached: %w", bastion.ErrUnreachable)
+	ErrDenied  = fmt.Errorf("the table denies the call: %w", bastion.ErrDenied)
+	ErrNoTable = fmt.Errorf("the table does not exist: %w", bastion.ErrNoTable)
+)
 
 // Table is one task's item in the table of leases. It implements [bastion.TaskLease]. A
 // test can change it and make it fail or hang. It fails calls whose context is done.
