@@ -204,15 +204,15 @@ func (r Record) matchesIntent() bool {
 // Stage returns what a starting bastion waits for: "security group", "capacity",
 // "image", "network" or "host key". If its task was ready before, Stage returns
 // "address" or "lease". Stage returns "delayed" for a starting or closing bastion if AWS
-// does not carry out the next step, but may do so later. It returns "" in every other
-// state.
+// does not carry out the next step, but may do so later; and for one that was ready if a
+// request could not see whether it still is. It returns "" in every other state.
 func (r Record) Stage() string {
 	a, state := r.Attempt, r.State()
 	delayed := !r.Failing.Since.IsZero() && r.Failing.Refusal.Code == ""
 	switch {
 	case state != Starting && state != Closing:
 		return ""
-	case delayed || state == Starting && r.matchesIntent(): // the latest converge did not see that it matches
+	case delayed || state == Starting && r.served() && r.matchesIntent(): // the latest converge did not see that it matches
 		return "delayed"
 	case state == Closing:
 		return ""
