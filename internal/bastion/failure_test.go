@@ -53,6 +53,7 @@ var stopReasonRows = []struct {
 	{"TaskFailedToStart", "CannotPullContainerError: Context canceled", failureImageRoute, pagePull},
 	{"TaskFailedToStart", "CannotPullContainerError: API error (500): Get https://registry-1.docker.io/v2/: net/http: request canceled while waiting for connection (Client.Timeout exceeded while awaiting headers)", failureImageRoute, "aws/amazon-ecs-agent#1128"},
 	{"TaskFailedToStart", "CannotPullContainerError: pull image manifest has been retried 5 time(s): failed to resolve ref quay.io/deepfenceio/cloud-scanner:latest: failed to do request: Head \"https://quay.io/v2/deepfenceio/cloud-scanner/manifests/latest\": dial tcp 3.210.148.47:443: i/o timeout", failureImageRoute, "deepfence/terraform-aws-cloud-scanner#13"},
+	{"TaskFailedToStart", "CannotPullContainerError: The task cannot pull ###.dkr.ecr.us-east-1.amazonaws.com/clubapp-backend:latest from the registry. There is a connection issue between the task and the registry. Check your task network configuration. : failed to copy: httpReadSeeker: failed open: failed to do request: Get: dial tcp 52.216.63.90:443: i/o timeout", failureImageRoute, publicCode},
 
 	// CannotPullContainerError: permissions.
 	{"TaskFailedToStart", "CannotPullContainerError: The task can’t pull the image. Check that the role has the permissions to pull images from the registry.", failureImageDenied, pagePull},
@@ -64,6 +65,8 @@ var stopReasonRows = []struct {
 
 	// CannotPullContainerError: the image, the rate and the rest.
 	{"TaskFailedToStart", "CannotPullContainerError: API error (404): repository 111122223333.dkr.ecr.us-east-1.amazonaws.com/<repo>/<image> not found", failureImageAbsent, pagePull},
+	{"TaskFailedToStart", "CannotPullContainerError: pull image manifest has been retried 1 time(s): failed to resolve ref ***.dkr.ecr.us-east-1.amazonaws.com/stocks-app-registry-***:technicalsdaily-34683c0: not found", failureImageAbsent, publicCode},
+	{"TaskFailedToStart", "CannotPullContainerError: Error response from daemon: manifest for <ecr-repo-uri>:latest not found: manifest unknown", failureImageAbsent, publicCode},
 	{"TaskFailedToStart", "CannotPullContainerError: ERROR: toomanyrequests: Too Many Requests.", failureImageRate, pagePull},
 	{"TaskFailedToStart", "CannotPullContainerError: You have reached your pull rate limit. You may increase the limit by authenticating and upgrading: https://www.docker.com/increase-rate-limits.", failureImageRate, pagePull},
 	{"TaskFailedToStart", "CannotPullContainerError: inspect image has been retried 5 time(s): httpReaderSeeker: failed open: unexpected status code Too Many Requests - Server message: toomanyrequests: You have reached your pull rate limit. You may increase the limit by authenticating and upgrading:", failureImageRate, "AWS re:Post: How do I resolve the error \"CannotPullContainerError: You have reached your pull rate limit\" in Amazon ECS?"},
@@ -120,6 +123,8 @@ var stopReasonRows = []struct {
 	{"TaskFailedToStart", "ResourceInitializationError: failed to validate logger args: create stream has been retried 1 times: failed to create Cloudwatch log group: AccessDeniedException: User: arn:aws:sts::[redacted]:assumed-role/[redacted] is not authorized to perform: logs:CreateLogGroup on resource: arn:aws:logs:eu-central-1:[redacted]:log-group:[redacted]:log-stream: because no identity-based policy allows the logs:CreateLogGroup action : exit status 1", failurePermission, "terraform-aws-modules/terraform-aws-ecs#313"},
 	{"TaskFailedToStart", "ResourceInitializationError: failed to validate logger args: create stream has been retried 1 times: failed to create Cloudwatch log stream: AccessDeniedException: User: arn:aws:sts::zzzzzzzzzzzz:assumed-role/ecs.task.minecraft-server/123456a999ee4b919...", failurePermission, "doctorray117/minecraft-ondemand#12"},
 	{"TaskFailedToStart", "ResourceInitializationError: failed to validate logger args: unable to get awslogs driver arguments: awslogs-region is required", failureDefinition, publicCode},
+	{"TaskFailedToStart", "ResourceInitializationError: failed to validate logger args: : signal: killed", failureRoute, publicCode},
+	{"TaskFailedToStart", "ResourceInitializationError: failed to create Cloudwatch log group: AccessDeniedException: not authorized to perform: logs:CreateLogGroup", failurePermission, publicCode},
 	{"TaskFailedToStart", "ResourceInitializationError: failed to initialize logging driver: <reason>", failureRoute, pageCodes},
 
 	// The container.
@@ -155,21 +160,60 @@ func TestStopReasons(t *testing.T) {
 	}
 }
 
-// Each entry of stopReasons is the one that decides a row.
+// ECS quotes the errors of Go, of AWS's SDK, of AWS and of registries in texts that begin
+// in several ways. Each error decides, whatever the text around it is.
+func TestQuotedErrorsAreExplained(t *testing.T) {
+	const (
+		pull     = "CannotPullContainerError: ref pull has been retried 1 time(s): "
+		registry = "ResourceInitializationError: unable to pull secrets or registry auth: "
+		logs     = "ResourceInitializationError: failed to validate logger args: "
+	)
+	for _, group := range []struct {
+		quoted []string
+		want   map[string]Failure // by the beginning of the text
+	}{
+		{[]string{
+			// Packages net, net/http, io and context of Go.
+			"dial tcp 10.0.0.1:443: connect: no route to host",
+			"read tcp 10.0.0.9:38012->10.0.0.1:443: i/o timeout",
+			"lookup api.ecr.us-east-1.amazonaws.com on 10.0.0.2:53: no such host",
+			"connect: connection refused", "connect: connection timed out", "read: connection reset by peer",
+			"net/http: TLS handshake timeout", "net/http: request canceled", "(Client.Timeout exceeded while awaiting headers)",
+			"unexpected EOF", "context canceled", "context deadline exceeded",
+			// AWS SDK for Go, versions 1 and 2.
+			"RequestError: send request failed", "https response error StatusCode: 0, RequestID: , request send failed", "RequestCanceled: request",
+			// The agent of Fargate.
+			"signal: killed", "There is a connection issue", "Check your network configuration", "Check your network connection",
+		}, map[string]Failure{pull: failureImageRoute, registry: failureRoute, logs: failureRoute}},
+		{[]string{
+			"AccessDeniedException: User: arn", "<Code>AccessDenied</Code>", "Access Denied", "User: arn is not authorized to perform: x",
+			"with an explicit deny in a service control policy", "UnauthorizedOperation: You", "401 Unauthorized", "403 Forbidden", "no basic auth credentials",
+		}, map[string]Failure{pull: failureImageDenied, registry: failurePermission, logs: failurePermission}},
+		{[]string{"429 Too Many Requests", "toomanyrequests: Rate", "You have reached your pull rate limit", "Rate exceeded"}, map[string]Failure{pull: failureImageRate}},
+		{[]string{"no matching manifest for linux/arm64/v8", "no match for platform in manifest: not found"}, map[string]Failure{pull: failureImagePlatform}},
+		{[]string{"not found", "RepositoryNotFoundException", "The repository does not exist in the registry", "manifest unknown"}, map[string]Failure{pull: failureImageAbsent}},
+	} {
+		for start, want := range group.want {
+			for _, quoted := range group.quoted {
+				if got := explain(Task{StopCode: "TaskFailedToStart", StopReason: start + quoted}); got != want {
+					t.Errorf("%s%s: %s %s", start, quoted, got.Code, got.Message)
+				}
+			}
+		}
+	}
+}
+
+// Each entry of stopReasons decides a row, so an entry that a change makes useless is seen.
 func TestEveryStopReasonIsUsed(t *testing.T) {
 	all := stopReasons
 	defer func() { stopReasons = all }()
 	for i, entry := range all {
 		stopReasons = slices.Delete(slices.Clone(all), i, i+1)
-		changed := slices.ContainsFunc(stopReasonRows, func(row struct {
-			code   string
-			reason string
-			want   Failure
-			source string
-		}) bool {
-			return explain(Task{StopCode: row.code, StopReason: row.reason}) != row.want
-		})
-		if !changed {
+		needed := false
+		for _, row := range stopReasonRows {
+			needed = needed || explain(Task{StopCode: row.code, StopReason: row.reason}) != row.want
+		}
+		if !needed {
 			t.Errorf("no row needs the entry %q %q", entry.in, entry.parts)
 		}
 	}

@@ -1,6 +1,7 @@
 package simtask_test
 
 import (
+	"context"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,8 +14,19 @@ import (
 
 const id = "aaaaaaaaaaaaaaaa"
 
+// unreadable runs tasks whose reads of their leases return err.
+type unreadable struct {
+	*simtask.Runner
+	err error
+}
+
+func (u unreadable) Run(ctx context.Context, task localcloud.Process) int {
+	task.Lease = &simtask.Table{ReadErr: u.err}
+	return u.Runner.Run(ctx, task)
+}
+
 // launch returns a cloud in which the runner has just started one task with the lease.
-func launch(t *testing.T, runner *simtask.Runner, lease bastion.Lease) (cloud *localcloud.Cloud, taskID string) {
+func launch(t *testing.T, runner localcloud.Runner, lease bastion.Lease) (cloud *localcloud.Cloud, taskID string) {
 	t.Helper()
 	cloud = localcloud.New(localcloud.Config{Runner: runner, LaunchDelay: time.Millisecond, StopTimeout: 10 * time.Second})
 	t.Cleanup(cloud.Close)
@@ -41,12 +53,15 @@ func TestTasksEndWithTheExitCodeOfTheirCause(t *testing.T) {
 	open := bastion.Lease{Generation: 1, Open: true, Deadline: time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC)}
 	for _, c := range []struct {
 		name   string
-		runner *simtask.Runner
+		runner localcloud.Runner
 		lease  bastion.Lease
 		do     func(cloud *localcloud.Cloud, taskID string)
 		want   int
 	}{
 		{"no lease", &simtask.Runner{Timing: leaseloop.Timing{FirstLease: 5 * time.Second}}, bastion.Lease{}, nil, bastion.ExitNoLease},
+		{"unreachable table", unreadable{&simtask.Runner{Timing: leaseloop.Timing{FirstLease: 5 * time.Second}}, simtask.ErrTable}, bastion.Lease{}, nil, bastion.ExitUnreachable},
+		{"denied read", unreadable{&simtask.Runner{Timing: leaseloop.Timing{Refusal: 5 * time.Second}}, simtask.ErrDenied}, bastion.Lease{}, nil, bastion.ExitDenied},
+		{"no table", unreadable{&simtask.Runner{Timing: leaseloop.Timing{Refusal: 5 * time.Second}}, simtask.ErrNoTable}, bastion.Lease{}, nil, bastion.ExitNoTable},
 		{"closed lease", &simtask.Runner{}, bastion.Lease{Generation: 1, EndReason: bastion.EndClosed}, nil, bastion.ExitOK},
 		{"tombstone", &simtask.Runner{}, open, func(cloud *localcloud.Cloud, taskID string) {
 			_ = cloud.Leases().End(t.Context(), taskID, id, time.Now().Add(time.Hour))
