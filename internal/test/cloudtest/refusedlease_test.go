@@ -3,6 +3,7 @@ package cloudtest_test
 import (
 	"context"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -63,15 +64,15 @@ func TestUnreadableLeaseDoesNotEndAReadyBastion(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, 0)
-				refused := false
+				var refused atomic.Bool // the tasks read it in their own goroutines
 				w.tasks = func(_ context.Context, call string, do func() error) error {
-					if refused && call == "TaskLease.Read" {
+					if refused.Load() && call == "TaskLease.Read" {
 						return err
 					}
 					return do()
 				}
 				before := w.ready()
-				refused = true
+				refused.Store(true)
 				w.reap(30 * time.Minute)
 				after, err := w.service.Records.Fetch(t.Context(), before.ID)
 				if err != nil || after.State() != bastion.Ready || after.Attempt.TaskID != before.Attempt.TaskID {
