@@ -278,3 +278,10 @@ func numberIn(t *testing.T, v types.AttributeValue) string {
 	}
 	return n.Value
 }
+
+func TestReadOfAMissingTable(t *testing.T) {
+	_, err := NewTaskLease(startDynamoDB(t).client(t, nil), "missing", roleID, "task").Read(t.Context())
+	if !errors.Is(err, bastion.ErrNoTable) || errors.Is(err, bastion.ErrNotFound) {
+		t.Errorf("%v, want %v", err, bastion.ErrNoTable)
+	}
+}
