@@ -74,7 +74,7 @@ func wire(ctx context.Context, environ []string, log *slog.Logger, client *http.
 		Config: cfg,
 		Service: &bastion.Service{
 			Config:  cfg.Bastion,
-			Records: metered{ports.Store, meters},
+			Records: metered{ports.Store, meters, cfg.Bastion.Timing.StableAfter},
 			DueList: ports.Store,
 			Keys:    ports.Store,
 			Marks:   ports.Store,

@@ -10,12 +10,13 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// Names of metrics. The alarms in template.yaml use them.
+// Names of metrics. TestEveryMetricHasAnAlarmOrAReason compares them with the alarms in
+// template.yaml.
 const (
 	metricNamespace       = "BastionOnDemand"
 	metricStarts          = "Starts"          // attempts that began
 	metricReady           = "SecondsToReady"  // since the request, or since a later attempt began
-	metricFailures        = "Failures"        // attempts that ended before they were ready, and refused steps of a start's group
+	metricFailures        = "Failures"        // of starts: attempts that ended before they were ready, and refused steps of the group
 	metricOverdue         = "OldestOverdue"   // in seconds, of the oldest overdue record
 	metricFailedConverges = "FailedConverges" // of one run of the reaper
 	metricOrphans         = "Orphans"         // that a sweep found
@@ -58,7 +59,8 @@ func (m *metrics) seconds(name string, d time.Duration) { m.put(name, "Seconds",
 // them to the store, so that each is counted once.
 type metered struct {
 	bastion.Records
-	metrics *metrics
+	metrics     *metrics
+	stableAfter time.Duration // see bastion.Timing
 }
 
 func (s metered) Replace(ctx context.Context, prev, next bastion.Record) error {
@@ -77,10 +79,28 @@ func (s metered) Replace(ctx context.Context, prev, next bastion.Record) error {
 		}
 		s.metrics.seconds(metricReady, after.ReadyAt.Sub(since))
 	}
-	ended := before.EndedAt.IsZero() && !after.EndedAt.IsZero() && after.Number == before.Number
-	refused := next.Failures > prev.Failures && !ended
-	if ended && after.ReadyAt.IsZero() && after.Failure.Code != "" || refused {
-		s.metrics.count(metricFailures, 1)
+	if n := s.startFailures(prev, next); n > 0 {
+		s.metrics.count(metricFailures, n)
 	}
 	return nil
+}
+
+// startFailures returns how many failures of a start a write added to the record's count
+// of failures (bastion.Record.Failures). The end of an attempt that was ready is in that
+// count, but it is no failure of a start. If that attempt was stable, the count began
+// again with its end.
+func (s metered) startFailures(prev, next bastion.Record) int {
+	n := next.Failures - prev.Failures
+	a := next.Attempt
+	ended := prev.Attempt.Number == a.Number && prev.Attempt.EndedAt.IsZero() && !a.EndedAt.IsZero()
+	if !ended || a.ReadyAt.IsZero() || !prev.Intent.Open {
+		return n
+	}
+	if a.EndedAt.Sub(a.ReadyAt) >= s.stableAfter {
+		n = next.Failures
+	}
+	if a.Failure.Code != "" {
+		n--
+	}
+	return n
 }

@@ -5,10 +5,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
+	"net/netip"
 	"os"
 	"reflect"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -54,55 +55,128 @@ type replacing struct {
 func (r replacing) Replace(context.Context, bastion.Record, bastion.Record) error { return r.err }
 
 func TestWritesAreCounted(t *testing.T) {
-	failure := bastion.CapacityFailure
 	at := func(d time.Duration) time.Time { return noon.Add(d) }
 	stored := bastion.Attempt{Number: 1, CreatedAt: at(2 * time.Second)}
-	ready, ended, died := stored, stored, stored
+	ready, ended, onPurpose := stored, stored, stored
 	ready.ReadyAt = at(40 * time.Second)
-	ended.EndedAt, ended.Failure = at(time.Minute), failure
-	died = ready
-	died.EndedAt, died.Failure = at(time.Hour), failure
+	ended.EndedAt, ended.Failure = at(time.Minute), bastion.CapacityFailure
+	onPurpose.EndedAt = at(time.Minute)
+	died, diedSoon := ready, ready
+	died.EndedAt, died.Failure = at(time.Hour), bastion.CapacityFailure
+	diedSoon.EndedAt, diedSoon.Failure = at(50*time.Second), bastion.CapacityFailure
 	second := bastion.Attempt{Number: 2, CreatedAt: at(70 * time.Second)}
 	secondReady := second
 	secondReady.ReadyAt = at(90 * time.Second)
-	onPurpose := stored
-	onPurpose.EndedAt = at(time.Minute)
-	for _, test := range []struct {
-		name      string
-		prev, now bastion.Attempt
-		want      string
+	open := func(a bastion.Attempt, failures int) bastion.Record {
+		return bastion.Record{CreatedAt: noon, Intent: bastion.Intent{Open: true}, Attempt: a, Failures: failures}
+	}
+	closed := func(a bastion.Attempt, failures int) bastion.Record {
+		rec := open(a, failures)
+		rec.Intent.Open = false
+		return rec
+	}
+	none := bastion.Attempt{}
+	for name, test := range map[string]struct {
+		prev, next bastion.Record
+		want       string
 	}{
-		{"the first attempt", bastion.Attempt{}, stored, "Starts=1"},
-		{"nothing new", stored, stored, ""},
-		{"ready, from the request on", stored, ready, "SecondsToReady=40"},
-		{"ready still", ready, ready, ""},
-		{"a failed start", stored, ended, "Failures=1"},
-		{"a failed start, still", ended, ended, ""},
-		{"the end of a ready attempt is no failed start", ready, died, ""},
-		{"an end on purpose is no failed start", stored, onPurpose, ""},
-		{"the second attempt", ended, second, "Starts=1"},
-		{"ready, from its announcement on", second, secondReady, "SecondsToReady=20"},
+		"the first attempt":                          {open(none, 0), open(stored, 0), "Starts=1"},
+		"the second attempt":                         {open(ended, 1), open(second, 1), "Starts=1"},
+		"nothing new":                                {open(stored, 0), open(stored, 0), ""},
+		"ready, since the request":                   {open(stored, 0), open(ready, 0), "SecondsToReady=40"},
+		"ready, since the second attempt":            {open(second, 1), open(secondReady, 1), "SecondsToReady=20"},
+		"still ready":                                {open(ready, 0), open(ready, 0), ""},
+		"an attempt failed":                          {open(stored, 0), open(ended, 1), "Failures=1"},
+		"the last attempt failed":                    {open(stored, 4), closed(ended, 5), "Failures=1"},
+		"a failed attempt, later":                    {open(ended, 1), open(ended, 1), ""},
+		"an attempt failed, and the next began":      {open(stored, 0), open(second, 1), "Starts=1 Failures=1"},
+		"the end of a stable attempt":                {open(ready, 0), open(died, 1), ""},
+		"the end of a stable attempt, after many":    {open(ready, 3), open(died, 1), ""},
+		"the end of an attempt that was just ready":  {open(ready, 1), open(diedSoon, 2), ""},
+		"an end on purpose":                          {open(stored, 0), closed(onPurpose, 0), ""},
+		"the owner closes a start":                   {open(stored, 0), closed(stored, 0), ""},
+		"the task of a closed start is stopped":      {closed(stored, 0), closed(ended, 0), ""},
+		"a refused step":                             {open(none, 0), open(none, 1), "Failures=1"},
+		"a refused step of a group, attempt 1 ended": {open(ended, 1), open(ended, 2), "Failures=1"},
+		"the last refused step":                      {open(none, 4), closed(none, 5), "Failures=1"},
+		"an attempt failed, and a step was refused":  {open(stored, 0), open(ended, 2), "Failures=2"},
+		"a stable one ended, and a step was refused": {open(ready, 1), open(died, 2), "Failures=1"},
 	} {
 		for _, err := range []error{nil, bastion.ErrConflict} {
-			var out bytes.Buffer
-			store := metered{replacing{err: err}, &metrics{out: &out, stack: "way-in", now: func() time.Time { return noon }}}
-			prev := bastion.Record{CreatedAt: noon, Attempt: test.prev}
-			next := bastion.Record{CreatedAt: noon, Attempt: test.now}
-			if got := store.Replace(t.Context(), prev, next); !errors.Is(got, err) {
-				t.Fatal(got)
-			}
 			want := test.want
 			if err != nil {
 				want = "" // it was not written
 			}
-			if got := metricsIn(t, out.String()); got != want {
-				t.Errorf("%s, write error %v: %q, want %q", test.name, err, got, want)
+			if got := written(t, test.prev, test.next, err); got != want {
+				t.Errorf("%s, write error %v: %q, want %q", name, err, got, want)
 			}
 		}
 	}
 }
 
-var value = regexp.MustCompile(`"(Starts|SecondsToReady|Failures|OldestOverdue|Orphans)":([0-9.]+)`)
+// written returns the metrics of a write from which the store returns the error.
+func written(t *testing.T, prev, next bastion.Record, err error) string {
+	t.Helper()
+	var out bytes.Buffer
+	store := metered{replacing{err: err}, &metrics{out: &out, stack: "way-in", now: func() time.Time { return noon }}, time.Minute}
+	if got := store.Replace(t.Context(), prev, next); !errors.Is(got, err) {
+		t.Fatal(got)
+	}
+	return metricsIn(t, out.String())
+}
+
+// The records of the other test are written by hand. These are decided as in a converge.
+func TestDecidedFailuresAreCounted(t *testing.T) {
+	refusal := &bastion.RefusedError{Failure: bastion.CapacityFailure, Detail: "SecurityGroupLimitExceeded"}
+	cfg := bastion.Config{MaxAttempts: 5, Subnets: []string{"subnet-1", "subnet-2"}, Timing: bastion.Timing{
+		ReadLag: time.Minute, StableAfter: time.Minute, GiveUpAfter: time.Hour, WatchInterval: time.Minute, CheckInterval: time.Hour,
+	}}
+	source, earlier := netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("192.0.2.2/32")
+	start := bastion.Record{ID: "one", CreatedAt: noon, Intent: bastion.Intent{Generation: 1, Open: true, Source: source, Deadline: noon.Add(2 * time.Hour)}}
+	last := start
+	last.Failures = cfg.MaxAttempts - 1
+	created := bastion.Action{Step: bastion.CreateGroup}
+	createdLast := created
+	createdLast.Try = last.Failures
+
+	group := bastion.Group{ID: "sg-1", Ingress: []bastion.Rule{{ID: "sgr-1", Source: source}}}
+	launched := start
+	launched.Group = bastion.GroupStatus{ID: "sg-1", FirstSeenAt: noon, Ingress: source}
+	launched.Attempt = bastion.Attempt{Number: 1, GroupID: "sg-1", CreatedAt: noon}
+
+	moved := launched // a stable bastion after a failed attempt, whose owner moves
+	moved.Failures = 1
+	moved.Group.Ingress = earlier
+	moved.Attempt.TaskID, moved.Attempt.TaskSeenAt, moved.Attempt.ReadyAt = "task1", noon, noon.Add(time.Minute)
+	old := bastion.Group{ID: "sg-1", Ingress: []bastion.Rule{{ID: "sgr-1", Source: earlier}}}
+	authorized := map[bastion.Action]error{{Step: bastion.AuthorizeIngress, Try: 1, GroupID: "sg-1", Source: source}: refusal}
+	one := 1
+	running := bastion.Task{ID: "task1", Attempt: 1, Status: bastion.TaskRunning}
+	crashed := bastion.Task{ID: "task1", Attempt: 1, Status: bastion.TaskStopped, ExitCode: &one}
+
+	for name, test := range map[string]struct {
+		rec  bastion.Record
+		seen bastion.Observed
+		want string
+	}{
+		"a refused group":                             {start, bastion.Observed{Taken: map[bastion.Action]error{created: refusal}}, "Failures=1"},
+		"the last refused group":                      {last, bastion.Observed{Taken: map[bastion.Action]error{createdLast: refusal}}, "Failures=1"},
+		"a refused RunTask, after which another runs": {launched, bastion.Observed{Group: &group, Taken: map[bastion.Action]error{{Step: bastion.RunTask, Attempt: 1}: refusal}}, "Starts=1 Failures=1"},
+		"a refused move of a ready bastion":           {moved, bastion.Observed{Group: &old, Tasks: []bastion.Task{running}, Taken: authorized}, ""},
+		"the end of a ready bastion":                  {moved, bastion.Observed{Group: &group, Tasks: []bastion.Task{crashed}}, ""},
+		"the end of a ready bastion, and a refusal":   {moved, bastion.Observed{Group: &old, Tasks: []bastion.Task{crashed}, Taken: authorized}, "Failures=1"},
+	} {
+		next := bastion.Decide(cfg, test.rec, test.seen, noon.Add(time.Hour)).Next
+		if got := written(t, test.rec, next, nil); got != test.want {
+			t.Errorf("%s: %q, want %q", name, got, test.want)
+		}
+		if failed := next.State() == bastion.Failed; failed != (test.rec.Failures == last.Failures) {
+			t.Errorf("%s: the bastion is %s", name, next.State())
+		}
+	}
+}
+
+var value = regexp.MustCompile(`"(Starts|SecondsToReady|Failures|OldestOverdue|FailedConverges|Orphans)":([0-9.]+)`)
 
 func metricsIn(t *testing.T, out string) string {
 	t.Helper()
@@ -113,19 +187,73 @@ func metricsIn(t *testing.T, out string) string {
 	return strings.Join(found, " ")
 }
 
-// An alarm on a metric that is never written never goes off.
-func TestAlarmsWatchExistingMetrics(t *testing.T) {
+// withoutAlarm has the metrics that have no alarm, and the reason.
+var withoutAlarm = map[string]string{
+	metricStarts:  "counts starts, which are normal",
+	metricReady:   "the owner sees a slow start, and a start that fails counts in Failures",
+	metricOrphans: "the sweep removes orphans by itself; if it cannot, its run fails and is a dead letter, which DeadLettersAlarm reports",
+}
+
+// An alarm on a metric that is never written never goes off. The test writes each metric
+// as the functions do.
+func TestEveryMetricHasAnAlarmOrAReason(t *testing.T) {
 	template, err := os.ReadFile("../../template.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
-	alarms := regexp.MustCompile(`Namespace: (\w+)\n\s+MetricName: (\w+)\n\s+Dimensions: \[\{Name: Stack,`).FindAllStringSubmatch(string(template), -1)
-	if len(alarms) != 2 {
-		t.Fatalf("%d alarms on the project's metrics, want 2", len(alarms))
-	}
-	for _, alarm := range alarms {
-		if alarm[1] != metricNamespace || !slices.Contains([]string{metricStarts, metricReady, metricFailures, metricOverdue, metricOrphans}, alarm[2]) {
+	watched := map[string]bool{}
+	for _, alarm := range regexp.MustCompile(`Namespace: (\w+)\n\s+MetricName: (\w+)\n\s+Dimensions: \[\{Name: Stack, Value: !Ref AWS::StackName\}\]`).FindAllStringSubmatch(string(template), -1) {
+		if alarm[1] != metricNamespace {
 			t.Errorf("an alarm watches %s of %s", alarm[2], alarm[1])
 		}
+		watched[alarm[2]] = true
+	}
+	if n := strings.Count(string(template), "Namespace: "+metricNamespace); n != len(watched) {
+		t.Errorf("%d alarms on the project's metrics, but %d metrics with the dimension Stack", n, len(watched))
+	}
+	for name, reason := range withoutAlarm {
+		if watched[name] || reason == "" {
+			t.Errorf("%s has an alarm, or no reason to have none", name)
+		}
+		watched[name] = true
+	}
+
+	source, err := os.ReadFile("metrics.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := map[string]bool{}
+	for _, name := range regexp.MustCompile(`\n\tmetric\w+ += "(\w+)" +//`).FindAllStringSubmatch(string(source), -1) {
+		named[name[1]] = true
+	}
+	r := newReaperFixture()
+	r.service.reaped = reaped{bastion.ReapResult{Started: 1, Failed: 1, FailingSince: noon.Add(-time.Hour)}, errors.New("broken")}
+	r.service.orphans = 1
+	store := metered{replacing{}, r.metrics, time.Minute}
+	started := bastion.Record{Intent: bastion.Intent{Open: true}, Attempt: bastion.Attempt{Number: 1}}
+	ready, failed := started, started
+	ready.Attempt.ReadyAt = noon
+	failed.Failures = 1
+	err = errors.Join(r.Handle(t.Context(), Schedule{Action: "reap"}), r.Handle(t.Context(), Schedule{Action: "sweep"}),
+		store.Replace(t.Context(), bastion.Record{}, started), store.Replace(t.Context(), started, ready), store.Replace(t.Context(), started, failed))
+	if err != nil {
+		t.Fatal(err)
+	}
+	emitted := map[string]bool{}
+	for line := range strings.Lines(r.out.String()) {
+		var document struct {
+			AWS struct {
+				CloudWatchMetrics []struct {
+					Metrics []struct{ Name string }
+				}
+			} `json:"_aws"`
+		}
+		if err := json.Unmarshal([]byte(line), &document); err != nil {
+			t.Fatal(err)
+		}
+		emitted[document.AWS.CloudWatchMetrics[0].Metrics[0].Name] = true
+	}
+	if !maps.Equal(emitted, named) || !maps.Equal(emitted, watched) {
+		t.Errorf("written: %v\nnamed in metrics.go: %v\nwith an alarm or a reason: %v", emitted, named, watched)
 	}
 }

@@ -15,8 +15,9 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// reapEvery is the shortest time between two runs of the reaper; see template.yaml.
-const reapEvery = time.Minute
+// retryAfter is when Lambda sends a failed task event again
+// (https://docs.aws.amazon.com/lambda/latest/dg/invocation-async-error-handling.html).
+const retryAfter = time.Minute
 
 // observeConcurrency is how many bastions one call observes at the same time.
 const observeConcurrency = 8
@@ -35,6 +36,7 @@ type Observer struct {
 		Fetch(ctx context.Context, id string) (bastion.Record, error)
 	}
 	cluster string                       // ARN of the stack's cluster
+	period  time.Duration                // between two runs of the reaper
 	taskID  func(leaseKey string) string // returns the task in a lease's key
 	log     *slog.Logger
 }
@@ -44,7 +46,7 @@ func (a *App) Observer() *Observer {
 	a.pace.SetShare(backgroundShare)
 	a.pace.FailWhenThrottled() // many observers can run at the same time
 	a.notifyOwners()
-	return &Observer{service: a.Service, store: a.Service.Records, cluster: a.Config.Cloud.ClusterARN, taskID: a.taskID, log: a.log}
+	return &Observer{service: a.Service, store: a.Service.Records, cluster: a.Config.Cloud.ClusterARN, period: a.Config.ReaperPeriod, taskID: a.taskID, log: a.log}
 }
 
 // taskEvent holds the fields that are read from an "ECS Task State Change".
@@ -134,12 +136,22 @@ func (o *Observer) confirm(ctx context.Context, id string, t taskEvent) error {
 		return nil
 	case err != nil:
 		return fmt.Errorf("read the record of %s: %w", id, err)
-	case !rec.DueAt.IsZero() && time.Until(rec.DueAt) < reapEvery:
-		return nil // the reaper converges the record soon; Lambda need not send the event again
+	case o.reaperIsSoon(rec):
+		return nil
 	case rec.Attempt.TaskID == awscloud.TaskID(t.TaskARN) && rec.Attempt.EndedAt.IsZero():
 		return fmt.Errorf("ECS does not show yet that task %s of %s has stopped", rec.Attempt.TaskID, id)
 	}
 	return nil
+}
+
+// reaperIsSoon reports whether the reaper converges the record within twice retryAfter,
+// so that another event would hardly be sooner. The reaper converges a record at the
+// latest one period after its DueAt. A record that is due already is left to the reaper
+// whatever the period: the rates may have left no time for this converge, and would leave
+// none for the next one.
+func (o *Observer) reaperIsSoon(rec bastion.Record) bool {
+	left := time.Until(rec.DueAt)
+	return !rec.DueAt.IsZero() && (left <= 0 || left+o.period < 2*retryAfter)
 }
 
 // stream observes each bastion of a batch once. If one fails, stream still observes the

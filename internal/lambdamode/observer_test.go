@@ -10,9 +10,11 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/test/simtask"
 )
 
 const ourCluster = "arn:aws:ecs:eu-west-1:111122223333:cluster/way-in"
@@ -59,6 +61,7 @@ func newObserver(fail string) (*Observer, *fakeObserve) {
 	service := &fakeObserve{fail: fail}
 	return &Observer{
 		service: service, cluster: ourCluster, log: slog.New(slog.DiscardHandler),
+		period: time.Minute,
 		store:  records{"one": "task1", "two": "task2", "starting": "", "closing": "task4", "due": "task5"},
 		taskID: func(key string) string { return strings.TrimPrefix(key, "AROAEXAMPLE:") },
 	}, service
@@ -112,6 +115,47 @@ func TestTaskEventsAreObserved(t *testing.T) {
 			t.Errorf("an event %s: observed %q, %v", name, got, err)
 		}
 	}
+}
+
+// dueRecord is a store of one record of the task task1, which is due at a time.
+type dueRecord time.Time
+
+func (d dueRecord) Fetch(_ context.Context, id string) (bastion.Record, error) {
+	return bastion.Record{ID: id, DueAt: time.Time(d), Intent: bastion.Intent{Open: true}, Attempt: bastion.Attempt{Number: 1, TaskID: "task1"}}, nil
+}
+
+// ECS may still show a stopped task as running. Lambda must then send the event again,
+// unless the reaper converges the record about as soon. With every period, a ready bastion
+// (due after CheckInterval) needs the event again.
+func TestUnconfirmedStopIsSentAgainUnlessTheReaperIsSoon(t *testing.T) {
+	for _, test := range []struct {
+		period time.Duration
+		due    time.Duration // from now
+		fails  bool
+	}{
+		{time.Minute, -time.Second, false}, {time.Minute, 0, false}, {time.Minute, 15 * time.Second, false}, {time.Minute, 59 * time.Second, false},
+		{time.Minute, time.Minute, true}, {time.Minute, 5 * time.Minute, true},
+		{2 * time.Minute, -time.Second, false}, {2 * time.Minute, 0, false}, {2 * time.Minute, 30 * time.Second, true}, {2 * time.Minute, 5 * time.Minute, true},
+		{5 * time.Minute, -time.Second, false}, {5 * time.Minute, 0, false}, {5 * time.Minute, 75 * time.Second, true}, {5 * time.Minute, 5 * time.Minute, true},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			o, _ := newObserver("")
+			o.period, o.store = test.period, dueRecord(time.Now().Add(test.due))
+			if _, err := o.Handle(t.Context(), json.RawMessage(stopped("one", "task1"))); (err != nil) != test.fails {
+				t.Errorf("the reaper runs every %s, the record is due in %s: %v", test.period, test.due, err)
+			}
+		})
+	}
+}
+
+func TestObserverKnowsTheReapersPeriod(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		app := newRegion(t, &simtask.Runner{}).start("observer").App
+		app.Config.ReaperPeriod = 5 * time.Minute
+		if got := app.Observer().period; got != 5*time.Minute {
+			t.Errorf("the period is %s", got)
+		}
+	})
 }
 
 // streamRecord returns a record of the stream of leases, as DynamoDB writes it.

@@ -147,7 +147,7 @@ func runBastion(t *testing.T, recorded []string, chosen deliveries) (outcome, []
 		Now: time.Now, Rand: rand.NewChaCha8([32]byte{}), Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	}
 	o := &Observer{
-		service: service, store: service.Records, cluster: ourCluster, log: service.Log,
+		service: service, store: service.Records, cluster: ourCluster, period: time.Minute, log: service.Log,
 		taskID: func(key string) string { return strings.TrimPrefix(key, "AROAEXAMPLE:") },
 	}
 	events := &delivery{t: t, observer: o, recorded: recorded}

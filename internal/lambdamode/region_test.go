@@ -147,7 +147,7 @@ func (r *region) start(name string) *process {
 	}
 	app.metrics.out = p.output
 	store := r.cloud.Store()
-	app.Service.Records, app.Service.Leases = metered{store, app.metrics}, r.cloud.Leases()
+	app.Service.Records, app.Service.Leases = metered{store, app.metrics, app.Config.Bastion.Timing.StableAfter}, r.cloud.Leases()
 	app.Service.DueList, app.Service.Keys, app.Service.Marks = store, store, store
 	p.App = app
 	return p

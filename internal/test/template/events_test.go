@@ -31,11 +31,11 @@ func TestReaperPeriod(t *testing.T) {
 		schedule, overdue, missing := s.properties(t, "ReapSchedule"), s.properties(t, "OverdueAlarm"), s.properties(t, "ReaperMissingAlarm")
 		got := []any{
 			schedule["ScheduleExpression"],
-			overdue["Period"], overdue["Threshold"], s.properties(t, "ReaperFailsAlarm")["Period"], missing["Period"], missing["Threshold"],
+			overdue["Period"], overdue["Threshold"], s.properties(t, "ConvergesFailAlarm")["Period"], s.properties(t, "ReaperFailsAlarm")["Period"], missing["Period"], missing["Threshold"],
 			at(s.properties(t, "ReaperFunction"), "Environment", "Variables", "BASTION_REAPER_PERIOD"),
 		}
 		expected := []any{
-			want.rate, want.seconds, want.total, want.seconds, want.total, want.runs, want.environment,
+			want.rate, want.seconds, want.total, want.seconds, want.seconds, want.total, want.runs, want.environment,
 		}
 		if !reflect.DeepEqual(got, expected) {
 			t.Errorf("period %s:\n got %v\nwant %v", period, got, expected)
@@ -162,6 +162,7 @@ func TestAlarms(t *testing.T) {
 	const topic = "arn:aws:sns:eu-west-1:111122223333:pager"
 	want := map[string]string{
 		"OverdueAlarm":       "BastionOnDemand OldestOverdue Stack=way-in: Maximum GreaterThanThreshold 300, 60 s, <nil> of 1, notBreaching",
+		"ConvergesFailAlarm": "BastionOnDemand FailedConverges Stack=way-in: Sum GreaterThanThreshold 0, 60 s, 3 of 5, notBreaching",
 		"StartsFailAlarm":    "BastionOnDemand Failures Stack=way-in: Sum GreaterThanThreshold 2, 900 s, <nil> of 1, notBreaching",
 		"ReaperFailsAlarm":   "AWS/Lambda Errors FunctionName=ReaperFunction: Sum GreaterThanThreshold 0, 60 s, 3 of 5, notBreaching",
 		"ReaperMissingAlarm": "AWS/Lambda Invocations FunctionName=ReaperFunction: Sum LessThanThreshold 2, 300 s, <nil> of 1, breaching",
