@@ -27,14 +27,15 @@ const lastStart = 10 * time.Second
 type ReapResult struct {
 	Started int // converges that Reap started
 	Failed  int // converges that failed, not counting those that had no time
-	// FailingSince is the earliest Failing.Since of the converged records. It is zero if
-	// no record has one.
+	// FailingSince is the earliest Failing.Since of the converged records, and FailingID
+	// the ID of that record. They are zero if no record has one.
 	FailingSince time.Time
+	FailingID    string
 }
 
 // Reap converges every record that was due when Reap began, the earliest DueAt first
 // and each record once. A record whose converge fails stays due and does not affect the
-// others; the errors are joined. If too little time is left before the deadline of ctx,
+// others; the errors are logged and joined. If too little time is left before the deadline of ctx,
 // the other records stay due, which is not an error.
 func (s *Service) Reap(ctx context.Context) (ReapResult, error) {
 	began := s.now()
@@ -77,6 +78,9 @@ func (s *Service) reapAll(ctx context.Context, ids []string, started map[string]
 			if errs[i] != nil && ctx.Err() != nil { // the deadline of ctx has passed: not a failure
 				errs[i] = ErrNoTime
 			}
+			if errs[i] != nil && !errors.Is(errs[i], ErrNoTime) {
+				s.Log.Error("converge failed", "bastion", id, "failing", rec.Failing, "error", errs[i].Error())
+			}
 		})
 	}
 	wg.Wait()
@@ -84,9 +88,9 @@ func (s *Service) reapAll(ctx context.Context, ids []string, started map[string]
 	if stopped := len(errs) - len(failed); stopped > 0 {
 		s.Log.Info("no time left", "bastions", stopped)
 	}
-	for _, at := range since {
+	for i, at := range since {
 		if !at.IsZero() && (result.FailingSince.IsZero() || at.Before(result.FailingSince)) {
-			result.FailingSince = at
+			result.FailingSince, result.FailingID = at, ids[i]
 		}
 	}
 	err := errors.Join(failed...)

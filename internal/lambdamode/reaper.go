@@ -57,7 +57,7 @@ func (r *Reaper) reap(ctx context.Context) error {
 	if err != nil && result.Started == 0 {
 		return err
 	}
-	if err != nil {
+	if err != nil && result.Failed == 0 { // Reap logs the converges that failed
 		r.log.ErrorContext(ctx, "reap failed", "error", err.Error())
 	}
 	if result.Failed > 0 {
@@ -66,45 +66,49 @@ func (r *Reaper) reap(ctx context.Context) error {
 	if result.Started > 0 {
 		r.log.InfoContext(ctx, "reaped", "count", result.Started, "failed", result.Failed)
 	}
-	return r.overdue(ctx, result.FailingSince)
+	return r.overdue(ctx, result.FailingID, result.FailingSince)
 }
 
 // overdue measures how long the oldest overdue record is overdue. A record is overdue if
 // its converges have failed for longer than overdueAfter, counted from the first failure.
 // It is also overdue if no run of the reaper has converged it, counted from its DueAt.
-// failingSince is the time of the first failure; zero if no record fails.
-func (r *Reaper) overdue(ctx context.Context, failingSince time.Time) error {
+// id is the record that has failed for longest, and failingSince the time of its first
+// failure; both are zero if no record fails.
+func (r *Reaper) overdue(ctx context.Context, id string, failingSince time.Time) error {
 	now := r.now()
 	late := time.Duration(0)
 	if !failingSince.IsZero() {
 		late = now.Sub(failingSince)
 	}
-	missed, err := r.missed(ctx, now)
-	if late = max(late, missed); late > r.overdueAfter {
-		r.log.WarnContext(ctx, "overdue", "late", late.String())
+	missedID, missed, err := r.missed(ctx, now)
+	if missed > late {
+		id, late = missedID, missed
+	}
+	if late > r.overdueAfter {
+		r.log.WarnContext(ctx, "overdue", "bastion", id, "late", late.String())
 		r.metrics.seconds(metricOverdue, late)
 	}
 	return err
 }
 
-// missed returns for how long the oldest record is due that no run has converged for
-// overdueAfter, or zero if there is none.
-func (r *Reaper) missed(ctx context.Context, now time.Time) (time.Duration, error) {
+// missed returns the oldest record that is due and that no run has converged for
+// overdueAfter, and for how long it is due. It returns zeros if there is none.
+func (r *Reaper) missed(ctx context.Context, now time.Time) (id string, late time.Duration, err error) {
 	ids, err := r.dueList.Due(ctx, now.Add(-r.overdueAfter), 1)
 	if err != nil {
-		return 0, fmt.Errorf("list overdue records: %w", err)
+		return "", 0, fmt.Errorf("list overdue records: %w", err)
 	}
 	if len(ids) == 0 {
-		return 0, nil
+		return "", 0, nil
 	}
 	rec, err := r.records.Fetch(ctx, ids[0])
 	if err != nil {
-		return 0, fmt.Errorf("fetch an overdue record: %w", err)
+		return "", 0, fmt.Errorf("fetch overdue record %s: %w", ids[0], err)
 	}
 	if rec.DueAt.IsZero() { // reads of the index may be stale
-		return 0, nil
+		return "", 0, nil
 	}
-	return now.Sub(rec.DueAt), nil
+	return rec.ID, now.Sub(rec.DueAt), nil
 }
 
 func (r *Reaper) sweep(ctx context.Context) error {

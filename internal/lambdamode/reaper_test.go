@@ -112,7 +112,8 @@ func TestFailureOfOneBastionIsLogged(t *testing.T) {
 	}{
 		"nothing due":                 {},
 		"three due":                   {ReapResult: bastion.ReapResult{Started: 3}},
-		"two bastions fail":           {bastion.ReapResult{Started: 3, Failed: 2}, broken, false, true, `"FailedConverges":2`},
+		"two bastions fail":           {bastion.ReapResult{Started: 3, Failed: 2}, broken, false, false, `"FailedConverges":2`}, // Reap logs them
+		"a later query fails":         {bastion.ReapResult{Started: 3}, broken, false, true, ""},
 		"the store cannot be reached": {err: broken, fails: true},
 	} {
 		r := newReaperFixture()
@@ -134,26 +135,29 @@ func TestOverdueIsMeasured(t *testing.T) {
 	never := time.Time{}
 	for name, test := range map[string]struct {
 		due, failingSince time.Time
-		want              string
+		want, bastion     string
 	}{
-		"nothing due":                            {never, never, ""},
-		"due just now":                           {noon.Add(-time.Minute), never, ""},
-		"long overdue":                           {noon.Add(-6 * time.Minute), never, `"OldestOverdue":360`},
-		"due later":                              {noon.Add(time.Minute), never, ""},
-		"at the border":                          {noon.Add(-overdueAfter), never, ""},
-		"just after it":                          {noon.Add(-overdueAfter - time.Second), never, `"OldestOverdue":121`},
-		"its converges just began to fail":       {noon.Add(time.Minute), noon.Add(-overdueAfter), ""},
-		"its converges have failed for long":     {noon.Add(time.Minute), noon.Add(-time.Hour), `"OldestOverdue":3600`},
-		"failing, and another is due for longer": {noon.Add(-6 * time.Minute), noon.Add(-5 * time.Minute), `"OldestOverdue":360`},
+		"nothing due":                            {never, never, "", ""},
+		"due just now":                           {noon.Add(-time.Minute), never, "", ""},
+		"long overdue":                           {noon.Add(-6 * time.Minute), never, `"OldestOverdue":360`, "missed"},
+		"due later":                              {noon.Add(time.Minute), never, "", ""},
+		"at the border":                          {noon.Add(-overdueAfter), never, "", ""},
+		"just after it":                          {noon.Add(-overdueAfter - time.Second), never, `"OldestOverdue":121`, "missed"},
+		"its converges just began to fail":       {noon.Add(time.Minute), noon.Add(-overdueAfter), "", ""},
+		"its converges have failed for long":     {noon.Add(time.Minute), noon.Add(-time.Hour), `"OldestOverdue":3600`, "failing"},
+		"failing, and another is due for longer": {noon.Add(-6 * time.Minute), noon.Add(-5 * time.Minute), `"OldestOverdue":360`, "missed"},
 	} {
 		r := newReaperFixture()
-		r.service.reaped.FailingSince = test.failingSince
-		r.store.rec = bastion.Record{ID: "a", DueAt: test.due}
+		r.service.reaped.FailingSince, r.service.reaped.FailingID = test.failingSince, "failing"
+		r.store.rec = bastion.Record{ID: "missed", DueAt: test.due}
 		if err := r.Handle(t.Context(), Schedule{Action: "reap"}); err != nil || r.store.queries != 1 {
 			t.Fatalf("%s: %v after %d queries", name, err, r.store.queries)
 		}
 		if got := r.out.String(); test.want == "" && got != "" || !strings.Contains(got, test.want) {
 			t.Errorf("%s: metrics %q", name, got)
+		}
+		if got := r.logged.String(); test.bastion == "" && got != "" || !strings.Contains(got, `"bastion":"`+test.bastion) && test.bastion != "" {
+			t.Errorf("%s: log %q", name, got)
 		}
 	}
 	r := newReaperFixture()

@@ -1,9 +1,13 @@
 package cloudtest_test
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -95,6 +99,67 @@ func TestReaperTakesEachRecordOnce(t *testing.T) {
 			if n := seen.times[id]; n == 0 || broken(id) && n > 1 {
 				t.Errorf("%s was observed %d times", id, n)
 			}
+		}
+	})
+}
+
+// The log of the reaper names each bastion whose converge fails, since when, and AWS's
+// refusal. The result names the bastion that has failed for longest.
+func TestReaperLogsFailedConverges(t *testing.T) {
+	simulate(t, func(t *testing.T, w *world) {
+		first := w.ready()
+		time.Sleep(time.Minute)
+		second, _, err := w.service.Create(context.Background(), bastion.CreateRequest{Caller: bastion.Caller{Owner: "local:bob", Address: home}, Key: keyA, Wait: 25 * time.Second})
+		if err != nil {
+			t.Fatal(err)
+		}
+		refusal := &bastion.RefusedError{Failure: bastion.CapacityFailure, Detail: "RulesPerSecurityGroupLimitExceeded"}
+		service := w.serviceOn(cloudtest.Wrap(w.ports(), func(_ context.Context, call string, do func() error) error {
+			if call == "Groups.Revoke" || call == "Groups.Delete" {
+				return refusal
+			}
+			return do()
+		}))
+		var logged bytes.Buffer
+		service.Log = slog.New(slog.NewJSONHandler(&logged, nil))
+		var failing time.Time
+		for _, rec := range []bastion.Record{first, second} {
+			ctx, cancel := invocation()
+			if _, err := service.Close(ctx, bastion.Caller{Owner: rec.Owner}, rec.ID, 0); err != nil {
+				t.Error(err)
+			}
+			cancel()
+			if failing.IsZero() {
+				failing = time.Now().UTC()
+			}
+			time.Sleep(time.Minute)
+		}
+		logged.Reset()
+		ctx, cancel := invocation()
+		defer cancel()
+		result, err := service.Reap(ctx)
+		if !errors.Is(err, refusal) || result.Failed != 2 || result.FailingID != first.ID || !result.FailingSince.Equal(failing) {
+			t.Errorf("%+v, want 2 failed, %s since %s: %v", result, first.ID, failing, err)
+		}
+		named := map[string]bool{}
+		for line := range strings.Lines(logged.String()) {
+			var l struct {
+				Msg, Bastion, Error string
+				Failing             bastion.Failing
+			}
+			if err := json.Unmarshal([]byte(line), &l); err != nil {
+				t.Fatal(err)
+			}
+			if l.Msg != "converge failed" {
+				continue
+			}
+			named[l.Bastion] = true
+			if !strings.Contains(l.Error, refusal.Detail) || l.Failing.Refusal != refusal.Failure || l.Failing.Since.IsZero() {
+				t.Errorf("logged %s", line)
+			}
+		}
+		if !maps.Equal(named, map[string]bool{first.ID: true, second.ID: true}) {
+			t.Errorf("the log names %v: %s", named, &logged)
 		}
 	})
 }
