@@ -118,7 +118,7 @@ func ConnectTaskLease(ctx context.Context, table, roleID, taskID string) (*TaskL
 const (
 	computeTimeout    = 10 * time.Second // of one attempt; RunTask can take seconds
 	computeAttempts   = 10
-	computeMaxBackoff = 2 * time.Second
+	computeMaxBackoff = time.Second // so that a throttled call is repeated several times within bastion.Timing.StepTimeout
 )
 
 // NewEC2 returns a client of EC2 that keeps within the pacer's rates. If a request is

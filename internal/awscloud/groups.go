@@ -179,6 +179,7 @@ func (g *Groups) ofStack() types.Filter { return filter("tag:"+TagStack, g.stack
 // find returns the groups that match all filters, with their rules. It reads the rules
 // separately, because the description of a group does not contain the ids of its rules.
 func (g *Groups) find(ctx context.Context, filters ...types.Filter) ([]bastion.Group, error) {
+	ctx = together(ctx)
 	var groups []bastion.Group
 	var withRules []string
 	in := &ec2.DescribeSecurityGroupsInput{Filters: filters, MaxResults: aws.Int32(perPage)}

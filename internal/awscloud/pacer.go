@@ -2,6 +2,7 @@ package awscloud
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -68,25 +69,85 @@ func (p *Pacer) empty(action string) {
 	}
 }
 
+// waiting measures for how long a call waited: for its turns, and after throttled
+// attempts.
+type waiting struct {
+	began time.Time
+	since time.Time // zero while the call does not wait
+	total time.Duration
+}
+
+type waitingKey struct{}
+
+// together makes several calls with the returned context count as one for mostlyWaited,
+// because they have one deadline. They must not run at the same time.
+func together(ctx context.Context) context.Context {
+	if ctx.Value(waitingKey{}) != nil {
+		return ctx
+	}
+	return context.WithValue(ctx, waitingKey{}, &waiting{began: time.Now()})
+}
+
+func (w *waiting) begin() {
+	if w.since.IsZero() {
+		w.since = time.Now()
+	}
+}
+
+func (w *waiting) end() {
+	if !w.since.IsZero() {
+		w.total += time.Since(w.since)
+	}
+	w.since = time.Time{}
+}
+
 // addTo is an APIOption of an SDK client. It inserts the pacer after the retry
-// middleware, so that each attempt waits.
+// middleware, so that each attempt waits. Before the retry middleware it inserts
+// mostlyWaited.
 func (p *Pacer) addTo(stack *middleware.Stack) error {
-	return stack.Finalize.Insert(middleware.FinalizeMiddlewareFunc("Pace", func(
-		ctx context.Context, in middleware.FinalizeInput, next middleware.FinalizeHandler,
-	) (out middleware.FinalizeOutput, metadata middleware.Metadata, err error) {
-		action := awsmiddleware.GetOperationName(ctx)
-		if err := p.wait(ctx, action); err != nil {
-			return out, metadata, err
-		}
-		out, metadata, err = next.HandleFinalize(ctx, in)
-		if throttling.IsErrorThrottle(err).Bool() {
-			p.empty(action)
-			if p.failWhenThrottled {
-				err = fmt.Errorf("%s was throttled: %w", action, bastion.ErrNoTime)
-			}
-		}
+	retrying := (*retry.Attempt)(nil).ID()
+	if err := stack.Finalize.Insert(middleware.FinalizeMiddlewareFunc("MostlyWaited", mostlyWaited), retrying, middleware.Before); err != nil {
+		return err
+	}
+	return stack.Finalize.Insert(middleware.FinalizeMiddlewareFunc("Pace", p.pace), retrying, middleware.After)
+}
+
+// mostlyWaited returns bastion.ErrNoTime for a call that ended at its deadline if it had
+// waited for most of its time. Any other call that ends at its deadline got no response in
+// time, which is a failure.
+func mostlyWaited(ctx context.Context, in middleware.FinalizeInput, next middleware.FinalizeHandler) (
+	middleware.FinalizeOutput, middleware.Metadata, error,
+) {
+	ctx = together(ctx)
+	w := ctx.Value(waitingKey{}).(*waiting)
+	out, metadata, err := next.HandleFinalize(ctx, in)
+	w.end()
+	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) && 2*w.total > time.Since(w.began) {
+		err = fmt.Errorf("%s waited for its turn until the deadline: %w", awsmiddleware.GetOperationName(ctx), bastion.ErrNoTime)
+	}
+	return out, metadata, err
+}
+
+func (p *Pacer) pace(ctx context.Context, in middleware.FinalizeInput, next middleware.FinalizeHandler) (
+	out middleware.FinalizeOutput, metadata middleware.Metadata, err error,
+) {
+	action := awsmiddleware.GetOperationName(ctx)
+	w := ctx.Value(waitingKey{}).(*waiting)
+	w.begin()
+	err = p.wait(ctx, action)
+	w.end()
+	if err != nil {
 		return out, metadata, err
-	}), (*retry.Attempt)(nil).ID(), middleware.After)
+	}
+	out, metadata, err = next.HandleFinalize(ctx, in)
+	if throttling.IsErrorThrottle(err).Bool() {
+		p.empty(action)
+		w.begin()
+		if p.failWhenThrottled {
+			err = fmt.Errorf("%s was throttled: %w", action, bastion.ErrNoTime)
+		}
+	}
+	return out, metadata, err
 }
 
 // throttling recognises the errors with which AWS refuses a call because of its rate.

@@ -171,6 +171,67 @@ func TestThrottlingAfterAllRetriesIsErrNoTime(t *testing.T) {
 	})
 }
 
+// A call that ends at its deadline is a failure if AWS did not respond, and a lack of time
+// if the call waited: for its turn, or because AWS throttled it.
+func TestDeadlineOfWaitingCallIsErrNoTime(t *testing.T) {
+	refuse := func(code string) func(*wire) {
+		return func(w *wire) {
+			for range computeAttempts {
+				w.server.Fail("DeleteSecurityGroup", code, "Refused.")
+			}
+		}
+	}
+	for name, test := range map[string]struct {
+		set    func(*wire)
+		waits  bool          // the call waits 200 ms for its turn
+		takes  time.Duration // AWS's response
+		limit  time.Duration
+		noTime bool
+	}{
+		"throttled":                            {refuse("RequestLimitExceeded"), false, time.Millisecond, time.Second, true},
+		"an error of AWS, again and again":     {refuse("InternalError"), false, time.Millisecond, time.Second, false},
+		"no response":                          {nil, false, time.Hour, time.Second, false},
+		"no response after a short wait":       {nil, true, time.Hour, time.Second, false},
+		"a long wait, then too little time":    {nil, true, 60 * time.Millisecond, 250 * time.Millisecond, true},
+		"throttled late, then too little time": {refuse("RequestLimitExceeded"), false, 200 * time.Millisecond, 210 * time.Millisecond, false},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			p := NewPacer()
+			w := pacedWire(t, p)
+			if test.set != nil {
+				test.set(w)
+			}
+			slow := &http.Client{Transport: slowTransport{w.server, test.takes}}
+			groups := NewGroups(NewEC2(testSDK("http://wire.test"), p, func(o *ec2.Options) { o.HTTPClient = slow }), testStack)
+			if test.waits {
+				p.empty("DeleteSecurityGroup")
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), test.limit)
+			defer cancel()
+			err := groups.Delete(ctx, "sg-1")
+			if errors.Is(err, bastion.ErrNoTime) != test.noTime || errors.Is(err, context.DeadlineExceeded) == test.noTime {
+				t.Errorf("%s: %v", name, err)
+			}
+			checkNoSDKError(t, err)
+		})
+	}
+}
+
+// slowTransport delays each response.
+type slowTransport struct {
+	http.RoundTripper
+	takes time.Duration
+}
+
+func (s slowTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	select {
+	case <-time.After(s.takes):
+		return s.RoundTripper.RoundTrip(r)
+	case <-r.Context().Done():
+		return nil, r.Context().Err()
+	}
+}
+
 // The domain handles ErrNoTime, so the SDK must not hide it.
 func TestErrNoTimePassesThroughSDK(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -25,6 +25,7 @@ const tasksPerDescribe = 100
 // Describe returns the bastion's tasks, oldest first: those that have its startedBy,
 // and those with the known ids.
 func (t *Tasks) Describe(ctx context.Context, bastionID string, known ...string) ([]bastion.Task, error) {
+	ctx = together(ctx)
 	arns, err := t.list(ctx, &ecs.ListTasksInput{StartedBy: aws.String(StartedBy(bastionID))})
 	if err != nil {
 		return nil, fmt.Errorf("describe tasks of %s: %w", bastionID, err)
@@ -44,6 +45,7 @@ func (t *Tasks) Describe(ctx context.Context, bastionID string, known ...string)
 
 // Fetch returns one task.
 func (t *Tasks) Fetch(ctx context.Context, taskID string) (bastion.Task, error) {
+	ctx = together(ctx)
 	tasks, err := t.describe(ctx, []string{t.stack.taskARN(taskID)}, func(types.Task) bool { return true })
 	if err == nil && len(tasks) == 0 {
 		err = bastion.ErrNotFound

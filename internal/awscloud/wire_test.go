@@ -244,7 +244,7 @@ func TestComputeRetriesEndWithContext(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	_, err := w.groups.Create(ctx, bastion.GroupSpec{BastionID: testID})
-	if !errors.Is(err, context.DeadlineExceeded) {
+	if !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, bastion.ErrNoTime) { // ErrNoTime: most of the time was a pause
 		t.Error(err)
 	}
 }

@@ -198,7 +198,11 @@ func (s *Service) await(ctx context.Context, rec Record, allowed Step, wait time
 	until := began.Add(wait)
 	for {
 		latest, err := s.refresh(ctx, rec.ID, allowed)
-		if err != nil && ctx.Err() == nil {
+		switch {
+		case ctx.Err() != nil || err == nil:
+		case errors.Is(err, ErrNoTime):
+			s.Log.Info("no time left", "bastions", 1)
+		default:
 			s.Log.Warn("converge failed", "bastion", rec.ID, "error", err)
 		}
 		if latest.ID != "" {
