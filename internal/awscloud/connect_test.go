@@ -247,8 +247,8 @@ func TestClientsLimitAttemptsAndPauses(t *testing.T) {
 		pause    time.Duration
 	}{
 		"DynamoDB": {table.HTTPClient, table.Retryer, 5 * time.Second, 30, time.Second},
-		"EC2":      {groups.HTTPClient, groups.Retryer, 10 * time.Second, 10, 2 * time.Second},
-		"ECS":      {tasks.HTTPClient, tasks.Retryer, 10 * time.Second, 10, 2 * time.Second},
+		"EC2":      {groups.HTTPClient, groups.Retryer, 10 * time.Second, 10, time.Second},
+		"ECS":      {tasks.HTTPClient, tasks.Retryer, 10 * time.Second, 10, time.Second},
 	} {
 		client, ok := c.http.(*awshttp.BuildableClient)
 		if !ok || client.GetTimeout() != c.timeout || c.retryer.MaxAttempts() != c.attempts {

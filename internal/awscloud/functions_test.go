@@ -7,9 +7,11 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -100,6 +102,7 @@ func TestCallErrorsAndRetries(t *testing.T) {
 		"throttled once":            {[]http.HandlerFunc{throttled, respond(200, `{}`)}, `{}`, 2, ""},
 		"throttled":                 {[]http.HandlerFunc{throttled}, refused, lambdaAttempts, refused},
 		"no such function":          {[]http.HandlerFunc{refuse(404, "ResourceNotFoundException")}, refused, 1, refused},
+		"invalid request":           {[]http.HandlerFunc{refuse(400, "InvalidParameterValueException")}, refused, 1, refused},
 		"forbidden":                 {[]http.HandlerFunc{refuse(403, "AccessDeniedException")}, refused, 1, refused},
 		"server error":              {[]http.HandlerFunc{refuse(500, "ServiceException")}, unknown, 1, unknown},
 		"connection closed":         {[]http.HandlerFunc{closeConnection}, unknown, 1, unknown},
@@ -121,6 +124,9 @@ func TestCallErrorsAndRetries(t *testing.T) {
 					return ran
 				case errors.Is(err, ErrOutcomeUnknown):
 					return unknown
+				}
+				if !strings.Contains(err.Error(), "Invoke") {
+					t.Errorf("the error does not contain the cause: %v", err)
 				}
 				return refused
 			}
@@ -175,15 +181,27 @@ func (d *deadlines) Invoke(ctx context.Context, _ *lambda.InvokeInput, _ ...func
 }
 
 func TestEveryCallHasDeadline(t *testing.T) {
-	var d deadlines
-	f := NewFunctions(&d)
-	if _, err := f.Invoke(context.Background(), testFunction, nil); err != nil {
-		t.Error(err)
-	}
-	must(t, f.InvokeAsync(context.Background(), testFunction, nil))
-	for i, most := range []time.Duration{invokeTimeout, asyncTimeout} {
-		if left := d.left[i]; left <= 0 || left > most {
-			t.Errorf("call %d has %s, want at most %s", i, left, most)
+	synctest.Test(t, func(t *testing.T) {
+		var d deadlines
+		f := NewFunctions(&d)
+		if _, err := f.Invoke(context.Background(), testFunction, nil); err != nil {
+			t.Error(err)
+		}
+		must(t, f.InvokeAsync(context.Background(), testFunction, nil))
+		if want := []time.Duration{30 * time.Second, 2 * time.Second}; !slices.Equal(d.left, want) {
+			t.Errorf("the calls have %s, want %s", d.left, want)
+		}
+	})
+}
+
+func TestTextOfFunctionError(t *testing.T) {
+	for payload, want := range map[string]string{
+		`{"errorType":"Timeout","errorMessage":"too slow"}`: "function failed: Timeout: too slow",
+		`too slow`:               "function failed: unreadable: too slow",
+		strings.Repeat("x", 300): "function failed: unreadable: " + strings.Repeat("x", 200),
+	} {
+		if got := functionError([]byte(payload)).Error(); got != want {
+			t.Errorf("%s, want %s", got, want)
 		}
 	}
 }

@@ -108,3 +108,41 @@ func TestFailureInAnyBatchIsError(t *testing.T) {
 		}
 	}
 }
+
+// answeredECS is an ECS with this response to RunTask.
+type answeredECS struct {
+	ECSTasks // the other calls panic
+	out      *ecs.RunTaskOutput
+}
+
+func (a answeredECS) RunTask(context.Context, *ecs.RunTaskInput, ...func(*ecs.Options)) (*ecs.RunTaskOutput, error) {
+	return a.out, nil
+}
+
+// Without a failure and without a task, it is not known whether ECS starts one.
+func TestRunTaskWithoutTaskAndFailureIsNoRefusal(t *testing.T) {
+	for _, n := range []int{0, 2} {
+		api := answeredECS{out: &ecs.RunTaskOutput{Tasks: make([]types.Task, n)}}
+		task, err := NewTasks(api, nil, testStack, time.Now).Run(t.Context(), specIn("sg-1", testID, 1))
+		checkRefusal(t, err, "")
+		if err == nil || errors.Is(err, bastion.ErrNotFound) {
+			t.Errorf("%d tasks: %+v, %v", n, task, err)
+		}
+	}
+}
+
+// A person reads the message, and clients depend on the code.
+func TestFailuresOfRunTaskHaveCodesAndMessages(t *testing.T) {
+	for reason, want := range map[string]bastion.FailureCode{
+		"RESOURCE:ENI": bastion.FailureNetwork, "RESOURCE:CPU": bastion.FailureCapacity, "Another reason": bastion.FailureStart,
+		"You've reached the limit on the number of vCPUs you can run concurrently": bastion.FailureCapacity,
+	} {
+		api := answeredECS{out: &ecs.RunTaskOutput{Failures: []types.Failure{{Reason: &reason, Detail: aws.String("the detail")}}}}
+		_, err := NewTasks(api, nil, testStack, time.Now).Run(t.Context(), specIn("sg-1", testID, 1))
+		checkRefusal(t, err, want)
+		var refused *bastion.RefusedError
+		if errors.As(err, &refused) && refused.Detail != reason+": the detail" {
+			t.Errorf("the detail is %q", refused.Detail)
+		}
+	}
+}
