@@ -135,12 +135,12 @@ func (o *output) String() string {
 	return o.text.String()
 }
 
-// start starts a process of a function.
-func (r *region) start(name string) *process {
+// start starts a process of a function. The changes are of its environment.
+func (r *region) start(name string, changes ...string) *process {
 	r.t.Helper()
 	p := &process{region: r, name: name, output: &output{}}
 	log := slog.New(slog.NewJSONHandler(p.output, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	environ := environment("BASTION_QUOTA_TOTAL=2000", "BASTION_SPOT=false", "BASTION_IDLE=0s")
+	environ := environment(append([]string{"BASTION_QUOTA_TOTAL=2000", "BASTION_SPOT=false", "BASTION_IDLE=0s"}, changes...)...)
 	app, err := wire(r.t.Context(), environ, log, &http.Client{Transport: p})
 	if err != nil {
 		r.t.Fatal(err)
