@@ -54,7 +54,7 @@ func undeployCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "undeploy",
 		Short: "Remove the service from AWS",
-		Long: `Refuse new bastions, close all bastions and wait until they are gone, check that
+		Long: `Refuse POST requests, close all bastions and wait until they are gone, check that
 nothing else refers to the member group, delete the stacks, and list what is kept. It
 is safe to repeat.`,
 		Args: cobra.NoArgs,

@@ -24,8 +24,8 @@ type Config struct {
 	Slack string
 	// ReaperPeriod is the time between two runs of the reaper.
 	ReaperPeriod time.Duration
-	// If Draining is true, requests to create bastions are refused, so that the stack can
-	// be deleted.
+	// If Draining is true, every POST, which creates or renews a bastion, is refused, so
+	// that the stack can be deleted.
 	Draining bool
 }
 

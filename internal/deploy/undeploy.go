@@ -20,7 +20,7 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/api"
 )
 
-// Undeploy removes the service: it refuses new bastions, closes all bastions while the
+// Undeploy removes the service: it refuses all POST requests, closes all bastions while the
 // reaper still runs, and then deletes the stacks. It is safe to repeat.
 func (d *Deployment) Undeploy(ctx context.Context) error {
 	if err := d.Settings.ValidateStack(); err != nil {
@@ -36,7 +36,7 @@ func (d *Deployment) undeploySteps() []step {
 		last = step{"delete what is kept", []string{"delete the tables and the repository that the stacks leave, and list the log groups"}, d.purge}
 	}
 	return []step{
-		{"refuse new bastions in " + s.Stack, []string{
+		{"refuse POST requests in " + s.Stack, []string{
 			"update the stack with Draining=true and with you as an admin, and no other change",
 		}, d.drain},
 		{"close all bastions and wait until they are gone", []string{
@@ -96,7 +96,7 @@ func (d *Deployment) drain(ctx context.Context) error {
 	}
 	admins := withAdmin(s.parameters["Admins"], me.admin)
 	if s.parameters["Draining"] == "true" && s.parameters["Admins"] == admins {
-		fmt.Fprintln(d.Progress.W, "new bastions are refused already")
+		fmt.Fprintln(d.Progress.W, "POST requests are refused already")
 		return nil
 	}
 	_, err = d.Cloud.Stacks.UpdateStack(ctx, &cloudformation.UpdateStackInput{
@@ -113,7 +113,7 @@ func (d *Deployment) drain(ctx context.Context) error {
 	if s.status != types.StackStatusUpdateComplete {
 		return fmt.Errorf("update the stack %s: %s: %s", d.Settings.Stack, s.status, reasons(ctx, d.Cloud.Stacks, s.id))
 	}
-	fmt.Fprintln(d.Progress.W, "new bastions are refused (503 draining); make deploy reverts this")
+	fmt.Fprintln(d.Progress.W, "POST requests, which create or renew bastions, are refused (503 draining); make deploy reverts this")
 	return nil
 }
 
@@ -291,8 +291,13 @@ func (d *Deployment) closeAll(ctx context.Context) error {
 }
 
 // waitingFor describes the progress. A bastion is listed until its task's network
-// interface is deleted, up to fifteen minutes after the task.
+// interface is deleted, up to fifteen minutes after the task. If AWS does not carry out
+// the next step, its stage is delayed.
 func waitingFor(left []api.Bastion) string {
 	first := left[0]
-	return fmt.Sprintf("%d left, for example %s of %s, %s", len(left), first.ID, first.Owner, first.State)
+	state := string(first.State)
+	if first.Stage != "" {
+		state += " (" + first.Stage + ")"
+	}
+	return fmt.Sprintf("%d left, for example %s of %s, %s", len(left), first.ID, first.Owner, state)
 }

@@ -205,3 +205,17 @@ func TestFunctionsAcceptUndeployAsAdmin(t *testing.T) {
 		}
 	}
 }
+
+func TestProgressNamesStateAndStage(t *testing.T) {
+	for _, test := range []struct {
+		stage, want string
+	}{
+		{"", "2 left, for example a of iam:1:AIDA, closing"},
+		{"delayed", "2 left, for example a of iam:1:AIDA, closing (delayed)"},
+	} {
+		left := []api.Bastion{{ID: "a", Owner: "iam:1:AIDA", State: bastion.Closing, Stage: test.stage}, {ID: "b"}}
+		if got := waitingFor(left); got != test.want {
+			t.Errorf("%q, want %q", got, test.want)
+		}
+	}
+}

@@ -37,9 +37,9 @@ func (a *App) Reaper() *Reaper {
 	return &Reaper{service: a.Service, dueList: a.Service.DueList, records: a.Service.Records, overdueAfter: a.Config.OverdueAfter(), metrics: a.metrics, now: time.Now, log: a.log}
 }
 
-// Handle reaps or sweeps. It returns an error of Reap only if Reap started no converge;
-// otherwise it logs the error, and the records that failed stay due. It always returns
-// an error of Sweep.
+// Handle reaps or sweeps. It returns an error of Reap only if Reap started no converge. A
+// converge that fails is counted, and Reap logs it; its record stays due. Handle always
+// returns an error of Sweep, and of the query for overdue records.
 func (r *Reaper) Handle(ctx context.Context, schedule Schedule) error {
 	ctx, cancel := withinDeadline(ctx)
 	defer cancel()
