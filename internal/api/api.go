@@ -20,7 +20,7 @@ type Bastion struct {
 	Owner string `json:"owner"`
 
 	State   bastion.State `json:"state"`
-	Stage   string        `json:"stage,omitempty"` // of a starting bastion; see StageText
+	Stage   string        `json:"stage,omitempty"` // of a starting or closing bastion; see StageText
 	Reason  string        `json:"reason,omitempty"`
 	Failure *Failure      `json:"failure,omitempty"`
 	Ended   *Ended        `json:"ended,omitempty"`
@@ -38,11 +38,13 @@ type Bastion struct {
 
 	CreatedAt      time.Time `json:"created_at"`
 	ReadyAt        time.Time `json:"ready_at,omitzero"`
+	SeenAt         time.Time `json:"seen_at,omitzero"` // when AWS last showed the ready bastion
 	Deadline       time.Time `json:"deadline"`
 	LatestDeadline time.Time `json:"latest_deadline"`
 }
 
-// Failure is the reason why a bastion could not be started.
+// Failure is the reason why a bastion could not be started, or AWS's refusal of a step of
+// a starting or closing bastion.
 type Failure struct {
 	Code    bastion.FailureCode `json:"code"`
 	Message string              `json:"message"`
@@ -78,14 +80,47 @@ func NewBastion(rec bastion.Record) Bastion {
 	if rec.End.Reason != "" {
 		b.Ended = &Ended{rec.End.Reason, rec.End.At.UTC()}
 	}
+	if b.State == bastion.Ready {
+		b.SeenAt = rec.SeenAt.UTC()
+	}
 	if rec.End.Reason == bastion.EndFailed {
 		b.Failure = &Failure{rec.End.Failure.Code, rec.End.Failure.Message}
+	} else if refusal := rec.Refusal(); refusal.Code != "" {
+		b.Failure = &Failure{refusal.Code, refusal.Message}
 	}
 	return b
 }
 
 // IsOpen reports whether the bastion can be used, extended and closed.
 func (b Bastion) IsOpen() bool { return b.State == bastion.Starting || b.State == bastion.Ready }
+
+// stageDelayed is the stage of a bastion for which AWS does not carry out the next step.
+const stageDelayed = "delayed"
+
+// IsDelayed reports whether the latest change of the bastion may not be in force, because
+// AWS does not carry out a step of it.
+func (b Bastion) IsDelayed() bool {
+	return b.Stage == stageDelayed || b.Failure != nil && b.State != bastion.Failed
+}
+
+// DelaySentence returns what the service does about the delay of a bastion, and what the
+// person can do. It returns "" if the bastion is not delayed.
+//
+// A delayed close can leave the access open until the deadline, at which the bastion
+// closes by itself. A bastion that ended by itself has closed its connections already.
+func (b Bastion) DelaySentence() string {
+	switch {
+	case !b.IsDelayed():
+		return ""
+	case b.State == bastion.Closing && b.Ended != nil && b.Ended.Reason != bastion.EndClosed:
+		return "Its server has ended by itself, or ends at the deadline. The service repeats the removal of the rest until AWS carries it out. You don't need to do anything."
+	case b.State == bastion.Closing:
+		return "Your request to close it is stored, and the service repeats each step until AWS carries it out. Until then, access may still be open, but no longer than until the deadline, when the bastion closes by itself. If that is too late, ask your operator to stop its task."
+	case !b.ReadyAt.IsZero():
+		return "Your request is stored, and the service repeats the step until AWS carries it out. Until then, the previous address and keys may still be accepted. You don't need to send the request again; to end the access, close the bastion."
+	}
+	return "Your request is stored, and the service repeats the step. You don't need to send the request again. If AWS does not carry it out for long, the start fails with the cause."
+}
 
 // Problem is a problem document (RFC 9457) with the extension members code and
 // request_id.
@@ -127,7 +162,7 @@ func EndSentence(reason bastion.EndReason) string {
 	return ""
 }
 
-// StageText returns a short text that describes a stage of a start. It has the form of a
+// StageText returns a short text that describes a stage of a bastion. It has the form of a
 // title: a capital first letter, and no full stop. It returns "" for an unknown stage.
 func StageText(stage string) string {
 	switch stage {
@@ -145,8 +180,8 @@ func StageText(stage string) string {
 		return "Moving the firewall rule to your address"
 	case "lease":
 		return "Updating the running bastion"
-	case "delayed":
-		return "Delayed: AWS does not carry out the next step, so it is repeated"
+	case stageDelayed:
+		return "Waiting for AWS, which has not carried out the latest step"
 	}
 	return ""
 }

@@ -228,6 +228,15 @@ func TestDecide(t *testing.T) {
 		{"source has moved and the bastion is ready again: notify",
 			with(created(), ready, notify, notified, moved, settled), Observed{Group: group("B"), Tasks: tasks(TaskRunning), Lease: reported(2)}, 10 * time.Minute,
 			"Notify(ready, attempt 1)", "ready/", 10*time.Minute + 15*time.Second},
+		{"move is refused: notify of the refusal",
+			with(created(), ready, notify, notified, moved, settled), Observed{Group: group(), Tasks: tasks(TaskRunning), Lease: reported(2), Taken: refusedMove()}, 10 * time.Minute,
+			"AuthorizeIngress(192.0.2.2/32) Notify(starting/address, refused (capacity_unavailable), attempt 1)", "starting/address", 10*time.Minute + 15*time.Second},
+		{"move is still refused, notice was sent: do not notify again",
+			with(created(), ready, moved, settled, refusedFailing, unreachableSource, notify, notified), Observed{Group: group(), Tasks: tasks(TaskRunning), Lease: reported(2), Taken: refusedMove()}, 10 * time.Minute,
+			"AuthorizeIngress(192.0.2.2/32)", "starting/address", 10*time.Minute + 15*time.Second},
+		{"move is no longer refused: notify",
+			with(created(), ready, moved, settled, refusedFailing, unreachableSource, notify, notified), Observed{Group: group("B"), Tasks: tasks(TaskRunning), Lease: leasedReported(2, 1)}, 10 * time.Minute,
+			"Notify(starting/lease, attempt 1)", "starting/lease", 10*time.Minute + 15*time.Second},
 		{"deadline has changed: notify",
 			with(created(), ready, settled, notify, notified, until(2*time.Hour, 9*time.Minute)), inUse(1), 10 * time.Minute,
 			"Notify(ready, attempt 1)", "ready/", 10*time.Minute + 15*time.Second},
@@ -529,6 +538,14 @@ func stopped(exit int) []Task {
 func refusedTask(n int) map[Action]error {
 	return map[Action]error{{Step: RunTask, Attempt: n}: &RefusedError{Failure: CapacityFailure}}
 }
+
+// refusedMove returns the result of an AuthorizeIngress for srcB that was refused.
+func refusedMove() map[Action]error {
+	return map[Action]error{{Step: AuthorizeIngress, GroupID: "sg", Source: srcB}: &RefusedError{Failure: CapacityFailure}}
+}
+
+func refusedFailing(r *Record)    { r.Failing = Failing{t0, CapacityFailure} }
+func unreachableSource(r *Record) { r.Group.Ingress = netip.Prefix{} }
 
 func leased(generation int64) *LeaseItem { return leasedReported(generation, 0) }
 func reported(generation int64) *LeaseItem {

@@ -19,17 +19,21 @@ import (
 type Notice struct {
 	State    State        `json:"state"`
 	Stage    string       `json:"stage,omitempty"`
+	Failure  FailureCode  `json:"failure,omitempty"` // of the refusal that Record.Refusal returns
 	Attempt  int          `json:"attempt,omitempty"`
 	Source   netip.Prefix `json:"source,omitzero"`
 	Deadline time.Time    `json:"deadline,omitzero"`
 	Warning  bool         `json:"warning,omitempty"` // the bastion is ready and its deadline is near
 }
 
-// String returns the notice's state, stage, warning and attempt, for logs and tests.
+// String returns the notice's state, stage, refusal, warning and attempt, for logs and tests.
 func (n Notice) String() string {
 	s := string(n.State)
 	if n.Stage != "" {
 		s += "/" + n.Stage
+	}
+	if n.Failure != "" {
+		s += ", refused (" + string(n.Failure) + ")"
 	}
 	if n.Warning {
 		s += ", warning"
@@ -50,7 +54,7 @@ const (
 func (r Record) notice(warnBefore time.Duration, now time.Time) Notice {
 	at, state := r.warnAt(warnBefore), r.State()
 	return Notice{
-		State: state, Stage: r.Stage(), Attempt: r.Attempt.Number,
+		State: state, Stage: r.Stage(), Failure: r.Refusal().Code, Attempt: r.Attempt.Number,
 		Source: r.Intent.Source, Deadline: r.Intent.Deadline,
 		Warning: state == Ready && !at.IsZero() && !now.Before(at),
 	}

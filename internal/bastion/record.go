@@ -232,6 +232,15 @@ func (r Record) Stage() string {
 	return "host key"
 }
 
+// Refusal returns AWS's latest definite refusal of a step of a starting or closing
+// bastion's group. It is zero if there is none.
+func (r Record) Refusal() Failure {
+	if state := r.State(); state != Starting && state != Closing {
+		return Failure{}
+	}
+	return r.Failing.Refusal
+}
+
 // Endpoint returns the address that the owner connects to, in the family of the
 // source. It is zero until the address is known.
 func (r Record) Endpoint() netip.AddrPort {

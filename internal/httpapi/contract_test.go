@@ -255,14 +255,14 @@ func successes() []exchange {
 		add := func(method, path string, record bastion.Record, status string) {
 			all = append(all, exchange{method: method, path: path, record: record, created: status == "201", header: header, want: status + " " + contentType})
 		}
-		for _, record := range []bastion.Record{starting(), ready(), closing(), closed(), failed()} {
+		for _, record := range []bastion.Record{starting(), ready(), closing(bastion.EndIdle), closed(), failed()} {
 			add("GET", "/bastions", record, "200")
 			add("GET", itemPath, record, "200")
 		}
 		add("POST", "/bastions", starting(), "201")
 		add("POST", "/bastions", ready(), "200")
 		add("PATCH", itemPath, ready(), "200")
-		for status, record := range map[string]bastion.Record{"202": closing(), "200": closed()} {
+		for status, record := range map[string]bastion.Record{"202": closing(bastion.EndIdle), "200": closed()} {
 			add("DELETE", "/bastions", record, status)
 			add("DELETE", itemPath, record, status)
 		}

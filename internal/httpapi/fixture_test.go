@@ -191,15 +191,42 @@ func ready() bastion.Record {
 	return rec
 }
 
-func closing() bastion.Record {
+// justSeen returns a bastion that was seen ready a second before the request.
+func justSeen() bastion.Record {
+	rec := ready()
+	rec.SeenAt = noon.Add(59 * time.Second)
+	return rec
+}
+
+// moving returns a bastion that was ready and moves to another address.
+func moving() bastion.Record {
+	rec := ready()
+	rec.Intent.Source, rec.SeenAt = netip.MustParsePrefix("203.0.113.8/32"), time.Time{}
+	return rec
+}
+
+// delayed returns the record with failing converges.
+func delayed(rec bastion.Record) bastion.Record {
+	rec.Failing.Since = noon.Add(40 * time.Second)
+	return rec
+}
+
+// refused returns the record with converges that AWS refuses.
+func refused(rec bastion.Record) bastion.Record {
+	rec = delayed(rec)
+	rec.Failing.Refusal = bastion.CapacityFailure
+	return rec
+}
+
+func closing(reason bastion.EndReason) bastion.Record {
 	rec := ready()
 	rec.Intent.Open = false
-	rec.End = bastion.End{Reason: bastion.EndIdle, At: noon.Add(20 * time.Minute)}
+	rec.End = bastion.End{Reason: reason, At: noon.Add(20 * time.Minute)}
 	return rec
 }
 
 func closed() bastion.Record {
-	rec := closing()
+	rec := closing(bastion.EndIdle)
 	rec.Attempt.EndedAt = noon.Add(21 * time.Minute)
 	rec.FinishedAt = noon.Add(22 * time.Minute)
 	return rec

@@ -28,10 +28,10 @@ func TestOperationsCallTheService(t *testing.T) {
 		"get":                 {"GET", item, "", ready(), false, "Get", 200},
 		"get failed":          {"GET", item, "", failed(), false, "Get", 200},
 		"extend":              {"PATCH", item, `{"ttl":"30m"}`, ready(), false, "Extend", 200},
-		"close":               {"DELETE", item, "", closing(), false, "Close", 202},
+		"close":               {"DELETE", item, "", closing(bastion.EndIdle), false, "Close", 202},
 		"closed":              {"DELETE", item, "", closed(), false, "Close", 200},
 		"list":                {"GET", "/bastions", "", ready(), false, "List", 200},
-		"close all":           {"DELETE", "/bastions", "", closing(), false, "CloseAll", 202},
+		"close all":           {"DELETE", "/bastions", "", closing(bastion.EndIdle), false, "CloseAll", 202},
 		"close all, all gone": {"DELETE", "/bastions", "", closed(), false, "CloseAll", 200},
 	} {
 		t.Run(name, func(t *testing.T) {

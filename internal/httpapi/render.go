@@ -80,11 +80,21 @@ func (h *handler) describe(b *strings.Builder, rec bastion.Record) {
 	switch d.State {
 	case bastion.Starting:
 		comment(b, "stage %s: %s", d.Stage, api.StageText(d.Stage))
+		h.describeDelay(b, d)
 	case bastion.Ready:
 		comment(b, "open until %s (%s left)", timestamp(d.Deadline), bastion.FormatTTL(max(0, d.Deadline.Sub(h.Now()))))
 		comment(b, "can be extended until %s", timestamp(d.LatestDeadline))
+		if ago := h.Now().Sub(d.SeenAt); ago >= seenNow {
+			comment(b, "AWS last showed it ready %s ago", bastion.FormatTTL(ago.Truncate(time.Second)))
+		}
 	case bastion.Closing, bastion.Closed:
-		comment(b, "%s", api.EndSentence(d.Ended.Reason))
+		if d.Stage != "" {
+			comment(b, "stage %s: %s", d.Stage, api.StageText(d.Stage))
+		}
+		if !d.IsDelayed() || d.Ended.Reason != bastion.EndClosed {
+			comment(b, "%s", api.EndSentence(d.Ended.Reason))
+		}
+		h.describeDelay(b, d)
 	case bastion.Failed:
 		comment(b, "%s: %s", d.Failure.Code, d.Failure.Message)
 	}
@@ -99,6 +109,23 @@ func (h *handler) describe(b *strings.Builder, rec bastion.Record) {
 		comment(b, "being removed: DELETE %s returns 200 when nothing is left", path)
 	case bastion.Closed, bastion.Failed:
 		comment(b, "POST %s creates a new one", collection)
+	}
+}
+
+// seenNow is the age below which a bastion was seen ready by the request itself.
+const seenNow = 2 * time.Second
+
+// describeDelay writes the comments about a step that AWS refused or did not carry out.
+func (h *handler) describeDelay(b *strings.Builder, d api.Bastion) {
+	if !d.IsDelayed() {
+		return
+	}
+	if d.Failure != nil {
+		comment(b, "AWS refused the latest step, %s: %s", d.Failure.Code, d.Failure.Message)
+	}
+	comment(b, "%s", d.DelaySentence())
+	if d.State == bastion.Closing {
+		comment(b, "deadline: %s", timestamp(d.Deadline))
 	}
 }
 

@@ -28,7 +28,7 @@ func TestGoldenResponses(t *testing.T) {
 	second.Attempt.Endpoints = []netip.AddrPort{netip.MustParseAddrPort("198.51.100.25:22")}
 	others := ready()
 	others.ID, others.Owner = "5kq7vmx2p4hzr6ta", "local:bob"
-	old := closing()
+	old := closing(bastion.EndIdle)
 	old.ID = "6kq7vmx2p4hzr6ta"
 	six := ready()
 	six.Intent.Source = netip.MustParsePrefix("2001:db8::7/128")
@@ -40,11 +40,19 @@ func TestGoldenResponses(t *testing.T) {
 		targets []httpapi.Target
 	}{
 		"starting":          {[]bastion.Record{starting()}, []httpapi.Target{privateHost}},
+		"starting-delayed":  {[]bastion.Record{delayed(starting())}, nil},
+		"starting-refused":  {[]bastion.Record{refused(starting())}, nil},
+		"moving-refused":    {[]bastion.Record{refused(moving())}, nil},
+		"moving-delayed":    {[]bastion.Record{delayed(moving())}, nil},
+		"closing-delayed":   {[]bastion.Record{delayed(closing(bastion.EndClosed))}, nil},
+		"closing-refused":   {[]bastion.Record{refused(closing(bastion.EndClosed))}, nil},
+		"ending-delayed":    {[]bastion.Record{delayed(closing(bastion.EndIdle))}, nil},
+		"ready-just-seen":   {[]bastion.Record{justSeen()}, nil},
 		"ready":             {[]bastion.Record{ready()}, nil},
 		"ready-with-target": {[]bastion.Record{ready()}, []httpapi.Target{privateHost}},
 		"ready-ipv6":        {[]bastion.Record{six}, nil},
 		"ready-port-22":     {[]bastion.Record{second}, nil},
-		"closing":           {[]bastion.Record{closing()}, nil},
+		"closing":           {[]bastion.Record{closing(bastion.EndIdle)}, nil},
 		"closed":            {[]bastion.Record{closed()}, nil},
 		"failed":            {[]bastion.Record{failed()}, nil},
 		"list":              {[]bastion.Record{old, ready(), others, second}, []httpapi.Target{privateHost}},
@@ -104,10 +112,11 @@ func TestOnlyKnownFieldsAreInTheDocument(t *testing.T) {
 	}{
 		"starting":            {bare, []string{"stage"}},
 		"with an address":     {network, append([]string{"stage"}, reach...)},
-		"ready":               {ready(), slices.Concat([]string{"reason", "ready_at"}, reach, proof)},
+		"refused":             {refused(bare), []string{"stage", "failure"}},
+		"ready":               {ready(), slices.Concat([]string{"reason", "ready_at", "seen_at"}, reach, proof)},
 		"ready, then changed": {rebinding, slices.Concat([]string{"reason", "ready_at", "stage"}, reach, proof)},
 		"its task died":       {dead, []string{"reason", "ready_at", "stage"}},
-		"closing":             {closing(), []string{"reason", "ready_at", "ended"}},
+		"closing":             {closing(bastion.EndIdle), []string{"reason", "ready_at", "ended"}},
 		"closed":              {closed(), []string{"reason", "ready_at", "ended"}},
 		"failed":              {failed(), []string{"reason", "ended", "failure"}},
 	} {

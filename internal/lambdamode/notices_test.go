@@ -77,6 +77,17 @@ func send(t *testing.T, rec bastion.Record, notice bastion.Notice) api.Notice {
 	return event["notice"]
 }
 
+// The Slack function needs the refusal of a move, and not only its code.
+func TestNoticeHoldsTheRefusalOfAMove(t *testing.T) {
+	rec := readyRecord()
+	rec.Group.Ingress = netip.Prefix{}
+	rec.Failing = bastion.Failing{Since: noon, Refusal: bastion.CapacityFailure}
+	got := send(t, rec, bastion.Notice{State: bastion.Starting, Stage: "address", Failure: bastion.CapacityFailure.Code})
+	if want := (api.Failure{Code: bastion.CapacityFailure.Code, Message: bastion.CapacityFailure.Message}); got.Bastion.Failure == nil || *got.Bastion.Failure != want {
+		t.Errorf("got %+v, want %+v", got.Bastion.Failure, want)
+	}
+}
+
 func TestNoticeHoldsTheDocumentOfTheAPI(t *testing.T) {
 	got := send(t, readyRecord(), bastion.Notice{State: bastion.Ready, Warning: true})
 	if got.Version != 12 || !got.Warning || got.Receipt != nil {
@@ -90,7 +101,7 @@ func TestNoticeHoldsTheDocumentOfTheAPI(t *testing.T) {
 	want := api.Bastion{
 		ID: "2kq7vmx2p4hzr6ta", Name: "default", Owner: "slack:T0123ABCD:U0123ABCD", State: "ready", Reason: "a <b> & c",
 		Source: "203.0.113.7/32", Keys: []string{readyRecord().Intent.Keys[0].Fingerprint()}, Host: "198.51.100.24", Port: 2222, User: "bastion",
-		CreatedAt: noon, ReadyAt: noon.Add(time.Minute), Deadline: noon.Add(time.Hour), LatestDeadline: noon.Add(8 * time.Hour),
+		CreatedAt: noon, ReadyAt: noon.Add(time.Minute), SeenAt: noon.Add(time.Minute), Deadline: noon.Add(time.Hour), LatestDeadline: noon.Add(8 * time.Hour),
 	}
 	if !reflect.DeepEqual(got.Bastion, want) {
 		t.Errorf("got  %+v\nwant %+v", got.Bastion, want)
