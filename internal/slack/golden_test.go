@@ -116,6 +116,12 @@ func TestGoldenResults(t *testing.T) {
 	starting.State, starting.Stage, starting.Host, starting.Port, starting.SSHConfig = "starting", "capacity", "", 0, ""
 	closing := aBastion("web")
 	closing.State = "closing"
+	closed, refused := api.Ended{Reason: bastion.EndClosed, At: start}, api.Failure{Code: bastion.CapacityFailure.Code, Message: bastion.CapacityFailure.Message}
+	closingDelayed, closingRefused := *closing, *closing
+	closingDelayed.Stage, closingDelayed.Ended = "delayed", &closed
+	closingRefused.Failure, closingRefused.Ended = &refused, &closed
+	extending := aBastion("web")
+	extending.State, extending.Stage = "starting", "delayed"
 	command := func(text string) func(*fixture) { return func(d *fixture) { d.types(text) } }
 	press := func(action string) func(*fixture) { return func(d *fixture) { d.push(action, "aaaaaaaaaaaaaaa2") } }
 	capped := bastion.Errorf(bastion.CodeTTLBeyondCap, "This bastion may run until 17:30 at the latest.")
@@ -132,6 +138,10 @@ func TestGoldenResults(t *testing.T) {
 		{"status_down", nil, command("status"), func(d *fixture) { d.api.down = errors.New("down") }},
 		{"down", []*Bastion{aBastion("web")}, command("down"), nil},
 		{"down_closing", []*Bastion{closing}, command("down"), nil},
+		{"down_delayed", []*Bastion{&closingDelayed}, command("down"), nil},
+		{"down_refused", []*Bastion{&closingRefused}, command("down"), nil},
+		{"extend_delayed", []*Bastion{extending}, command("extend 3h"), nil},
+		{"status_delayed", []*Bastion{extending}, command("status"), nil},
 		{"down_none", nil, command("down"), nil},
 		{"down_which", []*Bastion{aBastion("web"), second}, command("down"), nil},
 		{"down_no_such", []*Bastion{aBastion("web")}, command("down db"), nil},
@@ -201,6 +211,10 @@ func TestGoldenNotices(t *testing.T) {
 	closed, failed := noticeOf(9, closedBastion()), noticeOf(9, failedBastion())
 	closed.Receipt = aReceipt()
 	warning := noticeOf(9, aBastion("web"))
+	delayed, refused, closingDelayed := *starting, *starting, *closingBastion()
+	delayed.Stage, delayed.ReadyAt = "delayed", time.Time{}
+	refused.Stage, refused.Failure = "address", failedBastion().Failure
+	closingDelayed.Stage, closingDelayed.Ended = "delayed", &api.Ended{Reason: bastion.EndClosed, At: start}
 	warning.Warning = true
 	for _, test := range []struct {
 		name   string
@@ -211,6 +225,9 @@ func TestGoldenNotices(t *testing.T) {
 		{"ready", noticeOf(9, aBastion("web")), []string{"ready", "status_ready"}},
 		{"warning", warning, []string{"warning"}},
 		{"closing", noticeOf(9, closingBastion()), []string{"status_closing"}},
+		{"delayed", noticeOf(9, &delayed), []string{"status_starting_delayed"}},
+		{"refused move", noticeOf(9, &refused), []string{"status_moving_refused"}},
+		{"closing delayed", noticeOf(9, &closingDelayed), []string{"status_closing_delayed"}},
 		{"closed", closed, []string{"receipt", "status_closed"}},
 		{"never ran", noticeOf(9, closedBastion()), []string{"receipt_never_ran"}},
 		{"failed", failed, []string{"failure", "status_failed"}},

@@ -171,6 +171,10 @@ func closingMessage(b Bastion) *message {
 	if isOver(b) {
 		return newMessage("Your bastion is already closed.", fmt.Sprintf("Bastion %s is already closed", b.Name))
 	}
+	if b.IsDelayed() {
+		return newMessage("Closing your bastion is delayed.", fmt.Sprintf("Closing bastion %s is delayed", b.Name)).delay(b).
+			paragraph("You'll get a receipt as a direct message once everything is removed.")
+	}
 	return newMessage("Your bastion is closing.", fmt.Sprintf("Bastion %s is closing", b.Name)).
 		paragraph("It no longer accepts connections, and open connections are dropped. You'll get a receipt as a direct message once everything is removed, which can take AWS up to 15 minutes.")
 }
@@ -181,6 +185,9 @@ func extendedMessage(b Bastion, job Job) *message {
 	// A difference of up to a minute may come from rounding or from differing clocks.
 	if requested := job.At.Add(job.TTL); b.Deadline.After(requested.Add(time.Minute)) {
 		title = fmt.Sprintf("Bastion %s already runs longer than that", b.Name)
+	}
+	if b.IsDelayed() {
+		return newMessage("Extending your bastion is delayed.", fmt.Sprintf("Extending bastion %s is delayed", b.Name)).bastion(b, "Close bastion")
 	}
 	return newMessage("Your bastion: extended.", title).bastion(b, "Close bastion")
 }
@@ -232,7 +239,7 @@ func whichMessage(which whichError, job Job) *message {
 
 // bastion adds the state and the details of a bastion, and its buttons.
 func (m *message) bastion(b Bastion, closeLabel string) *message {
-	m.title(stateTitle(b)).list(details(b)...)
+	m.title(stateTitle(b)).delay(b).list(details(b)...)
 	if b.State == bastion.Ready {
 		m.connecting(b)
 	}
@@ -243,7 +250,7 @@ func (m *message) bastion(b Bastion, closeLabel string) *message {
 		buttons(extendButton(b.ID), closeButton(b.ID, closeLabel))
 }
 
-// stateTitle returns the name and state of a bastion, and the stage of a start.
+// stateTitle returns the name, state and stage of a bastion.
 func stateTitle(b Bastion) string {
 	title := fmt.Sprintf("Bastion %s is %s", b.Name, b.State)
 	if b.State == bastion.Failed {
@@ -253,6 +260,22 @@ func stateTitle(b Bastion) string {
 		title += ": " + strings.ToLower(text[:1]) + text[1:]
 	}
 	return title
+}
+
+// delay adds what AWS refused, what the service does about a delay, and what the person
+// can do. It adds nothing if the bastion is not delayed.
+func (m *message) delay(b Bastion) *message {
+	if !b.IsDelayed() {
+		return m
+	}
+	if b.Failure != nil {
+		m.paragraph("AWS refused the latest step: %s (%s)", b.Failure.Message, b.Failure.Code)
+	}
+	m.paragraph("%s", b.DelaySentence())
+	if b.State == bastion.Closing {
+		m.dates("The deadline is %s.", b.Deadline)
+	}
+	return m
 }
 
 // details returns the address and keys that a bastion accepts, and how it is reached.

@@ -17,12 +17,15 @@ func statusMessage(b Bastion) *message {
 	m := &message{notification: "Your bastion: " + stateName(b.State) + "."}
 	if !b.IsOpen() {
 		m.title(stateTitle(b))
-		if b.State == bastion.Closing {
+		switch {
+		case b.IsDelayed():
+			m.delay(b).paragraph("You'll get a receipt here once everything is removed.")
+		case b.State == bastion.Closing:
 			m.paragraph("It no longer accepts connections. You'll get a receipt here once everything is removed, which can take AWS up to 15 minutes.")
 		}
 		return m
 	}
-	return m.title(stateTitle(b)).list(details(b)...).
+	return m.title(stateTitle(b)).delay(b).list(details(b)...).
 		dates("Open until %s; can be extended until %s.", b.Deadline, b.LatestDeadline).
 		buttons(extendButton(b.ID), closeButton(b.ID, "Close bastion"))
 }

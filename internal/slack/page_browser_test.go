@@ -80,6 +80,17 @@ var pageStates = []pageState{
 	}},
 	{"starting", "Starting… (4 of 6)", func(s *browserFixture) { s.showBastion(bastionAt("starting", "image")) }},
 	{"moving", "Starting… (2 of 3)", func(s *browserFixture) { s.showBastion(bastionAt("starting", "address")) }},
+	{"delayed", "Starting…", func(s *browserFixture) { s.showBastion(bastionAt("starting", "delayed")) }},
+	{"moving-refused", "Starting… (2 of 3)", func(s *browserFixture) {
+		b := bastionAt("starting", "address")
+		setFailure(&b, "misconfigured", "AWS does not allow the bastion's firewall rule. Ask your operator to check the organization's service control policies.")
+		s.showBastion(b)
+	}},
+	{"closing-delayed", "Closing is delayed", func(s *browserFixture) {
+		b := bastionAt("closing", "delayed")
+		setEnded(&b, "closed", b.ReadyAt)
+		s.showBastion(b)
+	}},
 	{"unknown-stage", "Starting…", func(s *browserFixture) { s.showBastion(bastionAt("starting", "something new")) }},
 	{"ready", "Ready: bastion default", func(s *browserFixture) { s.showBastion(readyBastion()) }},
 	{"ready-console", "Ready: bastion default", func(s *browserFixture) {

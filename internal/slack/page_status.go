@@ -28,9 +28,8 @@ type progressPage struct {
 	Address netip.Addr
 	Family  string
 
-	// At most one of these is set:
 	Steps   []step
-	Problem *problem
+	Problem *problem // also beside Steps, for a step that AWS refused
 	Access  *access
 }
 
@@ -159,7 +158,7 @@ func accepts(b Bastion, address netip.Addr) bool {
 func (p progressPage) forBastion(b Bastion, now time.Time) progressPage {
 	switch b.State {
 	case bastion.Starting:
-		return p.waiting(b.Stage)
+		return p.waiting(b.Stage).delayed(b)
 	case bastion.Ready:
 		return p.ready(b, now)
 	case bastion.Failed:
@@ -169,11 +168,38 @@ func (p progressPage) forBastion(b Bastion, now time.Time) progressPage {
 		}
 		return p
 	}
+	if b.IsDelayed() {
+		p.Title, p.Heading = "Closing is delayed", "Closing the bastion is delayed"
+		p.Follow = true
+		p = p.delayed(b)
+		p.Status += " The deadline is " + b.Deadline.UTC().Format("2006-01-02 15:04 UTC") + "."
+		return p
+	}
 	p.Over = true
 	p.Title, p.Heading = "Bastion closed", "The bastion is closed"
 	p.Status = "It no longer accepts connections."
 	if b.Ended != nil {
 		p.Status = strings.TrimSpace(p.Status + " " + api.EndSentence(b.Ended.Reason))
+	}
+	return p
+}
+
+// delayed returns the page with what AWS refused and what the service does about a delay.
+// A delayed start has no current step: the service does not know when AWS carries it out.
+func (p progressPage) delayed(b Bastion) progressPage {
+	if !b.IsDelayed() {
+		return p
+	}
+	if len(p.Steps) == 0 {
+		p.Status = api.StageText(b.Stage)
+		if p.Status == "" {
+			p.Status = "AWS refused the latest step"
+		}
+		p.Status += "."
+	}
+	p.Status += " " + b.DelaySentence()
+	if b.Failure != nil {
+		p.Problem = &problem{oneLine(string(b.Failure.Code)), "AWS refused the latest step: " + oneLine(b.Failure.Message)}
 	}
 	return p
 }

@@ -108,6 +108,39 @@ func TestStatusPageShowsTheStagesInOrder(t *testing.T) {
 	}
 }
 
+func TestStatusPageOfDelay(t *testing.T) {
+	refusal := &api.Failure{Code: "misconfigured", Message: "AWS does not allow the rule. Ask your operator."}
+	for name, test := range map[string]struct {
+		state   bastion.State
+		stage   string
+		failure *api.Failure
+		want    []string
+		steps   int
+	}{
+		"start":          {bastion.Starting, "delayed", nil, []string{"Starting your bastion", "Waiting for AWS", "Your request is stored"}, 0},
+		"refused move":   {bastion.Starting, "address", refusal, []string{"Step 2 of 3", "misconfigured", "AWS refused the latest step: AWS does not allow the rule.", "previous address"}, 1},
+		"close":          {bastion.Closing, "delayed", nil, []string{"Closing the bastion is delayed", "access may still be open", "The deadline is 2026-03-01 14:00 UTC."}, 0},
+		"refused revoke": {bastion.Closing, "", refusal, []string{"Closing the bastion is delayed", "misconfigured", "access may still be open"}, 0},
+	} {
+		app, path := startedFixture(t)
+		found := readyBastion()
+		found.State, found.Stage, found.Failure = test.state, test.stage, test.failure
+		if test.state == bastion.Closing {
+			setEnded(&found, "closed", app.Now())
+		}
+		app.returns(found)
+		b := newVisitor(app, homeV4).open(path)
+		for _, words := range test.want {
+			if !strings.Contains(b.text(), words) {
+				t.Errorf("%s: the page lacks %q:\n%s", name, words, b.text())
+			}
+		}
+		if !follows(t, b) || strings.Count(b.body, `aria-current="step"`) != test.steps || strings.Contains(b.text(), "no longer accepts") {
+			t.Errorf("%s: the page:\n%s", name, b.text())
+		}
+	}
+}
+
 func TestStatusPageOfUnknownStage(t *testing.T) {
 	app, path := startedFixture(t)
 	found := readyBastion()
