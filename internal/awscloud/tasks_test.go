@@ -203,7 +203,7 @@ func TestStopReasonIncludesReasonOfContainer(t *testing.T) {
 
 // To read an address takes a call of EC2, and no client should connect to such a task.
 func TestAddressOfTaskThatIsBeingStoppedIsNotRead(t *testing.T) {
-	task := types.Task{LastStatus: aws.String("RUNNING"), Attachments: []types.Attachment{{Type: aws.String("ElasticNetworkInterface"),
+	task := types.Task{LastStatus: aws.String("RUNNING"), Attachments: []types.Attachment{{Type: aws.String("AmazonElasticBlockStorage")}, {Type: aws.String("ElasticNetworkInterface"),
 		Details: []types.KeyValuePair{{Name: aws.String("networkInterfaceId"), Value: aws.String("eni-1")}}}}}
 	for desired, want := range map[string]string{"RUNNING": "eni-1", "STOPPED": ""} {
 		task.DesiredStatus = aws.String(desired)
@@ -293,6 +293,7 @@ var runTaskErrors = []struct {
 	{"ClientException", "Capacity is unavailable at this time. Please try again later or in a different availability zone", bastion.FailureCapacity, false},
 	{"ClientException", "You've reached the limit on the number of vCPUs you can run concurrently", bastion.FailureCapacity, false},
 	{"ClientException", "Too many concurrent attempts", "", false},
+	{"ClientException", "Rate exceeded", "", false},
 	{"AccessDeniedException", "not authorized to perform: iam:PassRole", bastion.FailureConfig, false},
 	{"BlockedException", "Your account has been blocked.", bastion.FailureConfig, false},
 	{"ClusterNotFoundException", "Cluster not found.", bastion.FailureConfig, false},
