@@ -107,7 +107,7 @@ func full(rec *bastion.Record) {
 	rec.Receipt = fullReceipt()
 	rec.Notify, rec.LastNoticeVersion, rec.NotifyPendingSince = true, 1<<60+2, at(16)
 	rec.LastNotice = bastion.Notice{
-		State: bastion.Starting, Stage: texts[1], Attempt: 17, Source: netip.MustParsePrefix("192.0.2.3/32"), Deadline: at(18), Warning: true,
+		State: bastion.Starting, Stage: texts[1], Attempt: 17, Source: netip.MustParsePrefix("192.0.2.3/32"), Deadline: at(18), Warning: true, Failure: failure.Code,
 	}
 	rec.DueAt = at(14)
 }
