@@ -115,7 +115,7 @@ func (b Bastion) DelaySentence() string {
 	case b.State == bastion.Closing && b.Ended != nil && b.Ended.Reason != bastion.EndClosed:
 		return "Its server has ended by itself, or ends at the deadline. The service repeats the removal of the rest until AWS carries it out. You don't need to do anything."
 	case b.State == bastion.Closing:
-		return "Your request to close it is stored, and the service repeats each step until AWS carries it out. Until then, access may still be open, but no longer than until the deadline, when the bastion closes by itself. If that is too late, ask your operator to stop its task."
+		return "The request to close the bastion is stored, and the service repeats each step until AWS carries it out. Until then, access may still be open, but no longer than until the deadline, when the bastion closes by itself. If that is too late, ask your operator to stop its task."
 	case !b.ReadyAt.IsZero():
 		return "Your request is stored, and the service repeats the step until AWS carries it out. Until then, the previous address and keys may still be accepted. You don't need to send the request again; to end the access, close the bastion."
 	}
