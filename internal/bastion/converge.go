@@ -314,13 +314,17 @@ func (c *converge) createGroup(ctx context.Context, rec Record) error {
 	return nil
 }
 
-// groupInUseFor is how long the network interface of a closed bastion's task can keep its
-// group from being deleted. Public reports have one to fifteen minutes.
+// groupInUseFor is how long after its end the network interface of a closed bastion's task
+// can keep the group from being deleted. Public reports have one to fifteen minutes.
 const groupInUseFor = 30 * time.Minute
 
 func (c *converge) deleteGroup(ctx context.Context, rec Record, a Action) error {
 	err := c.Groups.Delete(ctx, a.GroupID)
-	if errors.Is(err, ErrInUse) && c.now().Sub(rec.End.At) <= groupInUseFor || errors.Is(err, ErrNotFound) {
+	ended := rec.End.At
+	if rec.Attempt.EndedAt.After(ended) {
+		ended = rec.Attempt.EndedAt
+	}
+	if errors.Is(err, ErrInUse) && c.now().Sub(ended) <= groupInUseFor || errors.Is(err, ErrNotFound) {
 		return nil // the group is in use, or it is gone, or a stale read does not show it yet; the record stays due
 	}
 	if err != nil {

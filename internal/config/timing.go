@@ -34,10 +34,11 @@ func timing(reaperPeriod time.Duration) bastion.Timing {
 		// converge makes a dozen calls of some tens of milliseconds; 20 s leave time to
 		// retry throttled calls, and to send the response.
 		CallTimeout: 20 * time.Second,
-		// The three reads of a converge and two of its actions can each take this long
-		// without a response, and the others still run within CallTimeout. A call takes
-		// tens of milliseconds, and RunTask at most about two seconds.
-		StepTimeout: 3500 * time.Millisecond,
+		// If one service does not respond, at most three calls of a converge wait this
+		// long, and the calls to the others still run within CallTimeout. A call takes tens
+		// of milliseconds, and RunTask about two seconds. With 3.5 s, a start could get no
+		// turn within the rates while a thousand bastions were closed.
+		StepTimeout: 6 * time.Second,
 		// Longer than most short outages, and as long as a person would wait before they
 		// look for another way.
 		GiveUpAfter: 15 * time.Minute,
