@@ -205,6 +205,124 @@ func TestDecide(t *testing.T) {
 			with(created(), ready, ended, closed, finishedAt), Observed{Lease: tombstone()}, 6 * time.Minute,
 			"", "closed/closed", 0},
 
+		// In these rows a part could not be read. What the record knows of it stays.
+		{"group unknown, new record: do not create the group",
+			created(), Observed{Unknown: GroupPart}, 0,
+			"", "starting/delayed", 15 * time.Second},
+		{"group unknown after the read lag: do not create it again",
+			with(created(), hasGroup), Observed{Unknown: GroupPart}, 10 * time.Minute,
+			"", "starting/delayed", 10*time.Minute + 15*time.Second},
+		{"group unknown, ready: stay ready",
+			with(created(), ready, settled), Observed{Unknown: GroupPart, Tasks: tasks(TaskRunning), Lease: reported(1)}, 10 * time.Minute,
+			"", "ready/", 10*time.Minute + 15*time.Second},
+		{"group unknown, task reports for the first time: not ready",
+			with(created(), hasGroup, running, admits), Observed{Unknown: GroupPart, Tasks: tasks(TaskRunning), Lease: reported(1)}, 9 * time.Second,
+			"", "starting/delayed", 24 * time.Second},
+		{"group unknown, source has moved: write the lease",
+			with(created(), ready, moved), Observed{Unknown: GroupPart, Tasks: tasks(TaskRunning), Lease: reported(1)}, 10 * time.Minute,
+			"WriteLease(2)", "starting/delayed", 10*time.Minute + 15*time.Second},
+		{"group unknown, closed: close the lease and stop the task",
+			with(created(), ready, closed), Observed{Unknown: GroupPart, Tasks: tasks(TaskRunning), Lease: reported(1)}, 2 * time.Minute,
+			"WriteLease(2) StopTask", "closing/closed", 2*time.Minute + 15*time.Second},
+		{"group unknown, nothing else is left: not finished",
+			with(created(), ready, ended, closed), Observed{Unknown: GroupPart, Tasks: stopped(0), Lease: tombstone()}, 10 * time.Minute,
+			"", "closing/closed", 10*time.Minute + 15*time.Second},
+		{"tasks unknown after the read lag: the task is not lost",
+			with(created(), ready, settled), Observed{Unknown: TasksPart, Group: group("A"), Lease: reported(1)}, 10 * time.Minute,
+			"", "ready/", 10*time.Minute + 15*time.Second},
+		{"tasks unknown, no task is known: send RunTask again for the same attempt",
+			with(created(), hasGroup, begun), Observed{Unknown: TasksPart, Group: group("A")}, time.Minute,
+			"RunTask(1)", "starting/delayed", 75 * time.Second},
+		{"tasks unknown after the replay window: do not send RunTask, which could start a second task",
+			with(created(), hasGroup, begun, until(2*time.Hour, 0)), Observed{Unknown: TasksPart, Group: group("A")}, 56 * time.Minute,
+			"", "starting/delayed", 56*time.Minute + 15*time.Second},
+		{"tasks unknown, attempt and lease have ended: do not begin the next attempt",
+			with(created(), ready, settled, ended), Observed{Unknown: TasksPart, Group: group("A"), Lease: tombstone()}, 10 * time.Minute,
+			"", "starting/delayed", 10*time.Minute + 15*time.Second},
+		{"tasks unknown, source has moved: replace the ingress rule and write the lease",
+			with(created(), ready, moved), Observed{Unknown: TasksPart, Group: group("A"), Lease: reported(1)}, 10 * time.Minute,
+			"RevokeIngress(A) AuthorizeIngress(192.0.2.2/32) WriteLease(2)", "starting/delayed", 10*time.Minute + 15*time.Second},
+		{"tasks unknown, closed: revoke ingress, close the lease and stop the task by its ID",
+			with(created(), ready, closed), Observed{Unknown: TasksPart, Group: group("A"), Lease: reported(1)}, 2 * time.Minute,
+			"RevokeIngress(A) WriteLease(2) StopTask", "closing/closed", 2*time.Minute + 15*time.Second},
+		{"tasks unknown, closed, attempt has ended: keep the group",
+			with(created(), ready, ended, closed), Observed{Unknown: TasksPart, Group: group("A"), Lease: tombstone()}, 10 * time.Minute,
+			"RevokeIngress(A)", "closing/closed", 10*time.Minute + 15*time.Second},
+		{"tasks unknown, nothing else is left: not finished",
+			with(created(), ready, ended, closed), Observed{Unknown: TasksPart, GroupGone: true, Lease: tombstone()}, 10 * time.Minute,
+			"", "closing/closed", 10*time.Minute + 15*time.Second},
+		{"lease unknown, ready: stay ready",
+			with(created(), ready, settled), Observed{Unknown: LeasePart, Group: group("A"), Tasks: tasks(TaskRunning)}, 10 * time.Minute,
+			"", "ready/", 10*time.Minute + 15*time.Second},
+		{"lease unknown, task was killed: do not judge it",
+			with(created(), ready, settled), Observed{Unknown: LeasePart, Group: group("A"), Tasks: stopped(137)}, 10 * time.Minute,
+			"", "ready/", 10*time.Minute + 15*time.Second},
+		{"lease unknown, task exited with 0: do not judge it",
+			with(created(), ready, settled), Observed{Unknown: LeasePart, Group: group("A"), Tasks: stopped(0)}, 10 * time.Minute,
+			"", "ready/", 10*time.Minute + 15*time.Second},
+		{"lease unknown, task is missing after the read lag: wait for its last report",
+			with(created(), ready, settled), Observed{Unknown: LeasePart, Group: group("A")}, 10 * time.Minute,
+			"", "ready/", 10*time.Minute + 15*time.Second},
+		{"lease unknown, key has changed: write the lease",
+			with(created(), ready, generation(2)), Observed{Unknown: LeasePart, Group: group("A"), Tasks: tasks(TaskRunning)}, 10 * time.Minute,
+			"WriteLease(2)", "starting/delayed", 10*time.Minute + 15*time.Second},
+		{"lease unknown, closed: revoke ingress, close the lease and stop the task",
+			with(created(), ready, closed), Observed{Unknown: LeasePart, Group: group("A"), Tasks: tasks(TaskRunning)}, 2 * time.Minute,
+			"RevokeIngress(A) WriteLease(2) StopTask", "closing/closed", 2*time.Minute + 15*time.Second},
+		{"lease unknown, closed, task has stopped: wait for its last report",
+			with(created(), ready, closed), Observed{Unknown: LeasePart, Group: group(), Tasks: stopped(0)}, 2 * time.Minute,
+			"WriteLease(2)", "closing/closed", 2*time.Minute + 15*time.Second},
+		{"lease unknown, closed, attempt has ended: end the lease and delete the group, but do not finish",
+			with(created(), ready, ended, closed), Observed{Unknown: LeasePart, GroupGone: true, Tasks: stopped(0)}, 2 * time.Minute,
+			"EndLease", "closing/closed", 2*time.Minute + 15*time.Second},
+		{"endpoints unknown: not ready",
+			with(created(), hasGroup, running, noEndpoint), Observed{Unknown: EndpointsPart, Group: group("A"), Tasks: []Task{withoutEndpoints(task(1, TaskRunning))}, Lease: reported(1)}, 9 * time.Second,
+			"", "starting/delayed", 24 * time.Second},
+		{"ready, but unsettled, group unknown: not settled",
+			with(created(), ready), Observed{Unknown: GroupPart, Tasks: tasks(TaskRunning), Lease: reported(1)}, 5 * time.Minute,
+			"", "ready/", 5*time.Minute + 15*time.Second},
+		{"no time to read the tasks: no failure, and due as before",
+			with(created(), hasGroup, running), Observed{Unknown: TasksPart, NoTime: TasksPart, Group: group("A"), Lease: leased(1)}, time.Minute,
+			"", "starting/capacity", 0},
+		{"everything unknown at the deadline: close, write the lease and stop the task by its ID",
+			with(created(), ready, settled), Observed{Unknown: GroupPart | TasksPart | LeasePart}, time.Hour,
+			"WriteLease(2) StopTask", "closing/deadline", time.Hour + 15*time.Second},
+
+		// In these rows AWS refused a step of the group in this converge.
+		{"CreateGroup refused: count it and try again",
+			created(), Observed{Taken: refusedStep(Action{Step: CreateGroup}, CapacityFailure, false)}, time.Second,
+			"", "starting/security group", 16 * time.Second},
+		{"CreateGroup refused for the second time: wait before the next try",
+			with(created(), failures(1)), Observed{Taken: refusedStep(Action{Step: CreateGroup, Try: 1}, CapacityFailure, false)}, time.Second,
+			"", "starting/security group", 11 * time.Second},
+		{"CreateGroup was refused as an earlier try: try again",
+			with(created(), failures(1)), Observed{Taken: refusedStep(Action{Step: CreateGroup}, CapacityFailure, false)}, time.Second,
+			"CreateGroup", "starting/security group", 16 * time.Second},
+		{"CreateGroup refused for the fifth time: fail",
+			with(created(), failures(4)), Observed{Taken: refusedStep(Action{Step: CreateGroup, Try: 4}, CapacityFailure, false)}, time.Second,
+			"", "failed/failed (capacity_unavailable)", 4*time.Minute + time.Second},
+		{"AuthorizeIngress refused for the fifth time: fail and delete the group",
+			with(created(), hasGroup, failures(4)), Observed{Group: group(), Taken: refusedStep(Action{Step: AuthorizeIngress, Try: 4, GroupID: "sg", Source: srcA}, CapacityFailure, false)}, time.Second,
+			"DeleteGroup", "failed/failed (capacity_unavailable)", 16 * time.Second},
+		{"AuthorizeIngress denied for a new group, whose tags may not be visible: try again later",
+			with(created(), hasGroup, failures(4)), Observed{Group: group(), Taken: refusedStep(Action{Step: AuthorizeIngress, Try: 4, GroupID: "sg", Source: srcA}, failurePermission, true)}, 2 * time.Minute,
+			"AuthorizeIngress(192.0.2.1/32)", "starting/delayed", 2*time.Minute + 15*time.Second},
+		{"AuthorizeIngress denied after the read lag: fail",
+			with(created(), hasGroup, failures(4)), Observed{Group: group(), Taken: refusedStep(Action{Step: AuthorizeIngress, Try: 4, GroupID: "sg", Source: srcA}, failurePermission, true)}, 2*time.Minute + time.Second,
+			"DeleteGroup", "failed/failed (misconfigured)", 2*time.Minute + 16*time.Second},
+		{"move refused: keep the task, and show the stage address",
+			with(created(), ready, moved, failures(4)), Observed{Group: group(), Tasks: tasks(TaskRunning), Lease: reported(2), Taken: refusedStep(Action{Step: AuthorizeIngress, Try: 4, GroupID: "sg", Source: srcB}, CapacityFailure, false)}, 20 * time.Minute,
+			"AuthorizeIngress(192.0.2.2/32)", "starting/address", 20*time.Minute + 15*time.Second},
+		{"starting, and the converges fail for less than the limit: continue",
+			with(created(), failingSince(time.Minute)), Observed{Unknown: GroupPart}, 16*time.Minute - 1,
+			"", "starting/delayed", 16*time.Minute + 15*time.Second - 1},
+		{"starting, and the converges fail for too long: fail",
+			with(created(), failingSince(time.Minute)), Observed{Unknown: GroupPart}, 16 * time.Minute,
+			"", "failed/failed (aws_unavailable)", 16*time.Minute + 15*time.Second},
+		{"ready, and the converges fail for long: keep the task",
+			with(created(), ready, settled, failingSince(time.Minute)), Observed{Unknown: GroupPart, Tasks: tasks(TaskRunning), Lease: reported(1)}, 40 * time.Minute,
+			"", "ready/", 40*time.Minute + 15*time.Second},
+
 		// In these rows the owner receives notices. In rows with "notified", LastNotice
 		// is the current notice.
 		{"new record: notify",
@@ -546,6 +664,21 @@ func refusedMove() map[Action]error {
 
 func refusedFailing(r *Record)    { r.Failing = Failing{t0, CapacityFailure} }
 func unreachableSource(r *Record) { r.Group.Ingress = netip.Prefix{} }
+
+// refusedStep returns the result of an action that AWS refused.
+func refusedStep(a Action, failure Failure, denied bool) map[Action]error {
+	return map[Action]error{a: fmt.Errorf("step: %w", &RefusedError{Failure: failure, Denied: denied})}
+}
+
+func admits(r *Record)     { r.Group.Ingress = srcA }
+func noEndpoint(r *Record) { r.Attempt.Endpoints = nil }
+func failingSince(d time.Duration) func(*Record) {
+	return func(r *Record) { r.Failing.Since = t0.Add(d) }
+}
+func withoutEndpoints(t Task) Task {
+	t.Endpoints = nil
+	return t
+}
 
 func leased(generation int64) *LeaseItem { return leasedReported(generation, 0) }
 func reported(generation int64) *LeaseItem {
