@@ -98,8 +98,8 @@ func (l *loop) endIdle(ctx context.Context, now time.Time) *stop {
 	return end
 }
 
-// drain gives handshakes time to finish before an idle end; the server reports a change
-// when one ends. Until drainAt, new connections may begin. After it they wait, and each
+// drain gives handshakes time to finish before an idle end. When a handshake ends,
+// Server.Changed wakes the loop. Until drainAt, new connections may begin. After it they wait, and each
 // handshake is closed when it has taken as long as Timing.Drain.
 func (l *loop) drain(now time.Time) {
 	if l.drainAt.IsZero() {

@@ -13,8 +13,8 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// Server is the SSH server as the loop controls it. The loop calls its methods from
-// one goroutine.
+// Server is the interface through which the loop controls the SSH server. The loop calls
+// its methods from one goroutine.
 type Server interface {
 	// HostKey returns the public host key.
 	HostKey() bastion.Key
@@ -57,7 +57,7 @@ type Server interface {
 
 // Config is what Run needs.
 type Config struct {
-	BastionID string            // for the log, until the lease names it
+	BastionID string            // for log lines before the first lease
 	Lease     bastion.TaskLease // the task's own item in the table of leases
 	Now       func() time.Time
 	Log       *slog.Logger

@@ -16,8 +16,8 @@ import (
 // at the first refusal, because IAM is eventually consistent: a task that starts soon
 // after a deployment can be denied for a moment (IAM User Guide, "Changes that I make are
 // not always immediately visible"). AWS states no limit; a maintainer of pulumi-awsx
-// reports about 2 s (issue 927). If a change needs longer than Timing.Refusal, the
-// bastion's next attempt finds it.
+// reports about 2 s (issue 927). If a permission takes longer than Timing.Refusal
+// to become visible, this task ends, and the bastion's next attempt can read the lease.
 func firstLease(ctx context.Context, cfg Config, log *slog.Logger) (bastion.Lease, int) {
 	limit := time.NewTimer(cfg.Timing.FirstLease)
 	defer limit.Stop()
@@ -79,7 +79,8 @@ func refusalCode(err error) (code int, refused bool) {
 	return 0, false
 }
 
-// isUnreachable reports whether a read got no response, in time or at all.
+// isUnreachable reports whether err means that the table could not be reached, or did not
+// respond within the time limit.
 func isUnreachable(err error) bool {
 	return errors.Is(err, bastion.ErrUnreachable) || errors.Is(err, context.DeadlineExceeded)
 }
@@ -92,7 +93,7 @@ type loop struct {
 	lease    bastion.Lease // in force
 	leasedAt time.Time     // when it was put in force
 
-	listening bool // from the first lease that had not expired on
+	listening bool // server.Listen has succeeded
 
 	sent    bastion.Report // the last report that was written
 	sentAt  time.Time
@@ -245,7 +246,7 @@ func (l *loop) poll(ctx context.Context) (*stop, error) {
 func (l *loop) setLease(lease bastion.Lease) {
 	now := l.cfg.Now()
 	if !lease.Deadline.Equal(l.lease.Deadline) {
-		l.decidedAt = now // no warning if its time was past when the deadline was set
+		l.decidedAt = now // skip the warnings whose time has passed already
 	}
 	l.lease, l.leasedAt = lease, now
 	closed := l.server.SetLease(lease)

@@ -208,7 +208,7 @@ func TestAnswerBetweenRefusalsResetsTheirLimit(t *testing.T) {
 
 // A table that answered once can be reached: the task has no lease, whatever the last
 // reads returned.
-func TestUnansweredLastReadsAreNoUnreachableTable(t *testing.T) {
+func TestTableThatAnsweredBeforeIsNotUnreachable(t *testing.T) {
 	bubble(t, func(t *testing.T, f *fixture) {
 		f.table.Lease = bastion.Lease{}
 		f.run()
@@ -221,8 +221,9 @@ func TestUnansweredLastReadsAreNoUnreachableTable(t *testing.T) {
 	})
 }
 
-// With a time limit shorter than Timing.Refusal, a refusal keeps its exit code.
-func TestRefusalAtTheLimitKeepsItsCode(t *testing.T) {
+// If Timing.FirstLease is shorter than Timing.Refusal, the exit code is still that of the
+// refusal.
+func TestRefusalAtTheFirstLeaseLimitKeepsItsExitCode(t *testing.T) {
 	bubble(t, func(t *testing.T, f *fixture) {
 		f.cfg.Timing.FirstLease = 5 * time.Second
 		f.table.ReadErr = simtask.ErrDenied

@@ -9,7 +9,7 @@ import (
 // timeInput is the input of decide.
 type timeInput struct {
 	now         time.Time
-	decidedAt   time.Time // when decide was last called; a warning of an earlier time is not repeated
+	decidedAt   time.Time // when decide was last called; only a warning whose time is after it can be due
 	lease       bastion.Lease
 	unusedSince time.Time // zero while the bastion is in use or not ready
 }
@@ -17,7 +17,7 @@ type timeInput struct {
 // timeDecision is the result of decide.
 type timeDecision struct {
 	end  bastion.EndReason // EndDeadline, EndIdle, or empty
-	warn time.Duration     // the time before the deadline of the warning that is due; 0 for none
+	warn time.Duration     // the warning that is due, as a time before the deadline; 0 if none is due
 	next time.Time         // when to call decide again
 }
 

@@ -124,8 +124,8 @@ func (h *handshake) verified(_ ssh.ConnMetadata, key ssh.PublicKey, _ *ssh.Permi
 	return &ssh.Permissions{Extensions: map[string]string{keyPermission: blob}}, nil
 }
 
-// refuse adds a banner to an error, but only once for each connection. Otherwise a client
-// with many keys would show it for each key.
+// refuse adds a banner to the first refusal of a connection. Otherwise a client that offers
+// many keys would print one banner for each key.
 func (h *handshake) refuse(err error, banner string) error {
 	if h.bannered {
 		return err
@@ -171,7 +171,8 @@ func (h *handshake) failure(err error, limits Limits) string {
 
 // attrs returns the audit attributes: what was offered, and the library's error.
 func (h *handshake) attrs(err error) []slog.Attr {
-	// Of several errors only the last is logged: the refused keys are listed anyway.
+	// The library returns one error for each attempt. Only the last is logged; the
+	// attribute keys_refused lists the refused keys.
 	if auth := (*ssh.ServerAuthError)(nil); errors.As(err, &auth) && len(auth.Errors) > 0 {
 		err = auth.Errors[len(auth.Errors)-1]
 	}

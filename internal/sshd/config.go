@@ -48,7 +48,7 @@ func (Network) Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
 // Config is what Run needs. LeaseTiming, Timing and Limits may be zero; each of
 // their zero fields has the documented default.
 type Config struct {
-	BastionID string            // for the log, until the lease names it
+	BastionID string            // for log lines before the first lease
 	Lease     bastion.TaskLease // this task's item in the table of leases
 
 	// Listen is called once, after the first lease has been read.
@@ -57,7 +57,7 @@ type Config struct {
 	Dialer   Dialer
 
 	Own           []netip.Addr   // the bastion's own addresses: never a destination
-	AllowLoopback []netip.Prefix // loopback addresses that are not always forbidden; local mode only
+	AllowLoopback []netip.Prefix // loopback destinations that the lease may allow; default none
 
 	Rand io.Reader        // source of the host key; default crypto/rand
 	Now  func() time.Time // default time.Now
@@ -78,7 +78,7 @@ type Timing struct {
 	Resolve time.Duration // one look-up; 5 s
 	Dial    time.Duration // one connection attempt; 10 s
 	Linger  time.Duration // for delivering what a client sent before it left; 30 s
-	Grace   time.Duration // for channels to close when a connection must end, and then for the client to close; 1 s
+	Grace   time.Duration // when a connection must end: for its channels to close, then again for the client to close it; 1 s
 }
 
 // Limits bounds what the server accepts. Each refusal by a limit is logged.

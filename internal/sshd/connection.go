@@ -35,7 +35,8 @@ type connection struct {
 	since time.Time
 
 	// ctx is done when the connection must end; its cause is a *cause. clientCtx is done
-	// then, and also when the client has left: forwards still deliver what it has sent.
+	// then, and also when the client has left. Open forwards use ctx, because they still
+	// deliver what the client sent before it left.
 	ctx          context.Context
 	cancel       context.CancelCauseFunc
 	clientCtx    context.Context
@@ -187,8 +188,8 @@ func (c *connection) close(left <-chan struct{}) {
 	}
 }
 
-// fillSlots takes all slots: it waits until all channels have ended, and no new channel
-// can begin. It returns false if it receives from late or left before that.
+// fillSlots waits until all channels have ended, and takes their slots, so that no new
+// channel can begin. It returns false if it receives from late or left before that.
 func (c *connection) fillSlots(late <-chan time.Time, left <-chan struct{}) bool {
 	for range cap(c.slots) {
 		select {

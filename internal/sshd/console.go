@@ -265,7 +265,8 @@ func (c *console) sendRequest(ctx context.Context, verb bastion.Verb, ttl time.D
 	case <-late.C:
 		fmt.Fprintf(c.out, "bastion: no reply within %s. The request may still succeed: check the status, or try again.\n", spelledOut(c.cfg.Timing.Reply))
 	case <-ctx.Done():
-		// The reply to close comes with the closed lease, which also ends the connection.
+		// The lease that contains the reply to close also ends the connection. The reply
+		// may therefore be here already.
 		select {
 		case reply := <-replies:
 			return c.showReply(reply)

@@ -18,7 +18,7 @@ import (
 type Policy struct {
 	Allowed       []netip.Prefix // the operator's list
 	Own           []netip.Addr   // the bastion's own addresses
-	AllowLoopback []netip.Prefix // loopback addresses that are not always forbidden
+	AllowLoopback []netip.Prefix // loopback addresses that Allowed may contain; all others are always forbidden
 }
 
 // Forbidden is the error of [Policy.Check].
@@ -39,7 +39,7 @@ func (p Policy) Check(addr netip.Addr) error {
 	}
 	if inner, ok := embedded(unmapped); ok {
 		if err := p.Check(inner); err != nil {
-			return &Forbidden{addr, fmt.Sprintf("a form of an IPv4 address: %v", err)}
+			return &Forbidden{addr, fmt.Sprintf("an IPv6 form of an IPv4 address that is refused: %v", err)}
 		}
 	}
 	if !slices.ContainsFunc(p.Allowed, func(allowed netip.Prefix) bool { return allowed.Contains(unmapped) }) {
@@ -75,7 +75,7 @@ func (p Policy) never(addr netip.Addr) string {
 	case addr.IsLinkLocalUnicast():
 		return "a link-local address"
 	case addr.IsMulticast() || addr == broadcast:
-		return "not the address of one host"
+		return "a multicast or broadcast address"
 	case awsServices.Contains(addr):
 		return "an address of AWS's instance services"
 	case localNAT64.Contains(addr) || teredo.Contains(addr):

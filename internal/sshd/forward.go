@@ -79,8 +79,8 @@ func (c *connection) connect(f *forwarded, host string, port uint32) (net.Conn, 
 		fmt.Sprintf("The bastion could not connect to %s: %s.", f.name, plainDialError(causes)), causes}
 }
 
-// refuseForward rejects the channel and writes the audit line: a forward that failed if
-// the destination could not be resolved or connected to, else a refusal.
+// refuseForward rejects the channel and writes its audit line. If the destination could not
+// be resolved or connected to, the line has the message forward, otherwise refusal.
 func (c *connection) refuseForward(channel ssh.NewChannel, f forwarded, err error) {
 	var r *refused
 	if !errors.As(err, &r) {

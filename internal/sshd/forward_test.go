@@ -299,7 +299,7 @@ func digest(t testing.TB, r io.Reader) [32]byte {
 
 // The destination sends its last byte only after it has received all: ssh -W stops
 // sending when the destination half-closes.
-func TestQuarterOfAGigabyteEachWay(t *testing.T) {
+func TestForwardCopiesAQuarterOfAGigabyteEachWay(t *testing.T) {
 	const size = 256 << 20
 	received := make(chan [32]byte, 1)
 	r := start(t)

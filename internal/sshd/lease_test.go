@@ -156,7 +156,7 @@ func TestSIGTERMEndsTheServerWithAReceipt(t *testing.T) {
 	}
 }
 
-func TestListenerErrors(t *testing.T) {
+func TestServerEndsOnlyIfItsListenerFailsForGood(t *testing.T) {
 	t.Run("later", func(t *testing.T) {
 		r := newFixture(t)
 		var listener net.Listener
@@ -246,7 +246,7 @@ func TestNewSourceOrKeyKeepsOpenConnections(t *testing.T) {
 func TestUnreadableKeyIsIgnored(t *testing.T) {
 	r := start(t, func(r *fixture) { r.table.Lease.Keys = append(r.table.Lease.Keys, "ssh-ed25519 AAAA", "junk") })
 	r.dial()
-	r.log.await(t, "unreadable key in the lease ignored", 1)
+	r.log.await(t, "ignoring a key that cannot be parsed", 1)
 }
 
 func TestNumberOfConnectionsIsReported(t *testing.T) {

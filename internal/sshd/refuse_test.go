@@ -17,7 +17,7 @@ func TestForbiddenDestinationsAreRefused(t *testing.T) {
 		{"169.254.169.254", "a link-local address"},
 		{"::1", "a loopback address"},
 		{"::ffff:169.254.170.2", "a link-local address"},
-		{"64:ff9b::a9fe:aa02", "a form of an IPv4 address"},
+		{"64:ff9b::a9fe:aa02", "an IPv6 form of an IPv4 address"},
 		{"fd00:ec2::254", "an address of AWS's instance services"},
 		{"0.0.0.0", "not the address of any host"},
 		{"10.9.9.9", "the bastion's own address"},

@@ -134,7 +134,7 @@ func (s *server) Reply(reply bastion.ConsoleReply) { s.requests.deliver(reply) }
 func (s *server) SetLease(lease bastion.Lease) (closed int) {
 	keys, err := parseKeys(lease.Keys)
 	if err != nil {
-		s.log.Error("unreadable key in the lease ignored", "error", err)
+		s.log.Error("ignoring a key that cannot be parsed", "error", err)
 	}
 	s.lease.Store(&lease)
 	old := s.connections.setKeys(keys)

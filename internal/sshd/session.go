@@ -53,7 +53,7 @@ func (c *connection) session(channel ssh.NewChannel) {
 }
 
 // handle handles one request, and reports whether it is accepted. It must not wait for
-// the console: until it returns, the library may read no data on any channel.
+// the console: while handle runs, the library can stop reading the data of all channels.
 func (s *session) handle(r *ssh.Request) bool {
 	switch r.Type {
 	case "env", "signal", "break", "eow@openssh.com":
