@@ -250,11 +250,14 @@ func (c *converge) tasksOf(ctx context.Context, rec Record) ([]Task, error) {
 	case a.Number > 1:
 		return c.Tasks.Describe(ctx, rec.ID, a.TaskID)
 	}
-	task, err := c.Tasks.Fetch(ctx, a.TaskID)
-	if errors.Is(err, ErrNotFound) {
+	switch task, err := c.Tasks.Fetch(ctx, a.TaskID); {
+	case errors.Is(err, ErrNotFound):
 		return nil, nil
+	case err != nil:
+		return nil, err
+	default:
+		return []Task{task}, nil
 	}
-	return []Task{task}, err
 }
 
 // act takes one action, within StepTimeout. rec is the record as it was just saved.

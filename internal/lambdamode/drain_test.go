@@ -221,13 +221,13 @@ func (r *region) person(n int) {
 		r.t.Errorf("person %d: create: %v", n, err)
 		return
 	}
-	for range 3 { // waits until the bastion is ready
+	for range 6 { // waits until the bastion is ready: without other work, a few seconds
 		ctx, cancel := invocation(peopleTimeout)
 		rec, err = describe.Service.Get(ctx, caller, rec.ID, 20*time.Second)
 		cancel()
 	}
 	if err != nil || rec.State() != bastion.Ready {
-		r.t.Errorf("person %d: after a minute the bastion is %s (%s): %v", n, rec.State(), rec.Stage(), err)
+		r.t.Errorf("person %d: after two minutes the bastion is %s (%s): %v", n, rec.State(), rec.Stage(), err)
 	}
 	ctx, cancel = invocation(peopleTimeout)
 	defer cancel()

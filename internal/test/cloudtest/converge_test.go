@@ -157,3 +157,22 @@ func TestConvergeEndsAtItsTimeout(t *testing.T) {
 		}
 	})
 }
+
+// If ECS does not describe the task of the first attempt, nothing is stopped.
+func TestUnreadableTaskIsNotStopped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 0)
+		rec := w.ready()
+		var recorder cloudtest.Recorder
+		service := w.serviceOn(cloudtest.Wrap(w.ports(), cloudtest.Chain(recorder.Hook, cloudtest.At("Tasks.Fetch", 1, cloudtest.FailBefore))))
+		if err := service.Observe(t.Context(), rec.ID); !errors.Is(err, cloudtest.ErrInjected) {
+			t.Errorf("observe: %v, want the injected error", err)
+		}
+		for _, call := range recorder.Calls() {
+			if call == "Tasks.Stop" {
+				t.Error("StopTask was called")
+			}
+		}
+		w.rest("")
+	})
+}
