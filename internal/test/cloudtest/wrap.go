@@ -25,6 +25,20 @@ type Ports struct {
 // method's result only if that error is nil.
 type Hook func(ctx context.Context, call string, do func() error) error
 
+type subjectKey struct{}
+
+// about returns a context that names what a call is about.
+func about(ctx context.Context, subject string) context.Context {
+	return context.WithValue(ctx, subjectKey{}, subject)
+}
+
+// Subject returns the bastion, group, task or owner that a call is about, from the
+// context of its hook. It is empty for a call that is about none of them.
+func Subject(ctx context.Context) string {
+	subject, _ := ctx.Value(subjectKey{}).(string)
+	return subject
+}
+
 // Wrap returns ports that send every call through the hook.
 func Wrap(p Ports, hook Hook) Ports {
 	return Ports{
@@ -58,23 +72,23 @@ type hookedRecords struct {
 }
 
 func (r hookedRecords) Create(ctx context.Context, rec bastion.Record, quota bastion.Quota) error {
-	return r.hook(ctx, "Records.Create", func() error { return r.next.Create(ctx, rec, quota) })
+	return r.hook(about(ctx, rec.ID), "Records.Create", func() error { return r.next.Create(ctx, rec, quota) })
 }
 
 func (r hookedRecords) Fetch(ctx context.Context, id string) (bastion.Record, error) {
-	return through(ctx, r.hook, "Records.Fetch", func() (bastion.Record, error) { return r.next.Fetch(ctx, id) })
+	return through(about(ctx, id), r.hook, "Records.Fetch", func() (bastion.Record, error) { return r.next.Fetch(ctx, id) })
 }
 
 func (r hookedRecords) FetchByName(ctx context.Context, owner, name string) (bastion.Record, error) {
-	return through(ctx, r.hook, "Records.FetchByName", func() (bastion.Record, error) { return r.next.FetchByName(ctx, owner, name) })
+	return through(about(ctx, owner), r.hook, "Records.FetchByName", func() (bastion.Record, error) { return r.next.FetchByName(ctx, owner, name) })
 }
 
 func (r hookedRecords) Replace(ctx context.Context, prev, next bastion.Record) error {
-	return r.hook(ctx, "Records.Replace", func() error { return r.next.Replace(ctx, prev, next) })
+	return r.hook(about(ctx, prev.ID), "Records.Replace", func() error { return r.next.Replace(ctx, prev, next) })
 }
 
 func (r hookedRecords) ListByOwner(ctx context.Context, owner string) ([]bastion.Record, error) {
-	return through(ctx, r.hook, "Records.ListByOwner", func() ([]bastion.Record, error) { return r.next.ListByOwner(ctx, owner) })
+	return through(about(ctx, owner), r.hook, "Records.ListByOwner", func() ([]bastion.Record, error) { return r.next.ListByOwner(ctx, owner) })
 }
 
 func (r hookedRecords) List(ctx context.Context) ([]bastion.Record, error) {
@@ -126,23 +140,23 @@ type hookedGroups struct {
 }
 
 func (g hookedGroups) Create(ctx context.Context, spec bastion.GroupSpec) (bastion.Group, error) {
-	return through(ctx, g.hook, "Groups.Create", func() (bastion.Group, error) { return g.next.Create(ctx, spec) })
+	return through(about(ctx, spec.BastionID), g.hook, "Groups.Create", func() (bastion.Group, error) { return g.next.Create(ctx, spec) })
 }
 
 func (g hookedGroups) Describe(ctx context.Context, bastionID, groupID string) (bastion.Group, error) {
-	return through(ctx, g.hook, "Groups.Describe", func() (bastion.Group, error) { return g.next.Describe(ctx, bastionID, groupID) })
+	return through(about(ctx, bastionID), g.hook, "Groups.Describe", func() (bastion.Group, error) { return g.next.Describe(ctx, bastionID, groupID) })
 }
 
 func (g hookedGroups) Authorize(ctx context.Context, groupID string, source netip.Prefix) error {
-	return g.hook(ctx, "Groups.Authorize", func() error { return g.next.Authorize(ctx, groupID, source) })
+	return g.hook(about(ctx, groupID), "Groups.Authorize", func() error { return g.next.Authorize(ctx, groupID, source) })
 }
 
 func (g hookedGroups) Revoke(ctx context.Context, groupID string, rule bastion.Rule) error {
-	return g.hook(ctx, "Groups.Revoke", func() error { return g.next.Revoke(ctx, groupID, rule) })
+	return g.hook(about(ctx, groupID), "Groups.Revoke", func() error { return g.next.Revoke(ctx, groupID, rule) })
 }
 
 func (g hookedGroups) Delete(ctx context.Context, groupID string) error {
-	return g.hook(ctx, "Groups.Delete", func() error { return g.next.Delete(ctx, groupID) })
+	return g.hook(about(ctx, groupID), "Groups.Delete", func() error { return g.next.Delete(ctx, groupID) })
 }
 
 func (g hookedGroups) List(ctx context.Context) ([]bastion.Group, error) {
@@ -155,19 +169,19 @@ type hookedTasks struct {
 }
 
 func (t hookedTasks) Run(ctx context.Context, spec bastion.TaskSpec) (bastion.Task, error) {
-	return through(ctx, t.hook, "Tasks.Run", func() (bastion.Task, error) { return t.next.Run(ctx, spec) })
+	return through(about(ctx, spec.BastionID), t.hook, "Tasks.Run", func() (bastion.Task, error) { return t.next.Run(ctx, spec) })
 }
 
 func (t hookedTasks) Describe(ctx context.Context, bastionID string, known ...string) ([]bastion.Task, error) {
-	return through(ctx, t.hook, "Tasks.Describe", func() ([]bastion.Task, error) { return t.next.Describe(ctx, bastionID, known...) })
+	return through(about(ctx, bastionID), t.hook, "Tasks.Describe", func() ([]bastion.Task, error) { return t.next.Describe(ctx, bastionID, known...) })
 }
 
 func (t hookedTasks) Fetch(ctx context.Context, taskID string) (bastion.Task, error) {
-	return through(ctx, t.hook, "Tasks.Fetch", func() (bastion.Task, error) { return t.next.Fetch(ctx, taskID) })
+	return through(about(ctx, taskID), t.hook, "Tasks.Fetch", func() (bastion.Task, error) { return t.next.Fetch(ctx, taskID) })
 }
 
 func (t hookedTasks) Stop(ctx context.Context, taskID, reason string) error {
-	return t.hook(ctx, "Tasks.Stop", func() error { return t.next.Stop(ctx, taskID, reason) })
+	return t.hook(about(ctx, taskID), "Tasks.Stop", func() error { return t.next.Stop(ctx, taskID, reason) })
 }
 
 func (t hookedTasks) List(ctx context.Context) ([]bastion.Task, error) {
@@ -180,15 +194,15 @@ type hookedLeases struct {
 }
 
 func (l hookedLeases) Fetch(ctx context.Context, taskID string) (bastion.LeaseItem, error) {
-	return through(ctx, l.hook, "Leases.Fetch", func() (bastion.LeaseItem, error) { return l.next.Fetch(ctx, taskID) })
+	return through(about(ctx, taskID), l.hook, "Leases.Fetch", func() (bastion.LeaseItem, error) { return l.next.Fetch(ctx, taskID) })
 }
 
 func (l hookedLeases) Write(ctx context.Context, taskID string, lease bastion.Lease) error {
-	return l.hook(ctx, "Leases.Write", func() error { return l.next.Write(ctx, taskID, lease) })
+	return l.hook(about(ctx, taskID), "Leases.Write", func() error { return l.next.Write(ctx, taskID, lease) })
 }
 
 func (l hookedLeases) End(ctx context.Context, taskID, bastionID string, until time.Time) error {
-	return l.hook(ctx, "Leases.End", func() error { return l.next.End(ctx, taskID, bastionID, until) })
+	return l.hook(about(ctx, taskID), "Leases.End", func() error { return l.next.End(ctx, taskID, bastionID, until) })
 }
 
 func (l hookedLeases) List(ctx context.Context) ([]bastion.LeaseItem, error) {
@@ -201,5 +215,5 @@ type hookedNotifier struct {
 }
 
 func (n hookedNotifier) Notify(ctx context.Context, rec bastion.Record, notice bastion.Notice) error {
-	return n.hook(ctx, "Notifier.Notify", func() error { return n.next.Notify(ctx, rec, notice) })
+	return n.hook(about(ctx, rec.ID), "Notifier.Notify", func() error { return n.next.Notify(ctx, rec, notice) })
 }

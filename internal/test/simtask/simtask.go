@@ -30,6 +30,8 @@ type Runner struct {
 	// CrashAfter is the time from the first lease until the task's process crashes; 0
 	// for never.
 	CrashAfter time.Duration
+	// Now returns the time by a task's own clock; nil for time.Now.
+	Now func(taskID string) time.Time
 
 	mu    sync.Mutex
 	tasks map[string]*Server // by task ID; running tasks with a lease only
@@ -43,9 +45,13 @@ func (r *Runner) Run(ctx context.Context, task localcloud.Process) int {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	lease := &taskLease{TaskLease: task.Lease, brokenTimer: r.BrokenTimer}
+	now := time.Now
+	if r.Now != nil {
+		now = func() time.Time { return r.Now(task.TaskID) }
+	}
 	cfg := leaseloop.Config{
 		BastionID: task.BastionID, Lease: lease, Timing: r.Timing,
-		Now: time.Now, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Now: now, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	}
 	code := leaseloop.Run(ctx, cfg, func(bastion.Lease, *slog.Logger) leaseloop.Server {
 		server := NewServer(HostKey(task.TaskID))
