@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -174,5 +175,67 @@ func TestUnreadableTaskIsNotStopped(t *testing.T) {
 			}
 		}
 		w.rest("")
+	})
+}
+
+// A read that hangs ends after StepTimeout, is not repeated in the same converge, and does
+// not keep the converge from the other reads and their steps.
+func TestHangingReadLeavesTimeForTheOthers(t *testing.T) {
+	simulate(t, func(t *testing.T, w *world) {
+		rec := w.ready()
+		if _, err := w.serviceOn(cloudtest.Wrap(w.ports(), cloudtest.At("Records.Fetch", 2, cloudtest.FailBefore))).Close(context.Background(), alice(home), rec.ID, 0); err != nil {
+			t.Fatal(err) // only the intent is stored
+		}
+		var recorder cloudtest.Recorder
+		hang := func(ctx context.Context, call string, do func() error) error {
+			if call == "Groups.Describe" {
+				return cloudtest.HangBefore(ctx, call, do)
+			}
+			return do()
+		}
+		began := time.Now()
+		after, err := w.serviceOn(cloudtest.Wrap(w.ports(), cloudtest.Chain(recorder.Hook, hang))).Converge(context.Background(), rec.ID, bastion.ReaperSteps)
+		if !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != timing.StepTimeout || after.Failing.Since.IsZero() {
+			t.Errorf("after %s: %v, failing %+v", time.Since(began), err, after.Failing)
+		}
+		count := map[string]int{}
+		for _, call := range recorder.Calls() {
+			count[call]++
+		}
+		if count["Groups.Describe"] != 1 || count["Leases.Write"] != 1 || count["Tasks.Stop"] != 1 {
+			t.Errorf("calls %v, want one of Groups.Describe, Leases.Write and Tasks.Stop", count)
+		}
+		w.rest("closed")
+	})
+}
+
+// An extend may write leases only. It does not clear the failure of a step that only the
+// reaper can take.
+func TestExtendDoesNotClearFailing(t *testing.T) {
+	simulate(t, func(t *testing.T, w *world) {
+		ctx := context.Background()
+		rec := w.ready()
+		if err := w.cloud.Groups().Authorize(ctx, rec.Group.ID, netip.PrefixFrom(travel, 32)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * time.Second) // until reads show the rule
+		refuse := func(ctx context.Context, call string, do func() error) error {
+			if call == "Groups.Revoke" {
+				return cloudtest.FailBefore(ctx, call, do)
+			}
+			return do()
+		}
+		failing, err := w.serviceOn(cloudtest.Wrap(w.ports(), refuse)).Converge(ctx, rec.ID, bastion.ReaperSteps)
+		if err == nil || failing.Failing.Since.IsZero() {
+			t.Fatalf("failing %+v, %v", failing.Failing, err)
+		}
+		extended, err := w.service.Extend(ctx, alice(home), rec.ID, 10*time.Hour, 0)
+		if err != nil || extended.Failing != failing.Failing {
+			t.Errorf("after the extend: failing %+v, want %+v; %v", extended.Failing, failing.Failing, err)
+		}
+		w.rest("extended")
+		if rec := w.only(); rec.Failing != (bastion.Failing{}) {
+			t.Errorf("after the reaper: failing %+v", rec.Failing)
+		}
 	})
 }
