@@ -65,7 +65,10 @@ func runAttack(t *testing.T, w *twoBastions, attack attack, inRole bool) {
 		w.deliverEvents(t)
 	}
 	after := w.fetch(t, w.honest)
-	after.Version, after.DueAt = record.Version, record.DueAt // may have changed
+	if !after.SeenAt.After(record.SeenAt) {
+		t.Errorf("the honest bastion was last seen ready %s, and before %s", after.SeenAt, record.SeenAt)
+	}
+	after.Version, after.DueAt, after.SeenAt = record.Version, record.DueAt, record.SeenAt // may have changed
 	if !reflect.DeepEqual(after, record) {
 		t.Fatalf("the record was\n%+v\nand is\n%+v", record, after)
 	}
