@@ -578,13 +578,20 @@ func (d *decision) settle() {
 // one, it stays, so that the record is not written only to move DueAt. If the record is
 // written anyway, to confirm a notice, DueAt moves. A record that was due, but for which
 // there was no time, stays due, and keeps its place in the reaper's order.
+//
+// A record whose converges fail stays due, too, so that the next run of the reaper sees it
+// and reports it, whatever else converges it until then. Its DueAt moves to the present
+// time, so that it takes its turn after the records that have waited for longer.
 func (d *decision) schedule() {
-	if d.seen.NoTime != 0 && !d.next.DueAt.IsZero() && !d.next.DueAt.After(d.now) {
-		return
-	}
-	r, due := &d.next, d.nextDue()
-	written := d.seen.NotifiedVersion > 0
-	if !r.DueAt.After(d.now) || due.Before(r.DueAt) || written {
+	r, timing := &d.next, d.cfg.Timing
+	wasDue := !r.DueAt.IsZero() && !r.DueAt.After(d.now)
+	switch due := d.nextDue(); {
+	case wasDue && d.seen.NoTime != 0:
+	case !r.Failing.Since.IsZero():
+		if !wasDue || d.now.Sub(r.DueAt) >= timing.WatchInterval { // otherwise each round would write it
+			r.DueAt = d.now
+		}
+	case !r.DueAt.After(d.now), due.Before(r.DueAt), d.seen.NotifiedVersion > 0:
 		r.DueAt = due
 	}
 }

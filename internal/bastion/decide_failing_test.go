@@ -27,8 +27,8 @@ func TestDecideRecordsFailing(t *testing.T) {
 		fails bool          // Plan.Err is set
 	}{
 		{"all seen, nothing to do", readyNow, inUse(1), 0, false},
-		{"a part is unknown", readyNow, Observed{Unknown: GroupPart, Tasks: tasks(TaskRunning), Lease: reported(1)}, 10 * time.Minute, false},
-		{"a part is unknown again", with(readyNow, failingSince(since)), Observed{Unknown: GroupPart, Tasks: tasks(TaskRunning), Lease: reported(1)}, since, false},
+		{"a part is unknown", readyNow, unreadableGroup(), 10 * time.Minute, false},
+		{"a part is unknown again", with(readyNow, failingSince(since)), unreadableGroup(), since, false},
 		{"a part is unknown for lack of time", readyNow, Observed{Unknown: GroupPart, NoTime: GroupPart, Tasks: tasks(TaskRunning), Lease: reported(1)}, 0, false},
 		{"a part is unknown for lack of time, and it failed before", with(readyNow, failingSince(since)), Observed{Unknown: GroupPart, NoTime: GroupPart, Tasks: tasks(TaskRunning), Lease: reported(1)}, since, false},
 		{"all seen, nothing to do, and it failed before", with(readyNow, failingSince(since)), inUse(1), 0, false},
@@ -83,7 +83,7 @@ func TestDecideRecordsWhenItSawReady(t *testing.T) {
 		want time.Duration // after t0; -1 for never
 	}{
 		{"all parts seen", with(created(), ready, settled), inUse(1), 10 * time.Minute},
-		{"group unknown", with(created(), ready, settled), Observed{Unknown: GroupPart, Tasks: tasks(TaskRunning), Lease: reported(1)}, 0},
+		{"group unknown", with(created(), ready, settled), unreadableGroup(), 0},
 		{"task missing within the read lag", with(created(), ready, func(r *Record) { r.Attempt.TaskSeenAt = t0.Add(9 * time.Minute) }), Observed{Group: group("A"), Lease: reported(1)}, 0},
 		{"task is stopping", with(created(), ready, settled), Observed{Group: group("A"), Tasks: tasks(TaskStopping), Lease: reported(1)}, 0},
 		{"report of an older generation", with(created(), ready, generation(2)), inUse(1), -1},

@@ -23,9 +23,12 @@ func TestDecideSettles(t *testing.T) {
 		{"ready, before UnsettledUntil", with(created(), ready), inUse(1), settledAt - 1, false},
 		{"not ready", with(created(), hasGroup, running), Observed{Group: group("A"), Tasks: tasks(TaskRunning), Lease: leased(1)}, 5 * time.Minute, false},
 		{"ready, but another task must be stopped", with(created(), ready), withOtherTask(), 5 * time.Minute, false},
+		{"ready, but the group is unknown", with(created(), ready), unreadableGroup(), 5 * time.Minute, false},
+		{"ready, but the task is missing within the read lag", with(created(), ready, func(r *Record) { r.Attempt.TaskSeenAt = t0.Add(5 * time.Minute) }), Observed{Group: group("A"), Lease: reported(1)}, 5 * time.Minute, false},
 		{"finished, at UnsettledUntil", with(created(), ready, ended, closed, finishedAt), Observed{Lease: tombstone()}, closedSettledAt, true},
 		{"finished, before UnsettledUntil", with(created(), ready, ended, closed, finishedAt), Observed{Lease: tombstone()}, closedSettledAt - 1, false},
 		{"finished, but its group exists again", with(created(), ready, ended, closed, finishedAt), Observed{Group: group(), Lease: tombstone()}, 6 * time.Minute, false},
+		{"finished, but the tasks are unknown", with(created(), ready, ended, closed, finishedAt), Observed{Unknown: TasksPart, Lease: tombstone()}, 6 * time.Minute, false},
 		{"closing", with(created(), ready, closed), Observed{Group: group(), Tasks: tasks(TaskStopping), Lease: reported(2)}, 6 * time.Minute, false},
 	} {
 		next := Decide(testConfig, row.rec, row.seen, t0.Add(row.at)).Next
@@ -62,6 +65,10 @@ func TestDecideSchedules(t *testing.T) {
 		{"a later DueAt is replaced", with(created(), ready, settled, due(time.Hour)), inUse(1), 10 * time.Minute, 15 * time.Minute},
 		{"a DueAt that has passed is replaced", with(created(), ready, settled, due(10*time.Minute)), inUse(1), 10 * time.Minute, 15 * time.Minute},
 		{"a zero DueAt is replaced", with(created(), ready, settled, due(never)), inUse(1), 10 * time.Minute, 15 * time.Minute},
+		{"failing: a DueAt in the future becomes the present time", with(created(), ready, settled, due(11*time.Minute)), unreadableGroup(), 10 * time.Minute, 10 * time.Minute},
+		{"failing: a DueAt that has passed becomes the present time", with(created(), ready, settled, due(9*time.Minute)), unreadableGroup(), 10 * time.Minute, 10 * time.Minute},
+		{"failing: a DueAt that has just passed stays", with(created(), ready, settled, due(10*time.Minute-14*time.Second)), unreadableGroup(), 10 * time.Minute, 10*time.Minute - 14*time.Second},
+		{"no longer failing", with(created(), ready, settled, failingSince(time.Minute), due(10*time.Minute)), inUse(1), 10 * time.Minute, 15 * time.Minute},
 		{"finished and settled: a DueAt in the future is removed", with(finished, due(20*time.Minute)), Observed{Lease: tombstone()}, 10 * time.Minute, never},
 		{"finished, but its group exists again", finished, Observed{Group: group(), Lease: tombstone()}, 10 * time.Minute, 10*time.Minute + 15*time.Second},
 		{"ready, but another task must be stopped", with(created(), ready, settled), withOtherTask(), 10 * time.Minute, 10*time.Minute + 15*time.Second},

@@ -153,8 +153,8 @@ var stopReasons = []struct {
 	{"", []string{"performing maintenance", "host ec2", "container instance deregistration"}, failureHost},
 }
 
-// explain returns the failure for a task that did not end on purpose. Whoever calls
-// StopTask can write any stoppedReason, so for UserInitiated only the code counts.
+// explain returns the failure for a task that did not end on purpose. A caller
+// of StopTask can write any stoppedReason, so for UserInitiated only the code counts.
 func explain(task Task) Failure {
 	if task.StopCode == "UserInitiated" {
 		return failureStopped

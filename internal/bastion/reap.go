@@ -35,8 +35,8 @@ type ReapResult struct {
 
 // Reap converges every record that was due when Reap began, the earliest DueAt first
 // and each record once. A record whose converge fails stays due and does not affect the
-// others; the errors are logged and joined. If too little time is left before the deadline of ctx,
-// the other records stay due, which is not an error.
+// others; the errors are logged and joined. If too little time is left before the
+// deadline of ctx, the other records stay due, which is not an error.
 func (s *Service) Reap(ctx context.Context) (ReapResult, error) {
 	began := s.now()
 	started := map[string]bool{} // by the bastion's ID
@@ -60,46 +60,44 @@ func (s *Service) Reap(ctx context.Context) (ReapResult, error) {
 // reapAll converges the records while there is time, adds their IDs to started, and
 // counts them in result.
 func (s *Service) reapAll(ctx context.Context, ids []string, started map[string]bool, result *ReapResult) error {
-	var wg sync.WaitGroup
+	var (
+		wg     sync.WaitGroup
+		mu     sync.Mutex // guards result, failed and noTime
+		failed []error
+		noTime int
+	)
 	slots := make(chan struct{}, reapWorkers)
-	errs, since := make([]error, len(ids)), make([]time.Time, len(ids))
-	for i, id := range ids {
+	for _, id := range ids {
 		slots <- struct{}{}
 		if outOfTime(ctx) {
 			break
 		}
 		started[id] = true
-		result.Started++
 		wg.Go(func() {
 			defer func() { <-slots }()
-			var rec Record
-			rec, errs[i] = s.Converge(ctx, id, ReaperSteps)
-			since[i] = rec.Failing.Since
-			if errs[i] != nil && ctx.Err() != nil { // the deadline of ctx has passed: not a failure
-				errs[i] = ErrNoTime
+			rec, err := s.Converge(ctx, id, ReaperSteps)
+			mu.Lock()
+			defer mu.Unlock()
+			result.Started++
+			if at := rec.Failing.Since; !at.IsZero() && (result.FailingSince.IsZero() || at.Before(result.FailingSince)) {
+				result.FailingSince, result.FailingID = at, id
 			}
-			if errs[i] != nil && !errors.Is(errs[i], ErrNoTime) {
-				s.Log.Error("converge failed", "bastion", id, "failing", rec.Failing, "error", errs[i].Error())
+			switch {
+			case err == nil:
+			case errors.Is(err, ErrNoTime), ctx.Err() != nil: // the deadline of ctx has passed: not a failure
+				noTime++
+			default:
+				result.Failed++
+				failed = append(failed, err)
+				s.Log.Error("converge failed", "bastion", id, "failing", rec.Failing, "error", err.Error())
 			}
 		})
 	}
 	wg.Wait()
-	failed := slices.DeleteFunc(slices.Clone(errs), func(err error) bool { return errors.Is(err, ErrNoTime) })
-	if stopped := len(errs) - len(failed); stopped > 0 {
-		s.Log.Info("no time left", "bastions", stopped)
+	if noTime > 0 {
+		s.Log.Info("no time left", "bastions", noTime)
 	}
-	for i, at := range since {
-		if !at.IsZero() && (result.FailingSince.IsZero() || at.Before(result.FailingSince)) {
-			result.FailingSince, result.FailingID = at, ids[i]
-		}
-	}
-	err := errors.Join(failed...)
-	for _, one := range failed {
-		if one != nil {
-			result.Failed++
-		}
-	}
-	return err
+	return errors.Join(failed...)
 }
 
 // outOfTime reports whether it is too late to start one more converge.
