@@ -150,18 +150,18 @@ var (
 		Message: "AWS did not start the bastion. Request it again. If it keeps happening, ask your operator: the function's log has the cause."}
 )
 
-// refusals maps parts of ECS's messages to failures. If a message contains several
-// parts, the first entry counts. A message is the reason of a failure in a response, or
+// refusals maps parts of ECS's messages to failures. A part is in lower case, and matches
+// in any case. If a message contains several parts, the first entry counts. A message is the reason of a failure in a response, or
 // the message of an error. The messages are from the ECS developer guide ("API failures
 // messages", "Service event messages").
 var refusals = []struct {
 	part    string
 	failure bastion.Failure
 }{
-	{"apacity is unavailable", bastion.CapacityFailure}, // matches "Capacity" and "capacity"
+	{"capacity is unavailable", bastion.CapacityFailure},
 	{"reached the limit on the number of", quotaFailure},
-	{"RESOURCE:ENI", interfaceFailure},
-	{"RESOURCE:", bastion.CapacityFailure},
+	{"resource:eni", interfaceFailure},
+	{"resource:", bastion.CapacityFailure},
 }
 
 // refusalCodes are error codes of RunTask. After an error with such a code, there is
@@ -195,6 +195,7 @@ func refusedBy(failure types.Failure) *bastion.RefusedError {
 
 // refusalOf returns the failure for a message of ECS, and false if refusals has none.
 func refusalOf(message string) (bastion.Failure, bool) {
+	message = strings.ToLower(message)
 	for _, r := range refusals {
 		if strings.Contains(message, r.part) {
 			return r.failure, true

@@ -355,6 +355,9 @@ func TestFailuresOfRunTaskAreRefusals(t *testing.T) {
 		want           bastion.Failure
 	}{
 		{"Capacity is unavailable at this time. Please try again later or in a different availability zone", "", bastion.CapacityFailure},
+		{"capacity is unavailable in this zone", "", bastion.CapacityFailure},
+		{"You've Reached the Limit on the number of vCPUs", "", quotaFailure},
+		{"Resource:ENI", "", interfaceFailure},
 		{"RESOURCE:MEMORY", "", bastion.CapacityFailure},
 		{"RESOURCE:ENI", "", interfaceFailure},
 		{"You've reached the limit on the number of Fargate Spot vCPUs you can run concurrently", "", quotaFailure},
