@@ -253,7 +253,9 @@ func (l *loop) setLease(lease bastion.Lease) {
 	l.server.Reply(lease.ConsoleReply)
 	var keys []string
 	for _, key := range lease.Keys {
-		keys = append(keys, key.Fingerprint())
+		if fingerprint := key.Fingerprint(); fingerprint != "" { // an invalid key has none
+			keys = append(keys, fingerprint)
+		}
 	}
 	l.cfg.Log.Info("lease in force", "generation", lease.Generation, "deadline", lease.Deadline,
 		"keys", keys, "source", lease.Source, "idle", lease.IdleTimeout.String(), "connections_closed", closed)

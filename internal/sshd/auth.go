@@ -1,11 +1,13 @@
 package sshd
 
 import (
+	"cmp"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/crypto/ssh"
@@ -16,8 +18,8 @@ import (
 // keySet maps the admitted keys, in wire form, to their fingerprints.
 type keySet map[string]string
 
-// parseKeys parses the keys of a lease. It leaves out keys that cannot be parsed; the
-// error names them.
+// parseKeys parses the keys of a lease. It leaves out keys that cannot be parsed. For each
+// of them, the error has the fingerprint, or, if there is none, the text of the key.
 func parseKeys(keys []bastion.Key) (keySet, error) {
 	set, problems := keySet{}, []error(nil)
 	for _, key := range keys {
@@ -27,7 +29,8 @@ func parseKeys(keys []bastion.Key) (keySet, error) {
 			_, err = ssh.ParsePublicKey(blob)
 		}
 		if err != nil {
-			problems = append(problems, fmt.Errorf("parse key %s: %w", key.Fingerprint(), err))
+			name := cmp.Or(key.Fingerprint(), strconv.Quote(clip(string(key))))
+			problems = append(problems, fmt.Errorf("parse key %s: %w", name, err))
 			continue
 		}
 		set[string(blob)] = key.Fingerprint()

@@ -1,6 +1,7 @@
 package sshd
 
 import (
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -246,7 +247,17 @@ func TestNewSourceOrKeyKeepsOpenConnections(t *testing.T) {
 func TestUnreadableKeyIsIgnored(t *testing.T) {
 	r := start(t, func(r *fixture) { r.table.Lease.Keys = append(r.table.Lease.Keys, "ssh-ed25519 AAAA", "junk") })
 	r.dial()
-	r.log.await(t, "ignoring a key that cannot be parsed", 1)
+	problem := r.log.await(t, "ignoring a key that cannot be parsed", 1).text("error")
+	for _, want := range []string{"parse key " + bastion.Key("ssh-ed25519 AAAA").Fingerprint() + ": ", `parse key "junk": `} {
+		if !strings.Contains(problem, want) {
+			t.Errorf("the error %q does not contain %q", problem, want)
+		}
+	}
+	lease := r.log.all("lease in force")[0]
+	want := fmt.Sprint([]any{r.table.Lease.Keys[0].Fingerprint(), bastion.Key("ssh-ed25519 AAAA").Fingerprint()})
+	if got := lease.text("keys"); got != want {
+		t.Errorf("the lease in force has the keys %s, want %s", got, want)
+	}
 }
 
 func TestNumberOfConnectionsIsReported(t *testing.T) {
