@@ -144,6 +144,9 @@ type loggingTransport struct {
 	sent atomic.Int64
 }
 
+// slackMessage is the attribute with the texts of a message to Slack, one in each line.
+const slackMessage = "message"
+
 // RoundTrip implements http.RoundTripper.
 func (l *loggingTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	body, err := io.ReadAll(r.Body)
@@ -158,7 +161,7 @@ func (l *loggingTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err := json.Unmarshal(body, &message); err != nil {
 		return nil, fmt.Errorf("read the message: %w", err)
 	}
-	l.log.Info("to Slack", "url", r.URL.String(), "message", strings.Join(textsOf(message.Blocks), "\n"))
+	l.log.Info("to Slack", "url", r.URL.String(), slackMessage, strings.Join(textsOf(message.Blocks), "\n"))
 	reply := "ok"
 	if strings.HasPrefix(r.URL.Path, "/api/") {
 		ts := message.TS // of chat.update
@@ -173,7 +176,8 @@ func (l *loggingTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}, nil
 }
 
-// textsOf returns the texts of a message's blocks, in order.
+// textsOf returns the texts of a message's blocks, in order. The elements of a section
+// are one text.
 func textsOf(content any) (texts []string) {
 	switch content := content.(type) {
 	case []any:
@@ -183,6 +187,9 @@ func textsOf(content any) (texts []string) {
 	case map[string]any:
 		if text, ok := content["text"].(string); ok {
 			return []string{text}
+		}
+		if content["type"] == "rich_text_section" {
+			return []string{strings.Join(textsOf(content["elements"]), "")}
 		}
 		for _, key := range []string{"text", "elements"} {
 			texts = append(texts, textsOf(content[key])...)

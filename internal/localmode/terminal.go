@@ -2,7 +2,6 @@ package localmode
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
@@ -14,8 +13,8 @@ import (
 	"unicode"
 )
 
-// defaultKeys are the public keys that ssh offers without being told to, in the
-// order in which the welcome prefers them.
+// defaultKeys are the public keys of the keys that ssh offers by default. The welcome
+// uses the first of them that exists.
 var defaultKeys = []string{"id_ed25519.pub", "id_ecdsa.pub", "id_rsa.pub", "id_ed25519_sk.pub", "id_ecdsa_sk.pub"}
 
 // welcome prints the URL alone on the first line, for scripts, and then commands
@@ -33,8 +32,8 @@ func welcome(w io.Writer, url, home string) error {
 	}
 	identity := ""
 	if found && !isDefault {
-		// The line stays at the end of the file, where it is for every host. ssh -i
-		// would not reach the hop of -J.
+		// At the end of the file, the line belongs to the last Host block, which names
+		// all hosts of the file. ssh -i would not apply to the connection that -J makes.
 		identity = fmt.Sprintf("    echo 'IdentityFile ~/.ssh/%s' >> bastion-default.conf\n", strings.TrimSuffix(key, ".pub"))
 	}
 	fmt.Fprintf(&text, `Start a bastion, connect to a private host through it, and close it again.
@@ -81,8 +80,9 @@ func plainName(name string) bool {
 	return strings.Trim(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-") == ""
 }
 
-// terminalHandler writes one short line for each record. The full records, as
-// JSON, are there when standard error is not a terminal.
+// terminalHandler writes one short line for each record, and below it the text of a
+// message to Slack. It is for terminals only; otherwise logHandler writes the records
+// with all attributes, as JSON.
 type terminalHandler struct {
 	mu    *sync.Mutex // one for all copies of the handler
 	w     io.Writer
@@ -93,12 +93,12 @@ func newTerminalHandler(w io.Writer) *terminalHandler {
 	return &terminalHandler{mu: &sync.Mutex{}, w: w}
 }
 
-// shown are the attributes that a line of level Info has. Errors and warnings
-// have all of them.
+// shown are the attributes that a line of level Info has. A line of level Warn or Error
+// has all attributes.
 var shown = map[string]bool{
 	"bastion": true, "name": true, "state": true, "stage": true, "end": true, "deadline": true,
 	"method": true, "route": true, "status": true, "code": true,
-	"destination": true, "asked": true, "reason": true, "result": true, "error": true, "url": true,
+	"requested": true, "reason": true, "result": true, "error": true, "url": true,
 }
 
 // Enabled implements slog.Handler.
@@ -119,7 +119,7 @@ func (h *terminalHandler) Handle(_ context.Context, record slog.Record) error {
 	attrs := slices.Clone(h.attrs)
 	record.Attrs(func(a slog.Attr) bool { attrs = append(attrs, a); return true })
 	if record.Level == slog.LevelInfo && readOnly(attrs) {
-		return nil // pages and scripts poll
+		return nil // web pages and scripts poll with GET; their lines would hide the others
 	}
 	var line, texts strings.Builder
 	fmt.Fprintf(&line, "%s ", record.Time.Format("15:04:05"))
@@ -129,15 +129,13 @@ func (h *terminalHandler) Handle(_ context.Context, record slog.Record) error {
 	line.WriteString(record.Message)
 	for _, a := range attrs {
 		value := a.Value.Resolve()
-		if message, ok := value.Any().(json.RawMessage); ok {
-			var parsed any
-			_ = json.Unmarshal(message, &parsed) // without texts, the line stands alone
-			for text := range strings.Lines(strings.Join(slackTexts(parsed), "\n")) {
-				fmt.Fprintf(&texts, "          %s\n", printable(strings.TrimSuffix(text, "\n")))
+		text := value.String()
+		if a.Key == slackMessage {
+			for line := range strings.Lines(text) {
+				fmt.Fprintf(&texts, "          %s\n", printable(strings.TrimSuffix(line, "\n")))
 			}
 			continue
 		}
-		text := value.String()
 		if value.Kind() == slog.KindTime {
 			text = value.Time().Format("15:04:05")
 		}
@@ -163,32 +161,6 @@ func readOnly(attrs []slog.Attr) bool {
 		}
 	}
 	return get && succeeded
-}
-
-// slackTexts returns the texts and links of a message to Slack, in their order.
-func slackTexts(message any) []string {
-	var texts []string
-	switch m := message.(type) {
-	case string:
-		return []string{m}
-	case []any:
-		for _, element := range m {
-			if _, isObject := element.(map[string]any); isObject {
-				texts = append(texts, slackTexts(element)...)
-			}
-		}
-	case map[string]any:
-		if m["blocks"] != nil {
-			return slackTexts(m["blocks"]) // the text beside blocks is for notifications
-		}
-		if m["type"] == "rich_text_section" {
-			return []string{strings.Join(slackTexts(m["elements"]), "")}
-		}
-		for _, key := range []string{"text", "url", "fields", "elements", "accessory"} {
-			texts = append(texts, slackTexts(m[key])...)
-		}
-	}
-	return texts
 }
 
 // printable replaces control characters, so that text from a client cannot drive

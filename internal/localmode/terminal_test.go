@@ -2,8 +2,9 @@ package localmode
 
 import (
 	"bytes"
-	"encoding/json"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -108,23 +109,54 @@ func TestTerminalLogIsShort(t *testing.T) {
 	log := slog.New(newTerminalHandler(&out)).With("task", "0123", "bastion", "abc")
 	log.Info("request", "method", "GET", "status", 200, "route", "/bastions")
 	log.Info("request", "request_id", "X", "method", "POST", "status", 201, "route", "/bastions", "code", "")
-	log.Info("refusal", "kind", "forward", "asked", "a\nb\x1b[2J", "key", "SHA256:x")
-	log.Warn("reap", "error", "stop task", "attempt", 2)
-	log.Info("message to Slack", "message", json.RawMessage(`{"text":"fallback","blocks":[
-		{"type":"section","text":{"type":"mrkdwn","text":"*Ready*\nsecond"},"accessory":{"text":{"text":"Close"},"url":"http://x"}},
-		{"type":"rich_text","elements":[{"elements":[{"type":"text","text":"Host b"}]}]}]}`))
+	log.Info("refusal", "kind", "forward", "requested", "a\nb\x1b[2J", "key", "SHA256:x")
+	log.Warn("reap failed", "error", "stop task", "attempt", 2)
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
 	for i, want := range []string{
 		"request bastion=abc method=POST status=201 route=/bastions",
-		"refusal bastion=abc asked=a?b?[2J",
-		"WARN reap task=0123 bastion=abc error=stop task attempt=2",
-		"message to Slack bastion=abc", "*Ready*", "second", "Close", "http://x", "Host b",
+		"refusal bastion=abc requested=a?b?[2J",
+		"WARN reap failed task=0123 bastion=abc error=stop task attempt=2",
 	} {
 		if i >= len(lines) || !strings.HasSuffix(lines[i], want) {
 			t.Errorf("line %d does not end in %q:\n%s", i, want, out.String())
 		}
 	}
-	if want := 9; len(lines) != want {
+	if want := 3; len(lines) != want {
 		t.Errorf("%d lines, want %d:\n%s", len(lines), want, out.String())
+	}
+}
+
+func TestTerminalShowsDestinationOfForwards(t *testing.T) {
+	var out logBuffer
+	f := start(t, func(o *Options) { o.Log = slog.New(newTerminalHandler(&out)) })
+	w := sshclient.New(t)
+	config := f.sshConfig(request{body: w.AddKey("ed25519")})
+	for to, want := range map[string]string{
+		"private.internal:80":  " forward bastion=ID requested=private.internal:80 result=ok\n",
+		"private.internal:443": " forward bastion=ID requested=private.internal:443 result=",
+		"127.0.0.1:80":         " requested=127.0.0.1:80\n",
+	} {
+		if _, _, err := w.Run("GET / HTTP/1.0\r\n\r\n", w.SSH(config, "-W", to, "bastion-default")); (err == nil) != (to == "private.internal:80") {
+			t.Errorf("forward to %s: %v", to, err)
+		}
+		want = strings.ReplaceAll(want, "ID", f.Cloud.Inventory().Records[0].ID)
+		f.eventually("the log has "+want, func() bool { return out.count(want) == 1 })
+	}
+}
+
+func TestTerminalShowsTextOfSlackMessages(t *testing.T) {
+	var out bytes.Buffer
+	transport := &loggingTransport{log: slog.New(newTerminalHandler(&out))}
+	r := httptest.NewRequest(http.MethodPost, "https://slack.com/api/chat.postMessage", strings.NewReader(`{"text":"fallback","blocks":[
+		{"type":"section","text":{"type":"mrkdwn","text":"*Ready*\nsecond \u001b[2J"}},
+		{"type":"rich_text","elements":[{"type":"rich_text_section","elements":[{"type":"text","text":"Host "},{"type":"text","text":"b"}]}]}]}`))
+	response, err := transport.RoundTrip(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = response.Body.Close()
+	want := " to Slack url=https://slack.com/api/chat.postMessage\n          *Ready*\n          second ?[2J\n          Host b\n"
+	if !strings.HasSuffix(out.String(), want) {
+		t.Errorf("the terminal shows\n%s\nwant\n%s", out.String(), want)
 	}
 }
