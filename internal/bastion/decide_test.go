@@ -516,6 +516,17 @@ func TestDecideBeginsTheNextAttemptInTheNextSubnet(t *testing.T) {
 	if first := rec.subnet(testConfig.Subnets, 1); first != "subnet-a" {
 		t.Errorf("the first attempt is in %s", first)
 	}
+	three, first := []string{"a", "b", "c"}, 0
+	for first = range three {
+		if rec.subnet(three, 1) == three[first] {
+			break
+		}
+	}
+	for n := 1; n <= 7; n++ {
+		if got, want := rec.subnet(three, n), three[(first+n-1)%3]; got != want {
+			t.Errorf("attempt %d of three subnets is in %s, want %s", n, got, want)
+		}
+	}
 	next := Decide(testConfig, rec, Observed{Group: group("A"), Lease: tombstone()}, t0.Add(10*time.Minute)).Next
 	if a := next.Attempt; a.Number != 2 || a.Subnet != "subnet-b" || a.GroupID != "sg" || a.TaskDefinition != "bastion:7" || next.Intent.ConsoleReply.Number != 0 {
 		t.Errorf("attempt %+v, console reply %+v", a, next.Intent.ConsoleReply)

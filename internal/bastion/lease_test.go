@@ -64,3 +64,42 @@ func TestHostileReportCannotSpoilTheRecord(t *testing.T) {
 		}
 	}
 }
+
+// Every number of two receipts is added, also those of a destination that is in both.
+func TestReceiptsAreAdded(t *testing.T) {
+	one := Receipt{
+		StartedAt: t0, EndedAt: t0.Add(time.Minute), Connections: 1, Forwards: 2, Refusals: 3, BytesIn: 4, BytesOut: 5, Unnamed: 6,
+		Destinations: []Destination{{Name: "db:5432", Forwards: 7, BytesIn: 8, BytesOut: 9}},
+	}
+	two := Receipt{
+		StartedAt: t0.Add(2 * time.Minute), EndedAt: t0.Add(3 * time.Minute), Connections: 10, Forwards: 20, Refusals: 30, BytesIn: 40, BytesOut: 50, Unnamed: 60,
+		Destinations: []Destination{{Name: "web:443", Forwards: 1, BytesIn: 2, BytesOut: 3}, {Name: "db:5432", Forwards: 70, BytesIn: 80, BytesOut: 90}},
+	}
+	want := Receipt{
+		StartedAt: t0, EndedAt: t0.Add(3 * time.Minute), Connections: 11, Forwards: 22, Refusals: 33, BytesIn: 44, BytesOut: 55, Unnamed: 66,
+		Destinations: []Destination{{Name: "db:5432", Forwards: 77, BytesIn: 88, BytesOut: 99}, {Name: "web:443", Forwards: 1, BytesIn: 2, BytesOut: 3}},
+	}
+	if got := one.Merge(two); !reflect.DeepEqual(got, want) {
+		t.Errorf("the sum is\n%+v, want\n%+v", got, want)
+	}
+	if got := (Receipt{}).Merge(one); !reflect.DeepEqual(got, one) {
+		t.Errorf("nothing and a receipt are %+v", got)
+	}
+	if got := one.Merge(Receipt{}); !reflect.DeepEqual(got, one) {
+		t.Errorf("a receipt and nothing are %+v", got)
+	}
+	sum := one
+	sum.Destinations = slices.Clone(one.Destinations)
+	sum.Add(Destination{Name: "db:5432", Forwards: 1, BytesIn: 2, BytesOut: 3})
+	if sum.Forwards != 3 || sum.BytesIn != 6 || sum.BytesOut != 8 || sum.Destinations[0] != (Destination{Name: "db:5432", Forwards: 8, BytesIn: 10, BytesOut: 12}) {
+		t.Errorf("with a forward: %+v", sum)
+	}
+}
+
+func TestShortestTTLIsASecond(t *testing.T) {
+	for ttl, want := range map[time.Duration]bool{time.Second - 1: false, time.Second: true} {
+		if err := checkTTL(ttl); (err == nil) != want {
+			t.Errorf("%s: %v", ttl, err)
+		}
+	}
+}

@@ -239,3 +239,52 @@ func TestExtendDoesNotClearFailing(t *testing.T) {
 		}
 	})
 }
+
+// A converge needs a task's endpoints only while the record of an open bastion has none.
+func TestMissingEndpointsFailAStartOnly(t *testing.T) {
+	simulate(t, func(t *testing.T, w *world) {
+		ctx := context.Background()
+		rec := w.ready()
+		down := &breakdown{err: cloudtest.ErrInjected, hits: func(call string) bool { return call == callEndpoints }}
+		down.turn(true)
+		if after, err := down.service(w).Converge(ctx, rec.ID, bastion.ReaperSteps); err != nil || after.State() != bastion.Ready {
+			t.Errorf("ready before: %s, %v", after.State(), err)
+		}
+		w.kill()
+		time.Sleep(5 * time.Second) // until reads show it
+		w.service.Converge(ctx, rec.ID, bastion.ReaperSteps)
+		time.Sleep(20 * time.Second) // until the next task has endpoints
+		if after, err := down.service(w).Converge(ctx, rec.ID, bastion.ReaperSteps); err == nil || after.Attempt.Number != 2 || after.Failing.Since.IsZero() || after.State() != bastion.Starting {
+			t.Errorf("next attempt %d: %s, failing %+v, %v", after.Attempt.Number, after.State(), after.Failing, err)
+		}
+		down.turn(false)
+		w.rest("the endpoints can be read again")
+	})
+}
+
+// The group of a closed bastion can be in use for a while after its task's end. After that
+// time, a group in use counts as a failure.
+func TestGroupInUseForLongIsAFailure(t *testing.T) {
+	simulate(t, func(t *testing.T, w *world) {
+		ctx := context.Background()
+		rec := w.closing()
+		inUse := func(ctx context.Context, call string, do func() error) error {
+			if call == "Groups.Delete" {
+				return bastion.ErrInUse
+			}
+			return do()
+		}
+		service := w.serviceOn(cloudtest.Wrap(w.ports(), inUse))
+		for _, row := range []struct {
+			after time.Duration // since the previous row
+			fails bool
+		}{{0, false}, {29 * time.Minute, false}, {2 * time.Minute, true}} {
+			time.Sleep(row.after)
+			after, err := service.Converge(ctx, rec.ID, bastion.ReaperSteps)
+			if errors.Is(err, bastion.ErrInUse) != row.fails || after.Failing.Since.IsZero() == row.fails {
+				t.Errorf("%s later: %v, failing %+v", row.after, err, after.Failing)
+			}
+		}
+		w.rest("no longer in use")
+	})
+}
