@@ -118,3 +118,39 @@ func TestDecideKeepsTheEndpoint(t *testing.T) {
 		t.Errorf("%s at %s", next.State(), next.Endpoint())
 	}
 }
+
+// The record says that a task has stopped, whatever the last status was that a read showed.
+func TestDecideRecordsTheStatusOfAnEndedAttempt(t *testing.T) {
+	for name, seen := range map[string]Observed{
+		"refused": {Group: group("A"), Taken: refusedTask(1)},
+		"lost":    {Group: group("A"), Lease: reported(1)},
+		"stopped": {Group: group("A"), Tasks: stopped(137), Lease: reported(1)},
+	} {
+		rec := with(created(), ready, settled)
+		if next := Decide(testConfig, rec, seen, t0.Add(10*time.Minute)).Next; next.Attempt.Status != TaskStopped || next.Attempt.EndedAt.IsZero() {
+			t.Errorf("%s: %s, ended %s", name, next.Attempt.Status, next.Attempt.EndedAt)
+		}
+	}
+}
+
+// A bastion that matches its intent but was not seen is "delayed" if it had been ready,
+// and waits for its host key otherwise.
+func TestStageOfABastionThatWasNotSeen(t *testing.T) {
+	unseen := func(r *Record) { r.SeenAt = time.Time{} }
+	never := func(r *Record) { r.Attempt.ReadyAt = time.Time{} }
+	for _, row := range []struct {
+		rec  Record
+		want string
+	}{
+		{with(created(), ready), ""},
+		{with(created(), ready, unseen), "delayed"},
+		{with(created(), ready, unseen, never), "host key"},
+		{with(created(), ready, unseen, generation(2)), "lease"},
+		{with(created(), ready, closed), ""},
+		{with(created(), ready, closed, failingSince(0)), "delayed"},
+	} {
+		if got := row.rec.Stage(); got != row.want {
+			t.Errorf("%s with %+v: stage %q, want %q", row.rec.State(), row.rec.Failing, got, row.want)
+		}
+	}
+}

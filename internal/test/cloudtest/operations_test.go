@@ -475,3 +475,41 @@ func TestExpiredBastionFreesItsName(t *testing.T) {
 		w.rest("expired and created again")
 	})
 }
+
+// A request without a key keeps the remembered key, also for the next bastion.
+func TestRequestWithoutAKeyKeepsTheRememberedKey(t *testing.T) {
+	simulate(t, func(t *testing.T, w *world) {
+		ctx := context.Background()
+		w.ready()
+		for range 2 {
+			if _, err := w.create(w.service, home, ""); err != nil {
+				t.Fatal(err)
+			}
+			if key, err := w.service.Keys.RememberedKey(ctx, alice(home).Owner); err != nil || key != keyA {
+				t.Errorf("remembered %q, %v", key, err)
+			}
+			w.service.CloseAll(ctx, alice(home), time.Minute)
+		}
+	})
+}
+
+// Without an idle timeout, a request that changes nothing raises no generation.
+func TestRepeatedRequestRaisesTheGenerationOnlyForTheIdleTimeout(t *testing.T) {
+	for idle, want := range map[time.Duration]int64{0: 0, time.Hour: 1} {
+		simulate(t, func(t *testing.T, w *world) {
+			w.service.Config.IdleTimeout = idle
+			w.service.Config.DefaultTTL = 20 * time.Minute
+			long := 8 * time.Hour
+			ctx := context.Background()
+			before, _, err := w.service.Create(ctx, bastion.CreateRequest{Caller: alice(home), Key: keyA, TTL: &long, Wait: time.Minute})
+			if err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Minute)
+			after, _, err := w.service.Create(ctx, bastion.CreateRequest{Caller: alice(home), Wait: time.Minute})
+			if err != nil || after.Intent.Generation-before.Intent.Generation != want {
+				t.Errorf("idle timeout %s: from generation %d to %d, %v", idle, before.Intent.Generation, after.Intent.Generation, err)
+			}
+		})
+	}
+}

@@ -314,3 +314,54 @@ func TestSweepEndsBeforeItsTimeout(t *testing.T) {
 		w.rest("swept again")
 	})
 }
+
+// A run reports the record that has failed for longest.
+func TestReapReportsTheLongestFailing(t *testing.T) {
+	simulate(t, func(t *testing.T, w *world) {
+		ids := w.fill(3)
+		others := bastion.ErrNoTime // which is no failure
+		service, _ := w.counted(func(_ context.Context, id string) error {
+			if id == ids[1] {
+				return cloudtest.ErrInjected
+			}
+			return others
+		})
+		reap := func() bastion.ReapResult {
+			ctx, cancel := invocation()
+			defer cancel()
+			result, _ := service.Reap(ctx)
+			return result
+		}
+		first := time.Now().UTC()
+		reap()
+		time.Sleep(time.Minute)
+		others = cloudtest.ErrInjected
+		if result := reap(); result.FailingID != ids[1] || !result.FailingSince.Equal(first) || result.Failed != 3 {
+			t.Errorf("%+v, want %s since %s", result, ids[1], first)
+		}
+	})
+}
+
+// If another writer has written the lease first, a converge is no failure.
+func TestLeaseConflictIsNoFailure(t *testing.T) {
+	simulate(t, func(t *testing.T, w *world) {
+		rec := w.ready()
+		conflict := func(ctx context.Context, call string, do func() error) error {
+			if call == "Leases.Write" {
+				return errors.Join(bastion.ErrConflict, do())
+			}
+			return do()
+		}
+		ctx, cancel := invocation()
+		defer cancel()
+		if _, err := w.service.Extend(ctx, alice(home), rec.ID, 10*time.Hour, 0); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.serviceOn(cloudtest.Wrap(w.ports(), cloudtest.Chain(conflict))).Extend(ctx, alice(home), rec.ID, 11*time.Hour, 0); err != nil {
+			t.Fatal(err)
+		}
+		if after, err := w.serviceOn(cloudtest.Wrap(w.ports(), conflict)).Converge(ctx, rec.ID, bastion.ReaperSteps); err != nil || after.Failing != (bastion.Failing{}) {
+			t.Errorf("failing %+v, %v", after.Failing, err)
+		}
+	})
+}

@@ -2,6 +2,7 @@ package cloudtest_test
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"time"
 
@@ -97,4 +98,16 @@ func TestSweepEndsNothingWhenReadsFail(t *testing.T) {
 			t.Errorf("live tasks: %+v", inv.Live())
 		}
 	})
+}
+
+// A sweep that cannot list tasks, groups, leases or marks returns the error.
+func TestSweepReturnsTheErrorOfAList(t *testing.T) {
+	for _, call := range []string{"Tasks.List", "Groups.List", "Leases.List", "Marks.Marks"} {
+		simulate(t, func(t *testing.T, w *world) {
+			service := w.serviceOn(cloudtest.Wrap(w.ports(), cloudtest.At(call, 1, cloudtest.FailBefore)))
+			if _, err := service.Sweep(context.Background()); !errors.Is(err, cloudtest.ErrInjected) {
+				t.Errorf("%s failed: %v", call, err)
+			}
+		})
+	}
 }
