@@ -17,7 +17,7 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/test/leakcheck"
 )
 
-// runMain is an environment variable that makes the test binary run the command.
+// runMain is the environment variable that makes the test binary run the command.
 const runMain = "RUN_BASTION_COMMAND"
 
 func TestMain(m *testing.M) {

@@ -16,8 +16,8 @@ import (
 	"os/signal"
 	"syscall"
 
-	// The CA roots that TLS to AWS is checked with where the system has none, as in
-	// the image.
+	// The CA roots with which TLS clients check AWS's certificates if the system has no
+	// roots, as in the image.
 	_ "golang.org/x/crypto/x509roots/fallback"
 
 	"github.com/bastion-on-demand/bastion/internal/sshd"

@@ -24,7 +24,7 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/test/leakcheck"
 )
 
-// asMain makes the test binary be bastiond itself.
+// asMain is the environment variable that makes the test binary run bastiond.
 const asMain = "BASTIOND_TEST_AS_MAIN"
 
 func TestMain(m *testing.M) {
@@ -35,12 +35,12 @@ func TestMain(m *testing.M) {
 	leakcheck.Main(m)
 }
 
-func TestAllProblemsAreNamedAtOnce(t *testing.T) {
+func TestErrorListsAllProblems(t *testing.T) {
 	_, err := parse(t.Context(), []string{
 		"--lease", "/nowhere", "--listen", "22", "--poll", "often", "--wait", "-1s", "--allow-loopback", "127.0.0.1/32,10.0.0.0/8,x", "extra",
 	}, nothing, io.Discard)
 	if err == nil {
-		t.Fatal("it is accepted")
+		t.Fatal("no error")
 	}
 	for _, want := range []string{
 		`unexpected argument "extra"`, "/nowhere", `--listen "22"`, `--poll "often"`, `--wait "-1s"`, `"10.0.0.0/8"`, `"x"`,
@@ -53,7 +53,7 @@ func TestAllProblemsAreNamedAtOnce(t *testing.T) {
 
 func nothing(string) string { return "" }
 
-func TestLeaseIsNeeded(t *testing.T) {
+func TestMissingLeaseAndUnknownFlagAreErrors(t *testing.T) {
 	if _, err := parse(t.Context(), nil, nothing, io.Discard); err == nil || !strings.Contains(err.Error(), "--lease DIR") {
 		t.Errorf("%v", err)
 	}
@@ -62,7 +62,7 @@ func TestLeaseIsNeeded(t *testing.T) {
 	}
 }
 
-func TestTableInATask(t *testing.T) {
+func TestLeaseTableNeedsRoleIDAndTaskMetadata(t *testing.T) {
 	env := map[string]string{"BASTIOND_LEASE_TABLE": "leases", "BASTIOND_LEASE": t.TempDir(), "BASTIOND_TASK_ROLE_ID": "bastion-role"}
 	_, err := parse(t.Context(), nil, func(name string) string { return env[name] }, io.Discard)
 	for _, want := range []string{"cannot be combined", `"bastion-role"`, metadataURI} {
@@ -85,7 +85,7 @@ func TestTableInATask(t *testing.T) {
 	}
 }
 
-func TestEnvironmentAndFlags(t *testing.T) {
+func TestFlagsOverrideTheEnvironment(t *testing.T) {
 	dir := t.TempDir()
 	env := map[string]string{"BASTIOND_LEASE": dir, "BASTIOND_POLL": "3s", "BASTIOND_ALLOW_LOOPBACK": "127.0.0.1/32,::1/128"}
 	cfg, err := parse(t.Context(), []string{"--poll", "1s"}, func(name string) string { return env[name] }, io.Discard)
@@ -102,7 +102,7 @@ func TestEnvironmentAndFlags(t *testing.T) {
 	}
 }
 
-func TestHelp(t *testing.T) {
+func TestHelpListsFlags(t *testing.T) {
 	var help bytes.Buffer
 	if _, err := parse(t.Context(), []string{"--help"}, nothing, &help); !errors.Is(err, flag.ErrHelp) {
 		t.Fatal(err)
@@ -215,8 +215,8 @@ func TestExitStatus(t *testing.T) {
 	})
 }
 
-// TestExitStatusOfATask runs bastiond as in a task, with a table that refuses reads. The
-// short --wait ends the process before the time that a refusal usually gets.
+// TestExitStatusOfATask runs bastiond as in a task, with a table that refuses reads.
+// bastiond accepts refusals for 15 seconds, but the short --wait ends it earlier.
 func TestExitStatusOfATask(t *testing.T) {
 	for name, c := range map[string]struct {
 		code string // DynamoDB's error code

@@ -27,8 +27,8 @@ DIR/lease.json and writes DIR/report.json.
 
 It logs to standard output, one JSON object per line. Exit codes: 0 after a
 deadline, idle time-out or closed lease, 10 if there was no lease in time, 11 if
-the table of leases did not respond in time, 12 if it denies reads, 13 if it does
-not exist, 143 after SIGTERM or SIGINT, 2 for wrong flags, 1 for other failures.
+the table of leases did not respond in time, 12 if it denies reads, 13 if there is
+no such table, 143 after SIGTERM or SIGINT, 2 for wrong flags, 1 for other failures.
 
 Each flag can also be set in the environment: BASTIOND_LEASE for --lease.
 
@@ -58,13 +58,13 @@ func parse(ctx context.Context, args []string, getenv func(string) string, help 
 		}
 		flags.StringVar(into, name, fallback, about)
 	}
-	define(&v.id, "id", "", "`ID` of the bastion, for the log until the lease names it")
+	define(&v.id, "id", "", "`ID` of the bastion, for log lines before the first lease")
 	define(&v.lease, "lease", "", "directory `DIR` of the lease")
 	define(&v.table, "lease-table", "", "DynamoDB `TABLE` of leases; region and credentials come from the environment")
 	define(&v.role, "task-role-id", "", "unique `ID` of the task's role, AROA…")
 	define(&v.listen, "listen", "0.0.0.0:2222", "`ADDRESS` to listen on")
-	define(&v.poll, "poll", "", "`INTERVAL` between lease polls (default 200ms, with --lease-table 3s)")
-	define(&v.wait, "wait", "5m", "how `LONG` to wait for the first lease")
+	define(&v.poll, "poll", "", "`INTERVAL` between lease polls (default 200ms, or 3s with --lease-table)")
+	define(&v.wait, "wait", "5m", "the longest `TIME` to wait for the first lease")
 	define(&v.allowLoopback, "allow-loopback", "", "loopback destinations to permit, as `CIDR,...`; the lease must allow them too")
 	v.metadata = getenv(metadataURI)
 	err := flags.Parse(args)
@@ -111,7 +111,8 @@ func (v values) config(ctx context.Context) (sshd.Config, error) {
 	return v.inTask(ctx, cfg)
 }
 
-// checkLease checks that there is one lease, with all that is needed to read it.
+// checkLease checks that exactly one of --lease and --lease-table is set, and what each of
+// them needs.
 func (v values) checkLease() error {
 	var problems [3]error
 	info, err := os.Stat(v.lease)
@@ -132,7 +133,8 @@ func (v values) checkLease() error {
 	return errors.Join(problems[:]...)
 }
 
-// inTask adds the task's lease and addresses, from the task's metadata.
+// inTask reads the task's metadata, and adds the task's addresses and its lease in the
+// table.
 func (v values) inTask(ctx context.Context, cfg sshd.Config) (sshd.Config, error) {
 	ctx, cancel := context.WithTimeout(ctx, metadataTimeout)
 	defer cancel()

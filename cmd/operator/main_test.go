@@ -21,7 +21,7 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/test/leakcheck"
 )
 
-// asMain names a variable that makes the test's binary run the command.
+// asMain is the environment variable that makes the test binary run the command.
 const asMain = "BE_THE_OPERATOR_COMMAND"
 
 func TestMain(m *testing.M) {

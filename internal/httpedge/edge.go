@@ -37,9 +37,9 @@ const (
 // largest public key, and more than Slack sends.
 const MaxBody = 64 << 10
 
-// headers are those of every response: it is not cached or framed, it runs
-// nothing, and the URL, which can hold a secret, is sent nowhere. A handler may
-// replace them.
+// headers are the headers of every response. They forbid browsers to store the response,
+// to show it in a frame, to run scripts in it, and to send its URL, which can contain a
+// secret, as a referrer. A handler may replace them.
 var headers = map[string]string{
 	"Cache-Control":           "no-store",
 	"Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -62,14 +62,14 @@ type Exchange struct {
 	// document.
 	OnPanic func()
 
-	// For the access log. It holds neither path, query nor body: they may hold a
-	// secret.
+	// For the access log. The log must not contain the path, the query or the body,
+	// because they may contain a secret.
 	Route  string       // the pattern of the path; empty for an unknown path
 	Owner  string       // once it is known
 	Source netip.Addr   // the client; at first the address of RemoteAddr
 	Code   bastion.Code // of a problem
-	Cause  error        // of a failure; it must hold nothing of the request
-	Level  slog.Level   // raises the level of the line
+	Cause  error        // of a failure; it must contain no part of the request
+	Level  slog.Level   // the lowest level that the line can have
 	Attrs  []slog.Attr  // further attributes
 
 	id     string
@@ -77,9 +77,10 @@ type Exchange struct {
 	w      http.ResponseWriter
 }
 
-// Handler returns a handler that serves each request with the function. It adds
-// the headers, writes the log line, and turns a panic into a problem: no server of
-// net/http catches panics in a Lambda function.
+// Handler returns a handler that serves each request with the function. It adds the
+// headers and writes the log line. It also recovers from a panic, and writes the response
+// with OnPanic, or else a problem document. In a Lambda function, there is no server of
+// net/http that would recover.
 func (e Edge) Handler(serve func(*Exchange)) http.Handler {
 	now := e.Now
 	if now == nil {
@@ -135,7 +136,7 @@ func (e Edge) log(x *Exchange, took time.Duration) {
 	case x.status == http.StatusInternalServerError:
 		level = max(level, slog.LevelError)
 	case x.status > http.StatusInternalServerError, x.status < http.StatusBadRequest && x.Cause != nil:
-		level = max(level, slog.LevelWarn) // also for a failure that the status does not show
+		level = max(level, slog.LevelWarn) // a status below 400 with a cause: the client does not see the failure
 	}
 	e.Log.LogAttrs(x.Request.Context(), level, "request", append(attrs, x.Attrs...)...)
 }
@@ -171,7 +172,7 @@ func (x *Exchange) Send(status int, contentType string, body []byte) {
 }
 
 // Problem writes a problem document, with the headers that its status requires. If
-// the response has begun already, it only notes the code for the log.
+// the response has begun already, Problem only sets the code for the log.
 func (x *Exchange) Problem(status int, code bastion.Code, detail string) {
 	x.Code = code
 	if x.status != 0 {
@@ -189,10 +190,10 @@ func (x *Exchange) Internal() {
 		"Something went wrong in the service. Anything in progress will complete or be rolled back automatically. Try again; if it keeps happening, give your operator the request ID "+x.id+".")
 }
 
-// Body reads the body of the request.
-// *bastion.Error: CodeBodyTooLarge, CodeBodyIncomplete.
+// Body reads the body of the request. It returns a *bastion.Error with the code
+// CodeBodyTooLarge or CodeBodyIncomplete.
 func (x *Exchange) Body() ([]byte, error) {
-	if x.Request.Body == nil { // no server made this request
+	if x.Request.Body == nil { // servers always set a body; tests may not
 		return nil, nil
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(x.w, x.Request.Body, MaxBody))
@@ -236,7 +237,7 @@ func Marshal(v any) []byte {
 // idKey is the context's key for the request ID.
 type idKey struct{}
 
-// WithRequestID returns a context in which requests have the ID.
+// WithRequestID returns a context whose requests get the ID as their request ID.
 func WithRequestID(ctx context.Context, id string) context.Context {
 	return context.WithValue(ctx, idKey{}, id)
 }

@@ -65,23 +65,23 @@ func TestAccessLogHasNoPathQueryOrBody(t *testing.T) {
 		}
 	}
 	if encoded, _ := json.Marshal(line); strings.Contains(string(encoded), "secret") {
-		t.Errorf("the line holds a secret: %s", encoded)
+		t.Errorf("the line contains a secret: %s", encoded)
 	}
 }
 
-func TestLevelFollowsTheOutcome(t *testing.T) {
+func TestLogLevelDependsOnStatusCauseAndPanic(t *testing.T) {
 	cause := errors.New("broken")
 	for name, test := range map[string]struct {
 		serve func(*Exchange)
 		want  string
 	}{
-		"success":                    {func(x *Exchange) { x.Send(200, "text/plain", nil) }, "INFO"},
-		"success that hides a fault": {func(x *Exchange) { x.Cause = cause; x.Send(200, "text/plain", nil) }, "WARN"},
-		"fault of the client":        {func(x *Exchange) { x.Cause = cause; x.Problem(400, "odd", "Odd.") }, "INFO"},
-		"raised by the handler":      {func(x *Exchange) { x.Level = slog.LevelWarn; x.Problem(403, "odd", "Odd.") }, "WARN"},
-		"internal":                   {func(x *Exchange) { x.Internal() }, "ERROR"},
-		"unavailable":                {func(x *Exchange) { x.Problem(503, CodeUnavailable, "Try again.") }, "WARN"},
-		"panic after the status":     {func(x *Exchange) { x.WriteHeader(200); panic("a bug") }, "ERROR"},
+		"success":                {func(x *Exchange) { x.Send(200, "text/plain", nil) }, "INFO"},
+		"success with a cause":   {func(x *Exchange) { x.Cause = cause; x.Send(200, "text/plain", nil) }, "WARN"},
+		"fault of the client":    {func(x *Exchange) { x.Cause = cause; x.Problem(400, "odd", "Odd.") }, "INFO"},
+		"raised by the handler":  {func(x *Exchange) { x.Level = slog.LevelWarn; x.Problem(403, "odd", "Odd.") }, "WARN"},
+		"internal":               {func(x *Exchange) { x.Internal() }, "ERROR"},
+		"unavailable":            {func(x *Exchange) { x.Problem(503, CodeUnavailable, "Try again.") }, "WARN"},
+		"panic after the status": {func(x *Exchange) { x.WriteHeader(200); panic("a bug") }, "ERROR"},
 	} {
 		if _, line := run(t, httptest.NewRequest("GET", "/", nil), test.serve); line["level"] != test.want {
 			t.Errorf("%s: level %v, want %s", name, line["level"], test.want)
@@ -89,14 +89,14 @@ func TestLevelFollowsTheOutcome(t *testing.T) {
 	}
 }
 
-func TestPanicIsAProblemOrWhatTheHandlerWants(t *testing.T) {
+func TestPanicReturnsProblemUnlessOnPanicIsSet(t *testing.T) {
 	w, line := run(t, httptest.NewRequest("GET", "/", nil), func(*Exchange) { panic("a bug") })
 	var problem api.Problem
 	if err := json.Unmarshal(w.Body.Bytes(), &problem); err != nil || w.Code != 500 || problem.Code != CodeInternal || !strings.Contains(problem.Detail, problem.RequestID) {
 		t.Errorf("%d %s, %v", w.Code, w.Body, err)
 	}
 	if cause, _ := line["cause"].(string); !strings.Contains(cause, "a bug") || !strings.Contains(cause, "edge_test.go") {
-		t.Errorf("the log does not say where: %s", cause)
+		t.Errorf("the cause in the log lacks the panic or its place: %s", cause)
 	}
 	w, _ = run(t, httptest.NewRequest("GET", "/", nil), func(x *Exchange) {
 		x.OnPanic = func() { x.Send(500, "text/html", []byte("<p>")) }
@@ -133,10 +133,10 @@ func TestBodyIsLimited(t *testing.T) {
 		body io.Reader
 		code bastion.Code
 	}{
-		"at the limit":    {strings.NewReader(strings.Repeat("x", MaxBody)), ""},
-		"beyond it":       {strings.NewReader(strings.Repeat("x", MaxBody+1)), CodeBodyTooLarge},
-		"cut off":         {io.MultiReader(strings.NewReader("x"), brokenReader{}), CodeBodyIncomplete},
-		"none, no server": {nil, ""},
+		"at the limit": {strings.NewReader(strings.Repeat("x", MaxBody)), ""},
+		"beyond it":    {strings.NewReader(strings.Repeat("x", MaxBody+1)), CodeBodyTooLarge},
+		"cut off":      {io.MultiReader(strings.NewReader("x"), brokenReader{}), CodeBodyIncomplete},
+		"nil":          {nil, ""},
 	} {
 		r := httptest.NewRequest("POST", "/", test.body)
 		if test.body == nil {

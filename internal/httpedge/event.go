@@ -19,8 +19,8 @@ import (
 // ends, so that there is time to write the response.
 const responseTime = time.Second
 
-// contextKey is the context's key for the event's request context. API Gateway
-// writes it; no client can.
+// contextKey is the context's key for the event's request context. API Gateway writes the
+// request context; a client cannot set it.
 type contextKey struct{}
 
 // EventContext returns the request context of the event that a request was made
@@ -33,11 +33,11 @@ func EventContext(r *http.Request) *events.APIGatewayV2HTTPRequestContext {
 // handler of net/http. If it is another kind of event, ServeEvent returns an error, which
 // Lambda returns to the invoker of the function.
 //
-// A client of the API writes headers, cookies, path, query and body, each in its
-// field of the event, and can never reach version or requestContext. An invoker
-// who may call the function directly writes all of it, and is an admin by that
-// right (see the README); for them this only catches mistakes. The handler gets
-// RemoteAddr, Host and the request ID from requestContext: no header changes them.
+// A client of the API determines the headers, cookies, path, query and body of the event,
+// but not its version and requestContext. A principal that may invoke the function
+// directly determines the whole event, and can therefore act as any owner; for such a
+// principal, the check of the event only finds mistakes. RemoteAddr, Host and the request
+// ID of the handler's request are from requestContext: no header changes them.
 func ServeEvent(ctx context.Context, handler http.Handler, event events.APIGatewayV2HTTPRequest) (events.APIGatewayV2HTTPResponse, error) {
 	rc := &event.RequestContext
 	if event.Version != "2.0" || rc.APIID == "" || rc.RequestID == "" || rc.HTTP.Method == "" {
@@ -52,8 +52,8 @@ func ServeEvent(ctx context.Context, handler http.Handler, event events.APIGatew
 	}
 	ctx = WithRequestID(context.WithValue(ctx, contextKey{}, rc), rc.RequestID)
 	w, err := serve(ctx, handler, rc.HTTP.Method, body, func(r *http.Request) {
-		// API Gateway has decoded the path, so it is used as it is. Headers of one name
-		// come as one, joined by commas; cookies come apart from them.
+		// API Gateway has already decoded the path. It joins headers of the same name with
+		// commas, and has a field of its own for cookies.
 		r.URL = &url.URL{Path: event.RawPath, RawQuery: event.RawQueryString}
 		r.Host = rc.DomainName
 		r.RemoteAddr = net.JoinHostPort(rc.HTTP.SourceIP, "0")
@@ -70,15 +70,15 @@ func ServeEvent(ctx context.Context, handler http.Handler, event events.APIGatew
 	return w.event(), nil
 }
 
-// ServeCall serves a request that has a method, a path and a body only. An error
-// means that the method is not one of HTTP.
+// ServeCall serves a request that has a method, a path and a body only. It returns an
+// error if the method is not valid in HTTP.
 func ServeCall(ctx context.Context, handler http.Handler, method, path, body string) (status int, response string, err error) {
 	w, err := serve(ctx, handler, method, []byte(body), func(r *http.Request) { r.URL = &url.URL{Path: path} })
 	return w.status, w.body.String(), err
 }
 
-// serve makes a request, and ends its context while there is still time to write
-// the response.
+// serve makes a request and serves it with the handler. The request's context ends
+// responseTime before the deadline of ctx.
 func serve(ctx context.Context, handler http.Handler, method string, body []byte, complete func(*http.Request)) (response, error) {
 	cancel := func() {}
 	if deadline, limited := ctx.Deadline(); limited {
@@ -116,9 +116,9 @@ func (r *response) Write(p []byte) (int, error) {
 	return r.body.Write(p)
 }
 
-// event returns the response as API Gateway expects it. The format has one value
-// for each header, so several are joined, which RFC 9110 allows. Cookies must not
-// be joined, and have a field of their own.
+// event returns the response as API Gateway expects it. The format has one value for each
+// header, so several values are joined with commas, which RFC 9110 allows. Cookies must
+// not be joined, and the format has a field of its own for them.
 func (r *response) event() events.APIGatewayV2HTTPResponse {
 	out := events.APIGatewayV2HTTPResponse{StatusCode: r.status, Headers: map[string]string{}}
 	for name, values := range r.header {

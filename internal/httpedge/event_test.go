@@ -10,7 +10,7 @@ import (
 	"github.com/aws/aws-lambda-go/events"
 )
 
-// eventOf is an event of an HTTP API, payload format 2.0.
+// eventOf returns an event of an HTTP API, payload format 2.0.
 func eventOf(method, body string) events.APIGatewayV2HTTPRequest {
 	event := events.APIGatewayV2HTTPRequest{Version: "2.0", RawPath: "/", Body: body, Headers: map[string]string{}}
 	event.RequestContext.APIID, event.RequestContext.RequestID, event.RequestContext.DomainName = "abc123", "request-1", "abc123.execute-api.eu-west-1.amazonaws.com"
@@ -18,8 +18,8 @@ func eventOf(method, body string) events.APIGatewayV2HTTPRequest {
 	return event
 }
 
-// Cookies have places of their own in the format, which headers do not reach.
-func TestCookiesGoBothWays(t *testing.T) {
+// In events and responses, cookies have a field of their own, apart from the headers.
+func TestCookiesOfRequestAndResponseAreConverted(t *testing.T) {
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var got []string
 		for _, c := range r.Cookies() {
@@ -45,13 +45,13 @@ func TestCookiesGoBothWays(t *testing.T) {
 		}
 		want := []string{"__Host-a=1; Path=/; Secure; SameSite=Strict", "b=2"}
 		if _, joined := got.Headers["Set-Cookie"]; joined || !reflect.DeepEqual(got.Cookies, want) {
-			t.Errorf("%s: the answer sets %q, and has the headers %v", name, got.Cookies, got.Headers)
+			t.Errorf("%s: the response sets the cookies %q and has the headers %v", name, got.Cookies, got.Headers)
 		}
 	}
 }
 
-// Host and RemoteAddr are what API Gateway saw, whatever a client writes.
-func TestHostAndAddressAreTheContexts(t *testing.T) {
+// No header of a client changes Host or RemoteAddr.
+func TestHostAndRemoteAddrComeFromRequestContext(t *testing.T) {
 	event := eventOf("GET", "")
 	for _, header := range []string{"host", "x-forwarded-for", "x-forwarded-host", "forwarded"} {
 		event.Headers[header] = "198.51.100.1"
@@ -66,8 +66,8 @@ func TestHostAndAddressAreTheContexts(t *testing.T) {
 	}
 }
 
-// The format has one value for a header, and text for a body.
-func TestResponseIsAnEvent(t *testing.T) {
+// The format has one value for each header, and base64 for a body that is not text.
+func TestResponseIsConvertedToEventFormat(t *testing.T) {
 	eventWith := func(header http.Header, body string) events.APIGatewayV2HTTPResponse {
 		handler := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			maps.Copy(w.Header(), header)

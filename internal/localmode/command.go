@@ -43,8 +43,8 @@ Local mode therefore listens on loopback only, and refuses requests from web
 pages and requests for other host names.
 
 Bastions can reach private.internal on port 80 (HTTP) and port 22 (SSH). That
-name exists inside bastions only. Use --allow to add other destinations; names
-of these then resolve too.
+name exists inside bastions only. Use --allow to add other destinations; bastions
+then also resolve other names.
 
 Press Ctrl-C to stop.`
 
@@ -81,7 +81,7 @@ func Command() *cobra.Command {
 	flags.Var((*duration)(&o.MaxTTL), "max-ttl", "maximum bastion lifetime, counted from the first request")
 	flags.Var((*duration)(&o.Idle), "idle", "close a bastion after this long without an authenticated connection; 0 means never")
 	flags.Var((*duration)(&o.ReapEvery), "reap-every", "interval of the reaper; the sweep for orphans runs every ten intervals")
-	flags.StringArrayVar(&o.Allow, "allow", nil, "`CIDR` of real destinations to allow (repeatable); a loopback CIDR lets every owner\nreach services that listen on this machine only")
+	flags.StringArrayVar(&o.Allow, "allow", nil, "`CIDR` of real destinations to allow (repeatable); with a loopback CIDR, every owner can\nreach services that listen on loopback addresses of this machine")
 	flags.StringVar(&o.SlackSigningSecret, "slack-signing-secret", "", "testing only: also serve the Slack routes, for requests signed with this `secret`\n(see scripts/slack); messages to Slack are logged instead of sent")
 	return command
 }
@@ -160,7 +160,7 @@ type settings struct {
 	Options
 	listen   netip.AddrPort
 	allow    []netip.Prefix
-	loopback []netip.Prefix // the prefixes of allow that lie inside loopback
+	loopback []netip.Prefix // the prefixes of allow that contain loopback addresses only
 }
 
 // check returns one error that lists every problem of the options.
@@ -222,13 +222,15 @@ func parseAllow(text string) (netip.Prefix, error) {
 	return prefix, nil
 }
 
-// insideLoopback reports whether a prefix lies inside loopback. A prefix that
-// merely spans loopback, such as 0.0.0.0/0, does not open it.
+// insideLoopback reports whether all addresses of a prefix are loopback addresses. A
+// prefix that also contains others, such as 0.0.0.0/0, does not allow loopback.
 func insideLoopback(p netip.Prefix) bool {
 	return p.Addr().IsLoopback() && (p.Addr().Is6() || p.Bits() >= 8)
 }
 
-// privateRanges are the destinations that bastions may reach without --allow.
+// privateRanges are destinations that every lease allows. Without --allow, a bastion can
+// connect to the private host only: for all other addresses of these ranges,
+// [bastionNetwork.Dial] returns "no route to host".
 var privateRanges = []netip.Prefix{
 	netip.MustParsePrefix("10.0.0.0/8"),
 	netip.MustParsePrefix("172.16.0.0/12"),
@@ -236,8 +238,8 @@ var privateRanges = []netip.Prefix{
 	netip.MustParsePrefix("fc00::/7"),
 }
 
-// config returns the configuration of the domain. Its times are short, because
-// the local cloud responds at once, and its reads are stale for a short time only.
+// config returns the configuration of the domain. Its times are short, because the
+// local cloud responds at once, and its reads are not stale.
 func (s settings) config() bastion.Config {
 	return bastion.Config{
 		DefaultTTL:          s.DefaultTTL,

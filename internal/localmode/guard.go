@@ -13,9 +13,10 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/httpedge"
 )
 
-// guard refuses requests from web pages, because local mode has no passwords. A page in
-// a browser on this machine can send requests to loopback: from another origin, or with
-// its own name in the Host header, if that name resolves to 127.0.0.1.
+// guard refuses requests from web pages, because local mode has no passwords. A web page
+// in a browser on this machine can send requests to loopback addresses. The browser marks
+// them as cross-origin (Origin, Sec-Fetch-Site). If the page's host name resolves to
+// 127.0.0.1 (DNS rebinding), they are same-origin, but the Host header has that name.
 func guard(next http.Handler, log *slog.Logger) http.Handler {
 	edge := httpedge.Edge{Log: log}
 	misdirected := edge.Handler(func(x *httpedge.Exchange) {
@@ -23,7 +24,7 @@ func guard(next http.Handler, log *slog.Logger) http.Handler {
 			fmt.Sprintf("Local mode does not serve the host %q. Use the URL that it printed.", x.Request.Host))
 	})
 	webPage := edge.Handler(func(x *httpedge.Exchange) {
-		refuse(x, http.StatusForbidden, httpapi.CodeCrossOrigin, "Local mode does not serve web pages. Call it with curl.")
+		refuse(x, http.StatusForbidden, httpapi.CodeCrossOrigin, "Local mode does not accept requests from web pages. Call it with curl.")
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
@@ -55,18 +56,18 @@ func ownHost(r *http.Request) bool {
 		return false
 	}
 	host, hostPort, err := net.SplitHostPort(r.Host)
-	if err != nil { // without a port, Host means HTTP's own
+	if err != nil { // a Host header without a port means port 80
 		host, hostPort = strings.Trim(r.Host, "[]"), "80"
 	}
 	address, err := netip.ParseAddr(host)
 	return hostPort == port && (strings.EqualFold(host, "localhost") || err == nil && address.IsLoopback())
 }
 
-// crossOrigin reports whether a browser says that another page than one of ours
-// sent the request. Only the pages of Slack's routes are ours. It also holds for
-// GETs, which http.CrossOriginProtection allows. Our pages send no referrer, so a
-// browser sends Origin: null with their forms; Sec-Fetch-Site then tells them from
-// other pages.
+// crossOrigin reports whether the headers of a browser say that a web page of another
+// origin sent the request. The only pages of local mode's own origin are those of Slack's
+// routes. Unlike http.CrossOriginProtection, crossOrigin also checks GET requests. The own
+// pages send no referrer, so a browser sends Origin: null with their forms; for these
+// requests, only Sec-Fetch-Site: same-origin shows that the page is an own page.
 func crossOrigin(r *http.Request) bool {
 	origin := r.Header.Get("Origin")
 	own := strings.EqualFold(origin, "http://"+r.Host)
@@ -79,9 +80,9 @@ func crossOrigin(r *http.Request) bool {
 	return true
 }
 
-// identify takes the owner from the user name of HTTP basic authentication. Anyone
-// on this machine can use any name: it is not an identity. The address is that of
-// the connection; no header changes it.
+// identify takes the owner from the user name of HTTP basic authentication. The name is
+// not an identity: anyone on this machine can use any name. The address is that of the
+// connection; no header changes it.
 func identify(r *http.Request) (bastion.Caller, error) {
 	address, err := httpedge.RemoteAddress(r)
 	if err != nil {

@@ -24,7 +24,7 @@ func TestGuardLetsOnlyLocalToolsThrough(t *testing.T) {
 	for _, test := range []struct {
 		name, method, host string
 		header             http.Header
-		code               bastion.Code // empty: let through
+		code               bastion.Code // empty if the request must reach the API
 	}{
 		{"curl", "POST", "127.0.0.1:8080", nil, ""},
 		{"another loopback address", "POST", "127.0.0.2:8080", nil, ""},
@@ -36,8 +36,8 @@ func TestGuardLetsOnlyLocalToolsThrough(t *testing.T) {
 		{"own origin", "POST", "localhost:8080", http.Header{"Sec-Fetch-Site": {"same-origin"}, "Origin": {"http://localhost:8080"}}, ""},
 		{"a form of a page without referrer", "POST", "localhost:8080", http.Header{"Sec-Fetch-Site": {"same-origin"}, "Origin": {"null"}}, ""},
 
-		{"rebound name", "POST", "evil.example:8080", nil, httpapi.CodeHostForeign},
-		{"name that begins well", "POST", "localhost.evil.example:8080", nil, httpapi.CodeHostForeign},
+		{"name of a web page (DNS rebinding)", "POST", "evil.example:8080", nil, httpapi.CodeHostForeign},
+		{"name that begins with localhost", "POST", "localhost.evil.example:8080", nil, httpapi.CodeHostForeign},
 		{"another port", "POST", "127.0.0.1:8081", nil, httpapi.CodeHostForeign},
 		{"no port", "POST", "127.0.0.1", nil, httpapi.CodeHostForeign},
 		{"no host", "POST", "", nil, httpapi.CodeHostForeign},
@@ -60,15 +60,15 @@ func TestGuardLetsOnlyLocalToolsThrough(t *testing.T) {
 			r.Header = test.header
 		}
 		here := &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 8080}
-		answer := httptest.NewRecorder()
-		handler.ServeHTTP(answer, r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, here)))
+		response := httptest.NewRecorder()
+		handler.ServeHTTP(response, r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, here)))
 		if reached != (test.code == "") {
 			t.Errorf("%s: reached the API: %v", test.name, reached)
 		}
 		if test.code != "" {
-			wantProblem(t, test.name, answer, test.code)
-			if id := answer.Header().Get("X-Request-Id"); !strings.Contains(logged.String(), id) {
-				t.Errorf("%s: no line of the log has its request id", test.name)
+			wantProblem(t, test.name, response, test.code)
+			if id := response.Header().Get("X-Request-Id"); !strings.Contains(logged.String(), id) {
+				t.Errorf("%s: the log does not contain the request ID", test.name)
 			}
 		}
 	}
@@ -115,7 +115,7 @@ func (f *fixture) raw(request string) *http.Response {
 }
 
 // net/http would serve OPTIONS * itself, without the guard, the headers and the log.
-func TestOptionsOfTheServerReachesTheEdge(t *testing.T) {
+func TestOptionsAsteriskPassesTheGuard(t *testing.T) {
 	f := start(t, nil)
 	response := f.raw("OPTIONS * HTTP/1.1\r\nHost: HOST\r\nConnection: close\r\n\r\n")
 	if response.StatusCode != http.StatusNotFound || response.Header.Get("X-Request-Id") == "" {
@@ -149,9 +149,9 @@ func TestOwnersAreNamesFromBasicAuthentication(t *testing.T) {
 	for _, test := range []struct {
 		name  string
 		set   func(*http.Request)
-		owner string // empty: refused
+		owner string // empty if the request must be refused
 	}{
-		{"nobody", func(*http.Request) {}, "local:local"},
+		{"no credentials", func(*http.Request) {}, "local:local"},
 		{"alice", func(r *http.Request) { r.SetBasicAuth("alice", "") }, "local:alice"},
 		{"mail address", func(r *http.Request) { r.SetBasicAuth("alice@example.com", "") }, "local:alice@example.com"},
 		{"64 letters", func(r *http.Request) { r.SetBasicAuth(strings.Repeat("a", 64), "") }, "local:" + strings.Repeat("a", 64)},

@@ -73,7 +73,7 @@ func TestExtendMovesDeadlineInRecordLeaseAndConsole(t *testing.T) {
 	}
 }
 
-// The reaper does not run, and the task ends at its deadline all the same.
+// The reaper does not run in this test.
 func TestTaskEndsItselfAtItsDeadline(t *testing.T) {
 	var clock testClock
 	f, w := start(t, func(o *Options) { o.ReapEvery = time.Hour; clock.forTasks(o) }), sshclient.New(t)
@@ -88,7 +88,8 @@ func TestTaskEndsItselfAtItsDeadline(t *testing.T) {
 	}
 }
 
-// The clock of the task stands two hours behind that of the control plane.
+// After the advance, the task's clock is two hours behind the control plane's, so the task
+// does not end itself.
 func TestReaperEndsTaskThatMissesItsDeadline(t *testing.T) {
 	var clock testClock
 	f, w := start(t, func(o *Options) { o.now = clock.now }), sshclient.New(t)
@@ -122,7 +123,7 @@ func TestDeleteLeavesNothing(t *testing.T) {
 		t.Errorf("DELETE with wait: %d %s", gone.status, gone.State)
 	}
 	if got := f.banner("127.0.0.1", s); got != "" {
-		t.Errorf("it still sends %q", got)
+		t.Errorf("after the DELETE, the server still sends %q", got)
 	}
 	all := f.do(request{method: "DELETE", path: "/bastions"})
 	if all.status != http.StatusAccepted || len(all.Bastions) != 1 || all.Bastions[0].ID != next.ID {
@@ -156,7 +157,7 @@ func TestIdleBastionEnds(t *testing.T) {
 	var clock testClock
 	f, w := start(t, clock.forTasks), sshclient.New(t)
 	b := f.create(request{body: w.AddKey("ed25519")})
-	if got := f.banner("127.0.0.1", b); got != "SSH-" { // a connection without a login is no use
+	if got := f.banner("127.0.0.1", b); got != "SSH-" { // a connection without authentication does not count as use
 		t.Errorf("banner %q", got)
 	}
 	clock.advance(10 * time.Minute)

@@ -1,10 +1,10 @@
 // Package localmode runs the whole service in one process on a laptop: the same
 // handlers, domain and SSH server as on AWS, with localcloud instead of AWS.
 //
-// It is wiring, plus what a laptop lacks: a private network that exists inside
-// bastions only ([network]) with one host to connect to ([privateHost]), a guard
-// that refuses other machines and web pages ([guard]), and the schedules and
-// events that EventBridge delivers on AWS.
+// It is wiring, plus replacements for what only AWS has: a private network that exists
+// inside bastions only ([network]), with one host to connect to ([privateHost]); the
+// schedules of the reaper and the sweep; and an [observer] for events. The API listens on
+// loopback only (parseListen), and [guard] refuses requests from web pages.
 package localmode
 
 import (
@@ -88,17 +88,17 @@ func Start(o Options) (*Local, error) {
 		return nil, err
 	}
 	if len(s.loopback) > 0 {
-		s.Log.Warn("--allow includes loopback: bastions can reach services that listen on this machine only", "allow", s.loopback)
+		s.Log.Warn("bastions can reach this machine's loopback addresses", "allow", s.loopback)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &Local{URL: "http://" + listener.Addr().String(), host: host, cancel: cancel}
 	l.wire(ctx, s, network, own)
 	l.serve(ctx, s, listener, l.routes(ctx, s))
-	l.schedule(ctx, s, "reap", s.ReapEvery, func(ctx context.Context) error {
+	l.schedule(ctx, s, "reap failed", s.ReapEvery, func(ctx context.Context) error {
 		_, err := l.Service.Reap(ctx)
 		return err
 	})
-	l.schedule(ctx, s, "sweep", 10*s.ReapEvery, func(ctx context.Context) error {
+	l.schedule(ctx, s, "sweep failed", 10*s.ReapEvery, func(ctx context.Context) error {
 		_, err := l.Service.Sweep(ctx)
 		return err
 	})
@@ -134,11 +134,12 @@ func (l *Local) wire(ctx context.Context, s settings, n *network, own []netip.Ad
 	l.observer.observe = l.Service.Observe
 }
 
-func (l *Local) schedule(ctx context.Context, s settings, name string, interval time.Duration, run func(context.Context) error) {
+// schedule calls run at each interval until the context ends, and logs its errors.
+func (l *Local) schedule(ctx context.Context, s settings, failed string, interval time.Duration, run func(context.Context) error) {
 	l.running.Go(func() {
 		every(ctx, interval, func(ctx context.Context) {
 			if err := run(ctx); err != nil && ctx.Err() == nil {
-				s.Log.Warn(name, "error", err)
+				s.Log.Warn(failed, "error", err)
 			}
 		})
 	})
@@ -168,11 +169,11 @@ func (l *Local) serve(ctx context.Context, s settings, listener net.Listener, ro
 	l.server = &http.Server{
 		Handler:           guard(routes, s.Log),
 		ReadHeaderTimeout: 10 * time.Second,
-		ReadTimeout:       time.Minute, // longer than Prefer: wait, because it includes the handler's time
+		ReadTimeout:       time.Minute, // longer than the longest Prefer: wait, because net/http cancels the request's context after it
 		MaxHeaderBytes:    64 << 10,
-		// Otherwise net/http would serve OPTIONS * before the guard.
+		// Otherwise net/http would respond to OPTIONS * itself, without the guard.
 		DisableGeneralOptionsHandler: true,
-		// Waiting requests end with local mode.
+		// When local mode ends, requests that still wait (Prefer: wait) end too.
 		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
 	l.running.Go(func() { _ = l.server.Serve(listener) })
@@ -296,12 +297,13 @@ func (o *observer) notify(bastionID string) {
 func (o *observer) run(bastionID string) {
 	for more := true; more; more = o.runAgain(bastionID) {
 		if err := o.observe(o.ctx, bastionID); err != nil && o.ctx.Err() == nil {
-			o.log.Warn("observe", "bastion", bastionID, "error", err)
+			o.log.Warn("observe failed", "bastion", bastionID, "error", err)
 		}
 	}
 }
 
-// runAgain reports whether an event arrived since the last call of Observe began.
+// runAgain reports whether to call Observe again, because an event arrived after the
+// last call began.
 func (o *observer) runAgain(bastionID string) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -27,8 +27,8 @@ import (
 
 func TestMain(m *testing.M) { leakcheck.Main(m) }
 
-// timeout is how long a test waits for something that must happen. It is long,
-// because a busy machine is no failure; tests that pass do not wait for it.
+// timeout is how long a test waits for an event. It is long, so that no test fails
+// because the machine is busy; a test that passes does not wait so long.
 const timeout = 5 * time.Minute
 
 // fixture is a local mode in this process with HTTP clients for it.
@@ -75,7 +75,7 @@ type testClock struct{ added atomic.Int64 }
 func (c *testClock) now() time.Time          { return time.Now().Add(time.Duration(c.added.Load())) }
 func (c *testClock) advance(d time.Duration) { c.added.Add(int64(d)) }
 
-// forTasks makes the clock that of every task's server.
+// forTasks makes the server of every task use the clock.
 func (c *testClock) forTasks(o *Options) { o.task = func(server *sshd.Config) { server.Now = c.now } }
 
 // logBuffer collects the log.
@@ -210,8 +210,8 @@ func dialFrom(address string) func(ctx context.Context, network, to string) (net
 	return d.DialContext
 }
 
-// create requests a bastion and waits until it is ready. The status that it
-// returns is that of the request.
+// create requests a bastion and waits until it is ready. The status of the response
+// that it returns is the status of the POST.
 func (f *fixture) create(r request) response {
 	f.t.Helper()
 	r.method, r.path = "POST", "/bastions"
@@ -228,8 +228,8 @@ func (f *fixture) create(r request) response {
 	return got
 }
 
-// sshConfig requests a bastion, waits until it is ready, and returns a file with
-// the text that the API returns for it.
+// sshConfig requests a bastion, waits until it is ready, and returns the name of a file
+// with its ssh configuration.
 func (f *fixture) sshConfig(r request) (file string) {
 	f.t.Helper()
 	f.create(r)
@@ -268,7 +268,7 @@ func (f *fixture) await(owner, id string, state bastion.State) response {
 	return got
 }
 
-// eventually polls until something that must happen has happened.
+// eventually polls until happened returns true.
 func (f *fixture) eventually(what string, happened func() bool) {
 	f.t.Helper()
 	tick := time.NewTicker(10 * time.Millisecond)

@@ -17,7 +17,8 @@ const privateName = "private.internal"
 
 // network is the private network of local mode. It contains one host, which is
 // reached through socket pairs instead of TCP ports, so that only bastions can
-// reach it. Real addresses are dialled only if --allow names them.
+// reach it. Other addresses are dialled, through the operating system, only if a prefix
+// of --allow contains them.
 type network struct {
 	address netip.Addr     // of the private host
 	allow   []netip.Prefix // real destinations, from --allow
@@ -146,8 +147,8 @@ func newPipe(to netip.AddrPort, bastionID string) (dialled, accepted *pipeConn, 
 }
 
 func socketpair() (*net.UnixConn, *net.UnixConn, error) {
-	// Without the lock, a process that starts between the two calls would inherit
-	// the descriptors and keep the connection open.
+	// Without the lock, a process that starts between Socketpair and CloseOnExec would
+	// inherit the descriptors and keep the connection open.
 	syscall.ForkLock.RLock()
 	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
 	if err == nil {

@@ -118,7 +118,7 @@ func TestPrivateHostAvoidsAddressesOfThisMachine(t *testing.T) {
 }
 
 // A client that closes its sending side still gets the whole response.
-func TestPipesHalfClose(t *testing.T) {
+func TestPipesCloseEachDirectionAlone(t *testing.T) {
 	n, _ := testNetwork(t)
 	listener := n.listen(7)
 	defer listener.Close()

@@ -102,8 +102,9 @@ func (h *privateHost) page(w http.ResponseWriter, r *http.Request) {
     your request    %s %s
     came through    bastion %s
 
-No port of this machine leads here. The bastion resolved the name inside the
-private network and connected for you. When it closes, this host is out of reach.
+You cannot connect to this host directly. The bastion resolved its name inside
+the private network and connected for you. After the bastion has closed, you
+cannot reach this host.
 `, privateName, r.Method, r.URL.Path, r.Context().Value(bastionKey{}))
 }
 

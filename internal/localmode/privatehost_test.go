@@ -127,7 +127,7 @@ func TestPrivateHostRunsItsCommands(t *testing.T) {
 	}
 }
 
-func TestPrivateHostShell(t *testing.T) {
+func TestPrivateHostHasAShellWithAndWithoutTerminal(t *testing.T) {
 	for _, terminal := range []bool{false, true} {
 		h, dial := testHost(t)
 		client := login(t, h, dial(22))

@@ -126,7 +126,7 @@ func TestBadRequestsReturnProblemsAndCreateNothing(t *testing.T) {
 		return post(`{"public_key":"` + key + `","` + name + `":"` + value + `"}`)
 	}
 	for name, c := range map[string]request{
-		"no key ever given":      post(""),
+		"no key, now or before":  post(""),
 		"two keys":               post(key + "\n" + key + "\n"),
 		"junk before the key":    post("junk " + key),
 		"key options":            post(`command="sh" ` + key),
@@ -145,7 +145,7 @@ func TestBadRequestsReturnProblemsAndCreateNothing(t *testing.T) {
 		"a wrong method":         {method: "PUT", path: "/bastions", body: key},
 		"a wrong path":           {method: "POST", path: "/bastion", body: key},
 		"a wrong Accept":         {method: "POST", path: "/bastions", body: key, header: map[string]string{"Accept": "image/png"}},
-		"an owner like a record": {method: "POST", path: "/bastions", body: key, owner: "iam:1"},
+		"an owner with a prefix": {method: "POST", path: "/bastions", body: key, owner: "iam:1"},
 	} {
 		if s := f.do(c); s.status < 400 || s.status >= 500 || s.Code == "" || s.Detail == "" {
 			t.Errorf("%s: %d: %s", name, s.status, s.text)

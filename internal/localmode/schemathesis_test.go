@@ -15,15 +15,16 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/test/emulator"
 )
 
-// accepted are the findings of schemathesis, by its code, that are as they should
-// be.
+// accepted maps codes of schemathesis to the reasons why the service behaves so on
+// purpose.
 var accepted = map[string]string{
 	"ST401": "API accepts requests without authentication: in local mode a request without credentials has the owner local",
 	"ST301": "deleted resource still available: the document of a closed bastion stays readable, because it says why it ended",
 }
 
-// schemathesisConfig allows 422 for valid requests: which durations and sources the
-// service supports is configuration, which a schema cannot say. 400 stays a finding.
+// schemathesisConfig allows the status 422 for requests that match the schema. The
+// service's configuration, which a schema cannot contain, limits durations and sources. A
+// response 400 to such a request is a finding.
 const schemathesisConfig = `
 [checks.positive_data_acceptance]
 expected-statuses = ["2xx", 401, 403, 404, 409, 422, 503]
@@ -60,7 +61,7 @@ func TestContractHoldsUnderSchemathesis(t *testing.T) {
 	output, err := command.CombinedOutput()
 	findings := finding.FindAllSubmatch(output, -1)
 	if err == nil || len(findings) == 0 || bytes.Contains(output, []byte("\nErrors:")) {
-		t.Fatalf("schemathesis did not do its work: %v\n%s", err, output)
+		t.Fatalf("schemathesis has errors, or lacks the accepted findings: %v\n%s", err, output)
 	}
 	for _, found := range findings {
 		if reason, ok := accepted[string(found[1])]; ok {

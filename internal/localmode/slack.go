@@ -34,7 +34,7 @@ type slackSide struct {
 	events  *eventQueue
 }
 
-// newSlackSide returns the app, which calls the API as the Slack function does.
+// newSlackSide returns a slackSide. Its app calls the API as the Slack function does.
 func newSlackSide(ctx context.Context, cfg settings, api httpapi.Options) *slackSide {
 	s := &slackSide{targets: api.Targets, events: &eventQueue{ctx: ctx, log: cfg.Log}}
 	s.app = slack.New(slack.Options{
@@ -71,13 +71,13 @@ func (s *slackSide) withSlackRoutes(api http.Handler) http.Handler {
 
 // Enqueue implements slack.Queue.
 func (s *slackSide) Enqueue(_ context.Context, job slack.Job) error {
-	return s.events.send("job", func(ctx context.Context) error { return s.app.RunJob(ctx, job) })
+	return s.events.send("job failed", func(ctx context.Context) error { return s.app.RunJob(ctx, job) })
 }
 
 // Notify implements bastion.Notifier.
 func (s *slackSide) Notify(_ context.Context, rec bastion.Record, notice bastion.Notice) error {
 	n := api.NewNotice(rec, notice, httpapi.Document(rec, s.targets...))
-	return s.events.send("notice", func(ctx context.Context) error { return s.app.Notify(ctx, n) })
+	return s.events.send("notice failed", func(ctx context.Context) error { return s.app.Notify(ctx, n) })
 }
 
 // slackFunctions are the API's functions, in this process.
@@ -104,9 +104,9 @@ const (
 	eventRetryPause = time.Second
 )
 
-// send starts an event and does not wait for it. It returns an error if the queue is
-// closed.
-func (w *eventQueue) send(name string, do func(context.Context) error) error {
+// send starts an event and does not wait for it. The message failed is logged for each run
+// that fails. send returns an error if the queue is closed.
+func (w *eventQueue) send(failed string, do func(context.Context) error) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed {
@@ -118,7 +118,7 @@ func (w *eventQueue) send(name string, do func(context.Context) error) error {
 			if err == nil || w.ctx.Err() != nil {
 				return
 			}
-			w.log.Warn(name, "error", err.Error())
+			w.log.Warn(failed, "error", err.Error())
 			select {
 			case <-time.After(eventRetryPause):
 			case <-w.ctx.Done():
@@ -128,8 +128,8 @@ func (w *eventQueue) send(name string, do func(context.Context) error) error {
 	return nil
 }
 
-// close refuses further events and waits for those that run. The queue's context must
-// be done, so that they end.
+// close makes send return an error, and waits for the events that are running. The caller
+// must have cancelled the queue's context, so that they end.
 func (w *eventQueue) close() {
 	w.mu.Lock()
 	w.closed = true

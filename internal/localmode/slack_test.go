@@ -70,7 +70,7 @@ func (r slackFixture) read(resp *http.Response, err error) (int, string) {
 	return resp.StatusCode, string(text)
 }
 
-// sent waits until a message with all the words would have been sent to Slack.
+// sent waits until a message to Slack that contains all the words has been logged.
 func (r slackFixture) sent(words ...string) {
 	r.t.Helper()
 	look := time.NewTicker(10 * time.Millisecond)
@@ -115,12 +115,12 @@ func (r slackFixture) up(command string) (link string) {
 		r.t.Fatalf("at %q: %d %s", link, status, page)
 	}
 	if status, page := r.read(r.browser.PostForm(link, form)); status != http.StatusOK {
-		r.t.Fatalf("the button: %d %s", status, page) // and the page that it leads to
+		r.t.Fatalf("the button: %d %s", status, page) // of the page that the button leads to
 	}
 	return link
 }
 
-// The quota that holds is that of the service.
+// The API's own quota also limits Slack users.
 func TestSlackUserCannotExceedTheQuota(t *testing.T) {
 	r := startSlack(t)
 	r.command(slackSecret, "key "+sshclient.New(t).AddKey("ed25519"))
