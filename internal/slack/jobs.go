@@ -29,7 +29,7 @@ type Job struct {
 	ResponseURL string    `json:"response_url,omitempty"` // for the reply
 
 	StartLink string        `json:"start_link,omitempty"` // for start: the hash of the link's token
-	Name      string        `json:"name,omitempty"`       // for down and extend; empty: the only bastion
+	Name      string        `json:"name,omitempty"`       // for down and extend; if empty, the owner's only bastion
 	ID        string        `json:"id,omitempty"`         // for down and extend by a button
 	TTL       time.Duration `json:"ttl,omitempty"`        // for extend: counted from At
 	Team      string        `json:"team,omitempty"`       // for send
@@ -94,10 +94,10 @@ func (a *App) RunJob(ctx context.Context, job Job) error {
 	return nil
 }
 
-// reply sends the only reply of a job; only the job's owner sees it. If the job comes from
-// a command, the reply replaces the app's first response to it. If the job comes from a
-// button, the reply is a new message: the message with the button may be the status
-// message.
+// reply sends the only reply of a job; only the job's owner sees it. The reply of a command's
+// job replaces the app's first response to the command. The reply of a start replaces the
+// message with the start link. If the job has a bastion's ID, it comes from a button, and the
+// reply is a new message: the message with the button may be the status message.
 func (a *App) reply(ctx context.Context, job Job, m *message) error {
 	err := error(&refusedError{code: "expired_url"})
 	if a.Now().Sub(job.At) <= responseURLLife {
@@ -142,8 +142,8 @@ type reportedError struct{ sentence string }
 
 func (e *reportedError) Error() string { return "an earlier try failed: " + e.sentence }
 
-// codeTooLate is the code of a start job that runs later than startTimeout. By then, its
-// status page says that the outcome is not known.
+// codeTooLate is the code of the error if a start job runs more than startTimeout after its
+// link was used. By then, its status page says that the outcome is not known.
 const codeTooLate bastion.Code = "too_late"
 
 // startOnce returns the bastion of a link. It starts the bastion unless an earlier try

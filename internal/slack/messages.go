@@ -128,7 +128,7 @@ func downMessage() *message {
 		paragraph("We don't know whether your request was carried out. Try again in a minute; %s status lists what you have. If it keeps happening, tell your operator.", slash)
 }
 
-// notAcceptedMessage says that a request could not be enqueued.
+// notAcceptedMessage says that the queue or the table failed while the app handled a request.
 func notAcceptedMessage() *message {
 	return newMessage("The bastion service isn't responding.", "The bastion service isn't responding").
 		paragraph("As far as we can tell, nothing was done. Try again in a minute; if it keeps happening, tell your operator.")
@@ -158,8 +158,8 @@ func notStartedMessage(sentence string, refusal *bastion.Error, from netip.Addr)
 	return m
 }
 
-// usedMessage replaces the message with the link. It says which address has used the
-// link.
+// usedMessage says which address has used a start link. It replaces the message that
+// contains the link.
 func usedMessage(b Bastion, from netip.Addr) *message {
 	m := newMessage("Your link was used.", fmt.Sprintf("Your link was used from %s", from)).
 		paragraph("If that wasn't you, close the bastion now and tell your operator: someone else has used your link.")

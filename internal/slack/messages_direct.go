@@ -55,7 +55,7 @@ func warningMessage(b Bastion, now time.Time) *message {
 		buttons(extendButton(b.ID), closeButton(b.ID, "Close bastion"))
 }
 
-// endMessage returns the last new message about a bastion: a receipt or a failure.
+// endMessage returns the message for a bastion that is over: that it failed, or its receipt.
 func endMessage(n Notice) *message {
 	if n.Bastion.State == bastion.Failed {
 		return failedMessage(n)

@@ -33,7 +33,7 @@ type conversation struct {
 	TS      string `json:"ts,omitempty"`
 	Status  string `json:"status,omitempty"`
 	// Uneditable is set if the workspace does not allow edits. Then each change of the
-	// status message is a new message, without the stages.
+	// status message is a new message. Stages of a start are then left out.
 	Uneditable bool `json:"uneditable,omitempty"`
 
 	Ready  string    `json:"ready,omitempty"` // the digest of the latest ready message
@@ -64,7 +64,7 @@ func conversationExpires(b Bastion, now time.Time) time.Time {
 type kind string
 
 const (
-	kindReceipt kind = "receipt" // the last message; also the one for a failure
+	kindReceipt kind = "receipt" // the receipt, or the message that the bastion failed
 	kindWarning kind = "warning"
 	kindReady   kind = "ready"
 	kindStatus  kind = "status"
@@ -119,7 +119,7 @@ func newOutgoing(k kind, m *message) *outgoing {
 }
 
 // recordOutcome records the outcome of sending a message. If late is set, another
-// delivery has sent messages since, so the content of the status message is not known.
+// delivery has taken over while this one sent the message, so the content of the status message is not known.
 func (c *conversation) recordOutcome(m *outgoing, at posted, err error, late bool) {
 	retry := new(retryError)
 	switch {
@@ -179,7 +179,7 @@ func (a *App) Notify(ctx context.Context, n Notice) error {
 	return nil
 }
 
-// storeNotice stores a notice, unless a newer one is stored.
+// storeNotice stores a notice, unless the stored one has the same version or a newer one.
 func (a *App) storeNotice(ctx context.Context, n Notice) error {
 	b := n.Bastion
 	var c conversation
@@ -206,7 +206,7 @@ func (a *App) deliver(ctx context.Context, id string, limit limits) error {
 	var (
 		last *outgoing // the message that this delivery sent last
 		at   posted    // where last is
-		sent error     // the outcome of last
+		sent error     // the error of sending last; nil if Slack accepted it
 		mine time.Time // SendingUntil as this delivery stored it
 	)
 	for {
@@ -247,7 +247,8 @@ func (a *App) deliver(ctx context.Context, id string, limit limits) error {
 }
 
 // takeTurn returns the next message and sets SendingUntil, so that only this delivery
-// sends. If there is no message or it must wait, takeTurn clears SendingUntil.
+// sends. If there is no message, if it must wait, or if sent says that the last try
+// failed, takeTurn clears SendingUntil.
 func (c *conversation) takeTurn(now time.Time, limit limits, sent error) (*outgoing, *waitError) {
 	c.SendingUntil = time.Time{}
 	if sent != nil && !finished(sent) {

@@ -84,7 +84,7 @@ func (a *App) serveStartLink(x *httpedge.Exchange, token string) {
 		case address != v.Source:
 			return a.showStartLink(v, http.StatusConflict, link, alertAddressChanged)
 		}
-		return a.followStartLink(v, link, version)
+		return a.submitStart(v, link, version)
 	})
 }
 
@@ -107,9 +107,9 @@ func (a *App) showStartLink(v *visit, status int, link startLink, why *alert) pa
 	return pageResponse{status: status, page: "start", data: page}
 }
 
-// followStartLink uses the link and enqueues the start. If that fails, the link is
+// submitStart uses the link and enqueues the start. If that fails, the link is
 // unused again, so the person can press the button again.
-func (a *App) followStartLink(v *visit, link startLink, version int64) pageResponse {
+func (a *App) submitStart(v *visit, link startLink, version int64) pageResponse {
 	now := a.Now()
 	page := statusPage{Owner: link.Owner, StartLink: hashOf(v.token), Source: v.Source, StartedAt: now, EnqueuedAt: now, ExpiresAt: now.Add(statusPageLife)}
 	token, err := a.newStatusPage(v.Context(), page)

@@ -96,7 +96,7 @@ func (a *App) progress(v *visit, stored statusPage) (progressPage, error) {
 		v.Cause = err
 		return page.retrying(), nil
 	}
-	if end := followedUntil(b, a.Now()); !end.IsZero() {
+	if end := startOverAt(b, a.Now()); !end.IsZero() {
 		until := stored.until(end)
 		if !a.Now().Before(until) {
 			return progressPage{}, bastion.ErrNotFound
@@ -134,9 +134,9 @@ func (a *App) enqueueAgain(ctx context.Context, pageHash, linkHash string) error
 	return a.enqueue(ctx, startJob(link, linkHash))
 }
 
-// followedUntil returns the time at which the start was complete or the bastion ended. It
+// startOverAt returns the time at which the start was complete or the bastion ended. It
 // returns a zero time while the bastion starts.
-func followedUntil(b Bastion, now time.Time) time.Time {
+func startOverAt(b Bastion, now time.Time) time.Time {
 	switch {
 	case b.State == bastion.Starting:
 		return time.Time{}

@@ -28,8 +28,8 @@ type CommandError struct {
 
 func (w *CommandError) Error() string { return w.Message }
 
-// errorf returns an error that suggests c. Its callers first set the wrong or missing part
-// of c to an example value.
+// errorf returns an error with a message; its Try suggests c as a valid command. If a part of c
+// is wrong or missing, the caller first sets that part to an example value.
 func (c *Command) errorf(format string, args ...any) *CommandError {
 	return &CommandError{Message: fmt.Sprintf(format, args...), Try: []string{c.String()}, Verb: c.Verb}
 }
@@ -126,7 +126,7 @@ func (c Command) String() string {
 }
 
 // parseUp parses [for 2h] [name N] [because …] in any order. The reason is the quoted
-// text after because; without quotes, it is everything after because.
+// text after “because”; without quotes, it is everything after “because”.
 func (c *Command) parseUp(_ string, words []word) error {
 	return c.parseWords(words, func(words []word) (int, error) {
 		switch {
@@ -145,13 +145,13 @@ func (c *Command) parseUp(_ string, words []word) error {
 	})
 }
 
-// parseDown parses [name], with or without the word name before it.
+// parseDown parses [name], with or without the word “name” before it.
 func (c *Command) parseDown(_ string, words []word) error {
 	return c.parseWords(words, c.takeBareName)
 }
 
 // parseExtend parses 30m [name] in any order. A word that looks like a duration is
-// parsed as one, unless the word name is before it.
+// parsed as one, unless the word “name” is before it.
 func (c *Command) parseExtend(_ string, words []word) error {
 	err := c.parseWords(words, func(words []word) (int, error) {
 		ttl, n := leadingTTL(words)
@@ -160,7 +160,7 @@ func (c *Command) parseExtend(_ string, words []word) error {
 			c.TTL = ttl
 			return n, nil
 		case n > 0:
-			return 0, c.errorf("The duration is given twice. If %s is a name, put the word name before it.", quoted(words[0].text))
+			return 0, c.errorf("The duration is given twice. If %s is a name, put “name” before it.", quoted(words[0].text))
 		case words[0].is("for", "by"):
 			return c.takeTTL(words, 1)
 		case number.MatchString(words[0].text) && c.TTL == 0:
@@ -274,7 +274,7 @@ func (c *Command) takeName(words []word, skip int) (int, error) {
 	return skip + 1, nil
 }
 
-// takeBareName parses a name with or without the word name before it.
+// takeBareName parses a name with or without the word “name” before it.
 func (c *Command) takeBareName(words []word) (int, error) {
 	if words[0].is(nameWords...) && len(words) > 1 {
 		return c.takeName(words, 1)
@@ -285,7 +285,7 @@ func (c *Command) takeBareName(words []word) (int, error) {
 	return c.takeName(words, 0)
 }
 
-// takeReason parses the word because and the reason after it.
+// takeReason parses the word “because” and the reason after it.
 func (c *Command) takeReason(words []word) (int, error) {
 	if c.Reason != "" {
 		return 0, c.errorf("There are two reasons. Put the whole reason in quotes.")

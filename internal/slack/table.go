@@ -25,10 +25,9 @@ type person struct {
 	Commands int       `json:"commands,omitempty"`
 }
 
-// opened is stored when a person opens a start link with the button in Slack. Through
-// the button's response_url, the reply of the start can replace the message with the
-// button. Slack documents this replacement for the response_url of a button, not of a
-// command.
+// opened is stored when a person presses the button in Slack that opens a start link. A
+// reply to the button's response_url can replace the message with the button. Slack
+// documents this replacement only for the response_url of a button, not of a command.
 type opened struct {
 	ResponseURL string `json:"response_url"`
 }

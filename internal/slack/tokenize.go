@@ -149,8 +149,8 @@ func parseDuration(text string) (time.Duration, bool) {
 	return ttl.Truncate(time.Second), err == nil
 }
 
-// likeDuration reports whether text is a duration, or a number with a unit of time
-// that parseDuration does not accept, such as 0s.
+// likeDuration reports whether text looks like a duration: parseDuration accepts it, or it
+// consists of digits and a unit of time, such as 0s.
 func likeDuration(text string) bool {
 	unit := strings.TrimLeft(text, "0123456789.")
 	_, ok := parseDuration(text)
@@ -223,7 +223,8 @@ func oneLine(text string) string {
 }
 
 // nearest returns the candidate from which the typed word has the fewest typing errors.
-// It returns false if each candidate would mean more than two typing errors.
+// It ignores a candidate with more than two typing errors, or with as many as it has letters.
+// It returns false if no candidate is left.
 func nearest(typed string, candidates ...string) (string, bool) {
 	typed = strings.ToLower(typed)
 	best, least := "", 3

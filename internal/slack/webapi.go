@@ -35,8 +35,9 @@ const (
 	maxRetryAfter = 10 * time.Minute
 )
 
-// The errors of a request to Slack that the operator need not correct. The operator must
-// correct the cause of any other error, such as a bot token that Slack does not accept.
+// The two errors of a request to Slack whose cause is not the operator's to correct. Any other
+// error has a cause that the operator must correct, such as a bot token that Slack does not
+// accept.
 type (
 	// retryError means that Slack may accept the message later: Slack limits the rate,
 	// is down, or was not reached. If uncertain is set, Slack may have accepted it already.
@@ -45,7 +46,8 @@ type (
 		uncertain bool
 		cause     error
 	}
-	// refusedError means that Slack will never accept the message.
+	// refusedError means that Slack will never accept the message. If status is 0, the app
+	// did not send it.
 	refusedError struct {
 		status int
 		code   string // Slack's name of the error, if it has one
@@ -58,6 +60,9 @@ func (e *retryError) Error() string {
 func (e *retryError) Unwrap() error { return e.cause }
 
 func (e *refusedError) Error() string {
+	if e.status == 0 {
+		return "message not sent to Slack: " + e.code
+	}
 	return fmt.Sprintf("Slack refused the message: status %d %s", e.status, e.code)
 }
 

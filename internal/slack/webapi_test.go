@@ -192,3 +192,14 @@ func (e *endlessBody) Read(p []byte) (int, error) {
 }
 
 func (e *endlessBody) Close() error { e.closed = true; return nil }
+
+func TestErrorOfUnsentMessageDoesNotBlameSlack(t *testing.T) {
+	for err, want := range map[*refusedError]string{
+		{code: "expired_url"}:              "message not sent to Slack: expired_url",
+		{status: 404, code: "expired_url"}: "Slack refused the message: status 404 expired_url",
+	} {
+		if err.Error() != want {
+			t.Errorf("error is %q, want %q", err, want)
+		}
+	}
+}
