@@ -193,7 +193,7 @@ func (x *Exchange) Internal() {
 // Body reads the body of the request. It returns a *bastion.Error with the code
 // CodeBodyTooLarge or CodeBodyIncomplete.
 func (x *Exchange) Body() ([]byte, error) {
-	if x.Request.Body == nil { // servers always set a body; tests may not
+	if x.Request.Body == nil { // servers always set a body, but a test can leave it out
 		return nil, nil
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(x.w, x.Request.Body, MaxBody))

@@ -238,8 +238,8 @@ var privateRanges = []netip.Prefix{
 	netip.MustParsePrefix("fc00::/7"),
 }
 
-// config returns the configuration of the domain. Its times are short, because the
-// local cloud responds at once, and its reads are not stale.
+// config returns the configuration of the domain. The times are short, because the
+// local cloud responds at once, and its reads show every change.
 func (s settings) config() bastion.Config {
 	return bastion.Config{
 		DefaultTTL:          s.DefaultTTL,

@@ -59,7 +59,7 @@ func TestListenAcceptsLoopbackOnly(t *testing.T) {
 	}
 }
 
-func TestPrefixInsideLoopbackContainsNothingElse(t *testing.T) {
+func TestInsideLoopbackNeedsLoopbackAddressesOnly(t *testing.T) {
 	for text, want := range map[string]bool{
 		"127.0.0.1/32": true, "127.0.0.0/8": true, "::1/128": true,
 		"0.0.0.0/0": false, "126.0.0.0/7": false, "192.168.0.0/16": false, "::/0": false, "::/127": false,

@@ -65,9 +65,9 @@ func ownHost(r *http.Request) bool {
 
 // crossOrigin reports whether the headers of a browser say that a web page of another
 // origin sent the request. The only pages of local mode's own origin are those of Slack's
-// routes. Unlike http.CrossOriginProtection, crossOrigin also checks GET requests. The own
-// pages send no referrer, so a browser sends Origin: null with their forms; for these
-// requests, only Sec-Fetch-Site: same-origin shows that the page is an own page.
+// routes. Unlike http.CrossOriginProtection, crossOrigin also checks GET requests. Slack's
+// pages send no referrer, so a browser sends Origin: null with their forms. For these
+// requests, only Sec-Fetch-Site: same-origin shows that they come from Slack's pages.
 func crossOrigin(r *http.Request) bool {
 	origin := r.Header.Get("Origin")
 	own := strings.EqualFold(origin, "http://"+r.Host)

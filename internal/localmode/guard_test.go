@@ -115,7 +115,7 @@ func (f *fixture) raw(request string) *http.Response {
 }
 
 // net/http would serve OPTIONS * itself, without the guard, the headers and the log.
-func TestOptionsAsteriskPassesTheGuard(t *testing.T) {
+func TestGuardChecksOptionsAsterisk(t *testing.T) {
 	f := start(t, nil)
 	response := f.raw("OPTIONS * HTTP/1.1\r\nHost: HOST\r\nConnection: close\r\n\r\n")
 	if response.StatusCode != http.StatusNotFound || response.Header.Get("X-Request-Id") == "" {

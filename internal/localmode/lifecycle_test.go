@@ -174,7 +174,7 @@ func TestIdleBastionEnds(t *testing.T) {
 
 func TestQuietTunnelPreventsIdleEndUntilItsClientFreezes(t *testing.T) {
 	var clock testClock
-	// The server may miss keepalives for 50 minutes of its clock, so that the advances by
+	// By its clock, the server waits 50 minutes for the reply to a keepalive, so that the advances by
 	// 20 minutes end no connection, and the one by an hour ends a frozen one.
 	f, w := start(t, func(o *Options) {
 		o.DefaultTTL = 8 * time.Hour

@@ -54,7 +54,7 @@ func Run(ctx context.Context, o Options, stdout io.Writer) error {
 	defer local.Close()
 	home, err := os.UserHomeDir()
 	if err != nil {
-		home = "~" // for display
+		home = "~" // for display; no key is then found
 	}
 	if err := welcome(stdout, local.URL, home); err != nil {
 		return fmt.Errorf("print the URL: %w", err)
@@ -169,7 +169,7 @@ func (l *Local) serve(ctx context.Context, s settings, listener net.Listener, ro
 	l.server = &http.Server{
 		Handler:           guard(routes, s.Log),
 		ReadHeaderTimeout: 10 * time.Second,
-		ReadTimeout:       time.Minute, // longer than the longest Prefer: wait, because net/http cancels the request's context after it
+		ReadTimeout:       time.Minute, // longer than the longest Prefer: wait, because net/http cancels the request's context after ReadTimeout
 		MaxHeaderBytes:    64 << 10,
 		// Otherwise net/http would respond to OPTIONS * itself, without the guard.
 		DisableGeneralOptionsHandler: true,

@@ -104,7 +104,7 @@ const (
 	eventRetryPause = time.Second
 )
 
-// send starts an event and does not wait for it. The message failed is logged for each run
+// send starts an event and does not wait for it. It logs the message in failed for each run
 // that fails. send returns an error if the queue is closed.
 func (w *eventQueue) send(failed string, do func(context.Context) error) error {
 	w.mu.Lock()

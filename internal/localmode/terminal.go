@@ -13,7 +13,7 @@ import (
 	"unicode"
 )
 
-// defaultKeys are the public keys of the keys that ssh offers by default. The welcome
+// defaultKeys are the files of the public keys that ssh offers by default. The welcome
 // uses the first of them that exists.
 var defaultKeys = []string{"id_ed25519.pub", "id_ecdsa.pub", "id_rsa.pub", "id_ed25519_sk.pub", "id_ecdsa_sk.pub"}
 
