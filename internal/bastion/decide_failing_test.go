@@ -100,3 +100,22 @@ func TestDecideRecordsWhenItSawReady(t *testing.T) {
 		}
 	}
 }
+
+// People see a refusal only while the bastion is starting or closing: a bastion that is
+// ready needs no step, and one that has failed shows the failure of its end.
+func TestRefusalIsShownWhileStartingOrClosing(t *testing.T) {
+	refused := func(r *Record) { r.Failing = Failing{t0, CapacityFailure} }
+	for _, row := range []struct {
+		rec  Record
+		want Failure
+	}{
+		{with(created(), refused), CapacityFailure},
+		{with(created(), ready, closed, refused), CapacityFailure},
+		{with(created(), ready, refused), Failure{}},
+		{with(created(), ready, closed, finishedAt, refused), Failure{}},
+	} {
+		if got := row.rec.Refusal(); got != row.want {
+			t.Errorf("%s: %+v, want %+v", row.rec.State(), got, row.want)
+		}
+	}
+}

@@ -148,3 +148,15 @@ func TestFormatTTL(t *testing.T) {
 		}
 	}
 }
+
+func TestQuoteShortCutsAfter40Characters(t *testing.T) {
+	for text, want := range map[string]string{
+		strings.Repeat("ü", 40): `"` + strings.Repeat("ü", 40) + `"`,
+		strings.Repeat("ü", 41): `"` + strings.Repeat("ü", 40) + `…"`,
+		"a\nb":                  `"a\nb"`,
+	} {
+		if got := QuoteShort(text); got != want {
+			t.Errorf("%q becomes %s, want %s", text, got, want)
+		}
+	}
+}
