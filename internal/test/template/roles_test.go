@@ -85,6 +85,34 @@ func TestEachFunctionHasItsOwnRole(t *testing.T) {
 	}
 }
 
+// Some accounts refuse to create a role without the permissions boundary. The test reads
+// every role of the transformed template, also those under a condition and those that the
+// SAM transform adds.
+func TestEveryRoleHasThePermissionsBoundary(t *testing.T) {
+	want := object{"Fn::If": []any{"UseBoundary", object{"Ref": "PermissionsBoundary"}, object{"Ref": "AWS::NoValue"}}}
+	template, _ := open(t)
+	count := 0
+	for name, resource := range template.Resources {
+		if resource["Type"] != "AWS::IAM::Role" {
+			continue
+		}
+		count++
+		if got := at(resource, "Properties", "PermissionsBoundary"); !reflect.DeepEqual(got, want) {
+			t.Errorf("%s has the boundary %v", name, got)
+		}
+	}
+	if count != 10 {
+		t.Errorf("%d roles", count)
+	}
+	for _, boundary := range []string{"", "arn:aws:iam::111122223333:policy/Boundary", "arn:aws-cn:iam::aws:policy/job-function/Boundary@1"} {
+		for name, role := range deploy(t, slices.Concat(withSlack, []string{"PermissionsBoundary", boundary})...).of("AWS::IAM::Role") {
+			if got, _ := at(role, "Properties", "PermissionsBoundary").(string); got != boundary {
+				t.Errorf("%s has the boundary %q, want %q", name, got, boundary)
+			}
+		}
+	}
+}
+
 // functions has the steps of the domain that each function may take.
 var functions = map[string]bastion.Step{
 	"CreateRole": bastion.CreateSteps, "DescribeRole": bastion.DescribeSteps, "ExtendRole": bastion.ExtendSteps,

@@ -3,9 +3,45 @@
 package template
 
 import (
+	"regexp"
 	"slices"
 	"testing"
 )
+
+// allows reports whether the parameter accepts the value by its pattern and its length.
+func allows(t *testing.T, parameter, value string) bool {
+	t.Helper()
+	template, _ := open(t)
+	p, ok := template.Parameters[parameter]
+	if !ok {
+		t.Fatalf("there is no parameter %s", parameter)
+	}
+	longest, limited := p["MaxLength"].(float64)
+	pattern, _ := p["AllowedPattern"].(string)
+	return regexp.MustCompile(pattern).MatchString(value) && (!limited || len(value) <= int(longest))
+}
+
+func TestParametersRefuseMalformedValues(t *testing.T) {
+	for _, test := range []struct {
+		parameter     string
+		good, refused []string
+	}{
+		{"PermissionsBoundary",
+			[]string{"", "arn:aws:iam::111122223333:policy/Boundary", "arn:aws:iam::111122223333:policy/team/a/Boundary", "arn:aws:iam::aws:policy/PowerUserAccess", "arn:aws-us-gov:iam::111122223333:policy/B+=,.@-_"},
+			[]string{"Boundary", "arn:aws:iam::111122223333:role/Boundary", "arn:aws:iam::111122223333:policy/", "arn:aws:iam::1111:policy/Boundary", "arn:aws:iam::111122223333:policy/a b", "arn:aws:iam::111122223333:policy//Boundary", " "}},
+	} {
+		for _, value := range test.good {
+			if !allows(t, test.parameter, value) {
+				t.Errorf("%s refuses %q", test.parameter, value)
+			}
+		}
+		for _, value := range test.refused {
+			if allows(t, test.parameter, value) {
+				t.Errorf("%s accepts %q", test.parameter, value)
+			}
+		}
+	}
+}
 
 // networkRule needs data of the account, which only CloudFormation has.
 const networkRule = "SubnetsAreOfTheVpc"
