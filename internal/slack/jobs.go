@@ -26,7 +26,7 @@ type (
 type Job struct {
 	Action      JobAction `json:"action"`
 	Owner       string    `json:"owner,omitempty"`
-	ResponseURL string    `json:"response_url,omitempty"` // for the reply
+	ResponseURL string    `json:"response_url,omitempty"` // for the reply; a start uses the URL of its link
 
 	StartLink string        `json:"start_link,omitempty"` // for start: the hash of the link's token
 	Name      string        `json:"name,omitempty"`       // for down and extend; if empty, the owner's only bastion

@@ -97,12 +97,12 @@ const (
 // extendBy is the time that the extend button grants, counted from the press.
 const extendBy = time.Hour
 
-func extendButton(id string) *slackgo.ButtonBlockElement {
-	return button(actionExtend, id, "Extend to 1 hour from now")
-}
-
-func closeButton(id, label string) *slackgo.ButtonBlockElement {
-	return button(actionClose, id, label).WithStyle(slackgo.StyleDanger)
+// bastionButtons adds the buttons that extend and close a bastion.
+func (m *message) bastionButtons(b Bastion, closeLabel string) *message {
+	return m.buttons(
+		button(actionExtend, b.ID, "Extend to 1 hour from now"),
+		button(actionClose, b.ID, closeLabel).WithStyle(slackgo.StyleDanger),
+	)
 }
 
 func button(action, value, label string) *slackgo.ButtonBlockElement {

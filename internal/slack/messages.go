@@ -232,7 +232,7 @@ func whichMessage(which whichError, job Job) *message {
 	for _, b := range which.open[:min(len(which.open), maxListed)] {
 		example.Name = b.Name
 		m.code(slash+" "+example.String()).
-			buttons(extendButton(b.ID), closeButton(b.ID, "Close "+shortened(b.Name, maxNameShown)))
+			bastionButtons(b, "Close "+shortened(b.Name, maxNameShown))
 	}
 	return m
 }
@@ -246,8 +246,12 @@ func (m *message) bastion(b Bastion, closeLabel string) *message {
 	if !b.IsOpen() {
 		return m
 	}
-	return m.dates("Open until %s; can be extended until %s.", b.Deadline, b.LatestDeadline).
-		buttons(extendButton(b.ID), closeButton(b.ID, closeLabel))
+	return m.openUntil(b, closeLabel)
+}
+
+// openUntil adds the deadline of an open bastion, and its buttons.
+func (m *message) openUntil(b Bastion, closeLabel string) *message {
+	return m.dates("Open until %s; can be extended until %s.", b.Deadline, b.LatestDeadline).bastionButtons(b, closeLabel)
 }
 
 // stateTitle returns the name, state and stage of a bastion.
@@ -304,10 +308,9 @@ func (m *message) connecting(b Bastion) *message {
 	if b.SSHConfig == "" {
 		return m
 	}
-	alias := "bastion-" + b.Name
-	file := alias + ".conf"
+	file, _, command := connectVia(b)
 	return m.paragraph("Save this as %s:", file).
 		code(b.SSHConfig).
 		paragraph("Then connect through it. If ssh does not find your key, add an IdentityFile line to the file:").
-		code(fmt.Sprintf("ssh -F %s -J %s %s", file, alias, connectTarget(b.SSHConfig, alias)))
+		code(command)
 }

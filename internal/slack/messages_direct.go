@@ -25,9 +25,7 @@ func statusMessage(b Bastion) *message {
 		}
 		return m
 	}
-	return m.title(stateTitle(b)).delay(b).list(details(b)...).
-		dates("Open until %s; can be extended until %s.", b.Deadline, b.LatestDeadline).
-		buttons(extendButton(b.ID), closeButton(b.ID, "Close bastion"))
+	return m.title(stateTitle(b)).delay(b).list(details(b)...).openUntil(b, "Close bastion")
 }
 
 // stateName returns the name of a known state, and "changed" for any other text, because
@@ -52,7 +50,7 @@ func warningMessage(b Bastion, now time.Time) *message {
 	return newMessage("Your bastion closes soon.", fmt.Sprintf("Bastion %s closes in %s", b.Name, inWords(left))).
 		paragraph("Open connections will be dropped.").
 		dates("It closes at %s; can be extended until %s.", b.Deadline, b.LatestDeadline).
-		buttons(extendButton(b.ID), closeButton(b.ID, "Close bastion"))
+		bastionButtons(b, "Close bastion")
 }
 
 // endMessage returns the message for a bastion that is over: that it failed, or its receipt.

@@ -129,9 +129,9 @@ func (c *conversation) recordOutcome(m *outgoing, at posted, err error, late boo
 		if errors.As(err, &retry) && !retry.uncertain && c.Warned.Equal(c.Notice.Bastion.Deadline) {
 			c.Warned = time.Time{}
 		}
-	case m.edit && editRefused(err):
+	case m.edit && (refusedFor(err, editsForbidden) || refusedFor(err, messageGone)):
 		c.Channel, c.TS, c.Status = "", "", ""
-		c.Uneditable = c.Uneditable || editsForbidden(err)
+		c.Uneditable = c.Uneditable || refusedFor(err, editsForbidden)
 	case err != nil && !finished(err):
 		// next returns the message again.
 	case m.kind == kindReceipt:

@@ -164,7 +164,8 @@ func (a *App) hold(ctx context.Context, team string, job time.Time, mine *progre
 		for _, id := range dropped {
 			a.Log.ErrorContext(ctx, "message dropped: Slack did not accept it in time", "bastion", id, "team", team)
 		}
-		idle := mine.empty() && len(dropped) == 0 && len(o.Waiting) > 0 && o.mustWait(now)
+		at, _ := o.pick(now)
+		idle := mine.empty() && len(dropped) == 0 && len(o.Waiting) > 0 && at < 0
 		if idle && o.Holder.Equal(next) && o.HeldUntil.Sub(now) > holdTime/2 {
 			return time.Time{}, errKeep
 		}
@@ -240,12 +241,6 @@ func (o outbox) pick(now time.Time) (at int, when time.Time) {
 		}
 	}
 	return at, when
-}
-
-// mustWait reports whether no entry may be sent yet.
-func (o outbox) mustWait(now time.Time) bool {
-	at, _ := o.pick(now)
-	return at < 0
 }
 
 // sendWaiting sends the messages of a workspace's outbox, and waits when Slack's limits

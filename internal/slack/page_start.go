@@ -14,7 +14,6 @@ import (
 
 const (
 	maxForm        = 4 << 10         // bytes of the start page's form
-	maxDisplayName = 80              // characters of a user's or workspace's name
 	enqueueTimeout = 2 * time.Second // of one attempt to enqueue a job
 )
 
@@ -98,8 +97,8 @@ func (a *App) showStartLink(v *visit, status int, link startLink, why *alert) pa
 	now := a.Now()
 	page := startPage{
 		Alert: why, Address: v.Source, Family: family(v.Source), Proof: proof,
-		User: named{shortened(oneLine(link.UserName), maxDisplayName), user},
-		Team: named{shortened(oneLine(link.TeamDomain), maxDisplayName), team},
+		User: named{shortName(link.UserName), user},
+		Team: named{shortName(link.TeamDomain), team},
 		Name: oneLine(link.Name), KeyType: oneLine(keyType), Fingerprint: bastion.Key(link.Key).Fingerprint(),
 		Reason: oneLine(link.Reason), TTL: inWords(link.TTL),
 		Until: now.Add(link.TTL), ExpiresAt: link.ExpiresAt, Left: link.ExpiresAt.Sub(now),
@@ -121,7 +120,7 @@ func (a *App) submitStart(v *visit, link startLink, version int64) pageResponse 
 		a.dropStatusPage(v.Context(), hash)
 		return v.failed(err)
 	}
-	if err := a.enqueue(v.Context(), startJob(link, page.StartLink)); err != nil {
+	if err := a.enqueue(v.Context(), page.startJob()); err != nil {
 		a.dropStatusPage(v.Context(), hash)
 		if undo := a.unuseStartLink(v.Context(), link, version+1, page); undo != nil {
 			return v.failed(errors.Join(err, undo))
@@ -137,9 +136,9 @@ func (a *App) submitStart(v *visit, link startLink, version int64) pageResponse 
 	return pageResponse{status: http.StatusSeeOther, location: statusPath + token}
 }
 
-// startJob returns the job that starts the bastion of a link.
-func startJob(link startLink, hash string) Job {
-	return Job{Action: JobStart, Owner: link.Owner, ResponseURL: link.ResponseURL, StartLink: hash, Name: link.Name, TTL: link.TTL}
+// startJob returns the job of a status page: to start the bastion of its link.
+func (page statusPage) startJob() Job {
+	return Job{Action: JobStart, Owner: page.Owner, StartLink: page.StartLink}
 }
 
 // statusPageOf returns the path of the status page if this browser has used the link.

@@ -4,7 +4,6 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 )
 
 func TestStartPageShowsTheDetails(t *testing.T) {
@@ -53,7 +52,7 @@ func TestPressStarts(t *testing.T) {
 	if strings.Contains(b.head.Get("Location"), lastOf(link)) {
 		t.Error("the status page's path contains the link's token")
 	}
-	want := Job{Action: JobStart, Owner: pageOwner, ResponseURL: "https://hooks.slack.com/commands/x", StartLink: hashOf(lastOf(link)), Name: "db", TTL: 2 * time.Hour}
+	want := Job{Action: JobStart, Owner: pageOwner, StartLink: hashOf(lastOf(link))}
 	if len(app.jobs) != 1 || app.jobs[0] != want {
 		t.Fatalf("jobs: %+v, want %+v", app.jobs, want)
 	}

@@ -117,21 +117,17 @@ func (a *App) waitForJob(v *visit, stored statusPage, page progressPage) progres
 		return page.notStarted("We don't know whether this request succeeded. Run /bastion status in Slack.")
 	}
 	if v.Method == http.MethodGet && a.Now().Sub(stored.EnqueuedAt) >= enqueueAgainAfter {
-		v.Cause = a.enqueueAgain(v.Context(), hashOf(v.token), stored.StartLink)
+		v.Cause = a.enqueueAgain(v.Context(), hashOf(v.token), stored)
 	}
 	return page.waiting("")
 }
 
-func (a *App) enqueueAgain(ctx context.Context, pageHash, linkHash string) error {
-	acquired, err := a.acquireEnqueue(ctx, pageHash)
+func (a *App) enqueueAgain(ctx context.Context, hash string, page statusPage) error {
+	acquired, err := a.acquireEnqueue(ctx, hash)
 	if err != nil || !acquired {
 		return err
 	}
-	link, err := a.usedStartLink(ctx, linkHash)
-	if err != nil {
-		return err
-	}
-	return a.enqueue(ctx, startJob(link, linkHash))
+	return a.enqueue(ctx, page.startJob())
 }
 
 // startOverAt returns the time at which the start was complete or the bastion ended. It
@@ -282,12 +278,11 @@ func (p progressPage) ready(b Bastion, now time.Time) progressPage {
 	}
 	p.Title, p.Heading = "Ready: bastion "+b.Name, "Bastion "+b.Name+" is ready"
 	p.Status = "Ready. You can connect now."
-	alias := "bastion-" + b.Name
-	file, target := alias+".conf", connectTarget(b.SSHConfig, alias)
+	file, target, command := connectVia(b)
 	p.Access = &access{
 		File: file, Config: b.SSHConfig,
 		Save:   "cat > " + file + " <<'EOF'\n" + b.SSHConfig + "EOF\n",
-		Target: target, Connect: "ssh -F " + file + " -J " + alias + " " + target,
+		Target: target, Connect: command,
 		Address: p.Address, Family: p.Family, Keys: b.Keys,
 		Deadline: b.Deadline, Left: max(0, b.Deadline.Sub(now)),
 	}
@@ -318,14 +313,18 @@ func safeConfig(text string) bool {
 	return text != ""
 }
 
-// connectTarget returns the first host of a configuration that is not the bastion, or a
-// placeholder.
-func connectTarget(config, alias string) string {
-	for line := range strings.Lines(config) {
+// connectVia returns the name of the file for a bastion's configuration, and the command
+// that connects to a target through the bastion. The target is the first host of the
+// configuration that is not the bastion, or else a placeholder.
+func connectVia(b Bastion) (file, target, command string) {
+	alias := "bastion-" + b.Name
+	file, target = alias+".conf", "TARGET"
+	for line := range strings.Lines(b.SSHConfig) {
 		host, ok := strings.CutPrefix(strings.TrimSpace(line), "Host ")
 		if ok && host != alias && safeTarget.MatchString(host) {
-			return host
+			target = host
+			break
 		}
 	}
-	return "TARGET"
+	return file, target, "ssh -F " + file + " -J " + alias + " " + target
 }

@@ -177,7 +177,7 @@ func TestStatusPageOfReady(t *testing.T) {
 	}
 }
 
-func TestConnectTarget(t *testing.T) {
+func TestConnectViaUsesTheFirstPrivateHost(t *testing.T) {
 	const bastionOnly = "Host bastion-default\n  Port 2222\n"
 	for config, want := range map[string]string{
 		bastionOnly: "TARGET",
@@ -186,8 +186,9 @@ func TestConnectTarget(t *testing.T) {
 		bastionOnly + "Host -oProxyCommand=id\n":                                            "TARGET",
 		bastionOnly + "Host a=b\n":                                                          "TARGET",
 	} {
-		if got := connectTarget(config, "bastion-default"); got != want {
-			t.Errorf("%q: %q, want %q", config, got, want)
+		file, target, command := connectVia(Bastion{Name: "default", SSHConfig: config})
+		if file != "bastion-default.conf" || target != want || command != "ssh -F bastion-default.conf -J bastion-default "+want {
+			t.Errorf("%q: file %q, target %q, command %q; want the target %q", config, file, target, command, want)
 		}
 	}
 }

@@ -34,6 +34,11 @@ func (c *Command) errorf(format string, args ...any) *CommandError {
 	return &CommandError{Message: fmt.Sprintf(format, args...), Try: []string{c.String()}, Verb: c.Verb}
 }
 
+// withExample returns an error that suggests the example of a verb.
+func withExample(verb Verb, message string) *CommandError {
+	return &CommandError{Message: message, Try: []string{specOf(verb).example}, Verb: verb}
+}
+
 // ParseCommand parses the text after /bastion, as Slack sends it.
 //
 // It returns a *CommandError if the text is not a valid command, and a *bastion.Error
@@ -69,38 +74,32 @@ func parseAs(verb Verb, text string, words []word) (Command, error) {
 // person probably meant.
 func unknownVerb(text string, words []word) error {
 	if _, err := publickey.Parse(text); err == nil {
-		return &CommandError{Message: "That looks like a public key. To register it:", Try: []string{specOf(VerbKey).example}, Verb: VerbKey}
+		return withExample(VerbKey, "That looks like a public key. To register it:")
 	}
-	first := words[0].text
-	wrong := &CommandError{Message: fmt.Sprintf("There is no command %s.", quoted(first))}
-	verb, ok := verbLike(first)
-	if !ok {
-		wrong.Verb, wrong.Try = VerbHelp, []string{specOf(VerbHelp).example}
-		return wrong
-	}
-	wrong.Verb, wrong.Try = verb, []string{specOf(verb).example}
-	if verb == VerbKey {
-		return wrong
-	}
-	if c, err := parseAs(verb, text, words[1:]); err == nil {
+	verb := verbLike(words[0].text)
+	wrong := withExample(verb, fmt.Sprintf("There is no command %s.", quoted(words[0].text)))
+	if c, err := parseAs(verb, text, words[1:]); err == nil && verb != VerbKey { // String leaves out the key
 		wrong.Try = []string{c.String()}
 	}
 	return wrong
 }
 
-// verbLike returns the verb that has the word as a synonym, or is spelt almost like it.
-func verbLike(typed string) (Verb, bool) {
+// verbLike returns the verb that has the word as a synonym, or is spelt almost like it. If
+// there is none, it returns VerbHelp.
+func verbLike(typed string) Verb {
 	var verbs []string
 	for _, spec := range commands() {
 		for _, synonym := range spec.synonyms {
 			if strings.EqualFold(typed, synonym) {
-				return spec.verb, true
+				return spec.verb
 			}
 		}
 		verbs = append(verbs, string(spec.verb))
 	}
-	near, ok := nearest(typed, verbs...)
-	return Verb(near), ok
+	if near, ok := nearest(typed, verbs...); ok {
+		return Verb(near)
+	}
+	return VerbHelp
 }
 
 // String returns the command as a person would type it, without its key. The parts
@@ -137,9 +136,8 @@ func (c *Command) parseUp(_ string, words []word) error {
 		case words[0].is("because"):
 			return c.takeReason(words)
 		}
-		if ttl, n := leadingTTL(words); n > 0 && c.TTL == 0 {
-			c.TTL = ttl
-			return n, nil
+		if _, n := leadingTTL(words); n > 0 {
+			return c.takeTTL(words, 0)
 		}
 		return 0, c.unexpected(words)
 	})
@@ -154,36 +152,33 @@ func (c *Command) parseDown(_ string, words []word) error {
 // parsed as one, unless the word “name” is before it.
 func (c *Command) parseExtend(_ string, words []word) error {
 	err := c.parseWords(words, func(words []word) (int, error) {
-		ttl, n := leadingTTL(words)
+		_, n := leadingTTL(words)
 		switch {
-		case n > 0 && c.TTL == 0:
-			c.TTL = ttl
-			return n, nil
-		case n > 0:
+		case n > 0 && c.TTL > 0:
 			return 0, c.errorf("The duration is given twice. If %s is a name, put “name” before it.", quoted(words[0].text))
 		case words[0].is("for", "by"):
 			return c.takeTTL(words, 1)
-		case number.MatchString(words[0].text) && c.TTL == 0:
+		case n > 0, number.MatchString(words[0].text) && c.TTL == 0:
 			return c.takeTTL(words, 0)
 		}
 		return c.takeBareName(words)
 	})
-	if err == nil && c.TTL == 0 {
-		given := c.Name
-		c.TTL = 30 * time.Minute
-		if !likeDuration(given) {
-			return c.errorf("The duration is missing.")
-		}
-		c.Name = ""
-		return c.errorf("%s is not a valid duration. Valid durations are, for example, 45m, 2h, 1h30m and 2d.", quoted(given))
+	if err != nil || c.TTL > 0 {
+		return err
 	}
-	return err
+	given := c.Name
+	c.TTL = 30 * time.Minute
+	if !likeDuration(given) {
+		return c.errorf("The duration is missing.")
+	}
+	c.Name = ""
+	return c.invalidTTL(given)
 }
 
 // parseKey parses everything after the verb as one public key.
 func (c *Command) parseKey(text string, words []word) error {
 	if len(words) == 0 {
-		return &CommandError{Message: "The key is missing. It is the line in your .pub file.", Try: []string{specOf(VerbKey).example}, Verb: VerbKey}
+		return withExample(VerbKey, "The key is missing. It is the line in your .pub file.")
 	}
 	line := text[words[0].at:]
 	if words[0].quoted && len(words) == 1 {
@@ -239,7 +234,7 @@ func (c *Command) takeTTL(words []word, skip int) (int, error) {
 	given := words[skip].text
 	if !number.MatchString(given) {
 		c.TTL = 2 * time.Hour
-		return 0, c.errorf("%s is not a valid duration. Valid durations are, for example, 45m, 2h, 1h30m and 2d.", quoted(given))
+		return 0, c.invalidTTL(given)
 	}
 	wrong := &CommandError{Message: fmt.Sprintf("%s has no unit. Add one, such as %[2]sh or %[2]sm.", quoted(given), shortened(given, 12)), Verb: c.Verb}
 	for _, unit := range []string{"h", "m"} {
@@ -253,6 +248,10 @@ func (c *Command) takeTTL(words []word, skip int) (int, error) {
 		wrong.Try = []string{c.String()}
 	}
 	return 0, wrong
+}
+
+func (c *Command) invalidTTL(given string) *CommandError {
+	return c.errorf("%s is not a valid duration. Valid durations are, for example, 45m, 2h, 1h30m and 2d.", quoted(given))
 }
 
 // takeName skips the given number of words and parses the name after them.
@@ -313,9 +312,6 @@ func (c *Command) takeReason(words []word) (int, error) {
 // unexpected returns the error for a word that parseUp does not expect.
 func (c *Command) unexpected(words []word) error {
 	given := words[0].text
-	if _, n := leadingTTL(words); n > 0 {
-		return c.errorf("The duration is given twice.")
-	}
 	wrong := c.errorf("I don't understand %s.", quoted(given))
 	if c.Reason != "" {
 		return wrong

@@ -132,12 +132,9 @@ func (a *App) serveCommand(x exchange, r *http.Request) {
 		team: form.Get("team_id"), user: form.Get("user_id"), channel: form.Get("channel_id"), responseURL: form.Get("response_url"),
 		userName: shortName(form.Get("user_name")), teamDomain: shortName(form.Get("team_domain")),
 	}
-	if err := c.check(); err != nil {
-		x.Cause = err
-		x.Problem(http.StatusBadRequest, codeBodyInvalid, "Not a valid Slack request.")
+	if !x.identify(c) {
 		return
 	}
-	x.Owner = c.owner()
 	ctx, cancel := context.WithTimeout(r.Context(), handleTimeout)
 	defer cancel()
 	m, err := a.command(ctx, r, c, s, form.Get("text"))
@@ -150,7 +147,19 @@ func (a *App) serveCommand(x exchange, r *http.Request) {
 	x.writeMessage(m)
 }
 
-// shortName returns a name from Slack as the app stores and shows it.
+// identify stores the sender for the log line. If the sender is malformed, it writes the
+// response and returns false.
+func (x exchange) identify(c caller) bool {
+	if err := c.check(); err != nil {
+		x.Cause = err
+		x.Problem(http.StatusBadRequest, codeBodyInvalid, "Not a valid Slack request.")
+		return false
+	}
+	x.Owner = c.owner()
+	return true
+}
+
+// shortName returns the name of a user or a workspace as the app stores and shows it.
 func shortName(name string) string { return shortened(oneLine(name), 80) }
 
 // command runs a command and returns the reply.
@@ -247,12 +256,9 @@ func (a *App) serveInteraction(x exchange, r *http.Request) {
 		return
 	}
 	c := caller{team: pressed.Team.ID, user: pressed.User.ID, responseURL: pressed.ResponseURL}
-	if err := c.check(); err != nil {
-		x.Cause = err
-		x.Problem(http.StatusBadRequest, codeBodyInvalid, "Not a valid Slack request.")
+	if !x.identify(c) {
 		return
 	}
-	x.Owner = c.owner()
 	ctx, cancel := context.WithTimeout(r.Context(), handleTimeout)
 	defer cancel()
 	if err := a.press(ctx, c, s, action, value); err != nil {

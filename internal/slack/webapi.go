@@ -73,19 +73,14 @@ func finished(err error) bool { return errors.As(err, new(*refusedError)) }
 // https://docs.slack.dev/reference/methods/chat.update/. The errors of the first
 // group depend on the workspace's settings, so other messages cannot be edited either.
 var (
-	editsForbiddenErrors = []string{"cant_update_message", "edit_window_closed"}
-	messageGoneErrors    = []string{"message_not_found", "channel_not_found", "not_in_channel", "is_archived", "update_failed"}
+	editsForbidden = []string{"cant_update_message", "edit_window_closed"}
+	messageGone    = []string{"message_not_found", "channel_not_found", "not_in_channel", "is_archived", "update_failed"}
 )
 
-func editsForbidden(err error) bool {
+// refusedFor reports whether Slack has refused a message with one of the errors.
+func refusedFor(err error, names []string) bool {
 	refused := new(refusedError)
-	return errors.As(err, &refused) && slices.Contains(editsForbiddenErrors, refused.code)
-}
-
-// editRefused reports whether Slack no longer accepts edits of the message.
-func editRefused(err error) bool {
-	refused := new(refusedError)
-	return editsForbidden(err) || errors.As(err, &refused) && slices.Contains(messageGoneErrors, refused.code)
+	return errors.As(err, &refused) && slices.Contains(names, refused.code)
 }
 
 // tokenErrors are errors that only the operator can correct.
