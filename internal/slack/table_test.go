@@ -7,8 +7,11 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/bastion-on-demand/bastion/internal/test/upgrade"
 )
 
 // storedValues returns one value of each stored type, with every field set.
@@ -53,6 +56,39 @@ func TestStoredValuesKeepTheirForm(t *testing.T) {
 		unknown := append([]byte(`{"of_a_later_version":1,`), want[1:]...)
 		if err := json.Unmarshal(unknown, decoded); err != nil || !reflect.DeepEqual(decoded, value) {
 			t.Errorf("%s is read as\n%+v, %v\nwant\n%+v", name, decoded, err, value)
+		}
+	}
+}
+
+// The values of the earlier version (internal/test/upgrade) are decoded, and what this
+// version writes instead has all of them.
+func TestStoredValuesOfEarlierVersionAreReadAndKept(t *testing.T) {
+	values := storedValues()
+	files, err := filepath.Glob(filepath.Join("testdata", "earlier", "*.json"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no earlier values: %v", err)
+	}
+	for _, file := range files {
+		was, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		value, ok := values[strings.TrimSuffix(filepath.Base(file), ".json")]
+		if !ok {
+			t.Errorf("this version has no value for %s", file)
+			continue
+		}
+		decoded := reflect.New(reflect.TypeOf(value).Elem()).Interface()
+		if err := json.Unmarshal(was, decoded); err != nil {
+			t.Errorf("%s: %v", file, err)
+			continue
+		}
+		encoded, err := json.Marshal(decoded)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if lost, err := upgrade.Lost(was, encoded); err != nil || len(lost) > 0 {
+			t.Errorf("this version does not keep %q of %s, %v", lost, file, err)
 		}
 	}
 }

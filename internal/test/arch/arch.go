@@ -62,6 +62,7 @@ var imports = map[string][]string{
 	"internal/test/privilege": {},
 	"internal/test/sshclient": {},
 	"internal/test/template":  {},
+	"internal/test/upgrade":   {},
 	"internal/test/cloudtest": {"internal/bastion"},
 	"internal/test/awswire":   {"internal/bastion", "internal/localcloud"},
 	"internal/test/simtask":   {"internal/bastion", "internal/leaseloop", "internal/localcloud"},
