@@ -62,7 +62,7 @@ func TestEventIsServedAsARequest(t *testing.T) {
 	}
 	for name, value := range map[string]string{
 		"Content-Type": "application/json", "Cache-Control": "no-store", "X-Request-Id": "request-1",
-		"Location": "/bastions/" + someID, "Preference-Applied": "wait=7",
+		"X-Source-Address": "203.0.113.7", "Location": "/bastions/" + someID, "Preference-Applied": "wait=7",
 	} {
 		if response.Headers[name] != value {
 			t.Errorf("%s: %q, want %q", name, response.Headers[name], value)

@@ -37,9 +37,10 @@ const (
 // largest public key, and more than Slack sends.
 const MaxBody = 64 << 10
 
-// headers are the headers of every response. They forbid browsers to store the response,
-// to show it in a frame, to run scripts in it, and to send its URL, which can contain a
-// secret, as a referrer. A handler may replace them.
+// headers are headers of every response, in addition to X-Request-Id and
+// X-Source-Address. They forbid browsers to store the response, to show it in a frame, to
+// run scripts in it, and to send its URL, which can contain a secret, as a referrer. A
+// handler may replace them.
 var headers = map[string]string{
 	"Cache-Control":           "no-store",
 	"Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -94,6 +95,9 @@ func (e Edge) Handler(serve func(*Exchange)) http.Handler {
 		}
 		w.Header().Set("X-Request-Id", x.id)
 		x.Source, _ = RemoteAddress(r) // the handlers that need it report the error
+		if x.Source.IsValid() {
+			w.Header().Set("X-Source-Address", x.Source.String())
+		}
 		x.run(serve)
 		e.log(x, now().Sub(start))
 	})

@@ -35,10 +35,13 @@ func TestEveryResponseHasTheHeaders(t *testing.T) {
 		"problem": func(x *Exchange) { x.Problem(404, CodePathNotFound, "No such path.") },
 		"panic":   func(*Exchange) { panic("a bug") },
 	} {
-		w, line := run(t, httptest.NewRequest("GET", "/", nil), serve)
+		r := httptest.NewRequest("GET", "/", nil)
+		r.Header.Set("X-Forwarded-For", "203.0.113.9") // it does not change the source
+		w, line := run(t, r, serve)
 		for header, want := range map[string]string{
 			"Cache-Control": "no-store", "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 			"Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY",
+			"X-Source-Address": "192.0.2.1",
 		} {
 			if got := w.Header().Get(header); got != want {
 				t.Errorf("%s: %s is %q, want %q", name, header, got, want)
