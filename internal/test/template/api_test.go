@@ -56,6 +56,15 @@ func TestEveryRouteIsAuthenticated(t *testing.T) {
 	}
 }
 
+// One client must not be able to use up an account's Lambda concurrency with requests
+// that wait: at most 250 executions, if each takes 25 seconds.
+func TestStageLimitsRequests(t *testing.T) {
+	p := deploy(t).properties(t, "Stage")
+	if at(p, "DefaultRouteSettings", "ThrottlingRateLimit") != 10.0 || at(p, "DefaultRouteSettings", "ThrottlingBurstLimit") != 20.0 || p["RouteSettings"] != nil {
+		t.Errorf("the limits are %v and %v", p["DefaultRouteSettings"], p["RouteSettings"])
+	}
+}
+
 func TestIntegrationsUsePayloadVersion2(t *testing.T) {
 	integrations := deploy(t, withSlack...).of("AWS::ApiGatewayV2::Integration")
 	if len(integrations) != 5 {

@@ -21,7 +21,9 @@ func TestRegistryKeepsTaggedImages(t *testing.T) {
 	var template struct {
 		Resources struct {
 			Registry struct {
-				Properties struct {
+				DeletionPolicy      string `yaml:"DeletionPolicy"`
+				UpdateReplacePolicy string `yaml:"UpdateReplacePolicy"`
+				Properties          struct {
 					ImageTagMutability string            `yaml:"ImageTagMutability"`
 					LifecyclePolicy    map[string]string `yaml:"LifecyclePolicy"`
 				} `yaml:"Properties"`
@@ -30,6 +32,9 @@ func TestRegistryKeepsTaggedImages(t *testing.T) {
 	}
 	if err := yaml.Unmarshal(source, &template); err != nil {
 		t.Fatal(err)
+	}
+	if r := template.Resources.Registry; r.DeletionPolicy != "RetainExceptOnCreate" || r.UpdateReplacePolicy != "Retain" {
+		t.Errorf("the repository's policies are %s and %s", r.DeletionPolicy, r.UpdateReplacePolicy)
 	}
 	p := template.Resources.Registry.Properties
 	if p.ImageTagMutability != "IMMUTABLE" {

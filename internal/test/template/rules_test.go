@@ -78,6 +78,8 @@ func TestRulesRefuseInvalidParameters(t *testing.T) {
 		{[]string{"AddressFamilies", "ipv6", "PublicAddress", "false", "AllowedSources", "fd00::/8"}, nil},
 		{[]string{"JwtIssuer", "https://issuer.example/"}, []string{"TokensNeedAnAudience"}},
 		{[]string{"JwtIssuer", "https://issuer.example/", "JwtAudience", "a"}, nil},
+		{[]string{"JwtScopes", "bastion/start"}, []string{"ScopesNeedAnIssuer"}},
+		{[]string{"JwtIssuer", "https://issuer.example/", "JwtAudience", "a", "JwtScopes", "bastion/start"}, nil},
 		{withSlack[:2], []string{"SlackTeamsNeedSecrets", "SlackTeamsNeedSecrets"}},
 		{withSlack[:4], []string{"SlackSigningSecretNeedsTheRest", "SlackTeamsNeedSecrets"}},
 		{withSlack[2:4], []string{"SlackSigningSecretNeedsTheRest", "SlackSigningSecretNeedsTheRest"}},
