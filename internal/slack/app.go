@@ -82,9 +82,9 @@ type Queue interface {
 	Enqueue(ctx context.Context, job Job) error
 }
 
-// Secrets returns the app's credentials for a workspace. If team is
-// empty, it returns only the signing secret: the app knows the team of a request only
-// after it has verified the signature.
+// Secrets returns the app's credentials for a workspace. If team is empty, it returns only
+// the signing secret: the app knows the team of a request only after it has verified the
+// signature.
 type Secrets func(ctx context.Context, team string) (Credentials, error)
 
 // Credentials are the secrets that the app shares with Slack.

@@ -179,8 +179,8 @@ func textsOf(v any) []string {
 	return nil
 }
 
-// wantRead fails the test unless the text contains all parts.
-func wantRead(t *testing.T, text string, parts ...string) {
+// wantContains fails the test unless the text contains all parts.
+func wantContains(t *testing.T, text string, parts ...string) {
 	t.Helper()
 	for _, part := range parts {
 		if !strings.Contains(text, part) {

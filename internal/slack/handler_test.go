@@ -75,8 +75,8 @@ func TestSecurityHeaders(t *testing.T) {
 	}
 }
 
-// The same handler serves the pages.
-func TestPagesAreServed(t *testing.T) {
+// Handler serves the pages, too, and not only Slack's requests.
+func TestHandlerServesPages(t *testing.T) {
 	d := withKey(t)
 	message := string(d.types("up"))
 	at := strings.Index(message, "https://bastions.example/slack/start/")
@@ -121,12 +121,12 @@ func TestLogHoldsNoSecrets(t *testing.T) {
 	if len(lines) != 10 {
 		t.Errorf("%d lines for 10 requests:\n%s", len(lines), log)
 	}
-	wantRead(t, lines[0], `"route":"/slack/command"`, `"owner":"slack:T0ANN:U0ANN"`, `"status":200`)
-	wantRead(t, lines[2], `"route":"/slack/interaction"`, `"status":200`)
-	wantRead(t, lines[3], `"code":"command_invalid"`)
-	wantRead(t, lines[4], `"code":"unavailable"`, "throttled")
-	wantRead(t, lines[6], "no route to host")
-	wantRead(t, lines[8], `"status":404`)
+	wantContains(t, lines[0], `"route":"/slack/command"`, `"owner":"slack:T0ANN:U0ANN"`, `"status":200`)
+	wantContains(t, lines[2], `"route":"/slack/interaction"`, `"status":200`)
+	wantContains(t, lines[3], `"code":"command_invalid"`)
+	wantContains(t, lines[4], `"code":"unavailable"`, "throttled")
+	wantContains(t, lines[6], "no route to host")
+	wantContains(t, lines[8], `"status":404`)
 }
 
 func TestPanicsAreContained(t *testing.T) {
@@ -136,7 +136,7 @@ func TestPanicsAreContained(t *testing.T) {
 	if w.Code != 500 || strings.Contains(w.Body.String(), "a fault of the app") || !strings.Contains(w.Body.String(), `"code": "internal"`) {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
-	wantRead(t, d.log.String(), "panic: a fault of the app", `"level":"ERROR"`)
+	wantContains(t, d.log.String(), "panic: a fault of the app", `"level":"ERROR"`)
 }
 
 func TestUnreadableSecretIsUnavailable(t *testing.T) {

@@ -20,9 +20,9 @@ func TestUnsignedPrivateKeyIsRefusedAsUnsigned(t *testing.T) {
 	}
 }
 
-// If the owner opens the link with the button in Slack, the job's reply replaces the
-// message with the button. A press by another person, or after the link was used, does
-// not change where the reply goes.
+// If the owner opens an unused link with the button in Slack, the reply of the start goes
+// to the button's response_url and replaces the message with the button. After any other
+// press, the reply goes to the response_url of the command.
 func TestReplyReplacesThePressedLink(t *testing.T) {
 	for name, test := range map[string]struct {
 		press func(d *fixture, hash string)

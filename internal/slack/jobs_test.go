@@ -27,7 +27,7 @@ func untilCrash(do func() error) (err error) {
 type jobTest struct {
 	name  string
 	setUp func(*fixture) Job
-	read  string // contained in the last reply at the job's URL
+	text  string // contained in the last reply at the job's URL
 	check func(*fixture) error
 }
 
@@ -107,7 +107,7 @@ func TestJobsSurviveTheLossOfAnyCall(t *testing.T) {
 					d.faults.calls, d.faults.at, d.faults.after, d.faults.crash = 0, at, after, crash
 					err := untilCrash(func() error { return d.RunJob(t.Context(), job) })
 					if d.faults.failedPort == "" {
-						break // it has fewer calls than that
+						break // the job makes fewer calls than at, so no call failed
 					}
 					hits[d.faults.failedPort]++
 					name := fmt.Sprintf("%s, fault in call %d (%s), after %t, crash %t", test.name, at, d.faults.failedPort, after, crash)
@@ -119,10 +119,10 @@ func TestJobsSurviveTheLossOfAnyCall(t *testing.T) {
 						}
 					}
 					if replied && d.faults.failedPort == "functions" && test.name == "start" {
-						wantRead(t, d.slack.last(job.ResponseURL), "The bastion couldn't be started", "isn't responding", "We don't know whether")
+						wantContains(t, d.slack.last(job.ResponseURL), "The bastion couldn't be started", "isn't responding", "We don't know whether")
 						continue // the person has a reply, and can run the command again
 					}
-					wantRead(t, d.slack.last(job.ResponseURL), test.read)
+					wantContains(t, d.slack.last(job.ResponseURL), test.text)
 					if err := test.check(d); err != nil {
 						t.Errorf("%s: %v", name, err)
 					}
@@ -141,7 +141,7 @@ func TestJobsSurviveTheLossOfAnyCall(t *testing.T) {
 	}
 }
 
-// While the API is down, a job replies so at once.
+// While the API is down, a job replies in its first run that the service isn't responding.
 func TestRepliesSayThatTheAPIIsDown(t *testing.T) {
 	for _, test := range jobTests {
 		d := newFixture(t)
@@ -150,7 +150,7 @@ func TestRepliesSayThatTheAPIIsDown(t *testing.T) {
 		if err := d.RunJob(t.Context(), job); err != nil {
 			t.Errorf("%s: %v", test.name, err)
 		}
-		wantRead(t, d.slack.last(job.ResponseURL), "isn't responding", "tell your operator")
+		wantContains(t, d.slack.last(job.ResponseURL), "isn't responding", "tell your operator")
 		if test.name != "start" {
 			continue
 		}
@@ -225,7 +225,7 @@ func TestRefusedRepliesAreGivenUp(t *testing.T) {
 	}
 	d.notify(noticeOf(1, d.api.bastions[0]))
 	d.wantShown("after a start", "Accepts: "+annsHome)
-	wantRead(t, d.log.String(), "used_url")
+	wantContains(t, d.log.String(), "used_url")
 }
 
 // A job sends its reply to its response_url while Slack accepts replies there. The reply
@@ -287,7 +287,7 @@ func TestRepeatedStartDoesNotReplaceAClosedBastion(t *testing.T) {
 		d.faults.calls, d.faults.at, d.faults.after, d.faults.crash = 0, calls, true, true
 		_ = untilCrash(func() error { return d.RunJob(t.Context(), job) })
 		if d.faults.failedPort == "" {
-			return // it has fewer calls than that
+			return // the job makes fewer calls, so no call failed
 		}
 		if len(d.api.bastions) == 0 {
 			continue // it crashed before it created a bastion

@@ -53,7 +53,7 @@ func warningMessage(b Bastion, now time.Time) *message {
 		bastionButtons(b, "Close bastion")
 }
 
-// endMessage returns the message for a bastion that is over: that it failed, or its receipt.
+// endMessage returns the message for the end of a bastion: its failure or its receipt.
 func endMessage(n Notice) *message {
 	if n.Bastion.State == bastion.Failed {
 		return failedMessage(n)

@@ -118,8 +118,9 @@ func newOutgoing(k kind, m *message) *outgoing {
 	return &outgoing{kind: k, message: m, digest: hex.EncodeToString(sum[:16])}
 }
 
-// recordOutcome records the outcome of sending a message. If late is set, another
-// delivery has taken over while this one sent the message, so the content of the status message is not known.
+// recordOutcome records the outcome of sending a message. If late is set, another delivery
+// has begun to send while this one sent the message. It is then not known which of them
+// Slack has carried out last, and so what the status message shows.
 func (c *conversation) recordOutcome(m *outgoing, at posted, err error, late bool) {
 	retry := new(retryError)
 	switch {

@@ -93,7 +93,7 @@ func TestOneStatusMessageFollowsABastion(t *testing.T) {
 	version++
 	d.notify(endOf(version))
 	d.wantShown("closed", "Bastion web is closed", "is ready for", "closes in", "It was closed because it was idle")
-	wantRead(t, d.slack.shown()[3], "1 hour 30 minutes", "db.internal:5432", "$0.0223")
+	wantContains(t, d.slack.shown()[3], "1 hour 30 minutes", "db.internal:5432", "$0.0223")
 	if n := len(d.slack.at(postMessage)); n != 4 {
 		t.Errorf("%d messages were posted, want 4", n)
 	}
@@ -109,29 +109,29 @@ func TestNextMessageIsTheMostUrgent(t *testing.T) {
 	status := func(b *Bastion) string { return newOutgoing(kindStatus, statusMessage(*b)).digest }
 	ready := newOutgoing(kindReady, readyMessage(*aBastion("web"))).digest
 	warning := warningOf(1, now.Add(time.Minute))
-	there := func(c conversation) conversation { c.Channel, c.TS = "D0ANN", "1.0"; return c }
+	withStatus := func(c conversation) conversation { c.Channel, c.TS = "D0ANN", "1.0"; return c }
 	for _, test := range []struct {
 		name string
 		c    conversation
 		want string
 	}{
 		{"starting", conversation{Notice: noticeOf(1, stageOf("image"))}, "status"},
-		{"the same stage", there(conversation{Notice: noticeOf(1, stageOf("image")), Status: status(stageOf("image"))}), ""},
-		{"another stage", there(conversation{Notice: noticeOf(1, stageOf("image")), Status: status(stageOf("network"))}), "status edit"},
-		{"ready before status", there(conversation{Notice: noticeOf(1, aBastion("web"))}), "ready"},
-		{"ready was sent", there(conversation{Notice: noticeOf(1, aBastion("web")), Ready: ready}), "status edit"},
+		{"the same stage", withStatus(conversation{Notice: noticeOf(1, stageOf("image")), Status: status(stageOf("image"))}), ""},
+		{"another stage", withStatus(conversation{Notice: noticeOf(1, stageOf("image")), Status: status(stageOf("network"))}), "status edit"},
+		{"ready before status", withStatus(conversation{Notice: noticeOf(1, aBastion("web"))}), "ready"},
+		{"ready was sent", withStatus(conversation{Notice: noticeOf(1, aBastion("web")), Ready: ready}), "status edit"},
 		{"warning before ready", conversation{Notice: warning}, "warning"},
 		{"warned of this deadline", conversation{Notice: warning, Warned: warning.Bastion.Deadline}, "ready"},
 		{"warned of an earlier deadline", conversation{Notice: warning, Warned: now}, "warning"},
-		{"the deadline has passed", there(conversation{Notice: warningOf(1, now), Ready: ready}), "status edit"},
-		{"closing", there(conversation{Notice: noticeOf(1, closingBastion())}), "status edit"},
+		{"the deadline has passed", withStatus(conversation{Notice: warningOf(1, now), Ready: ready}), "status edit"},
+		{"closing", withStatus(conversation{Notice: noticeOf(1, closingBastion())}), "status edit"},
 		{"closing without a status message", conversation{Notice: noticeOf(1, closingBastion())}, ""},
-		{"closed", there(conversation{Notice: endOf(1)}), "receipt"},
-		{"closed, and the receipt was sent", there(conversation{Notice: endOf(1), Ended: true}), "status edit"},
+		{"closed", withStatus(conversation{Notice: endOf(1)}), "receipt"},
+		{"closed, and the receipt was sent", withStatus(conversation{Notice: endOf(1), Ended: true}), "status edit"},
 		{"closed, without a status message", conversation{Notice: endOf(1), Ended: true}, ""},
 		{"failed", conversation{Notice: noticeOf(1, failedBastion())}, "receipt"},
-		{"edits are refused", there(conversation{Notice: noticeOf(1, stageOf("image")), Uneditable: true}), "status"},
-		{"edits are refused, closed", there(conversation{Notice: endOf(1), Ended: true, Uneditable: true}), ""},
+		{"edits are refused", withStatus(conversation{Notice: noticeOf(1, stageOf("image")), Uneditable: true}), "status"},
+		{"edits are refused, closed", withStatus(conversation{Notice: endOf(1), Ended: true, Uneditable: true}), ""},
 	} {
 		got := ""
 		if m := test.c.next(now); m != nil {
@@ -213,8 +213,9 @@ func TestCrossingDeliveriesShowTheNewest(t *testing.T) {
 	}
 }
 
-// A request takes so long that another delivery begins to send. The request arrives at
-// Slack after the requests of that delivery.
+// The request of one delivery takes longer than senderTimeout, so the delivery of a newer
+// notice sends its requests, and Slack gets the older request last. Then the first
+// delivery edits the status message again.
 func TestLateEditIsCorrected(t *testing.T) {
 	d := newFixture(t)
 	d.notify(noticeOf(1, stageOf("capacity")))
@@ -234,7 +235,7 @@ func TestLateEditIsCorrected(t *testing.T) {
 func TestNoticesSurviveTheLossOfAnyCall(t *testing.T) {
 	for _, test := range []struct {
 		notice Notice
-		read   []string
+		texts  []string // each in a direct message of its own
 	}{
 		{noticeOf(9, stageOf("image")), []string{"pulling the image"}},
 		{noticeOf(9, aBastion("web")), []string{"Bastion web is ready\n", "is ready for"}},
@@ -249,21 +250,21 @@ func TestNoticesSurviveTheLossOfAnyCall(t *testing.T) {
 					d.faults.calls, d.faults.at, d.faults.after, d.faults.crash = 0, at, after, crash
 					err := untilCrash(func() error { return d.Notify(t.Context(), test.notice) })
 					if d.faults.failedPort == "" {
-						break // it has fewer calls than that
+						break // Notify makes fewer calls than at, so no call failed
 					}
-					name := fmt.Sprintf("%s, call %d (%s), after %t, crash %t", test.read[0], at, d.faults.failedPort, after, crash)
+					name := fmt.Sprintf("%s, call %d (%s), after %t, crash %t", test.texts[0], at, d.faults.failedPort, after, crash)
 					if err == nil && d.faults.failedPort != "slack" {
 						t.Errorf("%s: there is no error, so the notice is not sent again", name)
 					}
 					d.clock = d.clock.Add(time.Minute)
 					d.notify(test.notice)
 					d.runJobs()
-					for _, text := range test.read {
+					for _, text := range test.texts {
 						if d.slack.count(text) == 0 {
 							t.Errorf("%s: no message says %q:\n%s", name, text, strings.Join(d.slack.shown(), "\n--\n"))
 						}
 					}
-					if n := len(d.slack.direct); n > len(test.read)+1 {
+					if n := len(d.slack.direct); n > len(test.texts)+1 {
 						t.Errorf("%s: %d messages", name, n)
 					}
 				}
@@ -272,9 +273,9 @@ func TestNoticesSurviveTheLossOfAnyCall(t *testing.T) {
 	}
 }
 
-// A notice comes while a delivery of an older one sends, so it leaves its message to
-// that delivery, which then fails or dies. The older notice comes again, and its
-// delivery sends the message.
+// While the delivery of an older notice is sending, a newer notice arrives, and its
+// delivery sends nothing. Then the older delivery fails or crashes. When the older notice
+// is repeated, its delivery sends the message that the newer notice requires.
 func TestMessageLeftToADeliveryThatDiesIsSent(t *testing.T) {
 	for _, crash := range []bool{false, true} {
 		for at := 1; ; at++ {
@@ -284,7 +285,7 @@ func TestMessageLeftToADeliveryThatDiesIsSent(t *testing.T) {
 			d.faults.calls, d.faults.at, d.faults.after, d.faults.crash = 0, at, true, crash
 			_ = untilCrash(func() error { return d.Notify(t.Context(), older) })
 			if d.faults.failedPort == "" {
-				break // it has fewer calls than that
+				break // Notify makes fewer calls than at, so no call failed
 			}
 			d.notify(endOf(3))
 			d.clock = d.clock.Add(time.Minute)
@@ -321,7 +322,7 @@ func TestStatusMessageThatWasNotStoredIsPostedAgain(t *testing.T) {
 		_ = untilCrash(func() error { return d.Notify(t.Context(), noticeOf(1, stageOf("image"))) })
 	}
 	d.faults.at = 0
-	d.notify(noticeOf(2, stageOf("network"))) // too early: the right to send has not expired
+	d.notify(noticeOf(2, stageOf("network"))) // sends nothing: SendingUntil of the crashed delivery has not passed
 	d.clock = d.clock.Add(time.Minute)
 	d.notify(noticeOf(2, stageOf("network")))
 	d.notify(noticeOf(3, aBastion("web")))
@@ -334,12 +335,15 @@ func TestStatusMessageThatWasNotStoredIsPostedAgain(t *testing.T) {
 func TestRefusedEditIsPostedAsANewMessage(t *testing.T) {
 	for code, test := range map[string]struct {
 		uneditable bool
-		posts      int // of three stages and ready, after the first status message
+		posts      int // new messages after the first status message
 	}{
-		"edit_window_closed":  {true, 3}, // without the stage; ready; the state
+		// New are: the status message without a stage; the ready message; the status message
+		// that says that the bastion is ready.
+		"edit_window_closed":  {true, 3},
 		"cant_update_message": {true, 3},
-		"message_not_found":   {false, 2}, // once; the new one can be edited
-		"channel_not_found":   {false, 2},
+		// New are: the status message, which is then edited; the ready message.
+		"message_not_found": {false, 2},
+		"channel_not_found": {false, 2},
 	} {
 		d := newFixture(t)
 		d.notify(noticeOf(1, stageOf("capacity")))
@@ -374,7 +378,7 @@ func TestRefusedMessagesAreGivenUp(t *testing.T) {
 	if len(d.slack.posts) != requests || len(d.queue.jobs) != 0 {
 		t.Errorf("%d requests, then %d; %d jobs", requests, len(d.slack.posts), len(d.queue.jobs))
 	}
-	wantRead(t, d.log.String(), "user_disabled", `"kind":"receipt"`)
+	wantContains(t, d.log.String(), "user_disabled", `"kind":"receipt"`)
 }
 
 // If Slack does not accept the token, only the operator can help. The notice fails, so
@@ -403,7 +407,7 @@ func TestOneWarningForEachDeadline(t *testing.T) {
 	}
 	for _, text := range d.slack.shown() {
 		if strings.Contains(text, "closes in") {
-			wantRead(t, text, "Extend to 1 hour from now", "Close bastion")
+			wantContains(t, text, "Extend to 1 hour from now", "Close bastion")
 		}
 	}
 }

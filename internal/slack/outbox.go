@@ -150,22 +150,24 @@ func (a *App) putOff(ctx context.Context, team, id string, wait *waitError) erro
 	return a.enqueue(ctx, Job{Action: JobSend, Team: team, At: o.Holder})
 }
 
-// hold stores the progress of a job. It also reserves the outbox for the job whose At is
-// next, until the given time. If nothing waits any more, it releases the outbox. If there
-// is no progress and all entries must wait, it writes only if less than half of holdTime
-// is left. held reports whether the job has the outbox and something waits.
-func (a *App) hold(ctx context.Context, team string, job time.Time, mine *progress, next, until time.Time) (o outbox, held bool, err error) {
+// hold stores the progress of a job in the outbox that it holds, and then reserves the
+// outbox until the given time. The reservation is for the job whose At is next: the same
+// job, or the one that continues its work. If next is zero, or if no entry is left, hold
+// releases the outbox instead. If there is no progress and all entries must wait, hold
+// only renews the reservation, and only once less than half of holdTime is left. held
+// reports whether the job held the outbox and an entry is left.
+func (a *App) hold(ctx context.Context, team string, job time.Time, done *progress, next, until time.Time) (o outbox, held bool, err error) {
 	o, err = edit(ctx, a, outboxKey(team), func(o *outbox) (time.Time, error) {
 		now := a.Now()
 		if held = o.Holder.Equal(job) || !now.Before(o.HeldUntil); !held {
 			return time.Time{}, errKeep
 		}
-		dropped := mine.applyTo(o, now)
+		dropped := done.applyTo(o, now)
 		for _, id := range dropped {
 			a.Log.ErrorContext(ctx, "message dropped: Slack did not accept it in time", "bastion", id, "team", team)
 		}
 		at, _ := o.pick(now)
-		idle := mine.empty() && len(dropped) == 0 && len(o.Waiting) > 0 && at < 0
+		idle := done.empty() && len(dropped) == 0 && len(o.Waiting) > 0 && at < 0
 		if idle && o.Holder.Equal(next) && o.HeldUntil.Sub(now) > holdTime/2 {
 			return time.Time{}, errKeep
 		}

@@ -242,8 +242,9 @@ func TestLinkExpiresAfterTenMinutes(t *testing.T) {
 	}
 }
 
-// DynamoDB may return an expired item for days.
-func TestExpiredItemThatIsStillStored(t *testing.T) {
+// The app checks the expiry of a link and of a status page itself. A table that returned
+// an expired value would break its contract, but would not make the link valid.
+func TestExpiredLinkIsRefusedEvenIfTheTableReturnsIt(t *testing.T) {
 	app := newPageFixture(t, nil)
 	link := app.link(nil)
 	b := newVisitor(app, homeV4).open(link).press()

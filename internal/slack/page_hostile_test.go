@@ -138,8 +138,8 @@ func TestPolicyHasTheHashesOfThePage(t *testing.T) {
 	}
 }
 
-// Every request has one log line, with the pattern of the path.
-func TestOneLogLineEach(t *testing.T) {
+// The log has one line for each request, with the route instead of the path.
+func TestEachPageRequestHasOneLogLine(t *testing.T) {
 	app := newPageFixture(t, nil)
 	link := app.link(nil)
 	b := newVisitor(app, homeV4)

@@ -14,7 +14,7 @@ func TestStartPageShowsTheDetails(t *testing.T) {
 	for from, want := range map[string][]string{
 		homeV4: {"203.0.113.7 IPv4", "Only this address will be able to connect, over IPv4."},
 		homeV6: {"2001:db8:7::42 IPv6", "Only this address will be able to connect, over IPv6."},
-		// An IPv4 caller on a socket for both is an IPv4 caller.
+		// A socket for both families shows an IPv4 address in this form.
 		"[::ffff:203.0.113.7]:5": {"203.0.113.7 IPv4"},
 	} {
 		b := newVisitor(app, from).open(link)
@@ -190,9 +190,10 @@ func TestFailedEnqueueLeavesTheLinkUnused(t *testing.T) {
 	}
 }
 
-// A write may have taken effect although it returned an error. If the write was sent
-// twice, the error may be a conflict with itself.
-func TestUseThatWasWrittenCounts(t *testing.T) {
+// A write may take effect although it returns an error. If the SDK has sent the write
+// twice, the error can be a conflict of the second request with the first. The link is
+// then used, and the start goes on.
+func TestUseIsKeptIfTheWriteReturnsAnError(t *testing.T) {
 	for _, returned := range []error{errDownTest, errConflictItself} {
 		app := newPageFixture(t, nil)
 		link := app.link(nil)

@@ -292,9 +292,10 @@ func (p progressPage) ready(b Bastion, now time.Time) progressPage {
 	return p
 }
 
-// People paste these texts into a shell and into a file that ssh reads, without checking
-// them. They contain the host key that a task has reported. The API has checked the key.
-// These patterns check again that the texts contain no other command or option.
+// People paste the configuration and the commands of a status page into a file and a
+// shell, without checking them. These texts contain the host key that a task has reported.
+// The API has checked the key. These patterns check again that a text contains no other
+// command or option.
 var (
 	safeName    = regexp.MustCompile(`^[a-z0-9-]{1,32}$`)
 	safeTarget  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.-]*$`)

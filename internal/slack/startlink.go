@@ -156,9 +156,9 @@ func (a *App) openStartLink(ctx context.Context, token string) (link startLink, 
 }
 
 // usedStartLink returns the used link of a job. It returns bastion.ErrNotFound if the
-// link is unknown or unused; then the job must start nothing. The queue can
-// have a job for an unused link: the enqueue returned an error although it took effect, and
-// unuseStartLink then made the link unused again.
+// link is unknown or unused; then the job must start nothing. The queue can have a job for
+// an unused link: if an enqueue takes effect but returns an error, unuseStartLink makes
+// the link unused again.
 func (a *App) usedStartLink(ctx context.Context, hash string) (startLink, error) {
 	var link startLink
 	if _, err := a.fetch(ctx, startLinkKey(hash), &link); err != nil {

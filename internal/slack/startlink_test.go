@@ -134,7 +134,7 @@ func TestExpiredLinksLeaveTheList(t *testing.T) {
 	}
 }
 
-func TestIssueKeepsThePersonsOtherData(t *testing.T) {
+func TestNewLinkKeepsThePersonsKeyAndCount(t *testing.T) {
 	app := newPageFixture(t, nil)
 	if err := app.write(t.Context(), personKey(pageOwner), 0, person{Key: pageKey, Commands: 3}, time.Time{}); err != nil {
 		t.Fatal(err)
@@ -146,8 +146,8 @@ func TestIssueKeepsThePersonsOtherData(t *testing.T) {
 	}
 }
 
-// A link that cannot be stored and listed is not given out.
-func TestIssueFailsWithTheTable(t *testing.T) {
+// issueStartLink returns no token if it cannot store the link or the person's list.
+func TestNoTokenIfTheTableFails(t *testing.T) {
 	for _, key := range []string{"startlink#", "person#"} {
 		app := newPageFixture(t, nil)
 		app.table.fail = func(k string) (error, error) {
@@ -162,7 +162,8 @@ func TestIssueFailsWithTheTable(t *testing.T) {
 	}
 }
 
-// A write whose response was lost is repeated, and lists the link once.
+// The write of a person's list takes effect but returns a conflict, so it is repeated. The
+// list has the new link once.
 func TestRepeatedWriteListsOneLink(t *testing.T) {
 	app := newPageFixture(t, nil)
 	if err := app.saveKey(t.Context(), pageOwner, pageKey); err != nil {

@@ -223,8 +223,8 @@ func oneLine(text string) string {
 }
 
 // nearest returns the candidate from which the typed word has the fewest typing errors.
-// It ignores a candidate with more than two typing errors, or with as many as it has letters.
-// It returns false if no candidate is left.
+// It ignores a candidate if the typed word has more than two typing errors, or as many
+// errors as the candidate has letters. It returns false if no candidate is left.
 func nearest(typed string, candidates ...string) (string, bool) {
 	typed = strings.ToLower(typed)
 	best, least := "", 3

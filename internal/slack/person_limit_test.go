@@ -10,10 +10,9 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-// The items of a person who sends commands without end are bounded. A signature is stored
-// for at most six minutes, a link for ten, and only accepted commands store any. So there
-// are one person item, five unused links, and the signatures of 20 commands for each
-// minute for which signatures are stored.
+// The table has a bounded number of items of one person, however many commands the person
+// sends. A minute has at most 20 accepted commands, and only these store a signature, for
+// at most six minutes, and a link, for at most ten. At most five of the links are unused.
 func TestOnePersonsItemsAreBounded(t *testing.T) {
 	const commands = 300
 	for _, test := range []struct {
@@ -76,7 +75,7 @@ func TestRequestsBeyondTheLimitAreIgnored(t *testing.T) {
 	}
 	writes, jobs := d.table.writes, len(d.queue.jobs)
 	for range 50 {
-		wantRead(t, readable(d.types("status")), "Rate limit: 20 requests per minute")
+		wantContains(t, readable(d.types("status")), "Rate limit: 20 requests per minute")
 		d.push(actionClose, "aaaaaaaaaaaaaaa2")
 	}
 	if d.table.writes != writes || len(d.queue.jobs) != jobs {
@@ -125,7 +124,7 @@ func TestQuotaRefusalIsShown(t *testing.T) {
 	if err := d.RunJob(t.Context(), d.storeUsedLink(startLink{Name: "fourth"})); err != nil {
 		t.Fatal(err)
 	}
-	wantRead(t, d.slack.last(hookA), "the maximum per owner. Close one first.", "quota_owner")
+	wantContains(t, d.slack.last(hookA), "the maximum per owner. Close one first.", "quota_owner")
 	var v statusPage
 	if _, err := d.fetch(t.Context(), statusPageKey("the-pages-hash"), &v); err != nil || !strings.Contains(v.Problem, "Close one first") {
 		t.Errorf("the page says %q: %v", v.Problem, err)
