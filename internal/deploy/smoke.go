@@ -106,10 +106,22 @@ func (d *Deployment) printFirstSteps(s stack, url string, tokens bool, status in
 		fmt.Fprintln(w, "Requests without a token are refused. To test with one, rerun make deploy with a token in BASTION_TOKEN.")
 	}
 	fmt.Fprintf(w, "\nAdmit the security group %s to your targets, then request a bastion:\n\n", s.outputs["MemberGroupId"])
-	how := `-H "Authorization: Bearer $BASTION_TOKEN"`
+	fmt.Fprintln(w, firstCommand(url, d.Cloud.Region, tokens))
+}
+
+// firstCommand returns a shell command that requests a bastion.
+func firstCommand(url, region string, tokens bool) string {
+	how, before := `-H "Authorization: Bearer $BASTION_TOKEN"`, ""
 	if !tokens {
-		fmt.Fprintln(w, `  eval "$(aws configure export-credentials --format env)"`)
-		how = fmt.Sprintf(`--aws-sigv4 aws:amz:%s:execute-api --user "$AWS_ACCESS_KEY_ID:$AWS_SECRET_ACCESS_KEY" -H "x-amz-security-token: $AWS_SESSION_TOKEN"`, d.Cloud.Region)
+		how, before = signedCurl(region), "  eval \"$(aws configure export-credentials --format env)\"\n"
 	}
-	fmt.Fprintf(w, "  curl -sS %s -H 'Prefer: wait=25' -H 'Accept: text/plain' --data-binary @\"$HOME/.ssh/id_ed25519.pub\" %s\n", how, url)
+	return fmt.Sprintf(`%s  curl -sS %s -H 'Prefer: wait=25' -H 'Accept: text/plain' --data-binary @"$HOME/.ssh/id_ed25519.pub" %s`, before, how, url)
+}
+
+// signedCurl returns the arguments that make curl sign a request. If there is no session
+// token, it has no header for one: curl 7.88 signs an empty header and does not send it,
+// so the signature would be wrong. The header is one word with its option, because zsh
+// does not split the value of ${...:+...} into words.
+func signedCurl(region string) string {
+	return fmt.Sprintf(`--aws-sigv4 aws:amz:%s:execute-api --user "$AWS_ACCESS_KEY_ID:$AWS_SECRET_ACCESS_KEY" ${AWS_SESSION_TOKEN:+-H"x-amz-security-token: $AWS_SESSION_TOKEN"}`, region)
 }
