@@ -106,11 +106,22 @@ func outOfTime(ctx context.Context) bool {
 	return ctx.Err() != nil || limited && time.Until(deadline) < lastStart
 }
 
+// observePause is the time after which Observe tries again.
+const observePause = 5 * time.Second
+
 // Observe converges one bastion after an event. If the bastion has no record, Observe
-// does nothing; the sweep finds its orphans. If the rate limits leave no time, the
-// record becomes due at once and the reaper converges it.
+// does nothing; the sweep finds its orphans.
+//
+// If the rate limits leave no time, the record becomes due at once, and the reaper
+// converges it. The reaper takes the earliest DueAt first, so with many due records that
+// can take minutes. A person waits for a bastion that is starting, so Observe first tries
+// again until the deadline of ctx is near.
 func (s *Service) Observe(ctx context.Context, id string) error {
-	_, err := s.Converge(ctx, id, ObserverSteps)
+	rec, err := s.Converge(ctx, id, ObserverSteps)
+	_, limited := ctx.Deadline()
+	for limited && errors.Is(err, ErrNoTime) && rec.State() == Starting && !outOfTime(ctx) && sleep(ctx, observePause) == nil {
+		rec, err = s.Converge(ctx, id, ObserverSteps)
+	}
 	if errors.Is(err, ErrNoTime) {
 		_, err = s.update(ctx, Caller{Admin: true}, id, func(next *Record) error {
 			next.DueAt = s.dueNow(*next)

@@ -226,6 +226,9 @@ func (r *region) person(n int) {
 		rec, err = describe.Service.Get(ctx, caller, rec.ID, 20*time.Second)
 		cancel()
 	}
+	r.mu.Lock()
+	r.slowest = max(r.slowest, rec.Attempt.ReadyAt.Sub(rec.CreatedAt))
+	r.mu.Unlock()
 	if err != nil || rec.State() != bastion.Ready {
 		r.t.Errorf("person %d: after two minutes the bastion is %s (%s): %v", n, rec.State(), rec.Stage(), err)
 	}
@@ -252,6 +255,7 @@ func (r *region) report(t *testing.T, what string, n int, closed, ended time.Dur
 		}
 	}
 	fmt.Printf("drain: %s: all closed after %.1f min, nothing left after %.1f min\n", what, closed.Minutes(), ended.Minutes())
+	fmt.Printf("drain: the slowest of the starts meanwhile was ready after %s\n", r.slowest.Round(100*time.Millisecond))
 	fmt.Printf("drain: calls for each: %s\n", strings.Join(calls, ", "))
 	fmt.Printf("drain: throttled and repeated or left to the reaper: %v\n", r.refused)
 	if closed == 0 || closed > longestOpen {

@@ -39,7 +39,8 @@ type region struct {
 	calls     map[string]int // by action
 	refused   map[string]int // by function
 	delivered map[string]bastion.TaskStatus
-	dead      int // events that were given up
+	dead      int           // events that were given up
+	slowest   time.Duration // the longest time until a person's bastion was ready
 }
 
 // callTime is how long a call of EC2 or ECS takes.

@@ -243,6 +243,54 @@ func TestFailedObservationMakesTheBastionDue(t *testing.T) {
 	})
 }
 
+// An observer without time tries again if a person waits for the start. It leaves every
+// other bastion to the reaper after one look.
+func TestObserverWithoutTimeTriesAgainForAStart(t *testing.T) {
+	const pause, end = 5 * time.Second, 25 * time.Second // end: the first pause that ends within 10 s of functionTimeout
+	for name, test := range map[string]struct {
+		without time.Duration // for which there is no time
+		ready   bool          // before the event
+		took    time.Duration
+		due     bool
+	}{
+		"start":                       {12 * time.Second, false, 3 * pause, false},
+		"start, no time in this call": {time.Hour, false, end, true},
+		"ready, so nobody waits":      {time.Hour, true, 0, true},
+		"ready, time for the look":    {0, true, 0, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(t *testing.T, w *world) {
+				rec, _, err := w.service.Create(t.Context(), bastion.CreateRequest{Caller: alice(home), Key: keyA, Wait: time.Second})
+				if err != nil || rec.State() != bastion.Starting {
+					t.Fatalf("%s: %v", rec.State(), err)
+				}
+				if test.ready {
+					w.reap(10 * time.Minute)
+				}
+				began := time.Now()
+				service, _ := w.counted(func(context.Context, string) error {
+					if time.Since(began) < test.without {
+						return bastion.ErrNoTime
+					}
+					return nil
+				})
+				ctx, cancel := invocation()
+				defer cancel()
+				if err := service.Observe(ctx, rec.ID); err != nil {
+					t.Error(err)
+				}
+				if took := time.Since(began); took != test.took {
+					t.Errorf("Observe took %s, want %s", took, test.took)
+				}
+				rec = w.record(rec.ID)
+				if due := !rec.DueAt.After(time.Now()); due != test.due {
+					t.Errorf("the bastion, %s, is due at %s; it is %s", rec.State(), rec.DueAt, time.Now())
+				}
+			})
+		})
+	}
+}
+
 // A slow run takes no new record when little time is left. A converge that the end of
 // the run interrupts is no error.
 func TestReaperEndsBeforeItsTimeout(t *testing.T) {
