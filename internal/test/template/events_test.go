@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -153,6 +154,30 @@ func TestFunctionTimeouts(t *testing.T) {
 	}
 	if got := time.Duration(longest) * time.Second; got != config.LongestFunction {
 		t.Errorf("the longest time-out is %s, want %s as in package config", got, config.LongestFunction)
+	}
+}
+
+// The functions that people's requests invoke can have a share of the account's
+// concurrency, which the reaper and the observer cannot lose to them.
+func TestRequestConcurrency(t *testing.T) {
+	requests := map[string]bool{"CreateFunction": true, "DescribeFunction": true, "ExtendFunction": true, "DestroyFunction": true}
+	for _, test := range []struct {
+		parameters []string
+		want       any
+	}{{nil, nil}, {[]string{"RequestConcurrency", "0"}, nil}, {[]string{"RequestConcurrency", "25"}, "25"}} {
+		for name, function := range deploy(t, slices.Concat(withSlack, test.parameters)...).of("AWS::Lambda::Function") {
+			want := test.want
+			if !requests[name] {
+				want = nil
+			}
+			if got := at(function, "Properties", "ReservedConcurrentExecutions"); got != want {
+				t.Errorf("%v: %s reserves %v, want %v", test.parameters, name, got, want)
+			}
+		}
+	}
+	template, _ := open(t)
+	if p := template.Parameters["RequestConcurrency"]; p["Type"] != "Number" || p["MinValue"] != 0.0 || p["Default"] != 0.0 {
+		t.Errorf("the parameter is %v", p)
 	}
 }
 
