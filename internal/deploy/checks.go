@@ -2,21 +2,14 @@ package deploy
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"math"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/aws/arn"
 	ec2types "github.com/aws/aws-sdk-go-v2/service/ec2/types"
-	"github.com/aws/aws-sdk-go-v2/service/ecs"
-	ecstypes "github.com/aws/aws-sdk-go-v2/service/ecs/types"
-	"github.com/aws/aws-sdk-go-v2/service/iam"
-	iamtypes "github.com/aws/aws-sdk-go-v2/service/iam/types"
-	"github.com/aws/aws-sdk-go-v2/service/servicequotas"
-	quotatypes "github.com/aws/aws-sdk-go-v2/service/servicequotas/types"
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 	ssmtypes "github.com/aws/aws-sdk-go-v2/service/ssm/types"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
@@ -31,112 +24,142 @@ func (f Failed) Error() string {
 	return fmt.Sprintf("%d checks failed:\n  - %s", len(f), strings.Join(f, "\n  - "))
 }
 
+// report collects what the checks find: sentences about what is wrong, with the next
+// step. A deployment with a failure stops; one with a warning does not.
+type report struct{ failed, warnings []string }
+
+func (r *report) fail(format string, args ...any) {
+	r.failed = append(r.failed, fmt.Sprintf(format, args...))
+}
+
+func (r *report) warn(format string, args ...any) {
+	r.warnings = append(r.warnings, fmt.Sprintf(format, args...))
+}
+
 // facts is what the checks know about the deployment.
 type facts struct {
+	caller       arn.ARN
 	stack        stack
 	public, spot bool
 	ipv4, ipv6   bool
-	quotaTotal   float64
-	template     template
-	slack        config.Slack
+	quotaTotal   int
+	// reserved is the Lambda concurrency of each request function after the deployment,
+	// and reservedNow before it.
+	reserved, reservedNow int
+	template              template
+	slack                 config.Slack
+
+	// What the check of the subnets finds for later checks.
+	subnets   []ec2types.Subnet // those that are in the VPC
+	endpoints bool              // in one of them, tasks can start only by the VPC's endpoints
 }
 
-// check is one condition of a deployment. It returns sentences about what is wrong; an
-// error means that the check was not possible.
+// check is one condition of a deployment. Its error means that the check was not
+// possible.
 type check struct {
 	what string
-	do   func(context.Context, *facts) ([]string, error)
+	do   func(context.Context, *facts, *report) error
 }
 
 func (d *Deployment) checks() []check {
 	return []check{
+		{"the subnets, their zones and routes", d.checkSubnets},
 		{"the VPC's DNS settings", d.checkDNS},
-		{"the subnets and their routes", d.checkSubnets},
+		{"VPC Block Public Access", d.checkBlockPublicAccess},
 		{"the ECS service-linked role", d.checkServiceRole},
 		{"the ECS setting dualStackIPv6", d.checkDualStack},
 		{"the Fargate vCPU quota", d.checkVCPU},
 		{"the security group quota", d.checkGroups},
+		{"the Lambda concurrency", d.checkConcurrency},
 		{"the parameters with Slack's secrets", d.checkSlack},
 	}
 }
 
 // check does all checks. Its error lists all that failed.
 func (d *Deployment) check(ctx context.Context) error {
-	failed := d.checkTools()
-	var f facts
-	problems, err := d.checkParameters(&f)
-	if err != nil {
+	var r report
+	if err := d.checkAll(ctx, &r); err != nil {
 		return err
 	}
-	failed = append(failed, problems...)
-	reachable := d.checkIdentity(ctx)
-	failed = append(failed, reachable...)
-	if len(reachable) > 0 {
-		return append(failed, "The VPC, subnets, roles and quotas were not checked, because that needs credentials and a region.")
+	if len(r.warnings) > 0 {
+		fmt.Fprintf(d.Progress.W, "\n%d warnings, which do not stop the deployment:\n  - %s\n", len(r.warnings), strings.Join(r.warnings, "\n  - "))
 	}
+	if len(r.failed) > 0 {
+		return Failed(r.failed)
+	}
+	return nil
+}
+
+func (d *Deployment) checkAll(ctx context.Context, r *report) error {
+	d.checkTools(r)
+	var f facts
+	if err := d.checkParameters(&f, r); err != nil {
+		return err
+	}
+	if !d.checkIdentity(ctx, &f, r) {
+		r.fail("The VPC, subnets, roles and quotas were not checked, because that needs credentials and a region.")
+		return nil
+	}
+	var err error
 	if f.stack, err = fetchStack(ctx, d.Cloud.Stacks, d.Settings.Stack); err != nil {
 		return err
 	}
-	if err := d.fill(&f); err != nil {
-		failed = append(failed, err.Error())
-	}
+	d.fill(&f, r)
 	for _, c := range d.checks() {
-		err := d.Progress.Step("check "+c.what, nil, func() error {
-			found, err := c.do(ctx, &f)
-			failed = append(failed, found...)
-			return err
-		})
+		before := len(r.warnings)
+		err := d.Progress.Step("check "+c.what, nil, func() error { return c.do(ctx, &f, r) })
 		if err != nil {
-			failed = append(failed, fmt.Sprintf("It was not possible to check %s (%v): use credentials that are allowed to read that.", c.what, err))
+			r.fail("It was not possible to check %s (%v): use credentials that are allowed to read that.", c.what, err)
 		}
-	}
-	if len(failed) > 0 {
-		return failed
+		for _, warning := range r.warnings[before:] {
+			fmt.Fprintf(d.Progress.W, "warning: %s\n", warning)
+		}
 	}
 	return nil
 }
 
 // checkTools looks for the programs that the build needs.
-func (d *Deployment) checkTools() (failed Failed) {
+func (d *Deployment) checkTools(r *report) {
 	for _, tool := range [][2]string{{"go", "https://go.dev/dl"}, {"make", "your system's packages"}, {"python3", "your system's packages, with the venv module"}} {
 		if _, err := d.LookPath(tool[0]); err != nil {
-			failed = append(failed, fmt.Sprintf("%s is not installed: get it from %s.", tool[0], tool[1]))
+			r.fail("%s is not installed: get it from %s.", tool[0], tool[1])
 		}
 	}
-	return failed
 }
 
-func (d *Deployment) checkParameters(f *facts) (failed []string, err error) {
+func (d *Deployment) checkParameters(f *facts, r *report) (err error) {
 	if f.template, err = readTemplate(d.Settings.Module); err != nil {
-		return nil, err
+		return err
 	}
 	for _, name := range f.template.unknown(d.Settings.Parameters) {
-		failed = append(failed, fmt.Sprintf("template.yaml has no parameter %s: its first section lists them.", name))
+		r.fail("template.yaml has no parameter %s: its first section lists them.", name)
 	}
-	return failed, nil
+	return nil
 }
 
-func (d *Deployment) checkIdentity(ctx context.Context) (failed []string) {
+// checkIdentity reports whether AWS can be called.
+func (d *Deployment) checkIdentity(ctx context.Context, f *facts, r *report) bool {
 	if d.Cloud.Region == "" {
-		return []string{"No AWS region is configured: set REGION=eu-west-1, or configure one with aws configure."}
+		r.fail("No AWS region is configured: set REGION=eu-west-1, or configure one with aws configure.")
+		return false
 	}
-	identity := ""
 	err := d.Progress.Step("check the credentials", nil, func() error {
 		caller, err := d.Cloud.STS.GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{})
 		if err == nil {
-			identity = fmt.Sprintf("%s, account %s", aws.ToString(caller.Arn), aws.ToString(caller.Account))
+			f.caller, err = arn.Parse(aws.ToString(caller.Arn))
 		}
 		return err
 	})
 	if err != nil {
-		return []string{fmt.Sprintf("AWS does not accept your credentials (%v): sign in, for example with aws sso login, or set AWS_PROFILE.", err)}
+		r.fail("AWS does not accept your credentials (%v): sign in, for example with aws sso login, or set AWS_PROFILE.", err)
+		return false
 	}
-	fmt.Fprintf(d.Progress.W, "caller: %s, region %s\n", identity, d.Cloud.Region)
-	return nil
+	fmt.Fprintf(d.Progress.W, "caller: %s, region %s\n", f.caller, d.Cloud.Region)
+	return true
 }
 
 // fill reads the parameters that the checks depend on.
-func (d *Deployment) fill(f *facts) error {
+func (d *Deployment) fill(f *facts, r *report) {
 	value := func(name string) string { return f.template.value(name, d.Settings.Parameters, f.stack.parameters) }
 	f.public, f.spot = value("PublicAddress") == "true", value("UseSpot") == "true"
 	families := value("AddressFamilies")
@@ -145,181 +168,46 @@ func (d *Deployment) fill(f *facts) error {
 	if teams := value("SlackTeams"); teams != "" {
 		f.slack.Teams = strings.Split(teams, ",")
 	}
-	if _, err := fmt.Sscanf(value("QuotaTotal"), "%g", &f.quotaTotal); err != nil {
-		return fmt.Errorf("QuotaTotal is %q: set a number", value("QuotaTotal"))
-	}
-	return nil
-}
-
-// checkDNS: endpoints with private DNS and the names of targets need both attributes.
-func (d *Deployment) checkDNS(ctx context.Context, _ *facts) (failed []string, err error) {
-	vpc := d.Settings.VPC
-	for name, flag := range map[ec2types.VpcAttributeName]string{
-		ec2types.VpcAttributeNameEnableDnsSupport:   "--enable-dns-support",
-		ec2types.VpcAttributeNameEnableDnsHostnames: "--enable-dns-hostnames",
-	} {
-		out, err := d.Cloud.EC2.DescribeVpcAttribute(ctx, &ec2.DescribeVpcAttributeInput{VpcId: &vpc, Attribute: name})
-		if isCode(err, "InvalidVpcID.NotFound") {
-			return []string{fmt.Sprintf("There is no VPC %s in %s: list VPCs with aws ec2 describe-vpcs --region %[2]s.", vpc, d.Cloud.Region)}, nil
-		}
+	whole := func(name, value string) int {
+		n, err := strconv.Atoi(value)
 		if err != nil {
-			return nil, err
+			r.fail("%s is %q: set a whole number.", name, value)
 		}
-		on := out.EnableDnsSupport
-		if name == ec2types.VpcAttributeNameEnableDnsHostnames {
-			on = out.EnableDnsHostnames
-		}
-		if on == nil || !aws.ToBool(on.Value) {
-			failed = append(failed, fmt.Sprintf("%s is off in the VPC: run aws ec2 modify-vpc-attribute --region %s --vpc-id %s %s.", name, d.Cloud.Region, vpc, flag))
-		}
+		return n
 	}
-	return failed, nil
-}
-
-const serviceRole = "AWSServiceRoleForECS"
-
-func (d *Deployment) checkServiceRole(ctx context.Context, _ *facts) ([]string, error) {
-	_, err := d.Cloud.IAM.GetRole(ctx, &iam.GetRoleInput{RoleName: aws.String(serviceRole)})
-	if missing := (*iamtypes.NoSuchEntityException)(nil); errors.As(err, &missing) {
-		return []string{"The account has no role " + serviceRole + ", which ECS needs to create network interfaces: run aws iam create-service-linked-role --aws-service-name ecs.amazonaws.com."}, nil
+	f.quotaTotal = whole("QuotaTotal", value("QuotaTotal"))
+	const concurrency = "RequestConcurrency"
+	if _, has := f.template.Parameters[concurrency]; has {
+		f.reserved = whole(concurrency, value(concurrency))
 	}
-	return nil, err
-}
-
-func (d *Deployment) checkDualStack(ctx context.Context, f *facts) ([]string, error) {
-	if !f.ipv6 {
-		return nil, nil
+	if now, has := f.stack.parameters[concurrency]; has {
+		f.reservedNow = whole(concurrency, now)
 	}
-	out, err := d.Cloud.ECS.ListAccountSettings(ctx, &ecs.ListAccountSettingsInput{
-		Name: ecstypes.SettingName("dualStackIPv6"), EffectiveSettings: true,
-	})
-	if err != nil {
-		return nil, err
-	}
-	for _, setting := range out.Settings {
-		if aws.ToString(setting.Value) == "enabled" {
-			return nil, nil
-		}
-	}
-	return []string{"ECS does not give tasks IPv6 addresses: run aws ecs put-account-setting-default --region " + d.Cloud.Region + " --name dualStackIPv6 --value enabled."}, nil
-}
-
-// The codes of quotas, from "AWS Fargate" and "Amazon VPC endpoints and quotas" in the
-// AWS General Reference.
-const (
-	quotaOnDemand = "L-3032A538" // of fargate: On-Demand vCPU
-	quotaSpot     = "L-36FBB829" // of fargate: Spot vCPU
-	quotaGroups   = "L-E79EC296" // of vpc: security groups in the region
-)
-
-// taskVCPU is the vCPU of the template's task definition.
-const taskVCPU = 0.25
-
-// stackTag is the tag on every security group and task of a bastion.
-const stackTag = "bastion:stack"
-
-// quota returns the account's quota, or AWS's default for a quota that was never
-// applied to the account.
-func (d *Deployment) quota(ctx context.Context, service, code string) (float64, error) {
-	var quota *quotatypes.ServiceQuota
-	own, err := d.Cloud.Quotas.GetServiceQuota(ctx, &servicequotas.GetServiceQuotaInput{ServiceCode: &service, QuotaCode: &code})
-	if isCode(err, "NoSuchResourceException") {
-		var standard *servicequotas.GetAWSDefaultServiceQuotaOutput
-		standard, err = d.Cloud.Quotas.GetAWSDefaultServiceQuota(ctx, &servicequotas.GetAWSDefaultServiceQuotaInput{ServiceCode: &service, QuotaCode: &code})
-		if err == nil {
-			quota = standard.Quota
-		}
-	} else if err == nil {
-		quota = own.Quota
-	}
-	if err != nil {
-		return 0, err
-	}
-	if quota == nil || quota.Value == nil {
-		return 0, errors.New("the response has no value")
-	}
-	return *quota.Value, nil
-}
-
-func (d *Deployment) raise(service, code string, to float64) string {
-	return fmt.Sprintf("aws service-quotas request-service-quota-increase --region %s --service-code %s --quota-code %s --desired-value %g", d.Cloud.Region, service, code, to)
-}
-
-// checkVCPU compares the quota with QuotaTotal. It does not know what else runs in the
-// account.
-func (d *Deployment) checkVCPU(ctx context.Context, f *facts) ([]string, error) {
-	code, name := quotaOnDemand, "Fargate On-Demand"
-	if f.spot {
-		code, name = quotaSpot, "Fargate Spot"
-	}
-	has, err := d.quota(ctx, "fargate", code)
-	if err != nil {
-		return nil, err
-	}
-	if need := f.quotaTotal * taskVCPU; need > has {
-		return []string{fmt.Sprintf("The %s quota is %g vCPU, enough for %g bastions, but QuotaTotal is %g: set QuotaTotal=%[3]g or less in PARAMETERS, or run %[5]s.",
-			name, has, math.Floor(has/taskVCPU), f.quotaTotal, d.raise("fargate", code, math.Ceil(need)))}, nil
-	}
-	return nil, nil
-}
-
-// checkGroups counts the region's security groups without this stack's.
-func (d *Deployment) checkGroups(ctx context.Context, f *facts) ([]string, error) {
-	has, err := d.quota(ctx, "vpc", quotaGroups)
-	if err != nil {
-		return nil, err
-	}
-	others := 0.0
-	pages := ec2.NewDescribeSecurityGroupsPaginator(d.Cloud.EC2, &ec2.DescribeSecurityGroupsInput{MaxResults: aws.Int32(1000)})
-	for pages.HasMorePages() {
-		page, err := pages.NextPage(ctx)
-		if err != nil {
-			return nil, fmt.Errorf("count security groups: %w", err)
-		}
-		for _, group := range page.SecurityGroups {
-			if !ofStack(group.Tags, f.stack.id) {
-				others++
-			}
-		}
-	}
-	if need := others + f.quotaTotal + 1; need > has { // with the member group
-		return []string{fmt.Sprintf("The region's quota is %g security groups and it has %g, which leaves too few for QuotaTotal=%g bastions and the member group: delete some, set a smaller QuotaTotal in PARAMETERS, or run %s.",
-			has, others, f.quotaTotal, d.raise("vpc", quotaGroups, need))}, nil
-	}
-	return nil, nil
-}
-
-func ofStack(tags []ec2types.Tag, id string) bool {
-	for _, tag := range tags {
-		if key := aws.ToString(tag.Key); id != "" && aws.ToString(tag.Value) == id && (key == stackTag || key == "aws:cloudformation:stack-id") {
-			return true
-		}
-	}
-	return false
 }
 
 // checkSlack looks for the parameters that the Slack function will read, without
 // decrypting them.
-func (d *Deployment) checkSlack(ctx context.Context, f *facts) (failed []string, err error) {
+func (d *Deployment) checkSlack(ctx context.Context, f *facts, r *report) error {
 	s := f.slack
 	switch {
 	case len(s.Teams) == 0 && s.SigningSecret == "" && s.BotTokens == "":
-		return nil, nil
+		return nil
 	case len(s.Teams) == 0 || s.SigningSecret == "" || s.BotTokens == "":
-		return []string{"Slack needs SlackTeams, SlackSigningSecretParameter and SlackBotTokenParameter: set all three in PARAMETERS. SLACK.md has the steps."}, nil
+		r.fail("Slack needs SlackTeams, SlackSigningSecretParameter and SlackBotTokenParameter: set all three in PARAMETERS. SLACK.md has the steps.")
+		return nil
 	}
 	out, err := d.Cloud.Parameters.GetParameters(ctx, &ssm.GetParametersInput{Names: s.SecretNames()})
 	if err != nil {
-		return nil, err
+		return err
 	}
+	slices.Sort(out.InvalidParameters)
 	for _, name := range out.InvalidParameters {
-		failed = append(failed, fmt.Sprintf("Parameter Store has no parameter %s in %s: run aws ssm put-parameter --region %[2]s --type SecureString --name %[1]s, as in SLACK.md.", name, d.Cloud.Region))
+		r.fail("Parameter Store has no parameter %s in %s: run aws ssm put-parameter --region %[2]s --type SecureString --name %[1]s, as in SLACK.md.", name, d.Cloud.Region)
 	}
 	for _, p := range out.Parameters {
 		if p.Type != ssmtypes.ParameterTypeSecureString {
-			failed = append(failed, fmt.Sprintf("The parameter %s has the type %s: delete it, and create it with --type SecureString.", aws.ToString(p.Name), p.Type))
+			r.fail("The parameter %s has the type %s: delete it, and create it with --type SecureString.", aws.ToString(p.Name), p.Type)
 		}
 	}
-	slices.Sort(failed)
-	return failed, nil
+	return nil
 }

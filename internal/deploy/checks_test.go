@@ -46,6 +46,17 @@ func ipv6(w *world) {
 	w.routes = append(w.routes, ec2types.Route{DestinationIpv6CidrBlock: aws.String("::/0"), GatewayId: aws.String("igw-1"), State: ec2types.RouteStateActive})
 }
 
+// blockPublicAccess turns VPC Block Public Access on, without exclusions.
+func blockPublicAccess(w *world) {
+	w.publicAccess.InternetGatewayBlockMode = ec2types.InternetGatewayBlockModeBlockIngress
+}
+
+func exclude(w *world, resource string, mode ec2types.InternetGatewayExclusionMode, state ec2types.VpcBlockPublicAccessExclusionState) {
+	w.exclusions = append(w.exclusions, ec2types.VpcBlockPublicAccessExclusion{
+		ResourceArn: aws.String("arn:aws:ec2:eu-west-1:111122223333:" + resource), InternetGatewayExclusionMode: mode, State: state,
+	})
+}
+
 func groups(n int, tag ...ec2types.Tag) []ec2types.SecurityGroup {
 	return slices.Repeat([]ec2types.SecurityGroup{{Tags: tag}}, n)
 }
@@ -69,20 +80,71 @@ func TestFailedCheckSaysTheNextStep(t *testing.T) {
 		"no go":            {func(w *world) { w.missingTools = []string{"go"} }, []string{"https://go.dev/dl"}},
 		"no python":        {func(w *world) { w.missingTools = []string{"python3"} }, []string{"python3 is not installed"}},
 		"a misspelling":    {func(w *world) { w.settings.Parameters["QuotaTotl"] = "1" }, []string{"no parameter QuotaTotl"}},
-		"a quota of words": {func(w *world) { w.settings.Parameters["QuotaTotal"] = "many" }, []string{"set a number"}},
+		"a quota of words": {func(w *world) { w.settings.Parameters["QuotaTotal"] = "many" }, []string{"set a whole number"}},
 		"no credentials":   {func(w *world) { w.fail["GetCallerIdentity"] = errTest }, []string{"aws sso login", "not checked"}},
 		"no such VPC":      {func(w *world) { w.fail["DescribeVpcAttribute"] = refusal("InvalidVpcID.NotFound", "no") }, []string{"aws ec2 describe-vpcs"}},
 		"VPC not readable": {func(w *world) { w.fail["DescribeVpcAttribute"] = errTest }, []string{"not possible to check the VPC's DNS settings"}},
 		"no DNS":           {func(w *world) { w.dns[ec2types.VpcAttributeNameEnableDnsSupport] = false }, []string{"--enable-dns-support"}},
-		"no DNS names":     {func(w *world) { w.dns[ec2types.VpcAttributeNameEnableDnsHostnames] = false }, []string{"--enable-dns-hostnames"}},
-		"no such subnet":   {func(w *world) { w.fail["DescribeSubnets"] = refusal("InvalidSubnetID.NotFound", "no") }, []string{"aws ec2 describe-subnets"}},
-		"another VPC's":    {func(w *world) { w.subnet.VpcId = aws.String("vpc-other") }, []string{"is in vpc-other"}},
-		"a full subnet":    {func(w *world) { w.subnet.AvailableIpAddressCount = aws.Int32(0) }, []string{"no free address"}},
-		"no public route":  {func(w *world) { w.routes = nil }, []string{"use a public subnet"}},
-		"NAT, and public":  {func(w *world) { w.routes = []ec2types.Route{route("0.0.0.0/0", "nat-1")} }, []string{"use a public subnet"}},
-		"a dead route":     {func(w *world) { w.routes[0].State = ec2types.RouteStateBlackhole }, []string{"use a public subnet"}},
-		"private, no way":  {private, []string{"no interface endpoint for ecr.api, no interface endpoint for ecr.dkr, no interface endpoint for logs, no gateway endpoint for s3, no gateway endpoint for dynamodb: add a NAT"}},
-		"private, NAT":     {func(w *world) { private(w); w.routes = []ec2types.Route{route("0.0.0.0/0", "nat-1")} }, nil},
+		"no DNS names for endpoints": {func(w *world) {
+			private(w)
+			w.endpoints = allEndpoints()
+			w.dns[ec2types.VpcAttributeNameEnableDnsHostnames] = false
+		}, []string{"--enable-dns-hostnames"}},
+		"a zone without Fargate": {func(w *world) { w.subnet.AvailabilityZoneId = aws.String("usw1-az2"); w.region = "us-west-1" },
+			[]string{"in the zone usw1-az2, which has no Fargate: use subnets in usw1-az1, usw1-az3"}},
+		"a zone with Fargate": {func(w *world) { w.subnet.AvailabilityZoneId = aws.String("usw1-az3"); w.region = "us-west-1" }, nil},
+		"Tokyo, no Fargate": {func(w *world) { w.subnet.AvailabilityZoneId = aws.String("apne1-az3"); w.region = "ap-northeast-1" },
+			[]string{"use subnets in apne1-az1, apne1-az2, apne1-az4"}},
+		"Beijing, no Fargate": {func(w *world) { w.subnet.AvailabilityZoneId = aws.String("cnn1-az4"); w.region = "cn-north-1" },
+			[]string{"use subnets in cnn1-az1, cnn1-az2"}},
+		"a Local Zone": {func(w *world) { w.zones["euw1-az1"] = "local-zone" },
+			[]string{"in the zone euw1-az1, a local-zone, where Fargate does not run: use a subnet in an Availability Zone"}},
+		"a Wavelength Zone": {func(w *world) { w.zones["euw1-az1"] = "wavelength-zone" }, []string{"a wavelength-zone"}},
+		"an Outpost": {func(w *world) {
+			w.subnet.OutpostArn = aws.String("arn:aws:outposts:eu-west-1:111122223333:outpost/op-1")
+		},
+			[]string{"on the Outpost arn:aws:outposts:eu-west-1:111122223333:outpost/op-1, where Fargate does not run"}},
+		"zones not readable": {func(w *world) { w.fail["DescribeAvailabilityZones"] = errTest }, []string{"not possible to check the subnets, their zones and routes"}},
+		"public access blocked": {blockPublicAccess,
+			[]string{"(block-ingress) lets no traffic from the internet into " + testSubnet + ": exclude each with aws ec2 create-vpc-block-public-access-exclusion --region eu-west-1 --internet-gateway-exclusion-mode allow-bidirectional --subnet-id " + testSubnet + ", or set PublicAddress=false"}},
+		"no exclusions allowed": {func(w *world) {
+			blockPublicAccess(w)
+			w.publicAccess.ExclusionsAllowed = ec2types.VpcBlockPublicAccessExclusionsAllowedNotAllowed
+		}, []string{"ask the administrators of your organization"}},
+		"the subnet excluded": {func(w *world) {
+			blockPublicAccess(w)
+			exclude(w, "subnet/"+testSubnet, ec2types.InternetGatewayExclusionModeAllowBidirectional, ec2types.VpcBlockPublicAccessExclusionStateCreateComplete)
+		}, nil},
+		"the VPC excluded, on the second page": {func(w *world) {
+			blockPublicAccess(w)
+			exclude(w, "vpc/vpc-other", ec2types.InternetGatewayExclusionModeAllowBidirectional, ec2types.VpcBlockPublicAccessExclusionStateCreateComplete)
+			exclude(w, "vpc/"+testVPC, ec2types.InternetGatewayExclusionModeAllowBidirectional, ec2types.VpcBlockPublicAccessExclusionStateUpdateComplete)
+		}, nil},
+		"excluded for egress": {func(w *world) {
+			blockPublicAccess(w)
+			exclude(w, "vpc/"+testVPC, ec2types.InternetGatewayExclusionModeAllowEgress, ec2types.VpcBlockPublicAccessExclusionStateCreateComplete)
+		}, []string{"lets no traffic from the internet"}},
+		"excluded before": {func(w *world) {
+			blockPublicAccess(w)
+			exclude(w, "vpc/"+testVPC, ec2types.InternetGatewayExclusionModeAllowBidirectional, ec2types.VpcBlockPublicAccessExclusionStateDeleteComplete)
+		}, []string{"lets no traffic from the internet"}},
+		"public access blocked, private bastions": {func(w *world) {
+			blockPublicAccess(w)
+			private(w)
+			w.routes = []ec2types.Route{route("0.0.0.0/0", "nat-1")}
+		}, nil},
+		"public access not readable": {func(w *world) { w.fail["DescribeVpcBlockPublicAccessOptions"] = errTest }, []string{"not possible to check VPC Block Public Access"}},
+		"exclusions not readable": {func(w *world) { blockPublicAccess(w); w.fail["DescribeVpcBlockPublicAccessExclusions"] = errTest },
+			[]string{"list exclusions"}},
+		"concurrency not readable": {func(w *world) { w.fail["GetAccountSettings"] = errTest }, []string{"not possible to check the Lambda concurrency"}},
+		"no such subnet":           {func(w *world) { w.fail["DescribeSubnets"] = refusal("InvalidSubnetID.NotFound", "no") }, []string{"aws ec2 describe-subnets"}},
+		"another VPC's":            {func(w *world) { w.subnet.VpcId = aws.String("vpc-other") }, []string{"is in vpc-other"}},
+		"a full subnet":            {func(w *world) { w.subnet.AvailableIpAddressCount = aws.Int32(0) }, []string{"no free address"}},
+		"no public route":          {func(w *world) { w.routes = nil }, []string{"use a public subnet"}},
+		"NAT, and public":          {func(w *world) { w.routes = []ec2types.Route{route("0.0.0.0/0", "nat-1")} }, []string{"use a public subnet"}},
+		"a dead route":             {func(w *world) { w.routes[0].State = ec2types.RouteStateBlackhole }, []string{"use a public subnet"}},
+		"private, no way":          {private, []string{"no interface endpoint for ecr.api, no interface endpoint for ecr.dkr, no interface endpoint for logs, no gateway endpoint for s3, no gateway endpoint for dynamodb: add a NAT"}},
+		"private, NAT":             {func(w *world) { private(w); w.routes = []ec2types.Route{route("0.0.0.0/0", "nat-1")} }, nil},
 		"private, public route": {func(w *world) { private(w); w.routes = []ec2types.Route{route("0.0.0.0/0", "igw-1")} },
 			[]string{"add a NAT gateway"}},
 		"private, endpoints": {func(w *world) { private(w); w.endpoints = allEndpoints() }, nil},
@@ -102,17 +164,21 @@ func TestFailedCheckSaysTheNextStep(t *testing.T) {
 			[]string{"the VPC has no gateway endpoint for s3: add"}},
 		"an endpoint to be": {func(w *world) { private(w); w.endpoints = allEndpoints(); w.endpoints[4].State = "pendingAcceptance" },
 			[]string{"the VPC has no gateway endpoint for dynamodb: add"}},
-		"no role":            {func(w *world) { w.noRole = true }, []string{"aws iam create-service-linked-role"}},
-		"IPv6":               {ipv6, nil},
-		"no IPv6 for tasks":  {func(w *world) { ipv6(w); w.dualStack = "disabled" }, []string{"--name dualStackIPv6"}},
-		"no IPv6 needed":     {func(w *world) { w.dualStack = "disabled" }, nil},
-		"no IPv6 prefix":     {func(w *world) { ipv6(w); w.subnet.Ipv6CidrBlockAssociationSet = nil }, []string{"no IPv6 prefix"}},
-		"no IPv6 route":      {func(w *world) { ipv6(w); w.routes = w.routes[:1] }, []string{"no route for ::/0"}},
-		"few vCPU":           {func(w *world) { w.quotas[quotaOnDemand] = 6 }, []string{"6 vCPU, enough for 24 bastions, but QuotaTotal is 50: set QuotaTotal=24 or less in PARAMETERS, or run aws service-quotas request-service-quota-increase --region eu-west-1 --service-code fargate --quota-code L-3032A538 --desired-value 13"}},
-		"few, but enough":    {func(w *world) { w.quotas[quotaOnDemand] = 6; w.settings.Parameters["QuotaTotal"] = "24" }, nil},
-		"few of Spot":        {func(w *world) { w.quotas[quotaSpot] = 6; w.settings.Parameters["UseSpot"] = "true" }, []string{"Fargate Spot quota is 6"}},
-		"Spot not used":      {func(w *world) { w.quotas[quotaSpot] = 0 }, nil},
-		"quota not readable": {func(w *world) { w.fail["GetServiceQuota "+quotaGroups] = errTest }, []string{"not possible to check the security group quota"}},
+		"no role":           {func(w *world) { w.noRole = true }, []string{"aws iam create-service-linked-role"}},
+		"IPv6":              {ipv6, nil},
+		"no IPv6 for tasks": {func(w *world) { ipv6(w); w.dualStack = "disabled" }, []string{"--name dualStackIPv6"}},
+		"no IPv6, by the root user": {func(w *world) { ipv6(w); w.dualStack, w.ownDualStack, w.isRoot = "disabled", "enabled", true },
+			[]string{"--name dualStackIPv6"}},
+		"IPv6, by the root user": {func(w *world) { ipv6(w); w.ownDualStack, w.isRoot = "disabled", true }, nil},
+		"settings not readable":  {func(w *world) { ipv6(w); w.fail["ListAccountSettings"] = refusal("AccessDeniedException", "no") }, []string{"not possible to check the ECS setting dualStackIPv6"}},
+		"no IPv6 needed":         {func(w *world) { w.dualStack = "disabled" }, nil},
+		"no IPv6 prefix":         {func(w *world) { ipv6(w); w.subnet.Ipv6CidrBlockAssociationSet = nil }, []string{"no IPv6 prefix"}},
+		"no IPv6 route":          {func(w *world) { ipv6(w); w.routes = w.routes[:1] }, []string{"no route for ::/0"}},
+		"few vCPU":               {func(w *world) { w.quotas[quotaOnDemand] = 6 }, []string{"6 vCPU, enough for 24 bastions, but QuotaTotal is 50: set QuotaTotal=24 or less in PARAMETERS, or run aws service-quotas request-service-quota-increase --region eu-west-1 --service-code fargate --quota-code L-3032A538 --desired-value 13"}},
+		"few, but enough":        {func(w *world) { w.quotas[quotaOnDemand] = 6; w.settings.Parameters["QuotaTotal"] = "24" }, nil},
+		"few of Spot":            {func(w *world) { w.quotas[quotaSpot] = 6; w.settings.Parameters["UseSpot"] = "true" }, []string{"Fargate Spot quota is 6"}},
+		"Spot not used":          {func(w *world) { w.quotas[quotaSpot] = 0 }, nil},
+		"quota not readable":     {func(w *world) { w.fail["GetServiceQuota "+quotaGroups] = errTest }, []string{"not possible to check the security group quota"}},
 		"the default quota": {func(w *world) {
 			w.fail["GetServiceQuota "+quotaOnDemand] = refusal("NoSuchResourceException", "never applied")
 			w.quotas[quotaOnDemand] = 6
@@ -157,16 +223,104 @@ func TestFailedCheckSaysTheNextStep(t *testing.T) {
 	}
 }
 
-func compare(failed Failed, want []string) string {
-	if len(failed) != len(want) {
-		return fmt.Sprintf("%d sentences, want %d: %q", len(failed), len(want), failed)
+func compare(got, want []string) string {
+	if len(got) != len(want) {
+		return fmt.Sprintf("%d sentences, want %d: %q", len(got), len(want), got)
 	}
 	for i := range want {
-		if !strings.Contains(failed[i], want[i]) {
-			return fmt.Sprintf("%q has no %q", failed[i], want[i])
+		if !strings.Contains(got[i], want[i]) {
+			return fmt.Sprintf("%q has no %q", got[i], want[i])
 		}
 	}
 	return ""
+}
+
+// A warning is printed with its check and again after all checks, and stops nothing.
+func TestWarningSaysTheNextStepAndStopsNothing(t *testing.T) {
+	for name, test := range map[string]struct {
+		wrong func(*world)
+		want  []string
+	}{
+		"nothing": {func(*world) {}, nil},
+		"public, no DNS names": {func(w *world) { w.dns[ec2types.VpcAttributeNameEnableDnsHostnames] = false },
+			[]string{"--enable-dns-hostnames"}},
+		"private, NAT, no DNS names": {func(w *world) {
+			private(w)
+			w.routes = []ec2types.Route{route("0.0.0.0/0", "nat-1")}
+			w.dns[ec2types.VpcAttributeNameEnableDnsHostnames] = false
+		}, []string{"--enable-dns-hostnames"}},
+		"IPv6, a setting of one's own": {func(w *world) { ipv6(w); w.dualStack, w.ownDualStack = "disabled", "enabled" },
+			[]string{"run aws ecs put-account-setting-default --region eu-west-1 --name dualStackIPv6 --value enabled"}},
+		"a shared subnet": {func(w *world) { w.subnet.OwnerId = aws.String("444455556666"); blockPublicAccess(w) },
+			[]string{"belongs to the account 444455556666"}},
+		"a new account": {func(w *world) { w.concurrency, w.unreserved = 10, 10 },
+			[]string{"at most 10 executions at a time in this account and region, for all functions together. A request with Prefer: wait is one execution for up to 25 seconds, so 10 people who wait block all other functions, also the reaper: run aws service-quotas request-service-quota-increase --region eu-west-1 --service-code lambda --quota-code L-B99A9384 --desired-value 1000"}},
+		"just not enough concurrency": {func(w *world) { w.concurrency, w.unreserved = 99, 99 }, []string{"at most 99 executions"}},
+		"just enough concurrency":     {func(w *world) { w.concurrency, w.unreserved = 100, 100 }, nil},
+	} {
+		w := newWorld()
+		test.wrong(w)
+		if err := w.deployment().check(t.Context()); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		checks, summary, _ := strings.Cut(w.out.String(), "\n\n")
+		if problem := compare(linesWith(checks, "warning: "), test.want); problem != "" {
+			t.Errorf("%s, with its check: %s", name, problem)
+		}
+		if problem := compare(linesWith(summary, "  - "), test.want); problem != "" {
+			t.Errorf("%s, after all checks: %s", name, problem)
+		}
+	}
+}
+
+// linesWith returns the lines of a text that begin with prefix.
+func linesWith(text, prefix string) (found []string) {
+	for line := range strings.Lines(text) {
+		if strings.HasPrefix(line, prefix) {
+			found = append(found, line)
+		}
+	}
+	return found
+}
+
+func TestWarningsAreListedBesideFailures(t *testing.T) {
+	w := newWorld()
+	w.dns[ec2types.VpcAttributeNameEnableDnsHostnames] = false
+	w.concurrency, w.unreserved = 10, 10
+	w.routes = nil
+	err := w.deployment().check(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "1 checks failed") {
+		t.Errorf("%v", err)
+	}
+	if out := w.out.String(); !strings.Contains(out, "2 warnings, which do not stop the deployment:\n  - enableDnsHostnames") {
+		t.Errorf("no warnings in\n%s", out)
+	}
+}
+
+func TestReservationsMustLeaveConcurrency(t *testing.T) {
+	for name, test := range map[string]struct {
+		limit, unreserved int32
+		reserved, now     int
+		want              []string
+	}{
+		"leaves enough":           {1000, 1000, 225, 0, nil},
+		"leaves one too few":      {1000, 1000, 226, 0, []string{"RequestConcurrency=226 reserves that many executions for each of 4 functions. That leaves 96 of the region's 1000 to functions without a reservation, and Lambda requires 100: set RequestConcurrency=225 or less in PARAMETERS, or run aws service-quotas request-service-quota-increase --region eu-west-1 --service-code lambda --quota-code L-B99A9384 --desired-value 1004"}},
+		"others reserve, too":     {1000, 120, 5, 0, nil},
+		"others reserve too much": {1000, 120, 6, 0, []string{"RequestConcurrency=5 or less"}},
+		"as it is":                {1000, 100, 225, 225, nil},
+		"more than it is":         {1000, 100, 226, 225, []string{"RequestConcurrency=225 or less"}},
+		"a new account":           {10, 10, 1, 0, []string{"That leaves 6 of the region's 10 to functions without a reservation, and Lambda requires 100: set RequestConcurrency=0 or less in PARAMETERS, or run aws service-quotas request-service-quota-increase --region eu-west-1 --service-code lambda --quota-code L-B99A9384 --desired-value 1000"}},
+	} {
+		w := newWorld()
+		w.concurrency, w.unreserved = test.limit, test.unreserved
+		var r report
+		if err := w.deployment().checkConcurrency(t.Context(), &facts{reserved: test.reserved, reservedNow: test.now}, &r); err != nil || len(r.warnings) > 0 {
+			t.Errorf("%s: %v; warnings %q", name, err, r.warnings)
+		}
+		if problem := compare(r.failed, test.want); problem != "" {
+			t.Errorf("%s: %s", name, problem)
+		}
+	}
 }
 
 func TestFailedChecksAreListedTogetherBeforeAnyChange(t *testing.T) {
@@ -180,7 +334,7 @@ func TestFailedChecksAreListedTogetherBeforeAnyChange(t *testing.T) {
 	if err == nil {
 		t.Fatal("the deployment succeeded")
 	}
-	for _, want := range []string{"7 checks failed", "make is not installed", "--enable-dns-support", "--enable-dns-hostnames", "public subnet", "service-linked", quotaOnDemand, quotaGroups} {
+	for _, want := range []string{"6 checks failed", "make is not installed", "--enable-dns-support", "public subnet", "service-linked", quotaOnDemand, quotaGroups} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is missing in\n%v", want, err)
 		}

@@ -3,6 +3,8 @@ package deploy
 import (
 	"context"
 	"encoding/json"
+	"slices"
+	"strings"
 
 	"github.com/aws/aws-lambda-go/events"
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -18,6 +20,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/iam"
 	iamtypes "github.com/aws/aws-sdk-go-v2/service/iam/types"
 	"github.com/aws/aws-sdk-go-v2/service/lambda"
+	lambdatypes "github.com/aws/aws-sdk-go-v2/service/lambda/types"
 	"github.com/aws/aws-sdk-go-v2/service/servicequotas"
 	quotatypes "github.com/aws/aws-sdk-go-v2/service/servicequotas/types"
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
@@ -39,8 +42,53 @@ func (w *world) GetRole(context.Context, *iam.GetRoleInput, ...func(*iam.Options
 	return &iam.GetRoleOutput{}, w.call("GetRole")
 }
 
-func (w *world) ListAccountSettings(context.Context, *ecs.ListAccountSettingsInput, ...func(*ecs.Options)) (*ecs.ListAccountSettingsOutput, error) {
-	return &ecs.ListAccountSettingsOutput{Settings: []ecstypes.Setting{{Value: &w.dualStack}}}, w.call("ListAccountSettings")
+// ListAccountSettings has no permission to read another principal's setting.
+func (w *world) ListAccountSettings(_ context.Context, in *ecs.ListAccountSettingsInput, _ ...func(*ecs.Options)) (*ecs.ListAccountSettingsOutput, error) {
+	root := "arn:aws:iam::111122223333:root"
+	setting := ecstypes.Setting{Name: in.Name, Value: &w.dualStack, PrincipalArn: &root}
+	switch {
+	case in.Name != "dualStackIPv6" || !in.EffectiveSettings || in.PrincipalArn != nil && *in.PrincipalArn != root:
+		return nil, refusal("InvalidParameterException", "a deployment does not need that")
+	case in.PrincipalArn != nil && !w.isRoot:
+		return nil, refusal("AccessDeniedException", "not the root user")
+	case in.PrincipalArn == nil && w.ownDualStack != "":
+		setting.Value, setting.PrincipalArn = &w.ownDualStack, aws.String("arn:aws:iam::111122223333:role/Deployer")
+	}
+	return &ecs.ListAccountSettingsOutput{Settings: []ecstypes.Setting{setting}}, w.call("ListAccountSettings")
+}
+
+func (w *world) DescribeAvailabilityZones(context.Context, *ec2.DescribeAvailabilityZonesInput, ...func(*ec2.Options)) (*ec2.DescribeAvailabilityZonesOutput, error) {
+	out := &ec2.DescribeAvailabilityZonesOutput{}
+	for id, kind := range w.zones {
+		out.AvailabilityZones = append(out.AvailabilityZones, ec2types.AvailabilityZone{ZoneId: &id, ZoneType: &kind})
+	}
+	return out, w.call("DescribeAvailabilityZones")
+}
+
+func (w *world) DescribeVpcBlockPublicAccessOptions(context.Context, *ec2.DescribeVpcBlockPublicAccessOptionsInput, ...func(*ec2.Options)) (*ec2.DescribeVpcBlockPublicAccessOptionsOutput, error) {
+	return &ec2.DescribeVpcBlockPublicAccessOptionsOutput{VpcBlockPublicAccessOptions: &w.publicAccess}, w.call("DescribeVpcBlockPublicAccessOptions")
+}
+
+// DescribeVpcBlockPublicAccessExclusions has one exclusion on each page.
+func (w *world) DescribeVpcBlockPublicAccessExclusions(_ context.Context, in *ec2.DescribeVpcBlockPublicAccessExclusionsInput, _ ...func(*ec2.Options)) (*ec2.DescribeVpcBlockPublicAccessExclusionsOutput, error) {
+	matching := slices.DeleteFunc(slices.Clone(w.exclusions), func(e ec2types.VpcBlockPublicAccessExclusion) bool {
+		return slices.ContainsFunc(in.Filters, func(f ec2types.Filter) bool {
+			value := map[string]string{"internet-gateway-exclusion-mode": string(e.InternetGatewayExclusionMode), "state": string(e.State)}[*f.Name]
+			return !slices.Contains(f.Values, value)
+		})
+	})
+	out := &ec2.DescribeVpcBlockPublicAccessExclusionsOutput{}
+	if page := len(aws.ToString(in.NextToken)); page < len(matching) {
+		out.VpcBlockPublicAccessExclusions = matching[page : page+1]
+		out.NextToken = aws.String(strings.Repeat("x", page+1))
+	}
+	return out, w.call("DescribeVpcBlockPublicAccessExclusions")
+}
+
+func (w *world) GetAccountSettings(context.Context, *lambda.GetAccountSettingsInput, ...func(*lambda.Options)) (*lambda.GetAccountSettingsOutput, error) {
+	return &lambda.GetAccountSettingsOutput{AccountLimit: &lambdatypes.AccountLimit{
+		ConcurrentExecutions: w.concurrency, UnreservedConcurrentExecutions: &w.unreserved,
+	}}, w.call("GetAccountSettings")
 }
 
 func (w *world) DescribeVpcAttribute(_ context.Context, in *ec2.DescribeVpcAttributeInput, _ ...func(*ec2.Options)) (*ec2.DescribeVpcAttributeOutput, error) {

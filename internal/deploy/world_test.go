@@ -50,10 +50,18 @@ type world struct {
 	calls    []string
 	fail     map[string]error // by a call, or the words that it starts with
 	settings Settings
+	region   string
 
 	missingTools []string
 	noRole       bool
-	dualStack    string
+	dualStack    string            // the account's setting
+	ownDualStack string            // that of the deployer, if it has one
+	isRoot       bool              // the deployer is the root user
+	zones        map[string]string // the types of zones
+	publicAccess ec2types.VpcBlockPublicAccessOptions
+	exclusions   []ec2types.VpcBlockPublicAccessExclusion
+	concurrency  int32 // of Lambda
+	unreserved   int32
 	dns          map[ec2types.VpcAttributeName]bool
 	subnet       ec2types.Subnet
 	routes       []ec2types.Route
@@ -76,17 +84,24 @@ type world struct {
 func newWorld() *world {
 	return &world{
 		fail:      map[string]error{},
+		region:    "eu-west-1",
 		settings:  Settings{Stack: "bastion", VPC: testVPC, Subnets: []string{testSubnet}, Module: "../..", Parameters: map[string]string{}},
 		dualStack: "enabled",
 		dns:       map[ec2types.VpcAttributeName]bool{ec2types.VpcAttributeNameEnableDnsSupport: true, ec2types.VpcAttributeNameEnableDnsHostnames: true},
-		subnet:    ec2types.Subnet{SubnetId: aws.String(testSubnet), VpcId: aws.String(testVPC), AvailableIpAddressCount: aws.Int32(100)},
-		routes:    []ec2types.Route{route("0.0.0.0/0", "igw-1")},
-		quotas:    map[string]float64{quotaOnDemand: 100, quotaSpot: 100, quotaGroups: 2500},
-		deployed:  map[string][]string{},
-		tables:    map[string]bool{"records-1": true, "leases-1": true},
-		repo:      true,
-		statuses:  []int{200},
-		secrets:   map[string]ssmtypes.ParameterType{},
+		subnet: ec2types.Subnet{
+			SubnetId: aws.String(testSubnet), VpcId: aws.String(testVPC), AvailableIpAddressCount: aws.Int32(100),
+			AvailabilityZoneId: aws.String("euw1-az1"), OwnerId: aws.String("111122223333"),
+		},
+		zones:        map[string]string{"euw1-az1": "availability-zone"},
+		publicAccess: ec2types.VpcBlockPublicAccessOptions{InternetGatewayBlockMode: ec2types.InternetGatewayBlockModeOff, ExclusionsAllowed: ec2types.VpcBlockPublicAccessExclusionsAllowedAllowed},
+		concurrency:  1000, unreserved: 1000,
+		routes:   []ec2types.Route{route("0.0.0.0/0", "igw-1")},
+		quotas:   map[string]float64{quotaOnDemand: 100, quotaSpot: 100, quotaGroups: 2500},
+		deployed: map[string][]string{},
+		tables:   map[string]bool{"records-1": true, "leases-1": true},
+		repo:     true,
+		statuses: []int{200},
+		secrets:  map[string]ssmtypes.ParameterType{},
 	}
 }
 
@@ -99,7 +114,7 @@ func (w *world) deployment() *Deployment {
 	return &Deployment{
 		Settings: w.settings,
 		Cloud: Cloud{
-			Region: "eu-west-1", Credentials: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
+			Region: w.region, Credentials: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
 				return aws.Credentials{AccessKeyID: "AKIDEXAMPLE", SecretAccessKey: "example", SessionToken: "session"}, nil
 			}),
 			STS: w, IAM: w, ECS: w, EC2: w, Quotas: w, Stacks: w, ECR: w, Functions: w, Parameters: w, Tables: w,
