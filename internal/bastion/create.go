@@ -175,7 +175,7 @@ func (s *Service) renew(next *Record, req CreateRequest) {
 	}
 	// A deadline beyond LatestDeadline is lowered instead of refused, so that a
 	// repeat of the first request does not fail only because time has passed.
-	deadline := earlier(wholeSecond(now.Add(ttl)), next.LatestDeadline)
+	deadline := Earlier(wholeSecond(now.Add(ttl)), next.LatestDeadline)
 	if deadline.After(next.Intent.Deadline) {
 		next.Intent.Deadline, next.Intent.DeadlineSetAt, changed = deadline, now, true
 	}

@@ -305,26 +305,19 @@ func (d *decision) nextDue() time.Time {
 	case !r.FinishedAt.IsZero() && idle:
 		due = r.UnsettledUntil
 	case r.State() == Ready && idle:
-		due = earlier(d.now.Add(timing.CheckInterval), r.Intent.Deadline)
+		due = Earlier(d.now.Add(timing.CheckInterval), r.Intent.Deadline)
 	case r.Intent.Open && r.NextAttemptAt.After(d.now):
-		due = earlier(earlier(soon, r.NextAttemptAt), r.Intent.Deadline)
+		due = Earlier(Earlier(soon, r.NextAttemptAt), r.Intent.Deadline)
 	case r.Intent.Open:
-		due = earlier(soon, r.Intent.Deadline)
+		due = Earlier(soon, r.Intent.Deadline)
 	default:
 		due = soon
 	}
 	if r.UnsettledUntil.After(d.now) {
-		due = earlier(due, r.UnsettledUntil)
+		due = Earlier(due, r.UnsettledUntil)
 	}
 	if at := r.warnAt(d.cfg.WarnBefore); at.After(d.now) {
-		due = earlier(due, at)
+		due = Earlier(due, at)
 	}
 	return due
-}
-
-func earlier(a, b time.Time) time.Time {
-	if b.Before(a) {
-		return b
-	}
-	return a
 }

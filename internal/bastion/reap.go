@@ -119,7 +119,7 @@ const observePause = 5 * time.Second
 func (s *Service) Observe(ctx context.Context, id string) error {
 	rec, err := s.Converge(ctx, id, ObserverSteps)
 	_, limited := ctx.Deadline()
-	for limited && errors.Is(err, ErrNoTime) && rec.State() == Starting && !outOfTime(ctx) && sleep(ctx, observePause) == nil {
+	for limited && errors.Is(err, ErrNoTime) && rec.State() == Starting && !outOfTime(ctx) && Sleep(ctx, observePause) == nil {
 		rec, err = s.Converge(ctx, id, ObserverSteps)
 	}
 	if errors.Is(err, ErrNoTime) {

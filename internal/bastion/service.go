@@ -215,7 +215,7 @@ func (s *Service) await(ctx context.Context, rec Record, allowed Step, wait time
 			return rec
 		}
 		left := until.Sub(s.now())
-		if done(rec) || left <= 0 || sleep(ctx, min(s.Config.Timing.PollInterval, left)) != nil {
+		if done(rec) || left <= 0 || Sleep(ctx, min(s.Config.Timing.PollInterval, left)) != nil {
 			return rec
 		}
 	}
@@ -244,16 +244,4 @@ func (s *Service) awaitAll(ctx context.Context, recs []Record, allowed Step, wai
 		}
 	}
 	return recs
-}
-
-// sleep waits for d. If ctx ends first, it returns the error of ctx.
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
-		return nil
-	}
 }

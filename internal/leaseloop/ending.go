@@ -72,7 +72,7 @@ func (l *loop) endAtDeadline(ctx context.Context) *stop {
 // and the bastion ends only if the table accepts the ending.
 func (l *loop) endIdle(ctx context.Context, now time.Time) *stop {
 	if now.Before(l.idleAt) {
-		l.decideAt = earlier(l.decideAt, l.idleAt)
+		l.decideAt = bastion.Earlier(l.decideAt, l.idleAt)
 		return nil
 	}
 	if !l.server.Pause() {
@@ -87,7 +87,7 @@ func (l *loop) endIdle(ctx context.Context, now time.Time) *stop {
 		return &stop{cause: LeaseRemoved}
 	}
 	l.idleAt = l.cfg.Now().Add(l.cfg.Timing.Poll)
-	l.decideAt = earlier(l.decideAt, l.idleAt)
+	l.decideAt = bastion.Earlier(l.decideAt, l.idleAt)
 	if !errors.Is(err, bastion.ErrConflict) {
 		// The ending may have been written, and the control plane may be closing the
 		// bastion. New connections wait until a repeated write succeeds or is refused.
@@ -106,11 +106,11 @@ func (l *loop) drain(now time.Time) {
 		l.drainAt = now.Add(l.cfg.Timing.Drain)
 	}
 	if now.Before(l.drainAt) {
-		l.decideAt = earlier(l.decideAt, l.drainAt)
+		l.decideAt = bastion.Earlier(l.decideAt, l.drainAt)
 		return
 	}
 	if oldest := l.server.Drain(now.Add(-l.cfg.Timing.Drain)); !oldest.IsZero() {
-		l.decideAt = earlier(l.decideAt, oldest.Add(l.cfg.Timing.Drain))
+		l.decideAt = bastion.Earlier(l.decideAt, oldest.Add(l.cfg.Timing.Drain))
 	}
 }
 

@@ -189,7 +189,7 @@ func (l *loop) decide(now time.Time) timeDecision {
 
 // wait waits until the next step is due, the server changes, or the task must end.
 func (l *loop) wait(ctx context.Context) *stop {
-	next := earlier(earlier(l.decideAt, l.pollAt), l.nextReport())
+	next := bastion.Earlier(bastion.Earlier(l.decideAt, l.pollAt), l.nextReport())
 	timer := time.NewTimer(next.Sub(l.cfg.Now()))
 	defer timer.Stop()
 	select {
@@ -285,7 +285,7 @@ func (l *loop) report() bastion.Report {
 
 // nextReport returns when the next report is due.
 func (l *loop) nextReport() time.Time {
-	return later(reportDue(l.sent, l.sentAt, l.report(), l.cfg.Timing), l.reportAt)
+	return bastion.Later(reportDue(l.sent, l.sentAt, l.report(), l.cfg.Timing), l.reportAt)
 }
 
 // reportIfDue writes the report if it is due. The first report makes the bastion ready.

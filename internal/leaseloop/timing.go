@@ -31,7 +31,7 @@ func decide(in timeInput, warnings []time.Duration) timeDecision {
 	for _, before := range warnings {
 		at := deadline.Add(-before)
 		if at.After(in.now) {
-			d.next = earlier(d.next, at)
+			d.next = bastion.Earlier(d.next, at)
 		} else if at.After(in.decidedAt) && (d.warn == 0 || before < d.warn) {
 			d.warn = before
 		}
@@ -41,7 +41,7 @@ func decide(in timeInput, warnings []time.Duration) timeDecision {
 		if !in.now.Before(at) {
 			d.end = bastion.EndIdle
 		} else {
-			d.next = earlier(d.next, at)
+			d.next = bastion.Earlier(d.next, at)
 		}
 	}
 	return d
@@ -55,7 +55,7 @@ func unusedSince(readyAt, leasedAt, lastUse time.Time, open int) time.Time {
 	if open > 0 || readyAt.IsZero() {
 		return time.Time{}
 	}
-	return later(later(readyAt, leasedAt), lastUse)
+	return bastion.Later(bastion.Later(readyAt, leasedAt), lastUse)
 }
 
 // reportDue returns when the next report is due: at once if it is the first one or has
@@ -70,18 +70,4 @@ func reportDue(sent bastion.Report, sentAt time.Time, now bastion.Report, t Timi
 		return sentAt.Add(t.ReportPause)
 	}
 	return sentAt.Add(t.Report)
-}
-
-func earlier(a, b time.Time) time.Time {
-	if b.Before(a) {
-		return b
-	}
-	return a
-}
-
-func later(a, b time.Time) time.Time {
-	if b.After(a) {
-		return b
-	}
-	return a
 }

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/crypto/ssh/agent"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/publickey"
 	"github.com/bastion-on-demand/bastion/internal/test/sshclient"
 )
 
@@ -190,7 +191,7 @@ func (a securityKeyAgent) Sign(_ ssh.PublicKey, data []byte) (*ssh.Signature, er
 func TestSecurityKeyCanConnect(t *testing.T) {
 	f, key := start(t, nil), sshclient.NewSecurityKey(t, ssh.KeyAlgoSKED25519, sshclient.UserPresent)
 	w := sshclient.NewWithAgent(t, securityKeyAgent{agent.NewKeyring(), key})
-	config := f.sshConfig(request{body: string(authorizedKey(key.PublicKey()))})
+	config := f.sshConfig(request{body: string(publickey.Of(key.PublicKey()))})
 	out, errs, err := w.Run("", w.SSH(config, "-J", "bastion-default", "private.internal", "hostname"))
 	if err != nil || out != "private.internal\n" {
 		t.Errorf("%q, %v: %s", out, err, errs)

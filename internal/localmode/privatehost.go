@@ -16,6 +16,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/publickey"
 )
 
 // privateHost is the host private.internal, a first destination to try. It serves
@@ -45,7 +46,7 @@ func startPrivateHost(n *network, rand io.Reader, now func() time.Time) (*privat
 		return nil, fmt.Errorf("make the host key of %s: %w", privateName, err)
 	}
 	h := &privateHost{
-		hostKey: authorizedKey(signer.PublicKey()),
+		hostKey: publickey.Of(signer.PublicKey()),
 		config:  demonstrationConfig(signer),
 		now:     now,
 		started: now(),
@@ -121,10 +122,6 @@ func demonstrationConfig(hostKey ssh.Signer) *ssh.ServerConfig {
 	}
 	config.AddHostKey(hostKey)
 	return config
-}
-
-func authorizedKey(key ssh.PublicKey) bastion.Key {
-	return bastion.Key(strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key))))
 }
 
 func (h *privateHost) acceptSSH(listener net.Listener) {

@@ -200,7 +200,12 @@ func parseBlob(typ, b64 string) (bastion.Key, error) {
 	if err := checkRSA(key); err != nil {
 		return "", err
 	}
-	return bastion.Key(typ + " " + base64.StdEncoding.EncodeToString(blob)), nil
+	return Of(key), nil
+}
+
+// Of returns a key in the form that the domain uses: its type, a space and its base64.
+func Of(key ssh.PublicKey) bastion.Key {
+	return bastion.Key(strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key))))
 }
 
 func checkRSA(key ssh.PublicKey) error {

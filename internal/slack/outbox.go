@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
 // This file keeps to the rate limits of Slack's Web API. chat.postMessage accepts one
@@ -98,9 +100,9 @@ func (o *outbox) updateLimits(wait *waitError) {
 	switch {
 	case wait.busy:
 	case wait.edit:
-		o.EditAfter = later(o.EditAfter, wait.until)
+		o.EditAfter = bastion.Later(o.EditAfter, wait.until)
 	default:
-		o.PostAfter = later(o.PostAfter, wait.until)
+		o.PostAfter = bastion.Later(o.PostAfter, wait.until)
 	}
 }
 
@@ -111,13 +113,6 @@ func (w *waiting) setWait(wait *waitError) {
 		return
 	}
 	w.Urgent, w.Edit, w.After = wait.urgent, wait.edit, time.Time{}
-}
-
-func later(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
 }
 
 // putOff puts a bastion into its workspace's outbox. If no job holds the outbox, it
@@ -195,7 +190,7 @@ func (p *progress) empty() bool { return len(p.sent)+len(p.waits)+len(p.failed) 
 // applyTo changes the outbox by this progress. It drops entries that are older than
 // maxWait, and returns their IDs.
 func (p *progress) applyTo(o *outbox, now time.Time) (dropped []string) {
-	o.PostAfter, o.EditAfter = later(o.PostAfter, p.post), later(o.EditAfter, p.edit)
+	o.PostAfter, o.EditAfter = bastion.Later(o.PostAfter, p.post), bastion.Later(o.EditAfter, p.edit)
 	o.Waiting = slices.DeleteFunc(o.Waiting, func(w waiting) bool {
 		if serial, ok := p.sent[w.ID]; ok && serial == w.Serial {
 			return true // an entry that was added again since has another serial
@@ -229,7 +224,7 @@ func (o outbox) pick(now time.Time) (at int, when time.Time) {
 		if w.Edit {
 			until = o.EditAfter
 		}
-		if until = later(until, w.After); now.Before(until) {
+		if until = bastion.Later(until, w.After); now.Before(until) {
 			if when.IsZero() || until.Before(when) {
 				when = until
 			}
@@ -274,7 +269,7 @@ func (a *App) sendWaiting(ctx context.Context, job Job) error {
 			return a.enqueue(ctx, Job{Action: JobSend, Team: job.Team, At: next})
 		}
 		if pause := when.Sub(a.Now()); pause > 0 {
-			if err := sleep(ctx, min(pause, lookAgain, timeLeft(ctx)-reservedTime+time.Second)); err != nil {
+			if err := bastion.Sleep(ctx, min(pause, lookAgain, timeLeft(ctx)-reservedTime+time.Second)); err != nil {
 				return err
 			}
 		}
@@ -324,15 +319,4 @@ func timeLeft(ctx context.Context) time.Duration {
 		return time.Until(deadline)
 	}
 	return time.Hour
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

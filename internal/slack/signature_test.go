@@ -12,8 +12,9 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/bastion-on-demand/bastion/internal/httpedge"
 	slackgo "github.com/slack-go/slack"
+
+	"github.com/bastion-on-demand/bastion/internal/httpedge"
 )
 
 // The request is the example of Slack's documentation on signing secrets.

@@ -79,7 +79,7 @@ func (a *App) storeProblem(ctx context.Context, hash, sentence string) error {
 			return false
 		}
 		page.Problem = sentence
-		page.ExpiresAt = earlier(page.ExpiresAt, a.Now().Add(statusPageGrace))
+		page.ExpiresAt = bastion.Earlier(page.ExpiresAt, a.Now().Add(statusPageGrace))
 		return true
 	})
 }
@@ -91,14 +91,14 @@ func (page statusPage) until(end time.Time) time.Time {
 	if end.Before(page.StartedAt) {
 		end = page.StartedAt
 	}
-	return earlier(page.ExpiresAt, end.Add(statusPageGrace))
+	return bastion.Earlier(page.ExpiresAt, end.Add(statusPageGrace))
 }
 
 // endStatusPage makes a page expire at the given time, unless it expires earlier.
 func (a *App) endStatusPage(ctx context.Context, hash string, until time.Time) error {
 	return a.editStatusPage(ctx, hash, func(page *statusPage) bool {
 		sooner := until.Before(page.ExpiresAt)
-		page.ExpiresAt = earlier(page.ExpiresAt, until)
+		page.ExpiresAt = bastion.Earlier(page.ExpiresAt, until)
 		return sooner
 	})
 }
@@ -128,11 +128,4 @@ func (a *App) editStatusPage(ctx context.Context, hash string, change func(*stat
 		return fmt.Errorf("edit a status page: %w", err)
 	}
 	return nil
-}
-
-func earlier(a, b time.Time) time.Time {
-	if a.Before(b) {
-		return a
-	}
-	return b
 }

@@ -101,7 +101,7 @@ func edit[T any](ctx context.Context, a *App, key string, change func(*T) (expir
 	for try := range maxTries {
 		if try >= patientTries {
 			pause := min(maxPause, time.Duration(try)*10*time.Millisecond)
-			if err := sleep(ctx, rand.N(pause)); err != nil {
+			if err := bastion.Sleep(ctx, rand.N(pause)); err != nil {
 				break
 			}
 		}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 	"github.com/bastion-on-demand/bastion/internal/leaseloop"
+	"github.com/bastion-on-demand/bastion/internal/publickey"
 	"github.com/bastion-on-demand/bastion/internal/test/simtask"
 )
 
@@ -154,7 +155,7 @@ func newKey(t testing.TB) ssh.Signer {
 	return signer(t, newPrivateKey(t), nil)
 }
 
-func authorized(key ssh.Signer) bastion.Key { return publicKey(key.PublicKey()) }
+func authorized(key ssh.Signer) bastion.Key { return publickey.Of(key.PublicKey()) }
 
 // client is the configuration of a client that checks the host key.
 func (r *fixture) client(auth ...ssh.AuthMethod) *ssh.ClientConfig {

@@ -30,7 +30,6 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -39,6 +38,7 @@ import (
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 	"github.com/bastion-on-demand/bastion/internal/leaseloop"
+	"github.com/bastion-on-demand/bastion/internal/publickey"
 )
 
 // Run runs one bastion from its first lease to its end, and returns the exit code.
@@ -69,11 +69,6 @@ func newHostKey(rand io.Reader) (ssh.Signer, error) {
 		return nil, fmt.Errorf("make a host key: %w", err)
 	}
 	return ssh.NewSignerFromKey(ed25519.NewKeyFromSeed(seed))
-}
-
-// publicKey returns a key in the form that the domain uses.
-func publicKey(key ssh.PublicKey) bastion.Key {
-	return bastion.Key(strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key))))
 }
 
 // server is the state that all connections share. It implements [leaseloop.Server].
@@ -116,7 +111,7 @@ func (s *server) Changed() <-chan struct{} { return s.changed }
 
 func (s *server) Failed() <-chan error { return s.failed }
 
-func (s *server) HostKey() bastion.Key { return publicKey(s.host.PublicKey()) }
+func (s *server) HostKey() bastion.Key { return publickey.Of(s.host.PublicKey()) }
 
 func (s *server) Connections() (open int, lastUse time.Time) { return s.connections.use() }
 

@@ -46,7 +46,7 @@ var imports = map[string][]string{
 	// Adapters import the domain and helpers, and never each other.
 	"internal/awscloud":   {"internal/bastion"},
 	"internal/localcloud": {"internal/bastion"},
-	"internal/sshd":       {"internal/bastion", "internal/leaseloop"},
+	"internal/sshd":       {"internal/bastion", "internal/leaseloop", "internal/publickey"},
 	"internal/httpapi":    {"internal/bastion", "internal/api", "internal/httpedge", "internal/publickey"},
 	"internal/slack":      {"internal/bastion", "internal/api", "internal/httpedge", "internal/publickey"},
 

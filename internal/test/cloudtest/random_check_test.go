@@ -91,22 +91,15 @@ func (c *checks) lastTrouble(services ...string) (last time.Time) {
 		if from := c.r.began.Add(tr.from); !concerns || time.Now().Before(from) {
 			continue
 		}
-		last = later(last, c.r.began.Add(tr.until).Add(settling))
+		last = bastion.Later(last, c.r.began.Add(tr.until).Add(settling))
 	}
 	return last
-}
-
-func later(a, b time.Time) time.Time {
-	if b.After(a) {
-		return b
-	}
-	return a
 }
 
 // quiet reports whether no trouble of the services, and nothing since the time, was
 // within the bound.
 func (c *checks) quiet(since time.Time, bound time.Duration, services ...string) bool {
-	return time.Since(later(since, c.lastTrouble(services...))) > bound+c.r.schedule.staleness
+	return time.Since(bastion.Later(since, c.lastTrouble(services...))) > bound+c.r.schedule.staleness
 }
 
 // asked stores a request and returns the function that marks it as returned.
@@ -462,21 +455,21 @@ func (c *checks) checkBastion(inv localcloud.Inventory, w *watched, rec bastion.
 		}
 		return
 	}
-	disturbed := later(c.refused.Add(5*time.Minute), w.notReady)
+	disturbed := bastion.Later(c.refused.Add(5*time.Minute), w.notReady)
 	if kills := c.kills[rec.ID]; len(kills) > 0 {
-		disturbed = later(disturbed, kills[len(kills)-1])
+		disturbed = bastion.Later(disturbed, kills[len(kills)-1])
 	}
 	if !w.notReady.IsZero() && c.quiet(disturbed, readyWithin) {
 		c.errorf("start of "+rec.ID, "not ready for %s: %s, stage %q, failing %+v", now.Sub(w.notReady), rec.State(), rec.Stage(), rec.Failing)
 	}
-	if stopped, known := c.stopped[rec.Attempt.TaskID]; known && rec.State() == bastion.Ready && c.quiet(later(stopped, w.readyFrom), checkedWithin, "Records", "Tasks", "Leases", "Groups") {
+	if stopped, known := c.stopped[rec.Attempt.TaskID]; known && rec.State() == bastion.Ready && c.quiet(bastion.Later(stopped, w.readyFrom), checkedWithin, "Records", "Tasks", "Leases", "Groups") {
 		c.errorf("ready "+rec.ID, "its task stopped %s ago", now.Sub(stopped))
 	}
 	if !w.failing.IsZero() && c.quiet(w.failing, failingWithin) {
 		c.errorf("failing "+rec.ID, "its converges fail for %s", now.Sub(w.failing))
 	}
 	if tr := c.r.trouble(); tr.down["Groups"] != nil && len(tr.down) == 1 && w.rec.State() == bastion.Starting {
-		since := later(later(w.notReady, c.r.began.Add(tr.from)), c.alarmed)
+		since := bastion.Later(bastion.Later(w.notReady, c.r.began.Add(tr.from)), c.alarmed)
 		if now.Sub(since) > alarmWithin {
 			c.errorf("alarm of "+rec.ID, "starting for %s without EC2, and no alarm condition", now.Sub(w.notReady))
 		}
