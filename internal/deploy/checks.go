@@ -3,6 +3,7 @@ package deploy
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	ssmtypes "github.com/aws/aws-sdk-go-v2/service/ssm/types"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 
+	"github.com/bastion-on-demand/bastion/internal/bastion"
 	"github.com/bastion-on-demand/bastion/internal/config"
 )
 
@@ -40,6 +42,7 @@ func (r *report) warn(format string, args ...any) {
 type facts struct {
 	caller       arn.ARN
 	stack        stack
+	value        func(parameter string) string // that the parameter will have
 	public, spot bool
 	ipv4, ipv6   bool
 	quotaTotal   int
@@ -63,6 +66,7 @@ type check struct {
 
 func (d *Deployment) checks() []check {
 	return []check{
+		{"the lists of addresses in the parameters", d.checkAddresses},
 		{"the subnets, their zones and routes", d.checkSubnets},
 		{"the VPC's DNS settings", d.checkDNS},
 		{"VPC Block Public Access", d.checkBlockPublicAccess},
@@ -160,13 +164,13 @@ func (d *Deployment) checkIdentity(ctx context.Context, f *facts, r *report) boo
 
 // fill reads the parameters that the checks depend on.
 func (d *Deployment) fill(f *facts, r *report) {
-	value := func(name string) string { return f.template.value(name, d.Settings.Parameters, f.stack.parameters) }
-	f.public, f.spot = value("PublicAddress") == "true", value("UseSpot") == "true"
-	families := value("AddressFamilies")
+	f.value = func(name string) string { return f.template.value(name, d.Settings.Parameters, f.stack.parameters) }
+	f.public, f.spot = f.value("PublicAddress") == "true", f.value("UseSpot") == "true"
+	families := f.value("AddressFamilies")
 	f.ipv4, f.ipv6 = families != "ipv6", families != "ipv4"
-	f.slack = config.Slack{SigningSecret: value("SlackSigningSecretParameter"), BotTokens: value("SlackBotTokenParameter")}
-	if teams := value("SlackTeams"); teams != "" {
-		f.slack.Teams = strings.Split(teams, ",")
+	f.slack = config.Slack{
+		SigningSecret: f.value("SlackSigningSecretParameter"), BotTokens: f.value("SlackBotTokenParameter"),
+		Teams: list(f.value("SlackTeams")),
 	}
 	whole := func(name, value string) int {
 		n, err := strconv.Atoi(value)
@@ -175,14 +179,44 @@ func (d *Deployment) fill(f *facts, r *report) {
 		}
 		return n
 	}
-	f.quotaTotal = whole("QuotaTotal", value("QuotaTotal"))
 	const concurrency = "RequestConcurrency"
-	if _, has := f.template.Parameters[concurrency]; has {
-		f.reserved = whole(concurrency, value(concurrency))
-	}
+	f.quotaTotal, f.reserved = whole("QuotaTotal", f.value("QuotaTotal")), whole(concurrency, f.value(concurrency))
 	if now, has := f.stack.parameters[concurrency]; has {
 		f.reservedNow = whole(concurrency, now)
 	}
+}
+
+// list splits a value at its commas. An empty value is an empty list.
+func list(value string) []string {
+	if value == "" {
+		return nil
+	}
+	return strings.Split(value, ",")
+}
+
+// checkAddresses finds entries that EC2 refuses in the rules of the member group, which
+// is created long after the checks.
+func (d *Deployment) checkAddresses(_ context.Context, f *facts, r *report) error {
+	var dns []bastion.DestinationRule
+	for _, text := range list(f.value("DnsServers")) {
+		server, err := netip.ParseAddr(text)
+		if err != nil || !server.Is4() {
+			r.fail("DnsServers: %q is not an IPv4 address, such as 10.0.0.10.", text)
+			continue
+		}
+		rule := bastion.DestinationRule{Prefix: netip.PrefixFrom(server, 32), From: 53, To: 53}
+		if slices.Contains(dns, rule) {
+			r.fail("DnsServers: %s is in the list twice: remove one.", text)
+		}
+		dns = append(dns, rule)
+	}
+	for _, name := range []string{"AllowedDestinations", "AllowedDestinationsIpv6"} {
+		_, wrong := bastion.ParseDestinationRules(f.value(name), dns...)
+		for _, err := range wrong {
+			r.fail("%s: %v.", name, err)
+		}
+	}
+	return nil
 }
 
 // checkSlack looks for the parameters that the Slack function will read, without

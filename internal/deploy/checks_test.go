@@ -76,11 +76,41 @@ func TestFailedCheckSaysTheNextStep(t *testing.T) {
 		wrong func(*world)
 		want  []string // one for each sentence
 	}{
-		"nothing wrong":    {func(*world) {}, nil},
-		"no go":            {func(w *world) { w.missingTools = []string{"go"} }, []string{"https://go.dev/dl"}},
-		"no python":        {func(w *world) { w.missingTools = []string{"python3"} }, []string{"python3 is not installed"}},
-		"a misspelling":    {func(w *world) { w.settings.Parameters["QuotaTotl"] = "1" }, []string{"no parameter QuotaTotl"}},
-		"a quota of words": {func(w *world) { w.settings.Parameters["QuotaTotal"] = "many" }, []string{"set a whole number"}},
+		"nothing wrong":          {func(*world) {}, nil},
+		"no go":                  {func(w *world) { w.missingTools = []string{"go"} }, []string{"https://go.dev/dl"}},
+		"no python":              {func(w *world) { w.missingTools = []string{"python3"} }, []string{"python3 is not installed"}},
+		"a misspelling":          {func(w *world) { w.settings.Parameters["QuotaTotl"] = "1" }, []string{"no parameter QuotaTotl"}},
+		"a quota of words":       {func(w *world) { w.settings.Parameters["QuotaTotal"] = "many" }, []string{"set a whole number"}},
+		"a concurrency of words": {func(w *world) { w.settings.Parameters["RequestConcurrency"] = "some" }, []string{`RequestConcurrency is "some": set a whole number`}},
+		"a reservation":          {func(w *world) { w.settings.Parameters["RequestConcurrency"] = "226" }, []string{"RequestConcurrency=226 reserves"}},
+		"the stack's own reservation": {func(w *world) {
+			w.unreserved = 104
+			w.settings.Parameters["RequestConcurrency"] = "2"
+			w.add("bastion", types.StackStatusCreateComplete).params["RequestConcurrency"] = "1"
+		}, nil},
+		"destinations, all kinds": {func(w *world) {
+			w.settings.Parameters["AllowedDestinations"] = "10.0.0.0/8,10.0.0.0/8:53,0.0.0.0/0:444"
+			w.settings.Parameters["AllowedDestinationsIpv6"] = "fd00::/8,2001:db8::/32:5432"
+			w.settings.Parameters["DnsServers"] = "10.0.0.10,10.0.0.11"
+		}, nil},
+		"destinations, twice and with host bits": {func(w *world) {
+			w.settings.Parameters["AllowedDestinations"] = "10.0.0.0/8,10.0.0.0/8,10.1.2.3/8"
+			w.settings.Parameters["AllowedDestinationsIpv6"] = "fd00::/8,fd00:0::/8,fd00::1/8"
+		}, []string{
+			"AllowedDestinations: 10.0.0.0/8 is in the list twice: remove one",
+			"AllowedDestinations: 10.1.2.3/8 has bits set after the prefix length: write 10.0.0.0/8",
+			"AllowedDestinationsIpv6: fd00::/8 and fd00:0::/8 are the same rule: remove one",
+			"AllowedDestinationsIpv6: fd00::1/8 has bits set after the prefix length: write fd00::/8",
+		}},
+		"destinations, not addresses": {func(w *world) { w.settings.Parameters["AllowedDestinations"] = "10.0.0.0/33,300.0.0.0/8" },
+			[]string{`AllowedDestinations: "10.0.0.0/33" is not CIDR`, `AllowedDestinations: "300.0.0.0/8" is not CIDR`}},
+		"destinations, built-in rules": {func(w *world) {
+			w.settings.Parameters["AllowedDestinations"] = "0.0.0.0/0:443,10.0.0.10/32:53"
+			w.settings.Parameters["AllowedDestinationsIpv6"] = "::/0:443"
+			w.settings.Parameters["DnsServers"] = "10.0.0.10"
+		}, []string{"AllowedDestinations: 0.0.0.0/0:443 is a rule", "AllowedDestinations: 10.0.0.10/32:53 is a rule", "AllowedDestinationsIpv6: ::/0:443 is a rule"}},
+		"DNS servers, twice and none": {func(w *world) { w.settings.Parameters["DnsServers"] = "10.0.0.10,10.0.0.10,300.0.0.1" },
+			[]string{"DnsServers: 10.0.0.10 is in the list twice", `DnsServers: "300.0.0.1" is not an IPv4 address`}},
 		"no credentials":   {func(w *world) { w.fail["GetCallerIdentity"] = errTest }, []string{"aws sso login", "not checked"}},
 		"no such VPC":      {func(w *world) { w.fail["DescribeVpcAttribute"] = refusal("InvalidVpcID.NotFound", "no") }, []string{"aws ec2 describe-vpcs"}},
 		"VPC not readable": {func(w *world) { w.fail["DescribeVpcAttribute"] = errTest }, []string{"not possible to check the VPC's DNS settings"}},
