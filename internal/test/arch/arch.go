@@ -61,7 +61,7 @@ var imports = map[string][]string{
 	"internal/test/leakcheck": {},
 	"internal/test/privilege": {},
 	"internal/test/sshclient": {},
-	"internal/test/template":  {},
+	"internal/test/template":  {"internal/test/emulator"},
 	"internal/test/upgrade":   {},
 	"internal/test/cloudtest": {"internal/bastion"},
 	"internal/test/awswire":   {"internal/bastion", "internal/localcloud"},

@@ -20,10 +20,10 @@ import (
 // are fast, slow (5 s) and down. An empty function's time for the same event is the
 // baseline.
 func BenchmarkFirstAnswer(b *testing.B) {
-	programs := compile(b, "./functions/slack", "./internal/lambdamode/testdata/empty")
-	f := newSlackFixture(b, programs)
+	v := thisVersion(b, "./functions/slack", "./internal/lambdamode/testdata/empty")
+	f := newSlackFixture(b, v)
 	f.dropWhenBusy = true
-	empty := emulator.Emulate(b, filepath.Join(programs, "empty"), credentials())
+	empty := emulator.Emulate(b, filepath.Join(v.programs, "empty"), credentials())
 	b.Run("empty", func(b *testing.B) {
 		measureInvocations(b, empty, "null", func(int) []byte { return f.event(b, "U0000", "help") })
 	})

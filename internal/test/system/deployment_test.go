@@ -24,6 +24,7 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/awscloud"
 	"github.com/bastion-on-demand/bastion/internal/test/emulator"
 	"github.com/bastion-on-demand/bastion/internal/test/privilege"
+	"github.com/bastion-on-demand/bastion/internal/test/template"
 )
 
 // What a stack of template.yaml has, apart from the resources whose IDs moto chooses.
@@ -71,8 +72,8 @@ type deployment struct {
 func startDeployment(t *testing.T) *deployment {
 	t.Helper()
 	d := &deployment{events: &eventBridge{count: map[string]int{}}, functions: functions{}}
-	programs, dynamo := compileAll(t), emulator.DynamoDB(t)
-	d.fargate = newFargate(t, filepath.Join(programs, "bastiond"), d.taskChanged)
+	v, dynamo := thisVersion(t, programs()...), emulator.DynamoDB(t)
+	d.fargate = newFargate(t, filepath.Join(v.programs, "bastiond"), d.taskChanged)
 	d.proxy = newMotoProxy(d.fargate)
 	ec2, ecs := serve(t, http.HandlerFunc(d.proxy.serveEC2)), serve(t, http.HandlerFunc(d.proxy.serveECS))
 	d.createTables(t, append(credentials(),
@@ -84,23 +85,73 @@ func startDeployment(t *testing.T) *deployment {
 	d.fargate.aws = serveTasks(t, d.recorder)
 	d.fargate.moto.putSecrets(t)
 	d.slack = newSlack(t)
+	resources := v.evaluate(t, d.fargate.resources, "SshPort", fmt.Sprint(d.fargate.port))
+	d.fargate.definition.environ = taskEnvironment(resources)
 	for name := range functionNames {
-		d.functions[name] = startFunction(t, programs, name, serve(t, d.recorder.As(roleOf(name), "")), d.environment(name))
+		d.functions[name] = startFunction(t, v.programs, name, serve(t, d.recorder.As(roleOf(name), "")), functionEnvironment(resources, name, d.slack))
 	}
 	d.url, d.slack.app = serve(t, gateway{d.functions}), d.slack.serveTLS(t, gateway{d.functions})
 	d.startEvents(t, &stream{url: dynamo, client: newHTTPClient(), events: d.events})
 	return d
 }
 
-// environment returns the environment that template.yaml gives to a function.
-func (d *deployment) environment(name string) []string {
-	switch withoutAlias(name) {
-	case "slack":
-		return slackEnvironment(d.slack)
-	case "reaper", "observer":
-		return append(functionEnvironment(d.fargate.resources, d.fargate.port), "BASTION_SLACK="+functionARN(slackQueue))
+// version is a version of the project.
+type version struct {
+	programs string // the folder of bastiond and the functions
+	template []byte // template.yaml after the SAM transform
+}
+
+// thisVersion compiles packages of this version.
+func thisVersion(t testing.TB, packages ...string) version {
+	t.Helper()
+	transformed, err := emulator.Transformed()
+	if err != nil {
+		t.Fatal(err)
 	}
-	return append(functionEnvironment(d.fargate.resources, d.fargate.port), "BASTION_SLACK=")
+	return version{compile(t, packages...), transformed}
+}
+
+// evaluate evaluates the template of a version for a stack. The parameters are changes of
+// those that all deployments of these tests have.
+func (v version) evaluate(t testing.TB, r stackResources, parameters ...string) map[string]map[string]any {
+	t.Helper()
+	references := map[string]string{
+		"AWS::StackId": stackID, "AWS::StackName": "way-in", "AWS::Region": region, "AWS::AccountId": account, "AWS::Partition": "aws",
+		"RecordsTable": recordTable, "LeasesTable": leaseTable, "SlackTable": slackTable,
+		"Cluster.Arn": r.cluster, "MemberGroup.GroupId": r.memberGroup, "TaskDefinition": r.definition, "TaskRole.RoleId": taskRoleID,
+		"SlackQueue": functionARN(slackQueue), "CreateSlackAlias": functionARN("create:slack"), "DescribeSlackAlias": functionARN("describe:slack"),
+		"ExtendSlackAlias": functionARN("extend:slack"), "DestroySlackAlias": functionARN("destroy:slack"),
+	}
+	return template.Evaluate(t, v.template, references, append([]string{
+		"VpcId", r.vpc, "SubnetIds", strings.Join(r.subnets[:], ","),
+		"AllowedDestinations", privateNetwork, "QuotaPerOwner", "1", "QuotaTotal", "5", "WarningTime", warn,
+		"Admins", "arn:aws:iam::" + account + ":user/" + operator,
+		"SlackTeams", team, "SlackChannels", channel, "SlackSigningSecretParameter", secretName, "SlackBotTokenParameter", tokenName,
+	}, parameters...)...)
+}
+
+// functionEnvironment returns the environment of a function in an evaluated template.
+func functionEnvironment(resources map[string]map[string]any, name string, s *fakeSlack) (environ []string) {
+	name = withoutAlias(name)
+	properties := resources[strings.ToUpper(name[:1])+name[1:]+"Function"]["Properties"].(map[string]any)
+	for variable, value := range properties["Environment"].(map[string]any)["Variables"].(map[string]any) {
+		environ = append(environ, fmt.Sprint(variable, "=", value))
+	}
+	if name == "slack" {
+		environ = append(environ, s.environment()...)
+	}
+	return environ
+}
+
+// taskEnvironment returns the environment of the task definition in an evaluated template.
+func taskEnvironment(resources map[string]map[string]any) (environ []string) {
+	properties := resources["TaskDefinition"]["Properties"].(map[string]any)
+	container := properties["ContainerDefinitions"].([]any)[0].(map[string]any)
+	for _, variable := range container["Environment"].([]any) {
+		variable := variable.(map[string]any)
+		environ = append(environ, fmt.Sprint(variable["Name"], "=", variable["Value"]))
+	}
+	return environ
 }
 
 // newHTTPClient returns a client without keep-alive, so that no connection is left when
@@ -117,22 +168,6 @@ func credentials() []string {
 
 // operator is an IAM user who is an admin.
 const operator = "operator"
-
-// functionEnvironment returns the environment that template.yaml gives to each function
-// but the Slack function, without BASTION_SLACK, which differs.
-func functionEnvironment(r stackResources, port uint16) []string {
-	return []string{
-		"BASTION_STACK_ID=" + stackID, "BASTION_TABLE=" + recordTable, "BASTION_LEASE_TABLE=" + leaseTable,
-		"BASTION_CLUSTER=" + r.cluster, "BASTION_VPC=" + r.vpc, "BASTION_MEMBER_GROUP=" + r.memberGroup,
-		"BASTION_SUBNETS=" + strings.Join(r.subnets[:], ","),
-		"BASTION_TASK_DEFINITION=" + r.definition,
-		"BASTION_TASK_ROLE_ID=" + taskRoleID, "BASTION_CONTAINER=bastiond", fmt.Sprint("BASTION_SSH_PORT=", port),
-		"BASTION_PUBLIC_ADDRESS=true", "BASTION_FAMILIES=ipv4", "BASTION_SPOT=false",
-		"BASTION_ALLOWED=" + privateNetwork, "BASTION_SOURCES=", "BASTION_DEFAULT_TTL=1h", "BASTION_MAX_TTL=8h", "BASTION_IDLE=15m",
-		"BASTION_QUOTA_OWNER=1", "BASTION_QUOTA_TOTAL=5", "BASTION_TRUSTED_ROLES=AWSReservedSSO_*", "BASTION_ADMINS=arn:aws:iam::" + account + ":user/" + operator,
-		"BASTION_JWT_ISSUER=", "BASTION_DRAINING=false", "BASTION_REAPER_PERIOD=1m", "BASTION_WARN=" + warn,
-	}
-}
 
 // serve starts an HTTP server on loopback for the time of the test and returns its URL.
 func serve(t testing.TB, handler http.Handler) string {
@@ -244,16 +279,15 @@ func compile(t testing.TB, packages ...string) string {
 	return folder
 }
 
-// compileAll builds bastiond and every function.
-func compileAll(t testing.TB) string {
-	t.Helper()
+// programs returns the packages of bastiond and every function.
+func programs() []string {
 	packages := []string{"./cmd/bastiond"}
 	for name := range functionNames {
 		if name == withoutAlias(name) {
 			packages = append(packages, "./functions/"+name)
 		}
 	}
-	return compile(t, packages...)
+	return packages
 }
 
 // startFunction starts a function with its environment. It calls AWS at the URL.
@@ -288,17 +322,10 @@ func functionARN(name string) string {
 	return "arn:aws:lambda:" + region + ":" + account + ":function:" + name
 }
 
-// slackEnvironment returns the environment that template.yaml gives to the Slack function,
-// and the proxy and the certificate for Slack's hosts.
-func slackEnvironment(s *fakeSlack) []string {
-	return []string{
-		"SLACK_TABLE=" + slackTable, "SLACK_SIGNING_SECRET_PARAMETER=" + secretName, "SLACK_BOT_TOKEN_PARAMETER=" + tokenName,
-		"SLACK_TEAMS=" + team, "SLACK_CHANNELS=" + channel, "SLACK_USERS=", "SLACK_DEFAULT_TTL=1h", "SLACK_MAX_TTL=8h",
-		"SLACK_CREATE=" + functionARN("create:slack"), "SLACK_DESCRIBE=" + functionARN("describe:slack"),
-		"SLACK_EXTEND=" + functionARN("extend:slack"), "SLACK_DESTROY=" + functionARN("destroy:slack"),
-		// net/http does not use the proxy for loopback, where all other servers are.
-		"HTTPS_PROXY=" + s.proxy, "SSL_CERT_FILE=" + s.certificateFile,
-	}
+// environment returns the variables by which the Slack function reaches the test's Slack.
+func (s *fakeSlack) environment() []string {
+	// net/http does not use the proxy for loopback, where all other servers are.
+	return []string{"HTTPS_PROXY=" + s.proxy, "SSL_CERT_FILE=" + s.certificateFile}
 }
 
 // awsConfig returns the configuration of the test's own AWS clients.

@@ -10,6 +10,9 @@
 //   - bastiond, one process for each task.
 //   - curl, ssh and ssh-keygen.
 //
+// The environment of functions and tasks comes from template.yaml, which package template
+// evaluates for the parameters of the test and the IDs that moto chose.
+//
 // # Parts that the test plays
 //
 //   - API Gateway, with the routes of template.yaml and events of payload format 2.0.

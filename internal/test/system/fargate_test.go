@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -28,14 +29,14 @@ const stopTimeout = 5 * time.Second
 
 // fargate plays Fargate: it runs a bastiond process for each task.
 type fargate struct {
-	program   string
-	aws       string // the endpoint URL of tasks, without the task's ID
-	metadata  string // the URL of the metadata endpoint
-	port      uint16 // the SSH port
-	resources stackResources
-	moto      *moto
-	changed   func(t *task, status string) // hears of every change of a task
-	log       *emulator.Output
+	definition *taskDefinition // of the stack's resources
+	aws        string          // the endpoint URL of tasks, without the task's ID
+	metadata   string          // the URL of the metadata endpoint
+	port       uint16          // the SSH port
+	resources  stackResources
+	moto       *moto
+	changed    func(t *task, status string) // hears of every change of a task
+	log        *emulator.Output
 
 	// staleness is the age of the states that ECS shows, and the time for which EC2 does
 	// not find a new group.
@@ -48,11 +49,17 @@ type fargate struct {
 	faults     []string // of what should not be
 }
 
+// taskDefinition has the parts of a task definition that moto does not need.
+type taskDefinition struct {
+	program string
+	environ []string
+}
+
 // newFargate starts moto and creates the stack's resources in it.
 func newFargate(t *testing.T, program string, changed func(*task, string)) *fargate {
 	t.Helper()
 	f := &fargate{
-		program: program, port: uint16(emulator.FreePort(t)), changed: changed, log: &emulator.Output{},
+		definition: &taskDefinition{program: program}, port: uint16(emulator.FreePort(t)), changed: changed, log: &emulator.Output{},
 		staleness: 200 * time.Millisecond, moto: &moto{url: emulator.Moto(t), client: newHTTPClient()},
 	}
 	f.resources = f.moto.createStack(t)
@@ -82,8 +89,8 @@ func (f *fargate) runProcess(t *task) taskState {
 	defer proxy.Wait()
 	defer listener.Close()
 	defer died()
-	command := exec.CommandContext(t.ctx, f.program)
-	command.Env = append(f.environment(t.id, inside), t.environ...)
+	command := exec.CommandContext(t.ctx, t.definition.program)
+	command.Env = f.environment(t, inside)
 	command.Stdout, command.Stderr = f.log, f.log
 	command.Cancel = func() error {
 		f.setStopping(t)
@@ -124,22 +131,20 @@ func (t *task) exitState(status syscall.WaitStatus) taskState {
 	return end
 }
 
-// environment returns the environment of a task: the variables of template.yaml's task
-// definition, those that Fargate adds, and those that differ in this test.
-func (f *fargate) environment(taskID string, inside netip.AddrPort) []string {
-	return []string{
-		"BASTIOND_LEASE_TABLE=" + leaseTable,
-		"BASTIOND_TASK_ROLE_ID=" + taskRoleID,
-
-		"ECS_CONTAINER_METADATA_URI_V4=" + f.metadata + "/v4/" + taskID,
+// environment returns the environment of a task: the variables of the task definition,
+// those that Fargate adds, and those that differ in this test. Of a repeated variable, the
+// last one counts.
+func (f *fargate) environment(t *task, inside netip.AddrPort) []string {
+	return slices.Concat(t.definition.environ, []string{
+		"ECS_CONTAINER_METADATA_URI_V4=" + f.metadata + "/v4/" + t.id,
 		"AWS_EXECUTION_ENV=AWS_ECS_FARGATE",
 		"AWS_REGION=" + region, "AWS_DEFAULT_REGION=" + region,
 		"AWS_CONTAINER_CREDENTIALS_FULL_URI=" + f.metadata + "/credentials",
 
 		"BASTIOND_LISTEN=" + inside.String(),
 		"BASTIOND_ALLOW_LOOPBACK=" + privateNetwork,
-		"AWS_ENDPOINT_URL=" + f.aws + "/" + taskID,
-	}
+		"AWS_ENDPOINT_URL=" + f.aws + "/" + t.id,
+	}, t.environ)
 }
 
 // setProcess sets the task's process, or nil when it has exited.

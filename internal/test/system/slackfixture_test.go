@@ -42,8 +42,8 @@ const (
 	down    backendState = "down"    // Invoke fails for every function
 )
 
-// newSlackFixture starts a fixture. programs is the folder of the compiled function.
-func newSlackFixture(t testing.TB, programs string) *slackFixture {
+// newSlackFixture starts a fixture with the Slack function of a version.
+func newSlackFixture(t testing.TB, v version) *slackFixture {
 	t.Helper()
 	dynamo := emulator.DynamoDB(t)
 	for _, entry := range append(credentials(), "AWS_ENDPOINT_URL_DYNAMODB="+dynamo) {
@@ -59,8 +59,9 @@ func newSlackFixture(t testing.TB, programs string) *slackFixture {
 	r := newRecorder(t, stackResources{}, map[string]string{
 		"dynamodb": dynamo, "ssm": m.url, "lambda": serve(t, f),
 	})
+	resources := v.evaluate(t, stackResources{})
 	for _, name := range []string{"slack", slackQueue} {
-		f.functions[name] = startFunction(t, programs, name, serve(t, r.As("SlackRole", "")), slackEnvironment(f.slack))
+		f.functions[name] = startFunction(t, v.programs, name, serve(t, r.As("SlackRole", "")), functionEnvironment(resources, name, f.slack))
 	}
 	f.slack.app = f.slack.serveTLS(t, gateway{f.functions})
 	t.Cleanup(func() {
@@ -120,7 +121,7 @@ func (f *slackFixture) invoke(ctx context.Context, name string, event []byte) ([
 // While the other functions are down, the Slack function says so: in its first reply if
 // it could not queue the job, otherwise in the message that replaces the first reply.
 func TestOutageIsReportedToSlackUser(t *testing.T) {
-	f := newSlackFixture(t, compile(t, "./functions/slack"))
+	f := newSlackFixture(t, thisVersion(t, "./functions/slack"))
 	dave := &slackUser{apiUser: apiUser{deployment: &deployment{slack: f.slack}, sourceIP: "127.0.0.1"}, userID: "UDAVE"}
 	dave.generateKey(t)
 	f.setBackends(down)

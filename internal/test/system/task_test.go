@@ -21,6 +21,7 @@ const (
 // task is a task that the test's Fargate runs. Its definition is in moto.
 type task struct {
 	id, arn, startedBy string
+	definition         *taskDefinition
 	networkInterface   string
 	environ            []string   // of RunTask's overrides
 	address            netip.Addr // public, associated while the task starts
@@ -70,7 +71,7 @@ func (f *fargate) startTask(arn, startedBy, networkInterface string, environ []s
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	t := &task{
-		id: taskID(arn), arn: arn, startedBy: startedBy, networkInterface: networkInterface, environ: environ,
+		id: taskID(arn), arn: arn, startedBy: startedBy, definition: f.definition, networkInterface: networkInterface, environ: environ,
 		address: firstTask, created: time.Now(), ctx: ctx, stop: stop,
 	}
 	for range f.allTasks {

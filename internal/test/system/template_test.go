@@ -4,11 +4,9 @@ package system
 
 import (
 	"maps"
-	"net/netip"
 	"os"
 	"regexp"
 	"slices"
-	"strings"
 	"testing"
 )
 
@@ -25,21 +23,8 @@ func TestTemplateMatches(t *testing.T) {
 		slices.Sort(all)
 		return all
 	}
-	inTest := func(environ []string, prefix string) (all []string) {
-		for _, entry := range environ {
-			if name, _, _ := strings.Cut(entry, "="); strings.HasPrefix(name, prefix) && name != "BASTIOND_ALLOW_LOOPBACK" {
-				all = append(all, name)
-			}
-		}
-		slices.Sort(all)
-		return all
-	}
 	for what, pair := range map[string][2][]string{
 		"routes":                 {inTemplate(`RouteKey: (.+)`), slices.Sorted(maps.Keys(routes))},
-		"environment of tasks":   {inTemplate(`Name: (BASTIOND_\w+)`), inTest((&fargate{}).environment("1", netip.AddrPort{}), "BASTIOND_")},
-		"environment of all":     {inTemplate(`(?m)^ {8}(BASTION_\w+):`), inTest(append(functionEnvironment(stackResources{}, 2222), "BASTION_SLACK="), "BASTION_")},
-		"environment of two":     {inTemplate(`(?m)^ {10}(BASTION_\w+): !If \[UseSlack, !Ref SlackQueue, ''\]`), []string{"BASTION_SLACK", "BASTION_SLACK"}},
-		"environment of Slack's": {inTemplate(`(?m)^ +(SLACK_\w+):`), inTest(slackEnvironment(&fakeSlack{}), "SLACK_")},
 		"filter of the stream":   {inTemplate(`- Pattern: '(.+)'`), []string{`{"dynamodb":{"NewImage":{"by":{"S":["task"]}}}}`}},
 		"input of the schedules": {inTemplate(`Input: '(.+)'`), []string{`{"action":"reap"}`, `{"action":"sweep"}`}},
 	} {

@@ -1,3 +1,3 @@
-// Package template only has tests. They evaluate template.yaml after the SAM transform,
-// for given parameters, and run as a part of `make conformance`.
+// Package template evaluates template.yaml after the SAM transform, for given parameters.
+// Its tests, which check the result, run as a part of `make conformance`.
 package template

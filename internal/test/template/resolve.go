@@ -63,11 +63,27 @@ func open(t *testing.T, given ...string) (source, resolver) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return read(t, transformed, attributes, given...)
+}
+
+// Evaluate returns the resources of a template after the SAM transform, as CloudFormation
+// evaluates it: those whose condition is true, without intrinsic functions. references has
+// the values of references to resources, pseudo parameters and attributes (Name.Attribute);
+// other references evaluate to their name. given has pairs of a parameter and its value.
+func Evaluate(t testing.TB, transformed []byte, references map[string]string, given ...string) map[string]map[string]any {
+	t.Helper()
+	template, r := read(t, transformed, references, given...)
+	return r.resources(template)
+}
+
+// read reads a template after the SAM transform. See [Evaluate] for the parameters.
+func read(t testing.TB, transformed []byte, references map[string]string, given ...string) (source, resolver) {
+	t.Helper()
 	var template source
 	if err := json.Unmarshal(transformed, &template); err != nil {
 		t.Fatal(err)
 	}
-	r := resolver{t: t, parameters: maps.Clone(required), mappings: template.Mappings, conditions: template.Conditions}
+	r := resolver{t: t, parameters: maps.Clone(required), references: references, mappings: template.Mappings, conditions: template.Conditions}
 	for name, parameter := range template.Parameters {
 		if value, ok := parameter["Default"]; ok {
 			r.parameters[name] = fmt.Sprint(value)
@@ -81,7 +97,9 @@ func open(t *testing.T, given ...string) (source, resolver) {
 		if pattern, ok := parameter["AllowedPattern"].(string); ok && !regexp.MustCompile(pattern).MatchString(given[i+1]) {
 			t.Fatalf("the parameter %s does not allow %q", given[i], given[i+1])
 		}
-		r.parameters[given[i]] = given[i+1]
+		if r.parameters[given[i]] = given[i+1]; strings.HasPrefix(fmt.Sprint(parameter["Type"]), "List<") {
+			r.parameters[given[i]] = split(given[i+1], ",")
+		}
 	}
 	return template, r
 }
@@ -90,14 +108,18 @@ func open(t *testing.T, given ...string) (source, resolver) {
 func deploy(t *testing.T, given ...string) stack {
 	t.Helper()
 	template, r := open(t, given...)
-	s := stack{resources: map[string]object{}}
+	return stack{r.resources(template)}
+}
+
+func (r resolver) resources(template source) map[string]object {
+	evaluated := map[string]object{}
 	for name, resource := range template.Resources {
 		if condition, ok := resource["Condition"].(string); ok && !r.holds(condition) {
 			continue
 		}
-		s.resources[name] = r.value(resource).(object)
+		evaluated[name] = r.value(resource).(object)
 	}
-	return s
+	return evaluated
 }
 
 // of returns the resources of a type.
@@ -137,8 +159,9 @@ func at(value any, path ...string) any {
 type noValue struct{}
 
 type resolver struct {
-	t          *testing.T
+	t          testing.TB
 	parameters map[string]any
+	references map[string]string
 	mappings   map[string]map[string]object
 	conditions map[string]any
 }
@@ -221,16 +244,19 @@ func (r resolver) call(name string, argument any) any {
 	case "Fn::Select":
 		return parts[1].([]any)[int(parts[0].(float64))]
 	case "Fn::Split":
-		var out []any
-		for _, one := range strings.Split(parts[1].(string), parts[0].(string)) {
-			out = append(out, one)
-		}
-		return out
+		return split(parts[1].(string), parts[0].(string))
 	case "Fn::Join":
 		return join(parts[1].([]any), parts[0].(string))
 	}
 	r.t.Fatalf("the tests do not support the function %s", name)
 	return nil
+}
+
+func split(text, separator string) (all []any) {
+	for _, one := range strings.Split(text, separator) {
+		all = append(all, one)
+	}
+	return all
 }
 
 func join(all []any, separator string) string {
@@ -248,7 +274,7 @@ func (r resolver) name(name string) any {
 	if value, ok := r.parameters[name]; ok {
 		return value
 	}
-	if value, ok := attributes[name]; ok {
+	if value, ok := r.references[name]; ok {
 		return value
 	}
 	return name
