@@ -39,8 +39,10 @@ const groupSteps = CreateGroup | RevokeEgress | AuthorizeIngress | RevokeIngress
 
 // Action is one step with its parameters. Two equal actions have the same effect.
 type Action struct {
-	Step       Step
-	Try        int          // of the steps of the group: the record's Failures, so that a try after a counted refusal is another action
+	Step Step
+	// Try is the record's Failures, in all steps of the group but DeleteGroup. When a
+	// refusal has been counted, the next try of the step is therefore another action.
+	Try        int
 	GroupID    string       // of RevokeEgress, RevokeIngress, AuthorizeIngress and DeleteGroup
 	Rule       Rule         // of RevokeEgress and RevokeIngress
 	Source     netip.Prefix // of AuthorizeIngress

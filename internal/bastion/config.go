@@ -22,7 +22,7 @@ type Config struct {
 	Quota               Quota
 	Subnets             []string // attempts use them in turn
 	TaskDefinition      string
-	MaxAttempts         int // after this many failed attempts in a row, the bastion fails
+	MaxAttempts         int // when Record.Failures reaches this number, the bastion fails
 
 	Timing Timing
 }

@@ -14,10 +14,10 @@ const maxRounds = 24
 
 // Converge makes the cloud agree with the record, and returns the latest record. It
 // takes the allowed steps only. It reads the record again after its last action, so
-// that it does not miss a change of intent that happened meanwhile. A part of the cloud
-// that cannot be read, and an action that fails, do not keep Converge from the steps that
-// need neither. Converge does not retry them: the record stays due. The returned error
-// joins the errors of the reads and of the failed actions that are still needed. The
+// that it does not miss a change of intent that happened meanwhile. If a part of the cloud
+// cannot be read, or an action fails, Converge still takes the steps that do not depend on
+// it. Converge does not repeat the read or the action: the record stays due. The returned
+// error joins the errors of the reads and of the failed actions that are still needed. The
 // record is valid also with an error, unless its ID is empty.
 //
 // SeenAt of the returned record can be later than the stored one.
@@ -67,14 +67,14 @@ type converge struct {
 	allowed Step
 	taken   map[Action]error
 	unknown Part
-	noTime  Part  // the parts of unknown for whose calls there was no time
+	noTime  Part  // the parts of unknown that were not read because the rate limits left no time
 	readErr error // the joined errors of the parts in unknown but not in noTime
 
 	createdGroup *Group
 	deletedGroup string
 	startedTask  *Task
 
-	notifiedVersion int64 // the version of the record for which a notice was sent; 0: none was sent, or a save has confirmed it
+	notifiedVersion int64 // the version of the record for which the latest round sent a notice; 0: it sent none
 	notifyFailed    bool  // a try to send the notice failed; a later converge tries again
 }
 
@@ -317,8 +317,8 @@ func (c *converge) createGroup(ctx context.Context, rec Record) error {
 	return nil
 }
 
-// groupInUseFor is how long after its end the network interface of a closed bastion's task
-// can keep the group from being deleted. Public reports have one to fifteen minutes.
+// groupInUseFor is how long the network interface of a task can keep the group from being
+// deleted after the task has ended. Public reports have one to fifteen minutes.
 const groupInUseFor = 30 * time.Minute
 
 func (c *converge) deleteGroup(ctx context.Context, rec Record, a Action) error {

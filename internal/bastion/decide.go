@@ -11,7 +11,7 @@ import (
 // stays as it is.
 type Observed struct {
 	Unknown Part // the parts that could not be read
-	NoTime  Part // the parts of Unknown for whose calls there was no time, which is not a failure
+	NoTime  Part // the parts of Unknown that were not read because the rate limits left no time, which is not a failure
 
 	Group     *Group     // nil: none was found
 	GroupGone bool       // this converge deleted the group, so that its absence is certain
@@ -108,8 +108,8 @@ func (t Task) stoppable() bool {
 	return true
 }
 
-// open adds the next actions towards a bastion that is ready. If AWS has refused a step
-// of a start's group, it counts the refusal instead.
+// open adds the next actions towards a bastion that is ready. If AWS has refused a step of
+// the group before the task was ready, open counts the refusal and adds no action.
 func (d *decision) open() {
 	others := len(d.actions)
 	if refused := d.openGroup(); refused != nil && !d.next.served() {
@@ -135,8 +135,9 @@ func (d *decision) open() {
 }
 
 // openGroup adds the actions after which the group admits the source and nothing
-// else. It removes wrong rules before it adds the right one. A start creates the group
-// and admits the source only after the pause that follows a refusal.
+// else. It removes wrong rules before it adds the right one. Before the task is ready, it
+// creates the group and admits the source only after NextAttemptAt, which is the end of
+// the pause after a refusal.
 //
 // openGroup returns AWS's definite refusal of one of these actions, or nil. A denied call
 // for a new group is not a definite refusal.
@@ -196,8 +197,8 @@ func (r *Record) beginAttempt(cfg Config, now time.Time) {
 
 // subnet returns the subnet of the nth attempt. Each attempt uses the subnet after that
 // of the attempt before. The subnet of the first attempt depends on the bastion's ID, so
-// that bastions use all subnets alike, and none of them always begins in a zone without
-// capacity.
+// the first attempts of many bastions are spread over all subnets. If one zone has no
+// capacity, only some of the first attempts fail.
 func (r *Record) subnet(subnets []string, n int) string {
 	h := fnv.New32a()
 	h.Write([]byte(r.ID))
@@ -206,7 +207,8 @@ func (r *Record) subnet(subnets []string, n int) string {
 
 // writeLease adds the action that writes the intent into the task's lease, unless the
 // lease has this generation already or is a tombstone. If the lease is unknown, writeLease
-// goes by the latest report: a lease with the same or a newer generation refuses the write.
+// compares the generation in the latest report instead. If the action is then not needed,
+// it does no harm: Leases.Write refuses a generation that is not newer.
 func (d *decision) writeLease() {
 	item, want := d.seen.Lease, d.next.Intent.Generation
 	if item != nil && (item.Ended || item.Lease.Generation >= want) {
@@ -276,8 +278,8 @@ func (d *decision) settle() {
 // written anyway, to confirm a notice, DueAt moves. A record that was due, but for which
 // there was no time, stays due, and keeps its place in the reaper's order.
 //
-// A record whose converges fail stays due, too, so that the next run of the reaper sees it
-// and reports it, whatever else converges it until then. Its DueAt moves to the present
+// A record whose converges fail stays due, too. So the next run of the reaper converges and
+// reports it, even if the observer converges it before. Its DueAt moves to the present
 // time, so that it takes its turn after the records that have waited for longer.
 func (d *decision) schedule() {
 	r, timing := &d.next, d.cfg.Timing

@@ -37,7 +37,7 @@ func TestDecideRecordsFailing(t *testing.T) {
 		{"a needed action failed", readyNow, other(inUse(1), map[Action]error{stopOther: broken}), 10 * time.Minute, true},
 		{"a needed action failed again", with(readyNow, failingSince(since)), other(inUse(1), map[Action]error{stopOther: broken}), since, true},
 		{"a needed action had no time", with(readyNow, failingSince(since)), other(inUse(1), map[Action]error{stopOther: ErrNoTime}), since, false},
-		{"an action failed, and the fresh look no longer needs it", readyNow, func() Observed {
+		{"an action failed, and is no longer needed", readyNow, func() Observed {
 			seen := inUse(1)
 			seen.Taken = map[Action]error{stop: broken}
 			return seen
@@ -54,7 +54,8 @@ func TestDecideRecordsFailing(t *testing.T) {
 	}
 }
 
-// A refusal is stored with its failure while it lasts, and replaced by what fails later.
+// Failing.Refusal is the failure of the latest refusal. When the step fails for another
+// reason than a refusal, Refusal becomes zero, and Since stays.
 func TestDecideRecordsTheRefusal(t *testing.T) {
 	move := Action{Step: AuthorizeIngress, GroupID: "sg", Source: srcB}
 	moving := with(created(), ready, moved)

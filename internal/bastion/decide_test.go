@@ -257,10 +257,10 @@ func TestDecide(t *testing.T) {
 		{"lease unknown, ready: stay ready",
 			with(created(), ready, settled), Observed{Unknown: LeasePart, Group: group("A"), Tasks: tasks(TaskRunning)}, 10 * time.Minute,
 			"", "ready/", 10 * time.Minute},
-		{"lease unknown, task was killed: do not judge it",
+		{"lease unknown, task was killed: do not end the attempt",
 			with(created(), ready, settled), Observed{Unknown: LeasePart, Group: group("A"), Tasks: stopped(137)}, 10 * time.Minute,
 			"", "ready/", 10 * time.Minute},
-		{"lease unknown, task exited with 0: do not judge it",
+		{"lease unknown, task exited with 0: do not end the attempt",
 			with(created(), ready, settled), Observed{Unknown: LeasePart, Group: group("A"), Tasks: stopped(0)}, 10 * time.Minute,
 			"", "ready/", 10 * time.Minute},
 		{"lease unknown, task is missing after the read lag: wait for its last report",
@@ -298,7 +298,7 @@ func TestDecide(t *testing.T) {
 		{"CreateGroup refused for the second time: wait before the next try",
 			with(created(), failures(1)), Observed{Taken: refusedStep(Action{Step: CreateGroup, Try: 1}, CapacityFailure, false)}, 20 * time.Second,
 			"", "starting/security group", 20 * time.Second},
-		{"CreateGroup was refused as an earlier try: try again",
+		{"only an earlier try of CreateGroup was refused: try again",
 			with(created(), failures(1)), Observed{Taken: refusedStep(Action{Step: CreateGroup}, CapacityFailure, false)}, time.Second,
 			"CreateGroup", "starting/security group", 16 * time.Second},
 		{"pause after a refusal: do not create the group",
@@ -362,10 +362,10 @@ func TestDecide(t *testing.T) {
 			with(created(), ready, notify, notified, moved, settled), Observed{Group: group(), Tasks: tasks(TaskRunning), Lease: reported(2), Taken: refusedMove()}, 10 * time.Minute,
 			"AuthorizeIngress(192.0.2.2/32) Notify(starting/address, refused (capacity_unavailable), attempt 1)", "starting/address", 10 * time.Minute},
 		{"move is still refused, notice was sent: do not notify again",
-			with(created(), ready, moved, settled, refusedFailing, unreachableSource, notify, notified), Observed{Group: group(), Tasks: tasks(TaskRunning), Lease: reported(2), Taken: refusedMove()}, 10 * time.Minute,
+			with(created(), ready, moved, settled, refusedFailing, admitsNothing, notify, notified), Observed{Group: group(), Tasks: tasks(TaskRunning), Lease: reported(2), Taken: refusedMove()}, 10 * time.Minute,
 			"AuthorizeIngress(192.0.2.2/32)", "starting/address", 10 * time.Minute},
 		{"move is no longer refused: notify",
-			with(created(), ready, moved, settled, refusedFailing, unreachableSource, notify, notified), Observed{Group: group("B"), Tasks: tasks(TaskRunning), Lease: leasedReported(2, 1)}, 10 * time.Minute,
+			with(created(), ready, moved, settled, refusedFailing, admitsNothing, notify, notified), Observed{Group: group("B"), Tasks: tasks(TaskRunning), Lease: leasedReported(2, 1)}, 10 * time.Minute,
 			"Notify(starting/lease, attempt 1)", "starting/lease", 10*time.Minute + 15*time.Second},
 		{"deadline has changed: notify",
 			with(created(), ready, settled, notify, notified, until(2*time.Hour, 9*time.Minute)), inUse(1), 10 * time.Minute,
@@ -685,8 +685,8 @@ func refusedMove() map[Action]error {
 	return map[Action]error{{Step: AuthorizeIngress, GroupID: "sg", Source: srcB}: &RefusedError{Failure: CapacityFailure}}
 }
 
-func refusedFailing(r *Record)    { r.Failing = Failing{t0, CapacityFailure} }
-func unreachableSource(r *Record) { r.Group.Ingress = netip.Prefix{} }
+func refusedFailing(r *Record) { r.Failing = Failing{t0, CapacityFailure} }
+func admitsNothing(r *Record)  { r.Group.Ingress = netip.Prefix{} }
 
 // refusedStep returns the result of an action that AWS refused.
 func refusedStep(a Action, failure Failure, denied bool) map[Action]error {

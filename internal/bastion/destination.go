@@ -28,10 +28,11 @@ var rulesOfAllBastions = []DestinationRule{
 }
 
 // ParseDestinationRules parses entries that are separated by commas. An empty text is an
-// empty list. It returns everything that is wrong: an entry that [ParseDestinationRule]
-// refuses, and two entries that are the same rule for EC2, which refuses duplicates. The
-// same holds for an entry that is equal to one of the member group's own rules; others
-// are such rules that this stack has in addition, for its DNS servers.
+// empty list. It returns an error for each entry that [ParseDestinationRule] refuses. It
+// also returns an error for each duplicate, because EC2 refuses duplicate rules: an entry
+// that is the same rule as an earlier entry, or as a rule that the member group has
+// anyway. The member group has rulesOfAllBastions and the others, which are the rules for
+// the DNS servers of this stack.
 func ParseDestinationRules(text string, others ...DestinationRule) (rules []DestinationRule, wrong []error) {
 	if strings.TrimSpace(text) == "" {
 		return nil, nil

@@ -21,8 +21,8 @@ const (
 	publicCode   = "public repositories that quote the text"
 )
 
-// stopReasonRows are the texts and codes with which ECS stops tasks. A placeholder of a
-// page, such as <reason>, has stayed.
+// stopReasonRows are the texts and codes with which ECS stops tasks. If the text on a page
+// has a placeholder, such as <reason>, the row has the placeholder, too.
 var stopReasonRows = []struct {
 	code   string // stopCode
 	reason string // stoppedReason, or the reason of the container
@@ -160,8 +160,8 @@ func TestStopReasons(t *testing.T) {
 	}
 }
 
-// ECS quotes the errors of Go, of AWS's SDK, of AWS and of registries in texts that begin
-// in several ways. Each error decides, whatever the text around it is.
+// The texts of ECS begin in several ways, and then quote an error of Go, of AWS's SDK, of
+// AWS or of a registry. The beginning and the quoted error decide which failure it is.
 func TestQuotedErrorsAreExplained(t *testing.T) {
 	const (
 		pull     = "CannotPullContainerError: ref pull has been retried 1 time(s): "
@@ -203,7 +203,8 @@ func TestQuotedErrorsAreExplained(t *testing.T) {
 	}
 }
 
-// Each entry of stopReasons decides a row, so an entry that a change makes useless is seen.
+// Without any one entry of stopReasons, at least one row has another failure. So an entry
+// that is no longer needed fails this test.
 func TestEveryStopReasonIsUsed(t *testing.T) {
 	all := stopReasons
 	defer func() { stopReasons = all }()

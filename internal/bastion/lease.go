@@ -43,7 +43,7 @@ type Report struct {
 type ConsoleRequest struct {
 	Number int           `json:"number"` // counts the task's requests from 1; 0: none
 	Verb   Verb          `json:"verb,omitempty"`
-	TTL    time.Duration `json:"ttl_ns,omitempty"` // for VerbExtend: the requested time from now until the deadline; a deadline that is later already does not move
+	TTL    time.Duration `json:"ttl_ns,omitempty"` // for VerbExtend: how far away the deadline must be, at least
 }
 
 // Verb is the kind of a console request.

@@ -19,7 +19,7 @@ import (
 type Notice struct {
 	State    State        `json:"state"`
 	Stage    string       `json:"stage,omitempty"`
-	Failure  FailureCode  `json:"failure,omitempty"` // of the refusal that Record.Refusal returns
+	Failure  FailureCode  `json:"failure,omitempty"` // the code of Record.Refusal
 	Attempt  int          `json:"attempt,omitempty"`
 	Source   netip.Prefix `json:"source,omitzero"`
 	Deadline time.Time    `json:"deadline,omitzero"`
@@ -64,7 +64,7 @@ func (r Record) notice(warnBefore time.Duration, now time.Time) Notice {
 // deadline that was at most warnBefore away when it was set, there is no warning.
 func (r Record) warnAt(warnBefore time.Duration) time.Time {
 	at := r.Intent.Deadline.Add(-warnBefore)
-	near := at.Sub(r.Intent.DeadlineSetAt) < time.Second // not <= 0, because a deadline is rounded up to a whole second
+	near := at.Sub(r.Intent.DeadlineSetAt) < time.Second // < time.Second and not <= 0, because deadlines are rounded up to a whole second
 	if !r.Notify || !r.Intent.Open || warnBefore <= 0 || near {
 		return time.Time{}
 	}

@@ -112,10 +112,10 @@ const observePause = 5 * time.Second
 // Observe converges one bastion after an event. If the bastion has no record, Observe
 // does nothing; the sweep finds its orphans.
 //
-// If the rate limits leave no time, the record becomes due at once, and the reaper
-// converges it. The reaper takes the earliest DueAt first, so with many due records that
-// can take minutes. A person waits for a bastion that is starting, so Observe first tries
-// again until the deadline of ctx is near.
+// If the rate limits leave no time for a bastion that is starting, Observe tries again
+// until the deadline of ctx is near, because a person waits for that bastion. If there is
+// still no time, or if the bastion is not starting, its record becomes due at once. The
+// reaper then converges it; with many due records, that can take minutes.
 func (s *Service) Observe(ctx context.Context, id string) error {
 	rec, err := s.Converge(ctx, id, ObserverSteps)
 	_, limited := ctx.Deadline()

@@ -44,9 +44,9 @@ type Record struct {
 	SeenAt time.Time `json:"seen_at,omitzero"`
 	// Failing is zero unless the latest converges of the record failed.
 	Failing Failing `json:"failing,omitzero"`
-	// Failures counts the failed attempts in a row. The end of an attempt that had been
-	// ready for Timing.StableAfter starts the count again. The next attempt does not begin
-	// before NextAttemptAt.
+	// Failures counts the failed attempts and the refused steps of the group, in a row. The
+	// end of an attempt that had been ready for Timing.StableAfter starts the count again.
+	// The next attempt or try of the step does not begin before NextAttemptAt.
 	Failures      int       `json:"failures,omitempty"`
 	NextAttemptAt time.Time `json:"next_attempt_at,omitzero"`
 
@@ -96,7 +96,7 @@ const (
 	EndConsole  EndReason = "console"  // its console received the command close
 	EndDeadline EndReason = "deadline" // it reached its deadline
 	EndIdle     EndReason = "idle"     // no connection was open for the idle timeout
-	EndFailed   EndReason = "failed"   // MaxAttempts attempts in a row failed
+	EndFailed   EndReason = "failed"   // Record.Failures reached MaxAttempts, or the converges of its start failed for Timing.GiveUpAfter
 	EndTask     EndReason = "task"     // its task exited with code 0 and reported no other reason
 )
 
@@ -203,9 +203,10 @@ func (r Record) matchesIntent() bool {
 
 // Stage returns what a starting bastion waits for: "security group", "capacity",
 // "image", "network" or "host key". If its task was ready before, Stage returns
-// "address" or "lease". Stage returns "delayed" for a starting or closing bastion if AWS
-// does not carry out the next step, but may do so later; and for one that was ready if a
-// request could not see whether it still is. It returns "" in every other state.
+// "address" or "lease". Stage returns "delayed" in two cases: AWS does not carry out the
+// next step of a starting or closing bastion, but may do so later; or the bastion was
+// ready, and the converge of the present request could not see whether it still is. Stage
+// returns "" in every other state.
 func (r Record) Stage() string {
 	a, state := r.Attempt, r.State()
 	delayed := !r.Failing.Since.IsZero() && r.Failing.Refusal.Code == ""

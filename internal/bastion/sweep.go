@@ -28,7 +28,7 @@ type sweep struct {
 	records   map[string]*Record // by the bastion's ID; nil: no record
 	orphans   int                // how many were found
 	keepMarks map[string]bool    // the orphans, and the things that could not be checked
-	failed    error              // the joined errors of single things
+	failed    error              // the joined errors of the checks
 }
 
 // run marks and ends the orphans. It first lists tasks, groups and leases, and then
