@@ -66,13 +66,14 @@ push: ## build the image and push it: make push REPOSITORY=HOST/NAME
 # deploy.mk, which git ignores, may set STACK, VPC, SUBNETS, REGION and PARAMETERS.
 -include deploy.mk
 REGION     ?=
+SMOKE      ?= 1
 PARAMETERS ?=
 set         = $(filter-out 0 false no,$(1))
 
-deploy: ## deploy to AWS: make deploy STACK=bastion VPC=vpc-… SUBNETS=subnet-…,subnet-… (DRY_RUN=1)
+deploy: ## deploy to AWS and try a bastion: make deploy STACK=bastion VPC=vpc-… SUBNETS=subnet-…,subnet-… (DRY_RUN=1; SMOKE=0 tries none)
 	@$(GOBUILD) -o bin/operator ./cmd/operator
 	@bin/operator deploy --stack '$(STACK)' --region '$(REGION)' --vpc '$(VPC)' --subnets '$(SUBNETS)' \
-		--parameters '$(PARAMETERS)' --revision '$(REVISION)' $(if $(call set,$(DRY_RUN)),--dry-run)
+		--parameters '$(PARAMETERS)' --revision '$(REVISION)' $(if $(call set,$(DRY_RUN)),--dry-run) $(if $(call set,$(SMOKE)),,--skip-trial)
 
 undeploy: ## remove the service from AWS: make undeploy STACK=bastion (DRY_RUN=1; PURGE=1 also deletes the tables)
 	@$(GOBUILD) -o bin/operator ./cmd/operator

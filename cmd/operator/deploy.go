@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -22,9 +23,10 @@ func deployCommand() *cobra.Command {
 		Use:   "deploy",
 		Short: "Deploy the service to AWS",
 		Long: `Check the account and the network, deploy the registry, build, push and verify the
-image, deploy the service, and send it a request. It is safe to repeat. Run it in the
-folder of the source, with AWS credentials in the environment. If the service
-authenticates callers by tokens, the test request uses the one in BASTION_TOKEN.`,
+image, deploy the service, send it a request, and try a bastion: request it, connect to
+it, and close it. It is safe to repeat. Run it in the folder of the source, with AWS
+credentials in the environment. If the service authenticates callers by tokens, the test
+request uses the one in BASTION_TOKEN.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			if s.Parameters, err = deploy.ParseParameters(parameters); err != nil {
@@ -45,6 +47,7 @@ authenticates callers by tokens, the test request uses the one in BASTION_TOKEN.
 	cmd.Flags().StringVar(&s.VPC, "vpc", "", "the `ID` of the VPC that people want to reach")
 	cmd.Flags().StringSliceVar(&s.Subnets, "subnets", nil, "the `IDS` of its subnets for bastions, separated by commas")
 	cmd.Flags().StringVar(&parameters, "parameters", "", "more `PARAMETERS` of template.yaml, as \"Name=value Name=value\"")
+	cmd.Flags().BoolVar(&s.SkipTrial, "skip-trial", false, "do not try a bastion at the end")
 	cmd.Flags().StringVar(&revision, "revision", "", "the `COMMIT` of the source, for the image's label")
 	return cmd
 }
@@ -93,6 +96,7 @@ func deployment(ctx context.Context, s deploy.Settings, revision string, out io.
 		Images:   images{image.Source{Module: s.Module, Package: "./cmd/bastiond", Revision: revision}, progress},
 		Runner:   deploy.Processes{Folder: s.Module, Out: out},
 		HTTP:     http.DefaultClient,
+		Dial:     new(net.Dialer).DialContext,
 		LookPath: exec.LookPath,
 		Now:      time.Now,
 		Progress: progress,

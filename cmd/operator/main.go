@@ -23,6 +23,7 @@ func main() {
 	root.AddCommand(imageCommand(), pushCommand(), deployCommand(), undeployCommand())
 	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer cancel()
+	context.AfterFunc(ctx, cancel) // the first signal ends ctx, the second one the process
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "operator:", err)
 		if failed := new(failure); errors.As(err, &failed) {

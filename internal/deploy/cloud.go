@@ -29,8 +29,10 @@ type (
 	IAM interface {
 		GetRole(context.Context, *iam.GetRoleInput, ...func(*iam.Options)) (*iam.GetRoleOutput, error)
 	}
-	// ECS has the account's settings.
+	// ECS has the account's settings, and the task of the trial.
 	ECS interface {
+		ecs.ListTasksAPIClient
+		ecs.DescribeTasksAPIClient
 		ListAccountSettings(context.Context, *ecs.ListAccountSettingsInput, ...func(*ecs.Options)) (*ecs.ListAccountSettingsOutput, error)
 	}
 	// EC2 describes the network.

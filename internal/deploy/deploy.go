@@ -1,7 +1,7 @@
 // Package deploy installs the service in an AWS account, and removes it.
 //
 // A deployment is a list of steps in a fixed order, each of which can be repeated:
-// checks, registry, build, push, verify, deploy, test request. A dry run prints the list
+// checks, registry, build, push, verify, deploy, test request, trial. A dry run prints the list
 // and calls nothing. The AWS SAM CLI packages and deploys the templates, as a process.
 // The other steps call AWS through the interfaces in cloud.go.
 package deploy
@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net"
 	"net/http"
 	"strings"
 	"time"
@@ -18,6 +19,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ecr"
 	ecrtypes "github.com/aws/aws-sdk-go-v2/service/ecr/types"
 
+	"github.com/bastion-on-demand/bastion/internal/bastion"
 	"github.com/bastion-on-demand/bastion/internal/image"
 )
 
@@ -36,7 +38,8 @@ type Deployment struct {
 	Cloud    Cloud
 	Images   Images
 	Runner   Runner
-	HTTP     *http.Client // for the test request
+	HTTP     *http.Client                                                         // for the test request
+	Dial     func(ctx context.Context, network, address string) (net.Conn, error) // for the trial
 	LookPath func(program string) (string, error)
 	Now      func() time.Time // for signatures
 	Progress image.Progress
@@ -49,7 +52,12 @@ func (d *Deployment) Deploy(ctx context.Context) error {
 	if err := d.Settings.Validate(); err != nil {
 		return err
 	}
-	return run(ctx, d.Progress.W, d.Settings.DryRun, "make deploy", d.deploySteps())
+	b := &built{}
+	err := run(ctx, d.Progress.W, d.Settings.DryRun, "make deploy", d.deploySteps(b))
+	if err == nil && !d.Settings.DryRun {
+		d.printFirstSteps(b.smoked)
+	}
+	return err
 }
 
 // step is a part of a deployment, and its description for a dry run.
@@ -70,9 +78,15 @@ func run(ctx context.Context, out io.Writer, dry bool, command string, steps []s
 			}
 			continue
 		}
-		if err := s.do(ctx); err != nil {
+		began := time.Now()
+		err := s.do(ctx)
+		if err != nil && ctx.Err() != nil {
+			return fmt.Errorf("interrupted in step %d of %d, %s; rerun %s to continue: %w", i+1, len(steps), s.what, command, err)
+		}
+		if err != nil {
 			return fmt.Errorf("step %d of %d, %s: %w\nFix that and rerun %s; completed steps are skipped", i+1, len(steps), s.what, err, command)
 		}
+		fmt.Fprintf(out, "      done in %s\n", seconds(began))
 	}
 	if dry {
 		fmt.Fprintln(out, "\nDry run: nothing was called, built or changed.")
@@ -81,11 +95,14 @@ func run(ctx context.Context, out io.Writer, dry bool, command string, steps []s
 }
 
 // built is passed from step to step.
-type built struct{ repository, digest, reference string }
+type built struct {
+	repository, digest, reference string
+	smoked                        smoked
+}
 
-func (d *Deployment) deploySteps() []step {
-	s, b := d.Settings, &built{}
-	return []step{
+func (d *Deployment) deploySteps(b *built) []step {
+	s := d.Settings
+	steps := []step{
 		{"check this machine, the account and the network", d.describeChecks(), d.check},
 		{"deploy the registry, stack " + s.Registry(), []string{
 			"run scripts/emulators sam, which installs the SAM CLI into .tools",
@@ -105,9 +122,22 @@ func (d *Deployment) deploySteps() []step {
 		{"deploy the service, stack " + s.Stack, []string{
 			"run " + commandLine(samCLI, deployTemplate(builtTemplate, s.Stack, d.region(), d.parameters("REPOSITORY@sha256:DIGEST"))),
 		}, func(ctx context.Context) error { return d.deployService(ctx, b) }},
-		{"send a test request", []string{"send a signed GET to the service's URL, which must return 200, and print a first command"},
-			d.smoke},
+		{"send a test request", []string{"send a signed GET to the service's URL, which must return 200"},
+			func(ctx context.Context) (err error) {
+				b.smoked, err = d.smoke(ctx)
+				return err
+			}},
 	}
+	if s.SkipTrial {
+		return steps
+	}
+	return append(steps, step{"try a bastion", []string{
+		"invoke the function of POST /bastions for an owner that no person can be, with a new key, a random name and a ttl of " + bastion.FormatTTL(trialTTL),
+		"wait until the bastion is ready, and print each stage",
+		"connect to it with SSH, compare its host key, and open its console",
+		"invoke the function of DELETE /bastions/{id}, also after a failure and after Ctrl-C",
+		"wait until its task has stopped and its security group admits no address",
+	}, func(ctx context.Context) error { return d.tryBastion(ctx, b.smoked) }})
 }
 
 func (d *Deployment) describeChecks() []string {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"regexp"
@@ -28,11 +29,11 @@ func bubble(t *testing.T, test func(t *testing.T)) {
 }
 
 // effects are the calls of Deploy that have effects, in order.
-var effects = []string{"GetCallerIdentity", "run ", "sam ", "build ", "push ", "DescribeImages", "GET ", "DeleteStack", "UpdateStack"}
+var effects = []string{"GetCallerIdentity", "run ", "sam ", "build ", "push ", "DescribeImages", "GET ", "Invoke create-1", "DeleteStack", "UpdateStack"}
 
 var wholeDeployment = []string{
 	"GetCallerIdentity", "run scripts/emulators sam", "sam deploy bastion-registry", "sam build", "build image", "push " + testRepo,
-	"DescribeImages registry-abc", "sam deploy bastion", "GET " + testURL,
+	"DescribeImages registry-abc", "sam deploy bastion", "GET " + testURL, "Invoke create-1 POST /bastions",
 }
 
 func TestDeployIsRepeatable(t *testing.T) {
@@ -140,7 +141,7 @@ func TestSmokeRequest(t *testing.T) {
 			w := newWorld()
 			w.statuses, w.settings.Token = test.statuses, test.token
 			w.add("bastion", types.StackStatusCreateComplete).params["JwtIssuer"] = test.issuer
-			err := w.deployment().smoke(t.Context())
+			_, err := w.deployment().smoke(t.Context())
 			if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
 				t.Errorf("%s: %v", test.name, err)
 			}
@@ -186,12 +187,13 @@ func TestDryRunPrintsEveryStepAndCallsNothing(t *testing.T) {
 		Settings: s, Cloud: cloud, Images: no, Runner: no, HTTP: client,
 		LookPath: func(tool string) (string, error) { return "", no.called(tool) },
 		Now:      func() time.Time { no.called("the clock"); return time.Time{} },
+		Dial:     func(context.Context, string, string) (net.Conn, error) { return nil, no.called("the network") },
 		Progress: image.Progress{W: &out},
 	}
 	if err := errors.Join(d.Deploy(t.Context()), d.Undeploy(t.Context())); err != nil {
 		t.Error(err)
 	}
-	for i, s := range append(d.deploySteps(), d.undeploySteps()...) {
+	for i, s := range append(d.deploySteps(&built{}), d.undeploySteps()...) {
 		if !strings.Contains(out.String(), "] "+s.what+"\n") {
 			t.Errorf("step %d, %s, is not printed", i, s.what)
 		}

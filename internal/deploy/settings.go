@@ -25,6 +25,7 @@ type Settings struct {
 	Module     string            // the folder with template.yaml
 	Token      string            // for the test request, if callers have tokens
 	DryRun     bool
+	SkipTrial  bool // deploy only: do not request a bastion
 	Purge      bool // undeploy only: also delete what is kept
 }
 

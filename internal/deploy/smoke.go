@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -21,47 +22,57 @@ const (
 	smokeTimeout = 35 * time.Second // API Gateway responds within 30
 )
 
+// smoked is what the test request has shown.
+type smoked struct {
+	stack  stack
+	url    string
+	tokens bool       // callers have tokens
+	status int        // of the response
+	source netip.Addr // the address of this machine, as the service sees it; zero if it is not known
+}
+
 // smoke sends the test request: it lists the caller's bastions.
-func (d *Deployment) smoke(ctx context.Context) error {
+func (d *Deployment) smoke(ctx context.Context) (smoked, error) {
 	s, err := fetchStack(ctx, d.Cloud.Stacks, d.Settings.Stack)
 	if err != nil {
-		return err
+		return smoked{}, err
 	}
-	url := s.outputs["Url"]
-	if url == "" {
-		return fmt.Errorf("the stack %s has no output Url; was it created from another template.yaml?", d.Settings.Stack)
+	shown := smoked{stack: s, url: s.outputs["Url"], tokens: s.parameters["JwtIssuer"] != "", status: http.StatusOK}
+	if shown.url == "" {
+		return shown, fmt.Errorf("the stack %s has no output Url; was it created from another template.yaml?", d.Settings.Stack)
 	}
-	tokens := s.parameters["JwtIssuer"] != ""
-	want := http.StatusOK
-	if tokens && d.Settings.Token == "" {
-		want = http.StatusUnauthorized // the only result without a token
+	if shown.tokens && d.Settings.Token == "" {
+		shown.status = http.StatusUnauthorized // the only result without a token
 	}
 	var last error
 	tries := 0
-	err = poll(ctx, d.Progress, "GET "+url, smokePause, func(ctx context.Context) (bool, string, error) {
+	err = poll(ctx, d.Progress, "GET "+shown.url, smokePause, func(ctx context.Context) (bool, string, error) {
 		tries++
-		if last = d.try(ctx, url, tokens, want); last != nil && tries == smokeTries {
+		if last = d.try(ctx, &shown); last != nil && tries == smokeTries {
 			return false, "", last
 		}
 		return last == nil, fmt.Sprint(last), nil
 	})
 	if err != nil {
-		return fmt.Errorf("GET %s: %w", url, err)
+		return shown, fmt.Errorf("GET %s: %w", shown.url, err)
 	}
-	d.printFirstSteps(s, url, tokens, want)
-	return nil
+	fmt.Fprintf(d.Progress.W, "GET %s returned %d.\n", shown.url, shown.status)
+	if shown.status != http.StatusOK {
+		fmt.Fprintln(d.Progress.W, "Requests without a token are refused. To test with one, rerun make deploy with a token in BASTION_TOKEN.")
+	}
+	return shown, nil
 }
 
-// try sends one request.
-func (d *Deployment) try(ctx context.Context, url string, tokens bool, want int) error {
+// try sends one request. If the response has the expected status, try sets the source.
+func (d *Deployment) try(ctx context.Context, shown *smoked) error {
 	ctx, cancel := context.WithTimeout(ctx, smokeTimeout)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, shown.url, nil)
 	if err != nil {
 		return err
 	}
 	switch {
-	case !tokens:
+	case !shown.tokens:
 		err = d.sign(ctx, request)
 	case d.Settings.Token != "":
 		request.Header.Set("Authorization", "Bearer "+d.Settings.Token)
@@ -78,10 +89,12 @@ func (d *Deployment) try(ctx context.Context, url string, tokens bool, want int)
 	if err != nil {
 		return fmt.Errorf("read the response: %w", err)
 	}
-	if response.StatusCode == want {
+	if response.StatusCode == shown.status {
+		// API Gateway's own responses do not have the header.
+		shown.source, _ = netip.ParseAddr(response.Header.Get("X-Source-Address"))
 		return nil
 	}
-	text := fmt.Sprintf("the status is %s, not %d: %s", response.Status, want, strings.TrimSpace(string(body)))
+	text := fmt.Sprintf("the status is %s, not %d: %s", response.Status, shown.status, strings.TrimSpace(string(body)))
 	if response.StatusCode == http.StatusForbidden {
 		text += "\nThe caller must be an IAM user or role with execute-api:Invoke on the stack's output InvokeArn"
 	}
@@ -98,15 +111,10 @@ func (d *Deployment) sign(ctx context.Context, request *http.Request) error {
 	return v4.NewSigner().SignHTTP(ctx, credentials, request, hex.EncodeToString(empty[:]), "execute-api", d.Cloud.Region, d.Now())
 }
 
-// printFirstSteps prints the result and the first command to try.
-func (d *Deployment) printFirstSteps(s stack, url string, tokens bool, status int) {
-	w := d.Progress.W
-	fmt.Fprintf(w, "GET %s returned %d.\n", url, status)
-	if status != http.StatusOK {
-		fmt.Fprintln(w, "Requests without a token are refused. To test with one, rerun make deploy with a token in BASTION_TOKEN.")
-	}
-	fmt.Fprintf(w, "\nAdmit the security group %s to your targets, then request a bastion:\n\n", s.outputs["MemberGroupId"])
-	fmt.Fprintln(w, firstCommand(url, d.Cloud.Region, tokens))
+// printFirstSteps prints what people do first.
+func (d *Deployment) printFirstSteps(shown smoked) {
+	fmt.Fprintf(d.Progress.W, "\nAdmit the security group %s to your targets, then request a bastion:\n\n%s\n",
+		shown.stack.outputs["MemberGroupId"], firstCommand(shown.url, d.Cloud.Region, shown.tokens))
 }
 
 // firstCommand returns a shell command that requests a bastion.

@@ -138,7 +138,7 @@ func changed(parameters map[string]string, draining, admins string) (all []types
 	return all
 }
 
-// identity is the caller that the functions see when undeploying invokes them.
+// identity is the caller that the functions see when a functionClient invokes them.
 type identity struct {
 	admin                string // as in the parameter Admins
 	account, userID, arn string
@@ -174,8 +174,9 @@ const (
 	quietTime  = 40 * time.Second
 )
 
-// functionClient invokes the functions as API Gateway does, as the admin that draining
-// added. A request through API Gateway would need a token if callers have tokens.
+// functionClient invokes the functions as API Gateway does, for a caller of the operator's
+// choice. Undeploying calls as the admin that draining added. A request through API Gateway
+// would need a token if callers have tokens.
 type functionClient struct {
 	functions Functions
 	names     map[string]string // by the logical ID
@@ -183,34 +184,57 @@ type functionClient struct {
 	requests  int
 }
 
-func (c *functionClient) call(ctx context.Context, function, method, path string, want ...int) ([]byte, error) {
-	name, known := c.names[function]
-	if !known {
-		return nil, fmt.Errorf("the stack has no %s", function)
-	}
-	c.requests++
-	event, err := json.Marshal(c.event(method, path))
+// newFunctionClient returns a client of the functions of a stack.
+func (d *Deployment) newFunctionClient(ctx context.Context, s stack, caller identity) (*functionClient, error) {
+	all, err := resources(ctx, d.Cloud.Stacks, s.id)
 	if err != nil {
 		return nil, err
 	}
-	out, err := c.functions.Invoke(ctx, &lambda.InvokeInput{FunctionName: &name, Payload: event})
+	c := &functionClient{functions: d.Cloud.Functions, names: map[string]string{}, caller: caller}
+	for _, r := range all {
+		c.names[r.logical] = r.physical
+	}
+	return c, nil
+}
+
+// call sends a request without a body, and returns the body of the response. Any status
+// but those in want is an error.
+func (c *functionClient) call(ctx context.Context, function, method, path string, want ...int) ([]byte, error) {
+	response, err := c.send(ctx, function, c.event(method, path))
 	if err != nil {
-		return nil, fmt.Errorf("invoke %s: %w", name, err)
-	}
-	if out.FunctionError != nil {
-		return nil, fmt.Errorf("invoke %s: %s: %s", name, *out.FunctionError, out.Payload)
-	}
-	var response events.APIGatewayV2HTTPResponse
-	if err := json.Unmarshal(out.Payload, &response); err != nil {
-		return nil, fmt.Errorf("read the response of %s: %w", name, err)
+		return nil, err
 	}
 	if slices.Contains(want, response.StatusCode) {
 		return []byte(response.Body), nil
 	}
-	return nil, fmt.Errorf("%s %s: %s returned %d: %s", method, path, name, response.StatusCode, response.Body)
+	return nil, fmt.Errorf("%s %s: %s returned %d: %s", method, path, c.names[function], response.StatusCode, response.Body)
+}
+
+// send invokes a function with an event.
+func (c *functionClient) send(ctx context.Context, function string, event events.APIGatewayV2HTTPRequest) (response events.APIGatewayV2HTTPResponse, err error) {
+	name, known := c.names[function]
+	if !known {
+		return response, fmt.Errorf("the stack has no %s", function)
+	}
+	payload, err := json.Marshal(event)
+	if err != nil {
+		return response, err
+	}
+	out, err := c.functions.Invoke(ctx, &lambda.InvokeInput{FunctionName: &name, Payload: payload})
+	if err != nil {
+		return response, fmt.Errorf("invoke %s: %w", name, err)
+	}
+	if out.FunctionError != nil {
+		return response, fmt.Errorf("invoke %s: %s: %s", name, *out.FunctionError, out.Payload)
+	}
+	if err := json.Unmarshal(out.Payload, &response); err != nil {
+		return response, fmt.Errorf("read the response of %s: %w", name, err)
+	}
+	return response, nil
 }
 
 func (c *functionClient) event(method, path string) events.APIGatewayV2HTTPRequest {
+	c.requests++
 	authorizer := &events.APIGatewayV2HTTPRequestContextAuthorizerDescription{}
 	if c.caller.issuer != "" {
 		authorizer.JWT = &events.APIGatewayV2HTTPRequestContextAuthorizerJWTDescription{Claims: map[string]string{"iss": c.caller.issuer, "sub": c.caller.subject}}
@@ -220,7 +244,7 @@ func (c *functionClient) event(method, path string) events.APIGatewayV2HTTPReque
 	return events.APIGatewayV2HTTPRequest{
 		Version: "2.0", RawPath: path,
 		RequestContext: events.APIGatewayV2HTTPRequestContext{
-			AccountID: c.caller.account, APIID: "undeploy", RequestID: fmt.Sprintf("undeploy-%d", c.requests), Authorizer: authorizer,
+			AccountID: c.caller.account, APIID: "operator", RequestID: fmt.Sprintf("operator-%d", c.requests), Authorizer: authorizer,
 			HTTP: events.APIGatewayV2HTTPRequestContextHTTPDescription{Method: method, Path: path, SourceIP: "127.0.0.1"},
 		},
 	}
@@ -259,16 +283,13 @@ func (d *Deployment) closeAll(ctx context.Context) error {
 	if err != nil || !serves {
 		return err
 	}
-	c := &functionClient{functions: d.Cloud.Functions, names: map[string]string{}}
-	if c.caller, err = d.identity(ctx, s); err != nil {
-		return err
-	}
-	all, err := resources(ctx, d.Cloud.Stacks, s.id)
+	caller, err := d.identity(ctx, s)
 	if err != nil {
 		return err
 	}
-	for _, r := range all {
-		c.names[r.logical] = r.physical
+	c, err := d.newFunctionClient(ctx, s, caller)
+	if err != nil {
+		return err
 	}
 	closed := map[string]bool{}
 	quiet := time.Duration(0)

@@ -71,7 +71,7 @@ func TestDrainingChangesTwoParameters(t *testing.T) {
 			t.Errorf("%v; there are %v", err, w.bastions)
 		}
 		got := w.named("bastion").params
-		if got["Draining"] != "true" || got["Admins"] != "iam:111122223333:AIDAOTHER,iam:111122223333:AROAEXAMPLEEXAMPLE12" || got["VpcId"] != testVPC || len(got) != 4 {
+		if got["Draining"] != "true" || got["Admins"] != "iam:111122223333:AIDAOTHER,iam:111122223333:AROAEXAMPLEEXAMPLE12" || got["VpcId"] != testVPC || len(got) != 8 {
 			t.Errorf("the parameters are %q", got)
 		}
 		w.takeCalls()

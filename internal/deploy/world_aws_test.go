@@ -91,6 +91,14 @@ func (w *world) GetAccountSettings(context.Context, *lambda.GetAccountSettingsIn
 	}}, w.call("GetAccountSettings")
 }
 
+func (w *world) ListTasks(_ context.Context, in *ecs.ListTasksInput, _ ...func(*ecs.Options)) (*ecs.ListTasksOutput, error) {
+	return &ecs.ListTasksOutput{TaskArns: w.trial.taskARNs(*in.Cluster, *in.StartedBy, in.DesiredStatus)}, w.call("ListTasks")
+}
+
+func (w *world) DescribeTasks(_ context.Context, in *ecs.DescribeTasksInput, _ ...func(*ecs.Options)) (*ecs.DescribeTasksOutput, error) {
+	return &ecs.DescribeTasksOutput{Tasks: w.trial.describeTasks(in.Tasks)}, w.call("DescribeTasks")
+}
+
 func (w *world) DescribeVpcAttribute(_ context.Context, in *ec2.DescribeVpcAttributeInput, _ ...func(*ec2.Options)) (*ec2.DescribeVpcAttributeOutput, error) {
 	value := &ec2types.AttributeBooleanValue{Value: aws.Bool(w.dns[in.Attribute])}
 	out := &ec2.DescribeVpcAttributeOutput{EnableDnsSupport: value}
@@ -116,8 +124,13 @@ func (w *world) DescribeVpcEndpoints(context.Context, *ec2.DescribeVpcEndpointsI
 	return &ec2.DescribeVpcEndpointsOutput{VpcEndpoints: w.endpoints}, w.call("DescribeVpcEndpoints")
 }
 
-// DescribeSecurityGroups ignores filters.
-func (w *world) DescribeSecurityGroups(context.Context, *ec2.DescribeSecurityGroupsInput, ...func(*ec2.Options)) (*ec2.DescribeSecurityGroupsOutput, error) {
+// DescribeSecurityGroups ignores filters other than the group's name.
+func (w *world) DescribeSecurityGroups(_ context.Context, in *ec2.DescribeSecurityGroupsInput, _ ...func(*ec2.Options)) (*ec2.DescribeSecurityGroupsOutput, error) {
+	for _, f := range in.Filters {
+		if *f.Name == "group-name" {
+			return &ec2.DescribeSecurityGroupsOutput{SecurityGroups: w.trial.groups(f.Values[0])}, w.call("DescribeSecurityGroups %s", f.Values[0])
+		}
+	}
 	return &ec2.DescribeSecurityGroupsOutput{SecurityGroups: w.groups}, w.call("DescribeSecurityGroups")
 }
 
@@ -198,6 +211,8 @@ func (w *world) ListStackResources(_ context.Context, in *cloudformation.ListSta
 		add("RecordsTable", "records-1", "AWS::DynamoDB::Table", kept)
 		add("LeasesTable", "leases-1", "AWS::DynamoDB::Table", kept)
 		add("TaskLogGroup", "logs-1", "AWS::Logs::LogGroup", kept)
+		add("Cluster", "cluster-1", "AWS::ECS::Cluster", types.ResourceStatusDeleteComplete)
+		add("CreateFunction", "create-1", "AWS::Lambda::Function", types.ResourceStatusDeleteComplete)
 		add("DescribeFunction", "describe-1", "AWS::Lambda::Function", types.ResourceStatusDeleteComplete)
 		add("DestroyFunction", "destroy-1", "AWS::Lambda::Function", types.ResourceStatusDeleteComplete)
 	} else {

@@ -48,7 +48,8 @@ type madeStack struct {
 type world struct {
 	out      strings.Builder
 	calls    []string
-	fail     map[string]error // by a call, or the words that it starts with
+	fail     map[string]error  // by a call, or the words that it starts with
+	on       map[string]func() // called before such a call, once
 	settings Settings
 	region   string
 
@@ -79,6 +80,8 @@ type world struct {
 	secrets  map[string]ssmtypes.ParameterType // in Parameter Store
 	statuses []int                             // of the test request; the last one repeats
 	signed   []string
+	source   string    // the address that the service sees
+	trial    fakeTrial // the service for the owner of the trial
 }
 
 func newWorld() *world {
@@ -101,6 +104,7 @@ func newWorld() *world {
 		tables:   map[string]bool{"records-1": true, "leases-1": true},
 		repo:     true,
 		statuses: []int{200},
+		source:   "203.0.113.7",
 		secrets:  map[string]ssmtypes.ParameterType{},
 	}
 }
@@ -119,7 +123,7 @@ func (w *world) deployment() *Deployment {
 			}),
 			STS: w, IAM: w, ECS: w, EC2: w, Quotas: w, Stacks: w, ECR: w, Functions: w, Parameters: w, Tables: w,
 		},
-		Images: w, Runner: w, HTTP: &http.Client{Transport: w},
+		Images: w, Runner: w, HTTP: &http.Client{Transport: w}, Dial: w.Dial,
 		LookPath: func(tool string) (string, error) {
 			for _, missing := range w.missingTools {
 				if missing == tool {
@@ -137,6 +141,12 @@ func (w *world) deployment() *Deployment {
 func (w *world) call(format string, args ...any) error {
 	name := fmt.Sprintf(format, args...)
 	w.calls = append(w.calls, name)
+	for beginning, do := range w.on {
+		if name == beginning || strings.HasPrefix(name, beginning+" ") {
+			delete(w.on, beginning)
+			do()
+		}
+	}
 	for beginning, err := range w.fail {
 		if name == beginning || strings.HasPrefix(name, beginning+" ") {
 			return err
@@ -175,7 +185,10 @@ func (w *world) named(name string) *madeStack {
 func (w *world) add(name string, status types.StackStatus) *madeStack {
 	s := &madeStack{
 		name: name, id: fmt.Sprintf("arn:aws:cloudformation:eu-west-1:111122223333:stack/%s/uuid-%d", name, len(w.stacks)), status: status,
-		params:  map[string]string{"Admins": "iam:111122223333:AIDAOTHER", "Draining": "false", "JwtIssuer": "", "VpcId": testVPC},
+		params: map[string]string{
+			"Admins": "iam:111122223333:AIDAOTHER", "Draining": "false", "JwtIssuer": "", "VpcId": testVPC,
+			"PublicAddress": "true", "AddressFamilies": "ipv4", "AllowedSources": "", "LongestLifetime": "8h",
+		},
 		outputs: map[string]string{"Url": testURL, "MemberGroupId": "sg-member", "RepositoryUri": testRepo},
 	}
 	w.stacks = append(w.stacks, s)
@@ -218,8 +231,9 @@ func (w *world) RoundTrip(r *http.Request) (*http.Response, error) {
 		w.statuses = w.statuses[1:]
 	}
 	return &http.Response{
-		StatusCode: status, Status: fmt.Sprint(status, " ", http.StatusText(status)), Header: http.Header{}, Request: r,
-		Body: io.NopCloser(strings.NewReader("{}")),
+		StatusCode: status, Status: fmt.Sprint(status, " ", http.StatusText(status)), Request: r,
+		Header: http.Header{"X-Source-Address": {w.source}},
+		Body:   io.NopCloser(strings.NewReader("{}")),
 	}, nil
 }
 
@@ -231,6 +245,9 @@ func (w *world) serve(function string, event events.APIGatewayV2HTTPRequest) (in
 		owner, _, _ = strings.Cut("iam:"+authorizer.IAM.AccountID+":"+authorizer.IAM.UserID, ":session")
 	} else {
 		owner = "jwt:" + authorizer.JWT.Claims["iss"] + "#" + authorizer.JWT.Claims["sub"]
+	}
+	if strings.Contains(owner, trialUserID) || strings.Contains(owner, "#trial-of-make-deploy:") {
+		return w.trial.serve(owner, event)
 	}
 	if !strings.Contains(w.named("bastion").params["Admins"], owner) {
 		return 403, `{"code":"forbidden"}`

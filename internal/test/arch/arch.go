@@ -50,9 +50,10 @@ var imports = map[string][]string{
 	"internal/httpapi":    {"internal/bastion", "internal/api", "internal/httpedge", "internal/publickey"},
 	"internal/slack":      {"internal/bastion", "internal/api", "internal/httpedge", "internal/publickey"},
 
-	// The operator's tools import no part of the service but the domain and helpers.
+	// The operator's tools import no part of the service but the domain, helpers, and the
+	// names of its resources in awscloud.
 	"internal/image":  {},
-	"internal/deploy": {"internal/api", "internal/bastion", "internal/config", "internal/image"},
+	"internal/deploy": {"internal/api", "internal/awscloud", "internal/bastion", "internal/config", "internal/image"},
 
 	// Code that only tests use. No other package imports it, except in its tests.
 	"internal/test/arch":      {},
