@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -130,4 +132,12 @@ func (i images) Push(ctx context.Context, repository string) (string, error) {
 		return "", err
 	}
 	return image.Registry{Repository: repository, Keychain: image.NewKeychain()}.Push(ctx, index, i.progress)
+}
+
+// interruptible returns a context that the first SIGINT or SIGTERM ends, so that the command
+// can clean up. The second signal ends the process.
+func interruptible() (context.Context, context.CancelFunc) {
+	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	context.AfterFunc(ctx, cancel)
+	return ctx, cancel
 }

@@ -3,12 +3,9 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/spf13/cobra"
 )
@@ -21,9 +18,8 @@ func main() {
 		SilenceErrors: true,
 	}
 	root.AddCommand(imageCommand(), pushCommand(), deployCommand(), undeployCommand())
-	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	ctx, cancel := interruptible()
 	defer cancel()
-	context.AfterFunc(ctx, cancel) // the first signal ends ctx, the second one the process
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "operator:", err)
 		if failed := new(failure); errors.As(err, &failed) {

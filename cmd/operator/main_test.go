@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
+	"fmt"
 	"io"
 	"log"
 	"net/http/httptest"
@@ -9,7 +11,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -24,7 +28,19 @@ import (
 // asMain is the environment variable that makes the test binary run the command.
 const asMain = "BE_THE_OPERATOR_COMMAND"
 
+// stuck is a value of asMain: the binary waits for the first signal, reports it, and never
+// ends by itself, as a command whose cleaning up hangs.
+const stuck = "stuck"
+
 func TestMain(m *testing.M) {
+	if os.Getenv(asMain) == stuck {
+		ctx, cancel := interruptible()
+		defer cancel()
+		fmt.Println("started")
+		<-ctx.Done()
+		fmt.Println("interrupted")
+		select {}
+	}
 	if os.Getenv(asMain) != "" {
 		main()
 		os.Exit(0)
@@ -64,6 +80,8 @@ func TestExitCodesAndOutput(t *testing.T) {
 		{[]string{"deploy"}, 2, "", "SUBNETS is empty"},
 		{[]string{"deploy", "--parameters", "QuotaTotal"}, 2, "", "not of the form Name=value"},
 		{[]string{"deploy", "--dry-run", "--stack", "b", "--vpc", "vpc-01234567", "--subnets", "subnet-01234567,subnet-89abcdef"}, 0, `SubnetIds="subnet-01234567,subnet-89abcdef"`, ""},
+		{[]string{"deploy", "--dry-run", "--stack", "b", "--vpc", "vpc-01234567", "--subnets", "subnet-01234567"}, 0, "8/8] try a bastion", ""},
+		{[]string{"deploy", "--dry-run", "--skip-trial", "--stack", "b", "--vpc", "vpc-01234567", "--subnets", "subnet-01234567"}, 0, "7/7] send a test request", ""},
 		{[]string{"undeploy"}, 2, "", "STACK is"},
 		{[]string{"undeploy", "--dry-run", "--stack", "b", "--purge"}, 0, "delete the tables", ""},
 		{[]string{"image", "--module", nowhere}, 1, "", "compile ./cmd/bastiond for linux/amd64: chdir " + nowhere},
@@ -131,5 +149,60 @@ func TestSummaryHasDigestAndSizes(t *testing.T) {
 	want := "index        :\nlinux/amd64  :  4.18 MB compressed\nlinux/arm64  :  3.71 MB compressed\n"
 	if err != nil || out.String() != want {
 		t.Errorf("%v\n%s", err, &out)
+	}
+}
+
+func TestSecondSignalEndsTheProcess(t *testing.T) {
+	binary, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), binary)
+	cmd.Env = append(os.Environ(), asMain+"="+stuck)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(out)
+	for _, want := range []string{"started", "interrupted"} {
+		if !lines.Scan() || lines.Text() != want {
+			t.Fatalf("the process printed %q, want %q", lines.Text(), want)
+		}
+		// The process may not have restored the default action yet when it prints that it was
+		// interrupted, so the signal is sent until the process has ended.
+		if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = cmd.Wait()
+	}()
+	for again := time.NewTicker(10 * time.Millisecond); ; {
+		select {
+		case <-ended:
+			again.Stop()
+			if status := cmd.ProcessState.Sys().(syscall.WaitStatus); !status.Signaled() || status.Signal() != syscall.SIGINT {
+				t.Errorf("the process ended with %v", cmd.ProcessState)
+			}
+			return
+		case <-again.C:
+			_ = cmd.Process.Signal(syscall.SIGINT) // the process may have ended
+		}
+	}
+}
+
+func TestMakePassesSmokeToOperator(t *testing.T) {
+	for setting, skips := range map[string]bool{"SMOKE=0": true, "SMOKE=no": true, "SMOKE=1": false, "OTHER=": false} {
+		cmd := exec.Command("make", "-n", "deploy", setting)
+		cmd.Dir = "../.."
+		out, err := cmd.CombinedOutput()
+		if err != nil || strings.Contains(string(out), "--skip-trial") != skips {
+			t.Errorf("make -n deploy %s: %v\n%s", setting, err, out)
+		}
 	}
 }
