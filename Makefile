@@ -63,19 +63,20 @@ push: ## build the image and push it: make push REPOSITORY=HOST/NAME
 	@$(MAKE) --no-print-directory image
 	@bin/operator push '$(REPOSITORY)'
 
-# deploy.mk, which git ignores, may set STACK, VPC, SUBNETS, REGION and PARAMETERS.
+# deploy.mk, which git ignores, may set STACK, VPC, SUBNETS, REGION, PARAMETERS and TAGS.
 -include deploy.mk
 REGION     ?=
 SMOKE      ?= 1
 PARAMETERS ?=
+TAGS       ?=
 set         = $(filter-out 0 false no,$(1))
 
 deploy: ## deploy to AWS and try a bastion: make deploy STACK=bastion VPC=vpc-… SUBNETS=subnet-…,subnet-… (DRY_RUN=1; SMOKE=0 tries none)
 	@$(GOBUILD) -o bin/operator ./cmd/operator
 	@bin/operator deploy --stack '$(STACK)' --region '$(REGION)' --vpc '$(VPC)' --subnets '$(SUBNETS)' \
-		--parameters '$(PARAMETERS)' --revision '$(REVISION)' $(if $(call set,$(DRY_RUN)),--dry-run) $(if $(call set,$(SMOKE)),,--skip-trial)
+		--parameters '$(PARAMETERS)' --tags '$(TAGS)' --revision '$(REVISION)' $(if $(call set,$(DRY_RUN)),--dry-run) $(if $(call set,$(SMOKE)),,--skip-trial)
 
-undeploy: ## remove the service from AWS: make undeploy STACK=bastion (DRY_RUN=1; PURGE=1 also deletes the tables)
+undeploy: ## remove the service from AWS: make undeploy STACK=bastion (DRY_RUN=1; PURGE=1 also deletes what is kept)
 	@$(GOBUILD) -o bin/operator ./cmd/operator
 	@bin/operator undeploy --stack '$(STACK)' --region '$(REGION)' $(if $(call set,$(DRY_RUN)),--dry-run) $(if $(call set,$(PURGE)),--purge)
 

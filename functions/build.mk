@@ -1,5 +1,5 @@
-# `sam build` calls the target build-LOGICALID for each function in template.yaml
-# (BuildMethod: makefile), which writes bootstrap into ARTIFACTS_DIR. The same source
+# `make deploy` and `sam build` call the target build-LOGICALID for each function in
+# template.yaml (BuildMethod: makefile), which writes bootstrap into ARTIFACTS_DIR. The same source
 # gives the same file: no paths, no build ID, no version control.
 
 FUNCTIONS := Create Describe Extend Destroy Reaper Observer Slack

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -20,21 +21,21 @@ import (
 
 func deployCommand() *cobra.Command {
 	var s deploy.Settings
-	var parameters, revision string
+	var parameters, tags, revision string
 	cmd := &cobra.Command{
 		Use:   "deploy",
 		Short: "Deploy the service to AWS",
-		Long: `Check the account and the network, deploy the registry, build, push and verify the
-image, deploy the service, send it a request, and try a bastion: request it, connect to
-it, and close it. It is safe to repeat. Run it in the folder of the source, with AWS
-credentials in the environment. If the service authenticates callers by tokens, the test
-request uses the one in BASTION_TOKEN.`,
+		Long: `Check the account and the network, deploy the registry, compile the functions, build,
+push and verify the image, upload the functions, deploy the service, send it a request,
+and try a bastion: request it, connect to it, and close it. It is safe to repeat. Run it
+in the folder of the source, with AWS credentials in the environment. If the service
+authenticates callers by tokens, the test request uses the one in BASTION_TOKEN.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
-			if s.Parameters, err = deploy.ParseParameters(parameters); err != nil {
-				return err
-			}
-			if err := s.Validate(); err != nil {
+			var wrongParameters, wrongTags error
+			s.Parameters, wrongParameters = deploy.ParseParameters(parameters)
+			s.Tags, wrongTags = deploy.ParseTags(tags)
+			if err := errors.Join(wrongParameters, wrongTags, s.Validate()); err != nil {
 				return err
 			}
 			s.Token = os.Getenv("BASTION_TOKEN")
@@ -49,6 +50,7 @@ request uses the one in BASTION_TOKEN.`,
 	cmd.Flags().StringVar(&s.VPC, "vpc", "", "the `ID` of the VPC that people want to reach")
 	cmd.Flags().StringSliceVar(&s.Subnets, "subnets", nil, "the `IDS` of its subnets for bastions, separated by commas")
 	cmd.Flags().StringVar(&parameters, "parameters", "", "more `PARAMETERS` of template.yaml, as \"Name=value Name=value\"")
+	cmd.Flags().StringVar(&tags, "tags", "", "the `TAGS` of both stacks and their resources, as \"Key=Value Key=Value\"; if empty, the stacks keep theirs")
 	cmd.Flags().BoolVar(&s.SkipTrial, "skip-trial", false, "do not try a bastion at the end")
 	cmd.Flags().StringVar(&revision, "revision", "", "the `COMMIT` of the source, for the image's label")
 	return cmd
@@ -75,7 +77,7 @@ is safe to repeat.`,
 		},
 	}
 	flags(cmd, &s)
-	cmd.Flags().BoolVar(&s.Purge, "purge", false, "also delete the tables and the repository, which are kept otherwise")
+	cmd.Flags().BoolVar(&s.Purge, "purge", false, "also delete the tables, the repository and the bucket, which are kept otherwise")
 	return cmd
 }
 

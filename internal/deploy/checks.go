@@ -124,7 +124,7 @@ func (d *Deployment) checkAll(ctx context.Context, r *report) error {
 
 // checkTools looks for the programs that the build needs.
 func (d *Deployment) checkTools(r *report) {
-	for _, tool := range [][2]string{{"go", "https://go.dev/dl"}, {"make", "your system's packages"}, {"python3", "your system's packages, with the venv module"}} {
+	for _, tool := range [][2]string{{"go", "https://go.dev/dl"}, {"make", "your system's packages"}} {
 		if _, err := d.LookPath(tool[0]); err != nil {
 			r.fail("%s is not installed: get it from %s.", tool[0], tool[1])
 		}
@@ -132,7 +132,7 @@ func (d *Deployment) checkTools(r *report) {
 }
 
 func (d *Deployment) checkParameters(f *facts, r *report) (err error) {
-	if f.template, err = readTemplate(d.Settings.Module); err != nil {
+	if f.template, _, err = readTemplate(d.Settings.Module, templateFile); err != nil {
 		return err
 	}
 	for _, name := range f.template.unknown(d.Settings.Parameters) {

@@ -78,7 +78,6 @@ func TestFailedCheckSaysTheNextStep(t *testing.T) {
 	}{
 		"nothing wrong":          {func(*world) {}, nil},
 		"no go":                  {func(w *world) { w.missingTools = []string{"go"} }, []string{"https://go.dev/dl"}},
-		"no python":              {func(w *world) { w.missingTools = []string{"python3"} }, []string{"python3 is not installed"}},
 		"a misspelling":          {func(w *world) { w.settings.Parameters["QuotaTotl"] = "1" }, []string{"no parameter QuotaTotl"}},
 		"a quota of words":       {func(w *world) { w.settings.Parameters["QuotaTotal"] = "many" }, []string{"set a whole number"}},
 		"a concurrency of words": {func(w *world) { w.settings.Parameters["RequestConcurrency"] = "some" }, []string{`RequestConcurrency is "some": set a whole number`}},

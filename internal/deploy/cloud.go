@@ -14,6 +14,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ecs"
 	"github.com/aws/aws-sdk-go-v2/service/iam"
 	"github.com/aws/aws-sdk-go-v2/service/lambda"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/servicequotas"
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
@@ -59,8 +60,21 @@ type (
 		cloudformation.DescribeStackEventsAPIClient
 		cloudformation.ListStacksAPIClient
 		cloudformation.ListStackResourcesAPIClient
+		cloudformation.DescribeChangeSetAPIClient
+		CreateChangeSet(context.Context, *cloudformation.CreateChangeSetInput, ...func(*cloudformation.Options)) (*cloudformation.CreateChangeSetOutput, error)
+		ExecuteChangeSet(context.Context, *cloudformation.ExecuteChangeSetInput, ...func(*cloudformation.Options)) (*cloudformation.ExecuteChangeSetOutput, error)
+		DeleteChangeSet(context.Context, *cloudformation.DeleteChangeSetInput, ...func(*cloudformation.Options)) (*cloudformation.DeleteChangeSetOutput, error)
 		UpdateStack(context.Context, *cloudformation.UpdateStackInput, ...func(*cloudformation.Options)) (*cloudformation.UpdateStackOutput, error)
 		DeleteStack(context.Context, *cloudformation.DeleteStackInput, ...func(*cloudformation.Options)) (*cloudformation.DeleteStackOutput, error)
+	}
+	// Objects is S3, with the bucket for code and templates.
+	Objects interface {
+		s3.HeadObjectAPIClient
+		s3.HeadBucketAPIClient
+		s3.ListObjectVersionsAPIClient
+		PutObject(context.Context, *s3.PutObjectInput, ...func(*s3.Options)) (*s3.PutObjectOutput, error)
+		DeleteObjects(context.Context, *s3.DeleteObjectsInput, ...func(*s3.Options)) (*s3.DeleteObjectsOutput, error)
+		DeleteBucket(context.Context, *s3.DeleteBucketInput, ...func(*s3.Options)) (*s3.DeleteBucketOutput, error)
 	}
 	// ECR is the registry of images.
 	ECR interface {
@@ -95,6 +109,7 @@ type Cloud struct {
 	EC2        EC2
 	Quotas     Quotas
 	Stacks     Stacks
+	Objects    Objects
 	ECR        ECR
 	Functions  Functions
 	Parameters Parameters
@@ -121,6 +136,7 @@ func Connect(ctx context.Context, region string, client *http.Client) (Cloud, er
 		EC2:         ec2.NewFromConfig(cfg),
 		Quotas:      servicequotas.NewFromConfig(cfg),
 		Stacks:      cloudformation.NewFromConfig(cfg),
+		Objects:     s3.NewFromConfig(cfg),
 		ECR:         ecr.NewFromConfig(cfg),
 		Functions:   lambda.NewFromConfig(cfg),
 		Parameters:  ssm.NewFromConfig(cfg),

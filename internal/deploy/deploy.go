@@ -1,9 +1,10 @@
 // Package deploy installs the service in an AWS account, and removes it.
 //
 // A deployment is a list of steps in a fixed order, each of which can be repeated:
-// checks, registry, build, push, verify, deploy, test request, trial. A dry run prints the list
-// and calls nothing. The AWS SAM CLI packages and deploys the templates, as a process.
-// The other steps call AWS through the interfaces in cloud.go.
+// checks, registry, build, push, verify, upload, deploy, test request, trial. A dry run
+// prints the list and calls nothing. The only programs that a deployment runs are make
+// and go.
+// The steps call AWS through the interfaces in cloud.go.
 package deploy
 
 import (
@@ -13,6 +14,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -96,7 +98,12 @@ func run(ctx context.Context, out io.Writer, dry bool, command string, steps []s
 
 // built is passed from step to step.
 type built struct {
-	repository, digest, reference string
+	repository, digest, reference string   // of the image
+	bucket, domain                string   // of the code
+	template                      template // of the service, read once
+	source                        []byte   // its text
+	functions                     []function
+	templateURL                   string
 	smoked                        smoked
 }
 
@@ -105,11 +112,10 @@ func (d *Deployment) deploySteps(b *built) []step {
 	steps := []step{
 		{"check this machine, the account and the network", d.describeChecks(), d.check},
 		{"deploy the registry, stack " + s.Registry(), []string{
-			"run scripts/emulators sam, which installs the SAM CLI into .tools",
-			"run " + commandLine(samCLI, deployTemplate("registry.yaml", s.Registry(), d.region(), nil)),
+			"create or update the stack with " + registryFile + describeTags(s.Tags),
 		}, func(ctx context.Context) error { return d.deployRegistry(ctx, b) }},
 		{"build the functions and the image", []string{
-			"run " + commandLine(samCLI, buildFunctions()),
+			"run " + commandLine("make", buildArguments("FUNCTION", "FOLDER")) + " for each function of " + templateFile + ", and zip the results",
 			"compile bastiond for linux/amd64 and linux/arm64, and write the image to .image",
 		}, func(ctx context.Context) error { return d.build(ctx, b) }},
 		{"push the image", []string{"push to the repository in the registry's stack what it does not have"},
@@ -119,9 +125,12 @@ func (d *Deployment) deploySteps(b *built) []step {
 			}},
 		{"verify the image's digest", []string{"look up the digest that was built in ECR"},
 			func(ctx context.Context) error { return d.verify(ctx, b) }},
-		{"deploy the service, stack " + s.Stack, []string{
-			"run " + commandLine(samCLI, deployTemplate(builtTemplate, s.Stack, d.region(), d.parameters("REPOSITORY@sha256:DIGEST"))),
-		}, func(ctx context.Context) error { return d.deployService(ctx, b) }},
+		{"upload the functions' code and the template", []string{
+			"upload what is not in the bucket of the registry's stack: the code of the functions, and " + templateFile + " with the code's places",
+		}, func(ctx context.Context) error { return d.uploadAll(ctx, b) }},
+		{"deploy the service, stack " + s.Stack, append([]string{
+			"create or update the stack with the uploaded template" + describeTags(s.Tags) + ", and these parameters; others keep their values",
+		}, described("set ", d.parameters("REPOSITORY@sha256:DIGEST"))...), func(ctx context.Context) error { return d.deployService(ctx, b) }},
 		{"send a test request", []string{"send a signed GET to the service's URL, which must return 200"},
 			func(ctx context.Context) (err error) {
 				b.smoked, err = d.smoke(ctx)
@@ -141,7 +150,7 @@ func (d *Deployment) deploySteps(b *built) []step {
 }
 
 func (d *Deployment) describeChecks() []string {
-	all := []string{"look for go, make and python3", "read the parameters in " + templateFile, "look up your AWS identity in " + d.region()}
+	all := []string{"look for go and make", "read the parameters in " + templateFile, "look up your AWS identity in " + d.region()}
 	for _, c := range d.checks() {
 		all = append(all, "check "+c.what)
 	}
@@ -156,34 +165,70 @@ func (d *Deployment) region() string {
 	return d.Cloud.Region
 }
 
+// describeTags returns what a dry run says about tags.
+func describeTags(tags map[string]string) string {
+	if tags == nil {
+		return ""
+	}
+	return " and the tags " + strings.Join(described("", tags), " ")
+}
+
+// described returns a text for each element of a map, in order.
+func described(prefix string, values map[string]string) (all []string) {
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		all = append(all, prefix+name+"="+values[name])
+	}
+	return all
+}
+
 func (d *Deployment) deployRegistry(ctx context.Context, b *built) error {
-	if err := d.Runner.Run(ctx, "scripts/emulators", "sam"); err != nil {
+	template, text, err := readTemplate(d.Settings.Module, registryFile)
+	if err != nil {
 		return err
 	}
 	name := d.Settings.Registry()
-	if err := ready(ctx, d.Cloud.Stacks, d.Progress, name); err != nil {
-		return err
-	}
-	if err := d.Runner.Run(ctx, samCLI, deployTemplate("registry.yaml", name, d.Cloud.Region, nil)...); err != nil {
+	if err := d.deployStack(ctx, revision{stack: name, template: template, body: string(text), tags: d.Settings.Tags}); err != nil {
 		return err
 	}
 	s, err := fetchStack(ctx, d.Cloud.Stacks, name)
 	if err != nil {
 		return err
 	}
-	if b.repository = s.outputs["RepositoryUri"]; b.repository == "" {
-		return fmt.Errorf("the stack %s has no output RepositoryUri; was it created from another registry.yaml?", name)
+	for output, value := range map[string]*string{"RepositoryUri": &b.repository, "CodeBucketName": &b.bucket, "CodeBucketDomain": &b.domain} {
+		if *value = s.outputs[output]; *value == "" {
+			return fmt.Errorf("the stack %s has no output %s; was it created from another %s?", name, output, registryFile)
+		}
 	}
-	fmt.Fprintf(d.Progress.W, "the repository is %s\n", b.repository)
+	fmt.Fprintf(d.Progress.W, "the repository is %s\nthe bucket is %s\n", b.repository, b.bucket)
 	return nil
 }
 
 func (d *Deployment) build(ctx context.Context, b *built) (err error) {
-	if err := d.Runner.Run(ctx, samCLI, buildFunctions()...); err != nil {
+	if b.template, b.source, err = readTemplate(d.Settings.Module, templateFile); err != nil {
+		return err
+	}
+	if b.functions, err = d.buildFunctions(ctx, b.source); err != nil {
 		return err
 	}
 	b.digest, err = d.Images.Build(ctx)
 	return err
+}
+
+// uploadAll uploads the code, and then the template, which is too large to be sent with a
+// change set.
+func (d *Deployment) uploadAll(ctx context.Context, b *built) error {
+	for _, f := range b.functions {
+		if err := d.upload(ctx, b.bucket, f.code); err != nil {
+			return err
+		}
+	}
+	text, err := withCode(b.source, b.bucket, b.functions)
+	if err != nil {
+		return err
+	}
+	o := newObject("the template", "templates/", ".yaml", text)
+	b.templateURL = "https://" + b.domain + "/" + o.key
+	return d.upload(ctx, b.bucket, o)
 }
 
 // verify looks the image up in ECR's own API. The push used the registry's API.
@@ -217,8 +262,7 @@ func (d *Deployment) parameters(reference string) map[string]string {
 }
 
 func (d *Deployment) deployService(ctx context.Context, b *built) error {
-	if err := ready(ctx, d.Cloud.Stacks, d.Progress, d.Settings.Stack); err != nil {
-		return err
-	}
-	return d.Runner.Run(ctx, samCLI, deployTemplate(builtTemplate, d.Settings.Stack, d.Cloud.Region, d.parameters(b.reference))...)
+	return d.deployStack(ctx, revision{
+		stack: d.Settings.Stack, template: b.template, url: b.templateURL, parameters: d.parameters(b.reference), tags: d.Settings.Tags,
+	})
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	ec2types "github.com/aws/aws-sdk-go-v2/service/ec2/types"
 	"github.com/aws/aws-sdk-go-v2/service/ecr"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
 )
 
 // rule is a rule of another security group that refers to the member group.
@@ -124,8 +125,8 @@ func (d *Deployment) interfacesOf(ctx context.Context, member string) (ids []str
 
 // kept is what the stacks leave when they are deleted, because it is retained.
 type kept struct {
-	tables, repositories []string // those that still exist
-	logs                 []string
+	tables, repositories, buckets []string // those that still exist
+	logs                          []string
 }
 
 // findKept reads deleted stacks from CloudFormation, which lists them for 90 days, and
@@ -172,6 +173,11 @@ func (d *Deployment) addKept(ctx context.Context, id string, k *kept) error {
 			if err := appendUnless(&k.repositories, r.physical, err, "RepositoryNotFoundException"); err != nil {
 				return err
 			}
+		case "AWS::S3::Bucket":
+			_, err := d.Cloud.Objects.HeadBucket(ctx, &s3.HeadBucketInput{Bucket: &r.physical})
+			if err := appendUnless(&k.buckets, r.physical, err, "NotFound"); err != nil {
+				return err
+			}
 		case "AWS::Logs::LogGroup":
 			k.logs = append(k.logs, r.physical)
 		}
@@ -202,10 +208,13 @@ func (d *Deployment) listKept(ctx context.Context) error {
 	for _, repository := range k.repositories {
 		fmt.Fprintf(d.Progress.W, "kept: the repository %s with its images\n", repository)
 	}
-	if len(k.tables)+len(k.repositories) > 0 {
+	for _, bucket := range k.buckets {
+		fmt.Fprintf(d.Progress.W, "kept: the bucket %s with the code and the templates of all deployments\n", bucket)
+	}
+	if len(k.tables)+len(k.repositories)+len(k.buckets) > 0 {
 		fmt.Fprintln(d.Progress.W, "To delete these too, run make undeploy PURGE=1.")
 	} else {
-		fmt.Fprintln(d.Progress.W, "no table and no repository is kept")
+		fmt.Fprintln(d.Progress.W, "no table, no repository and no bucket is kept")
 	}
 	d.listLogs(k)
 	return nil
@@ -240,6 +249,11 @@ func (d *Deployment) purge(ctx context.Context) error {
 		})
 		if err != nil && !isCode(err, "RepositoryNotFoundException") {
 			return fmt.Errorf("delete the repository %s: %w", repository, err)
+		}
+	}
+	for _, bucket := range k.buckets {
+		if err := d.deleteBucket(ctx, bucket); err != nil {
+			return err
 		}
 	}
 	d.listLogs(k)

@@ -22,6 +22,7 @@ type Settings struct {
 	VPC        string            // vpc-…
 	Subnets    []string          // subnet-…
 	Parameters map[string]string // of template.yaml, except those that the fields above set
+	Tags       map[string]string // of both stacks; nil: those that the stacks have
 	Module     string            // the folder with template.yaml
 	Token      string            // for the test request, if callers have tokens
 	DryRun     bool
@@ -36,8 +37,8 @@ var reserved = map[string]string{
 	"SubnetIds": "set SUBNETS=subnet-…,subnet-… instead",
 }
 
-// parameter matches one word of PARAMETERS. The SAM CLI interprets quotes and
-// backslashes, and no parameter of the template needs them.
+// parameter matches one word of PARAMETERS. The shell of the Makefile interprets quotes
+// and backslashes, and no parameter of the template needs them.
 var parameter = regexp.MustCompile(`^([A-Za-z][A-Za-z0-9]*)=([^"'\\]*)$`)
 
 // ParseParameters reads "Name=value Name=value", separated by spaces.
@@ -94,31 +95,34 @@ func (s Settings) ValidateStack() error {
 // Registry returns the name of the registry's stack.
 func (s Settings) Registry() string { return s.Stack + "-registry" }
 
-// templateFile is the service's template, in the module's folder.
-const templateFile = "template.yaml"
+// The templates of the two stacks, in the module's folder.
+const (
+	templateFile = "template.yaml"
+	registryFile = "registry.yaml"
+)
 
-// template is the part of template.yaml that a deployment needs.
+// template is the part of a template that a deployment needs.
 type template struct {
 	Parameters map[string]struct {
 		Default any `yaml:"Default"`
 	} `yaml:"Parameters"`
 }
 
-func readTemplate(module string) (template, error) {
-	file := filepath.Join(module, templateFile)
+// readTemplate returns a template of the module's folder, and its text.
+func readTemplate(module, name string) (template, []byte, error) {
+	file := filepath.Join(module, name)
 	text, err := os.ReadFile(file)
 	if err != nil {
-		return template{}, fmt.Errorf("read the template: %w; run this in the folder of the source", err)
+		return template{}, nil, fmt.Errorf("read the template: %w; run this in the folder of the source", err)
 	}
 	var t template
 	if err := yaml.Unmarshal(text, &t); err != nil {
-		return template{}, fmt.Errorf("read %s: %w", file, err)
+		return template{}, nil, fmt.Errorf("read %s: %w", file, err)
 	}
-	return t, nil
+	return t, text, nil
 }
 
-// unknown returns the names of parameters that the template does not have. The SAM CLI
-// ignores them silently.
+// unknown returns the names of parameters that the template does not have.
 func (t template) unknown(given map[string]string) []string {
 	var names []string
 	for name := range given {

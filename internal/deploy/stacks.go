@@ -22,14 +22,16 @@ const stackPause = 5 * time.Second
 type stack struct {
 	id         string
 	status     types.StackStatus
+	reason     string // of the status
 	parameters map[string]string
 	outputs    map[string]string
+	tags       map[string]string // without those of AWS
 }
 
 func (s stack) exists() bool { return s.id != "" }
 
 func (s stack) changing() bool {
-	// A stack in review has only a change set. It stays in that state, and the SAM CLI
+	// A stack in review has only a change set. It stays in that state, and a deployment
 	// continues from it.
 	return strings.HasSuffix(string(s.status), "_IN_PROGRESS") && s.status != types.StackStatusReviewInProgress
 }
@@ -49,12 +51,18 @@ func fetchStack(ctx context.Context, api Stacks, name string) (stack, error) {
 		return stack{}, fmt.Errorf("read the stack %s: CloudFormation returned %d stacks", name, len(out.Stacks))
 	}
 	found := out.Stacks[0]
-	s := stack{id: aws.ToString(found.StackId), status: found.StackStatus, parameters: map[string]string{}, outputs: map[string]string{}}
+	s := stack{id: aws.ToString(found.StackId), status: found.StackStatus, reason: aws.ToString(found.StackStatusReason),
+		parameters: map[string]string{}, outputs: map[string]string{}, tags: map[string]string{}}
 	for _, p := range found.Parameters {
 		s.parameters[aws.ToString(p.ParameterKey)] = aws.ToString(p.ParameterValue)
 	}
 	for _, o := range found.Outputs {
 		s.outputs[aws.ToString(o.OutputKey)] = aws.ToString(o.OutputValue)
+	}
+	for _, tag := range found.Tags {
+		if key := aws.ToString(tag.Key); !strings.HasPrefix(key, "aws:") { // such as Service Catalog's, which nobody else may set
+			s.tags[key] = aws.ToString(tag.Value)
+		}
 	}
 	return s, nil
 }
@@ -74,22 +82,23 @@ func settled(ctx context.Context, api Stacks, progress image.Progress, name stri
 }
 
 // ready prepares a stack for a deployment: it waits until the stack is not changing,
-// and deletes what a failed creation left, which CloudFormation cannot update.
-func ready(ctx context.Context, api Stacks, progress image.Progress, name string) error {
+// deletes what a failed creation left, which CloudFormation cannot update, and returns
+// the stack.
+func ready(ctx context.Context, api Stacks, progress image.Progress, name string) (stack, error) {
 	s, err := settled(ctx, api, progress, name)
 	if err != nil {
-		return err
+		return s, err
 	}
 	switch s.status {
 	case types.StackStatusRollbackComplete, types.StackStatusCreateFailed, types.StackStatusRollbackFailed:
 		fmt.Fprintf(progress.W, "the creation of the stack %s failed before (%s): deleting it first\n", name, s.status)
-		return deleteStack(ctx, api, progress, name)
+		return stack{}, deleteStack(ctx, api, progress, name)
 	case types.StackStatusDeleteFailed:
-		return fmt.Errorf("the stack %s is partly deleted; finish that with make undeploy", name)
+		return s, fmt.Errorf("the stack %s is partly deleted; finish that with make undeploy", name)
 	case types.StackStatusUpdateRollbackFailed:
-		return fmt.Errorf("an update of the stack %[1]s failed, and so did its rollback; run\n  aws cloudformation continue-update-rollback --stack-name %[1]s", name)
+		return s, fmt.Errorf("an update of the stack %[1]s failed, and so did its rollback; run\n  aws cloudformation continue-update-rollback --stack-name %[1]s", name)
 	}
-	return nil
+	return s, nil
 }
 
 // deleteStack deletes a stack and waits for the end. The stack may not exist.
@@ -102,35 +111,23 @@ func deleteStack(ctx context.Context, api Stacks, progress image.Progress, name 
 		fmt.Fprintf(progress.W, "the stack %s does not exist\n", name)
 		return nil
 	}
+	f, err := follow(ctx, api, progress.W, name, s.id)
+	if err != nil {
+		return err
+	}
 	if _, err := api.DeleteStack(ctx, &cloudformation.DeleteStackInput{StackName: &s.id}); err != nil {
 		return fmt.Errorf("delete the stack %s: %w", name, err)
 	}
-	err = poll(ctx, progress, "delete the stack "+name, stackPause, func(ctx context.Context) (bool, string, error) {
-		s, err = fetchStack(ctx, api, s.id)
-		return s.status == types.StackStatusDeleteComplete || s.status == types.StackStatusDeleteFailed, string(s.status), err
-	})
-	if err == nil && s.status == types.StackStatusDeleteFailed {
-		err = fmt.Errorf("delete the stack %s: %s", name, reasons(ctx, api, s.id))
+	began := time.Now()
+	fmt.Fprintf(progress.W, "delete the stack %s\n", name)
+	if s, err = f.wait(ctx); err != nil {
+		return err
 	}
-	return err
-}
-
-// reasons returns the most recent failures in a stack.
-func reasons(ctx context.Context, api Stacks, id string) string {
-	out, err := api.DescribeStackEvents(ctx, &cloudformation.DescribeStackEventsInput{StackName: &id})
-	if err != nil {
-		return fmt.Sprintf("it failed, and its events could not be read: %v", err)
+	if s.status != types.StackStatusDeleteComplete {
+		return fmt.Errorf("delete the stack %s: %w", name, f.failure(s))
 	}
-	var lines []string
-	for _, event := range out.StackEvents { // the newest first
-		if strings.HasSuffix(string(event.ResourceStatus), "_FAILED") {
-			lines = append(lines, fmt.Sprintf("%s: %s", aws.ToString(event.LogicalResourceId), aws.ToString(event.ResourceStatusReason)))
-		}
-	}
-	if len(lines) == 0 {
-		return "it failed, and its events have no reason"
-	}
-	return strings.Join(lines, "\n  ")
+	fmt.Fprintf(progress.W, "delete the stack %s: done in %s\n", name, time.Since(began).Round(time.Second))
+	return nil
 }
 
 // resource is a resource of a stack.

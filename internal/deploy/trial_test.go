@@ -257,7 +257,7 @@ func TestTrialIsDeletedWhenInterrupted(t *testing.T) {
 			d := w.deployment()
 			err := d.Deploy(ctx)
 			out := w.out.String()
-			if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "interrupted in step 8 of 8, try a bastion; rerun make deploy") {
+			if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "interrupted in step 9 of 9, try a bastion; rerun make deploy") {
 				t.Errorf("%s: %v\n%s", test.name, err, out)
 			}
 			if w.trial.deleted == 0 || !strings.Contains(out, test.want) || w.trial.doc.State != bastion.Closing {
@@ -324,7 +324,7 @@ func TestSkippedTrial(t *testing.T) {
 		if got := w.takeCalls(effects...); !slices.Equal(got, wholeDeployment[:len(wholeDeployment)-1]) {
 			t.Errorf("the calls are %q", got)
 		}
-		if out := w.out.String(); !strings.Contains(out, "[7/7] send a test request") || !strings.Contains(out, "curl -sS") {
+		if out := w.out.String(); !strings.Contains(out, "[8/8] send a test request") || !strings.Contains(out, "curl -sS") {
 			t.Errorf("the output is\n%s", out)
 		}
 	})
@@ -339,7 +339,7 @@ func TestEachStepPrintsItsTime(t *testing.T) {
 			t.Fatal(err)
 		}
 		steps := regexp.MustCompile(`(?m)^      done in (\d+\.\d)s$`).FindAllStringSubmatch(w.out.String(), -1)
-		if len(steps) != 8 || steps[3][1] != "1.5" {
+		if len(steps) != 9 || steps[3][1] != "1.5" {
 			t.Errorf("the times are %q\n%s", steps, w.out.String())
 		}
 	})

@@ -31,9 +31,9 @@ func (d *Deployment) Undeploy(ctx context.Context) error {
 
 func (d *Deployment) undeploySteps() []step {
 	s := d.Settings
-	last := step{"list what is kept", []string{"list the tables, the repository and the log groups that the stacks leave"}, d.listKept}
+	last := step{"list what is kept", []string{"list the tables, the repository, the bucket and the log groups that the stacks leave"}, d.listKept}
 	if s.Purge {
-		last = step{"delete what is kept", []string{"delete the tables and the repository that the stacks leave, and list the log groups"}, d.purge}
+		last = step{"delete what is kept", []string{"delete the tables, the repository and the bucket that the stacks leave, and list the log groups"}, d.purge}
 	}
 	return []step{
 		{"refuse POST requests in " + s.Stack, []string{
@@ -99,6 +99,10 @@ func (d *Deployment) drain(ctx context.Context) error {
 		fmt.Fprintln(d.Progress.W, "POST requests are refused already")
 		return nil
 	}
+	f, err := follow(ctx, d.Cloud.Stacks, d.Progress.W, d.Settings.Stack, s.id)
+	if err != nil {
+		return err
+	}
 	_, err = d.Cloud.Stacks.UpdateStack(ctx, &cloudformation.UpdateStackInput{
 		StackName: &s.id, UsePreviousTemplate: aws.Bool(true), Parameters: changed(s.parameters, "true", admins),
 		// The update transforms the SAM template again.
@@ -107,11 +111,11 @@ func (d *Deployment) drain(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("update the stack %s: %w", d.Settings.Stack, err)
 	}
-	if s, err = settled(ctx, d.Cloud.Stacks, d.Progress, s.id); err != nil {
+	if s, err = f.wait(ctx); err != nil {
 		return err
 	}
 	if s.status != types.StackStatusUpdateComplete {
-		return fmt.Errorf("update the stack %s: %s: %s", d.Settings.Stack, s.status, reasons(ctx, d.Cloud.Stacks, s.id))
+		return fmt.Errorf("update the stack %s: %w", d.Settings.Stack, f.failure(s))
 	}
 	fmt.Fprintln(d.Progress.W, "POST requests, which create or renew bastions, are refused (503 draining); make deploy reverts this")
 	return nil

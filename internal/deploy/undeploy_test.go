@@ -2,6 +2,7 @@ package deploy
 
 import (
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -21,6 +22,10 @@ func deployedWorld() *world {
 	w := newWorld()
 	w.add("bastion-registry", types.StackStatusCreateComplete)
 	w.add("bastion", types.StackStatusCreateComplete)
+	for i := range versionsPage {
+		w.versions = append(w.versions, version{key: "functions/1.zip", id: fmt.Sprint(i)})
+	}
+	w.versions = append(w.versions, version{key: "functions/1.zip", id: "m", marker: true})
 	w.bastions = []api.Bastion{{ID: "aaaa", Owner: "iam:1:AIDA", State: bastion.Ready}, {ID: "bbbb", Owner: "iam:1:AROB", State: bastion.Starting}}
 	return w
 }
@@ -42,13 +47,13 @@ func TestUndeployRemovesEverythingNotRetained(t *testing.T) {
 			t.Errorf("the calls are %q", got)
 		}
 		out := w.out.String()
-		for _, want := range []string{"close all bastions: 1s, 2 left, for example aaaa of iam:1:AIDA, ready\n", "2 closed, none left", "kept: the table records-1\n", "kept: the table leases-1\n", "kept: the repository registry-abc", "PURGE=1", "--log-group-name logs-1"} {
+		for _, want := range []string{"close all bastions: 1s, 2 left, for example aaaa of iam:1:AIDA, ready\n", "2 closed, none left", "kept: the table records-1\n", "kept: the table leases-1\n", "kept: the repository registry-abc", "kept: the bucket " + testBucket, "PURGE=1", "--log-group-name logs-1"} {
 			if !strings.Contains(out, want) {
 				t.Errorf("%q is missing in\n%s", want, out)
 			}
 		}
 		w.settings.Purge = true
-		for _, want := range [][]string{{"DeleteTable records-1", "DeleteTable leases-1", "DeleteRepository registry-abc"}, nil} {
+		for _, want := range [][]string{{"DeleteTable records-1", "DeleteTable leases-1", "DeleteRepository registry-abc", "DeleteObjects", "DeleteObjects", "DeleteBucket " + testBucket}, nil} {
 			if err := w.deployment().Undeploy(t.Context()); err != nil {
 				t.Fatal(err)
 			}
@@ -57,10 +62,76 @@ func TestUndeployRemovesEverythingNotRetained(t *testing.T) {
 			}
 		}
 		w.settings.Purge = false
-		if err := w.deployment().Undeploy(t.Context()); err != nil || !strings.Contains(w.out.String(), "no table and no repository is kept") {
+		if err := w.deployment().Undeploy(t.Context()); err != nil || !strings.Contains(w.out.String(), "no table, no repository and no bucket is kept") {
 			t.Errorf("%v\n%s", err, w.out.String())
 		}
 	})
+}
+
+// A run after the last one has nothing to do, and says so.
+func TestUndeployTwice(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := deployedWorld()
+		for _, want := range [][]string{wholeRemoval, nil} {
+			if err := w.deployment().Undeploy(t.Context()); err != nil {
+				t.Fatalf("%v\n%s", err, w.out.String())
+			}
+			if got := w.takeCalls(changes...); !slices.Equal(got, want) {
+				t.Errorf("the calls are %q, want %q", got, want)
+			}
+		}
+		out := w.out.String()
+		for _, want := range []string{
+			"the stack bastion does not exist: nothing to do\n", "] delete the stack bastion\nthe stack bastion does not exist\n",
+			"] delete the stack bastion-registry\nthe stack bastion-registry does not exist\n", "kept: the table records-1\n", "kept: the bucket " + testBucket,
+		} {
+			if !strings.Contains(out, want) {
+				t.Errorf("%q is missing in\n%s", want, out)
+			}
+		}
+	})
+}
+
+func TestUndeployOfNothing(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld()
+		if err := w.deployment().Undeploy(t.Context()); err != nil || len(w.takeCalls(changes...)) > 0 || !strings.Contains(w.out.String(), "the stack bastion does not exist: nothing to do") {
+			t.Errorf("%v\n%s", err, w.out.String())
+		}
+	})
+}
+
+// Removal that is cancelled after draining is reverted by a deployment. The operator stays
+// an admin until the next PARAMETERS with Admins.
+func TestDeployRevertsDraining(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld()
+		w.settings.Parameters["Admins"] = "iam:111122223333:AIDAOTHER"
+		if err := w.deployment().Deploy(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		w.fail["DeleteStack"] = errTest
+		if err := w.deployment().Undeploy(t.Context()); err == nil || w.named("bastion").params["Draining"] != "true" {
+			t.Fatalf("%v; the parameters are %q", err, w.named("bastion").params)
+		}
+		clear(w.fail)
+		delete(w.settings.Parameters, "Admins")
+		if err := w.deployment().Deploy(t.Context()); err != nil {
+			t.Fatalf("%v\n%s", err, w.out.String())
+		}
+		if p := w.named("bastion").params; p["Draining"] != "false" || p["Admins"] != "iam:111122223333:AIDAOTHER,iam:111122223333:AROAEXAMPLEEXAMPLE12" {
+			t.Errorf("the parameters are %q", p)
+		}
+	})
+}
+
+func TestVersionsThatAreNotDeletedKeepTheBucket(t *testing.T) {
+	w := deployedWorld()
+	w.fail["delete versions"] = errTest
+	err := w.deployment().deleteBucket(t.Context(), testBucket)
+	if err == nil || !strings.Contains(err.Error(), "S3 did not delete 1 of 4 versions, for example functions/1.zip: AccessDenied: "+errTest.Error()) || !w.bucket {
+		t.Error(err)
+	}
 }
 
 func TestDrainingChangesTwoParameters(t *testing.T) {
@@ -83,7 +154,8 @@ func TestDrainingChangesTwoParameters(t *testing.T) {
 }
 
 func TestUndeployCanBeRerunAfterAnyFailure(t *testing.T) {
-	for _, broken := range append(wholeRemoval, "Invoke describe-1", "DescribeSecurityGroups", "DescribeNetworkInterfaces", "ListStacks", "DeleteTable", "DeleteRepository", "GetCallerIdentity") {
+	for _, broken := range append(wholeRemoval, "Invoke describe-1", "DescribeSecurityGroups", "DescribeNetworkInterfaces", "ListStacks", "DeleteTable", "DeleteRepository", "GetCallerIdentity",
+		"HeadBucket", "ListObjectVersions", "DeleteObjects", "DeleteBucket") {
 		bubble(t, func(t *testing.T) {
 			w := deployedWorld()
 			w.settings.Purge = true
@@ -96,7 +168,7 @@ func TestUndeployCanBeRerunAfterAnyFailure(t *testing.T) {
 			if err := w.deployment().Undeploy(t.Context()); err != nil {
 				t.Errorf("%s failed once; the rerun: %v", broken, err)
 			}
-			if w.named("bastion") != nil || w.named("bastion-registry") != nil || len(w.tables) > 0 || w.repo || len(w.bastions) > 0 {
+			if w.named("bastion") != nil || w.named("bastion-registry") != nil || len(w.tables) > 0 || w.repo || w.bucket || len(w.versions) > 0 || len(w.bastions) > 0 {
 				t.Errorf("%s failed once; left: %v %v %v", broken, w.tables, w.repo, w.bastions)
 			}
 		})
@@ -164,7 +236,7 @@ func TestFailedDeletionHasTheReason(t *testing.T) {
 		w := deployedWorld()
 		w.fail["delete"] = errTest // the status becomes DELETE_FAILED
 		err := w.deployment().Undeploy(t.Context())
-		if err == nil || !strings.Contains(err.Error(), "MemberGroup: DependencyViolation") || w.named("bastion-registry") == nil {
+		if err == nil || !strings.Contains(err.Error(), "MemberGroup (AWS::EC2::SecurityGroup): DependencyViolation") || w.named("bastion-registry") == nil {
 			t.Errorf("%v", err)
 		}
 	})

@@ -3,6 +3,9 @@ package deploy
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -26,6 +29,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 	ssmtypes "github.com/aws/aws-sdk-go-v2/service/ssm/types"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
+	"go.yaml.in/yaml/v4"
 )
 
 func (w *world) GetCallerIdentity(context.Context, *sts.GetCallerIdentityInput, ...func(*sts.Options)) (*sts.GetCallerIdentityOutput, error) {
@@ -168,9 +172,13 @@ func (w *world) DescribeStacks(_ context.Context, in *cloudformation.DescribeSta
 	if s == nil {
 		return nil, refusal("ValidationError", "Stack with id "+*in.StackName+" does not exist")
 	}
-	found := types.Stack{StackName: &s.name, StackId: &s.id, StackStatus: s.status}
+	found := types.Stack{StackName: &s.name, StackId: &s.id, StackStatus: s.status, StackStatusReason: aws.String("the stack's reason")}
 	if s.next != "" {
-		s.status, s.next = s.next, ""
+		s.become(s.next)
+		s.next = ""
+	}
+	for key, value := range s.tags {
+		found.Tags = append(found.Tags, types.Tag{Key: &key, Value: &value})
 	}
 	for key, value := range s.params {
 		found.Parameters = append(found.Parameters, types.Parameter{ParameterKey: &key, ParameterValue: &value})
@@ -181,10 +189,40 @@ func (w *world) DescribeStacks(_ context.Context, in *cloudformation.DescribeSta
 	return &cloudformation.DescribeStacksOutput{Stacks: []types.Stack{found}}, nil
 }
 
-func (w *world) DescribeStackEvents(context.Context, *cloudformation.DescribeStackEventsInput, ...func(*cloudformation.Options)) (*cloudformation.DescribeStackEventsOutput, error) {
-	return &cloudformation.DescribeStackEventsOutput{StackEvents: []types.StackEvent{{
-		LogicalResourceId: aws.String("MemberGroup"), ResourceStatus: types.ResourceStatusDeleteFailed, ResourceStatusReason: aws.String("DependencyViolation"),
-	}}}, w.call("DescribeStackEvents")
+// become changes the status, and adds the event of that.
+func (s *madeStack) become(status types.StackStatus) {
+	s.status = status
+	s.happen(types.StackEvent{LogicalResourceId: &s.name, PhysicalResourceId: &s.id, ResourceType: aws.String("AWS::CloudFormation::Stack"), ResourceStatus: types.ResourceStatus(status)})
+}
+
+func (s *madeStack) happen(events ...types.StackEvent) {
+	for _, e := range events {
+		e.EventId = aws.String(fmt.Sprintf("%s/event-%d", s.id, len(s.events)))
+		s.events = append(s.events, e)
+	}
+}
+
+// eventsPage is the number of events in a page.
+const eventsPage = 3
+
+// DescribeStackEvents returns the newest first.
+func (w *world) DescribeStackEvents(_ context.Context, in *cloudformation.DescribeStackEventsInput, _ ...func(*cloudformation.Options)) (*cloudformation.DescribeStackEventsOutput, error) {
+	if err := w.call("DescribeStackEvents"); err != nil {
+		return nil, err
+	}
+	all := slices.Clone(w.named(*in.StackName).events)
+	slices.Reverse(all)
+	from := 0
+	if in.NextToken != nil {
+		if _, err := fmt.Sscan(*in.NextToken, &from); err != nil {
+			return nil, err
+		}
+	}
+	out := &cloudformation.DescribeStackEventsOutput{StackEvents: all[from:]}
+	if to := from + eventsPage; to < len(all) {
+		out.StackEvents, out.NextToken = all[from:to], aws.String(fmt.Sprint(to))
+	}
+	return out, nil
 }
 
 func (w *world) ListStacks(context.Context, *cloudformation.ListStacksInput, ...func(*cloudformation.Options)) (*cloudformation.ListStacksOutput, error) {
@@ -217,8 +255,149 @@ func (w *world) ListStackResources(_ context.Context, in *cloudformation.ListSta
 		add("DestroyFunction", "destroy-1", "AWS::Lambda::Function", types.ResourceStatusDeleteComplete)
 	} else {
 		add("Registry", "registry-abc", "AWS::ECR::Repository", kept)
+		add("CodeBucket", testBucket, "AWS::S3::Bucket", kept)
 	}
 	return &cloudformation.ListStackResourcesOutput{StackResourceSummaries: all}, w.call("ListStackResources")
+}
+
+// CreateChangeSet checks the input as CloudFormation documents it. The change set is
+// ready when it is read for the second time.
+func (w *world) CreateChangeSet(_ context.Context, in *cloudformation.CreateChangeSetInput, _ ...func(*cloudformation.Options)) (*cloudformation.CreateChangeSetOutput, error) {
+	if err := w.call("CreateChangeSet %s", *in.StackName); err != nil {
+		return nil, err
+	}
+	set := &madeSet{id: "arn:changeSet/" + *in.ChangeSetName, text: aws.ToString(in.TemplateBody), status: types.ChangeSetStatusCreatePending}
+	if in.TemplateURL != nil {
+		key, ours := strings.CutPrefix(*in.TemplateURL, "https://"+testBucket+".s3.eu-west-1.amazonaws.com/")
+		found := w.newest(key)
+		if !ours || found == nil {
+			return nil, refusal("ValidationError", "no template at "+*in.TemplateURL)
+		}
+		set.text = string(found.content)
+	}
+	s := w.named(*in.StackName)
+	if created := s != nil && s.status != types.StackStatusReviewInProgress; created != (in.ChangeSetType == types.ChangeSetTypeUpdate) {
+		return nil, refusal("ValidationError", "a change set of type "+string(in.ChangeSetType)+" for this stack")
+	}
+	if s == nil {
+		s = w.add(*in.StackName, types.StackStatusReviewInProgress)
+		s.params = map[string]string{}
+		s.become(s.status)
+	}
+	var err error
+	if set.params, err = parametersOf(s, set.text, in.Parameters); err != nil {
+		return nil, err
+	}
+	set.tags = map[string]string{}
+	for _, tag := range in.Tags {
+		set.tags[*tag.Key] = *tag.Value
+	}
+	s.sets = append(s.sets, set)
+	return &cloudformation.CreateChangeSetOutput{Id: &set.id, StackId: &s.id}, nil
+}
+
+// parametersOf returns the values of the template's parameters.
+func parametersOf(s *madeStack, text string, given []types.Parameter) (map[string]string, error) {
+	var t template
+	if err := yaml.Unmarshal([]byte(text), &t); err != nil || len(text) > 1<<20 {
+		return nil, refusal("ValidationError", fmt.Sprintf("Template format error: %v, %d bytes", err, len(text)))
+	}
+	values := map[string]string{}
+	for name, p := range t.Parameters {
+		if p.Default != nil {
+			values[name] = fmt.Sprint(p.Default)
+		}
+	}
+	for _, p := range given {
+		name := *p.ParameterKey
+		if _, known := t.Parameters[name]; !known {
+			return nil, refusal("ValidationError", "Parameters: ["+name+"] do not exist in the template")
+		}
+		if aws.ToBool(p.UsePreviousValue) {
+			previous, has := s.params[name]
+			if !has {
+				return nil, refusal("ValidationError", "Invalid input for parameter key "+name+". Cannot specify usePreviousValue as true for a parameter key not in the previous template")
+			}
+			values[name] = previous
+		} else {
+			values[name] = *p.ParameterValue
+		}
+	}
+	for name := range t.Parameters {
+		if _, has := values[name]; !has {
+			return nil, refusal("ValidationError", "Parameters: ["+name+"] must have values")
+		}
+	}
+	return values, nil
+}
+
+func (s *madeStack) set(id string) *madeSet {
+	for _, set := range s.sets {
+		if set.id == id {
+			return set
+		}
+	}
+	return nil
+}
+
+func (w *world) DescribeChangeSet(_ context.Context, in *cloudformation.DescribeChangeSetInput, _ ...func(*cloudformation.Options)) (*cloudformation.DescribeChangeSetOutput, error) {
+	if err := w.call("DescribeChangeSet"); err != nil {
+		return nil, err
+	}
+	s := w.named(*in.StackName)
+	set := s.set(*in.ChangeSetName)
+	out := &cloudformation.DescribeChangeSetOutput{Status: set.status, StatusReason: &set.reason}
+	if set.status == types.ChangeSetStatusCreatePending {
+		set.status = types.ChangeSetStatusCreateComplete
+		switch {
+		case w.fail["change set"] != nil:
+			set.status, set.reason = types.ChangeSetStatusFailed, w.fail["change set"].Error()
+		case s.text == set.text && maps.Equal(s.params, set.params) && maps.Equal(s.tags, set.tags):
+			set.status, set.reason = types.ChangeSetStatusFailed, "The submitted information didn't contain changes. Submit different information to create a change set."
+			if strings.Contains(s.text, "Transform:") {
+				set.reason = "No updates are to be performed."
+			}
+		}
+	}
+	return out, nil
+}
+
+// ExecuteChangeSet changes the stack, or rolls the change back if the world has failing.
+func (w *world) ExecuteChangeSet(_ context.Context, in *cloudformation.ExecuteChangeSetInput, _ ...func(*cloudformation.Options)) (*cloudformation.ExecuteChangeSetOutput, error) {
+	s := w.named(*in.StackName)
+	if err := w.call("ExecuteChangeSet %s", s.name); err != nil {
+		return nil, err
+	}
+	set := s.set(*in.ChangeSetName)
+	if set.status != types.ChangeSetStatusCreateComplete {
+		return nil, refusal("InvalidChangeSetStatus", string(set.status))
+	}
+	progress, done, back := types.StackStatusUpdateInProgress, types.StackStatusUpdateComplete, types.StackStatusUpdateRollbackComplete
+	if s.status == types.StackStatusReviewInProgress {
+		progress, done, back = types.StackStatusCreateInProgress, types.StackStatusCreateComplete, types.StackStatusRollbackComplete
+	}
+	s.sets = nil
+	s.become(progress)
+	if len(w.failing) > 0 && s.name == "bastion" {
+		s.happen(w.failing...)
+		s.next, w.failing = back, nil
+		return &cloudformation.ExecuteChangeSetOutput{}, nil
+	}
+	s.happen(
+		types.StackEvent{LogicalResourceId: aws.String("Thing"), PhysicalResourceId: aws.String("thing-1"), ResourceType: aws.String("AWS::Test::Thing"), ResourceStatus: types.ResourceStatusCreateInProgress},
+		types.StackEvent{LogicalResourceId: aws.String("Thing"), PhysicalResourceId: aws.String("thing-1"), ResourceType: aws.String("AWS::Test::Thing"), ResourceStatus: types.ResourceStatusCreateComplete},
+	)
+	s.text, s.params, s.tags, s.next = set.text, set.params, set.tags, done
+	return &cloudformation.ExecuteChangeSetOutput{}, nil
+}
+
+func (w *world) DeleteChangeSet(ctx context.Context, in *cloudformation.DeleteChangeSetInput, _ ...func(*cloudformation.Options)) (*cloudformation.DeleteChangeSetOutput, error) {
+	s := w.named(*in.StackName)
+	if err := errors.Join(ctx.Err(), w.call("DeleteChangeSet %s", s.name)); err != nil {
+		return nil, err
+	}
+	s.sets = slices.DeleteFunc(s.sets, func(set *madeSet) bool { return set.id == *in.ChangeSetName })
+	return &cloudformation.DeleteChangeSetOutput{}, nil
 }
 
 func (w *world) UpdateStack(_ context.Context, in *cloudformation.UpdateStackInput, _ ...func(*cloudformation.Options)) (*cloudformation.UpdateStackOutput, error) {
@@ -233,7 +412,8 @@ func (w *world) UpdateStack(_ context.Context, in *cloudformation.UpdateStackInp
 			given[*p.ParameterKey] = *p.ParameterValue
 		}
 	}
-	s.params, s.status, s.next = given, types.StackStatusUpdateInProgress, types.StackStatusUpdateComplete
+	s.params, s.next = given, types.StackStatusUpdateComplete
+	s.become(types.StackStatusUpdateInProgress)
 	return &cloudformation.UpdateStackOutput{}, nil
 }
 
@@ -242,8 +422,13 @@ func (w *world) DeleteStack(_ context.Context, in *cloudformation.DeleteStackInp
 	if err := w.call("DeleteStack %s", s.name); err != nil {
 		return nil, err
 	}
-	s.status, s.next = types.StackStatusDeleteInProgress, types.StackStatusDeleteComplete
+	s.become(types.StackStatusDeleteInProgress)
+	s.next = types.StackStatusDeleteComplete
 	if w.fail["delete"] != nil {
+		s.happen(types.StackEvent{
+			LogicalResourceId: aws.String("MemberGroup"), PhysicalResourceId: aws.String("sg-member"), ResourceType: aws.String("AWS::EC2::SecurityGroup"),
+			ResourceStatus: types.ResourceStatusDeleteFailed, ResourceStatusReason: aws.String("DependencyViolation"),
+		})
 		s.next = types.StackStatusDeleteFailed
 	}
 	return &cloudformation.DeleteStackOutput{}, nil

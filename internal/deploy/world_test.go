@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -31,6 +33,7 @@ const (
 	testSubnet = "subnet-0123456789abcdef0"
 	testDigest = "sha256:1111111111111111111111111111111111111111111111111111111111111111"
 	testRepo   = "111122223333.dkr.ecr.eu-west-1.amazonaws.com/registry-abc"
+	testBucket = "bastion-registry-codebucket-abc"
 	testURL    = "https://abc.execute-api.eu-west-1.amazonaws.com/bastions"
 )
 
@@ -41,6 +44,18 @@ type madeStack struct {
 	next     types.StackStatus // its status after the next read
 	params   map[string]string
 	outputs  map[string]string
+	tags     map[string]string
+	text     string             // its template
+	events   []types.StackEvent // the oldest first
+	sets     []*madeSet         // that were not deleted
+}
+
+// madeSet is a change set of a stack in the world.
+type madeSet struct {
+	id, text     string
+	params, tags map[string]string
+	status       types.ChangeSetStatus
+	reason       string
 }
 
 // world is an account, a machine and a service in memory. It records each call, and fails
@@ -73,7 +88,10 @@ type world struct {
 	quotas       map[string]float64
 
 	stacks   []*madeStack
-	deployed map[string][]string // the latest sam deploy of each stack
+	versions []version // in the bucket
+	bucket   bool
+	failing  []types.StackEvent // the events of resources in a change that fails
+	ended    bool               // whether the failing change has ended: the next one succeeds
 	bastions []api.Bastion
 	tables   map[string]bool
 	repo     bool
@@ -100,9 +118,9 @@ func newWorld() *world {
 		concurrency:  1000, unreserved: 1000,
 		routes:   []ec2types.Route{route("0.0.0.0/0", "igw-1")},
 		quotas:   map[string]float64{quotaOnDemand: 100, quotaSpot: 100, quotaGroups: 2500},
-		deployed: map[string][]string{},
 		tables:   map[string]bool{"records-1": true, "leases-1": true},
 		repo:     true,
+		bucket:   true,
 		statuses: []int{200},
 		source:   "203.0.113.7",
 		secrets:  map[string]ssmtypes.ParameterType{},
@@ -121,7 +139,7 @@ func (w *world) deployment() *Deployment {
 			Region: w.region, Credentials: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
 				return aws.Credentials{AccessKeyID: "AKIDEXAMPLE", SecretAccessKey: "example", SessionToken: "session"}, nil
 			}),
-			STS: w, IAM: w, ECS: w, EC2: w, Quotas: w, Stacks: w, ECR: w, Functions: w, Parameters: w, Tables: w,
+			STS: w, IAM: w, ECS: w, EC2: w, Quotas: w, Stacks: w, Objects: w, ECR: w, Functions: w, Parameters: w, Tables: w,
 		},
 		Images: w, Runner: w, HTTP: &http.Client{Transport: w}, Dial: w.Dial,
 		LookPath: func(tool string) (string, error) {
@@ -189,29 +207,25 @@ func (w *world) add(name string, status types.StackStatus) *madeStack {
 			"Admins": "iam:111122223333:AIDAOTHER", "Draining": "false", "JwtIssuer": "", "VpcId": testVPC,
 			"PublicAddress": "true", "AddressFamilies": "ipv4", "AllowedSources": "", "LongestLifetime": "8h",
 		},
-		outputs: map[string]string{"Url": testURL, "MemberGroupId": "sg-member", "RepositoryUri": testRepo},
+		outputs: map[string]string{
+			"Url": testURL, "MemberGroupId": "sg-member",
+			"RepositoryUri": testRepo, "CodeBucketName": testBucket, "CodeBucketDomain": testBucket + ".s3.eu-west-1.amazonaws.com",
+		},
 	}
 	w.stacks = append(w.stacks, s)
 	return s
 }
 
-// Run is the SAM CLI, which creates the stacks that it deploys.
+// Run is make, which compiles a function. A deployment runs no other program.
 func (w *world) Run(_ context.Context, program string, args ...string) error {
-	if program != samCLI {
-		return w.call("run %s %s", program, strings.Join(args, " "))
+	if program != "make" {
+		return fmt.Errorf("the program %s is not make", program)
 	}
-	if args[0] != "deploy" {
-		return w.call("sam %s", args[0])
-	}
-	name := args[4]
-	if err := w.call("sam deploy %s", name); err != nil {
+	target, folder := args[len(args)-2], strings.TrimPrefix(args[len(args)-1], "ARTIFACTS_DIR=")
+	if err := w.call("make %s", target); err != nil {
 		return err
 	}
-	w.deployed[name] = args
-	if w.named(name) == nil {
-		w.add(name, types.StackStatusCreateComplete)
-	}
-	return nil
+	return os.WriteFile(filepath.Join(folder, "bootstrap"), []byte("the executable of "+target), 0o600)
 }
 
 func (w *world) Build(context.Context) (string, error) { return testDigest, w.call("build image") }

@@ -1,0 +1,66 @@
+package deploy
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+	"unicode/utf8"
+)
+
+// The limits of stack tags. CloudFormation accepts 50 ("CreateChangeSet" in its API
+// Reference) and puts them on the stack's resources. A Lambda function has at most 50
+// ("Using tags on Lambda functions" in the Lambda Developer Guide), of which the SAM
+// transform adds one, lambda:createdBy. The lengths are those of CloudFormation's "Tag".
+const (
+	maxTags     = 49
+	maxTagKey   = 128
+	maxTagValue = 256
+)
+
+// tagCharacters matches the characters that every service accepts: "Tag naming limits
+// and requirements" in the Tagging AWS Resources User Guide. Words have no spaces.
+var tagCharacters = regexp.MustCompile(`^[\p{L}\p{N}_.:/=+@-]+$`)
+
+// ParseTags reads the tags of the stacks, "Key=Value Key2=Value2", separated by spaces. A
+// key ends at the first equals sign. Without any tag it returns nil. The error lists all
+// problems.
+func ParseTags(text string) (map[string]string, error) {
+	var all map[string]string
+	var wrong []error
+	refuse := func(format string, args ...any) { wrong = append(wrong, fmt.Errorf("TAGS: "+format, args...)) }
+	for word := range strings.FieldsSeq(text) {
+		key, value, _ := strings.Cut(word, "=")
+		if key == "" || value == "" {
+			refuse("%q is not of the form Key=Value", word)
+			continue
+		}
+		lower := strings.ToLower(key)
+		if strings.HasPrefix(lower, "aws:") {
+			refuse("%q: keys that begin with aws: are reserved for AWS", key)
+		}
+		if strings.HasPrefix(lower, "bastion:") {
+			refuse("%q: keys that begin with bastion: are reserved for the groups and tasks of bastions", key)
+		}
+		if n := utf8.RuneCountInString(key); n > maxTagKey {
+			refuse("the key %q has %d characters, and at most %d are allowed", key, n, maxTagKey)
+		}
+		if n := utf8.RuneCountInString(value); n > maxTagValue {
+			refuse("the value of %s has %d characters, and at most %d are allowed", key, n, maxTagValue)
+		}
+		if !tagCharacters.MatchString(word) {
+			refuse("%q: only letters, digits and the characters + - = . _ : / @ are allowed", word)
+		}
+		if _, twice := all[key]; twice {
+			refuse("%s is set twice", key)
+		}
+		if all == nil {
+			all = map[string]string{}
+		}
+		all[key] = value
+	}
+	if len(all) > maxTags {
+		refuse("%d tags are set, and at most %d are allowed", len(all), maxTags)
+	}
+	return all, errors.Join(wrong...)
+}
