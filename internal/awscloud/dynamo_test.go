@@ -214,6 +214,7 @@ func TestErrorsOfSDKAreHidden(t *testing.T) {
 			"Replace close": func() error { return s.Replace(ctx, prev, closed) },
 			"ListByOwner":   func() error { _, err := s.ListByOwner(ctx, "o"); return err },
 			"List":          func() error { _, err := s.List(ctx); return err },
+			"CountOpen":     func() error { _, err := s.CountOpen(ctx); return err },
 			"Due":           func() error { _, err := s.Due(ctx, time.Now(), 1); return err },
 			"RememberKey":   func() error { return s.RememberKey(ctx, "o", "k") },
 			"RememberedKey": func() error { _, err := s.RememberedKey(ctx, "o"); return err },

@@ -189,6 +189,22 @@ func (s *Store) List(ctx context.Context) ([]bastion.Record, error) {
 	return s.fetchUnfinished(ctx, ids)
 }
 
+// CountOpen reads the number of all open bastions.
+func (s *Store) CountOpen(ctx context.Context) (int, error) {
+	stored, err := s.get(ctx, itemKey(partTotal, sortCount))
+	if errors.Is(err, bastion.ErrNotFound) { // no bastion was ever created
+		return 0, nil
+	}
+	var open int64
+	if err == nil {
+		open, err = toNumber(stored[attOpen])
+	}
+	if err != nil {
+		return 0, fmt.Errorf("count the open bastions: %w", err)
+	}
+	return int(open), nil
+}
+
 // maxBatch is the largest number of items that one BatchGetItem accepts.
 const maxBatch = 100
 

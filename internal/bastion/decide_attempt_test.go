@@ -33,6 +33,10 @@ func TestDecideCountsFailures(t *testing.T) {
 		if next.Failures != row.want || next.Attempt.EndedAt.IsZero() {
 			t.Errorf("%s: %d failures, want %d; ended %s", row.name, next.Failures, row.want, next.Attempt.EndedAt)
 		}
+		// The record has the codes of the same failures, and the latest is that of the attempt.
+		if n := len(next.FailureCodes); n != row.want || next.Attempt.Failure.Code != "" && next.Intent.Open && next.FailureCodes[n-1] != next.Attempt.Failure.Code {
+			t.Errorf("%s: the codes are %q, and the attempt failed with %q", row.name, next.FailureCodes, next.Attempt.Failure.Code)
+		}
 	}
 }
 

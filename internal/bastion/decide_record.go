@@ -3,6 +3,7 @@ package bastion
 import (
 	"errors"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -166,7 +167,7 @@ func (d *decision) endAttempt(failure Failure) {
 		return
 	}
 	if d.stable() {
-		r.Failures = 0
+		r.Failures, r.FailureCodes = 0, nil
 	}
 	if failure.Code != "" {
 		d.countFailure(failure)
@@ -178,6 +179,7 @@ func (d *decision) endAttempt(failure Failure) {
 func (d *decision) countFailure(failure Failure) {
 	r := &d.next
 	r.Failures++
+	r.FailureCodes = append(slices.Clip(r.FailureCodes), failure.Code)
 	if r.Failures >= d.cfg.MaxAttempts {
 		r.close(End{Reason: EndFailed, At: d.now, Failure: failure}, d.cfg.Timing)
 		return

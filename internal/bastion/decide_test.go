@@ -638,7 +638,9 @@ func until(deadline, setAt time.Duration) func(*Record) {
 	return func(r *Record) { r.Intent.Deadline, r.Intent.DeadlineSetAt = t0.Add(deadline), t0.Add(setAt) }
 }
 
-func failures(n int) func(*Record)     { return func(r *Record) { r.Failures = n } }
+func failures(n int) func(*Record) {
+	return func(r *Record) { r.Failures, r.FailureCodes = n, slices.Repeat([]FailureCode{FailureNetwork}, n) }
+}
 func generation(n int64) func(*Record) { return func(r *Record) { r.Intent.Generation = n } }
 func attempt(n int) func(*Record) {
 	return func(r *Record) { r.Attempt.Number, r.Attempt.TaskID = n, fmt.Sprint("task", n) }

@@ -31,6 +31,9 @@ type Records interface {
 	// List lists the bastions of all owners that are not finished, oldest first.
 	// The list can be stale.
 	List(ctx context.Context) ([]Record, error)
+	// CountOpen returns the number of open bastions of all owners, which Quota.Total
+	// limits.
+	CountOpen(ctx context.Context) (int, error)
 }
 
 // DueList finds the records that are due.

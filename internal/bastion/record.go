@@ -47,8 +47,10 @@ type Record struct {
 	// Failures counts the failed attempts and the refused steps of the group, in a row. The
 	// end of an attempt that had been ready for Timing.StableAfter starts the count again.
 	// The next attempt or try of the step does not begin before NextAttemptAt.
-	Failures      int       `json:"failures,omitempty"`
-	NextAttemptAt time.Time `json:"next_attempt_at,omitzero"`
+	Failures int `json:"failures,omitempty"`
+	// FailureCodes has the codes of these failures, the latest last. Some can be missing.
+	FailureCodes  []FailureCode `json:"failure_codes,omitempty"`
+	NextAttemptAt time.Time     `json:"next_attempt_at,omitzero"`
 
 	Receipt Receipt `json:"receipt,omitzero"` // the sum over all attempts that have ended
 

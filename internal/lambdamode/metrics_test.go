@@ -5,16 +5,19 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"net/netip"
 	"os"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/test/monitoring"
 )
 
 // The format and its required members are those of AWS's specification.
@@ -68,7 +71,8 @@ func TestWritesAreCounted(t *testing.T) {
 	secondReady := second
 	secondReady.ReadyAt = at(90 * time.Second)
 	open := func(a bastion.Attempt, failures int) bastion.Record {
-		return bastion.Record{CreatedAt: noon, Intent: bastion.Intent{Open: true}, Attempt: a, Failures: failures}
+		codes := slices.Repeat([]bastion.FailureCode{bastion.FailureCapacity}, failures)
+		return bastion.Record{CreatedAt: noon, Intent: bastion.Intent{Open: true}, Attempt: a, Failures: failures, FailureCodes: codes}
 	}
 	closed := func(a bastion.Attempt, failures int) bastion.Record {
 		rec := open(a, failures)
@@ -76,6 +80,14 @@ func TestWritesAreCounted(t *testing.T) {
 		return rec
 	}
 	none := bastion.Attempt{}
+	const failure = "Failures=1 Failures/capacity_unavailable=1"
+	givenUp, cause := closed(stored, 1), closed(stored, 1)
+	givenUp.End = bastion.End{Reason: bastion.EndFailed, Failure: bastion.Failure{Code: bastion.FailureUnavailable}}
+	cause.End = bastion.End{Reason: bastion.EndFailed, Failure: bastion.CapacityFailure}
+	interrupted := open(ended, 2)
+	interrupted.FailureCodes = []bastion.FailureCode{bastion.FailureCapacity, bastion.FailureSpot}
+	earlier := open(ended, 2) // of a version that stored no codes
+	earlier.FailureCodes = nil
 	for name, test := range map[string]struct {
 		prev, next bastion.Record
 		want       string
@@ -86,21 +98,26 @@ func TestWritesAreCounted(t *testing.T) {
 		"ready, since the request":                   {open(stored, 0), open(ready, 0), "SecondsToReady=40"},
 		"ready, since the second attempt":            {open(second, 1), open(secondReady, 1), "SecondsToReady=20"},
 		"still ready":                                {open(ready, 0), open(ready, 0), ""},
-		"an attempt failed":                          {open(stored, 0), open(ended, 1), "Failures=1"},
-		"the last attempt failed":                    {open(stored, 4), closed(ended, 5), "Failures=1"},
+		"an attempt failed":                          {open(stored, 0), open(ended, 1), failure},
+		"the last attempt failed":                    {open(stored, 4), closed(ended, 5), failure},
 		"a failed attempt, later":                    {open(ended, 1), open(ended, 1), ""},
-		"an attempt failed, and the next began":      {open(stored, 0), open(second, 1), "Starts=1 Failures=1"},
+		"an attempt failed, and the next began":      {open(stored, 0), open(second, 1), "Starts=1 " + failure},
 		"the end of a stable attempt":                {open(ready, 0), open(died, 1), ""},
 		"the end of a stable attempt, after many":    {open(ready, 3), open(died, 1), ""},
 		"the end of an attempt that was just ready":  {open(ready, 1), open(diedSoon, 2), ""},
 		"an end on purpose":                          {open(stored, 0), closed(onPurpose, 0), ""},
 		"the owner closes a start":                   {open(stored, 0), closed(stored, 0), ""},
 		"the task of a closed start is stopped":      {closed(stored, 0), closed(ended, 0), ""},
-		"a refused step":                             {open(none, 0), open(none, 1), "Failures=1"},
-		"a refused step of a group, attempt 1 ended": {open(ended, 1), open(ended, 2), "Failures=1"},
-		"the last refused step":                      {open(none, 4), closed(none, 5), "Failures=1"},
-		"an attempt failed, and a step was refused":  {open(stored, 0), open(ended, 2), "Failures=2"},
-		"a stable one ended, and a step was refused": {open(ready, 1), open(died, 2), "Failures=1"},
+		"a refused step":                             {open(none, 0), open(none, 1), failure},
+		"a refused step of a group, attempt 1 ended": {open(ended, 1), open(ended, 2), failure},
+		"the last refused step":                      {open(none, 4), closed(none, 5), failure},
+		"an attempt failed, and a step was refused":  {open(stored, 0), open(ended, 2), failure + " " + failure},
+		"a stable one ended, and a step was refused": {open(ready, 1), open(died, 2), failure},
+		"another code":                               {open(stored, 1), interrupted, "Failures=1 Failures/spot_interrupted=1"},
+		"after failures without codes":               {earlier, open(ended, 1), failure},
+		"given up":                                   {open(stored, 1), givenUp, "Failures/aws_unavailable=1"},
+		"given up, later":                            {givenUp, givenUp, ""},
+		"given up after refusals, which are counted": {open(stored, 1), cause, ""},
 	} {
 		for _, err := range []error{nil, bastion.ErrConflict} {
 			want := test.want
@@ -135,6 +152,7 @@ func TestDecidedFailuresAreCounted(t *testing.T) {
 	start := bastion.Record{ID: "one", CreatedAt: noon, Intent: bastion.Intent{Generation: 1, Open: true, Source: source, Deadline: noon.Add(2 * time.Hour)}}
 	last := start
 	last.Failures = cfg.MaxAttempts - 1
+	last.FailureCodes = slices.Repeat([]bastion.FailureCode{bastion.FailureSpot}, last.Failures)
 	created := bastion.Action{Step: bastion.CreateGroup}
 	createdLast := created
 	createdLast.Try = last.Failures
@@ -145,11 +163,12 @@ func TestDecidedFailuresAreCounted(t *testing.T) {
 	launched.Attempt = bastion.Attempt{Number: 1, GroupID: "sg-1", CreatedAt: noon}
 
 	moved := launched // a stable bastion after a failed attempt, whose owner moves
-	moved.Failures = 1
+	moved.Failures, moved.FailureCodes = 1, []bastion.FailureCode{bastion.FailureSpot}
 	moved.Group.Ingress = earlier
 	moved.Attempt.TaskID, moved.Attempt.TaskSeenAt, moved.Attempt.ReadyAt = "task1", noon, noon.Add(time.Minute)
 	old := bastion.Group{ID: "sg-1", Ingress: []bastion.Rule{{ID: "sgr-1", Source: earlier}}}
 	authorized := map[bastion.Action]error{{Step: bastion.AuthorizeIngress, Try: 1, GroupID: "sg-1", Source: source}: refusal}
+	const failure = "Failures=1 Failures/capacity_unavailable=1"
 	one := 1
 	running := bastion.Task{ID: "task1", Attempt: 1, Status: bastion.TaskRunning}
 	crashed := bastion.Task{ID: "task1", Attempt: 1, Status: bastion.TaskStopped, ExitCode: &one}
@@ -159,12 +178,12 @@ func TestDecidedFailuresAreCounted(t *testing.T) {
 		seen bastion.Observed
 		want string
 	}{
-		"a refused group":                             {start, bastion.Observed{Taken: map[bastion.Action]error{created: refusal}}, "Failures=1"},
-		"the last refused group":                      {last, bastion.Observed{Taken: map[bastion.Action]error{createdLast: refusal}}, "Failures=1"},
-		"a refused RunTask, after which another runs": {launched, bastion.Observed{Group: &group, Taken: map[bastion.Action]error{{Step: bastion.RunTask, Attempt: 1}: refusal}}, "Starts=1 Failures=1"},
+		"a refused group":                             {start, bastion.Observed{Taken: map[bastion.Action]error{created: refusal}}, failure},
+		"the last refused group":                      {last, bastion.Observed{Taken: map[bastion.Action]error{createdLast: refusal}}, failure},
+		"a refused RunTask, after which another runs": {launched, bastion.Observed{Group: &group, Taken: map[bastion.Action]error{{Step: bastion.RunTask, Attempt: 1}: refusal}}, "Starts=1 " + failure},
 		"a refused move of a ready bastion":           {moved, bastion.Observed{Group: &old, Tasks: []bastion.Task{running}, Taken: authorized}, ""},
 		"the end of a ready bastion":                  {moved, bastion.Observed{Group: &group, Tasks: []bastion.Task{crashed}}, ""},
-		"the end of a ready bastion, and a refusal":   {moved, bastion.Observed{Group: &old, Tasks: []bastion.Task{crashed}, Taken: authorized}, "Failures=1"},
+		"the end of a ready bastion, and a refusal":   {moved, bastion.Observed{Group: &old, Tasks: []bastion.Task{crashed}, Taken: authorized}, failure},
 	} {
 		next := bastion.Decide(cfg, test.rec, test.seen, noon.Add(time.Hour)).Next
 		if got := written(t, test.rec, next, nil); got != test.want {
@@ -176,19 +195,31 @@ func TestDecidedFailuresAreCounted(t *testing.T) {
 	}
 }
 
-var value = regexp.MustCompile(`"(Starts|SecondsToReady|Failures|OldestOverdue|FailedConverges|Orphans)":([0-9.]+)`)
-
+// metricsIn returns the values that CloudWatch makes from the lines, as NAME=VALUE, or as
+// NAME/CODE=VALUE for a metric that has the dimension Code.
 func metricsIn(t *testing.T, out string) string {
 	t.Helper()
+	samples, err := monitoring.Samples(strings.NewReader(out))
+	if err != nil {
+		t.Fatal(err)
+	}
 	var found []string
-	for _, match := range value.FindAllStringSubmatch(out, -1) {
-		found = append(found, match[1]+"="+match[2])
+	for _, s := range samples {
+		name := s.Metric.Name
+		if s.Metric.Namespace != metricNamespace || s.Metric.Dimensions[dimensionStack] != "way-in" {
+			t.Errorf("the metric is %+v", s.Metric)
+		}
+		if code := s.Metric.Dimensions[dimensionCode]; code != "" {
+			name += "/" + code
+		}
+		found = append(found, fmt.Sprintf("%s=%g", name, s.Value))
 	}
 	return strings.Join(found, " ")
 }
 
 // withoutAlarm has the metrics that have no alarm, and the reason.
 var withoutAlarm = map[string]string{
+	metricOpen:    "counts open bastions, which are normal; QuotaTotal limits them",
 	metricStarts:  "counts starts, which are normal",
 	metricReady:   "the owner sees a slow start, and a start that fails counts in Failures",
 	metricOrphans: "the sweep removes orphans by itself; if it cannot, its run fails and is a dead letter, which DeadLettersAlarm reports",
@@ -226,34 +257,107 @@ func TestEveryMetricHasAnAlarmOrAReason(t *testing.T) {
 	for _, name := range regexp.MustCompile(`\n\tmetric\w+ += "(\w+)" +//`).FindAllStringSubmatch(string(source), -1) {
 		named[name[1]] = true
 	}
-	r := newReaperFixture()
-	r.service.reaped = reaped{bastion.ReapResult{Started: 1, Failed: 1, FailingSince: noon.Add(-time.Hour)}, errors.New("broken")}
-	r.service.orphans = 1
-	store := metered{replacing{}, r.metrics, time.Minute}
-	started := bastion.Record{Intent: bastion.Intent{Open: true}, Attempt: bastion.Attempt{Number: 1}}
-	ready, failed := started, started
-	ready.Attempt.ReadyAt = noon
-	failed.Failures = 1
-	err = errors.Join(r.Handle(t.Context(), Schedule{Action: "reap"}), r.Handle(t.Context(), Schedule{Action: "sweep"}),
-		store.Replace(t.Context(), bastion.Record{}, started), store.Replace(t.Context(), started, ready), store.Replace(t.Context(), started, failed))
-	if err != nil {
-		t.Fatal(err)
-	}
 	emitted := map[string]bool{}
-	for line := range strings.Lines(r.out.String()) {
-		var document struct {
-			AWS struct {
-				CloudWatchMetrics []struct {
-					Metrics []struct{ Name string }
-				}
-			} `json:"_aws"`
+	for _, s := range everySample(t) {
+		if len(s.Metric.Dimensions) == 1 {
+			emitted[s.Metric.Name] = true
 		}
-		if err := json.Unmarshal([]byte(line), &document); err != nil {
-			t.Fatal(err)
-		}
-		emitted[document.AWS.CloudWatchMetrics[0].Metrics[0].Name] = true
 	}
 	if !maps.Equal(emitted, named) || !maps.Equal(emitted, watched) {
 		t.Errorf("written: %v\nnamed in metrics.go: %v\nwith an alarm or a reason: %v", emitted, named, watched)
+	}
+}
+
+// failureCodes returns the constants of type bastion.FailureCode.
+func failureCodes(t *testing.T) []bastion.FailureCode {
+	t.Helper()
+	source, err := os.ReadFile("../bastion/failure.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var codes []bastion.FailureCode
+	for _, constant := range regexp.MustCompile(`\n\tFailure\w+ +FailureCode = "(\w+)"`).FindAllStringSubmatch(string(source), -1) {
+		codes = append(codes, bastion.FailureCode(constant[1]))
+	}
+	if len(codes) < 11 || !slices.Contains(codes, bastion.FailureUnavailable) {
+		t.Fatalf("the codes are %q", codes)
+	}
+	return codes
+}
+
+// everySample returns a sample of every metric, written as the functions write it.
+func everySample(t *testing.T) []monitoring.Sample {
+	t.Helper()
+	r := newReaperFixture()
+	r.service.reaped = reaped{bastion.ReapResult{Started: 1, Failed: 1, FailingSince: noon.Add(-time.Hour)}, errors.New("broken")}
+	r.service.orphans, r.store.open = 1, 1
+	err := errors.Join(r.Handle(t.Context(), Schedule{Action: "reap"}), r.Handle(t.Context(), Schedule{Action: "sweep"}))
+	store := metered{replacing{}, r.metrics, time.Minute}
+	write := func(prev, next bastion.Record) { err = errors.Join(err, store.Replace(t.Context(), prev, next)) }
+	started := bastion.Record{Intent: bastion.Intent{Open: true}, Attempt: bastion.Attempt{Number: 1}}
+	ready := started
+	ready.Attempt.ReadyAt = noon
+	write(bastion.Record{}, started)
+	write(started, ready)
+	for _, code := range failureCodes(t) {
+		failed := started
+		failed.FailureCodes = []bastion.FailureCode{code}
+		if code == bastion.FailureUnavailable { // the only one that is no failure of an attempt
+			failed.FailureCodes, failed.End.Failure.Code = nil, code
+		}
+		write(started, failed)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	samples, err := monitoring.Samples(r.out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return samples
+}
+
+// A chart of a metric that is never written stays empty. The dashboard draws every metric
+// but the orphans, all codes of failures, and the unit of each metric.
+func TestDashboardDrawsTheMetricsOfTheFunctions(t *testing.T) {
+	units := map[string]string{} // by metric
+	for _, s := range everySample(t) {
+		units[s.Metric.String()] = s.Unit
+	}
+	template, err := monitoring.Read("../../template.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := template.DashboardBody("way-in", "eu-west-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	widgets, err := monitoring.Widgets(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	drawn := map[string]bool{}
+	for _, w := range widgets {
+		for _, series := range w.Series {
+			name := series.Metric.String()
+			if series.Expression != "" || series.Metric.Namespace != metricNamespace {
+				continue
+			}
+			drawn[name] = true
+			if units[name] == "" {
+				t.Errorf("%s draws %s, which no function writes", w.Title, name)
+			}
+			if code := series.Metric.Dimensions[dimensionCode]; code != "" && series.Label != code {
+				t.Errorf("%s: %s has the label %q", w.Title, code, series.Label)
+			}
+			if (units[name] == "Seconds") != (w.Axis == "seconds") {
+				t.Errorf("%s draws %s, which is in %s, on the axis %q", w.Title, name, units[name], w.Axis)
+			}
+		}
+	}
+	for name := range units {
+		if !drawn[name] && name != (monitoring.Metric{Namespace: metricNamespace, Name: metricOrphans, Dimensions: map[string]string{dimensionStack: "way-in"}}).String() {
+			t.Errorf("the dashboard does not draw %s", name)
+		}
 	}
 }

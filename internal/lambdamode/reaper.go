@@ -23,6 +23,7 @@ type Reaper struct {
 	dueList bastion.DueList
 	records interface {
 		Fetch(ctx context.Context, id string) (bastion.Record, error)
+		CountOpen(ctx context.Context) (int, error)
 	}
 	overdueAfter time.Duration // see config.Config.OverdueAfter
 	metrics      *metrics
@@ -53,6 +54,7 @@ func (r *Reaper) Handle(ctx context.Context, schedule Schedule) error {
 }
 
 func (r *Reaper) reap(ctx context.Context) error {
+	r.countOpen(ctx)
 	result, err := r.service.Reap(ctx)
 	if err != nil && result.Started == 0 {
 		return err
@@ -67,6 +69,18 @@ func (r *Reaper) reap(ctx context.Context) error {
 		r.log.InfoContext(ctx, "reaped", "count", result.Started, "failed", result.Failed)
 	}
 	return r.overdue(ctx, result.FailingID, result.FailingSince)
+}
+
+// countOpen measures how many bastions are open. A run without the measurement is no
+// failed run: what needs the table of records fails by itself.
+func (r *Reaper) countOpen(ctx context.Context) {
+	open, err := r.records.CountOpen(ctx)
+	if err != nil {
+		r.log.WarnContext(ctx, "open bastions not counted", "error", err.Error())
+	}
+	if open > 0 {
+		r.metrics.count(metricOpen, open)
+	}
 }
 
 // overdue measures how long the oldest overdue record is overdue. A record is overdue if

@@ -47,7 +47,12 @@ type fakeStore struct {
 	rec     bastion.Record
 	err     error // of Due
 	queries int   // calls of Due
+
+	open      int
+	uncounted error // of CountOpen
 }
+
+func (f *fakeStore) CountOpen(context.Context) (int, error) { return f.open, f.uncounted }
 
 func (f *fakeStore) Due(_ context.Context, now time.Time, limit int) ([]string, error) {
 	f.queries++
@@ -164,6 +169,26 @@ func TestOverdueIsMeasured(t *testing.T) {
 	r.store.err = errors.New("broken")
 	if err := r.Handle(t.Context(), Schedule{Action: "reap"}); err == nil {
 		t.Error("an error of the measurement is not returned")
+	}
+}
+
+func TestOpenBastionsAreCounted(t *testing.T) {
+	for _, test := range []struct {
+		open    int
+		err     error
+		metrics string
+	}{{0, nil, ""}, {3, nil, "OpenBastions=3"}, {0, errors.New("broken"), ""}} {
+		r := newReaperFixture()
+		r.store.open, r.store.uncounted = test.open, test.err
+		if err := r.Handle(t.Context(), Schedule{Action: "reap"}); err != nil || strings.Join(r.service.calls, " ") != "Reap" {
+			t.Errorf("%d open, %v: did %q, %v", test.open, test.err, r.service.calls, err)
+		}
+		if got := metricsIn(t, r.out.String()); got != test.metrics {
+			t.Errorf("%d open, %v: metrics %q, want %q", test.open, test.err, got, test.metrics)
+		}
+		if logged := strings.Contains(r.logged.String(), "open bastions not counted"); logged != (test.err != nil) {
+			t.Errorf("%d open, %v: log %q", test.open, test.err, r.logged)
+		}
 	}
 }
 

@@ -174,6 +174,8 @@ func TestCopiesShareNoMemory(t *testing.T) {
 		Intent:  bastion.Intent{Keys: keys},
 		Attempt: bastion.Attempt{Endpoints: endpoints},
 		Receipt: bastion.Receipt{Destinations: destinations},
+
+		FailureCodes: []bastion.FailureCode{"c"},
 	}
 	item := bastion.LeaseItem{
 		Lease:  bastion.Lease{Keys: keys, AllowedDestinations: prefixes},

@@ -191,6 +191,15 @@ func (s *store) List(ctx context.Context) ([]bastion.Record, error) {
 	return s.oldestFirst(maps.Keys(s.unfinished)), nil
 }
 
+func (s *store) CountOpen(ctx context.Context) (int, error) {
+	done, err := s.begin(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer done()
+	return s.open, nil
+}
+
 func (s *store) Due(ctx context.Context, now time.Time, limit int) ([]string, error) {
 	done, err := s.begin(ctx)
 	if err != nil {
@@ -285,6 +294,7 @@ func (s *store) oldestFirst(ids iter.Seq[string]) []bastion.Record {
 
 // copyRecord returns a copy that shares no memory with the record.
 func copyRecord(rec bastion.Record) bastion.Record {
+	rec.FailureCodes = slices.Clone(rec.FailureCodes)
 	rec.Intent.Keys = slices.Clone(rec.Intent.Keys)
 	rec.Attempt.Endpoints = slices.Clone(rec.Attempt.Endpoints)
 	rec.Receipt.Destinations = slices.Clone(rec.Receipt.Destinations)

@@ -104,6 +104,7 @@ func full(rec *bastion.Record) {
 	}
 	rec.SeenAt, rec.Failing = at(19), bastion.Failing{Since: at(20), Refusal: failure}
 	rec.Failures, rec.NextAttemptAt = 12, at(13)
+	rec.FailureCodes = []bastion.FailureCode{bastion.FailureSpot, failure.Code}
 	rec.Receipt = fullReceipt()
 	rec.Notify, rec.LastNoticeVersion, rec.NotifyPendingSince = true, 1<<60+2, at(16)
 	rec.LastNotice = bastion.Notice{

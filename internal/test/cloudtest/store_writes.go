@@ -66,6 +66,24 @@ var storeWrites = []storeCase{
 		same(t, fetch(t, s, rec.ID), rec)
 		noError(t, s.Create(t.Context(), newRecord("local:other", "other"), bastion.Quota{PerOwner: 1, Total: 2}))
 	}},
+	{"open bastions of all owners are counted", func(t *testing.T, s bastion.Store) {
+		open := func(want int) {
+			t.Helper()
+			if got, err := s.CountOpen(t.Context()); err != nil || got != want {
+				t.Errorf("%d are open, %v, want %d", got, err, want)
+			}
+		}
+		open(0)
+		first, second := create(t, s, newRecord(owner, "first")), create(t, s, newRecord("local:other", "default"))
+		wantError(t, "the name again", s.Create(t.Context(), newRecord(owner, "first"), plenty), bastion.ErrNameTaken)
+		open(2)
+		first = replace(t, s, first, unchanged)
+		first = replace(t, s, first, closing)
+		open(1)
+		replace(t, s, first, finishing)
+		replace(t, s, second, closing)
+		open(0)
+	}},
 	{"a close frees the name and the quota", func(t *testing.T, s bastion.Store) {
 		one := bastion.Quota{PerOwner: 1, Total: 1}
 		for range 3 {

@@ -95,6 +95,10 @@ func (r hookedRecords) List(ctx context.Context) ([]bastion.Record, error) {
 	return through(ctx, r.hook, "Records.List", func() ([]bastion.Record, error) { return r.next.List(ctx) })
 }
 
+func (r hookedRecords) CountOpen(ctx context.Context) (int, error) {
+	return through(ctx, r.hook, "Records.CountOpen", func() (int, error) { return r.next.CountOpen(ctx) })
+}
+
 type hookedDueList struct {
 	next bastion.DueList
 	hook Hook

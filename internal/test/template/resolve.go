@@ -294,7 +294,7 @@ func (r resolver) sub(argument any) string {
 			return "${" + match[2] + "}"
 		}
 		if value, ok := own[match[2]]; ok {
-			return value.(string)
+			return fmt.Sprint(value)
 		}
 		return fmt.Sprint(r.name(match[2]))
 	})
