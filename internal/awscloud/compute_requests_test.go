@@ -82,12 +82,13 @@ func TestFailedReadOfRulesIsError(t *testing.T) {
 	}
 }
 
-// lists is an ECS that stores the requests for lists of tasks, and describes tasks.
+// lists is an ECS that has these tasks. It stores the requests of ListTasks, and the ARNs
+// in the requests of DescribeTasks.
 type lists struct {
-	ECSTasks // the other calls panic
-	listed   []ecs.ListTasksInput
-	asked    []string
-	tasks    []types.Task
+	ECSTasks  // the other calls panic
+	listed    []ecs.ListTasksInput
+	described []string
+	tasks     []types.Task
 }
 
 func (l *lists) ListTasks(_ context.Context, in *ecs.ListTasksInput, _ ...func(*ecs.Options)) (*ecs.ListTasksOutput, error) {
@@ -96,7 +97,7 @@ func (l *lists) ListTasks(_ context.Context, in *ecs.ListTasksInput, _ ...func(*
 }
 
 func (l *lists) DescribeTasks(_ context.Context, in *ecs.DescribeTasksInput, _ ...func(*ecs.Options)) (*ecs.DescribeTasksOutput, error) {
-	l.asked = append(l.asked, in.Tasks...)
+	l.described = append(l.described, in.Tasks...)
 	return &ecs.DescribeTasksOutput{Tasks: l.tasks}, nil
 }
 
@@ -116,8 +117,8 @@ func TestTasksAreListedRunningThenStopped(t *testing.T) {
 	if err != nil || !slices.Equal(ids, []string{"b", "c", "a"}) {
 		t.Errorf("%q, %v, want the tasks of the bastion, oldest first", ids, err)
 	}
-	if want := []string{testStack.taskARN("a"), testStack.taskARN("b"), testStack.taskARN("c")}; !slices.Equal(l.asked, want) {
-		t.Errorf("described %q, want %q", l.asked, want)
+	if want := []string{testStack.taskARN("a"), testStack.taskARN("b"), testStack.taskARN("c")}; !slices.Equal(l.described, want) {
+		t.Errorf("described %q, want %q", l.described, want)
 	}
 	var statuses []types.DesiredStatus
 	for _, in := range l.listed {

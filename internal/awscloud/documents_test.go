@@ -295,7 +295,8 @@ func TestLeaseThatCannotBeDecodedIsEmpty(t *testing.T) {
 	}
 }
 
-// The condition of a write tests only whether the attribute exists.
+// The value of the attribute does not matter: the conditions of writes test only whether
+// the attribute exists.
 func TestItemWithEndedAttributeIsTombstone(t *testing.T) {
 	for _, ended := range []types.AttributeValue{&types.AttributeValueMemberBOOL{Value: true}, text("x")} {
 		stored := leaseItem(t, goldenLease().Lease, bastion.Report{})

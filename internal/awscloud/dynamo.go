@@ -109,10 +109,10 @@ func conditionFailed(err error) (item map[string]types.AttributeValue, failed bo
 	return nil, false
 }
 
-// opaque returns an error with the text of err (see [logText]), but without the SDK's error types, so
-// that no caller depends on them. errors.Is still finds [context.Canceled],
-// [context.DeadlineExceeded] and [bastion.ErrNoTime] in it. The error of a call that
-// is still throttled after all retries becomes ErrNoTime.
+// opaque returns an error with the text of err (see [logText]), but without the SDK's
+// error types, so that no caller depends on them. errors.Is still finds
+// [context.Canceled], [context.DeadlineExceeded] and [bastion.ErrNoTime] in it. The error
+// of a call that is still throttled after all retries becomes ErrNoTime.
 func opaque(err error) error {
 	for _, known := range []error{context.Canceled, context.DeadlineExceeded, bastion.ErrNoTime} {
 		if errors.Is(err, known) {

@@ -106,8 +106,9 @@ func TestCreateConvertsResponses(t *testing.T) {
 	}
 }
 
-// If an action conflicts with another transaction, DynamoDB may not have evaluated its
-// condition. The error of a later action is then not certain.
+// createError returns the error of an action only if the conditions of all earlier actions
+// were met. If an earlier action has conflicted with another transaction, DynamoDB may not
+// have evaluated its condition.
 func TestCreateReturnsErrorOfFirstFailedCondition(t *testing.T) {
 	const none, failed, conflict = "None", "ConditionalCheckFailed", "TransactionConflict"
 	for _, c := range []struct {
@@ -133,8 +134,8 @@ func TestCreateReturnsErrorOfFirstFailedCondition(t *testing.T) {
 	}
 }
 
-// The test asks the retryer instead of making calls: the SDK's rate limiter can wait
-// again and again for less than a nanosecond, which never ends in a synctest bubble.
+// The test uses the retryer without making calls: the SDK's rate limiter can wait again
+// and again for less than a nanosecond, which never ends in a synctest bubble.
 func TestOverloadIsRetried(t *testing.T) {
 	retryer := (&scripted{}).client().Options().Retryer
 	for _, code := range []string{"ThrottlingException", "ProvisionedThroughputExceededException", "RequestLimitExceeded", "TransactionInProgressException"} {
@@ -289,9 +290,9 @@ func (f failing) TransactWriteItems(context.Context, *dynamodb.TransactWriteItem
 }
 
 // retried simulates DynamoDB at the second attempt of a write. The first attempt took
-// effect, but its response was lost. The condition of the second attempt fails, and the
-// error contains the stored item: meanwhile returns it, given the item that the first
-// attempt wrote.
+// effect, but its response was lost. So the condition of the second attempt fails, and the
+// error contains the stored item. The function meanwhile gets the item that the first
+// attempt wrote, and returns the item that is stored when the second attempt arrives.
 type retried struct {
 	failing
 	meanwhile func(item) item

@@ -21,8 +21,8 @@ func earlierItem(t *testing.T, name string) item {
 	return unmarshalItem(t, stored)
 }
 
-// The earlier version's items are decoded, and what this version writes instead has all
-// their values: no field was renamed, removed or given another form.
+// This version decodes each item of the earlier version and writes it again. The new item
+// has all values of the old one: no field was renamed, removed or given another form.
 func TestItemsOfEarlierVersionAreReadAndKept(t *testing.T) {
 	leases := NewLeases(nil, "leases", "AROA", nil)
 	asRecord := func(t *testing.T, stored item) item {

@@ -30,8 +30,9 @@ var (
 		Message: "AWS does not accept the service's request for the bastion's security group. Ask your operator to check the VPC and the SSH port of the service. The function's log has AWS's message."}
 )
 
-// groupRefusals are error codes of EC2 after which the call certainly had no effect, and
-// which no repeat of the same call can remedy. The codes and their meanings are from
+// groupRefusals are the error codes of EC2 that are definite refusals: the call certainly
+// had no effect, and a repeat fails, too, until something outside the service has changed.
+// The codes and their meanings are from
 // "Error codes for the Amazon EC2 API"
 // (https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html). The
 // names of the quotas are from "Amazon VPC quotas"
@@ -42,11 +43,11 @@ var (
 //     other credentials: AuthFailure, IncompleteSignature, InvalidClientTokenId,
 //     InvalidSecurity.RequestHasExpired, MissingAuthenticationToken, RequestExpired,
 //     SignatureDoesNotMatch.
-//   - Codes that a later repeat can remedy: ConcurrentTagAccess, IncorrectState,
+//   - Codes after which a repeat can succeed: ConcurrentTagAccess, IncorrectState,
 //     InvalidState, RetryableError, RequestLimitExceeded and the other server errors.
 //   - Codes about things that can be too new or already gone: InvalidGroup.NotFound and
 //     the like. The methods of [Groups] handle them.
-//   - Limits that these calls do not meet, such as VpcLimitExceeded and
+//   - Limits that do not apply to these calls, such as VpcLimitExceeded and
 //     SecurityGroupsPerInterfaceLimitExceeded.
 var groupRefusals = []struct {
 	codes   []string
@@ -58,7 +59,7 @@ var groupRefusals = []struct {
 	{[]string{"RulesPerSecurityGroupLimitExceeded"}, ruleQuotaFailure},
 	// "You have exceeded an Amazon EC2 resource limit."
 	{[]string{"ResourceLimitExceeded"}, resourceLimitFailure},
-	// "You are not authorized to perform this operation." See also Denied in refusal.
+	// "You are not authorized to perform this operation." See also [bastion.RefusedError].Denied.
 	{[]string{codeDenied}, deniedFailure},
 	// "… tags that are not compliant with the tag policy requirements for this account."
 	{[]string{"TagPolicyViolation"}, tagPolicyFailure},

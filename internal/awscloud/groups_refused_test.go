@@ -80,7 +80,7 @@ func TestDefiniteErrorsOfGroupsAreRefusals(t *testing.T) {
 	}
 }
 
-// The table of the code and the table of the test have the same codes, each once.
+// groupRefusals and groupFailures have the same codes, each of them once.
 func TestEachCodeOfGroupRefusalsIsTested(t *testing.T) {
 	seen := map[string]bool{}
 	for _, row := range groupRefusals {

@@ -30,7 +30,7 @@ import (
 const (
 	attBastion    = "bastion"
 	attLease      = "lease"      // missing in a tombstone
-	attGeneration = "generation" // the lease's; the condition for the next lease compares it
+	attGeneration = "generation" // the generation of the lease; the next lease must have a higher one
 	attLeaseNonce = "written"    // the nonce of the write that wrote the lease
 	attEnded      = "ended"      // exists if the item is a tombstone
 
@@ -62,7 +62,7 @@ const (
 // the task's id. In the policy of the task role, ${aws:userid} has the same value.
 func taskItemKey(roleID, taskID string) string {
 	if strings.Contains(taskID, ":") {
-		return taskID // the whole key of a task of an earlier role; see Leases.TaskID
+		return taskID // it is the whole key already, with the id of an earlier role; see Leases.TaskID
 	}
 	return roleID + ":" + taskID
 }
@@ -322,7 +322,7 @@ func readError(err error) error {
 	var response *awshttp.ResponseError
 	var api smithy.APIError
 	hasCode := errors.As(err, &api)
-	hasResponse := errors.As(err, &response) && response.HTTPStatusCode() != 0 // 0: the request was not sent, or not answered
+	hasResponse := errors.As(err, &response) && response.HTTPStatusCode() != 0 // 0: the request was not sent, or got no response
 	switch {
 	case hasCode && slices.Contains(deniedCodes, api.ErrorCode()):
 		return fmt.Errorf("%v: %w", err, bastion.ErrDenied)

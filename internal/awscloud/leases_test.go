@@ -56,8 +56,9 @@ func TestReadWithoutResponseIsUnreachable(t *testing.T) {
 	})
 }
 
-// A cancelled read says nothing about the table.
-func TestCancelledReadHasNoCause(t *testing.T) {
+// The error of a cancelled read is none of readErrors, because it says nothing about the
+// table.
+func TestCancelledReadReturnsContextCanceled(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	_, err := NewTaskLease((&scripted{responses: []string{"200 {}"}}).client(), "leases", "AROAEXAMPLE", "task").Read(ctx)

@@ -79,8 +79,8 @@ type waiting struct {
 
 type waitingKey struct{}
 
-// together makes several calls with the returned context count as one for mostlyWaited,
-// because they have one deadline. They must not run at the same time.
+// together returns a context for several calls that share one deadline. mostlyWaited adds
+// up the waiting times of these calls. The calls must not run at the same time.
 func together(ctx context.Context) context.Context {
 	if ctx.Value(waitingKey{}) != nil {
 		return ctx

@@ -9,8 +9,8 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/test/privilege"
 )
 
-// The adapters' interfaces contain every call that the adapters make. Each call must be
-// one of privilege.Operations, and each of these must be a call.
+// The adapters' interfaces contain every call that the adapters make. The table of
+// permissions (privilege.Operations) must have exactly these calls.
 func TestEveryCallHasPermissions(t *testing.T) {
 	calls := map[string]bool{}
 	for service, interfaces := range map[string][]reflect.Type{

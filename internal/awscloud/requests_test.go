@@ -72,8 +72,8 @@ type outcome struct {
 	Error    string          `json:"error,omitempty"`
 }
 
-// errorName returns the name of the error of package bastion that err is, "other" for
-// any other error, or "" for nil.
+// errorName returns the name of the error of package bastion that errors.Is finds in err,
+// "other" for any other error, or "" for nil.
 func errorName(err error) string {
 	for name, known := range map[string]error{
 		"ErrNotFound": bastion.ErrNotFound, "ErrConflict": bastion.ErrConflict, "ErrNameTaken": bastion.ErrNameTaken,
@@ -89,8 +89,8 @@ func errorName(err error) string {
 	return ""
 }
 
-// adapters are the adapters of DynamoDB, with names of their own and a clock that
-// stands still.
+// adapters are the adapters of DynamoDB, with tables named the-records, the-leases and
+// the-items, and a clock that stands still.
 type adapters struct {
 	store  *Store
 	leases *Leases
@@ -349,7 +349,8 @@ func fetchItem(ctx context.Context, a adapters) (any, error) {
 const storedLease = `{"task":{"S":"AROATASK:task-1"},"bastion":{"S":"id-1"},"lease":{"S":"{\"bastion_id\":\"id-1\",\"generation\":2,\"open\":true}"},"report":{"S":"{\"generation\":1}"}}`
 
 // recordJSON returns a record's item in DynamoDB's JSON, with the attributes that a
-// read uses. The document has version 1, because the version of the attribute counts.
+// read uses. The document always says version 1: a read must use the version of the
+// attribute.
 func recordJSON(rec bastion.Record) string {
 	version := rec.Version
 	rec.Version = 1

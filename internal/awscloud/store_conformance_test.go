@@ -61,12 +61,12 @@ func (r dynamo) losingClient(t *testing.T) (*dynamodb.Client, *losing) {
 	return r.client(t, func(next http.RoundTripper) http.RoundTripper { l.next = next; return l }), l
 }
 
-// Changes of a record, for changed.
+// These functions change a record; changed calls them.
 
-func nothing(*bastion.Record)           {}
-func closing(rec *bastion.Record)       { rec.Intent.Open = false }
-func finishing(rec *bastion.Record)     { rec.FinishedAt = epoch }
-func closingAtOnce(rec *bastion.Record) { closing(rec); finishing(rec) }
+func nothing(*bastion.Record)                 {}
+func closing(rec *bastion.Record)             { rec.Intent.Open = false }
+func finishing(rec *bastion.Record)           { rec.FinishedAt = epoch }
+func closingAndFinishing(rec *bastion.Record) { closing(rec); finishing(rec) }
 func withReason(reason string) func(*bastion.Record) {
 	return func(rec *bastion.Record) { rec.Intent.Reason = reason }
 }
@@ -102,7 +102,7 @@ func TestRecordWriteIsRetriedAfterLostResponse(t *testing.T) {
 		"close":                  {before: changes(nothing), operation: "TransactWriteItems", change: closing},
 		"close, then finish":     {before: changes(nothing), operation: "TransactWriteItems", change: closing, meanwhile: replaced(finishing)},
 		"finish":                 {before: changes(closing), operation: "TransactWriteItems", change: finishing},
-		"close and finish":       {before: changes(nothing), operation: "TransactWriteItems", change: closingAtOnce},
+		"close and finish":       {before: changes(nothing), operation: "TransactWriteItems", change: closingAndFinishing},
 	} {
 		t.Run(name, func(t *testing.T) {
 			client, losing := r.losingClient(t)
@@ -159,8 +159,8 @@ func TestRecordWriteIsConflictAfterLostRequest(t *testing.T) {
 	}
 }
 
-// neverSent is a transport that loses the first request before it is sent, and calls
-// instead.
+// neverSent is a transport that loses the first request before it is sent. At that moment,
+// it calls the function instead.
 type neverSent struct {
 	next    http.RoundTripper
 	once    sync.Once

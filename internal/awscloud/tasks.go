@@ -150,10 +150,11 @@ var (
 		Message: "AWS did not start the bastion. Request it again. If it keeps happening, ask your operator: the function's log has the cause."}
 )
 
-// refusals maps parts of ECS's messages to failures. A part is in lower case, and matches
-// in any case. If a message contains several parts, the first entry counts. A message is the reason of a failure in a response, or
-// the message of an error. The messages are from the ECS developer guide ("API failures
-// messages", "Service event messages").
+// refusals maps parts of ECS's messages to failures. The parts are in lower case; the case
+// of the message does not matter. If a message contains several parts, the first entry
+// counts. A message is the reason of a failure in a response, or the message of an error.
+// The messages are from the ECS developer guide ("API failures messages", "Service event
+// messages").
 var refusals = []struct {
 	part    string
 	failure bastion.Failure

@@ -87,7 +87,7 @@ func TestOnlyMissingMeansThatThereIsNoTask(t *testing.T) {
 	}
 }
 
-// A failure in one batch must not hide behind the tasks of another.
+// If one batch has a failure, List returns an error and not the tasks of the other batch.
 func TestFailureInAnyBatchIsError(t *testing.T) {
 	var listed []string
 	for i := range 2 * tasksPerDescribe {
@@ -109,20 +109,21 @@ func TestFailureInAnyBatchIsError(t *testing.T) {
 	}
 }
 
-// answeredECS is an ECS with this response to RunTask.
-type answeredECS struct {
+// respondingECS is an ECS with this response to RunTask.
+type respondingECS struct {
 	ECSTasks // the other calls panic
 	out      *ecs.RunTaskOutput
 }
 
-func (a answeredECS) RunTask(context.Context, *ecs.RunTaskInput, ...func(*ecs.Options)) (*ecs.RunTaskOutput, error) {
+func (a respondingECS) RunTask(context.Context, *ecs.RunTaskInput, ...func(*ecs.Options)) (*ecs.RunTaskOutput, error) {
 	return a.out, nil
 }
 
-// Without a failure and without a task, it is not known whether ECS starts one.
+// If the response has no failure and not exactly one task, ECS may have started a task, so
+// the attempt must not end.
 func TestRunTaskWithoutTaskAndFailureIsNoRefusal(t *testing.T) {
 	for _, n := range []int{0, 2} {
-		api := answeredECS{out: &ecs.RunTaskOutput{Tasks: make([]types.Task, n)}}
+		api := respondingECS{out: &ecs.RunTaskOutput{Tasks: make([]types.Task, n)}}
 		task, err := NewTasks(api, nil, testStack, time.Now).Run(t.Context(), specIn("sg-1", testID, 1))
 		checkRefusal(t, err, "")
 		if err == nil || errors.Is(err, bastion.ErrNotFound) {
@@ -137,7 +138,7 @@ func TestFailuresOfRunTaskHaveCodesAndMessages(t *testing.T) {
 		"RESOURCE:ENI": bastion.FailureNetwork, "RESOURCE:CPU": bastion.FailureCapacity, "Another reason": bastion.FailureStart,
 		"You've reached the limit on the number of vCPUs you can run concurrently": bastion.FailureCapacity,
 	} {
-		api := answeredECS{out: &ecs.RunTaskOutput{Failures: []types.Failure{{Reason: &reason, Detail: aws.String("the detail")}}}}
+		api := respondingECS{out: &ecs.RunTaskOutput{Failures: []types.Failure{{Reason: &reason, Detail: aws.String("the detail")}}}}
 		_, err := NewTasks(api, nil, testStack, time.Now).Run(t.Context(), specIn("sg-1", testID, 1))
 		checkRefusal(t, err, want)
 		var refused *bastion.RefusedError

@@ -201,7 +201,8 @@ func TestStopReasonIncludesReasonOfContainer(t *testing.T) {
 	}
 }
 
-// To read an address takes a call of EC2, and no client should connect to such a task.
+// No client should connect to a task that is being stopped, and the read of its address
+// would take a call of EC2.
 func TestAddressOfTaskThatIsBeingStoppedIsNotRead(t *testing.T) {
 	task := types.Task{LastStatus: aws.String("RUNNING"), Attachments: []types.Attachment{{Type: aws.String("AmazonElasticBlockStorage")}, {Type: aws.String("ElasticNetworkInterface"),
 		Details: []types.KeyValuePair{{Name: aws.String("networkInterfaceId"), Value: aws.String("eni-1")}}}}}
