@@ -361,3 +361,52 @@ func TestDashboardDrawsTheMetricsOfTheFunctions(t *testing.T) {
 		}
 	}
 }
+
+// The saved query lists the lines of the failures that the metrics count.
+func TestSavedQueryFindsFailedStarts(t *testing.T) {
+	template, err := monitoring.Read("../../template.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	queries, err := template.Queries()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	store := metered{replacing{}, &metrics{out: &out, stack: "way-in", now: func() time.Time { return noon }}, time.Minute}
+	start := bastion.Record{ID: "b1", Owner: "local:alice", Name: "db", Intent: bastion.Intent{Open: true}, Attempt: bastion.Attempt{Number: 1}}
+	once, last := start, start
+	once.Failures, once.FailureCodes = 1, []bastion.FailureCode{bastion.FailureSpot}
+	last.Failures, last.FailureCodes = 2, []bastion.FailureCode{bastion.FailureSpot, bastion.FailureNetwork}
+	last.Intent.Open, last.End = false, bastion.End{Reason: bastion.EndFailed, Failure: bastion.Failure{Code: bastion.FailureNetwork}}
+	givenUp := last
+	givenUp.FailureCodes, givenUp.End.Failure.Code = nil, bastion.FailureUnavailable
+	err = errors.Join(store.Replace(t.Context(), bastion.Record{}, start), store.Replace(t.Context(), start, once),
+		store.Replace(t.Context(), once, last), store.Replace(t.Context(), start, givenUp))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lines []map[string]any
+	for text := range strings.Lines(out.String()) {
+		var line map[string]any
+		if err := json.Unmarshal([]byte(text), &line); err != nil {
+			t.Fatal(err)
+		}
+		lines = append(lines, line)
+	}
+	i := slices.IndexFunc(queries, func(q monitoring.Query) bool { return q.Name == "Failed starts" })
+	if i < 0 || len(lines) != 4 {
+		t.Fatalf("no query, or not four lines:\n%s", &out)
+	}
+	rows := queries[i].Find(lines)
+	var got []string
+	for _, row := range rows {
+		got = append(got, fmt.Sprint(row["owner"], " ", row["name"], " ", row["bastion"], " ", row["Code"], " ", row["state"]))
+	}
+	want := []string{
+		"local:alice db b1 spot_interrupted starting", "local:alice db b1 network_unavailable failed", "local:alice db b1 aws_unavailable failed",
+	}
+	if missing := queries[i].Missing(rows); len(missing) > 0 || !slices.Equal(got, want) {
+		t.Errorf("no line has %q\ngot  %q\nwant %q", missing, got, want)
+	}
+}

@@ -96,3 +96,26 @@ func TestWidgetsAreChecked(t *testing.T) {
 		}
 	}
 }
+
+func TestQueriesAreParsed(t *testing.T) {
+	const good = "filter msg = \"forward\"\n| fields @timestamp, owner, `source`\n| sort @timestamp desc\n| limit 1000\n"
+	const sums = "filter Failures > 0\n| stats count_distinct(bastion) as bastions, sum(bytes) as all by owner\n| sort all desc\n| limit 5\n"
+	for text, want := range map[string]Query{
+		good: {Field: "msg", Value: "forward", Shows: []string{"owner", "source"}},
+		sums: {Field: "Failures", Shows: []string{"owner", "bastion", "bytes"}},
+	} {
+		if got, err := parseQuery(text); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: %+v, %v", text, got, err)
+		}
+	}
+	for _, change := range [][2]string{{" = ", " like "}, {"owner", "ow-ner"}, {"@timestamp desc", "other desc"}, {"1000", "20000"}, {"| limit", "limit"}, {"fields", "display"}} {
+		if q, err := parseQuery(strings.Replace(good, change[0], change[1], 1)); err == nil {
+			t.Errorf("with %s in place of %s: %+v", change[1], change[0], q)
+		}
+	}
+	q := Query{Field: "msg", Value: "forward", Shows: []string{"owner", "source"}}
+	lines := []map[string]any{{"msg": "refusal", "source": "x"}, {"msg": "forward", "owner": "o", "source": ""}}
+	if found := q.Find(lines); len(found) != 1 || !reflect.DeepEqual(q.Missing(found), []string{"source"}) {
+		t.Errorf("found %v, missing %q", found, q.Missing(found))
+	}
+}

@@ -106,3 +106,30 @@ func TestTemplateIsReadAsCloudFormationReadsIt(t *testing.T) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
 }
+
+// Every stack has the queries. Failed starts are in the logs of all functions that
+// converge.
+func TestSavedQueries(t *testing.T) {
+	s := deploy(t, withSlack...)
+	var converging []string
+	for role := range s.of("AWS::IAM::Role") {
+		if policies, _ := s.properties(t, role)["ManagedPolicyArns"].([]any); slices.Contains(policies, any("ConvergePolicy")) {
+			converging = append(converging, strings.TrimSuffix(role, "Role")+"LogGroup")
+		}
+	}
+	slices.Sort(converging)
+	got := map[string][]string{}
+	for name := range s.of("AWS::Logs::QueryDefinition") {
+		p := s.properties(t, name)
+		groups := texts(p["LogGroupNames"])
+		slices.Sort(groups)
+		got[p["Name"].(string)] = groups
+	}
+	want := map[string][]string{
+		"way-in/Who connected to what": {"TaskLogGroup"}, "way-in/Refused attempts": {"TaskLogGroup"}, "way-in/Receipts by owner": {"TaskLogGroup"},
+		"way-in/Failed starts": converging,
+	}
+	if len(converging) != 5 || !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %v\nwant %v", got, want)
+	}
+}
