@@ -57,6 +57,9 @@ func TestGroupRequests(t *testing.T) {
 	if err != nil || created.ID != "sg-1" || created.BastionID != testID {
 		t.Errorf("created %+v, %v", created, err)
 	}
+	if _, err := groups.Create(ctx, bastion.GroupSpec{BastionID: testID, Tags: testTags}); err != nil {
+		t.Error(err)
+	}
 	must(t, groups.Authorize(ctx, "sg-1", testSource))
 	must(t, groups.Authorize(ctx, "sg-1", netip.MustParsePrefix("2001:db8::7/128")))
 	must(t, groups.Revoke(ctx, "sg-1", bastion.Rule{ID: "sgr-1"}))

@@ -124,6 +124,8 @@ func TestGoldenItems(t *testing.T) {
 	rec, lease := goldenRecord(), goldenLease()
 	finished := rec
 	finished.Intent.Open, finished.FinishedAt, finished.DueAt = false, rec.CreatedAt.Add(time.Hour), time.Time{}
+	tagged := rec
+	tagged.Attempt.Tags = testTags
 	closed := bastion.LeaseItem{TaskID: "task", BastionID: lease.BastionID, Lease: lease.Lease}
 	closed.Lease.Open, closed.Lease.EndReason = false, bastion.EndIdle
 	ended := bastion.LeaseItem{TaskID: "task", BastionID: lease.BastionID, Ended: true}
@@ -137,6 +139,7 @@ func TestGoldenItems(t *testing.T) {
 	}{
 		{"record", rec, recordItem(t, rec), asRecord},
 		{"record-finished", finished, recordItem(t, finished), asRecord},
+		{"record-with-tags", tagged, recordItem(t, tagged), asRecord},
 		{"lease-and-report", lease, leaseItem(t, lease.Lease, lease.Report), asLease},
 		{"lease-closed", closed, leaseItem(t, closed.Lease, bastion.Report{}), asLease},
 		{"tombstone", ended, NewLeases(nil, "leases", "AROA", nil).tombstone("task", lease.BastionID, rec.CreatedAt), asLease},

@@ -53,16 +53,20 @@ func (g *Groups) Create(ctx context.Context, spec bastion.GroupSpec) (bastion.Gr
 }
 
 func (s Stack) createGroupInput(spec bastion.GroupSpec) *ec2.CreateSecurityGroupInput {
+	tags := []types.Tag{
+		{Key: aws.String(TagStack), Value: aws.String(s.ID)},
+		{Key: aws.String(TagID), Value: aws.String(spec.BastionID)},
+	}
+	for _, tag := range spec.Tags {
+		tags = append(tags, types.Tag{Key: aws.String(tag.Key), Value: aws.String(tag.Value)})
+	}
 	return &ec2.CreateSecurityGroupInput{
 		GroupName:   aws.String(GroupName(spec.BastionID)),
 		Description: aws.String("Addresses that may connect to bastion " + spec.BastionID),
 		VpcId:       aws.String(s.VPC),
 		TagSpecifications: []types.TagSpecification{{
 			ResourceType: types.ResourceTypeSecurityGroup,
-			Tags: []types.Tag{
-				{Key: aws.String(TagStack), Value: aws.String(s.ID)},
-				{Key: aws.String(TagID), Value: aws.String(spec.BastionID)},
-			},
+			Tags:         tags,
 		}},
 	}
 }

@@ -80,6 +80,14 @@ func (s Stack) runTaskInput(spec bastion.TaskSpec) *ecs.RunTaskInput {
 	if s.Public {
 		public = types.AssignPublicIpEnabled
 	}
+	tags := []types.Tag{
+		{Key: aws.String(TagStack), Value: aws.String(s.ID)},
+		{Key: aws.String(TagID), Value: aws.String(spec.BastionID)},
+		{Key: aws.String(TagAttempt), Value: aws.String(strconv.Itoa(spec.Attempt))},
+	}
+	for _, tag := range spec.Tags {
+		tags = append(tags, types.Tag{Key: aws.String(tag.Key), Value: aws.String(tag.Value)})
+	}
 	return &ecs.RunTaskInput{
 		Cluster:        aws.String(s.Cluster),
 		TaskDefinition: aws.String(spec.TaskDefinition),
@@ -102,11 +110,7 @@ func (s Stack) runTaskInput(spec bastion.TaskSpec) *ecs.RunTaskInput {
 				Environment: []types.KeyValuePair{{Name: aws.String(EnvBastionID), Value: aws.String(spec.BastionID)}},
 			}},
 		},
-		Tags: []types.Tag{
-			{Key: aws.String(TagStack), Value: aws.String(s.ID)},
-			{Key: aws.String(TagID), Value: aws.String(spec.BastionID)},
-			{Key: aws.String(TagAttempt), Value: aws.String(strconv.Itoa(spec.Attempt))},
-		},
+		Tags: tags,
 	}
 }
 

@@ -2,10 +2,13 @@ package awscloud
 
 import (
 	"bytes"
+	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/netip"
 	"os"
@@ -222,15 +225,22 @@ var testSpec = bastion.TaskSpec{
 	AttemptCreatedAt: time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC),
 }
 
+// testTags are tags of the operator.
+var testTags = []bastion.Tag{{Key: "CostCenter", Value: "a=42"}, {Key: "team/data owner"}}
+
 // If a parameter changes between two calls for the same attempt, ECS returns a
 // ConflictException. So if the golden files change, the attempts that are in progress
 // during the deploy can fail.
 func TestRunTaskParameters(t *testing.T) {
 	private := testStack
 	private.Public, private.Spot = false, true
-	for name, stack := range map[string]Stack{"public": testStack, "private-spot": private} {
+	tagged := testSpec
+	tagged.Tags = testTags
+	for name, in := range map[string]*ecs.RunTaskInput{
+		"public": testStack.runTaskInput(testSpec), "private-spot": private.runTaskInput(testSpec), "tags": testStack.runTaskInput(tagged),
+	} {
 		t.Run(name, func(t *testing.T) {
-			got := requestBody(t, stack.runTaskInput(testSpec))
+			got := requestBody(t, in)
 			file := "testdata/runtask-" + name + ".json"
 			if *update {
 				if err := os.WriteFile(file, got, 0o644); err != nil {
@@ -266,6 +276,67 @@ func requestBody(t *testing.T, in *ecs.RunTaskInput) []byte {
 		t.Fatalf("%v in %s", err, &wire.body)
 	}
 	return append(text.Bytes(), '\n')
+}
+
+// lostResponse is an ECS whose lists are stale, so that they show no task. The response to
+// the first RunTask is lost.
+type lostResponse struct {
+	ECSTasks
+	t    *testing.T
+	sent [][]byte
+}
+
+func (l *lostResponse) ListTasks(context.Context, *ecs.ListTasksInput, ...func(*ecs.Options)) (*ecs.ListTasksOutput, error) {
+	return &ecs.ListTasksOutput{}, nil
+}
+
+func (l *lostResponse) RunTask(ctx context.Context, in *ecs.RunTaskInput, options ...func(*ecs.Options)) (*ecs.RunTaskOutput, error) {
+	l.sent = append(l.sent, requestBody(l.t, in))
+	out, err := l.ECSTasks.RunTask(ctx, in, options...)
+	if err == nil && len(l.sent) == 1 {
+		return nil, errors.New("connection reset by peer")
+	}
+	return out, err
+}
+
+// If a deployment changes the settings of new tasks between two tries of RunTask, the
+// second try sends the settings with which the attempt began. With others, ECS would
+// refuse it, because it knows the clientToken.
+func TestRepeatedRunTaskSendsTheSameBytes(t *testing.T) {
+	w := newWire(t, localcloud.Config{}, nil)
+	lost := &lostResponse{ECSTasks: w.ecs, t: t}
+	store := w.cloud.Store()
+	service := &bastion.Service{
+		Config: bastion.Config{
+			DefaultTTL: time.Hour, MaxTTL: time.Hour, IPv4: true, Quota: bastion.Quota{PerOwner: 1, Total: 1}, MaxAttempts: 5,
+			Subnets: []string{"subnet-1"}, TaskDefinition: "bastion:7", Tags: testTags,
+			Timing: bastion.Timing{CallTimeout: time.Minute, StepTimeout: time.Minute, Settle: time.Hour, ReadLag: time.Minute, WatchInterval: time.Minute, CheckInterval: time.Minute, GiveUpAfter: time.Hour},
+		},
+		Records: store, DueList: store, Keys: store, Marks: store, Leases: w.cloud.Leases(),
+		Groups: w.groups, Tasks: NewTasks(lost, w.ec2, testStack, time.Now),
+		Now: time.Now, Rand: rand.Reader, Log: slog.New(slog.DiscardHandler),
+	}
+	create := func() bastion.Record {
+		rec, _, err := service.Create(t.Context(), bastion.CreateRequest{
+			Caller: bastion.Caller{Owner: "local:alice", Address: testSource.Addr()},
+			Key:    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+		})
+		must(t, err)
+		return rec
+	}
+	if rec := create(); rec.Attempt.Number != 1 || rec.Attempt.TaskID != "" || len(lost.sent) == 0 {
+		t.Fatalf("the attempt is %+v, after %d calls", rec.Attempt, len(lost.sent))
+	}
+	first := len(lost.sent)
+	service.Config.Tags, service.Config.TaskDefinition, service.Config.Subnets = []bastion.Tag{{Key: "CostCenter", Value: "43"}}, "bastion:8", []string{"subnet-2"}
+	if rec := create(); rec.Attempt.Number != 1 || rec.Attempt.TaskID == "" || len(lost.sent) == first {
+		t.Errorf("the attempt is %+v, after %d more calls", rec.Attempt, len(lost.sent)-first)
+	}
+	for i, body := range lost.sent {
+		if !bytes.Equal(body, lost.sent[0]) || !bytes.Contains(body, []byte("a=42")) {
+			t.Errorf("call %d sent\n%s\nand the first one\n%s", i+1, body, lost.sent[0])
+		}
+	}
 }
 
 func TestRunTaskDoesNotDependOnTime(t *testing.T) {

@@ -22,7 +22,8 @@ type Config struct {
 	Quota               Quota
 	Subnets             []string // attempts use them in turn
 	TaskDefinition      string
-	MaxAttempts         int // when Record.Failures reaches this number, the bastion fails
+	Tags                []Tag // the operator's tags on every group and task
+	MaxAttempts         int   // when Record.Failures reaches this number, the bastion fails
 
 	Timing Timing
 }

@@ -306,7 +306,7 @@ func (c *converge) notVisibleYet(err error, since time.Time) bool {
 }
 
 func (c *converge) createGroup(ctx context.Context, rec Record) error {
-	group, err := c.Groups.Create(ctx, GroupSpec{BastionID: rec.ID})
+	group, err := c.Groups.Create(ctx, GroupSpec{BastionID: rec.ID, Tags: c.Config.Tags})
 	if c.notVisibleYet(err, rec.CreatedAt) {
 		return nil // the group exists, and a later read shows it
 	}
@@ -344,6 +344,7 @@ func (c *converge) runTask(ctx context.Context, rec Record, a Action) error {
 		GroupID:          rec.Attempt.GroupID,
 		Subnet:           rec.Attempt.Subnet,
 		TaskDefinition:   rec.Attempt.TaskDefinition,
+		Tags:             rec.Attempt.Tags,
 		AttemptCreatedAt: rec.Attempt.CreatedAt,
 	})
 	if c.notVisibleYet(err, rec.Group.FirstSeenAt) {

@@ -190,6 +190,7 @@ func (r *Record) beginAttempt(cfg Config, now time.Time) {
 		GroupID:        r.Group.ID,
 		Subnet:         r.subnet(cfg.Subnets, n),
 		TaskDefinition: cfg.TaskDefinition,
+		Tags:           cfg.Tags,
 		CreatedAt:      now,
 	}
 	r.Intent.ConsoleReply = ConsoleReply{}

@@ -1,6 +1,8 @@
 package bastion
 
 import (
+	"reflect"
+	"slices"
 	"testing"
 	"time"
 )
@@ -37,6 +39,29 @@ func TestDecideCountsFailures(t *testing.T) {
 		if n := len(next.FailureCodes); n != row.want || next.Attempt.Failure.Code != "" && next.Intent.Open && next.FailureCodes[n-1] != next.Attempt.Failure.Code {
 			t.Errorf("%s: the codes are %q, and the attempt failed with %q", row.name, next.FailureCodes, next.Attempt.Failure.Code)
 		}
+	}
+}
+
+// RunTask's parameters are those with which the attempt began: ECS refuses a repeat with
+// others. The next attempt has the new settings.
+func TestDecideKeepsTheSettingsOfAnAttempt(t *testing.T) {
+	before, after := testConfig, testConfig
+	before.Tags, before.TaskDefinition = []Tag{{Key: "CostCenter", Value: "42"}}, "bastion:7"
+	after.Tags, after.TaskDefinition, after.Subnets = []Tag{{Key: "CostCenter", Value: "43"}}, "bastion:8", []string{"subnet-z"}
+	open := Observed{Group: group("A")}
+	announced := Decide(before, with(created(), hasGroup), open, t0.Add(time.Second)).Next
+	if a := announced.Attempt; a.Number != 1 || a.TaskDefinition != "bastion:7" || !slices.Equal(a.Tags, before.Tags) {
+		t.Fatalf("the attempt is %+v", a)
+	}
+	repeated := Decide(after, announced, open, t0.Add(time.Minute))
+	if got := describe(repeated.Actions); got != "RunTask(1)" || !reflect.DeepEqual(repeated.Next.Attempt, announced.Attempt) {
+		t.Errorf("%s; the attempt is %+v, want %+v", got, repeated.Next.Attempt, announced.Attempt)
+	}
+	ready := with(created(), ready, ended, failures(1))
+	ready.Attempt.Tags = before.Tags
+	next := Decide(after, ready, Observed{Group: group("A"), Lease: tombstone()}, t0.Add(2*time.Minute)).Next.Attempt
+	if next.Number != 2 || next.Subnet != "subnet-z" || next.TaskDefinition != "bastion:8" || !slices.Equal(next.Tags, after.Tags) {
+		t.Errorf("the next attempt is %+v", next)
 	}
 }
 

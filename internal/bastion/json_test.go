@@ -111,6 +111,7 @@ func TestDecodeStoredDocuments(t *testing.T) {
 			Group:          GroupStatus{ID: "sg-0123456789abcdef0", FirstSeenAt: at(0, 2), Ingress: source},
 			Attempt: Attempt{
 				Number: 2, GroupID: "sg-0123456789abcdef0", Subnet: "subnet-0123456789abcdef0", TaskDefinition: "bastion:7", CreatedAt: at(0, 3),
+				Tags:   []Tag{{Key: "CostCenter", Value: "42"}, {Key: "Owner"}},
 				TaskID: "0123456789abcdef0123456789abcdef", TaskSeenAt: at(0, 4), Status: TaskRunning,
 				Endpoints: []netip.AddrPort{netip.MustParseAddrPort("198.51.100.9:2222"), netip.MustParseAddrPort("[2001:db8::9]:2222")},
 				HostKey:   hostKey, Generation: 3, ReadyAt: at(0, 40), EndedAt: at(39, 0),

@@ -109,6 +109,14 @@ type Groups interface {
 // GroupSpec holds everything that CreateSecurityGroup's parameters depend on.
 type GroupSpec struct {
 	BastionID string
+	Tags      []Tag
+}
+
+// Tag is a tag that the operator wants on groups and tasks. The service has tags of its
+// own in addition.
+type Tag struct {
+	Key   string `json:"key"`
+	Value string `json:"value,omitempty"`
 }
 
 // Group is the security group of one bastion.
@@ -163,6 +171,7 @@ type TaskSpec struct {
 	GroupID          string
 	Subnet           string
 	TaskDefinition   string
+	Tags             []Tag
 	AttemptCreatedAt time.Time
 }
 

@@ -141,12 +141,15 @@ type GroupStatus struct {
 }
 
 // Attempt is one try to run a task. The fields up to CreatedAt are in the record
-// before RunTask is called; the fields after it hold what was observed later.
+// before RunTask is called, and all parameters of RunTask follow from them, because ECS
+// refuses a known clientToken with other parameters; the fields after it hold what was
+// observed later.
 type Attempt struct {
 	Number         int       `json:"number"`
 	GroupID        string    `json:"group_id,omitempty"`
 	Subnet         string    `json:"subnet,omitempty"`
 	TaskDefinition string    `json:"task_definition,omitempty"`
+	Tags           []Tag     `json:"tags,omitempty"`
 	CreatedAt      time.Time `json:"created_at,omitzero"`
 
 	TaskID     string           `json:"task_id,omitempty"`

@@ -75,6 +75,7 @@ func Load(environ []string) (Config, error) {
 			Quota:               bastion.Quota{PerOwner: r.number("QUOTA_OWNER"), Total: r.number("QUOTA_TOTAL")},
 			Subnets:             r.list("SUBNETS", SubnetID),
 			TaskDefinition:      r.text("TASK_DEFINITION", taskDefinitionARN),
+			Tags:                r.tags("TAGS"),
 			MaxAttempts:         maxAttempts,
 		},
 		Cloud: Cloud{

@@ -16,6 +16,7 @@ func whole() map[string]string {
 		"DEFAULT_TTL": "1h", "MAX_TTL": "8h", "IDLE": "15m", "WARN": "10m",
 		"ALLOWED": "10.0.0.0/8, fd00::/8", "SOURCES": "",
 		"QUOTA_OWNER": "3", "QUOTA_TOTAL": "50",
+		"TAGS":            "CostCenter=42,data owner=a=b",
 		"SUBNETS":         "subnet-0123456789abcdef0,subnet-0123456789abcdef1",
 		"TASK_DEFINITION": "arn:aws:ecs:eu-west-1:111122223333:task-definition/way-in:7",
 		"STACK_ID":        "arn:aws:cloudformation:eu-west-1:111122223333:stack/way-in/5f1c",
@@ -50,6 +51,7 @@ func TestLoadReadsEveryVariable(t *testing.T) {
 			Quota:               bastion.Quota{PerOwner: 3, Total: 50},
 			Subnets:             []string{"subnet-0123456789abcdef0", "subnet-0123456789abcdef1"},
 			TaskDefinition:      "arn:aws:ecs:eu-west-1:111122223333:task-definition/way-in:7",
+			Tags:                []bastion.Tag{{Key: "CostCenter", Value: "42"}, {Key: "data owner", Value: "a=b"}},
 			MaxAttempts:         maxAttempts, Timing: timing(time.Minute),
 		},
 		Cloud: Cloud{
@@ -130,6 +132,7 @@ func TestInvalidVariableIsNamed(t *testing.T) {
 		{"REAPER_PERIOD", "", "want a duration"},
 		{"REAPER_PERIOD", "30s", "one run may take 55s, so use a minute or more"},
 		{"REAPER_PERIOD", "15m", "BASTION_WARN is 10m0s: the reaper sends warnings and runs every 15m0s"},
+		{"TAGS", "CostCenter", `BASTION_TAGS: "CostCenter" is not a tag: want Key=Value`},
 		{"QUOTA_OWNERS", "3", "BASTION_QUOTA_OWNERS is not a setting"},
 	} {
 		env := whole()

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
 // prefix starts the names of the variables of all functions except Slack's, and
@@ -100,6 +102,16 @@ func (r *reader) prefixes(name string) (all []netip.Prefix) {
 		all = append(all, p)
 	}
 	return all
+}
+
+// tags reads the operator's tags.
+func (r *reader) tags(name string) []bastion.Tag {
+	value, _ := r.take(name)
+	tags, wrong := ParseTags(value)
+	for _, err := range wrong {
+		r.wrong = append(r.wrong, fmt.Errorf("%s%s: %w", r.prefix, name, err))
+	}
+	return tags
 }
 
 // duration reads Go's notation.

@@ -172,7 +172,7 @@ func TestCopiesShareNoMemory(t *testing.T) {
 	rules := []bastion.Rule{{}}
 	rec := bastion.Record{
 		Intent:  bastion.Intent{Keys: keys},
-		Attempt: bastion.Attempt{Endpoints: endpoints},
+		Attempt: bastion.Attempt{Endpoints: endpoints, Tags: []bastion.Tag{{}}},
 		Receipt: bastion.Receipt{Destinations: destinations},
 
 		FailureCodes: []bastion.FailureCode{"c"},

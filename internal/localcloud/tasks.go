@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strconv"
 	"sync"
@@ -140,7 +141,7 @@ func clientToken(spec bastion.TaskSpec) string {
 // parameters differ.
 func (k *token) replay(spec bastion.TaskSpec) (bastion.Task, error) {
 	spec.AttemptCreatedAt = k.spec.AttemptCreatedAt // not a parameter of RunTask
-	if spec != k.spec {
+	if !reflect.DeepEqual(spec, k.spec) {
 		return bastion.Task{}, fmt.Errorf("run attempt %d of %s: ConflictException: the clientToken was used with other parameters", spec.Attempt, spec.BastionID)
 	}
 	if k.refused != nil {

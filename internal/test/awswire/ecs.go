@@ -249,7 +249,8 @@ func (conflictError) Error() string {
 var (
 	startedByForm   = regexp.MustCompile(`^[A-Za-z0-9_/-]{1,128}$`)
 	clientTokenForm = regexp.MustCompile(`^[!-~]{1,64}$`)
-	tagForm         = regexp.MustCompile(`^[A-Za-z0-9 _.:/=+@-]{1,256}$`)
+	tagKeyForm      = regexp.MustCompile(`^[A-Za-z0-9 _.:/=+@-]{1,128}$`)
+	tagValueForm    = regexp.MustCompile(`^[A-Za-z0-9 _.:/=+@-]{0,256}$`)
 )
 
 // checkRunTask returns an error for a request that ECS refuses.
@@ -273,7 +274,7 @@ func (s *Server) checkRunTask(in runTask) error {
 		bad = "TaskDefinition can not be blank."
 	}
 	for _, t := range in.Tags {
-		if !tagForm.MatchString(t.Key) || !tagForm.MatchString(t.Value) {
+		if !tagKeyForm.MatchString(t.Key) || !tagValueForm.MatchString(t.Value) {
 			bad = "the tag " + t.Key + " is invalid"
 		}
 	}

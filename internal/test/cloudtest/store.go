@@ -98,6 +98,7 @@ func full(rec *bastion.Record) {
 	rec.Group = bastion.GroupStatus{ID: "sg-1", FirstSeenAt: at(6), Ingress: netip.MustParsePrefix("192.0.2.1/32")}
 	rec.Attempt = bastion.Attempt{
 		Number: 7, GroupID: "sg-2", Subnet: "subnet-1", TaskDefinition: "bastion:1", CreatedAt: at(8), TaskID: "t", TaskSeenAt: at(9),
+		Tags:      []bastion.Tag{{Key: "k", Value: texts[1]}, {Key: texts[2], Value: "v"}},
 		Status:    bastion.TaskStopped,
 		Endpoints: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.2:22"), netip.MustParseAddrPort("[2001:db8::2]:2222")},
 		HostKey:   "ssh-ed25519 CCCC", Generation: 1<<60 - 1, ReadyAt: at(10), EndedAt: at(11), Failure: failure,

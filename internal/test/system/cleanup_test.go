@@ -28,6 +28,25 @@ func (s *systemTest) checkOnlyRule(t *testing.T, source string) string {
 	return source
 }
 
+// checkTags checks that the bastion's task and group have the operator's tag.
+func (s *systemTest) checkTags(t *testing.T) {
+	t.Helper()
+	m, key, value := s.fargate.moto, "CostCenter", strings.TrimPrefix(operatorTag, "CostCenter=")
+	task := s.task(t, s.bastionID)
+	out, err := m.ecs(t.Context(), "DescribeTasks", map[string]any{"cluster": s.fargate.resources.cluster, "tasks": []string{task.arn}, "include": []string{"TAGS"}})
+	if found := fmt.Sprint(out); err != nil || !strings.Contains(found, fmt.Sprintf("map[key:%s value:%s]", key, value)) {
+		t.Fatalf("the task has no tag %s: %s, %v", operatorTag, found, err)
+	}
+	carried, err := m.groupsOf(t.Context(), task.networkInterface)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tagged, err := m.ec2(t.Context(), "DescribeSecurityGroups", "Filter.1.Name", "tag:"+key, "Filter.1.Value.1", value)
+	if err != nil || len(tagged.Groups) != 1 || tagged.Groups[0].ID != carried[0] {
+		t.Fatalf("the groups with the tag %s are %+v, want %s; %v", operatorTag, tagged.Groups, carried[0], err)
+	}
+}
+
 // waitClosed waits until a bastion is closed and checks the reason of its end.
 func (s *systemTest) waitClosed(t *testing.T, p *apiUser, id, reason string) {
 	t.Helper()

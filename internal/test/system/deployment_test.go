@@ -85,7 +85,7 @@ func startDeployment(t *testing.T) *deployment {
 	d.fargate.aws = serveTasks(t, d.recorder)
 	d.fargate.moto.putSecrets(t)
 	d.slack = newSlack(t)
-	resources := v.evaluate(t, d.fargate.resources, "SshPort", fmt.Sprint(d.fargate.port))
+	resources := v.evaluate(t, d.fargate.resources, "SshPort", fmt.Sprint(d.fargate.port), "ResourceTags", operatorTag)
 	d.fargate.definition.environ = taskEnvironment(resources)
 	for name := range functionNames {
 		d.functions[name] = startFunction(t, v.programs, name, serve(t, d.recorder.As(roleOf(name), "")), functionEnvironment(resources, name, d.slack))
@@ -153,6 +153,9 @@ func taskEnvironment(resources map[string]map[string]any) (environ []string) {
 	}
 	return environ
 }
+
+// operatorTag is the tag that the operator wants on groups and tasks.
+const operatorTag = "CostCenter=42 / data"
 
 // newHTTPClient returns a client without keep-alive, so that no connection is left when
 // the test ends.

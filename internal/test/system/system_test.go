@@ -121,6 +121,7 @@ func (s *systemTest) createAndConnect(t *testing.T) {
 		t.Fatalf("it is %s", ready.Body)
 	}
 	s.logf(t, "  ready at %s; the group in moto has one rule, for %s", ready.Host, s.checkOnlyRule(t, "127.0.0.1/32"))
+	s.checkTags(t)
 	s.alice.saveSSHConfig(t, s.bastionID)
 	s.alice.checkConnects(t, ready.Owner)
 	s.tunnel = s.alice.openTunnel(t, s.targetHost)

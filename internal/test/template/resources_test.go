@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/bastion-on-demand/bastion/internal/awscloud"
+	"github.com/bastion-on-demand/bastion/internal/bastion"
 	"github.com/bastion-on-demand/bastion/internal/config"
 )
 
@@ -180,6 +181,7 @@ func TestEnvironmentIsAValidConfiguration(t *testing.T) {
 		{"Admins", "arn:aws:iam::111122223333:role/aws-reserved/sso.amazonaws.com/Operator,iam:111122223333:AIDAEXAMPLEEXAMPLE111", "TrustedSessionRoles", "AWSReservedSSO_*,Login"},
 		{"Admins", "", "TrustedSessionRoles", "", "AllowedSources", "2001:db8::/32,203.0.113.0/24"},
 		{"IdleTime", "0s", "WarningTime", "0s"},
+		{"ResourceTags", "CostCenter=42,data owner=a=b"},
 		withSlack,
 		slices.Concat(withSlack, []string{"SlackBotTokenParameter", "/bastion/slack/bot-token", "SlackChannels", "C0123ABCD,G0123ABCD", "SlackUsers", "U0123ABCD,W0123ABCD"}),
 	} {
@@ -200,11 +202,29 @@ func TestEnvironmentIsAValidConfiguration(t *testing.T) {
 	}
 }
 
+// The functions that create groups and tasks have the operator's tags, and only they: the
+// environment of a function has room for 4 KB.
+func TestTags(t *testing.T) {
+	creators := map[string]bool{}
+	for role, may := range functions {
+		creators[strings.TrimSuffix(role, "Role")+"Function"] = may&(bastion.CreateGroup|bastion.RunTask) != 0
+	}
+	for name, function := range deploy(t, slices.Concat(withSlack, []string{"ResourceTags", "CostCenter=42"})...).of("AWS::Lambda::Function") {
+		want := ""
+		if creators[name] {
+			want = "CostCenter=42"
+		}
+		if got := at(function, "Properties", "Environment", "Variables", "BASTION_TAGS"); got != want {
+			t.Errorf("%s has the tags %q, want %q", name, got, want)
+		}
+	}
+}
+
 // Lambda limits the variables of a function to 4 KB, and refuses more only during a
 // deployment. Names that contain the stack's may have its 128 characters, and there may
 // be sixteen subnets.
 func TestLongestEnvironmentFits(t *testing.T) {
-	longest(t, "ReaperFunction", 5*128+14*25, "AllowedDestinations", "AllowedDestinationsIpv6", "AllowedSources", "TrustedSessionRoles", "Admins", "JwtIssuer")
+	longest(t, "ReaperFunction", 5*128+14*25, "AllowedDestinations", "AllowedDestinationsIpv6", "AllowedSources", "TrustedSessionRoles", "Admins", "JwtIssuer", "ResourceTags")
 	longest(t, "SlackFunction", 5*128, "SlackTeams", "SlackSigningSecretParameter", "SlackBotTokenParameter", "SlackChannels", "SlackUsers")
 }
 

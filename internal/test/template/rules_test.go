@@ -5,6 +5,7 @@ package template
 import (
 	"regexp"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -29,6 +30,9 @@ func TestParametersRefuseMalformedValues(t *testing.T) {
 		{"PermissionsBoundary",
 			[]string{"", "arn:aws:iam::111122223333:policy/Boundary", "arn:aws:iam::111122223333:policy/team/a/Boundary", "arn:aws:iam::aws:policy/PowerUserAccess", "arn:aws-us-gov:iam::111122223333:policy/B+=,.@-_"},
 			[]string{"Boundary", "arn:aws:iam::111122223333:role/Boundary", "arn:aws:iam::111122223333:policy/", "arn:aws:iam::1111:policy/Boundary", "arn:aws:iam::111122223333:policy/a b", "arn:aws:iam::111122223333:policy//Boundary", " "}},
+		{"ResourceTags",
+			[]string{"", "CostCenter=42", "a=,b=x=y", "data owner=team/a_b.c:d+e-f@g"},
+			[]string{"CostCenter", "=42", "a=1,", "a=1;b=2", "Kostenträger=1", strings.Repeat("a=,", 40) + "a=", "a=" + strings.Repeat("v", 400)}},
 	} {
 		for _, value := range test.good {
 			if !allows(t, test.parameter, value) {
