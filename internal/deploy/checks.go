@@ -179,6 +179,10 @@ func (d *Deployment) fill(f *facts, r *report) {
 		}
 		return n
 	}
+	_, wrong := config.ParseTags(f.value("ResourceTags"))
+	for _, err := range wrong {
+		r.fail("ResourceTags: %v.", err)
+	}
 	const concurrency = "RequestConcurrency"
 	f.quotaTotal, f.reserved = whole("QuotaTotal", f.value("QuotaTotal")), whole(concurrency, f.value(concurrency))
 	if now, has := f.stack.parameters[concurrency]; has {

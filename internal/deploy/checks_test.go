@@ -108,6 +108,8 @@ func TestFailedCheckSaysTheNextStep(t *testing.T) {
 			w.settings.Parameters["AllowedDestinationsIpv6"] = "::/0:443"
 			w.settings.Parameters["DnsServers"] = "10.0.0.10"
 		}, []string{"AllowedDestinations: 0.0.0.0/0:443 is a rule", "AllowedDestinations: 10.0.0.10/32:53 is a rule", "AllowedDestinationsIpv6: ::/0:443 is a rule"}},
+		"tags": {func(w *world) { w.settings.Parameters["ResourceTags"] = "CostCenter=1,Bastion:stack=mine,CostCenter=2" },
+			[]string{`ResourceTags: the key "Bastion:stack" has the prefix bastion:`, "ResourceTags: there are two tags with the key CostCenter"}},
 		"DNS servers, twice and none": {func(w *world) { w.settings.Parameters["DnsServers"] = "10.0.0.10,10.0.0.10,300.0.0.1" },
 			[]string{"DnsServers: 10.0.0.10 is in the list twice", `DnsServers: "300.0.0.1" is not an IPv4 address`}},
 		"no credentials":   {func(w *world) { w.fail["GetCallerIdentity"] = errTest }, []string{"aws sso login", "not checked"}},
