@@ -32,8 +32,7 @@ var (
 
 // groupRefusals are the error codes of EC2 that are definite refusals: the call certainly
 // had no effect, and a repeat fails, too, until something outside the service has changed.
-// The codes and their meanings are from
-// "Error codes for the Amazon EC2 API"
+// The codes and their meanings are from "Error codes for the Amazon EC2 API"
 // (https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html). The
 // names of the quotas are from "Amazon VPC quotas"
 // (https://docs.aws.amazon.com/vpc/latest/userguide/amazon-vpc-limits.html).

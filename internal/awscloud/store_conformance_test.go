@@ -150,7 +150,7 @@ func TestRecordWriteIsConflictAfterLostRequest(t *testing.T) {
 			rec := newRecord("local:owner", "default")
 			must(t, s.Create(t.Context(), rec, plenty))
 			other := NewStore(r.client(t, func(next http.RoundTripper) http.RoundTripper {
-				return &neverSent{next: next, instead: func() { must(t, s.Replace(t.Context(), rec, changed(rec, change))) }}
+				return &neverSent{next: next, meanwhile: func() { must(t, s.Replace(t.Context(), rec, changed(rec, change))) }}
 			}), s.table, history, s.rand)
 			if err := other.Replace(t.Context(), rec, changed(rec, change)); !errors.Is(err, bastion.ErrConflict) {
 				t.Errorf("%v, want %v", err, bastion.ErrConflict)
@@ -159,17 +159,17 @@ func TestRecordWriteIsConflictAfterLostRequest(t *testing.T) {
 	}
 }
 
-// neverSent is a transport that loses the first request before it is sent. At that moment,
-// it calls the function instead.
+// neverSent is a transport that loses the first request: it calls meanwhile, and does not
+// send the request.
 type neverSent struct {
-	next    http.RoundTripper
-	once    sync.Once
-	instead func()
+	next      http.RoundTripper
+	once      sync.Once
+	meanwhile func()
 }
 
 func (n *neverSent) RoundTrip(req *http.Request) (*http.Response, error) {
 	lost := false
-	n.once.Do(func() { n.instead(); lost = true })
+	n.once.Do(func() { n.meanwhile(); lost = true })
 	if lost {
 		return nil, &net.OpError{Op: "write", Net: "tcp", Err: syscall.ECONNRESET}
 	}

@@ -19,7 +19,7 @@ const (
 	FailureTaskLost FailureCode = "task_lost"            // the task disappeared
 	FailureConfig   FailureCode = "misconfigured"        // AWS refused what the operator configured, or denied a permission
 
-	FailureUnavailable FailureCode = "aws_unavailable" // AWS did not carry out the steps of the start for Timing.GiveUpAfter
+	FailureUnavailable FailureCode = "aws_unavailable" // during Timing.GiveUpAfter, AWS did not carry out the steps of the start
 )
 
 var failureEndedEarly = Failure{FailureCrash,

@@ -48,7 +48,8 @@ type Record struct {
 	// end of an attempt that had been ready for Timing.StableAfter starts the count again.
 	// The next attempt or try of the step does not begin before NextAttemptAt.
 	Failures int `json:"failures,omitempty"`
-	// FailureCodes has the codes of these failures, the latest last. Some can be missing.
+	// FailureCodes has the codes of these failures, the latest last. An earlier version
+	// counted failures without storing their codes, so there can be fewer codes.
 	FailureCodes  []FailureCode `json:"failure_codes,omitempty"`
 	NextAttemptAt time.Time     `json:"next_attempt_at,omitzero"`
 

@@ -188,8 +188,8 @@ func readyOrOver(rec Record) bool {
 // latest record. It ends when done returns true, or after the duration wait. Errors
 // are only logged: the intent is stored, so the reaper completes the change.
 //
-// A caller that converges gets a record that is ready only if one of its converges saw
-// that. A caller that only reads gets the stored state.
+// A caller that converges gets a record that is ready only if one of its own converges saw
+// the bastion ready. A caller that only reads gets the stored state.
 func (s *Service) await(ctx context.Context, rec Record, allowed Step, wait time.Duration, done func(Record) bool) Record {
 	if allowed == DescribeSteps && wait <= 0 {
 		return rec // the caller has just read it
