@@ -94,10 +94,11 @@ func (a *App) RunJob(ctx context.Context, job Job) error {
 	return nil
 }
 
-// reply sends the only reply of a job; only the job's owner sees it. The reply of a command's
-// job replaces the app's first response to the command. The reply of a start replaces the
-// message with the start link. If the job has a bastion's ID, it comes from a button, and the
-// reply is a new message: the message with the button may be the status message.
+// reply sends the only reply of a job; only the job's owner sees it. The reply of a
+// command's job replaces the app's first response to the command. The reply of a start
+// replaces the message that contains the start link. If the job has a bastion's ID, it
+// comes from a button, and the reply is a new message: the button may be in the status
+// message.
 func (a *App) reply(ctx context.Context, job Job, m *message) error {
 	err := error(&refusedError{code: "expired_url"})
 	if a.Now().Sub(job.At) <= responseURLLife {

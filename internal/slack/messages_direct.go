@@ -61,7 +61,7 @@ func endMessage(n Notice) *message {
 	return receiptMessage(n)
 }
 
-// failedMessage says why a bastion could not be started.
+// failedMessage says why a bastion failed, and how it was used if it was ready before.
 func failedMessage(n Notice) *message {
 	b := n.Bastion
 	m := newMessage("Your bastion failed.", fmt.Sprintf("Bastion %s failed", b.Name))

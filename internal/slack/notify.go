@@ -16,8 +16,8 @@ import (
 // This file turns notices about a bastion into direct messages to its owner.
 //
 // Each bastion has one status message, which is edited in place. Slack sends no
-// notification for an edit, so four events are new messages: ready, the warning before a deadline,
-// the receipt, and a failure.
+// notification for an edit, so four events are new messages: ready, the warning before a
+// deadline, the receipt, and a failure.
 //
 // A notice is stored before any message is sent. Each delivery sends the messages that
 // the newest stored notice requires. So a late notice changes nothing, stages that pass

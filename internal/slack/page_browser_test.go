@@ -278,8 +278,8 @@ func (q blockingQueue) Enqueue(ctx context.Context, job Job) error {
 	return q.Queue.Enqueue(ctx, job)
 }
 
-// A browser drops the response to the first of two clicks. The response to the
-// second, that the link was used, must not be shown instead.
+// If a double click sent the form twice, the browser would show only the second response,
+// which says that the link is no longer valid. So the page must send the form once.
 func TestDoubleClickIsOnePressInBrowser(t *testing.T) {
 	s := newBrowserFixture(t, browser.Start(t), looks["light"])
 	queue := blockingQueue{s.Queue, make(chan struct{}, 2), make(chan struct{})}

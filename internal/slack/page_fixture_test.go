@@ -114,8 +114,8 @@ func (app *pageFixture) secret(value string) string {
 	return value
 }
 
-// noSecretLogged checks at the end of every test that the log contains no token, and
-// no half of one.
+// noSecretLogged checks at the end of every test that the log does not contain the first
+// half of a token.
 func (app *pageFixture) noSecretLogged() {
 	for _, secret := range app.secrets {
 		if strings.Contains(app.log.String(), secret[:len(secret)/2]) {
@@ -295,6 +295,6 @@ var errDownTest = errors.New("connection refused")
 
 var pageAddress = netip.MustParseAddr("203.0.113.7")
 
-// errConflictItself is the error of a write that was sent twice: the first one took
-// effect.
+// errConflictItself is the error of a write that was sent twice: the second request
+// conflicts with the first, which took effect.
 var errConflictItself = bastion.ErrConflict

@@ -420,10 +420,10 @@ func TestStatusPageExpires(t *testing.T) {
 		b    Bastion
 		last time.Duration // since the button was pressed
 	}{
-		"ready":                      {readyBastion(), 10*time.Minute + 40*time.Second},
-		"failed":                     {failed, 15 * time.Minute},
-		"one that was ready already": {old, 10 * time.Minute},
-		"one that never is":          {starting, time.Hour},
+		"ready":                   {readyBastion(), 10*time.Minute + 40*time.Second},
+		"failed":                  {failed, 15 * time.Minute},
+		"ready before the button": {old, 10 * time.Minute},
+		"never ready":             {starting, time.Hour},
 	} {
 		app, path := startedFixture(t)
 		app.returns(test.b)

@@ -28,8 +28,8 @@ type CommandError struct {
 
 func (w *CommandError) Error() string { return w.Message }
 
-// errorf returns an error with a message; its Try suggests c as a valid command. If a part of c
-// is wrong or missing, the caller first sets that part to an example value.
+// errorf returns an error with a message; its Try suggests c as a valid command. If a part
+// of c is wrong or missing, the caller first sets that part to an example value.
 func (c *Command) errorf(format string, args ...any) *CommandError {
 	return &CommandError{Message: fmt.Sprintf(format, args...), Try: []string{c.String()}, Verb: c.Verb}
 }

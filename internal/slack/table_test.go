@@ -60,8 +60,8 @@ func TestStoredValuesKeepTheirForm(t *testing.T) {
 	}
 }
 
-// The values of the earlier version (internal/test/upgrade) are decoded, and what this
-// version writes instead has all of them.
+// This version decodes each value of the earlier version (internal/test/upgrade) and
+// encodes it again. The result has all fields of the earlier value.
 func TestStoredValuesOfEarlierVersionAreReadAndKept(t *testing.T) {
 	values := storedValues()
 	files, err := filepath.Glob(filepath.Join("testdata", "earlier", "*.json"))
