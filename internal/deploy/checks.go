@@ -23,7 +23,7 @@ import (
 type Failed []string
 
 func (f Failed) Error() string {
-	return fmt.Sprintf("%d checks failed:\n  - %s", len(f), strings.Join(f, "\n  - "))
+	return fmt.Sprintf("%d of the checks failed:\n  - %s", len(f), strings.Join(f, "\n  - "))
 }
 
 // report collects what the checks find: sentences about what is wrong, with the next
@@ -86,7 +86,7 @@ func (d *Deployment) check(ctx context.Context) error {
 		return err
 	}
 	if len(r.warnings) > 0 {
-		fmt.Fprintf(d.Progress.W, "\n%d warnings, which do not stop the deployment:\n  - %s\n", len(r.warnings), strings.Join(r.warnings, "\n  - "))
+		fmt.Fprintf(d.Progress.W, "\nWarnings, which do not stop the deployment:\n  - %s\n", strings.Join(r.warnings, "\n  - "))
 	}
 	if len(r.failed) > 0 {
 		return Failed(r.failed)

@@ -3,6 +3,8 @@ package deploy
 import (
 	"errors"
 	"fmt"
+	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -320,10 +322,10 @@ func TestWarningsAreListedBesideFailures(t *testing.T) {
 	w.concurrency, w.unreserved = 10, 10
 	w.routes = nil
 	err := w.deployment().check(t.Context())
-	if err == nil || !strings.Contains(err.Error(), "1 checks failed") {
+	if err == nil || !strings.Contains(err.Error(), "1 of the checks failed") {
 		t.Errorf("%v", err)
 	}
-	if out := w.out.String(); !strings.Contains(out, "2 warnings, which do not stop the deployment:\n  - enableDnsHostnames") {
+	if out := w.out.String(); !strings.Contains(out, "Warnings, which do not stop the deployment:\n  - enableDnsHostnames") {
 		t.Errorf("no warnings in\n%s", out)
 	}
 }
@@ -354,6 +356,41 @@ func TestReservationsMustLeaveConcurrency(t *testing.T) {
 	}
 }
 
+// The worlds of this test make every call that a check can make.
+func TestOperationsNamesThePermissionsOfTheChecks(t *testing.T) {
+	var calls []string
+	for _, change := range []func(*world){
+		func(w *world) { ipv6(w); slackNeeds(w) },
+		blockPublicAccess,
+		func(w *world) {
+			w.fail["GetServiceQuota "+quotaGroups] = refusal("NoSuchResourceException", "never applied")
+		},
+	} {
+		w := newWorld()
+		change(w)
+		_ = w.deployment().check(t.Context())
+		for _, call := range w.calls {
+			name, _, _ := strings.Cut(call, " ")
+			calls = append(calls, name)
+		}
+	}
+	slices.Sort(calls)
+	text, err := os.ReadFile("../../OPERATIONS.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(text), "### What is checked\n")
+	section, _, _ = strings.Cut(section, "\n#")
+	var documented []string
+	for _, name := range regexp.MustCompile("`[a-z0-9]+:([A-Za-z]+)`").FindAllStringSubmatch(section, -1) {
+		documented = append(documented, name[1])
+	}
+	slices.Sort(documented)
+	if calls, documented := slices.Compact(calls), slices.Compact(documented); !slices.Equal(calls, documented) {
+		t.Errorf("the calls are\n%q\nOPERATIONS.md has\n%q", calls, documented)
+	}
+}
+
 func TestFailedChecksAreListedTogetherBeforeAnyChange(t *testing.T) {
 	w := newWorld()
 	w.missingTools = []string{"make"}
@@ -365,7 +402,7 @@ func TestFailedChecksAreListedTogetherBeforeAnyChange(t *testing.T) {
 	if err == nil {
 		t.Fatal("the deployment succeeded")
 	}
-	for _, want := range []string{"6 checks failed", "make is not installed", "--enable-dns-support", "public subnet", "service-linked", quotaOnDemand, quotaGroups} {
+	for _, want := range []string{"6 of the checks failed", "make is not installed", "--enable-dns-support", "public subnet", "service-linked", quotaOnDemand, quotaGroups} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is missing in\n%v", want, err)
 		}
