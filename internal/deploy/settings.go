@@ -103,9 +103,11 @@ const (
 
 // template is the part of a template that a deployment needs.
 type template struct {
-	Parameters map[string]struct {
-		Default any `yaml:"Default"`
-	} `yaml:"Parameters"`
+	Parameters map[string]templateParameter `yaml:"Parameters"`
+}
+
+type templateParameter struct {
+	Default any `yaml:"Default"`
 }
 
 // readTemplate returns a template of the module's folder, and its text.
