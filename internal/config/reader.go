@@ -1,7 +1,6 @@
 package config
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -174,14 +173,4 @@ func (r *reader) unknown() {
 	for _, name := range slices.Sorted(maps.Keys(r.values)) {
 		r.wrong = append(r.wrong, fmt.Errorf("%s%s is not a setting: remove it, or correct its name", r.prefix, name))
 	}
-}
-
-// prefixOf parses a prefix. It refuses an IPv4-mapped IPv6 prefix, which would never
-// match an IPv4 address.
-func prefixOf(text string) (netip.Prefix, error) {
-	p, err := netip.ParsePrefix(text)
-	if err == nil && p.Addr().Is4In6() {
-		err = errors.New("an IPv4-mapped IPv6 address")
-	}
-	return p, err
 }

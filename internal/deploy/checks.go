@@ -66,7 +66,7 @@ type check struct {
 
 func (d *Deployment) checks() []check {
 	return []check{
-		{"the lists of addresses in the parameters", d.checkAddresses},
+		{"the lists in the parameters", d.checkLists},
 		{"the subnets, their zones and routes", d.checkSubnets},
 		{"the VPC's DNS settings", d.checkDNS},
 		{"VPC Block Public Access", d.checkBlockPublicAccess},
@@ -179,10 +179,6 @@ func (d *Deployment) fill(f *facts, r *report) {
 		}
 		return n
 	}
-	_, wrong := config.ParseTags(f.value("ResourceTags"))
-	for _, err := range wrong {
-		r.fail("ResourceTags: %v.", err)
-	}
 	const concurrency = "RequestConcurrency"
 	f.quotaTotal, f.reserved = whole("QuotaTotal", f.value("QuotaTotal")), whole(concurrency, f.value(concurrency))
 	if now, has := f.stack.parameters[concurrency]; has {
@@ -198,29 +194,43 @@ func list(value string) []string {
 	return strings.Split(value, ",")
 }
 
-// checkAddresses finds entries that EC2 refuses in the rules of the member group, which
-// is created long after the checks.
-func (d *Deployment) checkAddresses(_ context.Context, f *facts, r *report) error {
-	var dns []bastion.DestinationRule
-	for _, text := range list(f.value("DnsServers")) {
-		server, err := netip.ParseAddr(text)
-		if err != nil || !server.Is4() {
-			r.fail("DnsServers: %q is not an IPv4 address, such as 10.0.0.10.", text)
-			continue
-		}
-		rule := bastion.DestinationRule{Prefix: netip.PrefixFrom(server, 32), From: 53, To: 53}
-		if slices.Contains(dns, rule) {
-			r.fail("DnsServers: %s is in the list twice: remove one.", text)
-		}
-		dns = append(dns, rule)
-	}
-	for _, name := range []string{"AllowedDestinations", "AllowedDestinationsIpv6"} {
-		_, wrong := bastion.ParseDestinationRules(f.value(name), dns...)
+// checkLists finds entries with which EC2 refuses the member group, or the functions do
+// not start: the template's patterns do not match them all.
+func (d *Deployment) checkLists(_ context.Context, f *facts, r *report) error {
+	refuse := func(name string, wrong []error) {
 		for _, err := range wrong {
 			r.fail("%s: %v.", name, err)
 		}
 	}
+	dns, wrong := parseServers(f.value("DnsServers"))
+	refuse("DnsServers", wrong)
+	for _, name := range []string{"AllowedDestinations", "AllowedDestinationsIpv6"} {
+		_, wrong := bastion.ParseDestinationRules(f.value(name), dns...)
+		refuse(name, wrong)
+	}
+	_, wrong = config.ParseSources(f.value("AllowedSources"))
+	refuse("AllowedSources", wrong)
+	_, wrong = config.ParseTags(f.value("ResourceTags"))
+	refuse("ResourceTags", wrong)
 	return nil
+}
+
+// parseServers returns the rules that the member group has for DNS servers, without
+// those for UDP.
+func parseServers(text string) (rules []bastion.DestinationRule, wrong []error) {
+	for _, entry := range list(text) {
+		server, err := netip.ParseAddr(entry)
+		if err != nil || !server.Is4() {
+			wrong = append(wrong, fmt.Errorf("%q is not an IPv4 address, such as 10.0.0.10", entry))
+			continue
+		}
+		rule := bastion.DestinationRule{Prefix: netip.PrefixFrom(server, 32), From: 53, To: 53}
+		if slices.Contains(rules, rule) {
+			wrong = append(wrong, fmt.Errorf("%s is in the list twice: remove one", entry))
+		}
+		rules = append(rules, rule)
+	}
+	return rules, wrong
 }
 
 // checkSlack looks for the parameters that the Slack function will read, without

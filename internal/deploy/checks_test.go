@@ -112,6 +112,12 @@ func TestFailedCheckSaysTheNextStep(t *testing.T) {
 		}, []string{"AllowedDestinations: 0.0.0.0/0:443 is a rule", "AllowedDestinations: 10.0.0.10/32:53 is a rule", "AllowedDestinationsIpv6: ::/0:443 is a rule"}},
 		"tags": {func(w *world) { w.settings.Parameters["ResourceTags"] = "CostCenter=1,Bastion:stack=mine,CostCenter=2" },
 			[]string{`ResourceTags: the key "Bastion:stack" has the prefix bastion:`, "ResourceTags: there are two tags with the key CostCenter"}},
+		"sources": {func(w *world) {
+			w.settings.Parameters["AllowedSources"] = "10.8.0.0/16,10.8.0.0/16,10.8.0.1/16,0.0.0.0/0"
+		}, []string{
+			"AllowedSources: 10.8.0.0/16 is in the list twice", "AllowedSources: 10.8.0.1/16 has bits set after the prefix length: write 10.8.0.0/16",
+			"AllowedSources: a caller could open the security group to any source address by 0.0.0.0/0",
+		}},
 		"DNS servers, twice and none": {func(w *world) { w.settings.Parameters["DnsServers"] = "10.0.0.10,10.0.0.10,300.0.0.1" },
 			[]string{"DnsServers: 10.0.0.10 is in the list twice", `DnsServers: "300.0.0.1" is not an IPv4 address`}},
 		"no credentials":   {func(w *world) { w.fail["GetCallerIdentity"] = errTest }, []string{"aws sso login", "not checked"}},
