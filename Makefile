@@ -1,7 +1,7 @@
 # Bare "make" prints the targets.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help build run demo test conformance screenshots bench lint image push deploy undeploy clean
+.PHONY: help build run demo test conformance screenshots dashboard bench lint image push deploy undeploy clean
 
 VERSION     := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 REVISION     = $(shell git describe --always --dirty --abbrev=40 --exclude '*' 2>/dev/null)
@@ -38,6 +38,9 @@ screenshots: ## save pictures of Slack's pages in .screenshots: each state in li
 	scripts/emulators chromium axe
 	rm -rf .screenshots && mkdir .screenshots
 	SCREENSHOTS=$(CURDIR)/.screenshots go test -tags conformance -count=1 -timeout 60m -run TestEveryStateInBrowser ./internal/slack
+
+dashboard: ## draw docs/dashboard.svg: the dashboard of template.yaml, from the metrics of a simulated day
+	DASHBOARD=$(CURDIR)/docs/dashboard.svg go test -tags conformance -count=1 -timeout 60m -run TestDashboardOfASimulatedDay ./internal/lambdamode
 
 bench: ## measure the time until a bastion is ready, and the first reply to a Slack command
 	go test -run '^$$' -bench BenchmarkReady -benchtime 1x -timeout 60m ./internal/localmode

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"log/slog"
 	"net/http"
@@ -33,6 +34,7 @@ type region struct {
 	events chan *process // observers that are idle
 	stream chan string   // lease keys' tasks and bastions, as "TASK BASTION"
 	over   chan struct{} // closed when no more events are to be delivered
+	down   atomic.Bool   // while true, no call reaches EC2 or ECS, and events may fail
 
 	mu        sync.Mutex
 	buckets   map[string]*rate.Limiter
@@ -41,6 +43,8 @@ type region struct {
 	delivered map[string]bastion.TaskStatus
 	dead      int           // events that were given up
 	slowest   time.Duration // the longest time until a person's bastion was ready
+	processes []*process
+	invoked   []invoked
 }
 
 // callTime is how long a call of EC2 or ECS takes.
@@ -56,9 +60,20 @@ const (
 // linger is the time for which a network interface uses its group after its task's end.
 const linger = time.Minute
 
+// invoked is an invocation of a function, as Lambda counts it.
+type invoked struct {
+	function string // its logical ID
+	at       time.Time
+	failed   bool
+}
+
 // newRegion returns a region whose tasks are run by the runner.
 func newRegion(t *testing.T, tasks *simtask.Runner) *region {
 	tasks.Timing.Poll = 5 * time.Second
+	return newRegionOf(t, tasks)
+}
+
+func newRegionOf(t *testing.T, tasks localcloud.Runner) *region {
 	r := &region{t: t, events: make(chan *process, 10_000), stream: make(chan string, 100_000), over: make(chan struct{}),
 		buckets: map[string]*rate.Limiter{}, calls: map[string]int{}, refused: map[string]int{}, delivered: map[string]bastion.TaskStatus{}}
 	for _, rates := range awscloud.Rates {
@@ -151,6 +166,9 @@ func (r *region) start(name string, changes ...string) *process {
 	app.Service.Records, app.Service.Leases = metered{store, app.metrics, app.Config.Bastion.Timing.StableAfter}, r.cloud.Leases()
 	app.Service.DueList, app.Service.Keys, app.Service.Marks = store, store, store
 	p.App = app
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.processes = append(r.processes, p)
 	return p
 }
 
@@ -158,6 +176,9 @@ func (r *region) start(name string, changes ...string) *process {
 func (p *process) RoundTrip(request *http.Request) (*http.Response, error) {
 	if p.region.busy.Load() {
 		time.Sleep(callTime)
+	}
+	if p.region.down.Load() {
+		return nil, errors.New("connection reset by peer")
 	}
 	response, err := p.region.wire.RoundTrip(request)
 	if err == nil && (response.StatusCode == http.StatusServiceUnavailable || response.StatusCode == http.StatusBadRequest) {
@@ -237,10 +258,14 @@ func (r *region) observe(payload []byte) (failed int, err error) {
 	defer func() { r.events <- p }()
 	ctx, cancel := invocation(backgroundTimeout)
 	defer cancel()
+	at := time.Now()
 	response, err := p.Observer().Handle(ctx, payload)
 	if response != nil {
 		failed = len(response.BatchItemFailures)
 	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.invoked = append(r.invoked, invoked{"ObserverFunction", at, err != nil})
 	return failed, err
 }
 
@@ -275,7 +300,7 @@ func (r *region) pump() {
 			continue
 		}
 		payload, _ := json.Marshal(map[string]any{"Records": records})
-		if failed, err := r.observe(payload); failed > 0 || err != nil {
+		if failed, err := r.observe(payload); (failed > 0 || err != nil) && !r.down.Load() {
 			r.t.Errorf("the stream: %d failed, %v", failed, err)
 		}
 	}

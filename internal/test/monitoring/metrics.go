@@ -111,7 +111,7 @@ func (s Series) points(samples []Sample, from, to time.Time) ([]Point, error) {
 	periods := map[time.Time][]float64{}
 	wanted := s.Metric.String()
 	for _, sample := range samples {
-		if at := sample.At.Truncate(s.Period); !at.Before(from) && at.Before(to) && sample.Metric.String() == wanted {
+		if at := sample.At.UTC().Truncate(s.Period); !at.Before(from) && at.Before(to) && sample.Metric.String() == wanted {
 			periods[at] = append(periods[at], sample.Value)
 		}
 	}

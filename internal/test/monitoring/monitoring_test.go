@@ -1,7 +1,12 @@
 package monitoring
 
 import (
+	"encoding/xml"
+	"fmt"
+	"math"
+	"os"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -117,5 +122,97 @@ func TestQueriesAreParsed(t *testing.T) {
 	lines := []map[string]any{{"msg": "refusal", "source": "x"}, {"msg": "forward", "owner": "o", "source": ""}}
 	if found := q.Find(lines); len(found) != 1 || !reflect.DeepEqual(q.Missing(found), []string{"source"}) {
 		t.Errorf("found %v, missing %q", found, q.Missing(found))
+	}
+}
+
+// The picture shows the charts of the dashboard, in their order, and the labels of each.
+func TestPictureShowsTheDashboard(t *testing.T) {
+	template, err := Read("../../../template.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := template.DashboardBody("way-in", "eu-west-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	widgets, err := Widgets(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	source, err := os.ReadFile("../../../docs/dashboard.svg")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var picture struct {
+		Charts []struct {
+			Title string   `xml:"title"`
+			Texts []string `xml:"text"`
+		} `xml:"g"`
+	}
+	if err := xml.Unmarshal(source, &picture); err != nil {
+		t.Fatal(err)
+	}
+	if len(picture.Charts) != len(widgets) {
+		t.Fatalf("the picture has %d charts, the dashboard %d", len(picture.Charts), len(widgets))
+	}
+	for i, w := range widgets {
+		chart := picture.Charts[i]
+		want := []string{w.Title, w.Axis}
+		for _, limit := range w.Limits {
+			want = append(want, limit.Label+": "+label(limit.Value))
+		}
+		for _, series := range w.Series {
+			if series.Visible {
+				want = append(want, series.Label)
+			}
+		}
+		for _, text := range want {
+			if chart.Title != w.Title || !slices.Contains(chart.Texts, text) {
+				t.Errorf("chart %d of the picture is %q, without %q of %q: run make dashboard", i, chart.Title, text, w.Title)
+			}
+		}
+	}
+}
+
+// Points are drawn where they belong: the picture is read back.
+func TestDrawingIsToScale(t *testing.T) {
+	from := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	metric := Metric{"N", "Starts", map[string]string{"Stack": "s"}}
+	w := Widget{Title: "T & co", Axis: "a", Width: 12, Height: 6, View: "timeSeries", Limits: []Limit{{"limit", 3}},
+		Series: []Series{{Metric: metric, Stat: "Sum", Period: time.Hour, Label: "starts", Visible: true}}}
+	var samples []Sample
+	for _, hour := range []int{0, 1, 1, 4} { // 1, 2, no value, no value, 1
+		samples = append(samples, Sample{metric, "Count", from.Add(time.Duration(hour)*time.Hour + time.Minute), 1})
+	}
+	source, err := Draw([]Widget{w}, samples, from, from.Add(10*time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var picture struct {
+		Chart struct {
+			Title string `xml:"title"`
+			Lines []struct {
+				Points string `xml:"points,attr"`
+			} `xml:"polyline"`
+			Dots []struct {
+				X float64 `xml:"cx,attr"`
+				Y float64 `xml:"cy,attr"`
+			} `xml:"circle"`
+		} `xml:"g"`
+	}
+	if err := xml.Unmarshal(source, &picture); err != nil {
+		t.Fatal(err)
+	}
+	c := picture.Chart
+	if c.Title != "T & co" || len(c.Lines) != 1 || len(c.Dots) != 1 {
+		t.Fatalf("the chart is %+v, want one line and one dot", c)
+	}
+	var x0, y0, x1, y1 float64
+	if _, err := fmt.Sscanf(c.Lines[0].Points, "%f,%f %f,%f", &x0, &y0, &x1, &y1); err != nil {
+		t.Fatal(err)
+	}
+	dot := c.Dots[0] // four hours after the first point, with the same value
+	if hour := x1 - x0; hour <= 0 || math.Abs(dot.X-x0-4*hour) > 0.5 || y1 >= y0 || dot.Y != y0 {
+		t.Errorf("the line is %s, the dot %+v", c.Lines[0].Points, dot)
 	}
 }
