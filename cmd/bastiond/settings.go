@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -87,7 +88,7 @@ func parse(ctx context.Context, args []string, getenv func(string) string, help 
 // config returns the configuration, or one error that lists all problems.
 func (v values) config(ctx context.Context) (sshd.Config, error) {
 	cfg := sshd.Config{BastionID: v.id, Resolver: sshd.Network{}, Dialer: sshd.Network{}}
-	cfg.Listen = func() (net.Listener, error) { return net.Listen("tcp", v.listen) }
+	cfg.Listen = func() (net.Listener, error) { return listen(v.listen) }
 	var problems [6]error
 	if _, err := netip.ParseAddrPort(v.listen); err != nil {
 		problems[0] = fmt.Errorf("--listen %q: not an address with a port, such as 127.0.0.1:2222", v.listen)
@@ -109,6 +110,14 @@ func (v values) config(ctx context.Context) (sshd.Config, error) {
 		return cfg, nil
 	}
 	return v.inTask(ctx, cfg)
+}
+
+func listen(address string) (net.Listener, error) {
+	listener, err := net.Listen("tcp", address)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, fmt.Errorf("%w: without root, a port below 1024 needs the system control net.ipv4.ip_unprivileged_port_start=0", err)
+	}
+	return listener, err
 }
 
 // checkLease checks that exactly one of --lease and --lease-table is set, and what each of

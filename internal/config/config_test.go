@@ -70,6 +70,16 @@ func TestLoadReadsEveryVariable(t *testing.T) {
 	}
 }
 
+func TestPortsThatNetworksAdmit(t *testing.T) {
+	for port, want := range map[string]uint16{"22": 22, "443": 443, "1024": 1024, "65535": 65535} {
+		env := whole()
+		env["SSH_PORT"] = port
+		if cfg, err := load(env); err != nil || cfg.Cloud.SSHPort != want {
+			t.Errorf("%s: %d, %v", port, cfg.Cloud.SSHPort, err)
+		}
+	}
+}
+
 // A forgotten variable must not silently mean the zero value of its field.
 func TestMissingVariableIsAnError(t *testing.T) {
 	for name := range whole() {
@@ -113,8 +123,10 @@ func TestInvalidVariableIsNamed(t *testing.T) {
 		{"CLUSTER", "way-in", "the ARN of an ECS cluster"},
 		{"VPC", "subnet-0123456789abcdef0", "the ID of a VPC"},
 		{"MEMBER_GROUP", "default", "the ID of a security group"},
-		{"SSH_PORT", "22", "want a port from 1024"},
-		{"SSH_PORT", "65536", "want a port from 1024"},
+		{"SSH_PORT", "23", "want 22, 443 or a port from 1024 to 65535"},
+		{"SSH_PORT", "0", "want 22, 443 or a port from 1024"},
+		{"SSH_PORT", "1023", "want 22, 443 or a port from 1024"},
+		{"SSH_PORT", "65536", "want 22, 443 or a port from 1024"},
 		{"PUBLIC_ADDRESS", "yes", "want true or false"},
 		{"PUBLIC_ADDRESS", "false", "at least one prefix of allowed sources is needed"},
 		{"FAMILIES", "ipv6", "public addresses are IPv4"},
@@ -168,7 +180,7 @@ func TestAdminMustFitTheAuthorizer(t *testing.T) {
 func TestErrorListsEveryProblem(t *testing.T) {
 	env := whole()
 	delete(env, "VPC")
-	env["SSH_PORT"], env["SPOT"], env["COLOUR"] = "22", "maybe", "blue"
+	env["SSH_PORT"], env["SPOT"], env["COLOUR"] = "80", "maybe", "blue"
 	_, err := load(env)
 	if err == nil {
 		t.Fatal("no error")

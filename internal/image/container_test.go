@@ -40,6 +40,10 @@ import (
 // folder in it and executes the program that its arguments name.
 const asContainer = "BE_THE_CONTAINER_IN"
 
+// portStart names a variable for a container with a network of its own: the value of the
+// system control net.ipv4.ip_unprivileged_port_start.
+const portStart = "UNPRIVILEGED_PORT_START"
+
 // volume is the only folder that the container can write to.
 const volume = "/lease"
 
@@ -56,7 +60,8 @@ func init() {
 // container runs the image's entrypoint as Fargate does with a read-only root: with the
 // image's files only, as the image's user, without capabilities. It uses a user
 // namespace, so the test does not need to be root, unless the kernel restricts them
-// (kernel.apparmor_restrict_unprivileged_userns). It shares the machine's network.
+// (kernel.apparmor_restrict_unprivileged_userns); then the start of the container fails.
+// It shares the machine's network.
 func container(t *testing.T, image v1.Image, root string, args ...string) *exec.Cmd {
 	t.Helper()
 	config, err := image.ConfigFile()
@@ -78,12 +83,33 @@ func container(t *testing.T, image v1.Image, root string, args ...string) *exec.
 		UidMappings: []syscall.SysProcIDMap{{ContainerID: uid, HostID: os.Getuid(), Size: 1}},
 		GidMappings: []syscall.SysProcIDMap{{ContainerID: gid, HostID: os.Getgid(), Size: 1}},
 		// For enter, which drops them.
-		AmbientCaps: []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_SYS_CHROOT},
+		AmbientCaps: []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_SYS_CHROOT, unix.CAP_SETPCAP},
 	}
 	return cmd
 }
 
+// withOwnNetwork gives the container a network of its own, with a loopback interface, as
+// a task has. Ports below start need a capability there; 1024 is the kernel's default.
+func withOwnNetwork(cmd *exec.Cmd, start string) {
+	cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWNET
+	cmd.SysProcAttr.AmbientCaps = append(cmd.SysProcAttr.AmbientCaps, unix.CAP_NET_ADMIN)
+	cmd.Env = append(cmd.Env, portStart+"="+start)
+}
+
+// start starts a container.
+func start(t *testing.T, cmd *exec.Cmd) {
+	t.Helper()
+	if err := cmd.Start(); err != nil {
+		t.Fatalf("start the container: %v: this test needs user, mount and network namespaces, and this machine may refuse them", err)
+	}
+}
+
 func enter(root string, args []string) error {
+	if start := os.Getenv(portStart); start != "" {
+		if err := setUpNetwork(start); err != nil {
+			return err
+		}
+	}
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make the mounts private: %w", err)
 	}
@@ -105,13 +131,39 @@ func enter(root string, args []string) error {
 	if err := os.WriteFile("/written", nil, 0o600); !errors.Is(err, unix.EROFS) {
 		return fmt.Errorf("the root is not read-only: %v", err)
 	}
-	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
+	for capability := uintptr(0); capability <= unix.CAP_LAST_CAP; capability++ {
+		if err := unix.Prctl(unix.PR_CAPBSET_DROP, capability, 0, 0, 0); err != nil && !errors.Is(err, unix.EINVAL) { // EINVAL: unknown to this kernel
+			return fmt.Errorf("remove capability %d from the bounding set: %w", capability, err)
+		}
+	}
+	var none [2]unix.CapUserData // version 3 has two; the ambient set becomes empty, too
+	if err := unix.Capset(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &none[0]); err != nil {
 		return fmt.Errorf("drop the capabilities: %w", err)
 	}
-	if err := os.Unsetenv(asContainer); err != nil {
+	if err := errors.Join(os.Unsetenv(asContainer), os.Unsetenv(portStart)); err != nil {
 		return err
 	}
 	return unix.Exec(args[0], args, os.Environ())
+}
+
+// setUpNetwork sets up the loopback interface and the system control.
+func setUpNetwork(start string) error {
+	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open a socket for the loopback interface: %w", err)
+	}
+	loopback, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	loopback.SetUint16(unix.IFF_UP)
+	if err := unix.IoctlIfreq(socket, unix.SIOCSIFFLAGS, loopback); err != nil {
+		return fmt.Errorf("set up the loopback interface: %w", err)
+	}
+	if err := os.WriteFile("/proc/sys/net/ipv4/ip_unprivileged_port_start", []byte(start), 0); err != nil {
+		return fmt.Errorf("set the system control: %w", err)
+	}
+	return unix.Close(socket)
 }
 
 // mountVolume binds the folder ROOT.volume, if there is one.
@@ -136,6 +188,26 @@ func TestHelpInTheContainer(t *testing.T) {
 
 // A bastion's life in its container: lease, listener, report, SIGTERM, receipt.
 func TestBastiondRunsInTheContainer(t *testing.T) {
+	cmd, lease, output := withLease(t, "127.0.0.1:0")
+	start(t, cmd)
+	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+	ready(t, lease)
+	wantUnprivileged(t, cmd)
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 143 {
+		t.Errorf("%v\n%s", err, output)
+	}
+	if report, err := lease.Reported(); err != nil || report.Receipt.EndedAt.IsZero() {
+		t.Errorf("no receipt: %+v, %v\n%s", report, err, output)
+	}
+}
+
+// withLease returns a container of the built image that listens on the address, with its
+// lease and its output.
+func withLease(t *testing.T, address string) (*exec.Cmd, leasefile.Dir, *bytes.Buffer) {
+	t.Helper()
 	image := nativeImage(t, built(t))
 	root := extract(t, image)
 	lease := leasefile.Dir(root + ".volume")
@@ -151,24 +223,62 @@ func TestBastiondRunsInTheContainer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var output bytes.Buffer
-	cmd := container(t, image, root, "--lease", volume, "--listen", "127.0.0.1:0", "--poll", "10ms")
-	cmd.Stdout, cmd.Stderr = &output, &output
-	if err := cmd.Start(); err != nil {
+	cmd, output := container(t, image, root, "--lease", volume, "--listen", address, "--poll", "10ms"), new(bytes.Buffer)
+	cmd.Stdout, cmd.Stderr = output, output
+	return cmd, lease, output
+}
+
+// As on Fargate, bastiond has the image's user, no capability, and cannot gain one. With
+// the task definition's system control it listens on 22 and 443, without it on ports from
+// 1024 only.
+func TestPortsInTheContainer(t *testing.T) {
+	for _, test := range []struct{ port, start, want string }{
+		{"443", "0", "listens"},
+		{"22", "0", "listens"},
+		{"2222", "0", "listens"},
+		{"2222", "1024", "listens"},
+		{"443", "1024", "bind: permission denied: without root, a port below 1024 needs the system control net.ipv4.ip_unprivileged_port_start=0"},
+		{"22", "1024", "bind: permission denied: without root, a port below 1024 needs the system control net.ipv4.ip_unprivileged_port_start=0"},
+	} {
+		t.Run("port "+test.port+", unprivileged from "+test.start, func(t *testing.T) {
+			cmd, lease, output := withLease(t, "127.0.0.1:"+test.port)
+			withOwnNetwork(cmd, test.start)
+			start(t, cmd)
+			if test.want != "listens" {
+				err := cmd.Wait()
+				if cmd.ProcessState.ExitCode() != bastion.ExitFailure || !strings.Contains(output.String(), test.want) {
+					t.Errorf("%v, want exit code %d and %q in\n%s", err, bastion.ExitFailure, test.want, output)
+				}
+				return
+			}
+			defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+			ready(t, lease)
+			wantUnprivileged(t, cmd)
+			if got := listening(t, cmd); got != "127.0.0.1:"+test.port {
+				t.Errorf("it listens on %s\n%s", got, output)
+			}
+		})
+	}
+}
+
+// listening returns the IPv4 addresses on which processes in the container's network
+// listen.
+func listening(t *testing.T, cmd *exec.Cmd) string {
+	t.Helper()
+	table, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/tcp", cmd.Process.Pid))
+	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
-	ready(t, lease)
-	wantUnprivileged(t, cmd)
-	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
+	var all []string
+	for line := range strings.Lines(string(table)) {
+		var slot, port, state int
+		var address uint32
+		// The address is in the byte order of the machine, which is little-endian.
+		if n, _ := fmt.Sscanf(line, "%d: %X:%X 00000000:0000 %X", &slot, &address, &port, &state); n == 4 && state == 0x0A {
+			all = append(all, fmt.Sprintf("%d.%d.%d.%d:%d", byte(address), byte(address>>8), byte(address>>16), byte(address>>24), port))
+		}
 	}
-	if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 143 {
-		t.Errorf("%v\n%s", err, &output)
-	}
-	if report, err := lease.Reported(); err != nil || report.Receipt.EndedAt.IsZero() {
-		t.Errorf("no receipt: %+v, %v\n%s", report, err, &output)
-	}
+	return strings.Join(all, " ")
 }
 
 // ready waits for the report of a bastion that is ready.
@@ -197,7 +307,7 @@ func wantUnprivileged(t *testing.T, cmd *exec.Cmd) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, capabilities := range []string{"CapPrm", "CapEff", "CapAmb"} {
+	for _, capabilities := range []string{"CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"} {
 		if !strings.Contains(string(status), capabilities+":\t0000000000000000\n") {
 			t.Errorf("%s is not empty:\n%s", capabilities, status)
 		}
@@ -259,9 +369,7 @@ func connectTo(t *testing.T, certificate tls.Certificate, image v1.Image, root s
 		"AWS_REGION=eu-west-1", "AWS_ACCESS_KEY_ID=AKIDEXAMPLE", "AWS_SECRET_ACCESS_KEY=example")
 	var output bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &output, &output
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	start(t, cmd)
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	select {

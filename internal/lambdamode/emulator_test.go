@@ -63,7 +63,7 @@ func TestFunctionsUnderTheEmulator(t *testing.T) {
 			if got, _ := invoke(t, emulate(t, bootstrap, environment()), `{}`); !strings.Contains(got, want) || !strings.Contains(got, "errorMessage") {
 				t.Errorf("the response is %s", got)
 			}
-			wrong := emulate(t, bootstrap, environment("BASTION_SSH_PORT=22", "BASTION_COLOUR=blue"))
+			wrong := emulate(t, bootstrap, environment("BASTION_SSH_PORT=80", "BASTION_COLOUR=blue"))
 			if got, _ := invoke(t, wrong, `{}`); strings.Contains(got, want) {
 				t.Errorf("with a wrong configuration, the response is %s", got)
 			}

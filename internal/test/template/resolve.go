@@ -8,6 +8,7 @@ import (
 	"maps"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -239,6 +240,8 @@ func (r resolver) call(name string, argument any) any {
 		return found
 	case "Fn::Equals":
 		return reflect.DeepEqual(parts[0], parts[1])
+	case "Fn::Or":
+		return slices.Contains(parts, any(true))
 	case "Fn::Not":
 		return !parts[0].(bool)
 	case "Fn::Select":

@@ -107,6 +107,26 @@ func TestTaskDefinition(t *testing.T) {
 	}
 }
 
+// A container without capabilities can listen on 22 and 443 with the system control only.
+func TestSystemControlOfPrivilegedPorts(t *testing.T) {
+	const control = "net.ipv4.ip_unprivileged_port_start"
+	for port, want := range map[string]any{
+		"22": []any{object{"Namespace": control, "Value": "0"}}, "443": []any{object{"Namespace": control, "Value": "0"}}, "2222": nil, "1024": nil,
+	} {
+		s := deploy(t, "SshPort", port)
+		container := s.properties(t, "TaskDefinition")["ContainerDefinitions"].([]any)[0]
+		if got := at(container, "SystemControls"); !reflect.DeepEqual(got, want) {
+			t.Errorf("port %s: the system controls are %v, want %v", port, got, want)
+		}
+		if mapped := at(container, "PortMappings").([]any)[0]; at(mapped, "ContainerPort") != port {
+			t.Errorf("port %s: the container's port is %v", port, mapped)
+		}
+		if got := at(s.properties(t, "CreateFunction"), "Environment", "Variables", "BASTION_SSH_PORT"); got != port {
+			t.Errorf("port %s: the functions have %v", port, got)
+		}
+	}
+}
+
 // The cluster has both providers; RunTask selects one.
 func TestClusterHasBothProviders(t *testing.T) {
 	if got := deploy(t).properties(t, "Cluster")["CapacityProviders"]; !reflect.DeepEqual(got, []any{"FARGATE", "FARGATE_SPOT"}) {
@@ -181,6 +201,8 @@ func TestEnvironmentIsAValidConfiguration(t *testing.T) {
 		{"Admins", "arn:aws:iam::111122223333:role/aws-reserved/sso.amazonaws.com/Operator,iam:111122223333:AIDAEXAMPLEEXAMPLE111", "TrustedSessionRoles", "AWSReservedSSO_*,Login"},
 		{"Admins", "", "TrustedSessionRoles", "", "AllowedSources", "2001:db8::/32,203.0.113.0/24"},
 		{"IdleTime", "0s", "WarningTime", "0s"},
+		{"SshPort", "443"},
+		{"SshPort", "22"},
 		{"ResourceTags", "CostCenter=42,data owner=a=b"},
 		withSlack,
 		slices.Concat(withSlack, []string{"SlackBotTokenParameter", "/bastion/slack/bot-token", "SlackChannels", "C0123ABCD,G0123ABCD", "SlackUsers", "U0123ABCD,W0123ABCD"}),
