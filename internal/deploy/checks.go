@@ -112,6 +112,9 @@ func (d *Deployment) checkAll(ctx context.Context, r *report) error {
 	for _, c := range d.checks() {
 		before := len(r.warnings)
 		err := d.Progress.Step("check "+c.what, nil, func() error { return c.do(ctx, &f, r) })
+		if ctx.Err() != nil {
+			return ctx.Err() // not a finding of every check that is left
+		}
 		if err != nil {
 			r.fail("It was not possible to check %s (%v): use credentials that are allowed to read that.", c.what, err)
 		}

@@ -1,6 +1,7 @@
 package deploy
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -359,6 +360,19 @@ func TestReservationsMustLeaveConcurrency(t *testing.T) {
 		if problem := compare(r.failed, test.want); problem != "" {
 			t.Errorf("%s: %s", name, problem)
 		}
+	}
+}
+
+func TestInterruptedChecksFindNothing(t *testing.T) {
+	w := newWorld()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	w.fail["DescribeSubnets"] = ctx.Err()
+	if err := w.deployment().check(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v", err)
+	}
+	if later := w.takeCalls("GetRole", "GetServiceQuota"); len(later) > 0 {
+		t.Errorf("the calls are %q", later)
 	}
 }
 
