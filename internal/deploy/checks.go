@@ -10,6 +10,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/arn"
+	"github.com/aws/aws-sdk-go-v2/service/cloudformation/types"
 	ec2types "github.com/aws/aws-sdk-go-v2/service/ec2/types"
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 	ssmtypes "github.com/aws/aws-sdk-go-v2/service/ssm/types"
@@ -107,6 +108,11 @@ func (d *Deployment) checkAll(ctx context.Context, r *report) error {
 	var err error
 	if f.stack, err = fetchStack(ctx, d.Cloud.Stacks, d.Settings.Stack); err != nil {
 		return err
+	}
+	switch f.stack.status {
+	case types.StackStatusReviewInProgress, types.StackStatusRollbackInProgress, types.StackStatusRollbackComplete,
+		types.StackStatusRollbackFailed, types.StackStatusCreateFailed, types.StackStatusDeleteInProgress:
+		f.stack = stack{} // the deployment creates it, so that none of its values is kept
 	}
 	d.fill(&f, r)
 	for _, c := range d.checks() {

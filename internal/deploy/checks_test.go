@@ -245,6 +245,15 @@ func TestFailedCheckSaysTheNextStep(t *testing.T) {
 		"Slack without a token": {func(w *world) { slackNeeds(w); delete(w.settings.Parameters, "SlackBotTokenParameter") }, []string{"set all three"}},
 		"Slack without teams":   {func(w *world) { slackNeeds(w); delete(w.settings.Parameters, "SlackTeams") }, []string{"set all three"}},
 		"Slack's not readable":  {func(w *world) { slackNeeds(w); w.fail["GetParameters"] = errTest }, []string{"not possible to check the parameters with Slack's secrets"}},
+		"as a stack in review has it": {func(w *world) {
+			w.quotas[quotaOnDemand] = 6
+			w.add("bastion", types.StackStatusReviewInProgress).params["QuotaTotal"] = "24"
+		}, []string{"QuotaTotal is 50"}},
+		"as a failed creation had it": {func(w *world) {
+			w.unreserved = 104
+			w.settings.Parameters["RequestConcurrency"] = "2"
+			w.add("bastion", types.StackStatusRollbackComplete).params["RequestConcurrency"] = "1"
+		}, []string{"RequestConcurrency=1 or less"}},
 		"as the stack has it": {func(w *world) {
 			w.quotas[quotaOnDemand] = 6
 			w.add("bastion", types.StackStatusCreateComplete).params["QuotaTotal"] = "24"
