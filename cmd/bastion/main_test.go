@@ -50,7 +50,7 @@ func TestExitCodesAndOutput(t *testing.T) {
 		{"version", 0, "bastion devel go", nil},
 		{"local --help", 0, "Owners are names, not identities", nil},
 		{"local --listen 0.0.0.0:1", 2, "", []string{"--listen 0.0.0.0:1: local mode listens on loopback only"}},
-		{"local --idle -1s --reap-every 0 --allow x", 2, "", []string{"--idle", "--reap-every", "--allow x"}},
+		{"local --idle -1s --reap-every 0 --allow x", 2, "", []string{"--idle", "--reap-every", "--allow: \"x\""}},
 		{"local --launch-delay soon", 2, "", []string{"invalid argument"}},
 		{"local extra", 2, "", []string{"unknown command"}},
 		{"locale", 2, "", []string{"unknown command"}},

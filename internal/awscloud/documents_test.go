@@ -106,7 +106,7 @@ func goldenLease() bastion.LeaseItem {
 		Lease: bastion.Lease{
 			BastionID: "abcdefghijklmnop", Owner: "local:alice", Name: "default", Generation: 3, Open: true, EndReason: bastion.EndClosed,
 			Source: netip.MustParsePrefix("192.0.2.7/32"), Keys: []bastion.Key{"ssh-ed25519 AAAA"}, Deadline: at, IdleTimeout: 15 * time.Minute,
-			AllowedDestinations: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")},
+			AllowedDestinations: []bastion.DestinationRule{{Prefix: netip.MustParsePrefix("10.0.0.0/8")}, {Prefix: netip.MustParsePrefix("fd00::/8")}},
 			ConsoleReply:        bastion.ConsoleReply{Number: 2, Code: bastion.CodeTTLBeyondCap, Message: "Too long."},
 		},
 		Report: bastion.Report{
@@ -285,6 +285,7 @@ func TestLeaseThatCannotBeDecodedIsEmpty(t *testing.T) {
 		"invalid deadline":         withDocument(t, whole, attLease, "deadline", "x"),
 		"number out of range":      withDocument(t, whole, attLease, "generation", json.Number("1e99")),
 		"unknown destination":      withDocument(t, whole, attLease, "allowed_destinations", []any{"10.0.0.0/8", "host:*.internal"}),
+		"unknown port":             withDocument(t, whole, attLease, "allowed_destinations", []any{"10.0.0.0/8:ssh"}),
 		"destination is an object": withDocument(t, whole, attLease, "allowed_destinations", []any{map[string]any{"any": true}}),
 		"source is not an address": withDocument(t, whole, attLease, "source", "*"),
 	} {
@@ -365,9 +366,9 @@ func TestLargestItemsFit(t *testing.T) {
 
 	lease := goldenLease()
 	lease.Lease.Owner, lease.Lease.Name, lease.Lease.Keys, lease.Lease.ConsoleReply = rec.Owner, rec.Name, rec.Intent.Keys, reply
-	// The allowed destinations come from the environment of a function, which can hold
-	// 4 KB.
-	lease.Lease.AllowedDestinations = slices.Repeat([]netip.Prefix{source}, 4096/len("::/0,"))
+	// A function reads the allowed destinations from a parameter of Parameter Store, which
+	// has 4 KB.
+	lease.Lease.AllowedDestinations = slices.Repeat([]bastion.DestinationRule{{Prefix: source, From: 65534, To: 65535}}, 4096/len("::/0,"))
 	lease.Report.HostKey, lease.Report.Receipt = hostKey, receipt
 	stored = leaseItem(t, lease.Lease, lease.Report)
 	checkSize(t, "lease", stored)

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"time"
 )
 
@@ -15,10 +14,10 @@ type Config struct {
 	IdleTimeout time.Duration // end after this long without an authenticated connection; 0 for never
 	WarnBefore  time.Duration // send owners a warning this long before the deadline; 0 for never
 
-	AllowedDestinations []netip.Prefix // destinations that bastions may connect to
-	SourceOverride      []netip.Prefix // addresses that a caller may name as the source; empty for none
-	RequireSource       bool           // a request must name its source, because owners reach a private bastion from an address that the API does not see
-	IPv4, IPv6          bool           // address families of bastions
+	AllowedDestinations []DestinationRule // destinations that bastions may connect to
+	SourceOverride      []netip.Prefix    // addresses that a caller may name as the source; empty for none
+	RequireSource       bool              // a request must name its source, because owners reach a private bastion from an address that the API does not see
+	IPv4, IPv6          bool              // address families of bastions
 	Quota               Quota
 	Subnets             []string // attempts use them in turn
 	TaskDefinition      string
@@ -83,7 +82,7 @@ func (c Config) Validate() error {
 	refuse(c.TaskDefinition == "", "there must be a task definition")
 	refuse(c.MaxAttempts < 1, "the maximum of failed attempts must be at least one, not %d", c.MaxAttempts)
 	c.Timing.validate(refuse)
-	for _, p := range slices.Concat(c.AllowedDestinations, c.SourceOverride) {
+	for _, p := range c.SourceOverride {
 		refuse(p != p.Masked(), "the prefix %s has bits set after the prefix length; write %s", p, p.Masked())
 	}
 	return errors.Join(wrong...)

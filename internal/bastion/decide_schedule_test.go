@@ -109,7 +109,7 @@ func withOtherTask() Observed {
 
 func TestLeaseFollowsFromTheIntent(t *testing.T) {
 	cfg := testConfig
-	cfg.IdleTimeout, cfg.AllowedDestinations = 15*time.Minute, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
+	cfg.IdleTimeout, cfg.AllowedDestinations = 15*time.Minute, []DestinationRule{{Prefix: netip.MustParsePrefix("10.0.0.0/8"), From: 5432, To: 5432}}
 	service := &Service{Config: cfg}
 	rec := with(created(), ready)
 	rec.Intent.ConsoleReply = ConsoleReply{Number: 3, Message: "The deadline is near."}

@@ -133,16 +133,16 @@ func (r DestinationRule) Allows(to netip.AddrPort) bool {
 	return r.Prefix.Contains(to.Addr()) && (r.allPorts() || r.From <= to.Port() && to.Port() <= r.To)
 }
 
-// AllowedPorts returns the ports that the rules allow at an address, in ascending order,
-// such as "443, 5432 and 8000-8099". It returns "" if no rule contains the address, and
-// "all" if a rule allows all ports.
+// AllowedPorts returns the ports that the rules allow at an address, for a sentence:
+// "port 5432", "ports 22, 5432 and 8000-8099" or "all ports". It returns "" if no rule
+// contains the address.
 func AllowedPorts(rules []DestinationRule, addr netip.Addr) string {
 	var at []DestinationRule
 	for _, r := range rules {
 		switch {
 		case !r.Prefix.Contains(addr):
 		case r.allPorts():
-			return "all"
+			return "all ports"
 		default:
 			at = append(at, DestinationRule{From: r.From, To: r.To})
 		}
@@ -154,11 +154,15 @@ func AllowedPorts(rules []DestinationRule, addr netip.Addr) string {
 	for _, r := range merged(at) {
 		texts = append(texts, r.ports())
 	}
-	if len(texts) < 2 {
-		return strings.Join(texts, "")
+	switch last := len(texts) - 1; {
+	case last < 0:
+		return ""
+	case last > 0:
+		return "ports " + strings.Join(texts[:last], ", ") + " and " + texts[last]
+	case strings.Contains(texts[0], "-"):
+		return "ports " + texts[0]
 	}
-	last := len(texts) - 1
-	return strings.Join(texts[:last], ", ") + " and " + texts[last]
+	return "port " + texts[0]
 }
 
 // merged joins ranges of ports that overlap. They are sorted by their first port.

@@ -49,6 +49,9 @@ func fill(v reflect.Value, n *int) {
 	case netip.Prefix:
 		v.Set(reflect.ValueOf(netip.MustParsePrefix(fmt.Sprintf("2001:db8::%x/128", *n))))
 		return
+	case DestinationRule:
+		v.Set(reflect.ValueOf(DestinationRule{netip.MustParsePrefix(fmt.Sprintf("2001:db8::%x/128", *n)), 1, uint16(*n)}))
+		return
 	case netip.AddrPort:
 		v.Set(reflect.ValueOf(netip.MustParseAddrPort(fmt.Sprintf("192.0.2.%d:22", *n))))
 		return
@@ -126,7 +129,7 @@ func TestDecodeStoredDocuments(t *testing.T) {
 		"lease.json": &Lease{
 			BastionID: "abcdefghij234567", Owner: "slack:T0123ABCD:U0123ABCD", Name: "db", Generation: 4, Open: false, EndReason: EndDeadline,
 			Source: source, Keys: []Key{clientKey}, Deadline: at(0, 0).Add(time.Hour), IdleTimeout: 15 * time.Minute,
-			AllowedDestinations: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd12::/64")},
+			AllowedDestinations: []DestinationRule{{Prefix: netip.MustParsePrefix("10.0.0.0/8")}, {Prefix: netip.MustParsePrefix("fd12::/64")}, {netip.MustParsePrefix("10.0.0.7/32"), 8000, 8099}},
 			ConsoleReply:        reply,
 		},
 		"report.json": &Report{

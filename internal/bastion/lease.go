@@ -13,18 +13,18 @@ import (
 // Leases and reports are stored as JSON documents. A field can be added; the JSON
 // name of a field never changes.
 type Lease struct {
-	BastionID           string         `json:"bastion_id"`
-	Owner               string         `json:"owner"`
-	Name                string         `json:"name"`
-	Generation          int64          `json:"generation"`
-	Open                bool           `json:"open"`                 // false: the task must end now
-	EndReason           EndReason      `json:"end_reason,omitempty"` // set if Open is false
-	Source              netip.Prefix   `json:"source,omitzero"`
-	Keys                []Key          `json:"keys,omitempty"`
-	Deadline            time.Time      `json:"deadline,omitzero"`
-	IdleTimeout         time.Duration  `json:"idle_timeout_ns,omitempty"`      // end after this long without an authenticated connection; 0 for never
-	AllowedDestinations []netip.Prefix `json:"allowed_destinations,omitempty"` // destinations that the bastion may connect to
-	ConsoleReply        ConsoleReply   `json:"console_reply,omitzero"`
+	BastionID           string            `json:"bastion_id"`
+	Owner               string            `json:"owner"`
+	Name                string            `json:"name"`
+	Generation          int64             `json:"generation"`
+	Open                bool              `json:"open"`                 // false: the task must end now
+	EndReason           EndReason         `json:"end_reason,omitempty"` // set if Open is false
+	Source              netip.Prefix      `json:"source,omitzero"`
+	Keys                []Key             `json:"keys,omitempty"`
+	Deadline            time.Time         `json:"deadline,omitzero"`
+	IdleTimeout         time.Duration     `json:"idle_timeout_ns,omitempty"`      // end after this long without an authenticated connection; 0 for never
+	AllowedDestinations []DestinationRule `json:"allowed_destinations,omitempty"` // destinations that the bastion may connect to
+	ConsoleReply        ConsoleReply      `json:"console_reply,omitzero"`
 }
 
 // Report is what a task reports to the control plane. Only the task writes it.

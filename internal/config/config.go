@@ -70,7 +70,7 @@ func Load(environ []string) (Config, error) {
 			MaxTTL:              r.duration("MAX_TTL"),
 			IdleTimeout:         r.duration("IDLE"),
 			WarnBefore:          r.duration("WARN"),
-			AllowedDestinations: r.prefixes("ALLOWED"),
+			AllowedDestinations: r.destinations("ALLOWED"),
 			SourceOverride:      r.prefixes("SOURCES"),
 			Quota:               bastion.Quota{PerOwner: r.number("QUOTA_OWNER"), Total: r.number("QUOTA_TOTAL")},
 			Subnets:             r.list("SUBNETS", SubnetID),

@@ -14,7 +14,7 @@ import (
 func whole() map[string]string {
 	return map[string]string{
 		"DEFAULT_TTL": "1h", "MAX_TTL": "8h", "IDLE": "15m", "WARN": "10m",
-		"ALLOWED": "10.0.0.0/8, fd00::/8", "SOURCES": "",
+		"ALLOWED": "10.0.0.0/8, fd00::/8:22-23", "SOURCES": "",
 		"QUOTA_OWNER": "3", "QUOTA_TOTAL": "50",
 		"TAGS":            "CostCenter=42,data owner=a=b",
 		"SUBNETS":         "subnet-0123456789abcdef0,subnet-0123456789abcdef1",
@@ -46,7 +46,7 @@ func TestLoadReadsEveryVariable(t *testing.T) {
 	want := Config{
 		Bastion: bastion.Config{
 			DefaultTTL: time.Hour, MaxTTL: 8 * time.Hour, IdleTimeout: 15 * time.Minute, WarnBefore: 10 * time.Minute,
-			AllowedDestinations: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")},
+			AllowedDestinations: []bastion.DestinationRule{{Prefix: netip.MustParsePrefix("10.0.0.0/8")}, {Prefix: netip.MustParsePrefix("fd00::/8"), From: 22, To: 23}},
 			IPv4:                true,
 			Quota:               bastion.Quota{PerOwner: 3, Total: 50},
 			Subnets:             []string{"subnet-0123456789abcdef0", "subnet-0123456789abcdef1"},
@@ -105,9 +105,14 @@ func TestInvalidVariableIsNamed(t *testing.T) {
 		{"SLACK", "arn:aws:lambda:eu-west-1:111122223333:function:way-in-slack", "the Slack function's alias \"queue\", or an empty value"},
 		{"SLACK", "way-in-slack:queue", "the Slack function's alias"},
 		{"ALLOWED", "", "bastions could connect to nothing"},
-		{"ALLOWED", "10.0.0.0/8,10.1.0.0", `BASTION_ALLOWED is "10.1.0.0": want a CIDR`},
-		{"ALLOWED", "::ffff:10.0.0.0/104", "want a CIDR"},
-		{"ALLOWED", "10.0.0.1/8", "write 10.0.0.0/8"},
+		{"ALLOWED", "10.0.0.0/8,10.1.0.0", `BASTION_ALLOWED: "10.1.0.0" is not CIDR, CIDR:PORT or CIDR:FROM-TO`},
+		{"ALLOWED", "10.0.0.1/8:22", "BASTION_ALLOWED: 10.0.0.1/8:22 has bits set after the prefix length: write 10.0.0.0/8:22"},
+		{"ALLOWED", "10.0.0.0/8:0", `BASTION_ALLOWED: "10.0.0.0/8:0" has the ports "0": write a port from 1 to 65535`},
+		{"ALLOWED", "10.0.0.0/8:22,10.0.0.0/8:22-22", "BASTION_ALLOWED: 10.0.0.0/8:22 and 10.0.0.0/8:22-22 are the same rule"},
+		{"ALLOWED", "0.0.0.0/0:443", "BASTION_ALLOWED: 0.0.0.0/0:443 is a rule that the member group always has"},
+		{"SOURCES", "10.0.0.0", `BASTION_SOURCES is "10.0.0.0": want a CIDR`},
+		{"SOURCES", "10.0.0.1/8", "write 10.0.0.0/8"},
+		{"SOURCES", "::ffff:10.0.0.0/104", "want a CIDR"},
 		{"SOURCES", "0.0.0.0/0", "a caller could open the security group to any source address"},
 		{"SOURCES", "::/0", "a caller could open the security group to any source address"},
 		{"QUOTA_OWNER", "three", "want a whole number"},

@@ -113,6 +113,16 @@ func (r *reader) tags(name string) []bastion.Tag {
 	return tags
 }
 
+// destinations reads rules that are separated by commas.
+func (r *reader) destinations(name string) []bastion.DestinationRule {
+	value, _ := r.take(name)
+	rules, wrong := bastion.ParseDestinationRules(value)
+	for _, err := range wrong {
+		r.wrong = append(r.wrong, fmt.Errorf("%s%s: %w", r.prefix, name, err))
+	}
+	return rules
+}
+
 // duration reads Go's notation.
 func (r *reader) duration(name string) time.Duration {
 	value, ok := r.take(name)

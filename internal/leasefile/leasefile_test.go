@@ -24,7 +24,7 @@ func TestReadReturnsTheGrantedLease(t *testing.T) {
 		BastionID: "b", Owner: "local:alice", Name: "default", Generation: 3, Open: true,
 		Source: netip.MustParsePrefix("127.0.0.1/32"), Keys: []bastion.Key{"ssh-ed25519 AAAA"},
 		Deadline: time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC), IdleTimeout: time.Minute,
-		AllowedDestinations: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
+		AllowedDestinations: []bastion.DestinationRule{{Prefix: netip.MustParsePrefix("10.0.0.0/8"), From: 8000, To: 8099}},
 		ConsoleReply:        bastion.ConsoleReply{Number: 1, Message: "yes"},
 	}
 	if err := d.Grant(want); err != nil {

@@ -168,7 +168,7 @@ func TestOnReportIsCalledForReportsOnly(t *testing.T) {
 func TestCopiesShareNoMemory(t *testing.T) {
 	exit := 1
 	keys, destinations := []bastion.Key{"k"}, []bastion.Destination{{}}
-	prefixes, endpoints := []netip.Prefix{{}}, []netip.AddrPort{{}}
+	allowed, endpoints := []bastion.DestinationRule{{}}, []netip.AddrPort{{}}
 	rules := []bastion.Rule{{}}
 	rec := bastion.Record{
 		Intent:  bastion.Intent{Keys: keys},
@@ -178,7 +178,7 @@ func TestCopiesShareNoMemory(t *testing.T) {
 		FailureCodes: []bastion.FailureCode{"c"},
 	}
 	item := bastion.LeaseItem{
-		Lease:  bastion.Lease{Keys: keys, AllowedDestinations: prefixes},
+		Lease:  bastion.Lease{Keys: keys, AllowedDestinations: allowed},
 		Report: bastion.Report{Receipt: bastion.Receipt{Destinations: destinations}},
 	}
 	task := bastion.Task{Endpoints: endpoints, ExitCode: &exit}

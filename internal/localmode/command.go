@@ -44,7 +44,8 @@ pages and requests for other host names.
 
 Bastions can reach private.internal on port 80 (HTTP) and port 22 (SSH). That
 name exists inside bastions only. Use --allow to add other destinations; bastions
-then also resolve other names.
+then also resolve other names. A destination is a CIDR for all ports, CIDR:PORT or
+CIDR:FROM-TO; for several ports, repeat --allow.
 
 Press Ctrl-C to stop.`
 
@@ -57,7 +58,8 @@ func Command() *cobra.Command {
 		Long:  about,
 		Example: `  bastion local
   bastion local --listen 127.0.0.1:0 --launch-delay 30s
-  bastion local --allow 192.168.1.0/24`,
+  bastion local --allow 192.168.1.0/24
+  bastion local --allow 192.168.1.0/24:22 --allow 192.168.1.7/32:8000-8099`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if _, err := o.check(); err != nil {
@@ -81,7 +83,7 @@ func Command() *cobra.Command {
 	flags.Var((*duration)(&o.MaxTTL), "max-ttl", "maximum bastion lifetime, counted from the first request")
 	flags.Var((*duration)(&o.Idle), "idle", "close a bastion after this long without an authenticated connection; 0 means never")
 	flags.Var((*duration)(&o.ReapEvery), "reap-every", "interval of the reaper; the sweep for orphans runs every ten intervals")
-	flags.StringArrayVar(&o.Allow, "allow", nil, "`CIDR` of real destinations to allow (repeatable); with a loopback CIDR, every owner can\nreach services that listen on loopback addresses of this machine")
+	flags.StringArrayVar(&o.Allow, "allow", nil, "`CIDR[:PORTS]` of real destinations to allow (repeatable); with a loopback CIDR, every owner can\nreach services that listen on loopback addresses of this machine")
 	flags.StringVar(&o.SlackSigningSecret, "slack-signing-secret", "", "testing only: also serve the Slack routes, for requests signed with this `secret`\n(see scripts/slack); messages to Slack are logged instead of sent")
 	return command
 }
@@ -129,7 +131,7 @@ type Options struct {
 	MaxTTL      time.Duration
 	Idle        time.Duration // 0 for never
 	ReapEvery   time.Duration // interval of the reaper; the sweep runs every ten intervals
-	Allow       []string      // CIDRs of real destinations, in addition to the private host
+	Allow       []string      // CIDR, CIDR:PORT or CIDR:FROM-TO of real destinations, in addition to the private host
 	Log         *slog.Logger
 
 	// SlackSigningSecret, if not empty, adds the Slack routes for requests that are
@@ -159,7 +161,7 @@ func Defaults() Options {
 type settings struct {
 	Options
 	listen   netip.AddrPort
-	allow    []netip.Prefix
+	allow    []bastion.DestinationRule
 	loopback []netip.Prefix // the prefixes of allow that contain loopback addresses only
 }
 
@@ -176,11 +178,11 @@ func (o Options) check() (settings, error) {
 	s.listen, err = parseListen(o.Listen)
 	refuse(err != nil, "--listen %s: %w", o.Listen, err)
 	for _, text := range o.Allow {
-		prefix, err := parseAllow(text)
-		refuse(err != nil, "--allow %s: %w", text, err)
-		s.allow = append(s.allow, prefix)
-		if insideLoopback(prefix) {
-			s.loopback = append(s.loopback, prefix)
+		rule, err := bastion.ParseDestinationRule(text)
+		refuse(err != nil, "--allow: %w", err)
+		s.allow = append(s.allow, rule)
+		if insideLoopback(rule.Prefix) {
+			s.loopback = append(s.loopback, rule.Prefix)
 		}
 	}
 	refuse(o.LaunchDelay < 0, "--launch-delay must be zero or more, not %s", o.LaunchDelay)
@@ -211,42 +213,41 @@ func parseListen(text string) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(listen.Addr().Unmap(), listen.Port()), nil
 }
 
-func parseAllow(text string) (netip.Prefix, error) {
-	prefix, err := netip.ParsePrefix(text)
-	if err != nil || prefix.Addr().Is4In6() {
-		return netip.Prefix{}, errors.New("write a CIDR, such as 192.168.1.0/24, or 192.168.1.7/32 for one address")
-	}
-	if prefix != prefix.Masked() {
-		return netip.Prefix{}, fmt.Errorf("the address has bits set after the prefix length; write %s", prefix.Masked())
-	}
-	return prefix, nil
-}
-
 // insideLoopback reports whether all addresses of a prefix are loopback addresses. A
 // prefix that also contains others, such as 0.0.0.0/0, does not allow loopback.
 func insideLoopback(p netip.Prefix) bool {
 	return p.Addr().IsLoopback() && (p.Addr().Is6() || p.Bits() >= 8)
 }
 
-// privateRanges are destinations that every lease allows. Without --allow, a bastion can
+// privateRanges are the destinations that leases allow without --allow. A bastion can
 // connect to the private host only: for all other addresses of these ranges,
 // [bastionNetwork.Dial] returns "no route to host".
-var privateRanges = []netip.Prefix{
-	netip.MustParsePrefix("10.0.0.0/8"),
-	netip.MustParsePrefix("172.16.0.0/12"),
-	netip.MustParsePrefix("192.168.0.0/16"),
-	netip.MustParsePrefix("fc00::/7"),
+var privateRanges = []bastion.DestinationRule{
+	{Prefix: netip.MustParsePrefix("10.0.0.0/8")},
+	{Prefix: netip.MustParsePrefix("172.16.0.0/12")},
+	{Prefix: netip.MustParsePrefix("192.168.0.0/16")},
+	{Prefix: netip.MustParsePrefix("fc00::/7")},
+}
+
+// destinations returns the rules of every lease. With --allow, they are those of --allow,
+// as on AWS, and one for the private host.
+func (s settings) destinations(privateHost netip.Addr) []bastion.DestinationRule {
+	if len(s.allow) == 0 {
+		return privateRanges
+	}
+	host := bastion.DestinationRule{Prefix: netip.PrefixFrom(privateHost, privateHost.BitLen())}
+	return append([]bastion.DestinationRule{host}, s.allow...)
 }
 
 // config returns the configuration of the domain. The times are short, because the
 // local cloud responds at once, and its reads show every change.
-func (s settings) config() bastion.Config {
+func (s settings) config(privateHost netip.Addr) bastion.Config {
 	return bastion.Config{
 		DefaultTTL:          s.DefaultTTL,
 		MaxTTL:              s.MaxTTL,
 		IdleTimeout:         s.Idle,
 		WarnBefore:          min(10*time.Minute, s.MaxTTL/2),
-		AllowedDestinations: append(append([]netip.Prefix(nil), privateRanges...), s.allow...),
+		AllowedDestinations: s.destinations(privateHost),
 		IPv4:                s.listen.Addr().Is4(),
 		IPv6:                s.listen.Addr().Is6(),
 		Quota:               bastion.Quota{PerOwner: 5, Total: 50},

@@ -1,6 +1,8 @@
 package localmode
 
 import (
+	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -11,7 +13,7 @@ func TestDefaultsAreValid(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.config().Validate(); err != nil {
+	if err := s.config(netip.MustParseAddr("10.0.0.10")).Validate(); err != nil {
 		t.Error(err)
 	}
 	if len(s.loopback) != 0 || len(s.allow) != 0 {
@@ -29,8 +31,8 @@ func TestCheckListsAllProblems(t *testing.T) {
 	}
 	for _, want := range []string{
 		"--listen 0.0.0.0:1: local mode listens on loopback only",
-		"--allow 10.1.2.3/8: the address has bits set after the prefix length; write 10.0.0.0/8",
-		"--allow nas.lan: write a CIDR",
+		"--allow: 10.1.2.3/8 has bits set after the prefix length: write 10.0.0.0/8",
+		`--allow: "nas.lan" is not CIDR, CIDR:PORT or CIDR:FROM-TO`,
 		"--launch-delay must be zero or more, not -1s",
 		"--default-ttl must be more than zero, not 0s",
 		"--idle must be zero (never) or more, not -1m0s",
@@ -42,6 +44,25 @@ func TestCheckListsAllProblems(t *testing.T) {
 	}
 	if got := strings.Count(err.Error(), "\n") + 1; got != 7 {
 		t.Errorf("%d problems, want 7:\n%v", got, err)
+	}
+}
+
+// Without --allow, all private addresses are allowed, although only the private host
+// exists. With it, leases have the given rules.
+func TestLeaseHasTheRulesOfAllow(t *testing.T) {
+	for want, allow := range map[string][]string{
+		"[10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 fc00::/7]":                nil,
+		"[10.3.0.10/32 192.168.1.0/24:22 192.168.1.7/32:8000-8099 ::1/128]": {"192.168.1.0/24:22", "192.168.1.7/32:8000-8099", "::1/128"},
+	} {
+		o := Defaults()
+		o.Allow = allow
+		s, err := o.check()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := fmt.Sprint(s.config(netip.MustParseAddr("10.3.0.10")).AllowedDestinations); got != want {
+			t.Errorf("%q: %s, want %s", allow, got, want)
+		}
 	}
 }
 
@@ -64,11 +85,7 @@ func TestInsideLoopbackNeedsLoopbackAddressesOnly(t *testing.T) {
 		"127.0.0.1/32": true, "127.0.0.0/8": true, "::1/128": true,
 		"0.0.0.0/0": false, "126.0.0.0/7": false, "192.168.0.0/16": false, "::/0": false, "::/127": false,
 	} {
-		prefix, err := parseAllow(text)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := insideLoopback(prefix); got != want {
+		if got := insideLoopback(netip.MustParsePrefix(text)); got != want {
 			t.Errorf("insideLoopback(%s) = %v, want %v", text, got, want)
 		}
 	}

@@ -159,6 +159,42 @@ func TestAllowOpensLoopback(t *testing.T) {
 	}
 }
 
+// On AWS, a bastion refuses the same ports with the same sentences.
+func TestAllowOpensOnePort(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "from this machine") })}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	defer func() { _ = server.Close(); <-served }()
+	_, port, _ := net.SplitHostPort(listener.Addr().String())
+
+	f, w := start(t, func(o *Options) { o.Allow = []string{"127.0.0.1/32:" + port, "192.168.7.0/24:5432"} }), sshclient.New(t)
+	config := f.sshConfig(request{body: w.AddKey("ed25519")})
+	for to, want := range map[string]string{
+		"127.0.0.1:" + port:   "from this machine",
+		"private.internal:80": "HTTP/1.0 200 OK",
+	} {
+		out, errs, err := w.Run("GET / HTTP/1.0\r\n\r\n", w.SSH(config, "-W", to, "bastion-default"))
+		if err != nil || !strings.Contains(out, want) {
+			t.Errorf("%s: %q, %v: %s", to, out, err, errs)
+		}
+	}
+	for to, want := range map[string]string{
+		"127.0.0.1:1":      "This bastion does not connect there: 127.0.0.1 is allowed on port " + port + " only.",
+		"localhost:1":      "This bastion does not connect to localhost: 127.0.0.1 is allowed on port " + port + " only.",
+		"192.168.7.7:5433": "192.168.7.7 is allowed on port 5432 only.",
+		"192.168.8.7:5432": "192.168.8.7 is not among the destinations",
+	} {
+		out, errs, err := w.Run("", w.SSH(config, "-W", to, "bastion-default"))
+		if err == nil || out != "" || !strings.Contains(errs, want) {
+			t.Errorf("%s: %q, %v: %s, want %q", to, out, err, errs, want)
+		}
+	}
+}
+
 func TestIPv6EndToEnd(t *testing.T) {
 	f, w := start(t, func(o *Options) { o.Listen = "[::1]:0" }), sshclient.New(t)
 	key := w.AddKey("ed25519")

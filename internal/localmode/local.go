@@ -119,7 +119,7 @@ func (l *Local) wire(ctx context.Context, s settings, n *network, own []netip.Ad
 		OnReport:    event,
 	})
 	l.Service = &bastion.Service{
-		Config:  s.config(),
+		Config:  s.config(n.address),
 		Records: l.Cloud.Store(),
 		DueList: l.Cloud.Store(),
 		Keys:    l.Cloud.Store(),

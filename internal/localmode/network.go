@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
 // privateName is the name of the private host. It resolves inside bastions only.
@@ -17,11 +19,11 @@ const privateName = "private.internal"
 
 // network is the private network of local mode. It contains one host, which is
 // reached through socket pairs instead of TCP ports, so that only bastions can
-// reach it. Other addresses are dialled, through the operating system, only if a prefix
-// of --allow contains them.
+// reach it. Other addresses are dialled, through the operating system, only if a rule of
+// --allow allows them.
 type network struct {
-	address netip.Addr     // of the private host
-	allow   []netip.Prefix // real destinations, from --allow
+	address netip.Addr                // of the private host
+	allow   []bastion.DestinationRule // real destinations, from --allow
 
 	// The resolver and the dialer of the operating system, or a test's.
 	lookup func(ctx context.Context, family, name string) ([]netip.Addr, error)
@@ -32,7 +34,7 @@ type network struct {
 }
 
 // newNetwork returns a network whose private host has none of the given addresses.
-func newNetwork(allow []netip.Prefix, taken []netip.Addr) (*network, error) {
+func newNetwork(allow []bastion.DestinationRule, taken []netip.Addr) (*network, error) {
 	address, err := freeAddress(taken)
 	if err != nil {
 		return nil, err
@@ -110,14 +112,10 @@ func (b bastionNetwork) Dial(ctx context.Context, to netip.AddrPort) (net.Conn, 
 		}
 		return service.connect(ctx, b.bastionID)
 	}
-	if contains(b.network.allow, to.Addr()) {
+	if slices.ContainsFunc(b.network.allow, func(rule bastion.DestinationRule) bool { return rule.Allows(to) }) {
 		return b.network.dial(ctx, "tcp", to.String())
 	}
 	return nil, fmt.Errorf("dial %s: %w: only %s is in the local network (use --allow CIDR for other destinations)", to, syscall.EHOSTUNREACH, privateName)
-}
-
-func contains(prefixes []netip.Prefix, addr netip.Addr) bool {
-	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
 // pipeConn is one end of a socket pair, with addresses of the private network.

@@ -9,22 +9,17 @@ import (
 	"slices"
 	"strings"
 	"testing"
-)
 
-func prefixes(text ...string) []netip.Prefix {
-	var all []netip.Prefix
-	for _, t := range text {
-		all = append(all, netip.MustParsePrefix(t))
-	}
-	return all
-}
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+)
 
 // testNetwork returns a network that records the calls of the system's resolver and
 // dialer instead of making them.
 func testNetwork(t *testing.T, allow ...string) (*network, *[]string) {
 	t.Helper()
-	n, err := newNetwork(prefixes(allow...), nil)
-	if err != nil {
+	rules, wrong := bastion.ParseDestinationRules(strings.Join(allow, ","))
+	n, err := newNetwork(rules, nil)
+	if err := errors.Join(append(wrong, err)...); err != nil {
 		t.Fatal(err)
 	}
 	var calls []string
@@ -74,9 +69,9 @@ func TestNamesReachTheSystemResolverWithAllow(t *testing.T) {
 }
 
 func TestRealAddressesAreDialledOnlyIfAllowed(t *testing.T) {
-	n, calls := testNetwork(t, "192.168.7.0/24", "127.0.0.0/8")
+	n, calls := testNetwork(t, "192.168.7.0/24", "127.0.0.0/8", "192.168.8.0/24:22")
 	network := n.from("b1")
-	for _, to := range []string{"192.168.7.9:5432", "127.0.0.1:80", "[::ffff:192.168.7.9]:80"} {
+	for _, to := range []string{"192.168.7.9:5432", "127.0.0.1:80", "[::ffff:192.168.7.9]:80", "192.168.8.9:22"} {
 		conn, err := network.Dial(t.Context(), netip.MustParseAddrPort(to))
 		if err != nil {
 			t.Errorf("dial %s: %v", to, err)
@@ -84,7 +79,7 @@ func TestRealAddressesAreDialledOnlyIfAllowed(t *testing.T) {
 		}
 		_ = conn.Close()
 	}
-	if got, want := strings.Join(*calls, ";"), "dial tcp 192.168.7.9:5432;dial tcp 127.0.0.1:80;dial tcp 192.168.7.9:80"; got != want {
+	if got, want := strings.Join(*calls, ";"), "dial tcp 192.168.7.9:5432;dial tcp 127.0.0.1:80;dial tcp 192.168.7.9:80;dial tcp 192.168.8.9:22"; got != want {
 		t.Errorf("calls %q, want %q", got, want)
 	}
 	*calls = nil

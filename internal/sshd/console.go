@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net/netip"
 	"strings"
 	"sync"
 	"time"
@@ -312,20 +311,20 @@ func statusText(lease bastion.Lease, open int, now time.Time) string {
 		{"deadline", fmt.Sprintf("%s, %s from now", lease.Deadline.UTC().Format(time.RFC3339), left)},
 		{"idle", idle},
 		{"connections", fmt.Sprintf("%d open", open)},
-		{"destinations", joinPrefixes(lease.AllowedDestinations)},
+		{"destinations", joinRules(lease.AllowedDestinations)},
 	} {
 		fmt.Fprintf(&b, "%-13s%s\n", row[0], row[1])
 	}
 	return b.String()
 }
 
-func joinPrefixes(prefixes []netip.Prefix) string {
-	if len(prefixes) == 0 {
+func joinRules(rules []bastion.DestinationRule) string {
+	if len(rules) == 0 {
 		return "none"
 	}
 	var all []string
-	for _, p := range prefixes {
-		all = append(all, p.String())
+	for _, r := range rules {
+		all = append(all, r.String())
 	}
 	return strings.Join(all, ", ")
 }

@@ -391,7 +391,7 @@ func TestStatusText(t *testing.T) {
 	lease := bastion.Lease{
 		BastionID: "abcd", Name: "default", Owner: "slack:T1:\x1b[2Jalice", Source: netip.MustParsePrefix("203.0.113.7/32"),
 		Deadline: now.Add(90*time.Minute + 300*time.Millisecond), IdleTimeout: 15 * time.Minute,
-		AllowedDestinations: prefixes("10.0.0.0/8", "fd12::/64"),
+		AllowedDestinations: rules("10.0.0.0/8", "fd12::/64:8000-8099"),
 	}
 	want := `bastion      default (abcd)
 owner        slack:T1:?[2Jalice
@@ -400,7 +400,7 @@ source       203.0.113.7/32
 deadline     2030-01-01T13:30:00Z, 1h30m from now
 idle         closes after 15m without a connection
 connections  2 open
-destinations 10.0.0.0/8, fd12::/64
+destinations 10.0.0.0/8, fd12::/64:8000-8099
 `
 	if got := statusText(lease, 2, now); got != want {
 		t.Errorf("status:\n%swant:\n%s", got, want)

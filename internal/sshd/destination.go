@@ -12,40 +12,49 @@ import (
 	"syscall"
 
 	"golang.org/x/crypto/ssh"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
 // Policy decides which addresses a bastion connects to.
 type Policy struct {
-	Allowed       []netip.Prefix // the operator's list
-	Own           []netip.Addr   // the bastion's own addresses
-	AllowLoopback []netip.Prefix // loopback addresses that Allowed may contain; all others are always forbidden
+	Allowed       []bastion.DestinationRule // the operator's list
+	Own           []netip.Addr              // the bastion's own addresses
+	AllowLoopback []netip.Prefix            // loopback addresses that Allowed may contain; all others are always forbidden
 }
 
 // Forbidden is the error of [Policy.Check].
 type Forbidden struct {
-	Addr netip.Addr
-	Why  string // completes "ADDRESS is"
+	Addr  netip.Addr
+	Why   string // completes "ADDRESS is"
+	Ports string // the ports that are allowed at the address; "" if it is refused on all ports
 }
 
 func (f *Forbidden) Error() string { return fmt.Sprintf("%s is %s", f.Addr, f.Why) }
 
-// Check returns nil if a bastion may connect to the address, else *Forbidden. An
+// Check returns nil if a bastion may connect to this port of the address. An
 // IPv4-mapped IPv6 address counts as the IPv4 address. If any other IPv6 address embeds
 // an IPv4 address, both must be allowed.
-func (p Policy) Check(addr netip.Addr) error {
+func (p Policy) Check(to netip.AddrPort) *Forbidden {
+	addr := to.Addr()
 	unmapped := addr.Unmap()
 	if why := p.never(unmapped); why != "" {
-		return &Forbidden{addr, why}
+		return &Forbidden{Addr: addr, Why: why}
 	}
 	if inner, ok := embedded(unmapped); ok {
-		if err := p.Check(inner); err != nil {
-			return &Forbidden{addr, fmt.Sprintf("an IPv6 form of an IPv4 address that is refused: %v", err)}
+		if refused := p.Check(netip.AddrPortFrom(inner, to.Port())); refused != nil {
+			return &Forbidden{addr, fmt.Sprintf("an IPv6 form of an IPv4 address that is refused: %v", refused), refused.Ports}
 		}
 	}
-	if !slices.ContainsFunc(p.Allowed, func(allowed netip.Prefix) bool { return allowed.Contains(unmapped) }) {
-		return &Forbidden{addr, "not among the destinations that this bastion may connect to"}
+	to = netip.AddrPortFrom(unmapped, to.Port())
+	if slices.ContainsFunc(p.Allowed, func(rule bastion.DestinationRule) bool { return rule.Allows(to) }) {
+		return nil
 	}
-	return nil
+	ports := bastion.AllowedPorts(p.Allowed, unmapped)
+	if ports == "" {
+		return &Forbidden{Addr: addr, Why: "not among the destinations that this bastion may connect to"}
+	}
+	return &Forbidden{addr, fmt.Sprintf("allowed on %s only", ports), ports}
 }
 
 // Address blocks that are never a destination.
@@ -155,29 +164,32 @@ func findDestination(ctx context.Context, resolver Resolver, policy Policy, host
 	if err != nil {
 		return d, err
 	}
+	var refusal *Forbidden // of the first address that is allowed on other ports, else of the first address
 	for _, addr := range addrs {
-		addr = addr.Unmap()
-		if err := policy.Check(addr); err != nil {
-			d.dropped = append(d.dropped, addr)
+		to := netip.AddrPortFrom(addr.Unmap(), uint16(port))
+		if f := policy.Check(to); f != nil {
+			d.dropped = append(d.dropped, to.Addr())
+			if refusal == nil || refusal.Ports == "" && f.Ports != "" {
+				refusal = f
+			}
 			continue
 		}
 		if len(d.addrs) < maxAddresses {
-			d.addrs = append(d.addrs, netip.AddrPortFrom(addr, uint16(port)))
+			d.addrs = append(d.addrs, to)
 		}
 	}
 	if len(d.addrs) == 0 {
-		return d, refuseDestination(host, policy.Check(addrs[0]))
+		return d, refuseDestination(host, refusal)
 	}
 	return d, nil
 }
 
 // refuseDestination returns the error for a host of which all addresses are forbidden.
-// first is the error of its first address.
-func refuseDestination(host string, first error) *refused {
+func refuseDestination(host string, refusal *Forbidden) *refused {
 	if _, literal := literalAddr(host); literal {
-		return prohibited("This bastion does not connect there: %v.", first)
+		return prohibited("This bastion does not connect there: %v.", refusal)
 	}
-	return prohibited("This bastion does not connect to %s: %v.", host, first)
+	return prohibited("This bastion does not connect to %s: %v.", host, refusal)
 }
 
 // hostAddresses returns the addresses of a host, at least one: the host itself if it is

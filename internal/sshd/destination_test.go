@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/crypto/ssh"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
 func prefixes(all ...string) (list []netip.Prefix) {
@@ -19,12 +21,24 @@ func prefixes(all ...string) (list []netip.Prefix) {
 	return list
 }
 
+// rules returns destination rules by their texts.
+func rules(all ...string) (list []bastion.DestinationRule) {
+	for _, text := range all {
+		rule, err := bastion.ParseDestinationRule(text)
+		if err != nil {
+			panic(err)
+		}
+		list = append(list, rule)
+	}
+	return list
+}
+
 func TestPolicy(t *testing.T) {
-	everything := Policy{Allowed: prefixes("0.0.0.0/0", "::/0"), Own: []netip.Addr{
+	everything := Policy{Allowed: rules("0.0.0.0/0", "::/0"), Own: []netip.Addr{
 		netip.MustParseAddr("10.9.9.9"), netip.MustParseAddr("fd12::9%eth1"), netip.MustParseAddr("::ffff:10.8.8.8"),
 	}}
-	private := Policy{Allowed: prefixes("10.0.0.0/8", "fd12::/64", "64:ff9b::/96")}
-	laptop := Policy{Allowed: prefixes("10.0.0.0/8", "127.0.0.0/8", "::1/128"), AllowLoopback: prefixes("127.0.0.1/32", "::1/128")}
+	private := Policy{Allowed: rules("10.0.0.0/8", "fd12::/64", "64:ff9b::/96")}
+	laptop := Policy{Allowed: rules("10.0.0.0/8", "127.0.0.0/8", "::1/128"), AllowLoopback: prefixes("127.0.0.1/32", "::1/128")}
 	cases := []struct {
 		policy Policy
 		addr   string
@@ -94,22 +108,91 @@ func TestPolicy(t *testing.T) {
 		{laptop, "::1", ""},
 		{laptop, "127.0.0.2", "loopback"},
 		{Policy{AllowLoopback: prefixes("127.0.0.1/32")}, "127.0.0.1", "not among"},
-		{Policy{Allowed: prefixes("127.0.0.1/32"), AllowLoopback: prefixes("127.0.0.1/32"),
+		{Policy{Allowed: rules("127.0.0.1/32"), AllowLoopback: prefixes("127.0.0.1/32"),
 			Own: []netip.Addr{netip.MustParseAddr("127.0.0.1")}}, "127.0.0.1", "own"},
 	}
 	for _, c := range cases {
-		err := c.policy.Check(netip.MustParseAddr(c.addr))
-		switch {
-		case c.why == "" && err != nil:
-			t.Errorf("%s is refused: %v", c.addr, err)
-		case c.why != "" && err == nil:
-			t.Errorf("%s is allowed, want %q", c.addr, c.why)
-		case err != nil && !strings.Contains(err.Error(), c.why):
-			t.Errorf("%s is refused with %q, want %q", c.addr, err, c.why)
+		for _, port := range []uint16{1, 443, 65535} {
+			checkPolicy(t, c.policy, netip.AddrPortFrom(netip.MustParseAddr(c.addr), port), c.why)
 		}
 	}
-	if err := everything.Check(netip.Addr{}); err == nil {
+	if err := everything.Check(netip.AddrPort{}); err == nil {
 		t.Error("the zero address is allowed")
+	}
+}
+
+// checkPolicy checks that the policy allows a destination, or the reason for which it does
+// not. why is a part of the reason, or empty.
+func checkPolicy(t *testing.T, policy Policy, to netip.AddrPort, why string) {
+	t.Helper()
+	err := policy.Check(to)
+	switch {
+	case why == "" && err != nil:
+		t.Errorf("%s is refused: %v", to, err)
+	case why != "" && err == nil:
+		t.Errorf("%s is allowed, want %q", to, why)
+	case err != nil && !strings.Contains(err.Error(), why):
+		t.Errorf("%s is refused with %q, want %q", to, err, why)
+	}
+}
+
+func TestPolicyWithPorts(t *testing.T) {
+	own := addrs("10.9.9.9")
+	database := Policy{Allowed: rules("10.0.0.0/8:5432", "fd12::/64:5432"), Own: own}
+	several := Policy{Allowed: rules("10.0.0.0/8:5432", "10.1.0.0/16:22", "10.0.0.0/8:8000-8099", "10.2.0.0/16"), Own: own}
+	translated := Policy{Allowed: rules("10.0.0.0/8:5432", "64:ff9b::/96")}
+	form := Policy{Allowed: rules("10.0.0.0/8", "64:ff9b::/96:5432")}
+	everything := Policy{Allowed: rules("0.0.0.0/0:80", "::/0:80"), Own: own}
+	laptop := Policy{Allowed: rules("127.0.0.1/32:5432"), AllowLoopback: prefixes("127.0.0.1/32")}
+	for _, c := range []struct {
+		policy Policy
+		to     string
+		why    string // part of the reason; empty: allowed
+	}{
+		{database, "10.1.2.3:5432", ""},
+		{database, "[::ffff:10.1.2.3]:5432", ""},
+		{database, "[fd12::1]:5432", ""},
+		{database, "10.1.2.3:5433", "10.1.2.3 is allowed on port 5432 only"},
+		{database, "10.1.2.3:5431", "allowed on port 5432 only"},
+		{database, "10.1.2.3:22", "allowed on port 5432 only"},
+		{database, "10.1.2.3:0", "allowed on port 5432 only"},
+		{database, "[::ffff:10.1.2.3]:22", "allowed on port 5432 only"},
+		{database, "[fd12::1]:22", "fd12::1 is allowed on port 5432 only"},
+		{database, "192.168.1.1:5432", "not among the destinations"},
+		{database, "[fd13::1]:5432", "not among the destinations"},
+		{database, "10.9.9.9:5432", "own"},
+		{database, "10.9.9.9:22", "own"},
+
+		{several, "10.1.2.3:22", ""},
+		{several, "10.1.2.3:5432", ""},
+		{several, "10.1.2.3:8000", ""},
+		{several, "10.1.2.3:8099", ""},
+		{several, "10.1.2.3:7999", "allowed on ports 22, 5432 and 8000-8099 only"},
+		{several, "10.1.2.3:8100", "allowed on ports 22, 5432 and 8000-8099 only"},
+		{several, "10.3.2.3:22", "allowed on ports 5432 and 8000-8099 only"},
+		{several, "10.2.2.3:22", ""},
+		{several, "10.2.2.3:1", ""},
+		{several, "10.2.2.3:65535", ""},
+
+		// The port must be allowed for the IPv6 address and for the address in it.
+		{translated, "[64:ff9b::a01:203]:5432", ""},
+		{translated, "[64:ff9b::a01:203]:22", "10.1.2.3 is allowed on port 5432 only"},
+		{translated, "[64:ff9b::c0a8:101]:5432", "192.168.1.1 is not among"},
+		{form, "[64:ff9b::a01:203]:5432", ""},
+		{form, "[64:ff9b::a01:203]:22", "64:ff9b::a01:203 is allowed on port 5432 only"},
+
+		// No port makes a forbidden address allowed.
+		{everything, "93.184.216.34:80", ""},
+		{everything, "169.254.170.2:80", "link-local"},
+		{everything, "[::ffff:169.254.170.2]:80", "link-local"},
+		{everything, "127.0.0.1:80", "loopback"},
+		{everything, "[fd00:ec2::254]:80", "instance services"},
+		{everything, "10.9.9.9:80", "own"},
+		{laptop, "127.0.0.1:5432", ""},
+		{laptop, "127.0.0.1:22", "allowed on port 5432 only"},
+		{laptop, "127.0.0.2:5432", "loopback"},
+	} {
+		checkPolicy(t, c.policy, netip.MustParseAddrPort(c.to), c.why)
 	}
 }
 
@@ -150,7 +233,7 @@ func addrs(all ...string) (list []netip.Addr) {
 }
 
 func TestFindDestination(t *testing.T) {
-	policy := Policy{Allowed: prefixes("10.0.0.0/8", "fd12::/64"), Own: addrs("10.9.9.9")}
+	policy := Policy{Allowed: rules("10.0.0.0/8", "fd12::/64", "172.16.0.0/12:5432", "fd13::/64:22"), Own: addrs("10.9.9.9")}
 	cases := []struct {
 		host    string
 		port    uint32
@@ -170,6 +253,8 @@ func TestFindDestination(t *testing.T) {
 		{"mixed.internal", 80, "10.0.0.1:80", "", 1},
 		{"mapped.internal", 80, "10.0.0.1:80", "", 1},
 		{"1.db.internal", 80, "10.0.0.1:80", "", 1},
+		{"db.internal", 5432, "172.16.0.1:5432", "", 1},
+		{"db.internal", 22, "[fd13::1]:22", "", 1}, // another address of the name is allowed on this port
 
 		{"bad.internal", 80, "", "bad.internal: 169.254.170.2 is a link-local address", 1},
 		{"own.internal", 80, "", "own address", 1},
@@ -179,6 +264,8 @@ func TestFindDestination(t *testing.T) {
 		{"169.254.170.2", 80, "", "there: 169.254.170.2 is a link-local address", 0},
 		{"10.9.9.9", 80, "", "own address", 0},
 		{"fe80::1%eth0", 80, "", "zone", 0},
+		{"172.16.0.1", 5433, "", "there: 172.16.0.1 is allowed on port 5432 only.", 0},
+		{"db.internal", 5433, "", "db.internal: 172.16.0.1 is allowed on port 5432 only.", 1},
 		{"10.1.2.3", 0, "", "0 is not a TCP port", 0},
 		{"10.1.2.3", 65536 + 22, "", "not a TCP port", 0},
 
@@ -210,6 +297,7 @@ func TestFindDestination(t *testing.T) {
 		resolver := &testResolver{results: map[string][][]netip.Addr{
 			"good.internal":       {addrs("10.0.0.1")},
 			"1.db.internal":       {addrs("10.0.0.1")},
+			"db.internal":         {addrs("192.168.0.1", "172.16.0.1", "fd13::1")},
 			"two.internal":        {addrs("10.0.0.1", "fd12::2")},
 			"mixed.internal":      {addrs("127.0.0.1", "10.0.0.1", "fd00:ec2::254", "192.168.0.1")},
 			"mapped.internal":     {addrs("::ffff:10.0.0.1")},
@@ -251,7 +339,7 @@ func TestAddressesOfANameAreLimited(t *testing.T) {
 		many = append(many, netip.AddrFrom4([4]byte{10, 0, 0, byte(i + 1)}))
 	}
 	resolver := &testResolver{results: map[string][][]netip.Addr{"many.internal": {many}}}
-	d, err := findDestination(t.Context(), resolver, Policy{Allowed: prefixes("10.0.0.0/8")}, "many.internal", 22)
+	d, err := findDestination(t.Context(), resolver, Policy{Allowed: rules("10.0.0.0/8")}, "many.internal", 22)
 	if err != nil || len(d.addrs) != maxAddresses {
 		t.Fatalf("%d addresses, want %d; error %v", len(d.addrs), maxAddresses, err)
 	}

@@ -83,7 +83,7 @@ func newFixture(t testing.TB) *fixture {
 	r.table.Lease = bastion.Lease{
 		BastionID: "b1", Owner: "local:alice", Name: "default", Generation: 1, Open: true,
 		Source: netip.MustParsePrefix("127.0.0.1/32"), Keys: []bastion.Key{authorized(r.key)},
-		Deadline: time.Now().Add(time.Hour), AllowedDestinations: prefixes("10.0.0.0/8"),
+		Deadline: time.Now().Add(time.Hour), AllowedDestinations: rules("10.0.0.0/8"),
 	}
 	return r
 }

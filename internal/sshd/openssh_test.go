@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -174,6 +175,60 @@ func TestLocalForwardContinuesAfterTheDestinationHalfCloses(t *testing.T) {
 	halfClose(conn)
 	if n := <-got; n != 5<<20 {
 		t.Errorf("%d bytes arrived, want %d", n, 5<<20)
+	}
+}
+
+// The message of a refused port reaches the person: with -W in the output of ssh, with -L in
+// that of the ssh that runs in the background.
+func TestForwardsReachAllowedPortsOnly(t *testing.T) {
+	const sentence = "This bastion does not connect to db.internal: 10.0.0.1 is allowed on ports 5432 and 8000-8099 only."
+	r := start(t, func(r *fixture) {
+		r.table.Lease.AllowedDestinations = rules("10.0.0.0/8:5432", "10.0.0.1/32:8000-8099")
+	})
+	r.resolver.results["db.internal"] = [][]netip.Addr{addrs("10.0.0.1")}
+	for _, port := range []string{"5432", "5433", "8000", "8099", "8100"} {
+		r.host("10.0.0.1:"+port, func(conn net.Conn) {
+			defer conn.Close()
+			_, _ = io.WriteString(conn, "port "+port)
+		})
+	}
+	s := r.openSSH()
+	for _, port := range []string{"5432", "8000", "8099"} {
+		if got := s.ssh("", "-W", "db.internal:"+port, "bastion"); got.status != 0 || got.stdout != "port "+port {
+			t.Errorf("-W to port %s: %+v", port, got)
+		}
+	}
+	for _, port := range []string{"5433", "8100"} {
+		if got := s.ssh("", "-W", "db.internal:"+port, "bastion"); got.status == 0 || got.stdout != "" || !strings.Contains(got.stderr, "administratively prohibited: "+sentence) {
+			t.Errorf("-W to port %s: %+v, want %q", port, got, sentence)
+		}
+	}
+	errs := s.path("errs")
+	s.hold("-N", "-E", errs, "-L", s.path("yes")+":db.internal:5432", "-L", s.path("no")+":db.internal:5433", "bastion")
+	for socket, want := range map[string]string{"yes": "port 5432", "no": ""} {
+		conn := dialUntil(t, "unix", s.path(socket))
+		defer conn.Close()
+		if data, err := io.ReadAll(conn); string(data) != want || err != nil {
+			t.Errorf("-L: read %q, error %v, want %q", data, err, want)
+		}
+	}
+	if shown, err := os.ReadFile(errs); err != nil || !strings.Contains(string(shown), sentence) {
+		t.Errorf("ssh wrote %q, %v", shown, err)
+	}
+	r.stop()
+	lines := r.log.all(msgRefusal)
+	var requested []string
+	for _, l := range lines {
+		requested = append(requested, l.text("requested"))
+		if l.text("kind") != kindForward || l.text("reason") != sentence || l.text("owner") != "local:alice" {
+			t.Errorf("line %v", l)
+		}
+	}
+	if want := []string{"db.internal:5433", "db.internal:8100", "db.internal:5433"}; !slices.Equal(requested, want) {
+		t.Errorf("refused %q, want %q", requested, want)
+	}
+	if dialed := r.network.dials(); strings.Contains(dialed, "5433") || strings.Contains(dialed, "8100") {
+		t.Errorf("dialled %s", dialed)
 	}
 }
 

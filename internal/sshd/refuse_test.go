@@ -30,7 +30,7 @@ func TestForbiddenDestinationsAreRefused(t *testing.T) {
 	} {
 		t.Run(c.host, func(t *testing.T) {
 			r := start(t, func(r *fixture) {
-				r.table.Lease.AllowedDestinations = append(r.table.Lease.AllowedDestinations, prefixes("::/0", "169.254.0.0/16", "127.0.0.0/8", "0.0.0.0/8")...)
+				r.table.Lease.AllowedDestinations = append(r.table.Lease.AllowedDestinations, rules("::/0", "169.254.0.0/16", "127.0.0.0/8", "0.0.0.0/8")...)
 				r.resolver.results["loopback.internal"] = [][]netip.Addr{addrs("127.0.0.1", "::1")}
 				r.resolver.results["credentials.internal"] = [][]netip.Addr{addrs("169.254.170.2")}
 				r.resolver.results["own.internal"] = [][]netip.Addr{addrs("10.9.9.9")}

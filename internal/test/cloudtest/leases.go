@@ -70,7 +70,7 @@ func fullLease() bastion.Lease {
 		BastionID: leased, Owner: "local:" + texts[1], Name: "default", Generation: 1 << 60, Open: true,
 		EndReason: bastion.EndClosed, Source: sourceV6, Keys: []bastion.Key{"ssh-ed25519 AAAA", "ssh-rsa BBBB"},
 		Deadline: epoch, IdleTimeout: time.Nanosecond,
-		AllowedDestinations: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")},
+		AllowedDestinations: []bastion.DestinationRule{{Prefix: netip.MustParsePrefix("10.0.0.0/8"), From: 5432, To: 5432}, {Prefix: netip.MustParsePrefix("fd00::/8")}},
 		ConsoleReply:        bastion.ConsoleReply{Number: 1, Code: bastion.CodeTTLBeyondCap, Message: texts[3]},
 	}
 }
@@ -110,7 +110,7 @@ var leaseValues = []leaseCase{
 		lease, report := fullLease(), fullReport()
 		taskID, own := h.start(t, lease)
 		noError(t, own.Report(t.Context(), report))
-		lease.Keys[0], lease.AllowedDestinations[0] = "changed after the write", sourceV4
+		lease.Keys[0], lease.AllowedDestinations[0].Prefix = "changed after the write", sourceV4
 		report.Receipt.Destinations[0].Name = "changed after the write"
 		item := h.fetch(t, taskID)
 		item.Lease.Keys[0], item.Report.Receipt.Destinations[0].Name = "changed after the read", "changed after the read"
