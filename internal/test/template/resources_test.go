@@ -141,6 +141,9 @@ func rules(t *testing.T, s stack, direction string) []string {
 	list, _ := s.properties(t, "MemberGroup")[direction].([]any)
 	for _, rule := range list {
 		r := rule.(object)
+		if description, _ := r["Description"].(string); description == "" {
+			t.Errorf("the rule %v has no description", r)
+		}
 		to := r["CidrIp"]
 		if to == nil {
 			to = r["CidrIpv6"]
