@@ -41,15 +41,14 @@ func (d *Deployment) checkDualStack(ctx context.Context, f *facts, r *report) er
 		return nil
 	}
 	root := arn.ARN{Partition: f.caller.Partition, Service: "iam", AccountID: f.caller.AccountID, Resource: "root"}.String()
-	value, principal, err := d.ecsSetting(ctx, dualStack, &root)
+	value, _, err := d.ecsSetting(ctx, dualStack, &root)
+	principal := root
 	if refusal := smithy.APIError(nil); errors.As(err, &refusal) {
 		// "API Reference", ListAccountSettings: only the root user may ask for the root
 		// user. Without a principal the response has the caller's own setting; if the
 		// caller has none, it has the account's, with the root user as the principal
 		// ("AWS CLI Command Reference", list-account-settings).
 		value, principal, err = d.ecsSetting(ctx, dualStack, nil)
-	} else {
-		principal = root
 	}
 	if err != nil {
 		return err

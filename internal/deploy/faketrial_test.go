@@ -204,7 +204,6 @@ func (w *world) Dial(ctx context.Context, network, address string) (net.Conn, er
 // bufferedConn does not wait until the peer reads: both ends of SSH first write.
 type bufferedConn struct {
 	net.Conn
-	mu    sync.Mutex
 	queue chan []byte
 	done  chan struct{}
 	close func() error

@@ -91,7 +91,6 @@ type world struct {
 	versions []version // in the bucket
 	bucket   bool
 	failing  []types.StackEvent // the events of resources in a change that fails
-	ended    bool               // whether the failing change has ended: the next one succeeds
 	bastions []api.Bastion
 	tables   map[string]bool
 	repo     bool
