@@ -114,9 +114,11 @@ func TestDashboardOfASimulatedDay(t *testing.T) {
 		running.Wait()
 
 		var log bytes.Buffer
+		r.mu.Lock() // events of tasks can still be on their way
 		for _, p := range r.processes {
 			log.WriteString(p.output.String())
 		}
+		r.mu.Unlock()
 		samples, err := monitoring.Samples(&log)
 		if err != nil {
 			t.Fatal(err)
@@ -141,14 +143,14 @@ func (r *region) failAtTimes(began time.Time) {
 
 // runSchedules runs the reaper every minute and the sweep every ten minutes.
 func (r *region) runSchedules(end time.Time) {
-	reaper, sweeper := r.start("reaper"), r.start("sweep")
+	reaper, sweeper := r.start("reaper").Reaper(), r.start("sweep").Reaper()
 	var running sync.WaitGroup
-	run := func(p *process, action string) {
+	run := func(function *Reaper, action string) {
 		ctx, cancel := invocation(backgroundTimeout)
 		defer cancel()
-		at := time.Now()
-		err := p.Reaper().Handle(ctx, Schedule{Action: action})
-		if err != nil && !r.down.Load() {
+		at, wasDown := time.Now(), r.down.Load()
+		err := function.Handle(ctx, Schedule{Action: action})
+		if err != nil && !wasDown && !r.down.Load() {
 			r.t.Errorf("%s at %s: %v", action, at, err)
 		}
 		r.mu.Lock()
@@ -204,6 +206,8 @@ func (r *region) visit(n int, stay time.Duration) {
 // lambdaSamples returns what Lambda publishes for the invocations. The simulation has no
 // limit of concurrent executions, so no invocation is throttled.
 func (r *region) lambdaSamples() (samples []monitoring.Sample) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	for _, one := range r.invoked {
 		dimensions := map[string]string{"FunctionName": one.function}
 		errors := 0.0

@@ -300,7 +300,8 @@ func (r *region) pump() {
 			continue
 		}
 		payload, _ := json.Marshal(map[string]any{"Records": records})
-		if failed, err := r.observe(payload); (failed > 0 || err != nil) && !r.down.Load() {
+		wasDown := r.down.Load()
+		if failed, err := r.observe(payload); (failed > 0 || err != nil) && !wasDown && !r.down.Load() {
 			r.t.Errorf("the stream: %d failed, %v", failed, err)
 		}
 	}

@@ -73,6 +73,19 @@ func TestDashboardShowsErrorsAndThrottlesOfEveryFunction(t *testing.T) {
 	}
 }
 
+// A free dashboard has at most fifty metrics (https://aws.amazon.com/cloudwatch/pricing/).
+func TestDashboardCanBeFree(t *testing.T) {
+	metrics := map[string]bool{}
+	for _, w := range widgets(t, withSlack...) {
+		for _, series := range w.Series {
+			metrics[series.Metric.String()] = true
+		}
+	}
+	if len(metrics) > 50 {
+		t.Errorf("the dashboard has %d metrics", len(metrics))
+	}
+}
+
 func TestDashboardShowsTheLimitOfTheAlarm(t *testing.T) {
 	for _, period := range []string{"1", "2", "5"} {
 		threshold := deploy(t, "ReaperPeriod", period).properties(t, "OverdueAlarm")["Threshold"]
