@@ -142,9 +142,8 @@ type GroupStatus struct {
 }
 
 // Attempt is one try to run a task. The fields up to CreatedAt are in the record
-// before RunTask is called, and all parameters of RunTask follow from them, because ECS
-// refuses a known clientToken with other parameters; the fields after it hold what was
-// observed later.
+// before RunTask is called, and do not change with the configuration, because ECS refuses a
+// known clientToken with other parameters. The fields after it hold what was observed later.
 type Attempt struct {
 	Number         int       `json:"number"`
 	GroupID        string    `json:"group_id,omitempty"`
