@@ -71,7 +71,7 @@ func Load(environ []string) (Config, error) {
 			IdleTimeout:         r.duration("IDLE"),
 			WarnBefore:          r.duration("WARN"),
 			AllowedDestinations: r.destinations("ALLOWED"),
-			SourceOverride:      r.prefixes("SOURCES"),
+			SourceOverride:      r.sources("SOURCES"),
 			Quota:               bastion.Quota{PerOwner: r.number("QUOTA_OWNER"), Total: r.number("QUOTA_TOTAL")},
 			Subnets:             r.list("SUBNETS", SubnetID),
 			TaskDefinition:      r.text("TASK_DEFINITION", taskDefinitionARN),
@@ -133,9 +133,6 @@ func (c Config) contradictions() (wrong []error) {
 	refuse(c.Cloud.PublicAddress && !b.IPv4, "%sPUBLIC_ADDRESS is true and %[1]sFAMILIES has no IPv4: public addresses are IPv4", prefix)
 	refuse(b.IdleTimeout > 0 && b.IdleTimeout < time.Minute, "%sIDLE is %s: a bastion would end before its owner can connect; use a minute or more", prefix, b.IdleTimeout)
 	refuse(b.WarnBefore > 0 && b.WarnBefore < c.ReaperPeriod, "%sWARN is %s: the reaper sends warnings and runs every %s, so the warning could come after the end; use %[3]s or more", prefix, b.WarnBefore, c.ReaperPeriod)
-	for _, p := range b.SourceOverride {
-		refuse(p.Bits() == 0, "%sSOURCES has %s: a caller could open the security group to any source address; name the prefixes that people connect from", prefix, p)
-	}
 	for _, a := range c.Access.Admins {
 		refuse(strings.HasPrefix(a, "jwt:") != (c.Access.JWTIssuer != ""), "%sADMINS has %s, which no caller can be: requests are authorized by %s", prefix, a, c.authorizer())
 	}

@@ -87,20 +87,14 @@ func (r *reader) list(name string, f Form) (items []string) {
 	return items
 }
 
-func (r *reader) prefixes(name string) (all []netip.Prefix) {
-	value, ok := r.take(name)
-	if !ok || value == "" {
-		return nil
+// sources reads prefixes that are separated by commas.
+func (r *reader) sources(name string) []netip.Prefix {
+	value, _ := r.take(name)
+	sources, wrong := ParseSources(value)
+	for _, err := range wrong {
+		r.wrong = append(r.wrong, fmt.Errorf("%s%s: %w", r.prefix, name, err))
 	}
-	for item := range strings.SplitSeq(value, ",") {
-		p, err := prefixOf(strings.TrimSpace(item))
-		if err != nil {
-			r.refuse(name, item, "a CIDR, such as 10.0.0.0/8 or fd00::/8")
-			continue
-		}
-		all = append(all, p)
-	}
-	return all
+	return sources
 }
 
 // tags reads the operator's tags.

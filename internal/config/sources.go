@@ -1,7 +1,6 @@
 package config
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -18,9 +17,9 @@ func ParseSources(text string) (sources []netip.Prefix, wrong []error) {
 	}
 	for entry := range strings.SplitSeq(text, ",") {
 		entry = strings.TrimSpace(entry)
-		p, err := prefixOf(entry)
+		p, err := netip.ParsePrefix(entry)
 		switch {
-		case err != nil:
+		case err != nil || p.Addr().Is4In6(): // an IPv4-mapped prefix would match no address
 			err = fmt.Errorf("%q is not a CIDR, such as 10.0.0.0/8 or fd00::/8", entry)
 		case p != p.Masked():
 			err = fmt.Errorf("%s has bits set after the prefix length: write %s", entry, p.Masked())
@@ -36,14 +35,4 @@ func ParseSources(text string) (sources []netip.Prefix, wrong []error) {
 		sources = append(sources, p)
 	}
 	return sources, wrong
-}
-
-// prefixOf parses a prefix. It refuses an IPv4-mapped IPv6 prefix, which would never
-// match an IPv4 address.
-func prefixOf(text string) (netip.Prefix, error) {
-	p, err := netip.ParsePrefix(text)
-	if err == nil && p.Addr().Is4In6() {
-		err = errors.New("an IPv4-mapped IPv6 address")
-	}
-	return p, err
 }
