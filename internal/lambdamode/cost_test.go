@@ -58,7 +58,8 @@ func costOf(t *testing.T, live, due int) *meter {
 	if err != nil {
 		t.Fatal(err)
 	}
-	app.metrics.out = log
+	written := &output{}
+	app.metrics.out = written
 	reaper := app.Reaper()
 	app.pace.SetShare(10_000) // only the number of calls matters here
 	for i := range due {
@@ -75,6 +76,9 @@ func costOf(t *testing.T, live, due int) *meter {
 	}
 	if logged := log.String(); logged != "" {
 		t.Errorf("log of the reaper: %s", logged)
+	}
+	if got, want := metricsIn(t, written.String()), fmt.Sprint("OpenBastions=", due); got != want { // the others are copies, which are not counted
+		t.Errorf("the metrics are %q, want %q", got, want)
 	}
 	if stopped := m.of("StopTask"); stopped != due {
 		t.Errorf("%d tasks were stopped, not %d", stopped, due)
