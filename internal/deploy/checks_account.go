@@ -91,20 +91,21 @@ const stackTag = "bastion:stack"
 // quota returns the account's quota, or AWS's default for a quota that was never
 // applied to the account.
 func (d *Deployment) quota(ctx context.Context, service, code string) (float64, error) {
-	var quota *quotatypes.ServiceQuota
 	own, err := d.Cloud.Quotas.GetServiceQuota(ctx, &servicequotas.GetServiceQuotaInput{ServiceCode: &service, QuotaCode: &code})
 	if isCode(err, "NoSuchResourceException") {
-		var standard *servicequotas.GetAWSDefaultServiceQuotaOutput
-		standard, err = d.Cloud.Quotas.GetAWSDefaultServiceQuota(ctx, &servicequotas.GetAWSDefaultServiceQuotaInput{ServiceCode: &service, QuotaCode: &code})
-		if err == nil {
-			quota = standard.Quota
+		standard, err := d.Cloud.Quotas.GetAWSDefaultServiceQuota(ctx, &servicequotas.GetAWSDefaultServiceQuotaInput{ServiceCode: &service, QuotaCode: &code})
+		if err != nil {
+			return 0, err
 		}
-	} else if err == nil {
-		quota = own.Quota
+		return quotaValue(standard.Quota)
 	}
 	if err != nil {
 		return 0, err
 	}
+	return quotaValue(own.Quota)
+}
+
+func quotaValue(quota *quotatypes.ServiceQuota) (float64, error) {
 	if quota == nil || quota.Value == nil {
 		return 0, errors.New("the response has no value")
 	}
@@ -127,10 +128,16 @@ func (d *Deployment) checkVCPU(ctx context.Context, f *facts, r *report) error {
 	if err != nil {
 		return err
 	}
-	if need := float64(f.quotaTotal) * taskVCPU; need > has {
-		r.fail("The %s quota is %g vCPU, enough for %g bastions, but QuotaTotal is %d: set QuotaTotal=%[3]g or less in PARAMETERS, or run %[5]s.",
-			name, has, math.Floor(has/taskVCPU), f.quotaTotal, d.raise("fargate", code, math.Ceil(need)))
+	need := float64(f.quotaTotal) * taskVCPU
+	if need <= has {
+		return nil
 	}
+	enough, smaller := math.Floor(has/taskVCPU), ""
+	if enough >= 1 {
+		smaller = fmt.Sprintf("set QuotaTotal=%g or less in PARAMETERS, or ", enough)
+	}
+	r.fail("The %s quota is %g vCPU, enough for %g bastions, but QuotaTotal is %d: %srun %s.",
+		name, has, enough, f.quotaTotal, smaller, d.raise("fargate", code, math.Ceil(need)))
 	return nil
 }
 
@@ -197,7 +204,7 @@ func (d *Deployment) checkConcurrency(ctx context.Context, f *facts, r *report) 
 	switch {
 	case left >= leastUnreserved:
 	case f.reserved > 0:
-		r.fail("RequestConcurrency=%d reserves that many executions for each of %d functions. That leaves %d of the region's %d to functions without a reservation, and Lambda requires %d: set RequestConcurrency=%d or less in PARAMETERS, or run %s.",
+		r.fail("RequestConcurrency=%d reserves that many executions for each of %d functions. That leaves %d of the region's %d to functions without a reservation, and Lambda requires %d: set RequestConcurrency in PARAMETERS to %d at most, or run %s.",
 			f.reserved, requestFunctions, max(left, 0), limit, leastUnreserved, max(others-leastUnreserved, 0)/requestFunctions,
 			d.raise("lambda", quotaConcurrency, max(usualConcurrency, float64(limit+leastUnreserved-left))))
 	default:

@@ -215,6 +215,8 @@ func TestFailedCheckSaysTheNextStep(t *testing.T) {
 		"no IPv6 prefix":         {func(w *world) { ipv6(w); w.subnet.Ipv6CidrBlockAssociationSet = nil }, []string{"no IPv6 prefix"}},
 		"no IPv6 route":          {func(w *world) { ipv6(w); w.routes = w.routes[:1] }, []string{"no route for ::/0"}},
 		"few vCPU":               {func(w *world) { w.quotas[quotaOnDemand] = 6 }, []string{"6 vCPU, enough for 24 bastions, but QuotaTotal is 50: set QuotaTotal=24 or less in PARAMETERS, or run aws service-quotas request-service-quota-increase --region eu-west-1 --service-code fargate --quota-code L-3032A538 --desired-value 13"}},
+		"no vCPU":                {func(w *world) { w.quotas[quotaOnDemand] = 0 }, []string{"enough for 0 bastions, but QuotaTotal is 50: run aws service-quotas"}},
+		"no quota value":         {func(w *world) { delete(w.quotas, quotaOnDemand) }, []string{"not possible to check the Fargate vCPU quota (the response has no value)"}},
 		"few, but enough":        {func(w *world) { w.quotas[quotaOnDemand] = 6; w.settings.Parameters["QuotaTotal"] = "24" }, nil},
 		"few of Spot":            {func(w *world) { w.quotas[quotaSpot] = 6; w.settings.Parameters["UseSpot"] = "true" }, []string{"Fargate Spot quota is 6"}},
 		"Spot not used":          {func(w *world) { w.quotas[quotaSpot] = 0 }, nil},
@@ -253,7 +255,7 @@ func TestFailedCheckSaysTheNextStep(t *testing.T) {
 			w.unreserved = 104
 			w.settings.Parameters["RequestConcurrency"] = "2"
 			w.add("bastion", types.StackStatusRollbackComplete).params["RequestConcurrency"] = "1"
-		}, []string{"RequestConcurrency=1 or less"}},
+		}, []string{"RequestConcurrency in PARAMETERS to 1 at most"}},
 		"as the stack has it": {func(w *world) {
 			w.quotas[quotaOnDemand] = 6
 			w.add("bastion", types.StackStatusCreateComplete).params["QuotaTotal"] = "24"
@@ -353,12 +355,12 @@ func TestReservationsMustLeaveConcurrency(t *testing.T) {
 		want              []string
 	}{
 		"leaves enough":           {1000, 1000, 225, 0, nil},
-		"leaves one too few":      {1000, 1000, 226, 0, []string{"RequestConcurrency=226 reserves that many executions for each of 4 functions. That leaves 96 of the region's 1000 to functions without a reservation, and Lambda requires 100: set RequestConcurrency=225 or less in PARAMETERS, or run aws service-quotas request-service-quota-increase --region eu-west-1 --service-code lambda --quota-code L-B99A9384 --desired-value 1004"}},
+		"leaves one too few":      {1000, 1000, 226, 0, []string{"RequestConcurrency=226 reserves that many executions for each of 4 functions. That leaves 96 of the region's 1000 to functions without a reservation, and Lambda requires 100: set RequestConcurrency in PARAMETERS to 225 at most, or run aws service-quotas request-service-quota-increase --region eu-west-1 --service-code lambda --quota-code L-B99A9384 --desired-value 1004"}},
 		"others reserve, too":     {1000, 120, 5, 0, nil},
-		"others reserve too much": {1000, 120, 6, 0, []string{"RequestConcurrency=5 or less"}},
+		"others reserve too much": {1000, 120, 6, 0, []string{"RequestConcurrency in PARAMETERS to 5 at most"}},
 		"as it is":                {1000, 100, 225, 225, nil},
-		"more than it is":         {1000, 100, 226, 225, []string{"RequestConcurrency=225 or less"}},
-		"a new account":           {10, 10, 1, 0, []string{"That leaves 6 of the region's 10 to functions without a reservation, and Lambda requires 100: set RequestConcurrency=0 or less in PARAMETERS, or run aws service-quotas request-service-quota-increase --region eu-west-1 --service-code lambda --quota-code L-B99A9384 --desired-value 1000"}},
+		"more than it is":         {1000, 100, 226, 225, []string{"RequestConcurrency in PARAMETERS to 225 at most"}},
+		"a new account":           {10, 10, 1, 0, []string{"That leaves 6 of the region's 10 to functions without a reservation, and Lambda requires 100: set RequestConcurrency in PARAMETERS to 0 at most, or run aws service-quotas request-service-quota-increase --region eu-west-1 --service-code lambda --quota-code L-B99A9384 --desired-value 1000"}},
 	} {
 		w := newWorld()
 		w.concurrency, w.unreserved = test.limit, test.unreserved
@@ -426,7 +428,7 @@ func TestFailedChecksAreListedTogetherBeforeAnyChange(t *testing.T) {
 	w.dns = nil
 	w.routes = nil
 	w.noRole = true
-	w.quotas = map[string]float64{}
+	w.quotas = map[string]float64{quotaOnDemand: 0, quotaGroups: 0}
 	err := w.deployment().Deploy(t.Context())
 	if err == nil {
 		t.Fatal("the deployment succeeded")

@@ -156,12 +156,19 @@ func (w *world) DescribeNetworkInterfaces(context.Context, *ec2.DescribeNetworkI
 	return out, w.call("DescribeNetworkInterfaces")
 }
 
+func (w *world) quota(code string) *quotatypes.ServiceQuota {
+	if value, has := w.quotas[code]; has {
+		return &quotatypes.ServiceQuota{Value: &value}
+	}
+	return nil
+}
+
 func (w *world) GetServiceQuota(_ context.Context, in *servicequotas.GetServiceQuotaInput, _ ...func(*servicequotas.Options)) (*servicequotas.GetServiceQuotaOutput, error) {
-	return &servicequotas.GetServiceQuotaOutput{Quota: &quotatypes.ServiceQuota{Value: aws.Float64(w.quotas[*in.QuotaCode])}}, w.call("GetServiceQuota %s", *in.QuotaCode)
+	return &servicequotas.GetServiceQuotaOutput{Quota: w.quota(*in.QuotaCode)}, w.call("GetServiceQuota %s", *in.QuotaCode)
 }
 
 func (w *world) GetAWSDefaultServiceQuota(_ context.Context, in *servicequotas.GetAWSDefaultServiceQuotaInput, _ ...func(*servicequotas.Options)) (*servicequotas.GetAWSDefaultServiceQuotaOutput, error) {
-	return &servicequotas.GetAWSDefaultServiceQuotaOutput{Quota: &quotatypes.ServiceQuota{Value: aws.Float64(w.quotas[*in.QuotaCode])}}, w.call("GetAWSDefaultServiceQuota")
+	return &servicequotas.GetAWSDefaultServiceQuotaOutput{Quota: w.quota(*in.QuotaCode)}, w.call("GetAWSDefaultServiceQuota")
 }
 
 func (w *world) DescribeStacks(_ context.Context, in *cloudformation.DescribeStacksInput, _ ...func(*cloudformation.Options)) (*cloudformation.DescribeStacksOutput, error) {
