@@ -42,7 +42,8 @@ func TestTrialProvesTheServiceAndLeavesNothing(t *testing.T) {
 		}
 		f := &w.trial
 		want := regexp.MustCompile(`(?s)^GET \S+\nGET \S+ returned 200\.
-requested trial-[a-z2-7]{8}, abcdefghijklmnop, for the address 203\.0\.113\.7, until \d\d:\d\d:\d\d UTC: 0\.0s
+request trial-[a-z2-7]{8} for the address 203\.0\.113\.7
+requested abcdefghijklmnop, until \d\d:\d\d:\d\d UTC: 0\.0s
   after 0\.0s, capacity: Waiting for capacity
   after 2\.0s, image: Pulling the image
   after 4\.0s, network: Assigning a network address
@@ -62,7 +63,7 @@ $`)
 		if f.posts != 1 || f.deleted != 1 || f.logins != 1 {
 			t.Errorf("%d POST, %d DELETE, %d logins", f.posts, f.deleted, f.logins)
 		}
-		if f.request["ttl"] != "10m" || f.request["source"] != "" || f.event.RequestContext.HTTP.SourceIP != "203.0.113.7" {
+		if f.request["ttl"] != "10m" || f.request["source"] != "" || f.event.RequestContext.HTTP.SourceIP != "203.0.113.7" || f.event.Headers["prefer"] != "wait=10" {
 			t.Errorf("the request is %q from %s", f.request, f.event.RequestContext.HTTP.SourceIP)
 		}
 		if _, err := publickey.Parse(f.request["public_key"]); err != nil {

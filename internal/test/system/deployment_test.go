@@ -71,8 +71,18 @@ type deployment struct {
 // startDeployment builds and starts everything.
 func startDeployment(t *testing.T) *deployment {
 	t.Helper()
+	v := thisVersion(t, programs()...)
+	d := prepareDeployment(t, v)
+	d.start(t, v)
+	return d
+}
+
+// prepareDeployment starts the emulators and all played parts, but no function: what an
+// account has before the stack is created, and the stack's tables.
+func prepareDeployment(t *testing.T, v version) *deployment {
+	t.Helper()
 	d := &deployment{events: &eventBridge{count: map[string]int{}}, functions: functions{}}
-	v, dynamo := thisVersion(t, programs()...), emulator.DynamoDB(t)
+	dynamo := emulator.DynamoDB(t)
 	d.fargate = newFargate(t, filepath.Join(v.programs, "bastiond"), d.taskChanged)
 	d.proxy = newMotoProxy(d.fargate)
 	ec2, ecs := serve(t, http.HandlerFunc(d.proxy.serveEC2)), serve(t, http.HandlerFunc(d.proxy.serveECS))
@@ -85,14 +95,20 @@ func startDeployment(t *testing.T) *deployment {
 	d.fargate.aws = serveTasks(t, d.recorder)
 	d.fargate.moto.putSecrets(t)
 	d.slack = newSlack(t)
-	resources := v.evaluate(t, d.fargate.resources, "SshPort", fmt.Sprint(d.fargate.port), "ResourceTags", operatorTag)
+	return d
+}
+
+// start starts the functions, API Gateway and the events, with the programs and the template
+// of a version. The parameters are changes of those in evaluate.
+func (d *deployment) start(t *testing.T, v version, parameters ...string) {
+	t.Helper()
+	resources := v.evaluate(t, d.fargate.resources, append([]string{"SshPort", fmt.Sprint(d.fargate.port), "ResourceTags", operatorTag}, parameters...)...)
 	d.fargate.definition.environ = taskEnvironment(resources)
 	for name := range functionNames {
 		d.functions[name] = startFunction(t, v.programs, name, serve(t, d.recorder.As(roleOf(name), "")), functionEnvironment(resources, name, d.slack))
 	}
 	d.url, d.slack.app = serve(t, gateway{d.functions}), d.slack.serveTLS(t, gateway{d.functions})
-	d.startEvents(t, &stream{url: dynamo, client: newHTTPClient(), events: d.events})
-	return d
+	d.startEvents(t, &stream{url: d.services["dynamodb"], client: newHTTPClient(), events: d.events})
 }
 
 // version is a version of the project.

@@ -75,6 +75,17 @@
 // delivered, so that each function must take every step that it is allowed to take. At
 // the end, each role must grant exactly the recorded calls.
 //
+// # make deploy
+//
+// TestMakeDeploy runs the whole of make deploy with these parts. CloudFormation is played
+// at the interface that package deploy calls: when a change set creates the stack of the
+// service, the functions start with the environment that the evaluated template gives them.
+// The VPC, the role of ECS, the bucket, the repository and the secrets are in moto. The
+// image is pushed to a registry in the test's process. The functions that make deploy
+// compiles and uploads are for arm64; the test checks what it uploaded, and runs the same
+// functions compiled for this machine. Service Quotas and three calls of EC2 and Lambda,
+// which moto does not have, are played at the interface, too.
+//
 // # Network
 //
 // Each task has an address on loopback. A TCP proxy listens there and enforces the task's
