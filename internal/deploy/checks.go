@@ -3,6 +3,7 @@ package deploy
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -147,7 +148,21 @@ func (d *Deployment) checkParameters(f *facts, r *report) (err error) {
 	for _, name := range f.template.unknown(d.Settings.Parameters) {
 		r.fail("template.yaml has no parameter %s: its first section lists them.", name)
 	}
+	for _, name := range slices.Sorted(maps.Keys(d.Settings.Parameters)) {
+		if value := d.Settings.Parameters[name]; !hasOwnCheck[name] {
+			if must := f.template.Parameters[name].refuses(value); must != "" {
+				r.fail("%s is %q: it %s.", name, value, must)
+			}
+		}
+	}
 	return nil
+}
+
+// hasOwnCheck has the parameters whose checks name each wrong entry, or the number that
+// would do.
+var hasOwnCheck = map[string]bool{
+	"AllowedDestinations": true, "AllowedDestinationsIpv6": true, "DnsServers": true, "AllowedSources": true, "ResourceTags": true,
+	"QuotaTotal": true, "RequestConcurrency": true,
 }
 
 // checkIdentity reports whether AWS can be called.

@@ -73,14 +73,48 @@ func slackNeeds(w *world) {
 	w.secrets["/bastion/tokens/T0123ABCD"] = ssmtypes.ParameterTypeSecureString
 }
 
+// The limits of each parameter can be checked, and have a sentence.
+func TestParametersHaveLimitsWithASentence(t *testing.T) {
+	service, _, err := readTemplate("../..", templateFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, p := range service.Parameters {
+		if _, err := regexp.Compile(p.AllowedPattern); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if p.AllowedPattern != "" && !strings.HasPrefix(p.ConstraintDescription, "must be ") {
+			t.Errorf("%s: the description of the pattern is %q", name, p.ConstraintDescription)
+		}
+		if (p.MinValue == nil) != (p.MaxValue == nil) {
+			t.Errorf("%s has one limit only", name)
+		}
+		if p.Default != nil && p.refuses(fmt.Sprint(p.Default)) != "" {
+			t.Errorf("%s does not accept its default: it %s", name, p.refuses(fmt.Sprint(p.Default)))
+		}
+	}
+}
+
 // The table has, for each check, what is wrong, and the next step in its sentence.
 func TestFailedCheckSaysTheNextStep(t *testing.T) {
 	for name, test := range map[string]struct {
 		wrong func(*world)
 		want  []string // one for each sentence
 	}{
-		"nothing wrong":          {func(*world) {}, nil},
-		"no go":                  {func(w *world) { w.missingTools = []string{"go"} }, []string{"https://go.dev/dl"}},
+		"nothing wrong": {func(*world) {}, nil},
+		"no go":         {func(w *world) { w.missingTools = []string{"go"} }, []string{"https://go.dev/dl"}},
+		"limits of the template": {func(w *world) {
+			for name, value := range map[string]string{
+				"SshPort": "80", "IdleTime": "15 m", "UseSpot": "yes", "LogRetentionDays": "10", "QuotaPerOwner": "101", "JwtIssuer": "https://" + strings.Repeat("a", 250),
+				"PermissionsBoundary": "Boundary",
+			} {
+				w.settings.Parameters[name] = value
+			}
+		}, []string{
+			`IdleTime is "15 m": it must be a duration, such as 45m, 2h or 1h30m.`, "it must have at most 250 characters", `LogRetentionDays is "10": it must be one of 1, 3, 5,`,
+			`PermissionsBoundary is "Boundary": it must be the ARN of a managed policy`, `QuotaPerOwner is "101": it must be a number from 1 to 100.`,
+			`SshPort is "80": it must be 22, 443, or a port from 1024 to 65535.`, `UseSpot is "yes": it must be one of true, false.`,
+		}},
 		"a misspelling":          {func(w *world) { w.settings.Parameters["QuotaTotl"] = "1" }, []string{"no parameter QuotaTotl"}},
 		"a quota of words":       {func(w *world) { w.settings.Parameters["QuotaTotal"] = "many" }, []string{"set a whole number"}},
 		"a concurrency of words": {func(w *world) { w.settings.Parameters["RequestConcurrency"] = "some" }, []string{`RequestConcurrency is "some": set a whole number`}},

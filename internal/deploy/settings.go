@@ -8,7 +8,9 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"go.yaml.in/yaml/v4"
 
@@ -107,7 +109,33 @@ type template struct {
 }
 
 type templateParameter struct {
-	Default any `yaml:"Default"`
+	Type    string `yaml:"Type"`
+	Default any    `yaml:"Default"`
+	// The limits of the value. CloudFormation checks them too, but only when everything is
+	// built and uploaded.
+	AllowedPattern        string   `yaml:"AllowedPattern"`
+	ConstraintDescription string   `yaml:"ConstraintDescription"` // must be …
+	AllowedValues         []string `yaml:"AllowedValues"`
+	MaxLength             int      `yaml:"MaxLength"` // 0: any
+	MinValue              *float64 `yaml:"MinValue"`
+	MaxValue              *float64 `yaml:"MaxValue"`
+}
+
+// refuses returns what a value must be, or "" if the parameter accepts it.
+func (p templateParameter) refuses(value string) string {
+	switch n, err := strconv.ParseFloat(value, 64); {
+	case p.AllowedValues != nil && !slices.Contains(p.AllowedValues, value):
+		return "must be one of " + strings.Join(p.AllowedValues, ", ")
+	case p.Type == "Number" && err != nil:
+		return "must be a number"
+	case p.MinValue != nil && n < *p.MinValue || p.MaxValue != nil && n > *p.MaxValue:
+		return fmt.Sprintf("must be a number from %g to %g", *p.MinValue, *p.MaxValue)
+	case p.AllowedPattern != "" && !regexp.MustCompile(p.AllowedPattern).MatchString(value):
+		return p.ConstraintDescription
+	case p.MaxLength > 0 && utf8.RuneCountInString(value) > p.MaxLength:
+		return fmt.Sprintf("must have at most %d characters", p.MaxLength)
+	}
+	return ""
 }
 
 // readTemplate returns a template of the module's folder, and its text.
