@@ -272,6 +272,10 @@ func (s *systemTest) frozenBastionIsReaped(t *testing.T) {
 			t.Errorf("the task ended with %+v; want StopTask, then SIGKILL", end)
 		}
 	}
+	// Another bastion, which is open, is in the count.
+	if !s.functions["reaper"].Log.Contains(`"OpenBastions":`, `"_aws":`) {
+		t.Errorf("the reaper wrote no count of open bastions: %s", s.functions["reaper"].Log)
+	}
 	s.logf(t, "  the reaper stopped the task: exit code 137")
 }
 
