@@ -3,6 +3,7 @@ package deploy
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -293,5 +294,82 @@ func TestOperationsGuideHasEveryAlarmAndFailureCode(t *testing.T) {
 				t.Errorf("%s: OPERATIONS.md has no row for %s", file, name[1])
 			}
 		}
+	}
+}
+
+// Each step can fail, and the error names the step, what failed, and what to do.
+func TestErrorOfEachStep(t *testing.T) {
+	for _, test := range []struct {
+		fails string // a call
+		err   error
+		want  []string
+	}{
+		{"GetCallerIdentity", refusal("ExpiredToken", "the token has expired"),
+			[]string{"step 1 of 9, check this machine, the account and the network: ", "AWS does not accept your credentials", "the token has expired", "aws sso login"}},
+		{"CreateChangeSet bastion-registry", refusal("AccessDenied", "not authorized"),
+			[]string{"step 2 of 9, deploy the registry, stack bastion-registry: create a change set for the stack bastion-registry: ", "not authorized"}},
+		{"make build-ReaperFunction", errors.New("make build-ReaperFunction: exit status 2; see its output above"),
+			[]string{"step 3 of 9, build the functions and the image: make build-ReaperFunction: exit status 2; see its output above"}},
+		{"build image", errors.New("compile ./cmd/bastiond for linux/arm64: exit status 1"),
+			[]string{"step 3 of 9, build the functions and the image: compile ./cmd/bastiond for linux/arm64"}},
+		{"push", errors.New("push to " + testRepo + ": 401 Unauthorized"),
+			[]string{"step 4 of 9, push the image: push to " + testRepo + ": 401 Unauthorized"}},
+		{"DescribeImages", refusal("ImageNotFoundException", "no such image"),
+			[]string{"step 5 of 9, verify the image's digest: look up " + testRepo + "@" + testDigest + " in ECR: ", "no such image"}},
+		{"PutObject functions", refusal("AccessDenied", "not authorized to s3:PutObject"),
+			[]string{"step 6 of 9, upload the functions' code and the template: upload the code of CreateFunction", "s3:PutObject"}},
+		{"PutObject templates", refusal("AccessDenied", "not authorized to s3:PutObject"),
+			[]string{"step 6 of 9, upload the functions' code and the template: upload the template", "s3:PutObject"}},
+		{"CreateChangeSet bastion", refusal("ValidationError", "Template format error"),
+			[]string{"step 7 of 9, deploy the service, stack bastion: create a change set for the stack bastion: ", "Template format error"}},
+		{"ExecuteChangeSet bastion", refusal("InsufficientCapabilities", "requires capabilities"),
+			[]string{"step 7 of 9, deploy the service, stack bastion: execute the change set", "requires capabilities"}},
+		{"GET", errors.New("no such host"),
+			[]string{"step 8 of 9, send a test request: GET " + testURL + ": ", "no such host"}},
+		{"Invoke create-1", errors.New("no such host"),
+			[]string{"step 9 of 9, try a bastion: invoke create-1: no such host"}},
+	} {
+		bubble(t, func(t *testing.T) {
+			w := newWorld()
+			w.fail[test.fails] = test.err
+			err := w.deployment().Deploy(t.Context())
+			for _, want := range append(test.want, "\nFix that and rerun make deploy; completed steps are skipped") {
+				if err == nil || !strings.Contains(err.Error(), want) {
+					t.Errorf("%s fails: %q is missing in: %v", test.fails, want, err)
+				}
+			}
+			if out := w.out.String(); strings.Contains(out, "curl ") {
+				t.Errorf("%s fails, and the output has the first steps:\n%s", test.fails, out)
+			}
+		})
+	}
+}
+
+var update = flag.Bool("update", false, "write the golden file anew")
+
+// The golden file shows a reviewer what an operator sees.
+func TestDryRunIsTheGoldenFile(t *testing.T) {
+	w := newWorld()
+	w.settings.DryRun = true
+	w.settings.Tags = map[string]string{"CostCenter": "4711"}
+	w.settings.Parameters = map[string]string{"QuotaTotal": "20"}
+	if err := w.deployment().Deploy(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	const file = "testdata/dryrun.golden"
+	if *update {
+		if err := os.WriteFile(file, []byte(w.out.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := w.out.String(); got != string(want) {
+		t.Errorf("make deploy DRY_RUN=1 prints\n%s\nand %s has\n%s\nIf the change is intended: go test ./internal/deploy -run Golden -update", got, file, want)
+	}
+	if len(w.calls) > 0 {
+		t.Errorf("the calls are %q", w.calls)
 	}
 }

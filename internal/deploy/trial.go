@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/aws/aws-lambda-go/events"
 	"github.com/aws/smithy-go"
 	"golang.org/x/crypto/ssh"
 
@@ -131,9 +132,6 @@ func seconds(began time.Time) string { return fmt.Sprintf("%.1fs", time.Since(be
 
 // request requests the bastion. If the service refuses it for a reason that is no fault of
 // the deployment, request prints the reason and returns false.
-//
-// The end of ctx does not interrupt the request: a function that was invoked continues, so
-// that the bastion would exist and its ID would not be known.
 func (t *trial) request(ctx context.Context) (accepted bool, err error) {
 	fields := map[string]string{
 		"name": t.name, "ttl": bastion.FormatTTL(t.ttl), "reason": "trial of make deploy",
@@ -153,10 +151,8 @@ func (t *trial) request(ctx context.Context) (accepted bool, err error) {
 	event.Body = string(body)
 	event.RequestContext.HTTP.SourceIP = t.source.address.String()
 	t.printf("request %s for the address %s", t.name, t.source.address)
-	uninterrupted, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestLimit)
-	defer cancel()
 	t.mayExist = true
-	response, err := t.client.send(uninterrupted, "CreateFunction", event)
+	response, err := t.sendUninterrupted(ctx, "CreateFunction", event)
 	if denied := smithy.APIError(nil); errors.As(err, &denied) && strings.HasPrefix(denied.ErrorCode(), "AccessDenied") {
 		t.mayExist = false
 		return false, fmt.Errorf("%w\nGrant yourself lambda:InvokeFunction on the functions of the stack, or skip this step with SMOKE=0", err)
@@ -178,6 +174,30 @@ func (t *trial) request(ctx context.Context) (accepted bool, err error) {
 	}
 	t.printf("requested %s, until %s: %s", t.bastion.ID, t.bastion.Deadline.UTC().Format(time.TimeOnly+" MST"), seconds(t.began))
 	return true, ctx.Err()
+}
+
+// sendUninterrupted invokes a function, and waits for its response also if ctx ends: the
+// function continues in any case, and the bastion's ID is in the response.
+func (t *trial) sendUninterrupted(ctx context.Context, function string, event events.APIGatewayV2HTTPRequest) (events.APIGatewayV2HTTPResponse, error) {
+	type reply struct {
+		response events.APIGatewayV2HTTPResponse
+		err      error
+	}
+	replies := make(chan reply, 1)
+	go func() {
+		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestLimit)
+		defer cancel()
+		response, err := t.client.send(limited, function, event)
+		replies <- reply{response, err}
+	}()
+	select {
+	case r := <-replies:
+		return r.response, r.err
+	case <-ctx.Done():
+		t.printf("interrupted; waiting for the response, at most %s, to delete the bastion", requestLimit)
+		r := <-replies
+		return r.response, r.err
+	}
 }
 
 // untried are the codes of refusals that are no fault of the deployment.

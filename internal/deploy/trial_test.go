@@ -240,7 +240,7 @@ func TestTrialIsDeletedWhenInterrupted(t *testing.T) {
 		at   string // the call that the signal interrupts; empty: while POST runs
 		want string // in the output
 	}{
-		{"while POST runs", "", "deleted " + fakeID},
+		{"while POST runs", "", "interrupted; waiting for the response, at most 45s, to delete the bastion\nrequested "},
 		{"while it starts", "Invoke describe-1", "deleted " + fakeID},
 		{"while it connects", "Dial", "deleted " + fakeID},
 		{"while it closes", "ListTasks", "deleted " + fakeID},
@@ -250,7 +250,10 @@ func TestTrialIsDeletedWhenInterrupted(t *testing.T) {
 			ctx, interrupt := context.WithCancel(t.Context())
 			defer interrupt()
 			if test.at == "" {
-				w.trial.afterPost = interrupt
+				w.trial.afterPost = func() {
+					interrupt()
+					time.Sleep(time.Second) // the function continues
+				}
 			} else {
 				w.on = map[string]func(){test.at: interrupt}
 			}
