@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/cloudformation"
 	"github.com/aws/aws-sdk-go-v2/service/cloudformation/types"
 )
 
@@ -151,24 +152,41 @@ func TestFailureWithoutOtherCause(t *testing.T) {
 	}
 }
 
+// evolving is a world in which changes happen a minute apart, when a stack is read.
+type evolving struct {
+	*world
+	next    time.Time
+	changes []func()
+}
+
+func (e *evolving) DescribeStacks(ctx context.Context, in *cloudformation.DescribeStacksInput, options ...func(*cloudformation.Options)) (*cloudformation.DescribeStacksOutput, error) {
+	if len(e.changes) > 0 && !time.Now().Before(e.next) {
+		e.changes[0]()
+		e.changes, e.next = e.changes[1:], e.next.Add(time.Minute)
+	}
+	return e.world.DescribeStacks(ctx, in, options...)
+}
+
 // A status from before the change does not end the waiting.
 func TestWaitingEndsWithTheChange(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld()
 		s := w.add("bastion", types.StackStatusUpdateComplete)
-		f, err := follow(t.Context(), w, &w.out, s.name, s.id)
+		began := time.Now()
+		e := &evolving{world: w, next: began.Add(time.Minute), changes: []func(){
+			func() {
+				s.become(types.StackStatusUpdateInProgress)
+				for _, name := range []string{"A", "B", "C", "D", "E"} {
+					s.happen(event(name, "UPDATE_IN_PROGRESS", ""))
+				}
+			},
+			func() { s.become(types.StackStatusUpdateCompleteCleanupInProgress) },
+			func() { s.become(types.StackStatusUpdateComplete) },
+		}}
+		f, err := follow(t.Context(), e, &w.out, s.name, s.id)
 		if err != nil {
 			t.Fatal(err)
 		}
-		began := time.Now()
-		time.AfterFunc(time.Minute, func() {
-			s.become(types.StackStatusUpdateInProgress)
-			for _, name := range []string{"A", "B", "C", "D", "E"} {
-				s.happen(event(name, "UPDATE_IN_PROGRESS", ""))
-			}
-		})
-		time.AfterFunc(2*time.Minute, func() { s.become(types.StackStatusUpdateCompleteCleanupInProgress) })
-		time.AfterFunc(3*time.Minute, func() { s.become(types.StackStatusUpdateComplete) })
 		if now, err := f.wait(t.Context()); err != nil || now.status != types.StackStatusUpdateComplete || time.Since(began) < 3*time.Minute {
 			t.Errorf("%s after %s: %v", now.status, time.Since(began), err)
 		}
