@@ -67,13 +67,15 @@ func TestDeployRunsOnlyGoAndMake(t *testing.T) {
 	path := os.Getenv("PATH")
 	sprung := onlyGoAndMake(t)
 	w := newWorld()
-	w.settings.SkipTrial = true
-	d := w.deployment()
-	var output bytes.Buffer
-	d.Runner, d.Images, d.LookPath = Processes{Folder: "../..", Out: &output}, compiling{w}, exec.LookPath
-	if err := d.Deploy(t.Context()); err != nil {
-		t.Fatalf("%v\n%s%s", err, w.out.String(), output.String())
-	}
+	bubble(t, func(t *testing.T) { // the processes run in real time, and nothing else waits
+		w.settings.SkipTrial = true
+		d := w.deployment()
+		var output bytes.Buffer
+		d.Runner, d.Images, d.LookPath = Processes{Folder: "../..", Out: &output}, compiling{w}, exec.LookPath
+		if err := d.Deploy(t.Context()); err != nil {
+			t.Fatalf("%v\n%s%s", err, w.out.String(), output.String())
+		}
+	})
 	if names, err := os.ReadFile(sprung); err == nil {
 		t.Errorf("the deployment ran %q", strings.Fields(string(names)))
 	}

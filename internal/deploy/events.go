@@ -25,7 +25,8 @@ type follower struct {
 	id     string // of the stack; it also finds a deleted stack
 	latest string // the ID of the latest event that is known
 
-	ended   bool               // whether the events have the end of the change
+	started bool               // whether the events have the beginning of the change
+	ended   bool               // and its end
 	failed  []types.StackEvent // of resources, the oldest first
 	running []string           // the logical IDs of the resources that are being changed
 }
@@ -101,7 +102,9 @@ func (f *follower) read(ctx context.Context) (lines int, err error) {
 		f.latest = aws.ToString(e.EventId)
 		status, name := string(e.ResourceStatus), aws.ToString(e.LogicalResourceId)
 		if aws.ToString(e.PhysicalResourceId) == f.id { // the stack's own
-			f.ended = !strings.HasSuffix(status, "_IN_PROGRESS")
+			inProgress := strings.HasSuffix(status, "_IN_PROGRESS")
+			f.started = f.started || inProgress
+			f.ended = f.started && !inProgress // a late event of the last change is no end
 			continue
 		}
 		f.running = slices.DeleteFunc(f.running, func(other string) bool { return other == name })
