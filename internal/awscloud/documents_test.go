@@ -357,6 +357,9 @@ func TestLargestItemsFit(t *testing.T) {
 	rec.Intent.Reason = strings.Repeat(string(rune(utf8.MaxRune)), bastion.MaxReason)
 	rec.End = bastion.End{Reason: bastion.EndReason(long(100)), At: at, Failure: failure}
 	rec.Attempt.HostKey, rec.Attempt.Failure, rec.Attempt.TaskDefinition, rec.Attempt.Subnet = hostKey, failure, long(1000), long(100)
+	for n := range 40 { // config.ParseTags accepts no more, and no longer ones
+		rec.Attempt.Tags = append(rec.Attempt.Tags, bastion.Tag{Key: fmt.Sprintf("%0128d", n), Value: strings.Repeat("v", 256)})
+	}
 	rec.Receipt, rec.LastNotice.Stage, rec.LastNotice.Source, rec.FinishedAt = receipt, long(100), source, at.AddDate(-1, 0, 0)
 	stored := recordItem(t, rec)
 	for n := range noncesKept {

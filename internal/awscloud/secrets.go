@@ -107,7 +107,7 @@ func (s *Secrets) refresh(ctx context.Context, names []string) (*secretValues, e
 	if latest := s.latest.Load(); !latest.outdated(s.now(), names) {
 		return latest, nil
 	}
-	byName, err := s.read(ctx)
+	byName, err := readParameters(ctx, s.api, s.names)
 	if err != nil {
 		return nil, err
 	}
@@ -130,11 +130,12 @@ func (v *secretValues) missing(names []string) []string {
 	return slices.DeleteFunc(slices.Clone(names), func(name string) bool { return v.byName[name] != "" })
 }
 
-// read reads all values in one call. Its errors do not contain values.
-func (s *Secrets) read(ctx context.Context) (map[string]string, error) {
-	out, err := s.api.GetParameters(ctx, &ssm.GetParametersInput{Names: s.names, WithDecryption: aws.Bool(true)})
+// readParameters reads all values in one call. Its errors do not contain values. Parameter
+// Store ignores WithDecryption for values that are not encrypted.
+func readParameters(ctx context.Context, api SecretsAPI, names []string) (map[string]string, error) {
+	out, err := api.GetParameters(ctx, &ssm.GetParametersInput{Names: names, WithDecryption: aws.Bool(true)})
 	if err != nil {
-		return nil, fmt.Errorf("read parameters %s: %w", strings.Join(s.names, ", "), opaque(err))
+		return nil, fmt.Errorf("read parameters %s: %w", strings.Join(names, ", "), opaque(err))
 	}
 	values := map[string]string{}
 	for _, p := range out.Parameters {

@@ -59,23 +59,26 @@ type Access struct {
 	JWTIssuer string
 }
 
-// Load reads the environment, in the form of os.Environ. Its error lists everything
-// that is missing, malformed or unknown, and, if every value could be read, everything
-// that is contradictory.
-func Load(environ []string) (Config, error) {
+// Load reads the environment, in the form of os.Environ, and the long settings, which are
+// in Parameter Store because an environment has at most 4 KB. A function that writes no
+// lease has no destinations, and one that starts no task has no tags. The error lists
+// everything that is missing, malformed or unknown, and, if every value could be read,
+// everything that is contradictory.
+func Load(environ []string, read ReadParameters) (Config, error) {
 	r := newReader(prefix, environ)
+	r.fetch(read, "ALLOWED_PARAMETER", "TAGS_PARAMETER")
 	cfg := Config{
 		Bastion: bastion.Config{
 			DefaultTTL:          r.duration("DEFAULT_TTL"),
 			MaxTTL:              r.duration("MAX_TTL"),
 			IdleTimeout:         r.duration("IDLE"),
 			WarnBefore:          r.duration("WARN"),
-			AllowedDestinations: r.destinations("ALLOWED"),
+			AllowedDestinations: r.destinations("ALLOWED_PARAMETER"),
 			SourceOverride:      r.sources("SOURCES"),
 			Quota:               bastion.Quota{PerOwner: r.number("QUOTA_OWNER"), Total: r.number("QUOTA_TOTAL")},
 			Subnets:             r.list("SUBNETS", SubnetID),
 			TaskDefinition:      r.text("TASK_DEFINITION", taskDefinitionARN),
-			Tags:                r.tags("TAGS"),
+			Tags:                r.tags("TAGS_PARAMETER"),
 			MaxAttempts:         maxAttempts,
 		},
 		Cloud: Cloud{
@@ -128,7 +131,6 @@ func (c Config) contradictions() (wrong []error) {
 		}
 	}
 	b := c.Bastion
-	refuse(len(b.AllowedDestinations) == 0, "%sALLOWED is empty: bastions could connect to nothing", prefix)
 	refuse(c.Cloud.Table == c.Cloud.LeaseTable, "%sTABLE and %[1]sLEASE_TABLE are both %s: tasks may write to the table of leases and to no other", prefix, c.Cloud.Table)
 	refuse(c.Cloud.PublicAddress && !b.IPv4, "%sPUBLIC_ADDRESS is true and %[1]sFAMILIES has no IPv4: public addresses are IPv4", prefix)
 	refuse(b.IdleTimeout > 0 && b.IdleTimeout < time.Minute, "%sIDLE is %s: a bastion would end before its owner can connect; use a minute or more", prefix, b.IdleTimeout)

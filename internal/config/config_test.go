@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"net/netip"
 	"reflect"
 	"strings"
@@ -14,9 +15,9 @@ import (
 func whole() map[string]string {
 	return map[string]string{
 		"DEFAULT_TTL": "1h", "MAX_TTL": "8h", "IDLE": "15m", "WARN": "10m",
-		"ALLOWED": "10.0.0.0/8, fd00::/8:22-23", "SOURCES": "",
+		"ALLOWED_PARAMETER": "destinations", "SOURCES": "",
 		"QUOTA_OWNER": "3", "QUOTA_TOTAL": "50",
-		"TAGS":            "CostCenter=42,data owner=a=b",
+		"TAGS_PARAMETER":  "tags",
 		"SUBNETS":         "subnet-0123456789abcdef0,subnet-0123456789abcdef1",
 		"TASK_DEFINITION": "arn:aws:ecs:eu-west-1:111122223333:task-definition/way-in:7",
 		"STACK_ID":        "arn:aws:cloudformation:eu-west-1:111122223333:stack/way-in/5f1c",
@@ -30,12 +31,27 @@ func whole() map[string]string {
 	}
 }
 
-func load(env map[string]string) (Config, error) {
+// stored is the Parameter Store of load.
+func stored() map[string]string {
+	return map[string]string{"destinations": "10.0.0.0/8, fd00::/8:22-23", "tags": "CostCenter=42,data owner=a=b"}
+}
+
+func load(env map[string]string) (Config, error) { return loadWith(env, stored()) }
+
+func loadWith(env, parameters map[string]string) (Config, error) {
 	environ := []string{"PATH=/usr/bin", "AWS_REGION=eu-west-1"}
 	for name, value := range env {
 		environ = append(environ, prefix+name+"="+value)
 	}
-	return Load(environ)
+	return Load(environ, func(names ...string) (map[string]string, error) {
+		found := map[string]string{}
+		for _, name := range names {
+			if value, ok := parameters[name]; ok {
+				found[name] = value
+			}
+		}
+		return found, nil
+	})
 }
 
 func TestLoadReadsEveryVariable(t *testing.T) {
@@ -104,12 +120,6 @@ func TestInvalidVariableIsNamed(t *testing.T) {
 		{"WARN", "59s", "the warning could come after the end"},
 		{"SLACK", "arn:aws:lambda:eu-west-1:111122223333:function:way-in-slack", "the Slack function's alias \"queue\", or an empty value"},
 		{"SLACK", "way-in-slack:queue", "the Slack function's alias"},
-		{"ALLOWED", "", "bastions could connect to nothing"},
-		{"ALLOWED", "10.0.0.0/8,10.1.0.0", `BASTION_ALLOWED: "10.1.0.0" is not CIDR, CIDR:PORT or CIDR:FROM-TO`},
-		{"ALLOWED", "10.0.0.1/8:22", "BASTION_ALLOWED: 10.0.0.1/8:22 has bits set after the prefix length: write 10.0.0.0/8:22"},
-		{"ALLOWED", "10.0.0.0/8:0", `BASTION_ALLOWED: "10.0.0.0/8:0" has the ports "0": write a port from 1 to 65535`},
-		{"ALLOWED", "10.0.0.0/8:22,10.0.0.0/8:22-22", "BASTION_ALLOWED: 10.0.0.0/8:22 and 10.0.0.0/8:22-22 are the same rule"},
-		{"ALLOWED", "0.0.0.0/0:443", "BASTION_ALLOWED: 0.0.0.0/0:443 is a rule that the member group always has"},
 		{"SOURCES", "10.0.0.0", `BASTION_SOURCES: "10.0.0.0" is not a CIDR`},
 		{"SOURCES", "10.0.0.1/8", "write 10.0.0.0/8"},
 		{"SOURCES", "::ffff:10.0.0.0/104", "is not a CIDR"},
@@ -149,7 +159,6 @@ func TestInvalidVariableIsNamed(t *testing.T) {
 		{"REAPER_PERIOD", "", "want a duration"},
 		{"REAPER_PERIOD", "30s", "one run may take 55s, so use a minute or more"},
 		{"REAPER_PERIOD", "15m", "BASTION_WARN is 10m0s: the reaper sends warnings and runs every 15m0s"},
-		{"TAGS", "CostCenter", `BASTION_TAGS: "CostCenter" is not a tag: want Key=Value`},
 		{"QUOTA_OWNERS", "3", "BASTION_QUOTA_OWNERS is not a setting"},
 	} {
 		env := whole()
@@ -157,6 +166,61 @@ func TestInvalidVariableIsNamed(t *testing.T) {
 		if _, err := load(env); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s=%q:\n got %v\nwant %s", test.name, test.value, err, test.want)
 		}
+	}
+}
+
+func TestInvalidParameterIsNamed(t *testing.T) {
+	for _, test := range []struct{ name, value, want string }{
+		{"destinations", "", "bastions could connect to nothing"},
+		{"destinations", "10.0.0.0/8,10.1.0.0", `BASTION_ALLOWED_PARAMETER: "10.1.0.0" is not CIDR, CIDR:PORT or CIDR:FROM-TO`},
+		{"destinations", "10.0.0.1/8:22", "BASTION_ALLOWED_PARAMETER: 10.0.0.1/8:22 has bits set after the prefix length: write 10.0.0.0/8:22"},
+		{"destinations", "10.0.0.0/8:0", `BASTION_ALLOWED_PARAMETER: "10.0.0.0/8:0" has the ports "0": write a port from 1 to 65535`},
+		{"destinations", "10.0.0.0/8:22,10.0.0.0/8:22-22", "BASTION_ALLOWED_PARAMETER: 10.0.0.0/8:22 and 10.0.0.0/8:22-22 are the same rule"},
+		{"destinations", "0.0.0.0/0:443", "BASTION_ALLOWED_PARAMETER: 0.0.0.0/0:443 is a rule that the member group always has"},
+		{"tags", "CostCenter", `BASTION_TAGS_PARAMETER: "CostCenter" is not a tag: want Key=Value`},
+	} {
+		parameters := stored()
+		parameters[test.name] = test.value
+		if _, err := loadWith(whole(), parameters); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s=%q:\n got %v\nwant %s", test.name, test.value, err, test.want)
+		}
+	}
+}
+
+// All parameters are read in one call. Each that is missing is named, with the other
+// problems of the configuration.
+func TestParametersAreReadInOneCall(t *testing.T) {
+	env, calls := whole(), 0
+	env["SPOT"] = "maybe"
+	var environ []string
+	for name, value := range env {
+		environ = append(environ, prefix+name+"="+value)
+	}
+	_, err := Load(environ, func(names ...string) (map[string]string, error) { calls++; return nil, nil })
+	for _, want := range []string{
+		`BASTION_ALLOWED_PARAMETER is "destinations", and Parameter Store has no parameter of this name`,
+		`BASTION_TAGS_PARAMETER is "tags", and Parameter Store has no parameter of this name`, "BASTION_SPOT",
+	} {
+		if err == nil || !strings.Contains(err.Error(), want) || calls != 1 {
+			t.Errorf("%v after %d calls, want %s", err, calls, want)
+		}
+	}
+	failed := errors.New("read parameters: timed out")
+	if _, err := Load(environ, func(...string) (map[string]string, error) { return nil, failed }); !errors.Is(err, failed) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// A function that writes no leases and starts no tasks needs neither parameter.
+func TestNoParameterIsReadIfNoneIsNamed(t *testing.T) {
+	env := whole()
+	env["ALLOWED_PARAMETER"], env["TAGS_PARAMETER"] = "", ""
+	if cfg, err := loadWith(env, nil); err != nil || cfg.Bastion.AllowedDestinations != nil || cfg.Bastion.Tags != nil {
+		t.Errorf("%+v, %v", cfg.Bastion, err)
+	}
+	env["TAGS_PARAMETER"] = "a b"
+	if _, err := load(env); err == nil || !strings.Contains(err.Error(), "BASTION_TAGS_PARAMETER is \"a b\": want the name of a parameter") {
+		t.Errorf("got %v", err)
 	}
 }
 
@@ -196,7 +260,7 @@ func TestErrorListsEveryProblem(t *testing.T) {
 		}
 	}
 	env = whole()
-	env["ALLOWED"], env["QUOTA_TOTAL"], env["COLOUR"] = "", "1", "blue"
+	env["LEASE_TABLE"], env["QUOTA_TOTAL"], env["COLOUR"] = env["TABLE"], "1", "blue"
 	_, err = load(env)
 	if err == nil || strings.Count(err.Error(), "\n") != 3 || !strings.Contains(err.Error(), "BASTION_COLOUR") {
 		t.Errorf("two contradictions and an unknown variable: %v", err)

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -23,6 +24,7 @@ const (
 type reader struct {
 	prefix string
 	values map[string]string // by name without the prefix, until they are read
+	stored map[string]string // values in Parameter Store, by the variable that names the parameter
 	wrong  []error
 }
 
@@ -97,20 +99,53 @@ func (r *reader) sources(name string) []netip.Prefix {
 	return sources
 }
 
-// tags reads the operator's tags.
+// ReadParameters returns the values of String parameters of Parameter Store by their names,
+// without those that do not exist.
+type ReadParameters func(names ...string) (map[string]string, error)
+
+// fetch reads the parameters that these variables name, in one call. A variable is empty
+// if the function does not use the setting.
+func (r *reader) fetch(read ReadParameters, variables ...string) {
+	r.stored = map[string]string{}
+	var names []string
+	for _, variable := range variables {
+		if name := r.optional(variable, parameterName); name != "" && parameterName.Match(name) {
+			names = append(names, name)
+			r.stored[variable] = name
+		}
+	}
+	if len(names) == 0 {
+		return
+	}
+	values, err := read(names...)
+	if err != nil {
+		r.wrong = append(r.wrong, err)
+	}
+	for variable, name := range r.stored {
+		value, ok := values[name]
+		if !ok && err == nil {
+			r.wrong = append(r.wrong, fmt.Errorf("%s%s is %q, and Parameter Store has no parameter of this name", r.prefix, variable, name))
+		}
+		r.stored[variable] = strings.TrimSpace(value)
+	}
+}
+
+// tags reads the operator's tags from a parameter that fetch has read.
 func (r *reader) tags(name string) []bastion.Tag {
-	value, _ := r.take(name)
-	tags, wrong := ParseTags(value)
+	tags, wrong := ParseTags(r.stored[name])
 	for _, err := range wrong {
 		r.wrong = append(r.wrong, fmt.Errorf("%s%s: %w", r.prefix, name, err))
 	}
 	return tags
 }
 
-// destinations reads rules that are separated by commas.
+// destinations reads rules that are separated by commas from a parameter that fetch has
+// read.
 func (r *reader) destinations(name string) []bastion.DestinationRule {
-	value, _ := r.take(name)
-	rules, wrong := bastion.ParseDestinationRules(value)
+	rules, wrong := bastion.ParseDestinationRules(r.stored[name])
+	if value, named := r.stored[name]; named && value == "" {
+		wrong = append(wrong, errors.New("there are no destinations: bastions could connect to nothing"))
+	}
 	for _, err := range wrong {
 		r.wrong = append(r.wrong, fmt.Errorf("%s%s: %w", r.prefix, name, err))
 	}

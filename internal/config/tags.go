@@ -12,7 +12,7 @@ import (
 // service has up to three of its own. Source of the lengths, the characters and the
 // reserved prefix: the type Tag in the API references of EC2 and ECS. Of the letters that
 // they accept, only those of ASCII are accepted here, so that a character is a byte of
-// the functions' environment.
+// the 4 KB that a parameter of Parameter Store has.
 const (
 	maxTags     = 40
 	maxTagKey   = 128

@@ -104,9 +104,20 @@ func TestDeployerPolicyCoversEveryCall(t *testing.T) {
 			t.Errorf("%s is not granted", permission)
 		}
 	}
-	for _, permission := range []string{"iam:CreateUser", "iam:PutUserPolicy", "ec2:RunInstances", "sts:AssumeRole", "ssm:GetParameter", "ssm:PutParameter", "kms:Decrypt"} {
+	for _, permission := range []string{"iam:CreateUser", "iam:PutUserPolicy", "ec2:RunInstances", "sts:AssumeRole", "ssm:GetParameter", "kms:Decrypt"} {
 		if p.allows(permission) {
 			t.Errorf("%s is granted", permission)
+		}
+	}
+}
+
+// Parameters of others, such as the secrets of Slack, cannot be changed.
+func TestDeployerPolicyChangesParametersOfTheStackOnly(t *testing.T) {
+	for _, s := range readPolicy(t).Statement {
+		for _, action := range s.Action {
+			if strings.HasPrefix(action, "ssm:") && action != "ssm:GetParameters" && !reflect.DeepEqual(s.Resource, words{"arn:aws:ssm:REGION:ACCOUNT:parameter/bastion/STACK/*"}) {
+				t.Errorf("%s is granted on %s", action, s.Resource)
+			}
 		}
 	}
 }

@@ -103,6 +103,7 @@ func prepareDeployment(t *testing.T, v version) *deployment {
 func (d *deployment) start(t *testing.T, v version, parameters ...string) {
 	t.Helper()
 	resources := v.evaluate(t, d.fargate.resources, append([]string{"SshPort", fmt.Sprint(d.fargate.port), "ResourceTags", operatorTag}, parameters...)...)
+	d.fargate.moto.putSettings(t, resources)
 	d.fargate.definition.environ = taskEnvironment(resources)
 	for name := range functionNames {
 		d.functions[name] = startFunction(t, v.programs, name, serve(t, d.recorder.As(roleOf(name), "")), functionEnvironment(resources, name, d.slack))
@@ -368,13 +369,29 @@ func createSlackTable(t testing.TB) {
 func (m *moto) putSecrets(t testing.TB) {
 	t.Helper()
 	for name, value := range map[string]string{secretName: signingSecret, tokenName: botToken, "/another": "another"} {
-		in, err := json.Marshal(map[string]string{"Name": name, "Value": value, "Type": "SecureString"})
-		if err != nil {
-			t.Fatal(err)
+		m.putParameter(t, name, value, "SecureString")
+	}
+}
+
+// putSettings stores the parameters of an evaluated template, by their logical IDs.
+func (m *moto) putSettings(t testing.TB, resources map[string]map[string]any) {
+	t.Helper()
+	for name, resource := range resources {
+		if resource["Type"] == "AWS::SSM::Parameter" {
+			p := resource["Properties"].(map[string]any)
+			m.putParameter(t, name, p["Value"].(string), p["Type"].(string))
 		}
-		if _, err := m.call(t.Context(), "ssm", map[string]string{
-			"Content-Type": "application/x-amz-json-1.1", "X-Amz-Target": "AmazonSSM.PutParameter"}, in); err != nil {
-			t.Fatal(err)
-		}
+	}
+}
+
+func (m *moto) putParameter(t testing.TB, name, value, kind string) {
+	t.Helper()
+	in, err := json.Marshal(map[string]any{"Name": name, "Value": value, "Type": kind, "Overwrite": true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.call(t.Context(), "ssm", map[string]string{
+		"Content-Type": "application/x-amz-json-1.1", "X-Amz-Target": "AmazonSSM.PutParameter"}, in); err != nil {
+		t.Fatal(err)
 	}
 }

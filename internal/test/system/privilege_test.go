@@ -37,9 +37,12 @@ func newRecorder(t testing.TB, resources stackResources, services map[string]str
 	}
 	r := privilege.NewRecorder(privilege.Deployment{
 		StackID: stackID, Cluster: resources.cluster, VPC: resources.vpc,
-		Tables:     map[string]string{recordTable: "RecordsTable", leaseTable: "LeasesTable", slackTable: "SlackTable"},
-		Functions:  functionsInTemplate(t, template),
-		Parameters: map[string]string{secretName: "parameter${SlackSigningSecretParameter}", tokenName: "parameter${SlackBotTokenParameter}${Team}"},
+		Tables:    map[string]string{recordTable: "RecordsTable", leaseTable: "LeasesTable", slackTable: "SlackTable"},
+		Functions: functionsInTemplate(t, template),
+		Parameters: map[string]string{
+			secretName: "parameter${SlackSigningSecretParameter}", tokenName: "parameter${SlackBotTokenParameter}${Team}",
+			"DestinationsParameter": "parameter${DestinationsParameter}", "TagsParameter": "parameter${TagsParameter}",
+		},
 	}, granted, services)
 	t.Cleanup(r.Close)
 	return r

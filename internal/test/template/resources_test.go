@@ -156,15 +156,22 @@ func rules(t *testing.T, s stack, direction string) []string {
 
 func TestMemberGroup(t *testing.T) {
 	always := []string{"tcp 443-443 0.0.0.0/0", "tcp 443-443 ::/0"}
-	eight := "10.0.0.0/16,10.1.0.0/16,10.2.0.0/16,10.3.0.0/16,10.4.0.0/16,10.5.0.0/16,10.6.0.0/16,10.7.0.0/16"
-	four := "fd00::/16,fd01::/16,fd02::/16,fd03::/16"
+	twenty, four := many(20, "10.%d.0.0/16"), many(4, "fd0%d::/16")
 	for _, test := range []struct {
 		parameters []string
 		want       []string // in addition to always
 	}{
 		{nil, all("tcp 0-65535", "10.0.0.0/8,172.16.0.0/12,192.168.0.0/16")},
 		{[]string{"AllowedDestinations", "10.1.0.0/16"}, all("tcp 0-65535", "10.1.0.0/16")},
-		{[]string{"AllowedDestinations", eight, "AllowedDestinationsIpv6", four}, all("tcp 0-65535", eight+","+four)},
+		{[]string{"AllowedDestinations", twenty, "AllowedDestinationsIpv6", four}, all("tcp 0-65535", twenty+","+four)},
+		{[]string{"AllowedDestinations", "10.1.0.0/16:5432"}, all("tcp 5432-5432", "10.1.0.0/16")},
+		{[]string{"AllowedDestinations", "10.1.0.0/16:5432,10.1.0.0/16:8000-8099,10.1.0.7/32,10.1.0.0/16:1-65535"},
+			[]string{"tcp 5432-5432 10.1.0.0/16", "tcp 8000-8099 10.1.0.0/16", "tcp 0-65535 10.1.0.7/32", "tcp 1-65535 10.1.0.0/16"}},
+		{[]string{"AllowedDestinations", many(20, "10.%d.0.0/16:22"), "AllowedDestinationsIpv6", many(4, "fd0%d::/16:8000-8099")},
+			slices.Concat(all("tcp 22-22", twenty), all("tcp 8000-8099", four))},
+		{[]string{"AllowedDestinations", "10.1.0.0/16", "AllowedDestinationsIpv6", "2001:db8::/32:5432"}, []string{"tcp 0-65535 10.1.0.0/16", "tcp 5432-5432 2001:db8::/32"}},
+		{[]string{"AllowedDestinations", "10.1.0.0/16", "AllowedDestinationsIpv6", "2001:db8::/32:443-444,2001:db8::/32,::1:0:0/96:22,::/0:80"},
+			[]string{"tcp 0-65535 10.1.0.0/16", "tcp 443-444 2001:db8::/32", "tcp 0-65535 2001:db8::/32", "tcp 22-22 ::1:0:0/96", "tcp 80-80 ::/0"}},
 		{[]string{"AllowedDestinations", "10.1.0.0/16", "DnsServers", "10.9.0.2,10.9.0.3,10.9.0.4"}, slices.Concat(
 			all("tcp 0-65535", "10.1.0.0/16"), all("tcp 53-53", "10.9.0.2/32,10.9.0.3/32,10.9.0.4/32"), all("udp 53-53", "10.9.0.2/32,10.9.0.3/32,10.9.0.4/32"))},
 	} {
@@ -207,6 +214,7 @@ func TestEnvironmentIsAValidConfiguration(t *testing.T) {
 		{"SshPort", "443"},
 		{"SshPort", "22"},
 		{"ResourceTags", "CostCenter=42,data owner=a=b"},
+		{"AllowedDestinations", many(20, "10.%d.0.0/16:5432"), "AllowedDestinationsIpv6", many(4, "fd0%d::/16:8000-8099")},
 		withSlack,
 		slices.Concat(withSlack, []string{"SlackBotTokenParameter", "/bastion/slack/bot-token", "SlackChannels", "C0123ABCD,G0123ABCD", "SlackUsers", "U0123ABCD,W0123ABCD"}),
 	} {
@@ -216,7 +224,7 @@ func TestEnvironmentIsAValidConfiguration(t *testing.T) {
 			for variable, value := range at(function, "Properties", "Environment", "Variables").(object) {
 				environ = append(environ, variable+"="+fmt.Sprint(value))
 			}
-			_, err := config.Load(environ)
+			_, err := config.Load(environ, s.parameters)
 			if name == "SlackFunction" {
 				_, err = config.LoadSlack(append(environ, "AWS_LAMBDA_FUNCTION_NAME=way-in-SlackFunction-1"))
 			}
@@ -227,20 +235,95 @@ func TestEnvironmentIsAValidConfiguration(t *testing.T) {
 	}
 }
 
-// The functions that create groups and tasks have the operator's tags, and only they: the
-// environment of a function has room for 4 KB.
+// parameters is a config.ReadParameters of the stack.
+func (s stack) parameters(names ...string) (map[string]string, error) {
+	values := map[string]string{}
+	for _, name := range names {
+		values[name] = fmt.Sprint(at(s.resources[name], "Properties", "Value"))
+	}
+	return values, nil
+}
+
+// The functions that write leases have the destinations, and only they. A text has all
+// entries of both families.
+func TestDestinations(t *testing.T) {
+	v4, v6 := many(20, "10.%d.0.0/16:5432"), many(4, "fd0%d::/16:22-23")
+	for _, test := range []struct{ v4, v6, want string }{{v4, v6, v4 + "," + v6}, {v4, "", v4}} {
+		s := deploy(t, slices.Concat(withSlack, []string{"AllowedDestinations", test.v4, "AllowedDestinationsIpv6", test.v6})...)
+		for role, may := range functions {
+			name := strings.TrimSuffix(role, "Role") + "Function"
+			want := ""
+			if may&bastion.WriteLease != 0 {
+				want = "DestinationsParameter"
+			}
+			if got := at(s.properties(t, name), "Environment", "Variables", "BASTION_ALLOWED_PARAMETER"); got != want {
+				t.Errorf("%s reads the destinations from %q, want %q", name, got, want)
+			}
+		}
+		p := s.properties(t, "DestinationsParameter")
+		if p["Type"] != "String" || p["Value"] != test.want {
+			t.Errorf("the parameter is %v", p)
+		}
+		if rules, wrong := bastion.ParseDestinationRules(test.want); wrong != nil || len(rules) != strings.Count(test.want, ",")+1 {
+			t.Errorf("%s has %d rules, %v", test.want, len(rules), wrong)
+		}
+	}
+}
+
+// Functions read the parameters only when they start. They start again if their environment
+// changes, and the revision of the task definition is in it. So each setting in a parameter
+// must change the task definition.
+func TestParametersChangeTheTaskDefinition(t *testing.T) {
+	label := func(given ...string) any {
+		container := deploy(t, given...).properties(t, "TaskDefinition")["ContainerDefinitions"].([]any)[0]
+		return at(container, "DockerLabels", "bastion.settings")
+	}
+	base := label()
+	for _, given := range [][]string{{"AllowedDestinations", "10.0.0.0/8:22"}, {"AllowedDestinationsIpv6", "fd00::/8"}, {"ResourceTags", "a=b"}} {
+		if got := label(given...); got == base || !strings.Contains(fmt.Sprint(got), given[1]) {
+			t.Errorf("with %q, the label is %q", given, got)
+		}
+	}
+	for name, function := range deploy(t, withSlack...).of("AWS::Lambda::Function") {
+		definition := at(function, "Properties", "Environment", "Variables", "BASTION_TASK_DEFINITION")
+		if definition != attributes["TaskDefinition"] && name != "SlackFunction" {
+			t.Errorf("the environment of %s has the task definition %v", name, definition)
+		}
+	}
+}
+
+// A value of Parameter Store's free tier has at most 4 KB.
+func TestLongestParametersFit(t *testing.T) {
+	template, _ := open(t)
+	length := func(name string) int { return int(template.Parameters[name]["MaxLength"].(float64)) }
+	if n := length("AllowedDestinations") + 1 + length("AllowedDestinationsIpv6"); n > 4096 {
+		t.Errorf("the destinations may have %d bytes", n)
+	}
+	if n := length("ResourceTags"); n > 4096 {
+		t.Errorf("the tags may have %d bytes", n)
+	}
+}
+
+// The functions that create groups and tasks have the operator's tags, and only they.
 func TestTags(t *testing.T) {
 	creators := map[string]bool{}
 	for role, may := range functions {
 		creators[strings.TrimSuffix(role, "Role")+"Function"] = may&(bastion.CreateGroup|bastion.RunTask) != 0
 	}
-	for name, function := range deploy(t, slices.Concat(withSlack, []string{"ResourceTags", "CostCenter=42"})...).of("AWS::Lambda::Function") {
-		want := ""
-		if creators[name] {
-			want = "CostCenter=42"
+	for _, tags := range []string{"CostCenter=42", ""} {
+		s := deploy(t, slices.Concat(withSlack, []string{"ResourceTags", tags})...)
+		for name, function := range s.of("AWS::Lambda::Function") {
+			want := ""
+			if creators[name] && tags != "" {
+				want = "TagsParameter"
+			}
+			if got := at(function, "Properties", "Environment", "Variables", "BASTION_TAGS_PARAMETER"); got != want {
+				t.Errorf("%s reads the tags from %q, want %q", name, got, want)
+			}
 		}
-		if got := at(function, "Properties", "Environment", "Variables", "BASTION_TAGS"); got != want {
-			t.Errorf("%s has the tags %q, want %q", name, got, want)
+		// Parameter Store accepts no empty value.
+		if p, found := s.resources["TagsParameter"]; found != (tags != "") || found && at(p, "Properties", "Value") != tags {
+			t.Errorf("with the tags %q, the parameter is %v", tags, p)
 		}
 	}
 }
@@ -249,7 +332,7 @@ func TestTags(t *testing.T) {
 // deployment. Names that contain the stack's may have its 128 characters, and there may
 // be sixteen subnets.
 func TestLongestEnvironmentFits(t *testing.T) {
-	longest(t, "ReaperFunction", 5*128+14*25, "AllowedDestinations", "AllowedDestinationsIpv6", "AllowedSources", "TrustedSessionRoles", "Admins", "JwtIssuer", "ResourceTags")
+	longest(t, "ReaperFunction", 7*128+14*25, "AllowedSources", "TrustedSessionRoles", "Admins", "JwtIssuer")
 	longest(t, "SlackFunction", 5*128, "SlackTeams", "SlackSigningSecretParameter", "SlackBotTokenParameter", "SlackChannels", "SlackUsers")
 }
 
@@ -310,7 +393,7 @@ func TestNoResourceHasAFixedName(t *testing.T) {
 			if name == "LogGroupName" && value == "/aws/vendedlogs/apigateway/way-in-5f1c" {
 				continue
 			}
-			if ok && !isReference && !strings.HasPrefix(value, attributes["AWS::StackName"]) && resource["Type"] != "AWS::Lambda::Alias" {
+			if ok && !isReference && !strings.HasPrefix(strings.TrimPrefix(value, "/bastion/"), attributes["AWS::StackName"]) && resource["Type"] != "AWS::Lambda::Alias" {
 				t.Errorf("%s has the %s %q", logical, name, value)
 			}
 		}

@@ -3,6 +3,7 @@
 package template
 
 import (
+	"fmt"
 	"regexp"
 	"slices"
 	"strings"
@@ -22,6 +23,15 @@ func allows(t *testing.T, parameter, value string) bool {
 	return regexp.MustCompile(pattern).MatchString(value) && (!limited || len(value) <= int(longest))
 }
 
+// many returns n entries of a list, each with its number.
+func many(n int, entry string) string {
+	var all []string
+	for i := range n {
+		all = append(all, fmt.Sprintf(entry, i))
+	}
+	return strings.Join(all, ",")
+}
+
 func TestParametersRefuseMalformedValues(t *testing.T) {
 	for _, test := range []struct {
 		parameter     string
@@ -35,7 +45,13 @@ func TestParametersRefuseMalformedValues(t *testing.T) {
 			[]string{"", "0", "21", "23", "80", "442", "444", "1023", "01024", "65536", "65540", "65600", "66000", "70000", "100000", "2222x", "-22", " 22"}},
 		{"ResourceTags",
 			[]string{"", "CostCenter=42", "a=,b=x=y", "data owner=team/a_b.c:d+e-f@g"},
-			[]string{"CostCenter", "=42", "a=1,", "a=1;b=2", "Kostenträger=1", strings.Repeat("a=,", 40) + "a=", "a=" + strings.Repeat("v", 400)}},
+			[]string{"CostCenter", "=42", "a=1,", "a=1;b=2", "Kostenträger=1", strings.Repeat("a=,", 40) + "a=", "a=" + strings.Repeat("v", 4000)}},
+		{"AllowedDestinations",
+			[]string{"10.0.0.0/8", "10.0.0.0/8:1", "10.0.0.0/8:1-65535,10.1.0.0/16", many(20, "10.%d.0.0/16:8000-8099"), many(20, "255.255.255.%d/32:10000-65535")},
+			[]string{"", "10.0.0.0", "10.0.0.0/8:", "10.0.0.0/8:a", "10.0.0.0/8:1-", "10.0.0.0/8:-1", "10.0.0.0/8:1-2-3", "10.0.0.0/8:123456", "10.0.0.0/8,", "10.0.0.0/8 ", "fd00::/8", many(21, "10.%d.0.0/16")}},
+		{"AllowedDestinationsIpv6",
+			[]string{"", "fd00::/8", "2001:db8::/32:5432", "::/0:1-65535", many(4, "2001:db8:1111:2222:3333:4444:5555:66%02d/128:10000-65535")},
+			[]string{"10.0.0.0/8", "fd00::", "fd00::/8:", "fd00::/8:a", "fd00::/8:1-", "fd00::/8:1-2-3", "fd00::/8,", many(5, "fd00:%d::/32")}},
 	} {
 		for _, value := range test.good {
 			if !allows(t, test.parameter, value) {
