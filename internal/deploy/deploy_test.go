@@ -31,7 +31,7 @@ func bubble(t *testing.T, test func(t *testing.T)) {
 
 // effects are the calls of Deploy that have effects, in order.
 var effects = []string{
-	"GetCallerIdentity", "make ", "build ", "push ", "DescribeImages", "PutObject", "GET ", "Invoke create-1",
+	"GetCallerIdentity", "run ", "make ", "build ", "push ", "DescribeImages", "PutObject", "GET ", "Invoke create-1",
 	"CreateChangeSet", "ExecuteChangeSet", "DeleteChangeSet", "DeleteStack", "UpdateStack",
 }
 

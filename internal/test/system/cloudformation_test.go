@@ -295,6 +295,7 @@ func (c *cloudFormation) ExecuteChangeSet(_ context.Context, in *cloudformation.
 	if set.kind == types.ChangeSetTypeCreate {
 		change = c.create
 	}
+	s.event(s.name, "AWS::CloudFormation::Stack", types.ResourceStatus(set.kind)+"_IN_PROGRESS", "")
 	outputs, resources, err := change(s.name, set.params)
 	if err != nil {
 		s.status = types.StackStatus(set.kind) + "_ROLLBACK_COMPLETE"
