@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"log"
 	"maps"
 	"net"
@@ -66,7 +67,8 @@ type accountTest struct {
 	index    v1.ImageIndex     // once it is built
 	compiled map[string][]byte // functions by the command that compiles them
 	out      *watchedOutput
-	refuse   bool // API Gateway refuses signed requests
+	command  string // that the first deployment printed
+	refuse   bool   // API Gateway refuses signed requests
 }
 
 // newAccount starts the emulators with an account in which nothing is deployed.
@@ -171,25 +173,38 @@ type signedGateway struct{ a *accountTest }
 
 func (g signedGateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if strings.HasPrefix(r.Header.Get("Authorization"), "AWS4-HMAC-SHA256 ") {
-		if g.a.refuse || !signatureIsValid(r) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil || g.a.refuse || !signatureIsValid(r, body) {
 			writeMessage(w, http.StatusForbidden, "Forbidden")
 			return
 		}
+		r.Body = io.NopCloser(bytes.NewReader(body))
 		r.SetBasicAuth(deployer, "")
 	}
 	gateway{g.a.functions}.ServeHTTP(w, r)
 }
 
-// signatureIsValid signs the received request again, and compares.
-func signatureIsValid(r *http.Request) bool {
+// signature matches the header Authorization of a signed request.
+var signature = regexp.MustCompile(`^AWS4-HMAC-SHA256 Credential=` + accessKey + `/\d{8}/` + region + `/execute-api/aws4_request, ?SignedHeaders=([a-z0-9;-]+), ?Signature=([0-9a-f]{64})$`)
+
+// signatureIsValid signs the received request again, with those of its headers that were
+// signed, and compares. A signed header that was not sent makes the signature invalid.
+func signatureIsValid(r *http.Request, body []byte) bool {
+	signed := signature.FindStringSubmatch(r.Header.Get("Authorization"))
 	at, err := time.Parse("20060102T150405Z", r.Header.Get("X-Amz-Date"))
-	if err != nil {
+	if err != nil || signed == nil {
 		return false
 	}
-	again := httptest.NewRequest(r.Method, "http://"+r.Host+r.URL.Path, nil)
-	empty := sha256.Sum256(nil)
-	err = v4.NewSigner().SignHTTP(r.Context(), aws.Credentials{AccessKeyID: accessKey, SecretAccessKey: accessKey}, again, hex.EncodeToString(empty[:]), "execute-api", region, at)
-	return err == nil && again.Header.Get("Authorization") == r.Header.Get("Authorization")
+	again := httptest.NewRequest(r.Method, "http://"+r.Host+r.URL.RequestURI(), nil)
+	for name := range strings.SplitSeq(signed[1], ";") {
+		if values := r.Header.Values(name); len(values) > 0 {
+			again.Header[http.CanonicalHeaderKey(name)] = values
+		}
+	}
+	hash := sha256.Sum256(body)
+	err = v4.NewSigner().SignHTTP(r.Context(), aws.Credentials{AccessKeyID: accessKey, SecretAccessKey: accessKey}, again, hex.EncodeToString(hash[:]), "execute-api", region, at)
+	expected := signature.FindStringSubmatch(again.Header.Get("Authorization"))
+	return err == nil && expected != nil && expected[1] == signed[1] && expected[2] == signed[2]
 }
 
 // publicEC2 is EC2 with two calls that moto does not have.
@@ -338,6 +353,7 @@ func TestMakeDeploy(t *testing.T) {
 	}{
 		{"a failed creation of the service", a.creationFails},
 		{"deploy into the account", a.firstDeployment},
+		{"the printed command", a.printedCommand},
 		{"a person's bastion stays as it is", a.secondDeployment},
 		{"Ctrl-C while the trial's bastion runs", a.interrupted},
 		{"another host key", a.wrongHostKey},
@@ -412,31 +428,78 @@ func (a *accountTest) firstDeployment(t *testing.T) {
 		}
 	}
 	a.checkNothingIsLeft(t, 1)
+	_, a.command, _ = strings.Cut(out, "then request a bastion:\n")
 }
 
-// checkNothingIsLeft waits until no trial's bastion is in the table, and checks that all
-// tasks have stopped, of which there were so many, but those of the persons.
-func (a *accountTest) checkNothingIsLeft(t *testing.T, tasks int, running ...string) {
+// printedCommand runs the command that make deploy has printed, as a person does: with bash,
+// with curl, and with credentials with and without a session token.
+func (a *accountTest) printedCommand(t *testing.T) {
+	home := t.TempDir()
+	if err := os.Mkdir(filepath.Join(home, ".ssh"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	key := filepath.Join(home, ".ssh", "id_ed25519")
+	if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key).CombinedOutput(); err != nil {
+		t.Fatalf("ssh-keygen: %v\n%s", err, out)
+	}
+	run := func(secret, token string) string {
+		cmd := exec.CommandContext(t.Context(), "bash", "-c", `aws() { echo "export AWS_ACCESS_KEY_ID=$ID AWS_SECRET_ACCESS_KEY=$SECRET"; }`+"\n"+a.command)
+		cmd.Env = append(os.Environ(), "HOME="+home, "ID="+accessKey, "SECRET="+secret, "AWS_SESSION_TOKEN="+token)
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("bash -c %s: %v\n%s", a.command, err, out)
+		}
+		return string(out)
+	}
+	for _, token := range []string{"", "a/b+c="} {
+		out := run(accessKey, token)
+		for giveUp := time.Now().Add(waitLimit); strings.HasPrefix(out, "# bastion default: starting") && time.Now().Before(giveUp); {
+			out = run(accessKey, token)
+		}
+		if !strings.HasPrefix(out, "# bastion default: ready") || !strings.Contains(out, "Host bastion-default\n") {
+			t.Errorf("token %q: the command\n%s\nprinted\n%s", token, a.command, out)
+		}
+		if out := run("another", token); !strings.Contains(out, "Forbidden") {
+			t.Errorf("token %q: with another secret, the command printed\n%s", token, out)
+		}
+	}
+	a.asDeployer(t).expect(t, 202, "", "--request", "DELETE", "/bastions")
+}
+
+// asDeployer returns the person who deploys.
+func (a *accountTest) asDeployer(t *testing.T) *apiUser {
+	t.Helper()
+	user := a.person("")
+	user.user = deployer
+	return user
+}
+
+// checkNothingIsLeft waits until no bastion of a trial is in the table, and until all tasks
+// have stopped but those of persons. So many tasks must have been started.
+func (a *accountTest) checkNothingIsLeft(t *testing.T, tasks int, persons ...string) {
 	t.Helper()
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	for giveUp := time.Now().Add(waitLimit); ; <-tick.C {
 		left, err := a.ports.Store.ListByOwner(t.Context(), trialOwner)
-		if err != nil || time.Now().After(giveUp) {
-			t.Fatalf("the trial leaves %+v, %v", left, err)
+		if err != nil {
+			t.Fatal(err)
 		}
-		if len(left) == 0 {
+		var running []string
+		for _, task := range a.fargate.tasks() {
+			if now := task.currentState(); now.status != "STOPPED" && !slices.Contains(persons, task.startedBy) {
+				running = append(running, fmt.Sprint(task.startedBy, " ", now.status))
+			}
+		}
+		if len(left) == 0 && len(running) == 0 {
 			break
 		}
-	}
-	all := a.fargate.tasks()
-	if len(all) != tasks {
-		t.Errorf("%d tasks were started, want %d", len(all), tasks)
-	}
-	for _, task := range all {
-		if now := task.currentState(); now.status != "STOPPED" && !slices.Contains(running, task.startedBy) {
-			t.Errorf("the task %s of %s is %s", task.id, task.startedBy, now.status)
+		if time.Now().After(giveUp) {
+			t.Fatalf("the trial leaves %+v and the tasks %q", left, running)
 		}
+	}
+	if all := a.fargate.tasks(); len(all) != tasks {
+		t.Errorf("%d tasks were started, want %d", len(all), tasks)
 	}
 }
 
@@ -453,7 +516,7 @@ func (a *accountTest) secondDeployment(t *testing.T) {
 	if changes := a.stacks.takeChanges(); len(changes) > 0 || !strings.Contains(out, "the stack way-in is up to date") {
 		t.Errorf("the changes are %q\n%s", changes, out)
 	}
-	a.checkNothingIsLeft(t, 3, "bastion/"+created.ID)
+	a.checkNothingIsLeft(t, 4, "bastion/"+created.ID)
 	after, keyAfter := a.stored(t, created)
 	if !reflect.DeepEqual(before.Intent, after.Intent) || before.Attempt.TaskID != after.Attempt.TaskID || before.LatestDeadline != after.LatestDeadline || key != keyAfter || key == "" {
 		t.Errorf("the record of alice was\n%+v with the key %s, and is\n%+v with the key %s", before, key, after, keyAfter)
@@ -502,7 +565,7 @@ func (a *accountTest) interrupted(t *testing.T) {
 	if !regexp.MustCompile(`\ndeleted [a-z2-7]{16}; the reaper removes the rest\n`).MatchString(out) {
 		t.Errorf("the output is\n%s", out)
 	}
-	a.checkNothingIsLeft(t, 4)
+	a.checkNothingIsLeft(t, 5)
 }
 
 // wrongHostKey lets another server answer at the address: the one of another bastion.
@@ -517,7 +580,7 @@ func (a *accountTest) wrongHostKey(t *testing.T) {
 		}
 	})
 	expectError(t, out, err, "try a bastion", "wrong host key: the server has SHA256:", "another server may have answered")
-	a.checkNothingIsLeft(t, 6, "bastion/"+other.ID)
+	a.checkNothingIsLeft(t, 7, "bastion/"+other.ID)
 	carol.expect(t, 202, "closing", "--request", "DELETE", "/bastions/"+other.ID)
 }
 
@@ -546,7 +609,7 @@ func (a *accountTest) noConsole(t *testing.T) {
 		}
 	})
 	expectError(t, out, err, "try a bastion", "open the console at 127.65.0.", "ssh: handshake failed")
-	a.checkNothingIsLeft(t, 7)
+	a.checkNothingIsLeft(t, 8)
 }
 
 func (a *accountTest) signedRequestIsRefused(t *testing.T) {
@@ -562,7 +625,7 @@ func (a *accountTest) signedRequestIsRefused(t *testing.T) {
 	if !strings.Contains(out, "execute-api:Invoke") {
 		t.Errorf("the output is\n%s", out)
 	}
-	a.checkNothingIsLeft(t, 7)
+	a.checkNothingIsLeft(t, 8)
 }
 
 // quotaIsReached deploys while two bastions are open, which is the most.
