@@ -26,6 +26,9 @@ var (
 // message.
 func ValidName(name string) bool { return namePattern.MatchString(name) }
 
+// HostAlias returns the Host of a bastion in the ssh_config that its owner gets.
+func HostAlias(name string) string { return "bastion-" + name }
+
 // ValidID reports whether the text has the form of a bastion's ID: 16
 // characters of lower-case base32, without padding. Such an ID can be part of
 // every AWS name and tag.

@@ -131,7 +131,7 @@ func (h *handler) describeDelay(b *strings.Builder, d api.Bastion) {
 
 // explain writes comments about how to use the Host blocks that follow.
 func (h *handler) explain(b *strings.Builder, ready []access) {
-	file, alias := hostAlias(ready[0].name)+".conf", hostAlias(ready[0].name)
+	file, alias := bastion.HostAlias(ready[0].name)+".conf", bastion.HostAlias(ready[0].name)
 	if len(ready) > 1 {
 		file = "bastions.conf"
 	}
@@ -196,9 +196,6 @@ func (at access) knownHosts() string {
 
 func (at access) port() string { return strconv.Itoa(int(at.endpoint.Port())) }
 
-// hostAlias returns the name of a bastion on ssh's command line.
-func hostAlias(name string) string { return "bastion-" + name }
-
 // hostKeyOptions make ssh accept only the host key that the KnownHostsCommand prints.
 // ssh reads no known_hosts file, which could have the key of an earlier host at the same
 // address. It refuses a host with another key.
@@ -217,8 +214,8 @@ func sshConfig(bastions []access, targets []Target) string {
 	var b strings.Builder
 	var hosts []string
 	for _, at := range bastions {
-		hosts = append(hosts, hostAlias(at.name))
-		block(&b, hostAlias(at.name),
+		hosts = append(hosts, bastion.HostAlias(at.name))
+		block(&b, bastion.HostAlias(at.name),
 			"HostName "+at.endpoint.Addr().String(),
 			"Port "+at.port(),
 			"User "+sshUser,

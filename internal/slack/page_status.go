@@ -318,7 +318,7 @@ func safeConfig(text string) bool {
 // that connects to a target through the bastion. The target is the first host of the
 // configuration that is not the bastion, or else a placeholder.
 func connectVia(b Bastion) (file, target, command string) {
-	alias := "bastion-" + b.Name
+	alias := bastion.HostAlias(b.Name)
 	file, target = alias+".conf", "TARGET"
 	for line := range strings.Lines(b.SSHConfig) {
 		host, ok := strings.CutPrefix(strings.TrimSpace(line), "Host ")

@@ -81,7 +81,6 @@ type handshake struct {
 	failures int      // refused attempts
 	last     error    // why the last of them was refused
 	denied   error    // why a proved key was refused
-	bannered bool     // a banner was sent
 }
 
 // config returns the library's configuration for this connection.
@@ -110,31 +109,48 @@ func (h *handshake) offered(meta ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Perm
 		return nil, nil
 	}
 	h.refused = note(h.refused, fingerprint)
-	return nil, h.refuse(fmt.Errorf("key %s is not admitted", fingerprint), fmt.Sprintf(
-		"bastion: your key %s isn't allowed; this bastion accepts %s.\n"+
-			"Use that key, or request the bastion again with this one.\n",
-		fingerprint, strings.Join(h.connections.admittedKeys().fingerprints(), " or ")))
+	err := fmt.Errorf("key %s is not admitted", fingerprint)
+	if len(h.refused) > 1 || h.denied != nil {
+		return nil, err
+	}
+	return nil, &ssh.BannerError{Err: err, Message: fmt.Sprintf(skippedBanner, h.acceptedKeys(), fingerprint)}
+}
+
+// skippedBanner is shown once, with the first offered key that is not admitted. The client
+// may have other keys, and the server cannot know which offer is the last. So the banner
+// must be true, and its advice right, both for a login that then succeeds and for one that
+// then fails.
+const skippedBanner = "bastion: this bastion accepts the key %s.\n" +
+	"Your client offered %s, and continues with its other keys, if it has any.\n" +
+	"If the right key is not among them, name its file with ssh -i, or request the bastion with a key that you have.\n"
+
+// acceptedKeys returns the fingerprints of the admitted keys, for a sentence.
+func (h *handshake) acceptedKeys() string {
+	return strings.Join(h.connections.admittedKeys().fingerprints(), " or ")
 }
 
 // verified is called after the library has verified the client's signature. It checks
-// the key again, because the key may have been replaced since the offer.
+// the key again, because the key may have been replaced since the offer. Its refusal is
+// final: no other key of the client can be the right one.
 func (h *handshake) verified(_ ssh.ConnMetadata, key ssh.PublicKey, _ *ssh.Permissions, _ string) (*ssh.Permissions, error) {
 	blob := string(key.Marshal())
 	if err := h.connections.prove(h.pending, blob); err != nil {
 		h.denied = err
-		return nil, h.refuse(err, fmt.Sprintf("bastion: %v.\n", err))
+		return nil, &ssh.BannerError{Err: err, Message: h.deniedBanner(err)}
 	}
 	return &ssh.Permissions{Extensions: map[string]string{keyPermission: blob}}, nil
 }
 
-// refuse adds a banner to the first refusal of a connection. Otherwise a client that offers
-// many keys would print one banner for each key.
-func (h *handshake) refuse(err error, banner string) error {
-	if h.bannered {
-		return err
+// deniedBanner returns the text for a client whose key is right, or was until now.
+func (h *handshake) deniedBanner(err error) string {
+	next := "Request it again."
+	switch {
+	case errors.Is(err, errKeyReplaced):
+		next = fmt.Sprintf("This bastion now accepts the key %s. Use that key, or request the bastion with yours.", h.acceptedKeys())
+	case errors.Is(err, errTooManyOpen):
+		next = "Close some, and connect again."
 	}
-	h.bannered = true
-	return &ssh.BannerError{Err: err, Message: banner}
+	return fmt.Sprintf("bastion: login refused: %v. %s\n", err, next)
 }
 
 // attempted records the result of one attempt.

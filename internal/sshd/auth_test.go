@@ -6,8 +6,10 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"errors"
+	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -115,17 +117,57 @@ func TestWrongKeyIsRefused(t *testing.T) {
 
 func TestWrongKeysGetOneBanner(t *testing.T) {
 	r := start(t)
-	var banners []string
-	config := r.client(ssh.PublicKeys(newKey(t), newKey(t), newKey(t)))
-	config.BannerCallback = func(message string) error {
-		banners = append(banners, message)
-		return nil
-	}
+	first := newKey(t)
+	config := r.client(ssh.PublicKeys(first, newKey(t), newKey(t)))
+	shown := banners(config)
 	if _, err := r.dialWith(config); err == nil {
 		t.Fatal("the client was admitted")
 	}
-	if len(banners) != 1 || !strings.Contains(banners[0], ssh.FingerprintSHA256(r.key.PublicKey())) {
-		t.Errorf("banners %q, want one with the fingerprint of the admitted key", banners)
+	if want := []string{r.skipped(first.PublicKey())}; !slices.Equal(*shown, want) {
+		t.Errorf("banners %q, want %q", *shown, want)
+	}
+}
+
+// skipped returns the banner that a client gets whose first key is not the owner's.
+func (r *fixture) skipped(wrong ssh.PublicKey) string {
+	return fmt.Sprintf("bastion: this bastion accepts the key %s.\n"+
+		"Your client offered %s, and continues with its other keys, if it has any.\n"+
+		"If the right key is not among them, name its file with ssh -i, or request the bastion with a key that you have.\n",
+		ssh.FingerprintSHA256(r.key.PublicKey()), ssh.FingerprintSHA256(wrong))
+}
+
+// banners adds a list of the received banners to a client.
+func banners(config *ssh.ClientConfig) *[]string {
+	var shown []string
+	config.BannerCallback = func(message string) error {
+		shown = append(shown, message)
+		return nil
+	}
+	return &shown
+}
+
+// The refusal of a proved key is final, so its banner is shown even after the banner of a
+// key that was skipped, and no such banner follows it.
+func TestRefusalOfAProvedKeyIsShown(t *testing.T) {
+	r := start(t, func(r *fixture) { r.cfg.Limits.Connections = 1 })
+	r.dial()
+	before, after, last := newKey(t), newKey(t), newKey(t)
+	refused := "bastion: login refused: too many open connections. Close some, and connect again.\n"
+	for _, test := range []struct {
+		keys []ssh.Signer
+		want []string
+	}{
+		{[]ssh.Signer{before, after, r.key, last}, []string{r.skipped(before.PublicKey()), refused}},
+		{[]ssh.Signer{r.key, after, last}, []string{refused}},
+	} {
+		config := r.client(ssh.PublicKeys(test.keys...))
+		shown := banners(config)
+		if _, err := r.dialWith(config); err == nil {
+			t.Error("a connection beyond the limit was admitted")
+		}
+		if !slices.Equal(*shown, test.want) {
+			t.Errorf("banners %q, want %q", *shown, test.want)
+		}
 	}
 }
 
@@ -271,18 +313,25 @@ func TestKeyReplacedBetweenOfferAndSignatureIsRefused(t *testing.T) {
 	r := start(t)
 	offered, sign := make(chan struct{}), make(chan struct{})
 	failed := make(chan error)
+	config := r.client(ssh.PublicKeys(waitingSigner{r.key, offered, sign}))
+	shown := banners(config)
 	go func() {
-		_, err := r.dialWith(r.client(ssh.PublicKeys(waitingSigner{r.key, offered, sign})))
+		_, err := r.dialWith(config)
 		failed <- err
 	}()
 	<-offered
-	if err := r.table.Write(func(l *bastion.Lease) { l.Keys = []bastion.Key{authorized(newKey(t))} }); err != nil {
+	other := newKey(t)
+	if err := r.table.Write(func(l *bastion.Lease) { l.Keys = []bastion.Key{authorized(other)} }); err != nil {
 		t.Fatal(err)
 	}
 	r.awaitReport("has the new key in force", func(report bastion.Report) bool { return report.Generation == 2 })
 	close(sign)
 	if err := <-failed; err == nil {
 		t.Fatal("the old key was admitted")
+	}
+	if want := []string{fmt.Sprintf("bastion: login refused: the key was replaced. This bastion now accepts the key %s. Use that key, or request the bastion with yours.\n",
+		ssh.FingerprintSHA256(other.PublicKey()))}; !slices.Equal(*shown, want) {
+		t.Errorf("banners %q, want %q", *shown, want)
 	}
 	r.refusal(kindAuthentication, errKeyReplaced.Error())
 }

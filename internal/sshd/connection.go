@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -130,14 +131,17 @@ func (c *connection) channelServer(channelType string) (func(ssh.NewChannel), ss
 func (c *connection) globalRequests(requests <-chan *ssh.Request) {
 	for request := range requests {
 		_ = request.Reply(false, nil)
-		switch request.Type {
-		case "keepalive@openssh.com", "no-more-sessions@openssh.com":
-			// OpenSSH sends these. A failure reply is a valid reply to a keepalive.
-		default:
+		// OpenSSH sends no-more-sessions@openssh.com, and needs no reply.
+		if !isKeepalive(request.Type) && request.Type != "no-more-sessions@openssh.com" {
 			c.audit.refusal(c.actor, kindRequest, "request type not supported", slog.String("requested", clip(request.Type)))
 		}
 	}
 }
+
+// isKeepalive reports whether a client sent a request only to keep the connection alive:
+// keepalive@openssh.com, or the name that another library uses, such as
+// keepalive@libssh2.org. A failure reply is a valid reply to it.
+func isKeepalive(requestType string) bool { return strings.HasPrefix(requestType, "keepalive@") }
 
 // keepalive ends the connection if the client sends nothing for too long. It sends
 // keepalive requests, to which an idle client replies that it does not know them.

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"path"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -79,7 +81,7 @@ func (c *console) runCommand(ctx context.Context, line string) int {
 	command, err := parseCommand(line)
 	if errors.As(err, new(unknownCommand)) {
 		c.audit.refusal(c.actor, kindCommand, "unknown command", slog.String("requested", clip(line)))
-		fmt.Fprintf(c.channel.Stderr(), "bastion: %v\n", err)
+		fmt.Fprintf(c.channel.Stderr(), "bastion: %v\n%s", err, c.instead(line))
 		return 127
 	}
 	if err != nil {
@@ -110,7 +112,7 @@ func (c *console) interact(ctx context.Context) {
 		}
 	})
 	c.showStatus()
-	fmt.Fprintf(c.out, "\nCommands: %s, exit.\n", commandList)
+	fmt.Fprintf(c.out, "\nCommands: %s, exit.\n%s", commandList, c.instead(""))
 	readNext := next
 	for {
 		select {
@@ -144,6 +146,9 @@ func (c *console) runLine(ctx context.Context, line string) (last bool) {
 	command, err := parseCommand(line)
 	if err != nil {
 		fmt.Fprintf(c.out, "bastion: %v\n", err)
+		if errors.As(err, new(unknownCommand)) {
+			fmt.Fprint(c.out, c.instead(line))
+		}
 		return false
 	}
 	c.execute(ctx, command)
@@ -208,6 +213,22 @@ type unknownCommand struct{ line string }
 
 func (u unknownCommand) Error() string {
 	return fmt.Sprintf("unknown command %q. Commands: %s", clip(u.line), commandList)
+}
+
+// netcats are the programs that a ProxyCommand runs on a bastion that has a shell.
+var netcats = []string{"nc", "ncat", "netcat", "nc.openbsd", "nc.traditional", "socat"}
+
+// instead returns the line that tells a person who expected a shell what to do. line is
+// the command that the person wanted to run, or empty.
+func (c *console) instead(line string) string {
+	alias := bastion.HostAlias(clip(c.lease.Load().Name))
+	forwards := slices.ContainsFunc(strings.Fields(line), func(word string) bool {
+		return slices.Contains(netcats, path.Base(strings.Trim(word, `"'`)))
+	})
+	if forwards {
+		return fmt.Sprintf("A bastion runs no programs; it forwards connections itself. As ProxyCommand, use: ssh [-F FILE] -W %%h:%%p %s\n", alias)
+	}
+	return fmt.Sprintf("A bastion has no shell. To log in to a private host, or to run a command there: ssh [-F FILE] -J %s HOST\n", alias)
 }
 
 // parseCommand parses a line. Its errors are shown to the person at the console.

@@ -205,6 +205,9 @@ func TestConsoleWithoutATerminal(t *testing.T) {
 			t.Errorf("output without %q:\n%s", want, got.stdout)
 		}
 	}
+	if n := strings.Count(got.stdout, "A bastion has no shell. To log in to a private host, or to run a command there: ssh [-F FILE] -J bastion-default HOST\n"); n != 2 {
+		t.Errorf("%d times what to do instead, want 2, at the beginning and after the unknown command:\n%s", n, got.stdout)
+	}
 	if strings.Count(got.stdout, "owner ") != 1 {
 		t.Errorf("a command after exit was run:\n%s", got.stdout)
 	}

@@ -2,6 +2,7 @@ package sshd
 
 import (
 	"net/netip"
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -72,7 +73,9 @@ func TestUnsupportedRequestsOfOpenSSHAreRefused(t *testing.T) {
 		kind, reason string
 		requested    string
 	}{
-		{"command", []string{"bastion", "id"}, `bastion: unknown command "id". Commands: status, extend 30m, close, help`, 127,
+		{"command", []string{"bastion", "id"}, `bastion: unknown command "id". Commands: status, extend 30m, close, help
+A bastion has no shell. To log in to a private host, or to run a command there: ssh [-F FILE] -J bastion-default HOST
+`, 127,
 			kindCommand, "unknown command", "id"},
 		{"remote forward", []string{"-R", "8022:localhost:22", "bastion", "status"}, "remote port forwarding failed", 0,
 			kindRequest, "not supported", "tcpip-forward"},
@@ -204,6 +207,127 @@ func (s openSSH) keygen(name, kind string) {
 	out, err := exec.Command("ssh-keygen", "-q", "-t", kind, "-N", "", "-f", s.path(name)).CombinedOutput()
 	if err != nil {
 		s.t.Fatalf("ssh-keygen: %v: %s", err, out)
+	}
+}
+
+// Tools and people read the standard error of ssh. If the login succeeds, nothing there may
+// say that it failed; if it fails, the last line says so.
+func TestOpenSSHThatOffersAWrongKeyFirst(t *testing.T) {
+	for name, c := range map[string]struct {
+		keys   []string
+		last   string
+		status int
+	}{
+		"the right one is next":  {[]string{"wrong", "other", "id"}, "", 0},
+		"no right one":           {[]string{"wrong", "other"}, "bastion@127.0.0.1: Permission denied (publickey).\r\n", 255},
+		"the right one is first": {[]string{"id", "wrong"}, "", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := start(t)
+			s := r.openSSH()
+			s.keygen("wrong", "ed25519")
+			s.keygen("other", "rsa")
+			args := []string{"-F", s.withoutKey()}
+			for _, key := range c.keys {
+				args = append(args, "-i", s.path(key))
+			}
+			want := c.last
+			if c.keys[0] == "wrong" {
+				want = r.skipped(s.publicKey("wrong")) + c.last
+			}
+			if got := s.ssh("", append(args, "bastion", "status")...); got.stderr != want || got.status != c.status {
+				t.Errorf("status %d, want %d; standard error:\n%s\nwant:\n%s", got.status, c.status, got.stderr, want)
+			}
+		})
+	}
+}
+
+func (s openSSH) publicKey(name string) ssh.PublicKey {
+	s.t.Helper()
+	text, err := os.ReadFile(s.path(name) + ".pub")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	key, _, _, _, err := ssh.ParseAuthorizedKey(text)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return key
+}
+
+// Keepalives of all libraries, and what PuTTY says about its window, are no refusals.
+func TestHarmlessRequestsAreNoRefusals(t *testing.T) {
+	r := start(t)
+	client := r.dial()
+	session, err := client.NewSession()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer session.Close()
+	for _, name := range []string{
+		"keepalive@lag.net",     // paramiko
+		"keepalive@libssh2.org", // libssh2
+		"keepalive@jcraft.com",  // JSch
+		"keepalive@openssh.com",
+		"keepalive@example.com",
+	} {
+		for _, wantReply := range []bool{true, false} {
+			if ok, _, err := client.SendRequest(name, wantReply, nil); ok || err != nil {
+				t.Errorf("%s on the connection: %t, %v", name, ok, err)
+			}
+			if ok, err := session.SendRequest(name, wantReply, nil); ok || err != nil {
+				t.Errorf("%s on a session: %t, %v", name, ok, err)
+			}
+		}
+	}
+	for _, name := range []string{"simple@putty.projects.tartarus.org", "winadj@putty.projects.tartarus.org"} {
+		if ok, err := session.SendRequest(name, true, nil); ok || err != nil {
+			t.Errorf("%s: %t, %v", name, ok, err)
+		}
+	}
+	r.stop()
+	if lines := r.log.all(msgRefusal); len(lines) > 0 {
+		t.Errorf("refusal lines: %v", lines)
+	}
+	if n := r.table.LastReport().Receipt.Refusals; n != 0 {
+		t.Errorf("the receipt has %d refusals", n)
+	}
+}
+
+// A ProxyCommand that runs nc on the bastion gets the advice to use -W.
+func TestProxyCommandWithNetcatIsToldToUseW(t *testing.T) {
+	r := start(t)
+	s := r.openSSH()
+	got := s.ssh("", "-o", "ProxyCommand=ssh -F "+s.path("config")+" bastion nc %h %p", "10.0.0.1")
+	const advice = "As ProxyCommand, use: ssh [-F FILE] -W %h:%p bastion-default\n"
+	if got.status != 255 || !strings.Contains(got.stderr, `bastion: unknown command "nc 10.0.0.1 22".`) || !strings.Contains(got.stderr, advice) {
+		t.Errorf("%+v, want %q", got, advice)
+	}
+	if l := r.log.await(t, msgRefusal, 1); l.text("kind") != kindCommand || l.text("requested") != "nc 10.0.0.1 22" {
+		t.Errorf("line %v", l)
+	}
+	client := r.dial()
+	for command, forwards := range map[string]bool{
+		"nc db.internal 22":                      true,
+		"nc -q0 -w 5 db.internal 22":             true,
+		"exec /usr/bin/nc db.internal 22":        true,
+		"ncat --no-shutdown db.internal 22":      true,
+		"netcat -N db.internal 22 2>/dev/null":   true,
+		"nc.openbsd db.internal 22":              true,
+		"socat - TCP:db.internal:22":             true,
+		`sh -c "nc db.internal 22"`:              true,
+		"bash":                                   false,
+		"psql -h db.internal":                    false,
+		"rsync --server -e.LsfxCIvu . nc.tar.gz": false,
+	} {
+		console := r.command(client, command)
+		if status := console.status(); status != 127 {
+			t.Errorf("%s: status %d, want 127", command, status)
+		}
+		w, j := strings.Contains(console.text(), "ssh [-F FILE] -W %h:%p bastion-default\n"), strings.Contains(console.text(), "ssh [-F FILE] -J bastion-default HOST\n")
+		if w != forwards || j == forwards {
+			t.Errorf("%s: output:\n%s", command, console.text())
+		}
 	}
 }
 

@@ -55,8 +55,13 @@ func (c *connection) session(channel ssh.NewChannel) {
 // handle handles one request, and reports whether it is accepted. It must not wait for
 // the console: while handle runs, the library can stop reading the data of all channels.
 func (s *session) handle(r *ssh.Request) bool {
+	if isKeepalive(r.Type) {
+		return false
+	}
 	switch r.Type {
-	case "env", "signal", "break", "eow@openssh.com":
+	case "env", "signal", "break", "eow@openssh.com",
+		// The manual of PuTTY describes these two in "SSH-2 names specified for PuTTY".
+		"simple@putty.projects.tartarus.org", "winadj@putty.projects.tartarus.org":
 		return false // common and harmless: no audit line
 	case "pty-req":
 		var pty struct {
