@@ -7,7 +7,6 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
-	"io"
 	"sync/atomic"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -42,7 +41,7 @@ func (d *Deployment) upload(ctx context.Context, bucket string, o object) error 
 		return nil
 	}
 	size := int64(len(o.content))
-	body := &counted{Reader: bytes.NewReader(o.content)}
+	body := &counted{content: bytes.NewReader(o.content)}
 	detail := func() string { return megabytes(body.at.Load()) + " of " + megabytes(size) }
 	err = d.Progress.Step(fmt.Sprintf("upload %s, %s", o.what, megabytes(size)), detail, func() error {
 		_, err := d.Cloud.Objects.PutObject(ctx, &s3.PutObjectInput{
@@ -59,23 +58,18 @@ func (d *Deployment) upload(ctx context.Context, bucket string, o object) error 
 
 // counted is a reader that knows its position. A repeated request starts again at 0.
 type counted struct {
-	*bytes.Reader
-	at atomic.Int64
+	content *bytes.Reader
+	at      atomic.Int64
 }
 
 func (c *counted) Read(p []byte) (int, error) {
-	n, err := c.Reader.Read(p)
+	n, err := c.content.Read(p)
 	c.at.Add(int64(n))
 	return n, err
 }
 
-// WriteTo hides that of bytes.Reader, which would not be counted until its end.
-func (c *counted) WriteTo(w io.Writer) (int64, error) {
-	return io.Copy(w, struct{ io.Reader }{c})
-}
-
 func (c *counted) Seek(offset int64, whence int) (int64, error) {
-	at, err := c.Reader.Seek(offset, whence)
+	at, err := c.content.Seek(offset, whence)
 	c.at.Store(at)
 	return at, err
 }

@@ -45,6 +45,26 @@ func TestZipIsReproducibleAndExecutable(t *testing.T) {
 	}
 }
 
+// The progress of an upload starts again if the SDK repeats the request.
+func TestProgressOfAnUploadFollowsThePosition(t *testing.T) {
+	c := &counted{content: bytes.NewReader(make([]byte, 100))}
+	for _, test := range []struct {
+		read int64
+		from int64 // read from here
+		want int64
+	}{{40, 0, 40}, {10, 0, 10}, {200, 50, 100}} {
+		if _, err := c.Seek(test.from, io.SeekStart); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.CopyN(io.Discard, c, test.read); err != nil && err != io.EOF {
+			t.Fatal(err)
+		}
+		if got := c.at.Load(); got != test.want {
+			t.Errorf("after %d bytes from %d, the position is %d", test.read, test.from, got)
+		}
+	}
+}
+
 // flat lists the leaves of YAML nodes as "path tag value".
 func flat(path string, n *yaml.Node) (all []string) {
 	switch n.Kind {

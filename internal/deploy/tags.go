@@ -8,18 +8,18 @@ import (
 	"unicode/utf8"
 )
 
-// The limits of stack tags. CloudFormation accepts 50 ("CreateChangeSet" in its API
-// Reference) and puts them on the stack's resources. A Lambda function has at most 50
-// ("Using tags on Lambda functions" in the Lambda Developer Guide), of which the SAM
-// transform adds one, lambda:createdBy. The lengths are those of CloudFormation's "Tag".
+// The limits of stack tags, which CloudFormation puts on the stack's resources. A resource
+// has at most 50 tags ("Tag naming limits and requirements" in the Tagging AWS Resources
+// User Guide), of which the SAM transform sets one on each function, lambda:createdBy. The
+// lengths are those of "Tag" in the CloudFormation API Reference.
 const (
 	maxTags     = 49
 	maxTagKey   = 128
 	maxTagValue = 256
 )
 
-// tagCharacters matches the characters that every service accepts: "Tag naming limits
-// and requirements" in the Tagging AWS Resources User Guide. Words have no spaces.
+// tagCharacters matches the characters that all services accept (same page), but no space,
+// which separates the tags.
 var tagCharacters = regexp.MustCompile(`^[\p{L}\p{N}_.:/=+@-]+$`)
 
 // ParseTags reads the tags of the stacks, "Key=Value Key2=Value2", separated by spaces. A

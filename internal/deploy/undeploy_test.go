@@ -217,7 +217,7 @@ func TestUndeployClosesBastionsOfTokenCallers(t *testing.T) {
 }
 
 func TestStackThatIsNotServingIsOnlyDeleted(t *testing.T) {
-	for _, status := range []types.StackStatus{types.StackStatusRollbackComplete, types.StackStatusDeleteFailed, types.StackStatusCreateFailed} {
+	for _, status := range []types.StackStatus{types.StackStatusRollbackComplete, types.StackStatusDeleteFailed, types.StackStatusCreateFailed, types.StackStatusReviewInProgress} {
 		bubble(t, func(t *testing.T) {
 			w := deployedWorld()
 			w.named("bastion").status = status
