@@ -23,12 +23,33 @@ type Lambda struct {
 
 	url    string
 	client *http.Client
+	stop   func()
 	mu     sync.Mutex // the emulator has one instance, which takes one event at a time
 }
 
 // Emulate starts the emulator, which starts the function with its first event.
 // environ is the function's environment without the variables that Lambda adds.
 func Emulate(t testing.TB, bootstrap string, environ []string) *Lambda {
+	t.Helper()
+	l := &Lambda{
+		Log:    &Output{},
+		client: &http.Client{Timeout: 10 * time.Minute, Transport: &http.Transport{DisableKeepAlives: true}},
+	}
+	l.start(t, bootstrap, environ)
+	return l
+}
+
+// Update replaces the function's program and environment when it has returned from the
+// present event. Later events wait for the new program. The log continues.
+func (l *Lambda) Update(t testing.TB, bootstrap string, environ []string) {
+	t.Helper()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.stop()
+	l.start(t, bootstrap, environ)
+}
+
+func (l *Lambda) start(t testing.TB, bootstrap string, environ []string) {
 	t.Helper()
 	program := Tool(t, emulator)
 	if err := os.Chmod(program, 0o755); err != nil { // pip installs it without the executable bit
@@ -38,13 +59,9 @@ func Emulate(t testing.TB, bootstrap string, environ []string) *Lambda {
 	command := exec.Command("sh", "-c", untilStdinEnds, "sh", program,
 		"--runtime-interface-emulator-address", front, "--runtime-api-address", api, bootstrap)
 	command.Env = append(environ, "PATH="+os.Getenv("PATH"), "AWS_LAMBDA_LOG_FORMAT=JSON")
-	l := &Lambda{
-		url:    "http://" + front + "/2015-03-31/functions/function/invocations",
-		client: &http.Client{Timeout: 10 * time.Minute, Transport: &http.Transport{DisableKeepAlives: true}},
-	}
-	l.Log = start(t, command, "the emulator of "+bootstrap)
+	l.url = "http://" + front + "/2015-03-31/functions/function/invocations"
+	l.stop = start(t, command, "the emulator of "+bootstrap, l.Log)
 	await(t, "http://"+front, l.Log)
-	return l
 }
 
 // Invoke sends an event and returns the function's response. For a function that

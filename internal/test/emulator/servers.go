@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 )
@@ -20,7 +21,8 @@ func DynamoDB(t testing.TB) string {
 		"software.amazon.dynamodb.services.local.main.ServerRunner",
 		"-inMemory", "-disableTelemetry", "-port", fmt.Sprint(port))
 	java.Dir = t.TempDir()
-	output := start(t, java, "DynamoDB Local")
+	output := &Output{}
+	start(t, java, "DynamoDB Local", output)
 	url := fmt.Sprintf("http://127.0.0.1:%d", port)
 	await(t, url, output)
 	return url
@@ -30,17 +32,17 @@ func DynamoDB(t testing.TB) string {
 func Moto(t testing.TB) string {
 	t.Helper()
 	port := fmt.Sprint(FreePort(t))
-	output := start(t, exec.Command("sh", "-c", untilStdinEnds, "sh", Tool(t, "moto-5.2.5/bin/moto_server"), "-H", "127.0.0.1", "-p", port), "moto")
+	output := &Output{}
+	start(t, exec.Command("sh", "-c", untilStdinEnds, "sh", Tool(t, "moto-5.2.5/bin/moto_server"), "-H", "127.0.0.1", "-p", port), "moto", output)
 	url := "http://127.0.0.1:" + port
 	await(t, url, output)
 	return url
 }
 
-// start starts a program that ends with the test. Its output is logged if the test
-// fails.
-func start(t testing.TB, command *exec.Cmd, name string) *Output {
+// start starts a program that ends with the test, or with stop. Its output is logged if the
+// test fails.
+func start(t testing.TB, command *exec.Cmd, name string, output *Output) (stop func()) {
 	t.Helper()
-	output := &Output{}
 	command.Stdout, command.Stderr = output, output
 	stdin, err := command.StdinPipe()
 	if err != nil {
@@ -49,14 +51,17 @@ func start(t testing.TB, command *exec.Cmd, name string) *Output {
 	if err := command.Start(); err != nil {
 		t.Fatalf("start %s: %v", name, err)
 	}
-	t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		_ = stdin.Close()
 		_ = command.Wait() // always an error, because it is killed
+	})
+	t.Cleanup(func() {
+		stop()
 		if t.Failed() {
 			t.Logf("output of %s:\n%s", name, output)
 		}
 	})
-	return output
+	return stop
 }
 
 // await waits until the URL returns any HTTP response.

@@ -93,7 +93,7 @@ func (s cloudSuites) launch(t *testing.T, bastionID string, attempt int) bastion
 // newResourcesAreHidden uses a proxy that hides new groups and tasks for an hour.
 func (s cloudSuites) newResourcesAreHidden(t *testing.T) {
 	f := s.fargate
-	late := &fargate{definition: f.definition, port: f.port, resources: f.resources, moto: f.moto, changed: f.changed, log: f.log, staleness: time.Hour}
+	late := &fargate{definitions: f.definitions, port: f.port, resources: f.resources, moto: f.moto, changed: f.changed, log: f.log, staleness: time.Hour}
 	late.allTasks = f.tasks() // their addresses are in use
 	t.Cleanup(late.close)
 	ports, shows := connectThroughProxy(t, late), s.launch(t, "bbbbbbbbbbbbbbbb", 1)

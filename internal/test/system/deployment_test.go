@@ -38,8 +38,13 @@ const (
 	taskRoleID  = "AROAEXAMPLEEXAMPLE123"
 )
 
-// privateNetwork contains the private host. Bastions may connect to no other network.
-const privateNetwork = "127.99.0.0/16"
+// privateNetwork contains the private host. Bastions may connect to no other network, but
+// TestUpgrade allows otherNetwork.
+const (
+	privateNetwork  = "127.99.0.0/16"
+	otherNetwork    = "127.98.0.0/16"
+	privateNetworks = privateNetwork + "," + otherNetwork
+)
 
 // firstTask is the address of the first task. Each later task has the next address.
 var firstTask = netip.MustParseAddr("127.65.0.1")
@@ -54,6 +59,7 @@ func taskID(arn string) string { return arn[strings.LastIndexByte(arn, '/')+1:] 
 type deployment struct {
 	url       string // of the API, without a path
 	functions functions
+	endpoints map[string]string // the URL of AWS for each function
 	fargate   *fargate
 	proxy     *motoProxy
 	events    *eventBridge
@@ -68,12 +74,12 @@ type deployment struct {
 	stopEvents func()          // stops events and schedules, and waits for the last
 }
 
-// startDeployment builds and starts everything.
-func startDeployment(t *testing.T) *deployment {
+// startDeployment starts everything, with the programs and the template of a version. The
+// parameters are changes of those in evaluate.
+func startDeployment(t *testing.T, v version, parameters ...string) *deployment {
 	t.Helper()
-	v := thisVersion(t, programs()...)
 	d := prepareDeployment(t, v)
-	d.start(t, v)
+	d.start(t, v, parameters...)
 	return d
 }
 
@@ -81,7 +87,7 @@ func startDeployment(t *testing.T) *deployment {
 // account has before the stack is created, and the stack's tables.
 func prepareDeployment(t *testing.T, v version) *deployment {
 	t.Helper()
-	d := &deployment{events: &eventBridge{count: map[string]int{}}, functions: functions{}}
+	d := &deployment{events: &eventBridge{count: map[string]int{}}, functions: functions{}, endpoints: map[string]string{}}
 	dynamo := emulator.DynamoDB(t)
 	d.fargate = newFargate(t, filepath.Join(v.programs, "bastiond"), d.taskChanged)
 	d.proxy = newMotoProxy(d.fargate)
@@ -102,11 +108,12 @@ func prepareDeployment(t *testing.T, v version) *deployment {
 // of a version. The parameters are changes of those in evaluate.
 func (d *deployment) start(t *testing.T, v version, parameters ...string) {
 	t.Helper()
-	resources := v.evaluate(t, d.fargate.resources, append([]string{"SshPort", fmt.Sprint(d.fargate.port), "ResourceTags", operatorTag}, parameters...)...)
+	resources := v.evaluate(t, d.fargate.resources, append([]string{"SshPort", fmt.Sprint(d.fargate.port)}, parameters...)...)
 	d.fargate.moto.putSettings(t, resources)
-	d.fargate.definition.environ = taskEnvironment(resources)
+	d.fargate.define(d.fargate.resources.definition, v.taskDefinition(t, resources))
 	for name := range functionNames {
-		d.functions[name] = startFunction(t, v.programs, name, serve(t, d.recorder.As(roleOf(name), "")), functionEnvironment(resources, name, d.slack))
+		d.endpoints[name] = serve(t, d.recorder.As(roleOf(name), ""))
+		d.functions[name] = startFunction(t, v.programs, name, d.endpoints[name], functionEnvironment(resources, name, d.slack))
 	}
 	d.url, d.slack.app = serve(t, gateway{d.functions}), d.slack.serveTLS(t, gateway{d.functions})
 	d.startEvents(t, &stream{url: d.services["dynamodb"], client: newHTTPClient(), events: d.events})
@@ -160,15 +167,41 @@ func functionEnvironment(resources map[string]map[string]any, name string, s *fa
 	return environ
 }
 
-// taskEnvironment returns the environment of the task definition in an evaluated template.
-func taskEnvironment(resources map[string]map[string]any) (environ []string) {
+// taskDefinition returns the task definition of an evaluated template.
+func (v version) taskDefinition(t *testing.T, resources map[string]map[string]any) taskDefinition {
+	t.Helper()
+	d := taskDefinition{program: filepath.Join(v.programs, "bastiond")}
 	properties := resources["TaskDefinition"]["Properties"].(map[string]any)
 	container := properties["ContainerDefinitions"].([]any)[0].(map[string]any)
 	for _, variable := range container["Environment"].([]any) {
 		variable := variable.(map[string]any)
-		environ = append(environ, fmt.Sprint(variable["Name"], "=", variable["Value"]))
+		d.environ = append(d.environ, fmt.Sprint(variable["Name"], "=", variable["Value"]))
+		if variable["Name"] == "BASTIOND_LISTEN" {
+			listen, err := netip.ParseAddrPort(variable["Value"].(string))
+			if err != nil {
+				t.Fatal(err)
+			}
+			d.port = listen.Port()
+		}
 	}
-	return environ
+	return d
+}
+
+// update does what CloudFormation does when a stack gets another version or other
+// parameters: it registers a new revision of the task definition, and replaces the code and
+// the environment of functions. Another revision stays for the tasks that refer to it.
+func (d *deployment) update(t *testing.T, v version, names []string, parameters ...string) {
+	t.Helper()
+	stack := d.fargate.resources
+	stack.definition = d.fargate.moto.registerTaskDefinition(t)
+	resources := v.evaluate(t, stack, append([]string{"SshPort", fmt.Sprint(d.fargate.port)}, parameters...)...)
+	d.fargate.moto.putSettings(t, resources)
+	d.fargate.define(stack.definition, v.taskDefinition(t, resources))
+	for name := range functionNames {
+		if slices.Contains(names, withoutAlias(name)) {
+			d.functions[name].Update(t, filepath.Join(v.programs, withoutAlias(name)), lambdaEnvironment(name, d.endpoints[name], functionEnvironment(resources, name, d.slack)))
+		}
+	}
 }
 
 // operatorTag is the tag that the operator wants on groups and tasks.
@@ -313,9 +346,14 @@ func programs() []string {
 // startFunction starts a function with its environment. It calls AWS at the URL.
 func startFunction(t testing.TB, programs, name, aws string, settings []string) *emulator.Lambda {
 	t.Helper()
-	return emulator.Emulate(t, filepath.Join(programs, withoutAlias(name)), append([]string{
+	return emulator.Emulate(t, filepath.Join(programs, withoutAlias(name)), lambdaEnvironment(name, aws, settings))
+}
+
+// lambdaEnvironment returns a function's settings with the variables that Lambda adds.
+func lambdaEnvironment(name, aws string, settings []string) []string {
+	return slices.Concat([]string{
 		"AWS_LAMBDA_FUNCTION_NAME=" + name, fmt.Sprint("AWS_LAMBDA_FUNCTION_TIMEOUT=", functionNames[name]), "AWS_ENDPOINT_URL=" + aws,
-	}, slices.Concat(credentials(), settings)...))
+	}, credentials(), settings)
 }
 
 // functionError returns the error in a function's response, or "" if there is none.

@@ -86,6 +86,12 @@
 // functions compiled for this machine. Service Quotas and three calls of EC2 and Lambda,
 // which moto does not have, are played at the interface, too.
 //
+// # Upgrades
+//
+// TestUpgrade deploys an earlier commit, which scripts/earlier compiles, starts bastions,
+// and then updates functions and parameters to this version. The roles are those of this
+// version from the beginning, as in an update, where CloudFormation changes them first.
+//
 // # Network
 //
 // Each task has an address on loopback. A TCP proxy listens there and enforces the task's

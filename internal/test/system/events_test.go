@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"testing"
 	"time"
 )
 
@@ -19,11 +20,21 @@ import (
 // schedules. It also counts all asynchronous events and keeps those that failed.
 type eventBridge struct {
 	schedules sync.RWMutex // while locked for writing, no schedule runs
+	all       sync.RWMutex // while locked for writing, no task event is delivered, no stream is read, and no schedule runs
 
 	mu     sync.Mutex
 	count  map[string]int // events by kind
 	dead   []string       // events that a dead-letter queue would hold
 	serial int
+}
+
+// pause stops the delivery of all events until resume is called, or the test ends.
+func (b *eventBridge) pause(t *testing.T) (resume func()) {
+	t.Helper()
+	b.all.Lock()
+	resume = sync.OnceFunc(b.all.Unlock)
+	t.Cleanup(resume)
+	return resume
 }
 
 // delivered returns how many events of a kind were delivered.
@@ -104,6 +115,8 @@ func (b *eventBridge) taskChanged(ctx context.Context, to functions, t *task, cl
 	select {
 	case <-ctx.Done():
 	case <-time.After(eventDelay):
+		b.all.RLock()
+		defer b.all.RUnlock()
 		b.send(ctx, to.invoke, "observer", event)
 	}
 }
@@ -119,10 +132,12 @@ func (b *eventBridge) schedule(ctx context.Context, to functions, action string,
 			return
 		case <-tick.C:
 		}
+		b.all.RLock()
 		b.schedules.RLock()
 		b.countEvent(action)
 		b.send(ctx, to.invoke, "reaper", []byte(`{"action":"`+action+`"}`))
 		b.schedules.RUnlock()
+		b.all.RUnlock()
 	}
 }
 
@@ -221,11 +236,13 @@ func (s *stream) poll(ctx context.Context, to functions) {
 			return
 		case <-tick.C:
 		}
+		s.events.all.RLock()
 		batch, err := s.read(ctx)
 		if err != nil && ctx.Err() == nil {
 			s.events.addDeadLetter("%v", err)
 		}
 		s.deliver(ctx, to, s.filter(batch))
+		s.events.all.RUnlock()
 	}
 }
 

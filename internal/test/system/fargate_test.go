@@ -29,40 +29,49 @@ const stopTimeout = 5 * time.Second
 
 // fargate plays Fargate: it runs a bastiond process for each task.
 type fargate struct {
-	definition *taskDefinition // of the stack's resources
-	aws        string          // the endpoint URL of tasks, without the task's ID
-	metadata   string          // the URL of the metadata endpoint
-	port       uint16          // the SSH port
-	resources  stackResources
-	moto       *moto
-	changed    func(t *task, status string) // hears of every change of a task
-	log        *emulator.Output
+	aws       string // the endpoint URL of tasks, without the task's ID
+	metadata  string // the URL of the metadata endpoint
+	port      uint16 // the SSH port of the test's own ports
+	resources stackResources
+	moto      *moto
+	changed   func(t *task, status string) // hears of every change of a task
+	log       *emulator.Output
 
 	// staleness is the age of the states that ECS shows, and the time for which EC2 does
 	// not find a new group.
 	staleness time.Duration
 
-	background sync.WaitGroup // running tasks and calls of changed
-	mu         sync.Mutex
-	closed     bool
-	allTasks   []*task
-	faults     []string // of what should not be
+	background  sync.WaitGroup // running tasks and calls of changed
+	mu          sync.Mutex
+	definitions map[string]taskDefinition // by ARN
+	closed      bool
+	allTasks    []*task
+	faults      []string // of what should not be
 }
 
 // taskDefinition has the parts of a task definition that moto does not need.
 type taskDefinition struct {
 	program string
 	environ []string
+	port    uint16 // where the program listens
+}
+
+// define sets the parts of a task definition. Tasks that start later have them.
+func (f *fargate) define(arn string, d taskDefinition) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.definitions[arn] = d
 }
 
 // newFargate starts moto and creates the stack's resources in it.
 func newFargate(t *testing.T, program string, changed func(*task, string)) *fargate {
 	t.Helper()
 	f := &fargate{
-		definition: &taskDefinition{program: program}, port: uint16(emulator.FreePort(t)), changed: changed, log: &emulator.Output{},
+		definitions: map[string]taskDefinition{}, port: uint16(emulator.FreePort(t)), changed: changed, log: &emulator.Output{},
 		staleness: 200 * time.Millisecond, moto: &moto{url: emulator.Moto(t), client: newHTTPClient()},
 	}
 	f.resources = f.moto.createStack(t)
+	f.define(f.resources.definition, taskDefinition{program: program, port: f.port})
 	f.metadata = serve(t, f)
 	return f
 }
@@ -78,8 +87,8 @@ func (f *fargate) stackConfig() awscloud.Stack {
 // runProcess runs the process of a task and returns the final state.
 func (f *fargate) runProcess(t *task) taskState {
 	// All tasks share this machine, so each bastiond listens on its own address.
-	inside := netip.AddrPortFrom(processAddress(t.address), f.port)
-	listener, err := net.Listen("tcp", netip.AddrPortFrom(t.address, f.port).String())
+	inside := netip.AddrPortFrom(processAddress(t.address), t.definition.port)
+	listener, err := net.Listen("tcp", netip.AddrPortFrom(t.address, t.definition.port).String())
 	if err != nil {
 		return f.failToStart(t, err)
 	}
@@ -142,7 +151,7 @@ func (f *fargate) environment(t *task, inside netip.AddrPort) []string {
 		"AWS_CONTAINER_CREDENTIALS_FULL_URI=" + f.metadata + "/credentials",
 
 		"BASTIOND_LISTEN=" + inside.String(),
-		"BASTIOND_ALLOW_LOOPBACK=" + privateNetwork,
+		"BASTIOND_ALLOW_LOOPBACK=" + privateNetworks,
 		"AWS_ENDPOINT_URL=" + f.aws + "/" + t.id,
 	}, t.environ)
 }
@@ -227,7 +236,7 @@ func (f *fargate) forwardAll(alive context.Context, l net.Listener, t *task, to 
 		all.Go(func() {
 			defer outer.Close()
 			from := outer.RemoteAddr().(*net.TCPAddr).AddrPort().Addr()
-			admitted, err := f.moto.allowsConnection(alive, t.networkInterface, from, f.port)
+			admitted, err := f.moto.allowsConnection(alive, t.networkInterface, from, t.definition.port)
 			if alive.Err() == nil {
 				f.recordFault(t, err)
 			}

@@ -151,11 +151,21 @@ func (m *moto) createStack(t *testing.T) stackResources {
 	}
 	p.memberGroup = ec2("CreateSecurityGroup", "VpcId", p.vpc, "GroupName", "members", "GroupDescription", "members").Group
 	p.cluster = ecs("CreateCluster", "cluster", "clusterArn", map[string]any{"clusterName": "way-in-1"})
-	p.definition = ecs("RegisterTaskDefinition", "taskDefinition", "taskDefinitionArn", map[string]any{
+	p.definition = m.registerTaskDefinition(t)
+	return p
+}
+
+// registerTaskDefinition registers a revision of the task definition and returns its ARN.
+func (m *moto) registerTaskDefinition(t *testing.T) string {
+	t.Helper()
+	response, err := m.ecs(t.Context(), "RegisterTaskDefinition", map[string]any{
 		"family": "way-in", "networkMode": "awsvpc", "cpu": "256", "memory": "512", "requiresCompatibilities": []string{"FARGATE"},
 		"containerDefinitions": []any{map[string]any{"name": "bastiond", "image": "bastiond", "essential": true, "memory": 512}},
 	})
-	return p
+	if err != nil {
+		t.Fatal(err)
+	}
+	return response["taskDefinition"].(map[string]any)["taskDefinitionArn"].(string)
 }
 
 // groupsOf returns the groups of an interface; none if the interface is deleted.

@@ -25,6 +25,7 @@ type motoProxy struct {
 	fargate *fargate
 
 	mu             sync.Mutex             // one call at a time
+	ecsFault       ecsFault               // nil: every call of ECS is served
 	hiddenUntil    map[string]time.Time   // end of the time in which a new group is not found, by ID and by name
 	startedTasks   map[string]startedTask // by clientToken
 	forwardedCalls map[string]int         // answered by moto, by action
@@ -131,9 +132,9 @@ type startedTask struct {
 
 // ecsCall has the parameters that the proxy reads, for all actions.
 type ecsCall struct {
-	ClientToken, StartedBy, Task, Reason string
-	Tasks                                []string
-	NetworkConfiguration                 struct {
+	ClientToken, StartedBy, TaskDefinition, Task, Reason string
+	Tasks                                                []string
+	NetworkConfiguration                                 struct {
 		AwsvpcConfiguration struct{ SecurityGroups []string }
 	}
 	Overrides struct {
@@ -162,7 +163,30 @@ func (p *motoProxy) serveECS(w http.ResponseWriter, r *http.Request) {
 	p.writeResponse(w, response, err)
 }
 
+// ecsFault lets calls of ECS fail. It is called for each call, before the call has its
+// effect and after it. If it returns true, the caller gets a server error.
+type ecsFault func(action string, call ecsCall, after bool) bool
+
+func (p *motoProxy) setECSFault(fault ecsFault) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.ecsFault = fault
+}
+
+// ecs serves a call, or lets it fail.
 func (p *motoProxy) ecs(ctx context.Context, action string, call ecsCall, body []byte) (map[string]any, error) {
+	failed := errorResponse{http.StatusInternalServerError, []byte(`{"__type":"ServerException","message":"the test lets this call fail"}`)}
+	if p.ecsFault != nil && p.ecsFault(action, call, false) {
+		return nil, failed
+	}
+	response, err := p.serve(ctx, action, call, body)
+	if err == nil && p.ecsFault != nil && p.ecsFault(action, call, true) {
+		return nil, failed
+	}
+	return response, err
+}
+
+func (p *motoProxy) serve(ctx context.Context, action string, call ecsCall, body []byte) (map[string]any, error) {
 	switch action {
 	case "RunTask":
 		return p.runTask(ctx, call, body)
@@ -218,7 +242,7 @@ func (p *motoProxy) runTask(ctx context.Context, call ecsCall, body []byte) (map
 			environ = append(environ, entry.Name+"="+entry.Value)
 		}
 	}
-	now.task, err = p.fargate.startTask(now.response["taskArn"].(string), call.StartedBy, networkInterfaceOf(now.response), environ)
+	now.task, err = p.fargate.startTask(now.response["taskArn"].(string), call.StartedBy, call.TaskDefinition, networkInterfaceOf(now.response), environ)
 	p.startedTasks[call.ClientToken] = now
 	return runTaskResponse(now), err
 }

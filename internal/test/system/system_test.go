@@ -34,7 +34,7 @@ type systemTest struct {
 // step before has left.
 func TestWholeSystem(t *testing.T) {
 	s := &systemTest{startedAt: time.Now()}
-	s.deployment = startDeployment(t)
+	s.deployment = startDeployment(t, thisVersion(t, programs()...), "ResourceTags", operatorTag)
 	s.targetHost = privateHost(t)
 	s.alice = &apiUser{deployment: s.deployment, user: role + "alice", sourceIP: "127.0.0.1"}
 	s.robot = &apiUser{deployment: s.deployment, user: "robot", sourceIP: "127.0.0.3"}

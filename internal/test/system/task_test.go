@@ -21,7 +21,7 @@ const (
 // task is a task that the test's Fargate runs. Its definition is in moto.
 type task struct {
 	id, arn, startedBy string
-	definition         *taskDefinition
+	definition         taskDefinition
 	networkInterface   string
 	environ            []string   // of RunTask's overrides
 	address            netip.Addr // public, associated while the task starts
@@ -63,7 +63,7 @@ func (t *task) terminate(reason string) {
 }
 
 // startTask starts a task that moto has created.
-func (f *fargate) startTask(arn, startedBy, networkInterface string, environ []string) (*task, error) {
+func (f *fargate) startTask(arn, startedBy, definition, networkInterface string, environ []string) (*task, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.closed {
@@ -71,7 +71,7 @@ func (f *fargate) startTask(arn, startedBy, networkInterface string, environ []s
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	t := &task{
-		id: taskID(arn), arn: arn, startedBy: startedBy, definition: f.definition, networkInterface: networkInterface, environ: environ,
+		id: taskID(arn), arn: arn, startedBy: startedBy, definition: f.definitions[definition], networkInterface: networkInterface, environ: environ,
 		address: firstTask, created: time.Now(), ctx: ctx, stop: stop,
 	}
 	for range f.allTasks {
