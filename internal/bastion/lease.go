@@ -161,7 +161,7 @@ type Receipt struct {
 	Forwards     int           `json:"forwards,omitempty"`     // connections from the bastion to destinations
 	Refusals     int           `json:"refusals,omitempty"`     // refused connections, forwards and requests
 	BytesIn      int64         `json:"bytes_in,omitempty"`     // from the owner to destinations
-	BytesOut     int64         `json:"bytes_out,omitempty"`    // from destinations to the owner
+	BytesOut     int64         `json:"bytes_out,omitempty"`    // from destinations; more than the owner received if a client left during a download
 	Destinations []Destination `json:"destinations,omitempty"` // at most MaxDestinations, in order of first use
 	Unnamed      int           `json:"unnamed,omitempty"`      // forwards to destinations beyond MaxDestinations
 }

@@ -69,8 +69,8 @@ func (a *audit) connection(client actor, since time.Time, result string) {
 // forwarded is the data of one forward's audit line.
 type forwarded struct {
 	destination
+	traffic
 	address string // the address that was connected to; empty if none
-	in, out int64  // bytes from the client and to the client
 	since   time.Time
 	result  string
 }
@@ -90,8 +90,11 @@ func (a *audit) forward(client actor, f forwarded) {
 	if len(f.dropped) > 0 {
 		attrs = append(attrs, slog.Any("dropped", f.dropped))
 	}
-	attrs = append(attrs, slog.Int64("bytes_in", f.in), slog.Int64("bytes_out", f.out),
-		a.duration(f.since), slog.String("result", f.result))
+	attrs = append(attrs, slog.Int64("bytes_in", f.in), slog.Int64("bytes_out", f.out))
+	if f.discarded > 0 {
+		attrs = append(attrs, slog.Int64("bytes_discarded", f.discarded))
+	}
+	attrs = append(attrs, a.duration(f.since), slog.String("result", f.result))
 	a.line(msgForward, attrs...)
 }
 

@@ -77,7 +77,7 @@ type Timing struct {
 
 	Resolve time.Duration // one look-up; 5 s
 	Dial    time.Duration // one connection attempt; 10 s
-	Linger  time.Duration // for delivering what a client sent before it left; 30 s
+	Linger  time.Duration // for delivering what a client sent before it closed the forward; 30 s
 	Grace   time.Duration // when a connection must end: for its channels to close, then again for the client to close it; 1 s
 }
 

@@ -43,8 +43,11 @@ type connection struct {
 	clientCtx    context.Context
 	cancelClient context.CancelFunc
 
-	slots   chan struct{} // has one value for each open channel
-	helpers sync.WaitGroup
+	slots chan struct{} // has one value for each open channel
+	// lingering has one value for each forward that the client has closed, and that still
+	// delivers what the client sent.
+	lingering chan struct{}
+	helpers   sync.WaitGroup
 
 	mu       sync.Mutex
 	consoles map[*console]struct{}
@@ -54,9 +57,10 @@ func newConnection(s *server, client actor, wire *wire, sshConn *ssh.ServerConn)
 	c := &connection{
 		server: s, actor: client, wire: wire, ssh: sshConn, since: s.cfg.Now(),
 		// The library keeps the permissions of the successful attempt only.
-		key:      sshConn.Permissions.Extensions[keyPermission],
-		slots:    make(chan struct{}, s.cfg.Limits.Channels),
-		consoles: map[*console]struct{}{},
+		key:       sshConn.Permissions.Extensions[keyPermission],
+		slots:     make(chan struct{}, s.cfg.Limits.Channels),
+		lingering: make(chan struct{}, s.cfg.Limits.Channels),
+		consoles:  map[*console]struct{}{},
 	}
 	c.actor.key = s.connections.admittedKeys()[c.key]
 	c.ctx, c.cancel = context.WithCancelCause(s.ctx)
@@ -108,14 +112,16 @@ func (c *connection) serveChannel(channel ssh.NewChannel) {
 		return
 	}
 	c.helpers.Go(func() {
-		defer func() { <-c.slots }()
-		serve(channel)
+		free := sync.OnceFunc(func() { <-c.slots })
+		defer free()
+		serve(channel, free)
 	})
 }
 
 // channelServer returns the function that serves a type of channel; nil and the
-// reason code if the type is not supported.
-func (c *connection) channelServer(channelType string) (func(ssh.NewChannel), ssh.RejectionReason) {
+// reason code if the type is not supported. The function may call free to free the
+// channel's slot before it returns.
+func (c *connection) channelServer(channelType string) (serve func(channel ssh.NewChannel, free func()), reason ssh.RejectionReason) {
 	switch channelType {
 	case "direct-tcpip":
 		return c.forward, 0
@@ -192,7 +198,7 @@ func (c *connection) close(left <-chan struct{}) {
 	}
 }
 
-// fillSlots waits until all channels have ended, and takes their slots, so that no new
+// fillSlots waits until no channel has a slot, and takes all slots, so that no new
 // channel can begin. It returns false if it receives from late or left before that.
 func (c *connection) fillSlots(late <-chan time.Time, left <-chan struct{}) bool {
 	for range cap(c.slots) {

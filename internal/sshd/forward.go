@@ -4,11 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
-	"syscall"
-	"time"
 
 	"golang.org/x/crypto/ssh"
 )
@@ -22,8 +19,8 @@ type directTCPIP struct {
 }
 
 // forward serves one direct-tcpip channel: it finds the destination, connects to it,
-// and copies both ways.
-func (c *connection) forward(channel ssh.NewChannel) {
+// and copies both ways. It calls free when the client's side is closed.
+func (c *connection) forward(channel ssh.NewChannel, free func()) {
 	f := forwarded{since: c.cfg.Now()}
 	var open directTCPIP
 	if err := ssh.Unmarshal(channel.ExtraData(), &open); err != nil {
@@ -36,19 +33,33 @@ func (c *connection) forward(channel ssh.NewChannel) {
 		return
 	}
 	defer target.Close()
-	f.result = "the client left before the connection was made"
-	if client, requests, err := channel.Accept(); err == nil {
-		r := relay{client: client, closed: discard(requests), target: target, linger: c.cfg.Timing.Linger, cut: c.ctx.Done()}
-		f.in, f.out, f.result = r.run()
-		if f.result == resultCut {
-			f.result = context.Cause(c.ctx).Error()
-		}
+	client, requests, err := channel.Accept()
+	if err != nil {
+		f.result = "the client left before the connection was made"
 		c.audit.forward(c.actor, f)
-		// The channel keeps its slot until the client has closed it too.
-		<-r.closed
 		return
 	}
+	r := relay{client: client, closed: discard(requests), target: target, linger: c.cfg.Timing.Linger, cut: c.ctx.Done()}
+	lingers := false
+	r.left = func() bool {
+		select {
+		case c.lingering <- struct{}{}:
+			lingers = true
+			free()
+		default: // this forward keeps its slot instead
+		}
+		return lingers
+	}
+	f.traffic, f.result = r.run()
+	if f.result == resultCut {
+		f.result = context.Cause(c.ctx).Error()
+	}
 	c.audit.forward(c.actor, f)
+	if lingers {
+		<-c.lingering
+	}
+	// The channel keeps its slot until the client has closed it too.
+	<-r.closed
 }
 
 // connect finds the destination and dials its addresses in order until one connects. Its
@@ -110,120 +121,4 @@ func discard(requests <-chan *ssh.Request) <-chan struct{} {
 		}
 	}()
 	return closed
-}
-
-// relay copies between a client's channel and a destination. When one side stops sending,
-// the relay closes the other side for writing, and the other direction continues.
-type relay struct {
-	client ssh.Channel
-	closed <-chan struct{} // closed when the client has closed the channel
-	target net.Conn
-	linger time.Duration   // limit for delivering the client's data after it has closed the channel
-	cut    <-chan struct{} // closed when the relay must end at once
-}
-
-// resultCut is the result of a relay that was cut.
-const resultCut = "cut"
-
-// transfer is the outcome of one direction.
-type transfer struct {
-	bytes int64
-	err   error // of the destination's connection
-}
-
-// run copies until both directions have ended, and closes both sides.
-func (r *relay) run() (in, out int64, result string) {
-	up, down := make(chan transfer, 1), make(chan transfer, 1)
-	go func() { up <- r.toTarget() }()
-	go func() { down <- r.toClient() }()
-
-	var sent, received *transfer
-	var late <-chan time.Time
-	closed, cut := r.closed, r.cut
-	result = "ok"
-	for sent == nil || received == nil {
-		select {
-		case t := <-up:
-			sent = &t
-		case t := <-down:
-			received = &t
-		case <-closed:
-			closed, result = nil, "closed by the client"
-			timer := time.NewTimer(r.linger)
-			defer timer.Stop()
-			late = timer.C
-		case <-late:
-			late = nil
-			_ = r.target.Close()
-		case <-cut:
-			cut, result = nil, resultCut
-			_ = r.target.Close()
-			_ = r.client.Close()
-		}
-	}
-	_ = r.client.Close()
-	_ = r.target.Close()
-	if result != resultCut && (isReset(sent.err) || isReset(received.err)) {
-		result = "reset by the destination"
-	}
-	return sent.bytes, received.bytes, result
-}
-
-// toTarget copies the client's data to the destination, and then half-closes the
-// destination. It delivers all of it, even if the client leaves meanwhile.
-func (r *relay) toTarget() transfer {
-	n, err := io.Copy(r.target, received{r.client})
-	halfClose(r.target)
-	if err != nil {
-		// The destination accepts no more data. OpenSSH reports this with the same request.
-		_, _ = r.client.SendRequest("eow@openssh.com", false, nil)
-	}
-	return transfer{n, err}
-}
-
-// toClient copies the destination's data to the client, and then half-closes the channel.
-func (r *relay) toClient() transfer {
-	source := &source{Reader: r.target}
-	n, err := io.Copy(r.client, source)
-	_ = r.client.CloseWrite()
-	switch {
-	case source.err != nil:
-		// The connection to the destination is lost in both directions.
-		_ = r.client.Close()
-	case err != nil:
-		// The client does not read any more. If data stayed unread, the kernel would
-		// reset the connection, and the destination could lose what the client sent.
-		_, _ = io.Copy(io.Discard, r.target)
-	}
-	return transfer{n, source.err}
-}
-
-// received reads all that a client sent. If the library cannot acknowledge data to a
-// client that has left, it returns the data together with an error. Read drops that error.
-type received struct{ io.Reader }
-
-func (r received) Read(b []byte) (int, error) {
-	n, err := r.Reader.Read(b)
-	if n > 0 {
-		return n, nil
-	}
-	return n, err
-}
-
-// source stores the error of a failed read.
-type source struct {
-	io.Reader
-	err error
-}
-
-func (s *source) Read(b []byte) (int, error) {
-	n, err := s.Reader.Read(b)
-	if err != nil && err != io.EOF {
-		s.err = err
-	}
-	return n, err
-}
-
-func isReset(err error) bool {
-	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }

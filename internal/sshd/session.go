@@ -22,7 +22,7 @@ type session struct {
 type size struct{ width, height int }
 
 // session serves one session channel.
-func (c *connection) session(channel ssh.NewChannel) {
+func (c *connection) session(channel ssh.NewChannel, _ func()) {
 	accepted, requests, err := channel.Accept()
 	if err != nil {
 		return

@@ -1,0 +1,229 @@
+package sshd
+
+import (
+	"errors"
+	"io"
+	"net"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// After the client has left, the bastion reads from the destination only to deliver the
+// rest of what the client sent: a destination that cannot send may stop reading, and if a
+// connection is closed with unread data, the kernel drops what it has not sent yet.
+const (
+	discardRate = 8 << 20 // bytes a second
+	// discardLimit is more than the channel's window and the buffers of both kernels hold
+	// together, with Linux's defaults for TCP.
+	discardLimit = 64 << 20
+
+	// These apply when the destination's kernel has everything. They give the destination
+	// time to close the connection: if it sends more after our close, some systems drop
+	// what their program has not read yet.
+	lastDiscardLimit = 1 << 20
+	lastDiscardTime  = time.Second
+
+	// sendQueueInterval is the time between two looks at the kernel's send queue.
+	sendQueueInterval = 20 * time.Millisecond
+)
+
+// relay copies between a client's channel and a destination. When one side stops sending,
+// the relay closes the other side for writing, and the other direction continues. When the
+// client closes the channel, the relay delivers what the client sent before, and then
+// closes the destination.
+type relay struct {
+	client ssh.Channel
+	closed <-chan struct{} // closed when the client has closed the channel
+	target net.Conn
+	linger time.Duration   // limit for delivering the client's data after it has closed the channel
+	cut    <-chan struct{} // closed when the relay must end at once
+
+	// left is called when the client has closed the channel. If it returns false, the
+	// relay ends as soon as the client's data is delivered.
+	left func() bool
+
+	// toTarget closes sent when it has ended, and toClient closes received. Then their
+	// fields may be read.
+	sent, received chan struct{}
+	in, out        int64 // bytes to the destination, and from it
+	sendErr        error // of the destination's connection
+	receiveErr     error // of the destination's connection; io.EOF if it stopped sending; nil if the relay stopped reading
+
+	discarded    atomic.Int64 // the part of out that was not sent to the client
+	discardLimit atomic.Int64
+}
+
+// traffic is the number of bytes that a relay copied.
+type traffic struct {
+	in, out   int64 // from the client, and from the destination
+	discarded int64 // the part of out that came after the client had left
+}
+
+// The results of a relay.
+const (
+	resultOK    = "ok"
+	resultLeft  = "closed by the client"
+	resultReset = "reset by the destination"
+	resultCut   = "cut"
+)
+
+// run copies until both directions have ended, and closes both sides.
+func (r *relay) run() (traffic, string) {
+	r.sent, r.received = make(chan struct{}), make(chan struct{})
+	r.discardLimit.Store(discardLimit)
+	go r.toTarget()
+	go r.toClient()
+	result := r.wait()
+	_ = r.client.Close()
+	_ = r.target.Close()
+	<-r.sent
+	<-r.received
+	if result != resultCut && (isReset(r.sendErr) || isReset(r.receiveErr)) {
+		result = resultReset
+	}
+	return traffic{r.in, r.out, r.discarded.Load()}, result
+}
+
+// wait waits until the relay can be closed, and returns why.
+func (r *relay) wait() string {
+	for _, ended := range []chan struct{}{r.sent, r.received} {
+		select {
+		case <-ended:
+		case <-r.closed:
+			return r.deliver()
+		case <-r.cut:
+			return resultCut
+		}
+	}
+	return resultOK
+}
+
+// deliver waits until the destination has what the client sent before it closed the
+// channel. Meanwhile toClient discards what the destination sends.
+func (r *relay) deliver() string {
+	mayWait := r.left()
+	late := time.NewTimer(r.linger)
+	defer late.Stop()
+	select {
+	case <-r.sent:
+	case <-late.C:
+		return resultLeft
+	case <-r.cut:
+		return resultCut
+	}
+	look := time.NewTicker(sendQueueInterval)
+	defer look.Stop()
+	for !r.acknowledged() {
+		select {
+		case <-look.C:
+		case <-late.C:
+			return resultLeft
+		case <-r.cut:
+			return resultCut
+		}
+	}
+	if !mayWait {
+		return resultLeft
+	}
+	r.discardLimit.Store(min(discardLimit, r.discarded.Load()+lastDiscardLimit))
+	last := time.NewTimer(lastDiscardTime)
+	defer last.Stop()
+	select {
+	case <-r.received:
+	case <-last.C:
+	case <-r.cut:
+		return resultCut
+	}
+	return resultLeft
+}
+
+// acknowledged reports whether closing the destination loses nothing that toTarget wrote:
+// the destination's kernel has all of it, there is no unread data, or the connection is
+// lost. toTarget must have ended.
+func (r *relay) acknowledged() bool {
+	select {
+	case <-r.received:
+		if r.receiveErr != nil {
+			return true
+		}
+	default:
+	}
+	return r.sendErr != nil || sendQueue(r.target) == 0
+}
+
+// toTarget copies the client's data to the destination, and then half-closes the
+// destination. It delivers all of it, even if the client leaves meanwhile.
+func (r *relay) toTarget() {
+	defer close(r.sent)
+	r.in, r.sendErr = io.Copy(r.target, received{r.client})
+	halfClose(r.target)
+	if r.sendErr != nil {
+		// The destination accepts no more data. OpenSSH reports this with the same request.
+		_, _ = r.client.SendRequest("eow@openssh.com", false, nil)
+	}
+}
+
+// toClient copies the destination's data to the client, and then half-closes the channel.
+// If the client does not take the data any more, toClient discards it.
+func (r *relay) toClient() {
+	defer close(r.received)
+	source := &source{Reader: r.target}
+	n, _ := io.Copy(r.client, source)
+	_ = r.client.CloseWrite()
+	r.discarded.Store(source.bytes - n)
+	if source.err == nil { // the client does not take any more
+		r.discard(source)
+	}
+	r.out, r.receiveErr = source.bytes, source.err
+	if source.err != nil && source.err != io.EOF {
+		// The connection to the destination is lost in both directions.
+		_ = r.client.Close()
+	}
+}
+
+// discard reads from the destination, within the limits, until the destination stops
+// sending or is closed.
+func (r *relay) discard(source *source) {
+	buffer := make([]byte, 32<<10)
+	for r.discarded.Load() < r.discardLimit.Load() {
+		n, err := source.Read(buffer)
+		r.discarded.Add(int64(n))
+		if err != nil {
+			return
+		}
+		time.Sleep(time.Duration(n) * time.Second / discardRate)
+	}
+}
+
+// received reads all that a client sent. If the library cannot acknowledge data to a
+// client that has left, it returns the data together with an error. Read drops that error.
+type received struct{ io.Reader }
+
+func (r received) Read(b []byte) (int, error) {
+	n, err := r.Reader.Read(b)
+	if n > 0 {
+		return n, nil
+	}
+	return n, err
+}
+
+// source counts the bytes that it reads, and stores the error of a read.
+type source struct {
+	io.Reader
+	bytes int64
+	err   error
+}
+
+func (s *source) Read(b []byte) (int, error) {
+	n, err := s.Reader.Read(b)
+	s.bytes += int64(n)
+	s.err = err
+	return n, err
+}
+
+func isReset(err error) bool {
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}

@@ -1,0 +1,13 @@
+//go:build !linux
+
+package sshd
+
+import "net"
+
+// quickAck does nothing: only Linux has TCP_QUICKACK.
+func quickAck(net.Conn) {}
+
+// sendQueue returns 0: only Linux has SIOCOUTQ. In a task, bastiond runs on Linux. In local
+// mode on another system, what the kernel has not sent yet can be lost if a client leaves
+// and its destination does not end the connection within lastDiscardTime.
+func sendQueue(net.Conn) int { return 0 }
