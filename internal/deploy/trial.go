@@ -25,7 +25,6 @@ import (
 const (
 	trialTTL     = 10 * time.Minute
 	readyLimit   = trialTTL + 6*time.Minute // the reaper, which runs every five minutes or more often, closes it after its deadline
-	requestLimit = 45 * time.Second         // a function ends within 28
 	dialLimit    = 30 * time.Second         // a new rule of a group may need some time
 	dialTimeout  = 10 * time.Second
 	consoleLimit = 30 * time.Second
@@ -185,9 +184,7 @@ func (t *trial) sendUninterrupted(ctx context.Context, function string, event ev
 	}
 	replies := make(chan reply, 1)
 	go func() {
-		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestLimit)
-		defer cancel()
-		response, err := t.client.send(limited, function, event)
+		response, err := t.client.send(context.WithoutCancel(ctx), function, event)
 		replies <- reply{response, err}
 	}()
 	select {

@@ -150,6 +150,7 @@ func TestTrialFailures(t *testing.T) {
 		{"ECS does not list the task", func(w *world) { w.trial.noTask = true }, []string{"ECS does not list its task"}, 2},
 		{"the tasks cannot be read", func(w *world) { w.fail["ListTasks"] = errTest }, []string{"list the tasks of " + fakeID}, 2},
 		{"the group cannot be read", func(w *world) { w.fail["DescribeSecurityGroups bastion-"+fakeID] = errTest }, []string{"describe the security group of " + fakeID}, 2},
+		{"a function does not respond", func(w *world) { w.hang = "describe-1" }, []string{"invoke describe-1: context deadline exceeded"}, 1},
 		{"the document cannot be read", func(w *world) { w.fail["Invoke describe-1"] = errTest }, []string{"invoke describe-1"}, 1},
 	} {
 		bubble(t, func(t *testing.T) {

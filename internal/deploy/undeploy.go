@@ -214,6 +214,10 @@ func (c *functionClient) call(ctx context.Context, function, method, path string
 	return nil, fmt.Errorf("%s %s: %s returned %d: %s", method, path, c.names[function], response.StatusCode, response.Body)
 }
 
+// requestLimit is the longest time for the invocation of a function, which ends within 28
+// seconds.
+const requestLimit = 45 * time.Second
+
 // send invokes a function with an event.
 func (c *functionClient) send(ctx context.Context, function string, event events.APIGatewayV2HTTPRequest) (response events.APIGatewayV2HTTPResponse, err error) {
 	name, known := c.names[function]
@@ -224,6 +228,8 @@ func (c *functionClient) send(ctx context.Context, function string, event events
 	if err != nil {
 		return response, err
 	}
+	ctx, cancel := context.WithTimeout(ctx, requestLimit)
+	defer cancel()
 	out, err := c.functions.Invoke(ctx, &lambda.InvokeInput{FunctionName: &name, Payload: payload})
 	if err != nil {
 		return response, fmt.Errorf("invoke %s: %w", name, err)

@@ -473,13 +473,17 @@ func (w *world) DeleteTable(_ context.Context, in *dynamodb.DeleteTableInput, _ 
 	return &dynamodb.DeleteTableOutput{}, err
 }
 
-func (w *world) Invoke(_ context.Context, in *lambda.InvokeInput, _ ...func(*lambda.Options)) (*lambda.InvokeOutput, error) {
+func (w *world) Invoke(ctx context.Context, in *lambda.InvokeInput, _ ...func(*lambda.Options)) (*lambda.InvokeOutput, error) {
 	var event events.APIGatewayV2HTTPRequest
 	if err := json.Unmarshal(in.Payload, &event); err != nil {
 		return nil, err
 	}
 	if err := w.call("Invoke %s %s %s", *in.FunctionName, event.RequestContext.HTTP.Method, event.RawPath); err != nil {
 		return nil, err
+	}
+	if *in.FunctionName == w.hang {
+		<-ctx.Done()
+		return nil, ctx.Err()
 	}
 	status, body := w.serve(*in.FunctionName, event)
 	payload, err := json.Marshal(events.APIGatewayV2HTTPResponse{StatusCode: status, Body: body})

@@ -64,6 +64,7 @@ type world struct {
 	out      strings.Builder
 	calls    []string
 	fail     map[string]error  // by a call, or the words that it starts with
+	hang     string            // the function whose invocations get no response
 	on       map[string]func() // called before such a call, once
 	settings Settings
 	region   string
