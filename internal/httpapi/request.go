@@ -34,7 +34,18 @@ func (x *exchange) readBody() ([]byte, error) {
 	case publickey.LooksPrivate(body):
 		return nil, publickey.PrivateKeyError()
 	}
-	return bytes.Trim(bytes.TrimPrefix(body, byteOrderMark), " \t\r\n"), nil
+	body = bytes.Trim(bytes.TrimPrefix(body, byteOrderMark), " \t\r\n")
+	if publickey.IsUTF16(string(body)) && beginsJSON(body) {
+		return nil, bastion.Errorf(CodeJSONInvalid, "The body is JSON in UTF-16. Send it in UTF-8; in PowerShell: Get-Content body.json | Set-Content -Encoding utf8 body-utf8.json.")
+	}
+	return body, nil
+}
+
+// beginsJSON reports whether the first printable ASCII character is that of an object or
+// an array, in whatever encoding.
+func beginsJSON(body []byte) bool {
+	i := bytes.IndexFunc(body, func(r rune) bool { return r > ' ' && r < utf8.RuneSelf })
+	return i >= 0 && (body[i] == '{' || body[i] == '[')
 }
 
 // createRequest reads the body of POST: JSON if the first byte says so, whatever
@@ -154,8 +165,17 @@ func readField(dec *json.Decoder, fields map[string]string, name string, known [
 	if _, twice := fields[name]; twice {
 		return bastion.Errorf(CodeFieldInvalid, "Duplicate field %s.", name)
 	}
+	var raw json.RawMessage
+	if err := dec.Decode(&raw); err != nil {
+		return err
+	}
+	if name != "public_key" { // the comment of a key may have any bytes, because it is dropped
+		if err := checkText(raw); err != nil {
+			return err
+		}
+	}
 	var value any
-	if err := dec.Decode(&value); err != nil {
+	if err := json.Unmarshal(raw, &value); err != nil {
 		return err
 	}
 	text, ok := value.(string)
@@ -166,17 +186,23 @@ func readField(dec *json.Decoder, fields map[string]string, name string, known [
 	return nil
 }
 
-// checkJSON refuses a body that is not exactly one JSON value in UTF-8.
+// checkJSON refuses a body that is not exactly one JSON value.
 func checkJSON(body []byte) error {
-	if !utf8.Valid(body) {
-		return bastion.Errorf(CodeJSONInvalid, "The body is not valid UTF-8, which JSON requires.")
-	}
 	var syntax *json.SyntaxError
 	var value json.RawMessage
 	if err := json.Unmarshal(body, &value); errors.As(err, &syntax) {
 		return bastion.Errorf(CodeJSONInvalid, "The body is not valid JSON: unexpected character at byte %d of %d.", syntax.Offset, len(body))
 	}
-	if escape := loneSurrogate(body); escape != "" {
+	return nil
+}
+
+// checkText refuses a JSON value that encoding/json would change silently, because it is
+// not valid UTF-8 or has half of a surrogate pair.
+func checkText(value []byte) error {
+	if !utf8.Valid(value) {
+		return bastion.Errorf(CodeJSONInvalid, "The body is not valid UTF-8, which JSON requires.")
+	}
+	if escape := loneSurrogate(value); escape != "" {
 		return bastion.Errorf(CodeJSONInvalid, "The body has the escape %s, which is only one half of a surrogate pair. Send both halves, or the character itself.", escape)
 	}
 	return nil
@@ -188,9 +214,9 @@ func checkJSON(body []byte) error {
 var surrogates = regexp.MustCompile(`(?i)(\\ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2})|(\\ud[89a-f][0-9a-f]{2})|\\.`)
 
 // loneSurrogate returns an escape that is half of a surrogate pair, or the empty
-// string. encoding/json would replace it silently.
-func loneSurrogate(body []byte) string {
-	for _, match := range surrogates.FindAllSubmatch(body, -1) {
+// string.
+func loneSurrogate(value []byte) string {
+	for _, match := range surrogates.FindAllSubmatch(value, -1) {
 		if len(match[2]) > 0 {
 			return string(match[2])
 		}

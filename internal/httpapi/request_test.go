@@ -3,6 +3,8 @@ package httpapi_test
 import (
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/x509"
+	"encoding/binary"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -12,6 +14,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"unicode/utf16"
 
 	"golang.org/x/crypto/ssh"
 
@@ -57,6 +60,66 @@ func toJSON(text string) string {
 	return string(body)
 }
 
+func utf16LE(text string) string {
+	var b []byte
+	for _, unit := range utf16.Encode([]rune(text)) {
+		b = binary.LittleEndian.AppendUint16(b, unit)
+	}
+	return string(b)
+}
+
+// Key files have other encodings than JSON, and PuTTYgen and OpenSSL write other formats.
+// The comment is neither logged nor in the response.
+func TestKeyFilesAreAccepted(t *testing.T) {
+	key := string(userKey)
+	_, b64, _ := strings.Cut(key, " ")
+	public, _, _, _, err := ssh.ParseAuthorizedKey([]byte(key))
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKIXPublicKey(public.(ssh.CryptoPublicKey).CryptoPublicKey())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ssh2 := "---- BEGIN SSH2 PUBLIC KEY ----\r\nComment: \"secret-comment\"\r\n" + b64 + "\r\n---- END SSH2 PUBLIC KEY ----\r\n"
+	pkcs8 := string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
+	for name, body := range map[string]string{
+		"byte order mark":            "\ufeff" + key + " secret-comment\r\n",
+		"byte order mark and JSON":   "\ufeff" + toJSON(key+" secret-comment\r\n"),
+		"byte order mark in JSON":    toJSON("\ufeff" + key + " secret-comment\r\n"),
+		"comment in Latin-1":         key + " secret-comment J\xe9r\xf4me\n",
+		"comment in Latin-1 in JSON": `{"public_key": "` + key + " secret-comment J\xe9r\xf4me\"}",
+		"comment with half a pair":   `{"public_key": "` + key + ` secret-comment \ud800"}`,
+		"comment of control bytes":   key + " secret-comment \x1b[2J\x00\u2028\u202e\rx\n",
+		"RFC 4716":                   ssh2,
+		"RFC 4716 in JSON":           toJSON(ssh2),
+		"PKCS #8":                    pkcs8,
+		"PKCS #8 in JSON":            toJSON(pkcs8),
+		"PKCS #8, byte order mark":   "\ufeff" + pkcs8,
+	} {
+		r := newFixture()
+		r.rec = ready()
+		w := r.send("POST", "/bastions", body)
+		if w.Code != 200 || r.create.Key != userKey {
+			t.Errorf("%s: %d, key %q: %s", name, w.Code, r.create.Key, w.Body)
+		}
+		if shown := w.Body.String() + r.log.String(); strings.Contains(shown, "secret-comment") {
+			t.Errorf("%s: the comment is in the response or in the log: %s", name, shown)
+		}
+	}
+}
+
+func TestUTF16IsNamedWithTheRepair(t *testing.T) {
+	for body, want := range map[string]string{
+		string(userKey): "The public key is encoded as UTF-16. Send it as UTF-8 or ASCII; in PowerShell: Get-Content id.pub | Set-Content -Encoding ascii id-ascii.pub.",
+		`{"ttl": "1h"}`: "The body is JSON in UTF-16. Send it in UTF-8; in PowerShell: Get-Content body.json | Set-Content -Encoding utf8 body-utf8.json.",
+	} {
+		if p := readProblem(t, newFixture().send("POST", "/bastions", "\xff\xfe"+utf16LE(body))); p.Detail != want {
+			t.Errorf("detail %q, want %q", p.Detail, want)
+		}
+	}
+}
+
 func TestBadRequestIsRefusedBeforeTheService(t *testing.T) {
 	key, item := string(userKey), "/bastions/"+someID
 	for name, test := range map[string]struct {
@@ -87,7 +150,14 @@ func TestBadRequestIsRefusedBeforeTheService(t *testing.T) {
 		"half a character":          {"POST", "/bastions", `{"reason": "\ud800"}`, 400, "json_invalid"},
 		"its other half":            {"POST", "/bastions", `{"reason": "a\uDC00b"}`, 400, "json_invalid"},
 		"halves the wrong way":      {"POST", "/bastions", `{"reason": "\udc00\ud800"}`, 400, "json_invalid"},
-		"half a name":               {"POST", "/bastions", `{"\ud800": "x"}`, 400, "json_invalid"},
+		"half a name":               {"POST", "/bastions", `{"\ud800": "x"}`, 400, "unknown_field"},
+		"a name not in UTF-8":       {"POST", "/bastions", "{\"ttl\xff\": \"1h\"}", 400, "unknown_field"},
+		"a key not in UTF-8":        {"POST", "/bastions", "{\"public_key\": \"ssh-\xff " + key + "\"}", 400, "key_invalid"},
+		"JSON in UTF-16":            {"POST", "/bastions", utf16LE(`{"ttl": "1h"}`), 400, "json_invalid"},
+		"JSON in UTF-16, mark":      {"POST", "/bastions", "\xff\xfe" + utf16LE(`{"ttl": "1h"}`+"\r\n"), 400, "json_invalid"},
+		"JSON in UTF-16 to PATCH":   {"PATCH", item, "\xff\xfe" + utf16LE(`{"ttl": "1h"}`), 400, "json_invalid"},
+		"a key in UTF-16":           {"POST", "/bastions", "\xff\xfe" + utf16LE(key+"\r\n"), 400, "key_invalid"},
+		"private key in UTF-16":     {"POST", "/bastions", "\xff\xfe" + utf16LE(privateKey(t)), 400, "private_key"},
 		"reason of two lines":       {"POST", "/bastions", `{"reason": "a\u2028b"}`, 400, "reason_invalid"},
 		"reason from the right":     {"POST", "/bastions", `{"reason": "\u202eevil"}`, 400, "reason_invalid"},
 		"reason of 201 letters":     {"POST", "/bastions", `{"reason": "` + strings.Repeat("é", 201) + `"}`, 400, "reason_invalid"},

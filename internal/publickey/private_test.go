@@ -11,22 +11,22 @@ import (
 
 // privateKeys are the headers of private keys, without a key in them.
 var privateKeys = map[string]string{
-	"OpenSSH":                pem("OPENSSH PRIVATE KEY"),
-	"PKCS #1":                pem("RSA PRIVATE KEY"),
-	"PKCS #8":                pem("PRIVATE KEY"),
-	"PKCS #8, encrypted":     pem("ENCRYPTED PRIVATE KEY"),
-	"SEC 1":                  pem("EC PRIVATE KEY"),
-	"DSA":                    pem("DSA PRIVATE KEY"),
-	"OpenPGP":                pem("PGP PRIVATE KEY BLOCK"),
+	"OpenSSH":                pemBlock("OPENSSH PRIVATE KEY"),
+	"PKCS #1":                pemBlock("RSA PRIVATE KEY"),
+	"PKCS #8":                pemBlock("PRIVATE KEY"),
+	"PKCS #8, encrypted":     pemBlock("ENCRYPTED PRIVATE KEY"),
+	"SEC 1":                  pemBlock("EC PRIVATE KEY"),
+	"DSA":                    pemBlock("DSA PRIVATE KEY"),
+	"OpenPGP":                pemBlock("PGP PRIVATE KEY BLOCK"),
 	"ssh.com":                "---- BEGIN SSH2 ENCRYPTED PRIVATE KEY ----\nAAAA\n",
 	"PuTTY 2":                "PuTTY-User-Key-File-2: ssh-rsa\nEncryption: none\n",
 	"PuTTY 3":                "PuTTY-User-Key-File-3: ssh-ed25519\nEncryption: none\n",
 	"OpenSSH without header": "b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAAAMwAAAAtz\n",
 	"last lines only":        "c3NoLWVk\n-----END OPENSSH PRIVATE KEY-----\n",
-	"header in lower case":   strings.ToLower(pem("OPENSSH PRIVATE KEY")),
+	"header in lower case":   strings.ToLower(pemBlock("OPENSSH PRIVATE KEY")),
 }
 
-func pem(label string) string {
+func pemBlock(label string) string {
 	return "-----BEGIN " + label + "-----\nMC4CAQAwBQYDK2VwBCIEIA\n-----END " + label + "-----\n"
 }
 

@@ -1,7 +1,7 @@
-// Package publickey parses the public key that a person sends. It accepts one line
-// of an OpenSSH .pub file and nothing else. The other things that authorized_keys
-// allows (options, several keys, certificates) could give access to someone whom
-// the sender did not think of.
+// Package publickey parses the public key that a person sends. It accepts one public
+// key, in a file as OpenSSH, PuTTYgen or OpenSSL writes it, and nothing else. The other
+// things that authorized_keys allows (options, several keys, certificates) could give
+// access to someone whom the sender did not think of.
 package publickey
 
 import (
@@ -20,7 +20,7 @@ import (
 
 // The codes of the errors that [Parse] returns.
 const (
-	CodeInvalid     bastion.Code = "key_invalid"     // not one line with one public key
+	CodeInvalid     bastion.Code = "key_invalid"     // not one public key
 	CodeTwo         bastion.Code = "key_two"         // more than one key
 	CodeOptions     bastion.Code = "key_options"     // authorized_keys options before the key
 	CodeCertificate bastion.Code = "key_certificate" // a certificate
@@ -59,17 +59,23 @@ var options = []string{
 // keyType matches OpenSSH's names of key types.
 var keyType = regexp.MustCompile(`^(ssh|ecdsa|sk|webauthn)-[a-z0-9@.-]+$`)
 
-// Parse parses one public key in the form of an OpenSSH .pub file. It ignores blank
-// lines, a UTF-8 byte order mark and the comment after the key. Every error is a
-// [*bastion.Error] with one of this package's codes.
+// Parse parses one public key: the line of an OpenSSH .pub file, or a file in the format
+// of RFC 4716 or PEM. It ignores blank lines, a UTF-8 byte order mark and the comment,
+// which may have any bytes. Every error is a [*bastion.Error] with one of this package's
+// codes, and has no part of the comment.
 func Parse(text string) (bastion.Key, error) {
 	if LooksPrivate([]byte(text)) {
 		return "", PrivateKeyError()
 	}
-	if isUTF16(text) {
+	if IsUTF16(text) {
 		return "", bastion.Errorf(CodeInvalid, "The public key is encoded as UTF-16. Send it as UTF-8 or ASCII; in PowerShell: Get-Content id.pub | Set-Content -Encoding ascii id-ascii.pub.")
 	}
-	line, err := onlyLine(strings.TrimPrefix(text, "\ufeff"))
+	text = strings.TrimLeft(strings.TrimPrefix(text, "\ufeff"), " \t\r\n")
+	parse := onlyLine
+	if strings.HasPrefix(text, "----") {
+		parse = fromFile
+	}
+	line, err := parse(text)
 	if err != nil {
 		return "", err
 	}
@@ -80,7 +86,7 @@ func Parse(text string) (bastion.Key, error) {
 	if len(fields) < 2 {
 		return "", bastion.Errorf(CodeInvalid, "The public key ends after its type, %s. Send the whole line of the .pub file.", fields[0])
 	}
-	if slices.ContainsFunc(fields[2:], isBlob) {
+	if slices.ContainsFunc(strings.FieldsFunc(strings.Join(fields[2:], " "), isGap), isBlob) {
 		return "", errTwo()
 	}
 	return parseBlob(fields[0], fields[1])
@@ -91,14 +97,19 @@ func PrivateKeyError() *bastion.Error {
 	return bastion.Errorf(CodePrivate, "This is a private key. It was not stored here, but it has left your machine, so consider replacing it. Send the public key instead: the file whose name ends in .pub.")
 }
 
-func errTwo() *bastion.Error {
-	return bastion.Errorf(CodeTwo, "There is more than one public key. A bastion accepts one. Send a single line.")
+func errType() *bastion.Error {
+	return bastion.Errorf(CodeType, "This key type isn't supported. Supported types: %s. Create a key: ssh-keygen -t ed25519.", strings.Join(supported, ", "))
 }
 
-// isUTF16 reports whether the text begins with a byte order mark of UTF-16, or with
-// an ASCII character in UTF-16. Windows PowerShell writes such files.
-func isUTF16(text string) bool {
-	return strings.HasPrefix(text, "\xff\xfe") || strings.HasPrefix(text, "\xfe\xff") ||
+func errTwo() *bastion.Error {
+	return bastion.Errorf(CodeTwo, "There is more than one public key. A bastion accepts one. Send a single key.")
+}
+
+// IsUTF16 reports whether the text begins with a byte order mark of UTF-16, or with
+// an ASCII character in UTF-16. Windows PowerShell writes such files. If a shell has put
+// such a file into JSON, the two bytes of the mark are not UTF-8, and U+FFFD replaces each.
+func IsUTF16(text string) bool {
+	return strings.HasPrefix(text, "\xff\xfe") || strings.HasPrefix(text, "\xfe\xff") || strings.HasPrefix(text, "\ufffd\ufffd") ||
 		len(text) > 1 && (text[0] == 0) != (text[1] == 0)
 }
 
@@ -113,14 +124,10 @@ func onlyLine(text string) (string, error) {
 	switch {
 	case len(lines) == 0:
 		return "", bastion.Errorf(CodeInvalid, `The public key is empty. Check that the file exists; the shell doesn't expand ~ after curl's @: write --data-binary @"$HOME/.ssh/id_ed25519.pub".`)
-	case strings.HasPrefix(lines[0], "----"):
-		return "", bastion.Errorf(CodeInvalid, "The public key is not in OpenSSH's one-line format. Convert it: ssh-keygen -i -f FILE, with -m PKCS8 if its first line says BEGIN PUBLIC KEY.")
 	case len(lines) > 1 && countKeys(lines) > 1:
 		return "", errTwo()
 	case len(lines) > 1:
 		return "", bastion.Errorf(CodeInvalid, "The public key has %d lines. Send the one line of the .pub file, without comment lines.", len(lines))
-	case strings.ContainsFunc(lines[0], isControl):
-		return "", bastion.Errorf(CodeInvalid, "The public key contains non-text characters. Send the line of the .pub file as UTF-8.")
 	}
 	return lines[0], nil
 }
@@ -130,7 +137,9 @@ func split(line string) []string {
 	return strings.FieldsFunc(line, func(r rune) bool { return r == ' ' || r == '\t' })
 }
 
-func isControl(r rune) bool { return unicode.IsControl(r) && r != '\t' }
+// isGap reports whether a character could separate a second key from a comment, also for
+// a reader that is not sshd.
+func isGap(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }
 
 func countKeys(lines []string) int {
 	n := 0
@@ -162,7 +171,7 @@ func refuseFirstField(fields []string) error {
 	case isOption(first):
 		return bastion.Errorf(CodeOptions, "There are options before the public key. Send only the key, beginning with its type.")
 	case keyType.MatchString(first):
-		return bastion.Errorf(CodeType, "This key type isn't supported. Supported types: %s. Create a key: ssh-keygen -t ed25519.", strings.Join(supported, ", "))
+		return errType()
 	case slices.ContainsFunc(fields[1:], isBlob):
 		return bastion.Errorf(CodeInvalid, "There is text before the public key. The line must begin with the key's type, for example ssh-ed25519.")
 	case isBlob(first):
@@ -182,7 +191,7 @@ func isOption(field string) bool {
 // parseBlob parses the base64 part of a key of the given type.
 func parseBlob(typ, b64 string) (bastion.Key, error) {
 	blob, err := base64.StdEncoding.Strict().DecodeString(b64)
-	if err != nil {
+	if err != nil || strings.Contains(b64, "\r") { // which the decoder skips
 		return "", bastion.Errorf(CodeInvalid, "The public key is damaged: what follows %s is not base64. Copy the whole line again.", typ)
 	}
 	key, err := ssh.ParsePublicKey(blob)

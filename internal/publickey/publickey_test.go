@@ -17,24 +17,27 @@ import (
 func TestParseAccepts(t *testing.T) {
 	ed := ed25519Line(t, 1)
 	for name, test := range map[string]struct{ text, want string }{
-		"ed25519":                 {ed, ed},
-		"with a comment":          {ed + " alice@laptop, the new one\n", ed},
-		"comment in UTF-8":        {ed + " Zoë\n", ed},
-		"CRLF":                    {ed + " alice\r\n", ed},
-		"blank lines around":      {"\r\n\n  \n" + ed + "\n\n", ed},
-		"spaces and tabs":         {"  " + strings.Replace(ed, " ", " \t ", 1) + "\t", ed},
-		"ecdsa nistp384":          same(ecdsaLine(t, elliptic.P384())),
-		"ecdsa nistp256":          same(ecdsaLine(t, elliptic.P256())),
-		"ecdsa nistp521":          same(ecdsaLine(t, elliptic.P521())),
-		"rsa 2048, the minimum":   same(rsaLine(t, 2048)),
-		"rsa 3072":                same(rsaLine(t, 3072)),
-		"rsa 16384, the maximum":  same(rsaLine(t, 16384)),
-		"sk ed25519":              same(skEd25519Line(t)),
-		"sk ecdsa":                same(skECDSALine(t)),
-		"comment that is a type":  {ed + " ssh-ed25519", ed},
-		"comment that says BEGIN": {ed + " BEGIN", ed},
-		"comment in Latin-1":      {ed + " J\xe9r\xf4me\n", ed},
-		"UTF-8 byte order mark":   {"\xef\xbb\xbf" + ed + " alice\r\n", ed},
+		"ed25519":                       {ed, ed},
+		"with a comment":                {ed + " alice@laptop, the new one\n", ed},
+		"comment in UTF-8":              {ed + " Zoë\n", ed},
+		"CRLF":                          {ed + " alice\r\n", ed},
+		"blank lines around":            {"\r\n\n  \n" + ed + "\n\n", ed},
+		"spaces and tabs":               {"  " + strings.Replace(ed, " ", " \t ", 1) + "\t", ed},
+		"ecdsa nistp384":                same(ecdsaLine(t, elliptic.P384())),
+		"ecdsa nistp256":                same(ecdsaLine(t, elliptic.P256())),
+		"ecdsa nistp521":                same(ecdsaLine(t, elliptic.P521())),
+		"rsa 2048, the minimum":         same(rsaLine(t, 2048)),
+		"rsa 3072":                      same(rsaLine(t, 3072)),
+		"rsa 16384, the maximum":        same(rsaLine(t, 16384)),
+		"sk ed25519":                    same(skEd25519Line(t)),
+		"sk ecdsa":                      same(skECDSALine(t)),
+		"comment that is a type":        {ed + " ssh-ed25519", ed},
+		"comment that says BEGIN":       {ed + " BEGIN", ed},
+		"comment in Latin-1":            {ed + " J\xe9r\xf4me\n", ed},
+		"UTF-8 byte order mark":         {"\xef\xbb\xbf" + ed + " alice\r\n", ed},
+		"comment of control characters": {ed + " \x1b[2J\a\x00\x7f\u202e\u2028\r\f\v.\n", ed},
+		"comment in UTF-16":             {ed + " " + utf16Text("Zoë"), ed},
+		"comment that says why":         {ed + " ---- BEGIN SSH2 PUBLIC KEY ----", ed},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := publickey.Parse(test.text)
@@ -88,7 +91,11 @@ func TestParseRefuses(t *testing.T) {
 		"padding cut off":                {strings.TrimSuffix(skEd25519Line(t), "="), publickey.CodeInvalid},
 		"not base64":                     {typ + " AAAA!AAAA", publickey.CodeInvalid},
 		"no-break space":                 {typ + "\u00a0" + b64, publickey.CodeInvalid},
-		"control character":              {ed + " \x1b[2J", publickey.CodeInvalid},
+		"control character in the key":   {typ + " " + b64[:20] + "\x1b" + b64[20:], publickey.CodeInvalid},
+		"carriage return in the key":     {typ + " " + b64[:20] + "\r" + b64[20:], publickey.CodeInvalid},
+		"two keys, carriage return":      {ed + " alice\r" + other + " bob\r", publickey.CodeTwo},
+		"two keys, no-break space":       {ed + " alice\u00a0" + other, publickey.CodeTwo},
+		"two keys, control character":    {ed + " alice\x00" + other, publickey.CodeTwo},
 		"carriage return inside":         {ed + "\rroot", publickey.CodeInvalid},
 		"type is not UTF-8":              {"ssh-\xff " + b64, publickey.CodeInvalid},
 		"key is not UTF-8":               {typ + " " + b64[:20] + "\xff" + b64[20:], publickey.CodeInvalid},
@@ -100,8 +107,6 @@ func TestParseRefuses(t *testing.T) {
 		"rsa, even modulus":              {rawRSALine([]byte{1, 0, 1}, append([]byte{0, 0x80}, make([]byte, 255)...)), publickey.CodeInvalid},
 		"rsa, negative modulus":          {rawRSALine([]byte{1, 0, 1}, bytes.Repeat([]byte{0x81}, 256)), publickey.CodeInvalid},
 		"rsa, zeros in front":            {rawRSALine([]byte{0, 0, 1, 0, 1}, modulus()), publickey.CodeInvalid},
-		"RFC 4716":                       {"---- BEGIN SSH2 PUBLIC KEY ----\n" + b64 + "\n---- END SSH2 PUBLIC KEY ----\n", publickey.CodeInvalid},
-		"PEM":                            {"-----BEGIN PUBLIC KEY-----\nMCow\n-----END PUBLIC KEY-----\n", publickey.CodeInvalid},
 		"private key":                    {privateKeys["OpenSSH"], publickey.CodePrivate},
 		"private and public key":         {ed + "\n" + privateKeys["PKCS #8"], publickey.CodePrivate},
 	} {
@@ -143,6 +148,19 @@ func TestParseExplainsAnEmptyBody(t *testing.T) {
 	}
 }
 
+// The comment may have any bytes except a newline, which ends the line.
+func TestParseIgnoresEveryByteOfTheComment(t *testing.T) {
+	ed := ed25519Line(t, 1)
+	for b := range 256 {
+		if b == '\n' {
+			continue
+		}
+		if got, err := publickey.Parse(ed + " a" + string([]byte{byte(b)}) + "b\n"); err != nil || string(got) != ed {
+			t.Errorf("byte %#x in the comment: %q, %v", b, got, err)
+		}
+	}
+}
+
 func TestParseRecognisesUTF16(t *testing.T) {
 	ed := ed25519Line(t, 1)
 	for name, text := range map[string]string{
@@ -150,8 +168,10 @@ func TestParseRecognisesUTF16(t *testing.T) {
 		"little endian with mark": "\xff\xfe" + utf16Text(ed),
 		"big endian":              swapBytes(utf16Text(ed)),
 		"big endian with mark":    "\xfe\xff" + swapBytes(utf16Text(ed)),
+		"through bash into JSON":  "\ufffd\ufffd" + ed + "\r",
+		"RFC 4716":                "\xff\xfe" + utf16Text(rfc4716(t, ed)),
 	} {
-		if _, err := publickey.Parse(text); err == nil || !strings.Contains(err.Error(), "UTF-16") {
+		if _, err := publickey.Parse(text); err == nil || !strings.Contains(err.Error(), "UTF-16") || !strings.Contains(err.Error(), "Set-Content -Encoding ascii") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -180,7 +200,7 @@ func FuzzParse(f *testing.F) {
 	for _, seed := range []string{
 		"", ed25519Line(f, 1), ed25519Line(f, 1) + " comment\r\n", skEd25519Line(f), rsaLine(f, 2048), rsaLine(f, 1024),
 		dsaLine(f), certificateLine(f), "restrict " + ed25519Line(f, 1), ed25519Line(f, 1) + "\n" + ed25519Line(f, 2),
-		privateKeys["OpenSSH"], "ssh-ed25519 AAAA", "# comment\n",
+		privateKeys["OpenSSH"], "ssh-ed25519 AAAA", "# comment\n", rfc4716(f, ed25519Line(f, 1)), pkix(f, rsaLine(f, 2048)),
 	} {
 		f.Add(seed)
 	}

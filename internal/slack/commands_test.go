@@ -85,6 +85,8 @@ func TestCommands(t *testing.T) {
 		{"KEY " + annsKey + " ann@example.com", Command{Verb: VerbKey, Key: annsKey}},
 		{"key " + annsKey + " <mailto:ann@example.com|ann@example.com>", Command{Verb: VerbKey, Key: annsKey}},
 		{"key \"" + annsKey + "\"", Command{Verb: VerbKey, Key: annsKey}},
+		{"key " + annsKey + " J\xe9r\xf4me \x1b[2J\u202e", Command{Verb: VerbKey, Key: annsKey}},
+		{"key ---- BEGIN SSH2 PUBLIC KEY ----\nComment: \"ann's laptop\"\n" + strings.Fields(annsKey)[1] + "\n---- END SSH2 PUBLIC KEY ----", Command{Verb: VerbKey, Key: annsKey}},
 	} {
 		got, err := ParseCommand(test.text)
 		if err != nil || got != test.want {
