@@ -12,7 +12,8 @@ import (
 )
 
 // The messages of audit lines: one line for each authenticated connection and for each
-// forward, when it ends; one for each refusal; and one receipt at the end.
+// forward, when it ends; one for each refusal, or for several (see refusalLog); and one
+// receipt at the end.
 const (
 	msgConnection = "connection"
 	msgForward    = "forward"
@@ -37,10 +38,12 @@ type audit struct {
 
 	mu      sync.Mutex
 	receipt bastion.Receipt
+	sources map[string]*refusalLog // of clients that are not authenticated, by source
 }
 
 func newAudit(log *slog.Logger, now func() time.Time) *audit {
-	return &audit{log: log, now: now, receipt: bastion.Receipt{StartedAt: now().UTC()}}
+	return &audit{log: log, now: now, receipt: bastion.Receipt{StartedAt: now().UTC()},
+		sources: map[string]*refusalLog{}}
 }
 
 func (a *audit) line(message string, attrs ...slog.Attr) {
@@ -53,12 +56,31 @@ func (a *audit) authenticated() {
 	a.receipt.Connections++
 }
 
-// refusal writes the line of a refusal.
+// refusal counts a refusal, and writes its line unless its connection or source has had
+// too many.
 func (a *audit) refusal(client actor, kind, reason string, attrs ...slog.Attr) {
+	refusals := client.refusals
 	a.mu.Lock()
 	a.receipt.Refusals++
+	if refusals == nil {
+		refusals = a.ofSource(client.source)
+	}
 	a.mu.Unlock()
-	a.line(msgRefusal, append(append(client.attrs(), slog.String("kind", kind), slog.String("reason", reason)), attrs...)...)
+	refusals.add(append(append(client.attrs(), slog.String("kind", kind), slog.String("reason", reason)), attrs...))
+}
+
+// ofSource returns the log of the refusals of clients that are not authenticated. Sources
+// beyond maxSources share one. The caller must hold the lock.
+func (a *audit) ofSource(source string) *refusalLog {
+	if a.sources[source] == nil {
+		if len(a.sources) >= maxSources {
+			source = ""
+		}
+		if a.sources[source] == nil {
+			a.sources[source] = &refusalLog{line: a.line}
+		}
+	}
+	return a.sources[source]
 }
 
 // connection writes the line of an authenticated connection that has ended.
@@ -98,12 +120,17 @@ func (a *audit) forward(client actor, f forwarded) {
 	a.line(msgForward, attrs...)
 }
 
-// close writes the line of the receipt, and returns the receipt.
+// close writes the line of the receipt, and returns the receipt. Nothing may be audited
+// after it is called.
 func (a *audit) close() bastion.Receipt {
 	a.mu.Lock()
 	a.receipt.EndedAt = a.now().UTC()
 	receipt := a.receipt
+	sources := a.sources
 	a.mu.Unlock()
+	for _, refusals := range sources {
+		refusals.end()
+	}
 	a.line(msgReceipt,
 		slog.Time("started_at", receipt.StartedAt), slog.Time("ended_at", receipt.EndedAt),
 		slog.Int("connections", receipt.Connections), slog.Int("forwards", receipt.Forwards),
@@ -138,8 +165,9 @@ func (a *audit) duration(since time.Time) slog.Attr {
 type actor struct {
 	connection int64
 	source     string
-	user       string // the user name that the client sent; only logged
-	key        string // fingerprint of the key that the client signed with; empty before
+	user       string      // the user name that the client sent; only logged
+	key        string      // fingerprint of the key that the client signed with; empty before
+	refusals   *refusalLog // of the authenticated connection; nil before
 }
 
 func (a actor) attrs() []slog.Attr {

@@ -63,6 +63,7 @@ func newConnection(s *server, client actor, wire *wire, sshConn *ssh.ServerConn)
 		consoles:  map[*console]struct{}{},
 	}
 	c.actor.key = s.connections.admittedKeys()[c.key]
+	c.actor.refusals = &refusalLog{line: s.audit.line}
 	c.ctx, c.cancel = context.WithCancelCause(s.ctx)
 	c.clientCtx, c.cancelClient = context.WithCancel(c.ctx)
 	return c

@@ -33,7 +33,7 @@ func TestSavedQueriesFindTheAuditLines(t *testing.T) {
 			t.Errorf("%s: no line has %q:\n%v", q.Name, missing, rows)
 		}
 	}
-	for name, want := range map[string]int{"Who connected to what": 2, "Refused attempts": 2, "Receipts by owner": 1} {
+	for name, want := range map[string]int{"Who connected to what": 2, "Refused attempts": 22, "Receipts by owner": 1} {
 		if found[name] != want {
 			t.Errorf("%q finds %d lines, want %d", name, found[name], want)
 		}
@@ -45,7 +45,8 @@ func TestSavedQueriesFindTheAuditLines(t *testing.T) {
 }
 
 // linesOfEachKind returns the log of a server with two forwards, of which one reaches its
-// destination, a forbidden destination, a wrong key, and a receipt.
+// destination, 22 requests for a forbidden destination, of which 2 have no line of their
+// own, a wrong key, and a receipt.
 func linesOfEachKind(t *testing.T) []map[string]any {
 	t.Helper()
 	r := start(t)
@@ -59,7 +60,7 @@ func linesOfEachKind(t *testing.T) []map[string]any {
 	if _, err := io.ReadAll(conn); err != nil {
 		t.Fatal(err)
 	}
-	for _, address := range []string{"10.0.0.2:7", "192.0.2.1:7"} {
+	for _, address := range append(slices.Repeat([]string{"192.0.2.1:7"}, firstRefusals+2), "10.0.0.2:7") {
 		if _, err := client.Dial("tcp", address); err == nil {
 			t.Fatalf("a forward to %s succeeds", address)
 		}
@@ -68,7 +69,7 @@ func linesOfEachKind(t *testing.T) []map[string]any {
 		t.Fatal("another key is accepted")
 	}
 	client.Close()
-	r.log.await(t, msgRefusal, 2)
+	r.log.await(t, msgRefusal, firstRefusals+1)
 	r.stop()
 	r.log.mu.Lock()
 	defer r.log.mu.Unlock()

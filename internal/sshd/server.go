@@ -13,8 +13,8 @@
 //
 // Shared state is in three places, each with its own lock: the connection table, the
 // console requests, and the audit with its receipt. A connection has a lock for the
-// set of its open consoles. No lock is held while another is taken, nor during a call
-// that can block.
+// set of its open consoles, and a [refusalLog] has one for its lines. No lock is held while
+// another is taken, nor during a call that can block; a refusalLog may wait for the log.
 //
 // A connection is ended with a cause, by [connection.end]. Then its own goroutines close
 // it: its consoles print the cause, its forwards close, the connection closes, and its
@@ -252,7 +252,9 @@ func (s *server) serve(conn net.Conn, p *pendingConnection, client actor) {
 	s.audit.authenticated()
 	c.run(channels, requests)
 	s.connections.leave(c)
-	s.audit.connection(c.actor, c.since, c.wait())
+	result := c.wait()
+	c.actor.refusals.end()
+	s.audit.connection(c.actor, c.since, result)
 }
 
 // discardAll drains a closed connection's channels and requests, so that the
