@@ -36,6 +36,7 @@ type fakeTrial struct {
 	refuse     int    // the status of POST, if it is refused
 	code       string // of the refusal
 	loseReply  bool   // POST has its effect, and its response is lost
+	repeated   bool   // POST is sent twice, as after an error of the network
 	failure    api.Failure
 	stuck      bool // it never becomes ready
 	endsEarly  bastion.EndReason
@@ -132,6 +133,9 @@ func (f *fakeTrial) create(owner string, event events.APIGatewayV2HTTPRequest) (
 	}
 	if f.loseReply {
 		return 502, `{"message":"lost"}`
+	}
+	if f.repeated {
+		return 200, f.document()
 	}
 	return 201, f.document()
 }

@@ -35,9 +35,9 @@ const (
 	stillPause   = 30 * time.Second // between two lines about the same state
 )
 
-// trialUserID is the unique ID of an IAM user that does not exist. The IDs that AWS
-// generates are shorter, so no user and no role has it, and no person can have its bastions,
-// its quota or its remembered key.
+// trialUserID is the unique ID of an IAM user that does not exist. AWS chooses the unique IDs
+// of users and roles, and those in its documentation have 20 or 21 characters. So no user and
+// no role has this one, and no person can have its bastions, its quota or its remembered key.
 // https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_identifiers.html#identifiers-unique-ids
 const trialUserID = "AIDA0000TRIAL0OF0MAKE0DEPLOY0000"
 
@@ -159,7 +159,8 @@ func (t *trial) request(ctx context.Context) (accepted bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if response.StatusCode != http.StatusCreated {
+	// 200: the SDK has repeated the call after an error, and the bastion existed already.
+	if response.StatusCode != http.StatusCreated && response.StatusCode != http.StatusOK {
 		var problem api.Problem
 		if json.Unmarshal([]byte(response.Body), &problem) == nil && untried[problem.Code] {
 			t.printf("NOT TRIED, because the service refuses a bastion now: %s (%s)", problem.Detail, problem.Code)
@@ -216,7 +217,7 @@ func (t *trial) describe(ctx context.Context) error {
 
 // waitUntilReady prints each stage of the start.
 func (t *trial) waitUntilReady(ctx context.Context) error {
-	shown := t.newStatus()
+	shown := t.newStatus(t.began)
 	for {
 		if err := t.describe(ctx); err != nil {
 			return err
@@ -266,7 +267,7 @@ type status struct {
 	text      string
 }
 
-func (t *trial) newStatus() *status { return &status{t: t, began: time.Now()} }
+func (t *trial) newStatus(began time.Time) *status { return &status{t: t, began: began} }
 
 func (s *status) show(text string) {
 	if text == s.text && time.Since(s.at) < stillPause {
@@ -286,7 +287,7 @@ func (t *trial) close(ctx context.Context) error {
 	}
 	t.printf("deleted: %s", seconds(began))
 	began = time.Now()
-	for shown := t.newStatus(); ; {
+	for shown := t.newStatus(began); ; {
 		if err := t.describe(ctx); err != nil {
 			return err
 		}
@@ -308,7 +309,7 @@ func (t *trial) close(ctx context.Context) error {
 			text += "; AWS has not carried out the latest step"
 		}
 		if time.Since(began) > closedLimit {
-			return fmt.Errorf("the bastion was deleted %s ago, and is not closed: %s\nLook at the log of the reaper. OPERATIONS.md says how to remove a task and a group by hand", closedLimit, text)
+			return fmt.Errorf("the bastion was deleted %s ago, and is not closed: %s\nLook at the log of the reaper, and in OPERATIONS.md under \"What a failing bastion shows\"", closedLimit, text)
 		}
 		shown.show(text)
 		if err := sleep(ctx, closedPause); err != nil {

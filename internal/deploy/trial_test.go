@@ -79,8 +79,8 @@ $`)
 	})
 }
 
-// aPerson matches the owners that people have: the unique IDs of IAM have 21 characters.
-var aPerson = regexp.MustCompile(`^iam:\d{12}:A(ID|RO)A[A-Z2-7]{17}(:.+)?$`)
+// aPerson matches the owners that people have, with unique IDs as in the documentation of IAM.
+var aPerson = regexp.MustCompile(`^iam:\d{12}:A(ID|RO)A[A-Z0-9]{16,17}(:.+)?$`)
 
 func TestOwnerOfTrialIsNoPersonAndNoAdmin(t *testing.T) {
 	for _, issuer := range []string{"", "https://issuer.example"} {
@@ -292,6 +292,16 @@ func TestTrialLastsNoLongerThanTheServiceAllows(t *testing.T) {
 		w.add("bastion", types.StackStatusCreateComplete).params["LongestLifetime"] = "5m"
 		if _, err := try(t.Context(), w); err != nil || w.trial.request["ttl"] != "5m" {
 			t.Errorf("the ttl is %s: %v", w.trial.request["ttl"], err)
+		}
+	})
+}
+
+func TestRepeatedRequestIsAccepted(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld()
+		w.trial.repeated = true
+		if out, err := try(t.Context(), w); err != nil || w.trial.deleted != 1 {
+			t.Errorf("%v, %d DELETE requests\n%s", err, w.trial.deleted, out)
 		}
 	})
 }
