@@ -122,7 +122,7 @@ func (h *handshake) offered(meta ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Perm
 // then fails.
 const skippedBanner = "bastion: this bastion accepts the key %s.\n" +
 	"Your client offered %s, and continues with its other keys, if it has any.\n" +
-	"If the right key is not among them, name its file with ssh -i, or request the bastion with a key that you have.\n"
+	"If the right key is not among them, name its file as IdentityFile, or request the bastion with a key that you have.\n"
 
 // acceptedKeys returns the fingerprints of the admitted keys, for a sentence.
 func (h *handshake) acceptedKeys() string {

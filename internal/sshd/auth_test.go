@@ -132,7 +132,7 @@ func TestWrongKeysGetOneBanner(t *testing.T) {
 func (r *fixture) skipped(wrong ssh.PublicKey) string {
 	return fmt.Sprintf("bastion: this bastion accepts the key %s.\n"+
 		"Your client offered %s, and continues with its other keys, if it has any.\n"+
-		"If the right key is not among them, name its file with ssh -i, or request the bastion with a key that you have.\n",
+		"If the right key is not among them, name its file as IdentityFile, or request the bastion with a key that you have.\n",
 		ssh.FingerprintSHA256(r.key.PublicKey()), ssh.FingerprintSHA256(wrong))
 }
 

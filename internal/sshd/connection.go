@@ -146,9 +146,12 @@ func (c *connection) globalRequests(requests <-chan *ssh.Request) {
 }
 
 // isKeepalive reports whether a client sent a request only to keep the connection alive:
-// keepalive@openssh.com, or the name that another library uses, such as
-// keepalive@libssh2.org. A failure reply is a valid reply to it.
-func isKeepalive(requestType string) bool { return strings.HasPrefix(requestType, "keepalive@") }
+// keepalive@openssh.com, or the name that another client uses, such as
+// keepalive@libssh2.org, keep-alive@bitvise.com (Apache MINA's KeepAliveHandler names it)
+// or trilead-ping (Trilead SSH). A failure reply is a valid reply to it.
+func isKeepalive(requestType string) bool {
+	return strings.HasPrefix(requestType, "keepalive@") || strings.HasPrefix(requestType, "keep-alive@") || requestType == "trilead-ping"
+}
 
 // keepalive ends the connection if the client sends nothing for too long. It sends
 // keepalive requests, to which an idle client replies that it does not know them.

@@ -270,6 +270,8 @@ func TestHarmlessRequestsAreNoRefusals(t *testing.T) {
 		"keepalive@jcraft.com",  // JSch
 		"keepalive@openssh.com",
 		"keepalive@example.com",
+		"keep-alive@bitvise.com",
+		"trilead-ping",
 	} {
 		for _, wantReply := range []bool{true, false} {
 			if ok, _, err := client.SendRequest(name, wantReply, nil); ok || err != nil {
