@@ -66,7 +66,7 @@ push: ## build the image and push it: make push REPOSITORY=HOST/NAME
 	@$(MAKE) --no-print-directory image
 	@bin/operator push '$(REPOSITORY)'
 
-# deploy.mk, which git ignores, may set STACK, VPC, SUBNETS, REGION, PARAMETERS and TAGS.
+# deploy.mk, which git ignores, may set STACK, VPC, SUBNETS, REGION, PARAMETERS, TAGS and SMOKE.
 -include deploy.mk
 REGION     ?=
 SMOKE      ?= 1

@@ -41,8 +41,8 @@ const (
 // https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_identifiers.html#identifiers-unique-ids
 const trialUserID = "AIDA0000TRIAL0OF0MAKE0DEPLOY0000"
 
-// trialIdentity returns the caller that requests the trials of a stack. It belongs to the
-// stack alone, and is not an admin.
+// trialIdentity returns the caller that requests the trials of a stack. It is no person and
+// no admin.
 func trialIdentity(s stack) identity {
 	if issuer := s.parameters["JwtIssuer"]; issuer != "" {
 		return identity{issuer: issuer, subject: "trial-of-make-deploy:" + s.id[strings.LastIndex(s.id, "/")+1:]}
