@@ -28,13 +28,14 @@ type Bastion struct {
 	Source string   `json:"source"` // a /32 or a /128
 	Keys   []string `json:"keys"`   // fingerprints
 
-	Host       string `json:"host,omitempty"`
-	Port       int    `json:"port,omitempty"`
-	User       string `json:"user,omitempty"`
-	HostKey    string `json:"host_key,omitempty"`
-	KnownHosts string `json:"known_hosts,omitempty"`
-	SSHConfig  string `json:"ssh_config,omitempty"`
-	SSH        string `json:"ssh,omitempty"`
+	Host       string   `json:"host,omitempty"`
+	Port       int      `json:"port,omitempty"`
+	User       string   `json:"user,omitempty"`
+	HostKey    string   `json:"host_key,omitempty"`    // the first of HostKeys
+	HostKeys   []string `json:"host_keys,omitempty"`   // ed25519 first
+	KnownHosts string   `json:"known_hosts,omitempty"` // a line for each host key
+	SSHConfig  string   `json:"ssh_config,omitempty"`
+	SSH        string   `json:"ssh,omitempty"`
 
 	CreatedAt      time.Time `json:"created_at"`
 	ReadyAt        time.Time `json:"ready_at,omitzero"`

@@ -126,6 +126,8 @@ func TestGoldenItems(t *testing.T) {
 	finished.Intent.Open, finished.FinishedAt, finished.DueAt = false, rec.CreatedAt.Add(time.Hour), time.Time{}
 	tagged := rec
 	tagged.Attempt.Tags = testTags
+	twoKeys, twoKeysLease := rec, lease
+	twoKeys.Attempt.MoreHostKeys, twoKeysLease.Report.MoreHostKeys = []bastion.Key{"ssh-rsa CCCC"}, []bastion.Key{"ssh-rsa CCCC"}
 	closed := bastion.LeaseItem{TaskID: "task", BastionID: lease.BastionID, Lease: lease.Lease}
 	closed.Lease.Open, closed.Lease.EndReason = false, bastion.EndIdle
 	ended := bastion.LeaseItem{TaskID: "task", BastionID: lease.BastionID, Ended: true}
@@ -140,6 +142,8 @@ func TestGoldenItems(t *testing.T) {
 		{"record", rec, recordItem(t, rec), asRecord},
 		{"record-finished", finished, recordItem(t, finished), asRecord},
 		{"record-with-tags", tagged, recordItem(t, tagged), asRecord},
+		{"record-with-two-host-keys", twoKeys, recordItem(t, twoKeys), asRecord},
+		{"report-with-two-host-keys", twoKeysLease, leaseItem(t, twoKeysLease.Lease, twoKeysLease.Report), asLease},
 		{"lease-and-report", lease, leaseItem(t, lease.Lease, lease.Report), asLease},
 		{"lease-closed", closed, leaseItem(t, closed.Lease, bastion.Report{}), asLease},
 		{"tombstone", ended, NewLeases(nil, "leases", "AROA", nil).tombstone("task", lease.BastionID, rec.CreatedAt), asLease},
@@ -348,6 +352,10 @@ func TestLargestItemsFit(t *testing.T) {
 		})
 	}
 	hostKey := bastion.Key("ssh-ed25519 " + strings.Repeat("A", bastion.MaxHostKey-len("ssh-ed25519 ")))
+	var moreHostKeys []bastion.Key
+	for range bastion.MaxMoreHostKeys {
+		moreHostKeys = append(moreHostKeys, hostKey)
+	}
 	reply := bastion.ConsoleReply{Number: largest, Code: bastion.Code(long(100)), Message: long(2000)}
 	failure := bastion.Failure{Code: bastion.FailureCode(long(100)), Message: long(2000)}
 
@@ -356,6 +364,7 @@ func TestLargestItemsFit(t *testing.T) {
 	rec.Intent.Generation, rec.Intent.Keys, rec.Intent.ConsoleReply = largest, []bastion.Key{key}, reply
 	rec.Intent.Reason = strings.Repeat(string(rune(utf8.MaxRune)), bastion.MaxReason)
 	rec.End = bastion.End{Reason: bastion.EndReason(long(100)), At: at, Failure: failure}
+	rec.Attempt.MoreHostKeys = moreHostKeys
 	rec.Attempt.HostKey, rec.Attempt.Failure, rec.Attempt.TaskDefinition, rec.Attempt.Subnet = hostKey, failure, long(1000), long(100)
 	for n := range 40 { // config.ParseTags accepts no more, and no longer ones
 		rec.Attempt.Tags = append(rec.Attempt.Tags, bastion.Tag{Key: fmt.Sprintf("%0128d", n), Value: strings.Repeat("v", 256)})
@@ -372,7 +381,7 @@ func TestLargestItemsFit(t *testing.T) {
 	// A function reads the allowed destinations from a parameter of Parameter Store, which
 	// has 4 KB.
 	lease.Lease.AllowedDestinations = slices.Repeat([]bastion.DestinationRule{{Prefix: source, From: 65534, To: 65535}}, 4096/len("::/0,"))
-	lease.Report.HostKey, lease.Report.Receipt = hostKey, receipt
+	lease.Report.HostKey, lease.Report.MoreHostKeys, lease.Report.Receipt = hostKey, moreHostKeys, receipt
 	stored = leaseItem(t, lease.Lease, lease.Report)
 	checkSize(t, "lease", stored)
 	if got := decodeLeaseItem(stored); !reflect.DeepEqual(got.Report, lease.Report) {

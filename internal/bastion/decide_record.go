@@ -227,7 +227,7 @@ func (d *decision) recordReport() {
 		return
 	}
 	report := d.report()
-	a.HostKey, a.Generation = report.HostKey, report.Generation
+	a.HostKey, a.MoreHostKeys, a.Generation = report.HostKey, report.MoreHostKeys, report.Generation
 	if !d.next.Intent.Open {
 		return
 	}

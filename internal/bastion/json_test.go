@@ -137,6 +137,7 @@ func TestDecodeStoredDocuments(t *testing.T) {
 			ConsoleRequest: ConsoleRequest{Number: 2, Verb: VerbExtend, TTL: 99 * time.Hour},
 			Ending:         Ending{Reason: EndIdle, Generation: 4}, Receipt: receipt,
 		},
+		"report-two-host-keys.json": &Report{HostKey: hostKey, MoreHostKeys: []Key{"ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAAwEAAQ=="}, Generation: 4},
 	} {
 		path := filepath.Join("testdata", file)
 		data, err := os.ReadFile(path)

@@ -2,6 +2,7 @@ package bastion
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -29,13 +30,24 @@ type Lease struct {
 
 // Report is what a task reports to the control plane. Only the task writes it.
 type Report struct {
-	HostKey        Key            `json:"host_key,omitempty"`
+	HostKey        Key            `json:"host_key,omitempty"`       // the ed25519 key, which all current clients accept
+	MoreHostKeys   []Key          `json:"more_host_keys,omitempty"` // for clients that do not; at most MaxMoreHostKeys
 	Generation     int64          `json:"generation"`               // generation of the lease that the task follows
 	Connections    int            `json:"connections,omitempty"`    // open and authenticated
 	LastUsedAt     time.Time      `json:"last_used_at,omitzero"`    // when a connection was last open
 	ConsoleRequest ConsoleRequest `json:"console_request,omitzero"` // zero: none
 	Ending         Ending         `json:"ending,omitzero"`          // zero: the task is not ending
 	Receipt        Receipt        `json:"receipt,omitzero"`         // written once, at the end
+}
+
+// HostKeys returns all host keys; nil if the task has reported none.
+func (r Report) HostKeys() []Key { return hostKeys(r.HostKey, r.MoreHostKeys) }
+
+func hostKeys(first Key, more []Key) []Key {
+	if first == "" {
+		return nil
+	}
+	return append([]Key{first}, more...)
 }
 
 // ConsoleRequest is a request from a task's status console. The control plane
@@ -96,15 +108,23 @@ const (
 const (
 	MaxDestinations    = 200  // destinations in a receipt; Receipt.Unnamed counts the forwards to all others
 	MaxDestinationName = 300  // bytes; a host name has at most 253, and a port 5
-	MaxHostKey         = 1024 // bytes
+	MaxHostKey         = 1024 // bytes; an RSA key of 3,072 bits has 552
+	MaxMoreHostKeys    = 3    // host keys besides the first
 )
 
 // Bounded returns the report without the parts that are invalid or too long. A
 // compromised task can write anything into its report. Without Bounded, such a report
 // could make the record too large to write, or impossible to encode as JSON.
 func (r Report) Bounded() Report {
-	if len(r.HostKey) > MaxHostKey || r.HostKey.Fingerprint() == "" || strings.ContainsFunc(string(r.HostKey), unicode.IsControl) {
-		r.HostKey = ""
+	more := r.MoreHostKeys[:min(len(r.MoreHostKeys), MaxMoreHostKeys)]
+	r.MoreHostKeys = nil
+	if !validHostKey(r.HostKey) {
+		r.HostKey, more = "", nil
+	}
+	for _, key := range more {
+		if validHostKey(key) && !slices.Contains(r.HostKeys(), key) {
+			r.MoreHostKeys = append(r.MoreHostKeys, key)
+		}
 	}
 	if r.ConsoleRequest.Verb != VerbExtend && r.ConsoleRequest.Verb != VerbClose {
 		r.ConsoleRequest.Verb = ""
@@ -131,6 +151,12 @@ func (r Report) Bounded() Report {
 		r.Receipt.Destinations = append(r.Receipt.Destinations, d)
 	}
 	return r
+}
+
+// validHostKey reports whether the record may store a host key. Package httpapi checks it
+// completely before a person sees it.
+func validHostKey(key Key) bool {
+	return len(key) <= MaxHostKey && key.Fingerprint() != "" && !strings.ContainsFunc(string(key), unicode.IsControl)
 }
 
 // The largest numbers in the receipt of one task. The numbers of a bastion's tasks are

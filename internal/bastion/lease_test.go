@@ -2,6 +2,7 @@ package bastion
 
 import (
 	"encoding/json"
+	"fmt"
 	"math"
 	"reflect"
 	"slices"
@@ -14,7 +15,7 @@ import (
 func TestHostileReportCannotSpoilTheRecord(t *testing.T) {
 	east, west := time.FixedZone("", 86340), time.FixedZone("", -86340)
 	valid := Report{
-		HostKey: "ssh-ed25519 HOST", Generation: 1, Connections: 1, LastUsedAt: t0,
+		HostKey: "ssh-ed25519 HOST", MoreHostKeys: []Key{"ssh-rsa MORE", "ssh-rsa MOREMORE"}, Generation: 1, Connections: 1, LastUsedAt: t0,
 		ConsoleRequest: ConsoleRequest{Number: 1, Verb: VerbExtend, TTL: time.Hour}, Ending: Ending{Reason: EndIdle, Generation: 9},
 		Receipt: Receipt{
 			StartedAt: t0, EndedAt: t0.Add(time.Minute), Connections: 1, Forwards: 1, Refusals: 1, BytesIn: 1, BytesOut: 1, Unnamed: 1,
@@ -27,24 +28,46 @@ func TestHostileReportCannotSpoilTheRecord(t *testing.T) {
 	name := func(name string) func(*Report) {
 		return func(r *Report) { r.Receipt.Destinations = []Destination{{Name: name}} }
 	}
+	noHostKeys := func(r *Report) { r.HostKey, r.MoreHostKeys = "", nil }
 	for what, c := range map[string]struct{ change, want func(*Report) }{
-		"a host key without base64":   {func(r *Report) { r.HostKey = "x" }, func(r *Report) { r.HostKey = "" }},
-		"a host key of two lines":     {func(r *Report) { r.HostKey = "ssh-ed25519 HOST\nProxyCommand x" }, func(r *Report) { r.HostKey = "" }},
-		"a host key that is too long": {func(r *Report) { r.HostKey = Key("ssh-ed25519 " + strings.Repeat("AAAA", MaxHostKey/4)) }, func(r *Report) { r.HostKey = "" }},
-		"an unknown verb":             {func(r *Report) { r.ConsoleRequest.Verb = "restart" }, func(r *Report) { r.ConsoleRequest.Verb = "" }},
-		"a reason of no report":       {func(r *Report) { r.Ending.Reason = EndClosed }, func(r *Report) { r.Ending = Ending{} }},
-		"an unknown reason":           {func(r *Report) { r.Ending.Reason = "other" }, func(r *Report) { r.Ending = Ending{} }},
-		"a time of another zone":      {func(r *Report) { r.LastUsedAt = t0.In(east) }, func(*Report) {}},
-		"the year 10000":              {func(r *Report) { r.LastUsedAt = time.Date(9999, 12, 31, 23, 59, 0, 0, west) }, func(r *Report) { r.LastUsedAt = time.Time{} }},
-		"a start before the year 1":   {func(r *Report) { r.Receipt.StartedAt = time.Date(1, 1, 1, 0, 0, 0, 0, east) }, func(r *Report) { r.Receipt.StartedAt = time.Time{} }},
-		"an end in the year 10000":    {func(r *Report) { r.Receipt.EndedAt = time.Date(9999, 12, 31, 23, 59, 0, 0, west) }, func(r *Report) { r.Receipt.EndedAt = time.Time{} }},
-		"counts below zero":           {func(r *Report) { r.Receipt.Connections, r.Receipt.Destinations[0].BytesIn = -1, -1 }, func(r *Report) { r.Receipt.Connections, r.Receipt.Destinations[0].BytesIn = 0, 0 }},
-		"counts that could overflow":  {func(r *Report) { r.Receipt.Forwards, r.Receipt.BytesOut = math.MaxInt, math.MaxInt64 }, func(r *Report) { r.Receipt.Forwards, r.Receipt.BytesOut = maxCount, maxBytes }},
-		"one destination too many":    {func(r *Report) { r.Receipt.Destinations = append(r.Receipt.Destinations, Destination{Name: "y"}) }, func(*Report) {}},
-		"a name that is too long":     {name(strings.Repeat("x", MaxDestinationName+1)), name(strings.Repeat("x", MaxDestinationName))},
-		"a name cut within a rune":    {name(strings.Repeat("x", MaxDestinationName-1) + "é"), name(strings.Repeat("x", MaxDestinationName-1))},
-		"a name that is not UTF-8":    {name("a\xffb"), name("ab")},
-		"control characters":          {name("a\x01\x1b[2J\nb\u0085"), name("a[2Jb")},
+		"a host key without base64":           {func(r *Report) { r.HostKey = "x" }, noHostKeys},
+		"a host key of two lines":             {func(r *Report) { r.HostKey = "ssh-ed25519 HOST\nProxyCommand x" }, noHostKeys},
+		"a host key that is too long":         {func(r *Report) { r.HostKey = Key("ssh-ed25519 " + strings.Repeat("AAAA", MaxHostKey/4)) }, noHostKeys},
+		"further host keys without the first": {func(r *Report) { r.HostKey = "" }, noHostKeys},
+		"further host keys that are invalid": {
+			func(r *Report) {
+				r.MoreHostKeys = []Key{"x", "ssh-rsa MORE\nProxyCommand x", Key("ssh-rsa " + strings.Repeat("AAAA", MaxHostKey/4))}
+			},
+			func(r *Report) { r.MoreHostKeys = nil },
+		},
+		"host keys that are repeated": {
+			func(r *Report) { r.MoreHostKeys = []Key{"ssh-ed25519 HOST", "ssh-rsa MORE", "ssh-rsa MORE"} },
+			func(r *Report) { r.MoreHostKeys = []Key{"ssh-rsa MORE"} },
+		},
+		"too many host keys": {
+			func(r *Report) {
+				r.MoreHostKeys = nil
+				for n := range 9999 {
+					r.MoreHostKeys = append(r.MoreHostKeys, Key(fmt.Sprintf("ssh-rsa %04d", n)))
+				}
+			},
+			func(r *Report) { r.MoreHostKeys = []Key{"ssh-rsa 0000", "ssh-rsa 0001", "ssh-rsa 0002"} },
+		},
+		"an empty list of further host keys": {func(r *Report) { r.MoreHostKeys = []Key{} }, func(r *Report) { r.MoreHostKeys = nil }},
+		"an unknown verb":                    {func(r *Report) { r.ConsoleRequest.Verb = "restart" }, func(r *Report) { r.ConsoleRequest.Verb = "" }},
+		"a reason of no report":              {func(r *Report) { r.Ending.Reason = EndClosed }, func(r *Report) { r.Ending = Ending{} }},
+		"an unknown reason":                  {func(r *Report) { r.Ending.Reason = "other" }, func(r *Report) { r.Ending = Ending{} }},
+		"a time of another zone":             {func(r *Report) { r.LastUsedAt = t0.In(east) }, func(*Report) {}},
+		"the year 10000":                     {func(r *Report) { r.LastUsedAt = time.Date(9999, 12, 31, 23, 59, 0, 0, west) }, func(r *Report) { r.LastUsedAt = time.Time{} }},
+		"a start before the year 1":          {func(r *Report) { r.Receipt.StartedAt = time.Date(1, 1, 1, 0, 0, 0, 0, east) }, func(r *Report) { r.Receipt.StartedAt = time.Time{} }},
+		"an end in the year 10000":           {func(r *Report) { r.Receipt.EndedAt = time.Date(9999, 12, 31, 23, 59, 0, 0, west) }, func(r *Report) { r.Receipt.EndedAt = time.Time{} }},
+		"counts below zero":                  {func(r *Report) { r.Receipt.Connections, r.Receipt.Destinations[0].BytesIn = -1, -1 }, func(r *Report) { r.Receipt.Connections, r.Receipt.Destinations[0].BytesIn = 0, 0 }},
+		"counts that could overflow":         {func(r *Report) { r.Receipt.Forwards, r.Receipt.BytesOut = math.MaxInt, math.MaxInt64 }, func(r *Report) { r.Receipt.Forwards, r.Receipt.BytesOut = maxCount, maxBytes }},
+		"one destination too many":           {func(r *Report) { r.Receipt.Destinations = append(r.Receipt.Destinations, Destination{Name: "y"}) }, func(*Report) {}},
+		"a name that is too long":            {name(strings.Repeat("x", MaxDestinationName+1)), name(strings.Repeat("x", MaxDestinationName))},
+		"a name cut within a rune":           {name(strings.Repeat("x", MaxDestinationName-1) + "é"), name(strings.Repeat("x", MaxDestinationName-1))},
+		"a name that is not UTF-8":           {name("a\xffb"), name("ab")},
+		"control characters":                 {name("a\x01\x1b[2J\nb\u0085"), name("a[2Jb")},
 	} {
 		hostile, want := valid, valid
 		hostile.Receipt.Destinations = slices.Clone(valid.Receipt.Destinations)

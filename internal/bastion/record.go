@@ -152,16 +152,20 @@ type Attempt struct {
 	Tags           []Tag     `json:"tags,omitempty"`
 	CreatedAt      time.Time `json:"created_at,omitzero"`
 
-	TaskID     string           `json:"task_id,omitempty"`
-	TaskSeenAt time.Time        `json:"task_seen_at,omitzero"` // when the task was first seen
-	Status     TaskStatus       `json:"status,omitempty"`
-	Endpoints  []netip.AddrPort `json:"endpoints,omitempty"` // the task's addresses, at most one for each family
-	HostKey    Key              `json:"host_key,omitempty"`
-	Generation int64            `json:"generation,omitempty"` // generation in the task's latest report
-	ReadyAt    time.Time        `json:"ready_at,omitzero"`    // when a converge first saw that group, task and report match the intent
-	EndedAt    time.Time        `json:"ended_at,omitzero"`    // zero until the end is known
-	Failure    Failure          `json:"failure,omitzero"`     // why the attempt failed; zero if it ended on purpose
+	TaskID       string           `json:"task_id,omitempty"`
+	TaskSeenAt   time.Time        `json:"task_seen_at,omitzero"` // when the task was first seen
+	Status       TaskStatus       `json:"status,omitempty"`
+	Endpoints    []netip.AddrPort `json:"endpoints,omitempty"` // the task's addresses, at most one for each family
+	HostKey      Key              `json:"host_key,omitempty"`
+	MoreHostKeys []Key            `json:"more_host_keys,omitempty"` // see Report
+	Generation   int64            `json:"generation,omitempty"`     // generation in the task's latest report
+	ReadyAt      time.Time        `json:"ready_at,omitzero"`        // when a converge first saw that group, task and report match the intent
+	EndedAt      time.Time        `json:"ended_at,omitzero"`        // zero until the end is known
+	Failure      Failure          `json:"failure,omitzero"`         // why the attempt failed; zero if it ended on purpose
 }
+
+// HostKeys returns all host keys of the task; nil while they are not known.
+func (a Attempt) HostKeys() []Key { return hostKeys(a.HostKey, a.MoreHostKeys) }
 
 // active reports whether the attempt has begun and is not known to have ended.
 func (a Attempt) active() bool { return a.Number > 0 && a.EndedAt.IsZero() }

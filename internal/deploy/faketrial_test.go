@@ -166,7 +166,10 @@ func (f *fakeTrial) next() {
 	default:
 		f.doc.State, f.doc.Stage = bastion.Ready, ""
 		f.doc.Host, f.doc.Port, f.doc.User = fakeHost, 2222, "bastion"
-		f.doc.HostKey = strings.TrimSpace(string(ssh.MarshalAuthorizedKey(hostKey(1).PublicKey())))
+		for _, key := range []ssh.Signer{hostKey(3), hostKey(1)} { // each of them is right
+			f.doc.HostKeys = append(f.doc.HostKeys, strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key.PublicKey()))))
+		}
+		f.doc.HostKey = f.doc.HostKeys[0]
 		return
 	}
 	f.doc.Stage = fakeStages[min(f.reads, len(fakeStages)-1)]

@@ -70,18 +70,18 @@ func (t *trial) connect(ctx context.Context) (net.Conn, error) {
 
 // runConsole opens the console, leaves it, and returns what it printed.
 func (t *trial) runConsole(conn net.Conn) ([]byte, error) {
-	hostKey, _, _, _, err := ssh.ParseAuthorizedKey([]byte(t.bastion.HostKey))
+	hostKeys, err := t.hostKeys()
 	if err != nil {
-		return nil, fmt.Errorf("read the host key %q of the document: %w", t.bastion.HostKey, err)
+		return nil, err
 	}
 	sshConn, channels, requests, err := ssh.NewClientConn(conn, t.address(), &ssh.ClientConfig{
 		User: t.bastion.User, Auth: []ssh.AuthMethod{ssh.PublicKeys(t.signer)},
 		HostKeyCallback: func(_ string, _ net.Addr, offered ssh.PublicKey) error {
-			if bytes.Equal(offered.Marshal(), hostKey.Marshal()) {
+			if slices.Contains(hostKeys, ssh.FingerprintSHA256(offered)) {
 				return nil
 			}
 			return fmt.Errorf("wrong host key: the server has %s, and the document %s; another server may have answered",
-				ssh.FingerprintSHA256(offered), ssh.FingerprintSHA256(hostKey))
+				ssh.FingerprintSHA256(offered), strings.Join(hostKeys, " and "))
 		},
 	})
 	if err != nil {
@@ -103,6 +103,21 @@ func (t *trial) runConsole(conn net.Conn) ([]byte, error) {
 		return nil, fmt.Errorf("%w; it printed:\n%s", err, &text)
 	}
 	return text.Bytes(), nil
+}
+
+// hostKeys returns the fingerprints of the document's host keys.
+func (t *trial) hostKeys() (fingerprints []string, err error) {
+	for _, key := range t.bastion.HostKeys {
+		parsed, _, _, _, err := ssh.ParseAuthorizedKey([]byte(key))
+		if err != nil {
+			return nil, fmt.Errorf("read the host key %q of the document: %w", key, err)
+		}
+		fingerprints = append(fingerprints, ssh.FingerprintSHA256(parsed))
+	}
+	if len(fingerprints) == 0 {
+		return nil, errors.New("the document has no host key")
+	}
+	return fingerprints, nil
 }
 
 // checkStatus returns an error if the text is not what the console of the bastion prints.

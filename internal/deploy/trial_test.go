@@ -136,7 +136,7 @@ func TestTrialFailures(t *testing.T) {
 		{"nothing closes it", func(w *world) { w.trial.stuck = true },
 			[]string{"still starting after 16m0s", "The latest stage is host key", "reaper"}, 1},
 		{"wrong host key", func(w *world) { w.trial.hostKey = true },
-			[]string{"wrong host key: the server has " + ssh.FingerprintSHA256(hostKey(2).PublicKey()), "the document " + ssh.FingerprintSHA256(hostKey(1).PublicKey())}, 1},
+			[]string{"wrong host key: the server has " + ssh.FingerprintSHA256(hostKey(2).PublicKey()), "the document " + ssh.FingerprintSHA256(hostKey(3).PublicKey()) + " and " + ssh.FingerprintSHA256(hostKey(1).PublicKey())}, 1},
 		{"the server is silent", func(w *world) { w.trial.silent = true },
 			[]string{"the console at 198.51.100.3:2222 did not open within 30s, although the TCP connection did"}, 1},
 		{"no shell", func(w *world) { w.trial.noShell = true }, []string{"open a shell"}, 1},

@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
+	"crypto/rsa"
 	"encoding/json"
 	"io"
 	"log/slog"
+	"math/big"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -19,6 +21,7 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 	"github.com/bastion-on-demand/bastion/internal/httpapi"
 	"github.com/bastion-on-demand/bastion/internal/httpedge"
+	"github.com/bastion-on-demand/bastion/internal/publickey"
 )
 
 // fake is a service that returns what a test sets and records its calls.
@@ -163,7 +166,18 @@ func privateKeyOf(seed byte) ed25519.PrivateKey {
 var (
 	userKey = keyOf(1)
 	hostKey = keyOf(2)
+	rsaHost = rsaKeyOf(7)
 )
+
+// rsaKeyOf returns a public RSA key of 3,072 bits, which has no private key.
+func rsaKeyOf(seed byte) bastion.Key {
+	n := new(big.Int).SetBytes(bytes.Repeat([]byte{seed | 0x80}, 3072/8))
+	key, err := ssh.NewPublicKey(&rsa.PublicKey{N: n, E: 65537})
+	if err != nil {
+		panic(err)
+	}
+	return publickey.Of(key)
+}
 
 func starting() bastion.Record {
 	source := netip.MustParsePrefix("203.0.113.7/32")
@@ -184,7 +198,7 @@ func ready() bastion.Record {
 	rec := starting()
 	rec.Attempt.Status = bastion.TaskRunning
 	rec.Attempt.Endpoints = []netip.AddrPort{netip.MustParseAddrPort("198.51.100.24:2222")}
-	rec.Attempt.HostKey = hostKey
+	rec.Attempt.HostKey, rec.Attempt.MoreHostKeys = hostKey, []bastion.Key{rsaHost}
 	rec.Attempt.Generation = 1
 	rec.Attempt.ReadyAt = noon.Add(30 * time.Second)
 	rec.SeenAt = rec.Attempt.ReadyAt

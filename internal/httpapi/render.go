@@ -3,6 +3,7 @@ package httpapi
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -26,8 +27,11 @@ func Document(rec bastion.Record, targets ...Target) api.Bastion {
 		return d
 	}
 	d.Host, d.Port, d.User = at.endpoint.Addr().String(), int(at.endpoint.Port()), sshUser
-	if at.hostKey != "" {
-		d.HostKey, d.KnownHosts = string(at.hostKey), at.knownHosts()
+	if len(at.hostKeys) > 0 {
+		for _, key := range at.hostKeys {
+			d.HostKeys = append(d.HostKeys, string(key))
+		}
+		d.HostKey, d.KnownHosts = d.HostKeys[0], strings.Join(at.knownHosts(), "\n")
 		d.SSHConfig, d.SSH = sshConfig([]access{at}, targets), at.consoleCommand()
 	}
 	return d
@@ -58,7 +62,7 @@ func (h *handler) text(caller bastion.Caller, res result) []byte {
 		}
 		h.describe(&b, rec)
 		at, ok := accessOf(rec)
-		if ok && at.hostKey != "" && rec.State() == bastion.Ready && rec.Owner == caller.Owner {
+		if ok && len(at.hostKeys) > 0 && rec.State() == bastion.Ready && rec.Owner == caller.Owner {
 			ready = append(ready, at)
 		}
 	}
@@ -160,12 +164,12 @@ func comment(b *strings.Builder, format string, args ...any) {
 	b.WriteByte('\n')
 }
 
-// access is the address of a bastion and the host key that proves its identity;
-// the key is empty while it is not known.
+// access is the address of a bastion and the host keys that prove its identity; there are
+// none while they are not known.
 type access struct {
 	name     string
 	endpoint netip.AddrPort
-	hostKey  bastion.Key
+	hostKeys []bastion.Key
 }
 
 // accessOf returns how to reach a bastion; ok is false if it has no address yet or
@@ -175,28 +179,36 @@ func accessOf(rec bastion.Record) (at access, ok bool) {
 	if !rec.Intent.Open || !at.endpoint.IsValid() {
 		return access{}, false
 	}
-	// The task reported this key, and people save it in configuration files of ssh. If
-	// the text were more than one key, it could contain options that make ssh run a
-	// command.
-	if key, err := publickey.Parse(string(rec.Attempt.HostKey)); err == nil {
-		at.hostKey = key
+	// The task reported these keys, and people save them in configuration files of ssh. If
+	// a text were more than one key, it could contain options that make ssh run a command.
+	for _, reported := range rec.Attempt.HostKeys() {
+		if key, err := publickey.Parse(string(reported)); err == nil && !slices.Contains(at.hostKeys, key) {
+			at.hostKeys = append(at.hostKeys, key)
+		}
 	}
 	return at, true
 }
 
-// knownHosts returns the bastion's line for a known_hosts file. ssh looks for HOST if
-// the port is 22, and for [HOST]:PORT otherwise.
-func (at access) knownHosts() string {
+// knownHosts returns the bastion's lines for a known_hosts file, one for each host key. ssh
+// looks for HOST if the port is 22, and for [HOST]:PORT otherwise.
+func (at access) knownHosts() (lines []string) {
 	host := at.endpoint.Addr().String()
 	if at.endpoint.Port() != 22 {
 		host = "[" + host + "]:" + at.port()
 	}
-	return host + " " + string(at.hostKey)
+	for _, key := range at.hostKeys {
+		lines = append(lines, host+" "+string(key))
+	}
+	return lines
 }
 
 func (at access) port() string { return strconv.Itoa(int(at.endpoint.Port())) }
 
-// hostKeyOptions make ssh accept only the host key that the KnownHostsCommand prints.
+// fastCiphers makes ssh use AES-GCM. OpenSSH before 10.0 prefers AES-CTR, which bastions
+// offer to clients that have no AES-GCM, and which is slower.
+const fastCiphers = "Ciphers aes128-gcm@openssh.com,aes256-gcm@openssh.com"
+
+// hostKeyOptions make ssh accept only the host keys that the KnownHostsCommand prints.
 // ssh reads no known_hosts file, which could have the key of an earlier host at the same
 // address. It refuses a host with another key.
 var hostKeyOptions = []string{
@@ -219,7 +231,8 @@ func sshConfig(bastions []access, targets []Target) string {
 			"HostName "+at.endpoint.Addr().String(),
 			"Port "+at.port(),
 			"User "+sshUser,
-			knownHostsCommand(at.knownHosts()))
+			fastCiphers,
+			knownHostsCommand(at.knownHosts()...))
 	}
 	for _, target := range targets {
 		hosts = append(hosts, target.Name)
@@ -234,10 +247,14 @@ func sshConfig(bastions []access, targets []Target) string {
 	return b.String()
 }
 
-// knownHostsCommand returns the option that prints one known_hosts line. It needs
-// OpenSSH 8.5. With UserKnownHostsFile instead, the client would have to write a second
-// file and delete it later.
-func knownHostsCommand(line string) string { return "KnownHostsCommand /bin/echo " + line }
+// knownHostsCommand returns the option that prints known_hosts lines. Each line has three
+// words: the host, the type of the key and the key. printf uses its format again until no
+// word is left. ssh needs an absolute path, and each system has printf elsewhere, so env
+// finds it; ssh replaces %% by %. The option needs OpenSSH 8.5. With UserKnownHostsFile
+// instead, the client would have to write a second file and delete it later.
+func knownHostsCommand(lines ...string) string {
+	return `KnownHostsCommand /usr/bin/env printf "%%s %%s %%s\n" ` + strings.Join(lines, " ")
+}
 
 func block(b *strings.Builder, hosts string, lines ...string) {
 	fmt.Fprintf(b, "Host %s\n", hosts)
@@ -251,10 +268,10 @@ func writeLines(b *strings.Builder, lines []string) {
 }
 
 // consoleCommand returns one shell command that opens the status console, with all
-// options on the command line. Nothing in it needs more quoting than single quotes:
-// it holds addresses, a port and base64.
+// options on the command line. Nothing in it needs more quoting than single quotes: it
+// holds addresses, a port, base64 and the format of printf.
 func (at access) consoleCommand() string {
-	words := []string{"ssh", "-p", at.port(), "-o", "'" + strings.Replace(knownHostsCommand(at.knownHosts()), " ", "=", 1) + "'"}
+	words := []string{"ssh", "-p", at.port(), "-o", "'" + strings.Replace(knownHostsCommand(at.knownHosts()...), " ", "=", 1) + "'"}
 	for _, option := range hostKeyOptions {
 		words = append(words, "-o", strings.Replace(option, " ", "=", 1))
 	}

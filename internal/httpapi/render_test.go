@@ -97,7 +97,7 @@ func golden(t *testing.T, name string, got []byte) {
 func TestOnlyKnownFieldsAreInTheDocument(t *testing.T) {
 	always := []string{"created_at", "deadline", "id", "keys", "latest_deadline", "name", "owner", "source", "state"}
 	reach := []string{"host", "port", "user"}
-	proof := []string{"host_key", "known_hosts", "ssh", "ssh_config"}
+	proof := []string{"host_key", "host_keys", "known_hosts", "ssh", "ssh_config"}
 	bare := starting()
 	bare.Intent.Reason = ""
 	network := bare
@@ -153,10 +153,13 @@ func TestInvalidHostKeyIsLeftOut(t *testing.T) {
 	} {
 		r := newFixture()
 		r.rec = ready()
-		r.rec.Attempt.HostKey = reported
+		r.rec.Attempt.HostKey, r.rec.Attempt.MoreHostKeys = reported, []bastion.Key{rsaHost, reported}
 		response := r.send("GET", "/bastions/"+someID, "").Body.String() + r.send("GET", "/bastions/"+someID, "", "Accept", "text/plain").Body.String()
 		if strings.Contains(response, "ProxyCommand") {
 			t.Errorf("%q went through:\n%s", reported, response)
+		}
+		if keys := httpapi.Document(r.rec).HostKeys; !slices.Equal(keys, []string{string(rsaHost)}) {
+			t.Errorf("with %q, the host keys are %q", reported, keys)
 		}
 	}
 }

@@ -2,6 +2,8 @@ package httpapi_test
 
 import (
 	"bytes"
+	"crypto/rand"
+	"crypto/rsa"
 	"errors"
 	"fmt"
 	"io"
@@ -13,9 +15,12 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/bastion-on-demand/bastion/internal/httpapi"
-	"github.com/bastion-on-demand/bastion/internal/test/sshclient"
 	"golang.org/x/crypto/ssh"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/httpapi"
+	"github.com/bastion-on-demand/bastion/internal/publickey"
+	"github.com/bastion-on-demand/bastion/internal/test/sshclient"
 )
 
 // runSSH runs the OpenSSH client and returns all its output.
@@ -44,15 +49,20 @@ func TestSSHAcceptsTheGoldenFiles(t *testing.T) {
 	}
 }
 
+// bothKeys returns the words that the KnownHostsCommand of a bastion prints.
+func bothKeys(host string) string {
+	return host + " " + string(hostKey) + " " + host + " " + string(rsaHost)
+}
+
 func TestSSHUnderstandsTheConfiguration(t *testing.T) {
 	for file, hosts := range map[string]map[string]string{
-		"ready.conf":             {"bastion-default": "198.51.100.24:2222 bastion [198.51.100.24]:2222 " + string(hostKey)},
-		"ready-ipv6.conf":        {"bastion-default": "2001:db8:1::24:2222 bastion [2001:db8:1::24]:2222 " + string(hostKey)},
-		"ready-port-22.conf":     {"bastion-db": "198.51.100.25:22 bastion 198.51.100.25 " + string(hostKey)},
+		"ready.conf":             {"bastion-default": "198.51.100.24:2222 bastion " + bothKeys("[198.51.100.24]:2222")},
+		"ready-ipv6.conf":        {"bastion-default": "2001:db8:1::24:2222 bastion " + bothKeys("[2001:db8:1::24]:2222")},
+		"ready-port-22.conf":     {"bastion-db": "198.51.100.25:22 bastion " + bothKeys("198.51.100.25")},
 		"ready-with-target.conf": {"private.internal": "private.internal:22 demo private.internal " + string(privateHost.HostKey)},
 		"list.conf": {
-			"bastion-default": "198.51.100.24:2222 bastion [198.51.100.24]:2222 " + string(hostKey),
-			"bastion-db":      "198.51.100.25:22 bastion 198.51.100.25 " + string(hostKey),
+			"bastion-default": "198.51.100.24:2222 bastion " + bothKeys("[198.51.100.24]:2222"),
+			"bastion-db":      "198.51.100.25:22 bastion " + bothKeys("198.51.100.25"),
 		},
 	} {
 		for host, want := range hosts {
@@ -65,9 +75,12 @@ func TestSSHUnderstandsTheConfiguration(t *testing.T) {
 				name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
 				is[name] = value
 			}
-			got := is["hostname"] + ":" + is["port"] + " " + is["user"] + " " + strings.TrimPrefix(is["knownhostscommand"], "/bin/echo ")
+			got := is["hostname"] + ":" + is["port"] + " " + is["user"] + " " + strings.TrimPrefix(is["knownhostscommand"], `/usr/bin/env printf "%%s %%s %%s\n" `)
 			if got != want {
 				t.Errorf("%s, %s: %s\nwant %s", file, host, got, want)
+			}
+			if ciphers := is["ciphers"]; strings.HasPrefix(host, "bastion-") != (ciphers == "aes128-gcm@openssh.com,aes256-gcm@openssh.com") {
+				t.Errorf("%s, %s: the ciphers are %s", file, host, ciphers)
 			}
 			if is["userknownhostsfile"] != "/dev/null" || is["globalknownhostsfile"] != "/dev/null" || is["stricthostkeychecking"] != "true" {
 				t.Errorf("%s, %s: files %s and %s, strict %s", file, host, is["userknownhostsfile"], is["globalknownhostsfile"], is["stricthostkeychecking"])
@@ -85,6 +98,7 @@ func local(t *testing.T) *fixture {
 	r.rec = ready()
 	r.rec.Intent.Source, r.rec.Group.Ingress = source, source
 	r.rec.Attempt.Endpoints = []netip.AddrPort{newBastion(t)}
+	r.rec.Attempt.MoreHostKeys = []bastion.Key{publickey.Of(rsaSigner().PublicKey())}
 	return r
 }
 
@@ -122,6 +136,26 @@ func TestSSHThroughTheBastion(t *testing.T) {
 		if err != nil || out != want {
 			t.Errorf("%s: %v\n%s", target, err, out)
 		}
+	}
+}
+
+// A client that accepts RSA host keys only, as in FIPS mode, gets in by both forms, too.
+func TestSSHWithTheRSAHostKeyOnly(t *testing.T) {
+	r := local(t)
+	const rsaOnly = "HostKeyAlgorithms rsa-sha2-512,rsa-sha2-256"
+	file := saved(t, r, "IdentityFile "+identity(t)+"\nBatchMode yes\n"+rsaOnly+"\n")
+	if out, err := runSSH(t, "-F", file, "bastion-default", "true"); err != nil || out != "the bastion answers\n" {
+		t.Errorf("%v\n%s", err, out)
+	}
+	command, _ := get(t, r)["ssh"].(string)
+	given := "ssh -F none -o BatchMode=yes -o '" + rsaOnly + "' -i " + identity(t) + " "
+	if out, err := run(t, "sh", "-c", strings.Replace(command, "ssh ", given, 1)); err != nil || !strings.Contains(out, "the bastion answers\n") {
+		t.Errorf("%s: %v\n%s", command, err, out)
+	}
+	r.rec.Attempt.MoreHostKeys = []bastion.Key{rsaHost} // the key of another server
+	file = saved(t, r, "IdentityFile "+identity(t)+"\nBatchMode yes\n"+rsaOnly+"\n")
+	if out, err := runSSH(t, "-F", file, "bastion-default", "true"); err == nil || !strings.Contains(out, "Host key verification failed") {
+		t.Errorf("with another RSA key: %v\n%s", err, out)
 	}
 }
 
@@ -175,14 +209,14 @@ func newBastion(t *testing.T) netip.AddrPort {
 		t.Fatal(err)
 	}
 	done := &sync.WaitGroup{}
-	bastion := &sshServer{"bastion", serverConfig("bastion", 2), &sshServer{"private host", serverConfig(privateHost.User, 4), nil, done}, done}
+	server := &sshServer{"bastion", serverConfig("bastion", 2), &sshServer{"private host", serverConfig(privateHost.User, 4), nil, done}, done}
 	done.Go(func() {
 		for {
 			conn, err := listener.Accept()
 			if err != nil {
 				return
 			}
-			done.Go(func() { bastion.serve(conn) })
+			done.Go(func() { server.serve(conn) })
 		}
 	})
 	t.Cleanup(func() {
@@ -192,6 +226,19 @@ func newBastion(t *testing.T) netip.AddrPort {
 	return listener.Addr().(*net.TCPAddr).AddrPort()
 }
 
+// rsaSigner returns the RSA host key of the bastion on loopback.
+var rsaSigner = sync.OnceValue(func() ssh.Signer {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		panic(err)
+	}
+	signer, err := ssh.NewSignerFromKey(key)
+	if err != nil {
+		panic(err)
+	}
+	return signer
+})
+
 func serverConfig(user string, hostKeySeed byte) *ssh.ServerConfig {
 	config := &ssh.ServerConfig{PublicKeyCallback: func(conn ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
 		if conn.User() != user || !bytes.Equal(key.Marshal(), signerOf(1).PublicKey().Marshal()) {
@@ -200,6 +247,9 @@ func serverConfig(user string, hostKeySeed byte) *ssh.ServerConfig {
 		return &ssh.Permissions{}, nil
 	}}
 	config.AddHostKey(signerOf(hostKeySeed))
+	if user == "bastion" {
+		config.AddHostKey(rsaSigner())
+	}
 	return config
 }
 

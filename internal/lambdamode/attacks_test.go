@@ -91,10 +91,17 @@ var attacks = map[string]attack{
 	"the other's task as the writer": func(w *twoBastions) []step {
 		return []step{{"in_hand": s(w.honest.leaseKey()), "by": s("control")}, {"in_hand": document(otherIdentity(w)), "by": document(otherIdentity(w))}}
 	},
-	"the other's host key":       each("host_key", keyOfHonest),
-	"an invalid host key":        each("host_key", "", "x", "ssh-ed25519 AAAA", "ssh-ed25519 "+mark, 1, []string{keyOfHostile}, nil, fields{"B": "AAAA"}),
-	"a huge host key":            each("host_key", "ssh-ed25519 "+strings.Repeat("A", 300_000), strings.Repeat(mark, 20_000)),
-	"a host key and an option":   each("host_key", injected()...),
+	"the other's host key":     each("host_key", keyOfHonest),
+	"an invalid host key":      each("host_key", "", "x", "ssh-ed25519 AAAA", "ssh-ed25519 "+mark, 1, []string{keyOfHostile}, nil, fields{"B": "AAAA"}),
+	"a huge host key":          each("host_key", "ssh-ed25519 "+strings.Repeat("A", 300_000), strings.Repeat(mark, 20_000)),
+	"a host key and an option": each("host_key", injected()...),
+	"further host keys": each("more_host_keys", nil, "", "x", 1, fields{"A": keyOfHostile}, []any{1}, []any{nil}, []any{fields{}}, []string{mark}, []string{"", "x", "ssh-ed25519 AAAA"},
+		[]string{keyOfHonest}, []string{keyOfHostile, keyOfHostile}, strings.Split(strings.Repeat(keyOfHostile+"\n", 4_000), "\n")),
+	"huge further host keys":          each("more_host_keys", []string{"ssh-rsa " + strings.Repeat("A", 300_000)}, []string{strings.Repeat(mark, 20_000)}),
+	"further host keys and an option": each("more_host_keys", lists(injected())...),
+	"many further host keys, no first": func(*twoBastions) []step {
+		return []step{report(fields{"host_key": "", "more_host_keys": []string{keyOfHostile}}), report(fields{"host_key": nil, "more_host_keys": injected()})}
+	},
 	"an address":                 address,
 	"a future generation":        each("generation", 2, int64(math.MaxInt64), -1, json.Number("1e30"), 0, "1"),
 	"negative counts":            counts(-1, math.MinInt64),
@@ -130,6 +137,14 @@ func injected() (all []any) {
 		"\x00" + mark, "; " + mark, "' -o " + mark + "=x '", "$(" + mark + ")", "`" + mark + "`", "%h" + mark, " \\\n" + mark, "\x1b[2J" + mark,
 	} {
 		all = append(all, keyOfHostile+tail, mark+tail+" "+keyOfHostile)
+	}
+	return all
+}
+
+// lists returns a list of one item for each value.
+func lists(values []any) (all []any) {
+	for _, value := range values {
+		all = append(all, []any{value})
 	}
 	return all
 }

@@ -253,7 +253,8 @@ var (
 	timeLeft = regexp.MustCompile(` \([0-9a-z]+ left\)`)
 	// safeLine matches the lines that are safe for ssh.
 	safeLine = regexp.MustCompile(`^(|# [ -~]*|Host bastion-default|  HostName [0-9.]+|  Port [0-9]+|  User bastion|` +
-		`  KnownHostsCommand /bin/echo \[?[0-9.]+(\]:[0-9]+)? ssh-ed25519 [A-Za-z0-9+/]+=*|` +
+		`  Ciphers aes128-gcm@openssh.com,aes256-gcm@openssh.com|` +
+		`  KnownHostsCommand /usr/bin/env printf "%%s %%s %%s\\n"( \[?[0-9.]+(\]:[0-9]+)? ssh-(ed25519|rsa) [A-Za-z0-9+/]+=*)+|` +
 		`  (User|Global)KnownHostsFile /dev/null|  StrictHostKeyChecking yes)$`)
 )
 

@@ -16,14 +16,16 @@ import (
 // Server is the interface through which the loop controls the SSH server. The loop calls
 // its methods from one goroutine.
 type Server interface {
-	// HostKey returns the public host key.
-	HostKey() bastion.Key
+	// HostKeys returns the public host keys, the one that all clients know (ed25519)
+	// first. complete is false while the server still makes a key; Changed receives a
+	// value when it has been made.
+	HostKeys() (keys []bastion.Key, complete bool)
 	// Listen opens the listener. The loop calls it once, after the first SetLease.
 	Listen() error
 	// Failed receives an error if the listener fails after Listen.
 	Failed() <-chan error
-	// Changed receives a value when a connection has come or gone, or a console
-	// has made a request.
+	// Changed receives a value when a connection has come or gone, a console has made a
+	// request, or a host key has been made.
 	Changed() <-chan struct{}
 
 	// SetLease puts a lease in force. It starts to close the open connections whose
@@ -71,6 +73,7 @@ type Timing struct {
 	FirstLease  time.Duration   // how long to wait for the first lease; 5 min
 	Refusal     time.Duration   // how long the table may refuse reads before the first lease; 15 s
 	Call        time.Duration   // time limit of one read or report; 5 s
+	HostKeys    time.Duration   // how long the first report waits for host keys that are being made; 3 s
 	Report      time.Duration   // between reports when nothing changed; 1 min
 	ReportPause time.Duration   // between reports when the number of connections changes; 1 s
 	Warnings    []time.Duration // before the deadline; 10 min and 1 min
@@ -86,6 +89,7 @@ func (t Timing) withDefaults() Timing {
 		FirstLease:  cmp.Or(t.FirstLease, 5*time.Minute),
 		Refusal:     cmp.Or(t.Refusal, 15*time.Second),
 		Call:        cmp.Or(t.Call, 5*time.Second),
+		HostKeys:    cmp.Or(t.HostKeys, 3*time.Second),
 		Report:      cmp.Or(t.Report, time.Minute),
 		ReportPause: cmp.Or(t.ReportPause, time.Second),
 		Warnings:    t.Warnings,

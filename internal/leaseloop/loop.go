@@ -93,7 +93,8 @@ type loop struct {
 	lease    bastion.Lease // in force
 	leasedAt time.Time     // when it was put in force
 
-	listening bool // server.Listen has succeeded
+	begunAt   time.Time // when the first lease was put in force
+	listening bool      // server.Listen has succeeded
 
 	sent    bastion.Report // the last report that was written
 	sentAt  time.Time
@@ -118,6 +119,7 @@ type stop struct {
 
 // run serves until an end is decided, and then ends.
 func (l *loop) run(ctx context.Context, first bastion.Lease) int {
+	l.begunAt = l.cfg.Now()
 	l.setLease(first)
 	l.pollAt = l.cfg.Now().Add(l.cfg.Timing.Poll)
 	var end *stop
@@ -274,8 +276,10 @@ func (l *loop) call(ctx context.Context) (context.Context, context.CancelFunc) {
 // report returns the current report.
 func (l *loop) report() bastion.Report {
 	open, lastUse := l.server.Connections()
+	keys, _ := l.server.HostKeys()
 	return bastion.Report{
-		HostKey:        l.server.HostKey(),
+		HostKey:        keys[0],
+		MoreHostKeys:   keys[1:],
 		Generation:     l.lease.Generation,
 		Connections:    open,
 		LastUsedAt:     lastUse.UTC(),
@@ -283,9 +287,14 @@ func (l *loop) report() bastion.Report {
 	}
 }
 
-// nextReport returns when the next report is due.
+// nextReport returns when the next report is due. The first one waits for host keys,
+// because the person saves the keys that the first response of the API has.
 func (l *loop) nextReport() time.Time {
-	return bastion.Later(reportDue(l.sent, l.sentAt, l.report(), l.cfg.Timing), l.reportAt)
+	due := bastion.Later(reportDue(l.sent, l.sentAt, l.report(), l.cfg.Timing), l.reportAt)
+	if _, complete := l.server.HostKeys(); l.readyAt.IsZero() && !complete {
+		due = bastion.Later(due, l.begunAt.Add(l.cfg.Timing.HostKeys))
+	}
+	return due
 }
 
 // reportIfDue writes the report if it is due. The first report makes the bastion ready.
@@ -298,7 +307,11 @@ func (l *loop) reportIfDue(ctx context.Context) *stop {
 		return &stop{cause: LeaseRemoved}
 	case err == nil && l.readyAt.IsZero():
 		l.readyAt = l.sentAt
-		l.cfg.Log.Info("ready", "host_key", l.sent.HostKey.Fingerprint(), "generation", l.sent.Generation)
+		var keys []string
+		for _, key := range l.sent.HostKeys() {
+			keys = append(keys, key.Fingerprint())
+		}
+		l.cfg.Log.Info("ready", "host_keys", keys, "generation", l.sent.Generation)
 	}
 	return nil
 }

@@ -54,6 +54,7 @@ func bubble(t *testing.T, test func(t *testing.T, f *fixture)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		f := &fixture{t: t, table: &simtask.Table{}, server: simtask.NewServer(simtask.HostKey("host")), exited: make(chan struct{})}
+		f.server.SetHostKeys(simtask.HostKey("host"))
 		f.cfg = leaseloop.Config{BastionID: "b1", Lease: f.table, Now: time.Now, Log: slog.New(slog.NewTextHandler(&f.log, nil))}
 		f.table.Lease = bastion.Lease{
 			BastionID: "b1", Owner: "local:alice", Name: "default", Generation: 1, Open: true,
@@ -247,6 +248,62 @@ func TestLateFirstLeaseIsServed(t *testing.T) {
 			t.Errorf("report %+v", report)
 		}
 		f.enter()
+	})
+}
+
+// makingHostKeys lets the server still make its second host key.
+func (f *fixture) makingHostKeys() { f.server = simtask.NewServer(simtask.HostKey("host")) }
+
+func TestFirstReportWaitsForHostKeys(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fixture) {
+		f.makingHostKeys()
+		f.run()
+		after(2 * time.Second)
+		if n := f.table.Reports(); n != 0 {
+			t.Fatalf("%d reports while a host key is being made", n)
+		}
+		f.server.SetHostKeys(simtask.HostKey("host"), simtask.HostKey("second"))
+		synctest.Wait()
+		if keys := f.table.LastReport().HostKeys(); !slices.Equal(keys, []bastion.Key{simtask.HostKey("host"), simtask.HostKey("second")}) {
+			t.Errorf("the first report has the host keys %q", keys)
+		}
+	})
+}
+
+// The report does not wait longer than three seconds, and a key that comes later is
+// reported at once.
+func TestLateHostKeyIsReportedAtOnce(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fixture) {
+		f.makingHostKeys()
+		f.run()
+		after(3*time.Second - 1)
+		if n := f.table.Reports(); n != 0 {
+			t.Fatalf("%d reports before three seconds have passed", n)
+		}
+		after(1)
+		if keys := f.table.LastReport().HostKeys(); !slices.Equal(keys, []bastion.Key{simtask.HostKey("host")}) {
+			t.Errorf("after three seconds: the host keys %q", keys)
+		}
+		after(10 * time.Second)
+		before := f.table.Reports()
+		f.server.SetHostKeys(simtask.HostKey("host"), simtask.HostKey("second"))
+		synctest.Wait()
+		if keys := f.table.LastReport().HostKeys(); len(keys) != 2 || keys[1] != simtask.HostKey("second") || f.table.Reports() != before+1 {
+			t.Errorf("%d reports more, with the host keys %q", f.table.Reports()-before, keys)
+		}
+	})
+}
+
+// An end does not wait for host keys.
+func TestEndDoesNotWaitForHostKeys(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fixture) {
+		f.makingHostKeys()
+		f.run()
+		f.terminate()
+		synctest.Wait()
+		if !f.ended() || f.code != bastion.ExitTerminated {
+			t.Errorf("ended %t, code %d", f.ended(), f.code)
+		}
 	})
 }
 

@@ -1,6 +1,7 @@
 package leaseloop
 
 import (
+	"slices"
 	"time"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
@@ -64,7 +65,8 @@ func unusedSince(readyAt, leasedAt, lastUse time.Time, open int) time.Time {
 // report was written yet.
 func reportDue(sent bastion.Report, sentAt time.Time, now bastion.Report, t Timing) time.Time {
 	switch {
-	case sentAt.IsZero(), sent.Generation != now.Generation, sent.ConsoleRequest != now.ConsoleRequest:
+	case sentAt.IsZero(), sent.Generation != now.Generation, sent.ConsoleRequest != now.ConsoleRequest,
+		!slices.Equal(sent.HostKeys(), now.HostKeys()):
 		return sentAt
 	case sent.Connections != now.Connections:
 		return sentAt.Add(t.ReportPause)

@@ -55,11 +55,18 @@ func TestHostileConfigurationIsNotShown(t *testing.T) {
 		"a ProxyCommand after the host key": func(b *Bastion) {
 			b.SSHConfig = strings.Replace(b.SSHConfig, "\n  UserKnown", "\n  ProxyCommand sh -c id\n  UserKnown", 1)
 		},
-		"a carriage return":     func(b *Bastion) { b.SSHConfig += "  User x\rProxyCommand id\n" },
-		"Match exec":            func(b *Bastion) { b.SSHConfig += "Match exec id\n" },
-		"an Include":            func(b *Bastion) { b.SSHConfig += "Include /tmp/x\n" },
-		"another command":       func(b *Bastion) { b.SSHConfig += "  KnownHostsCommand /bin/sh x\n" },
-		"a shell in the echo":   func(b *Bastion) { b.SSHConfig += "  KnownHostsCommand /bin/echo $(id)\n" },
+		"a carriage return": func(b *Bastion) { b.SSHConfig += "  User x\rProxyCommand id\n" },
+		"Match exec":        func(b *Bastion) { b.SSHConfig += "Match exec id\n" },
+		"an Include":        func(b *Bastion) { b.SSHConfig += "Include /tmp/x\n" },
+		"another command":   func(b *Bastion) { b.SSHConfig += "  KnownHostsCommand /bin/sh x\n" },
+		"a shell in the words": func(b *Bastion) {
+			b.SSHConfig += `  KnownHostsCommand /usr/bin/env printf "%%s %%s %%s\n" $(id)` + "\n"
+		},
+		"another program of env": func(b *Bastion) { b.SSHConfig += "  KnownHostsCommand /usr/bin/env sh -c id\n" },
+		"another format": func(b *Bastion) {
+			b.SSHConfig = strings.ReplaceAll(b.SSHConfig, `"%%s %%s %%s\n"`, `"%%s\n"`)
+		},
+		"a cipher with a blank": func(b *Bastion) { b.SSHConfig += "  Ciphers a -b\n" },
 		"a token of ssh":        func(b *Bastion) { b.SSHConfig += "  User %h\n" },
 		"an incomplete line":    func(b *Bastion) { b.SSHConfig = strings.TrimSuffix(b.SSHConfig, "\n") },
 		"nothing":               func(b *Bastion) { b.SSHConfig = "" },
@@ -74,7 +81,11 @@ func TestHostileConfigurationIsNotShown(t *testing.T) {
 			t.Errorf("%s: the page shows it:\n%s", name, b.text())
 		}
 	}
-	for _, command := range []string{"ssh x; id", "ssh x && id", "ssh $(id)", "ssh `id`", "ssh x\nid", "sh -c id", "ssh x | sh", `ssh "x"`, "ssh x > f", ""} {
+	const known = `'KnownHostsCommand=/usr/bin/env printf "%%s %%s %%s\n" h ssh-ed25519 AAAA`
+	for _, command := range []string{
+		"ssh -o 'ProxyCommand=id x' h", "ssh -o ProxyCommand='id x' h", "ssh -o " + known, "ssh -o " + known + "'id h", "ssh -o " + known + ";id' h",
+		`ssh -o 'KnownHostsCommand=/usr/bin/env sh "%%s %%s %%s\n" x' h`, "ssh x; id", "ssh x && id", "ssh $(id)", "ssh `id`", "ssh x\nid", "sh -c id", "ssh x | sh", `ssh "x"`, "ssh x > f", "",
+	} {
 		app, status := startedFixture(t)
 		found := good
 		found.SSH = command

@@ -299,12 +299,15 @@ func (p progressPage) ready(b Bastion, now time.Time) progressPage {
 var (
 	safeName    = regexp.MustCompile(`^[a-z0-9-]{1,32}$`)
 	safeTarget  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.-]*$`)
-	safeCommand = regexp.MustCompile(`^ssh [A-Za-z0-9 '=@:/+._\[\]-]+$`)
-	safeLine    = regexp.MustCompile(`^( *(HostName|Port|User|UserKnownHostsFile|GlobalKnownHostsFile|StrictHostKeyChecking|KnownHostsCommand /bin/echo)|Host) [A-Za-z0-9 =@:/+._\[\]-]+\n$`)
+	safeCommand = regexp.MustCompile(`^ssh( [A-Za-z0-9=@:/+._\[\]-]+| 'KnownHostsCommand=` + printLines + ` [A-Za-z0-9 =:/+.\[\]-]+')+$`)
+	safeLine    = regexp.MustCompile(`^(( *(HostName|Port|User|UserKnownHostsFile|GlobalKnownHostsFile|StrictHostKeyChecking|KnownHostsCommand ` + printLines + `)|Host) [A-Za-z0-9 =@:/+._\[\]-]+|  Ciphers [a-z0-9@.,-]+)\n$`)
 )
 
+// printLines matches the command that prints known_hosts lines of three words.
+const printLines = `/usr/bin/env printf "%%s %%s %%s\\n"`
+
 // safeConfig reports whether a text is an ssh configuration of complete lines that runs
-// no command but echo.
+// no command but printf.
 func safeConfig(text string) bool {
 	for line := range strings.Lines(text) {
 		if !safeLine.MatchString(line) {

@@ -15,17 +15,18 @@ const pageConfig = `Host bastion-default
   HostName 198.51.100.20
   Port 2222
   User bastion
-  KnownHostsCommand /bin/echo [198.51.100.20]:2222 ` + pageKey + `
+  Ciphers aes128-gcm@openssh.com,aes256-gcm@openssh.com
+  KnownHostsCommand /usr/bin/env printf "%%s %%s %%s\n" [198.51.100.20]:2222 ` + pageKey + ` [198.51.100.20]:2222 ssh-rsa AAAAB3NzaC1yc2E=
 Host app.internal
   User ec2-user
-  KnownHostsCommand /bin/echo app.internal ` + pageKey + `
+  KnownHostsCommand /usr/bin/env printf "%%s %%s %%s\n" app.internal ` + pageKey + `
 Host bastion-default app.internal
   UserKnownHostsFile /dev/null
   GlobalKnownHostsFile /dev/null
   StrictHostKeyChecking yes
 `
 
-const pageConsole = `ssh -p 2222 -o 'KnownHostsCommand=/bin/echo [198.51.100.20]:2222 ` + pageKey + `' -o UserKnownHostsFile=/dev/null -o GlobalKnownHostsFile=/dev/null -o StrictHostKeyChecking=yes bastion@198.51.100.20`
+const pageConsole = `ssh -p 2222 -o 'KnownHostsCommand=/usr/bin/env printf "%%s %%s %%s\n" [198.51.100.20]:2222 ` + pageKey + ` [198.51.100.20]:2222 ssh-rsa AAAAB3NzaC1yc2E=' -o UserKnownHostsFile=/dev/null -o GlobalKnownHostsFile=/dev/null -o StrictHostKeyChecking=yes bastion@198.51.100.20`
 
 const pageBastion = "abcdefghijklmnop"
 

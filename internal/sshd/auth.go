@@ -47,19 +47,33 @@ func (k keySet) fingerprints() []string {
 	return all
 }
 
-// The accepted algorithms. AES-GCM is the only cipher: it is the fastest secure one, and
-// if there were others, the client's order of preference would decide. RSA keys must
-// sign with SHA-2; the library's defaults also accept SHA-1 and DSA.
+// The accepted algorithms. Both sets begin with the same algorithms; the client's order of
+// preference decides.
+//
+// The compatible set adds what older clients and clients in FIPS mode need. ChaCha20 is
+// not in it: OpenSSH 9 would prefer it to the faster AES-GCM, and every client that has
+// it also has AES-CTR. NIST's curves are not in it: no client needs them that does
+// not have group 14 too.
 var (
-	keyExchanges = []string{ssh.KeyExchangeMLKEM768X25519, ssh.KeyExchangeCurve25519}
-	ciphers      = []string{ssh.CipherAES128GCM, ssh.CipherAES256GCM}
-	macs         = []string{ssh.HMACSHA256ETM, ssh.HMACSHA512ETM}
-	signatures   = []string{
-		ssh.KeyAlgoED25519, ssh.KeyAlgoSKED25519, ssh.KeyAlgoSKECDSA256,
-		ssh.KeyAlgoECDSA256, ssh.KeyAlgoECDSA384, ssh.KeyAlgoECDSA521,
-		ssh.KeyAlgoRSASHA256, ssh.KeyAlgoRSASHA512,
+	strict = ssh.Config{
+		KeyExchanges: []string{ssh.KeyExchangeMLKEM768X25519, ssh.KeyExchangeCurve25519},
+		Ciphers:      []string{ssh.CipherAES128GCM, ssh.CipherAES256GCM},
+		MACs:         []string{ssh.HMACSHA256ETM, ssh.HMACSHA512ETM},
+	}
+	compatible = ssh.Config{
+		KeyExchanges: append(slices.Clone(strict.KeyExchanges), ssh.KeyExchangeDH14SHA256),
+		Ciphers:      append(slices.Clone(strict.Ciphers), ssh.CipherAES256CTR, ssh.CipherAES128CTR),
+		MACs:         append(slices.Clone(strict.MACs), ssh.HMACSHA256, ssh.HMACSHA512),
 	}
 )
+
+// The algorithms that a client may sign with. RSA keys must sign with SHA-2; the library's
+// defaults also accept SHA-1 and DSA.
+var signatures = []string{
+	ssh.KeyAlgoED25519, ssh.KeyAlgoSKED25519, ssh.KeyAlgoSKECDSA256,
+	ssh.KeyAlgoECDSA256, ssh.KeyAlgoECDSA384, ssh.KeyAlgoECDSA521,
+	ssh.KeyAlgoRSASHA256, ssh.KeyAlgoRSASHA512,
+}
 
 // keyPermission names the extension of an authenticated connection's Permissions that
 // holds the key that the client signed with, in wire form.
@@ -84,17 +98,23 @@ type handshake struct {
 }
 
 // config returns the library's configuration for this connection.
-func (h *handshake) config(host ssh.Signer, limits Limits) *ssh.ServerConfig {
+func (h *handshake) config(hosts *hostKeys, cfg Config) *ssh.ServerConfig {
 	config := &ssh.ServerConfig{
-		Config:                    ssh.Config{KeyExchanges: keyExchanges, Ciphers: ciphers, MACs: macs},
+		Config:                    compatible,
 		PublicKeyAuthAlgorithms:   signatures,
-		MaxAuthTries:              limits.AuthAttempts,
+		MaxAuthTries:              cfg.Limits.AuthAttempts,
 		PublicKeyCallback:         h.offered,
 		VerifiedPublicKeyCallback: h.verified,
 		AuthLogCallback:           h.attempted,
 		ServerVersion:             "SSH-2.0-bastiond",
 	}
-	config.AddHostKey(host)
+	if cfg.Algorithms == Strict {
+		config.Config = strict
+	}
+	signers, _ := hosts.signers()
+	for _, signer := range signers {
+		config.AddHostKey(signer)
+	}
 	return config
 }
 

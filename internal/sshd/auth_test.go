@@ -408,25 +408,3 @@ func TestOpenConnectionsAreLimited(t *testing.T) {
 	r.dial()
 	r.refusal(kindAuthentication, errTooManyOpen.Error())
 }
-
-func TestOtherAlgorithmsAreRefused(t *testing.T) {
-	r := start(t)
-	for name, change := range map[string]func(*ssh.Config){
-		"chacha20": func(c *ssh.Config) { c.Ciphers = []string{ssh.CipherChaCha20Poly1305} },
-		"ctr":      func(c *ssh.Config) { c.Ciphers = []string{ssh.CipherAES128CTR} },
-		"dh14":     func(c *ssh.Config) { c.KeyExchanges = []string{ssh.KeyExchangeDH14SHA256} },
-		"nist":     func(c *ssh.Config) { c.KeyExchanges = []string{ssh.KeyExchangeECDHP256} },
-	} {
-		config := r.client(ssh.PublicKeys(r.key))
-		change(&config.Config)
-		if client, err := r.dialWith(config); err == nil {
-			client.Close()
-			t.Errorf("%s is accepted", name)
-		}
-	}
-	client := r.dial()
-	algorithms := client.Conn.(ssh.AlgorithmsConnMetadata).Algorithms()
-	if algorithms.KeyExchange != ssh.KeyExchangeMLKEM768X25519 || algorithms.Write.Cipher != ssh.CipherAES128GCM {
-		t.Errorf("negotiated %+v", algorithms)
-	}
-}

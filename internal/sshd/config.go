@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"crypto/rsa"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -59,13 +61,44 @@ type Config struct {
 	Own           []netip.Addr   // the bastion's own addresses: never a destination
 	AllowLoopback []netip.Prefix // loopback destinations that the lease may allow; default none
 
-	Rand io.Reader        // source of the host key; default crypto/rand
+	Algorithms Algorithms // default Compatible
+	// RSAKey makes the RSA host key, unless Algorithms is Strict. It is called once, in a
+	// goroutine of its own. The default makes a key of 3,072 bits.
+	RSAKey func() (*rsa.PrivateKey, error)
+
+	Rand io.Reader        // source of the ed25519 host key; default crypto/rand
 	Now  func() time.Time // default time.Now
 	Log  *slog.Logger     // operation and audit; default slog.Default
 
 	LeaseTiming leaseloop.Timing
 	Timing      Timing
 	Limits      Limits
+}
+
+// Algorithms names a set of algorithms that the server offers.
+type Algorithms string
+
+// The sets of algorithms.
+const (
+	Compatible Algorithms = "compatible" // also for older clients and clients in FIPS mode
+	Strict     Algorithms = "strict"     // AES-GCM, curve25519 (also with ML-KEM), an ed25519 host key
+)
+
+// ParseAlgorithms returns the set of that name.
+func ParseAlgorithms(name string) (Algorithms, error) {
+	switch a := Algorithms(name); a {
+	case Compatible, Strict:
+		return a, nil
+	}
+	return "", fmt.Errorf("%q: neither %s nor %s", name, Compatible, Strict)
+}
+
+// rsaKey returns the function that makes the RSA host key, or nil if there must be none.
+func (c Config) rsaKey() func() (*rsa.PrivateKey, error) {
+	if c.Algorithms == Strict {
+		return nil
+	}
+	return c.RSAKey
 }
 
 // Timing holds the time limits of connections.
@@ -94,6 +127,9 @@ type Limits struct {
 func (c Config) withDefaults() Config {
 	if c.Rand == nil {
 		c.Rand = rand.Reader
+	}
+	if c.RSAKey == nil {
+		c.RSAKey = makeRSAKey
 	}
 	if c.Now == nil {
 		c.Now = time.Now

@@ -77,7 +77,8 @@ func newFixture(t testing.TB) *fixture {
 	}
 	r.cfg = Config{
 		BastionID: "b1", Lease: r.table, Listen: r.listen, Resolver: r.resolver, Dialer: r.network,
-		Own: addrs("10.9.9.9"), Log: slog.New(slog.NewJSONHandler(r.log, nil)),
+		RSAKey: testRSAKey,
+		Own:    addrs("10.9.9.9"), Log: slog.New(slog.NewJSONHandler(r.log, nil)),
 		LeaseTiming: leaseloop.Timing{Poll: 10 * time.Millisecond, ReportPause: time.Millisecond},
 	}
 	r.table.Lease = bastion.Lease{
@@ -141,6 +142,10 @@ func (r *fixture) exit() int {
 	return r.code
 }
 
+// testRSAKey returns the RSA host key of all servers under test, because it takes long to
+// make one.
+var testRSAKey = sync.OnceValues(makeRSAKey)
+
 func newPrivateKey(t testing.TB) ed25519.PrivateKey {
 	t.Helper()
 	_, private, err := ed25519.GenerateKey(rand.Reader)
@@ -164,7 +169,9 @@ func (r *fixture) client(auth ...ssh.AuthMethod) *ssh.ClientConfig {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	return &ssh.ClientConfig{User: "bastion", Auth: auth, HostKeyCallback: ssh.FixedHostKey(host)}
+	return &ssh.ClientConfig{
+		User: "bastion", Auth: auth, HostKeyCallback: ssh.FixedHostKey(host), HostKeyAlgorithms: []string{ssh.KeyAlgoED25519},
+	}
 }
 
 func (r *fixture) connect() (net.Conn, error) {

@@ -27,7 +27,7 @@ import (
 )
 
 // openSSH is an OpenSSH client with a configuration for a fixture's server, as an owner
-// has: the host key is known, and checked strictly.
+// has: the host keys are known, and checked strictly.
 type openSSH struct {
 	t      testing.TB
 	dir    string
@@ -47,7 +47,11 @@ func (r *fixture) openSSH() openSSH {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	s.write("known_hosts", fmt.Appendf(nil, "bastion %s\n", r.table.LastReport().HostKey))
+	var known []byte
+	for _, key := range r.table.LastReport().HostKeys() {
+		known = fmt.Appendf(known, "bastion %s\n", key)
+	}
+	s.write("known_hosts", known)
 	s.write("config", fmt.Appendf(nil, `Host bastion
 	HostName %s
 	Port %s

@@ -23,10 +23,8 @@ package sshd
 
 import (
 	"context"
-	"crypto/ed25519"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -38,12 +36,14 @@ import (
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 	"github.com/bastion-on-demand/bastion/internal/leaseloop"
-	"github.com/bastion-on-demand/bastion/internal/publickey"
 )
 
 // Run runs one bastion from its first lease to its end, and returns the exit code.
 // When ctx is done (SIGTERM), the bastion ends with bastion.ExitTerminated. Run returns
 // after all its goroutines have ended.
+//
+// Run begins to make the RSA host key before it waits for the first lease, so that the key
+// usually exists when the lease comes.
 func Run(ctx context.Context, cfg Config) int {
 	cfg = cfg.withDefaults()
 	log := cfg.Log.With("bastion", cfg.BastionID)
@@ -51,24 +51,18 @@ func Run(ctx context.Context, cfg Config) int {
 		log.Error("invalid configuration", "error", err)
 		return bastion.ExitFailure
 	}
-	host, err := newHostKey(cfg.Rand)
+	hosts, err := newHostKeys(cfg.Rand)
 	if err != nil {
 		log.Error("no host key", "error", err)
 		return bastion.ExitFailure
 	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { hosts.addRSA(cfg.rsaKey(), log) })
 	loop := leaseloop.Config{BastionID: cfg.BastionID, Lease: cfg.Lease, Now: cfg.Now, Log: cfg.Log, Timing: cfg.LeaseTiming}
 	return leaseloop.Run(ctx, loop, func(_ bastion.Lease, log *slog.Logger) leaseloop.Server {
-		return newServer(cfg, log, host)
+		return newServer(cfg, log, hosts)
 	})
-}
-
-// newHostKey makes the host key, which is kept in memory only.
-func newHostKey(rand io.Reader) (ssh.Signer, error) {
-	seed := make([]byte, ed25519.SeedSize)
-	if _, err := io.ReadFull(rand, seed); err != nil {
-		return nil, fmt.Errorf("make a host key: %w", err)
-	}
-	return ssh.NewSignerFromKey(ed25519.NewKeyFromSeed(seed))
 }
 
 // server is the state that all connections share. It implements [leaseloop.Server].
@@ -77,7 +71,7 @@ type server struct {
 	end         context.CancelCauseFunc
 	cfg         Config
 	log         *slog.Logger
-	host        ssh.Signer
+	hosts       *hostKeys
 	connections *connectionTable
 	requests    *consoleRequests
 	audit       *audit
@@ -90,12 +84,19 @@ type server struct {
 	accepted int64 // number of accepted connections; used by the accepting goroutine only
 }
 
-func newServer(cfg Config, log *slog.Logger, host ssh.Signer) *server {
-	s := &server{cfg: cfg, log: log, host: host, changed: make(chan struct{}, 1), failed: make(chan error, 1)}
+func newServer(cfg Config, log *slog.Logger, hosts *hostKeys) *server {
+	s := &server{cfg: cfg, log: log, hosts: hosts, changed: make(chan struct{}, 1), failed: make(chan error, 1)}
 	s.ctx, s.end = context.WithCancelCause(context.Background())
 	s.connections = newConnectionTable(cfg.Now, cfg.Limits, s.notifyChanged)
 	s.requests = &consoleRequests{changed: s.notifyChanged}
 	s.audit = newAudit(log, cfg.Now)
+	s.wg.Go(func() {
+		select {
+		case <-hosts.made:
+			s.notifyChanged()
+		case <-s.ctx.Done():
+		}
+	})
 	return s
 }
 
@@ -111,7 +112,7 @@ func (s *server) Changed() <-chan struct{} { return s.changed }
 
 func (s *server) Failed() <-chan error { return s.failed }
 
-func (s *server) HostKey() bastion.Key { return publickey.Of(s.host.PublicKey()) }
+func (s *server) HostKeys() (keys []bastion.Key, complete bool) { return s.hosts.public() }
 
 func (s *server) Connections() (open int, lastUse time.Time) { return s.connections.use() }
 
@@ -229,7 +230,7 @@ func (s *server) serve(conn net.Conn, p *pendingConnection, client actor) {
 		late.Store(true)
 		conn.Close()
 	})
-	sshConn, channels, requests, err := ssh.NewServerConn(wire, h.config(s.host, s.cfg.Limits))
+	sshConn, channels, requests, err := ssh.NewServerConn(wire, h.config(s.hosts, s.cfg))
 	timer.Stop()
 	client.user = h.user
 	if err != nil {

@@ -77,7 +77,7 @@ func fullLease() bastion.Lease {
 
 func fullReport() bastion.Report {
 	return bastion.Report{
-		HostKey: "ssh-ed25519 CCCC", Generation: 1 << 60, Connections: 2, LastUsedAt: epoch,
+		HostKey: "ssh-ed25519 CCCC", MoreHostKeys: []bastion.Key{"ssh-rsa DDDD", "ssh-rsa EEEE"}, Generation: 1 << 60, Connections: 2, LastUsedAt: epoch,
 		ConsoleRequest: bastion.ConsoleRequest{Number: 3, Verb: bastion.VerbExtend, TTL: time.Hour + time.Nanosecond},
 		Ending:         bastion.Ending{Reason: bastion.EndIdle, Generation: 1 << 60},
 		Receipt:        fullReceipt(),

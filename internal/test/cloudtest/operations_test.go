@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 	"github.com/bastion-on-demand/bastion/internal/test/cloudtest"
+	"github.com/bastion-on-demand/bastion/internal/test/simtask"
 )
 
 // simulate runs a test in simulated time, on a cloud whose reads are up to a second old.
@@ -239,6 +241,34 @@ func TestKilledTaskIsReplaced(t *testing.T) {
 		}
 		w.rest("killed")
 	})
+}
+
+// The first report waits for the second host key for three seconds. A key that comes
+// later is reported, and recorded in the next converge.
+func TestAllHostKeysAreRecorded(t *testing.T) {
+	for _, after := range []time.Duration{0, 2 * time.Second, time.Minute} {
+		t.Run(after.String(), func(t *testing.T) {
+			simulate(t, func(t *testing.T, w *world) {
+				w.runner.SecondHostKeyAfter = after
+				rec, err := w.create(w.service, home, keyA)
+				if err != nil {
+					t.Fatal(err)
+				}
+				both := []bastion.Key{simtask.HostKey(rec.Attempt.TaskID), simtask.HostKey(rec.Attempt.TaskID + ", second")}
+				want := both
+				if after > 3*time.Second {
+					want = both[:1]
+				}
+				if got := rec.Attempt.HostKeys(); rec.State() != bastion.Ready || !slices.Equal(got, want) {
+					t.Errorf("%s with the host keys %q, want %q", rec.State(), got, want)
+				}
+				w.reap(10 * time.Minute)
+				if got := w.record(rec.ID); got.State() != bastion.Ready || !slices.Equal(got.Attempt.HostKeys(), both) {
+					t.Errorf("later, %s with the host keys %q, want %q", got.State(), got.Attempt.HostKeys(), both)
+				}
+			})
+		})
+	}
 }
 
 // A task whose timer is broken runs on after its deadline. The reaper ends it.

@@ -101,7 +101,7 @@ func full(rec *bastion.Record) {
 		Tags:      []bastion.Tag{{Key: "k", Value: texts[1]}, {Key: texts[2], Value: "v"}},
 		Status:    bastion.TaskStopped,
 		Endpoints: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.2:22"), netip.MustParseAddrPort("[2001:db8::2]:2222")},
-		HostKey:   "ssh-ed25519 CCCC", Generation: 1<<60 - 1, ReadyAt: at(10), EndedAt: at(11), Failure: failure,
+		HostKey:   "ssh-ed25519 CCCC", MoreHostKeys: []bastion.Key{"ssh-rsa DDDD", "ssh-rsa EEEE"}, Generation: 1<<60 - 1, ReadyAt: at(10), EndedAt: at(11), Failure: failure,
 	}
 	rec.SeenAt, rec.Failing = at(19), bastion.Failing{Since: at(20), Refusal: failure}
 	rec.Failures, rec.NextAttemptAt = 12, at(13)

@@ -15,12 +15,13 @@ import (
 type Server struct {
 	ListenError error // what Listen returns
 
-	hostKey bastion.Key
 	changed chan struct{}
 	failed  chan error
 
 	mu        sync.Mutex
 	resumed   sync.Cond
+	hostKeys  []bastion.Key
+	making    bool // another host key will follow
 	lease     bastion.Lease
 	leasedAt  time.Time
 	listening bool
@@ -45,9 +46,10 @@ type Conn struct {
 	ended  bool
 }
 
-// NewServer returns a server with a host key. The receipt starts now.
+// NewServer returns a server with a host key. The receipt starts now. The server is still
+// making another host key until SetHostKeys is called.
 func NewServer(hostKey bastion.Key) *Server {
-	s := &Server{hostKey: hostKey, changed: make(chan struct{}, 1), failed: make(chan error, 1), pending: map[*Conn]struct{}{}}
+	s := &Server{hostKeys: []bastion.Key{hostKey}, making: true, changed: make(chan struct{}, 1), failed: make(chan error, 1), pending: map[*Conn]struct{}{}}
 	s.resumed.L = &s.mu
 	s.receipt.StartedAt = time.Now().UTC()
 	return s
@@ -202,7 +204,21 @@ func (s *Server) EndCause() leaseloop.Cause {
 // Fail makes the listener fail.
 func (s *Server) Fail(err error) { s.failed <- err }
 
-func (s *Server) HostKey() bastion.Key     { return s.hostKey }
+// SetHostKeys sets the host keys. No further ones follow, unless SetHostKeys is called
+// again.
+func (s *Server) SetHostKeys(keys ...bastion.Key) {
+	defer s.notifyChanged()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.hostKeys, s.making = keys, false
+}
+
+func (s *Server) HostKeys() (keys []bastion.Key, complete bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.hostKeys), !s.making
+}
+
 func (s *Server) Failed() <-chan error     { return s.failed }
 func (s *Server) Changed() <-chan struct{} { return s.changed }
 

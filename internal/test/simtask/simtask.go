@@ -30,6 +30,9 @@ type Runner struct {
 	// CrashAfter is the time from the first lease until the task's process crashes; 0
 	// for never.
 	CrashAfter time.Duration
+	// SecondHostKeyAfter is the time from the first lease until the second host key has
+	// been made; 0 if it has been made before.
+	SecondHostKeyAfter time.Duration
 	// Now returns the time by a task's own clock; nil for time.Now.
 	Now func(taskID string) time.Time
 
@@ -55,6 +58,13 @@ func (r *Runner) Run(ctx context.Context, task localcloud.Process) int {
 	}
 	code := leaseloop.Run(ctx, cfg, func(bastion.Lease, *slog.Logger) leaseloop.Server {
 		server := NewServer(HostKey(task.TaskID))
+		setHostKeys := func() { server.SetHostKeys(HostKey(task.TaskID), HostKey(task.TaskID+", second")) }
+		if r.SecondHostKeyAfter > 0 {
+			timer := time.AfterFunc(r.SecondHostKeyAfter, setHostKeys)
+			context.AfterFunc(ctx, func() { timer.Stop() })
+		} else {
+			setHostKeys()
+		}
 		r.set(task.TaskID, server)
 		if r.CrashAfter > 0 {
 			timer := time.AfterFunc(r.CrashAfter, func() {
