@@ -218,15 +218,23 @@ func (u unknownCommand) Error() string {
 // netcats are the programs that a ProxyCommand runs on a bastion that has a shell.
 var netcats = []string{"nc", "ncat", "netcat", "nc.openbsd", "nc.traditional", "socat"}
 
+// copiers are the programs that a client runs on a host to copy files.
+var copiers = []string{"scp", "sftp-server", "rsync"}
+
 // instead returns the line that tells a person who expected a shell what to do. line is
-// the command that the person wanted to run, or empty.
+// the command that the person's client wanted to run, or empty.
 func (c *console) instead(line string) string {
 	alias := bastion.HostAlias(clip(c.lease.Load().Name))
-	forwards := slices.ContainsFunc(strings.Fields(line), func(word string) bool {
-		return slices.Contains(netcats, path.Base(strings.Trim(word, `"'`)))
-	})
-	if forwards {
+	runs := func(programs []string) bool {
+		return slices.ContainsFunc(strings.Fields(line), func(word string) bool {
+			return slices.Contains(programs, path.Base(strings.Trim(word, `"'`)))
+		})
+	}
+	switch {
+	case runs(netcats):
 		return fmt.Sprintf("A bastion runs no programs; it forwards connections itself. As ProxyCommand, use: ssh [-F FILE] -W %%h:%%p %s\n", alias)
+	case runs(copiers):
+		return fmt.Sprintf("A bastion has no files. To copy to a private host: scp [-F FILE] -J %s SOURCE HOST:TARGET\n", alias)
 	}
 	return fmt.Sprintf("A bastion has no shell. To log in to a private host, or to run a command there: ssh [-F FILE] -J %s HOST\n", alias)
 }

@@ -114,6 +114,17 @@ func TestSFTPIsRefused(t *testing.T) {
 	r.refusal(kindRequest, "not supported")
 }
 
+func TestSCPIsToldToJump(t *testing.T) {
+	r := start(t)
+	s := r.openSSH()
+	got := s.finish(s.command("scp", "-O", s.path("config"), "bastion:"), "") // -O uses a command, not sftp
+	const advice = "A bastion has no files. To copy to a private host: scp [-F FILE] -J bastion-default SOURCE HOST:TARGET\n"
+	if got.status == 0 || !strings.Contains(got.stderr, advice) {
+		t.Errorf("%+v, want %q", got, advice)
+	}
+	r.refusal(kindCommand, "unknown command")
+}
+
 func TestAgentForwardingIsRefused(t *testing.T) {
 	r := start(t)
 	s := r.openSSH()
@@ -310,17 +321,17 @@ func TestProxyCommandWithNetcatIsToldToUseW(t *testing.T) {
 	}
 	client := r.dial()
 	for command, forwards := range map[string]bool{
-		"nc db.internal 22":                      true,
-		"nc -q0 -w 5 db.internal 22":             true,
-		"exec /usr/bin/nc db.internal 22":        true,
-		"ncat --no-shutdown db.internal 22":      true,
-		"netcat -N db.internal 22 2>/dev/null":   true,
-		"nc.openbsd db.internal 22":              true,
-		"socat - TCP:db.internal:22":             true,
-		`sh -c "nc db.internal 22"`:              true,
-		"bash":                                   false,
-		"psql -h db.internal":                    false,
-		"rsync --server -e.LsfxCIvu . nc.tar.gz": false,
+		"nc db.internal 22":                    true,
+		"nc -q0 -w 5 db.internal 22":           true,
+		"exec /usr/bin/nc db.internal 22":      true,
+		"ncat --no-shutdown db.internal 22":    true,
+		"netcat -N db.internal 22 2>/dev/null": true,
+		"nc.openbsd db.internal 22":            true,
+		"socat - TCP:db.internal:22":           true,
+		`sh -c "nc db.internal 22"`:            true,
+		"bash":                                 false,
+		"psql -h db.internal":                  false,
+		"ls nc.tar.gz":                         false,
 	} {
 		console := r.command(client, command)
 		if status := console.status(); status != 127 {
