@@ -33,9 +33,9 @@ type systemTest struct {
 // TestWholeSystem runs its steps in order. Each step continues from the state that the
 // step before has left.
 func TestWholeSystem(t *testing.T) {
-	s := &systemTest{startedAt: time.Now()}
-	s.deployment = startDeployment(t, thisVersion(t, programs()...), "ResourceTags", operatorTag)
-	s.targetHost = privateHost(t)
+	s := &systemTest{startedAt: time.Now(), targetHost: privateHost(t)}
+	s.deployment = startDeployment(t, thisVersion(t, programs()...), "ResourceTags", operatorTag,
+		"AllowedDestinations", privateNetwork+":"+portOf(s.targetHost)+","+privateNetwork+":9-10")
 	s.alice = &apiUser{deployment: s.deployment, user: role + "alice", sourceIP: "127.0.0.1"}
 	s.robot = &apiUser{deployment: s.deployment, user: "robot", sourceIP: "127.0.0.3"}
 	for _, step := range []struct {
@@ -128,6 +128,9 @@ func (s *systemTest) createAndConnect(t *testing.T) {
 	s.tunnel.checkEcho(t, "hello from the private network")
 }
 
+// portOf returns the port of host:port.
+func portOf(address string) string { return address[strings.LastIndexByte(address, ':')+1:] }
+
 func (s *systemTest) otherClientsAreRefused(t *testing.T) {
 	neighbour := *s.alice
 	neighbour.sourceIP = "127.0.0.2"
@@ -136,13 +139,18 @@ func (s *systemTest) otherClientsAreRefused(t *testing.T) {
 	if reply, err := s.alice.ssh(t, "-W", elsewhere, s.alice.hostAlias).CombinedOutput(); err == nil || !strings.Contains(string(reply), "administratively prohibited") {
 		t.Fatalf("ssh -W %s printed %s: %v", elsewhere, reply, err)
 	}
+	host := strings.TrimSuffix(s.targetHost, portOf(s.targetHost))
+	sentence := "127.99.0.1 is allowed on ports 9-10 and " + portOf(s.targetHost) + " only."
+	if reply, err := s.alice.ssh(t, "-W", host+"11", s.alice.hostAlias).CombinedOutput(); err == nil || !strings.Contains(string(reply), sentence) {
+		t.Fatalf("ssh -W %s11 printed %s: %v, want %s", host, reply, err, sentence)
+	}
 	bob := &apiUser{deployment: s.deployment, user: role + "bob", sourceIP: "127.0.0.1"}
 	bob.expect(t, 404, "", "/bastions/"+s.bastionID)
 	bob.expect(t, 404, "", "--request", "DELETE", "/bastions/"+s.bastionID)
 	if a := bob.expect(t, 200, "", "/bastions"); len(a.Bastions) != 0 {
 		t.Fatalf("bob sees %s", a.Body)
 	}
-	s.logf(t, "  refused: another source address, another destination, another user")
+	s.logf(t, "  refused: another source address, another destination, another port, another user")
 }
 
 func (s *systemTest) repeatCreate(t *testing.T) {
