@@ -200,6 +200,8 @@ func (d *Deployment) fill(f *facts, r *report) {
 		n, err := strconv.Atoi(value)
 		if err != nil {
 			r.fail("%s is %q: set a whole number.", name, value)
+		} else if must := f.template.Parameters[name].refuses(value); must != "" {
+			r.fail("%s is %q: it %s.", name, value, must)
 		}
 		return n
 	}
@@ -224,6 +226,10 @@ func (d *Deployment) checkLists(_ context.Context, f *facts, r *report) error {
 	refuse := func(name string, wrong []error) {
 		for _, err := range wrong {
 			r.fail("%s: %v.", name, err)
+		}
+		// Each entry may be right, and the list too long, or of the other address family.
+		if must := f.template.Parameters[name].refuses(f.value(name)); must != "" && len(wrong) == 0 {
+			r.fail("%s: it %s.", name, must)
 		}
 	}
 	dns, wrong := parseServers(f.value("DnsServers"))

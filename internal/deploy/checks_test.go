@@ -116,6 +116,9 @@ func TestFailedCheckSaysTheNextStep(t *testing.T) {
 			`SshPort is "80": it must be 22, 443, or a port from 1024 to 65535.`, `UseSpot is "yes": it must be one of true, false.`,
 		}},
 		"a misspelling":          {func(w *world) { w.settings.Parameters["QuotaTotl"] = "1" }, []string{"no parameter QuotaTotl"}},
+		"no whole number":        {func(w *world) { w.settings.Parameters["QuotaPerOwner"] = "2.5" }, []string{`QuotaPerOwner is "2.5": it must be a whole number.`}},
+		"a quota of zero":        {func(w *world) { w.settings.Parameters["QuotaTotal"] = "0" }, []string{`QuotaTotal is "0": it must be a number from 1 to 1000.`}},
+		"a negative concurrency": {func(w *world) { w.settings.Parameters["RequestConcurrency"] = "-1" }, []string{`RequestConcurrency is "-1": it must be a number from 0 to 1000.`}},
 		"a quota of words":       {func(w *world) { w.settings.Parameters["QuotaTotal"] = "many" }, []string{"set a whole number"}},
 		"a concurrency of words": {func(w *world) { w.settings.Parameters["RequestConcurrency"] = "some" }, []string{`RequestConcurrency is "some": set a whole number`}},
 		"a reservation":          {func(w *world) { w.settings.Parameters["RequestConcurrency"] = "226" }, []string{"RequestConcurrency=226 reserves"}},
@@ -140,6 +143,23 @@ func TestFailedCheckSaysTheNextStep(t *testing.T) {
 		}},
 		"destinations, not addresses": {func(w *world) { w.settings.Parameters["AllowedDestinations"] = "10.0.0.0/33,300.0.0.0/8" },
 			[]string{`AllowedDestinations: "10.0.0.0/33" is not CIDR`, `AllowedDestinations: "300.0.0.0/8" is not CIDR`}},
+		"destinations, one too many": {func(w *world) {
+			w.settings.Parameters["AllowedDestinations"] = "10.0.0.0/8,10.0.0.0/8:1"
+			for port := range 19 {
+				w.settings.Parameters["AllowedDestinations"] += fmt.Sprint(",10.0.0.0/8:", port+2)
+			}
+			w.settings.Parameters["DnsServers"] = "10.0.0.1,10.0.0.2,10.0.0.3,10.0.0.4"
+		}, []string{"DnsServers: it must be at most three IPv4 addresses", "AllowedDestinations: it must be one to twenty entries"}},
+		"destinations, none, and of the other family": {func(w *world) {
+			w.settings.Parameters["AllowedDestinations"] = ""
+			w.settings.Parameters["AllowedDestinationsIpv6"] = "10.0.0.0/8"
+		}, []string{"AllowedDestinations: it must be one to twenty entries", "AllowedDestinationsIpv6: it must be at most four entries of the form CIDR, CIDR:PORT or CIDR:FROM-TO, such as fd00::/8"}},
+		"tags, too long": {func(w *world) {
+			w.settings.Parameters["ResourceTags"] = "K0=v"
+			for i := range 20 {
+				w.settings.Parameters["ResourceTags"] += fmt.Sprintf(",K%d=%s", i+1, strings.Repeat("v", 250))
+			}
+		}, []string{"ResourceTags: it must have at most 4000 characters"}},
 		"destinations, built-in rules": {func(w *world) {
 			w.settings.Parameters["AllowedDestinations"] = "0.0.0.0/0:443,10.0.0.10/32:53"
 			w.settings.Parameters["AllowedDestinationsIpv6"] = "::/0:443"

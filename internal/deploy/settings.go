@@ -117,19 +117,19 @@ type templateParameter struct {
 	ConstraintDescription string   `yaml:"ConstraintDescription"` // must be …
 	AllowedValues         []string `yaml:"AllowedValues"`
 	MaxLength             int      `yaml:"MaxLength"` // 0: any
-	MinValue              *float64 `yaml:"MinValue"`
-	MaxValue              *float64 `yaml:"MaxValue"`
+	MinValue              *int     `yaml:"MinValue"`
+	MaxValue              *int     `yaml:"MaxValue"`
 }
 
 // refuses returns what a value must be, or "" if the parameter accepts it.
 func (p templateParameter) refuses(value string) string {
-	switch n, err := strconv.ParseFloat(value, 64); {
+	switch n, err := strconv.Atoi(value); {
 	case p.AllowedValues != nil && !slices.Contains(p.AllowedValues, value):
 		return "must be one of " + strings.Join(p.AllowedValues, ", ")
 	case p.Type == "Number" && err != nil:
-		return "must be a number"
+		return "must be a whole number" // CloudFormation accepts 2.5, with which the functions do not start
 	case p.MinValue != nil && n < *p.MinValue || p.MaxValue != nil && n > *p.MaxValue:
-		return fmt.Sprintf("must be a number from %g to %g", *p.MinValue, *p.MaxValue)
+		return fmt.Sprintf("must be a number from %d to %d", *p.MinValue, *p.MaxValue)
 	case p.AllowedPattern != "" && !regexp.MustCompile(p.AllowedPattern).MatchString(value):
 		return p.ConstraintDescription
 	case p.MaxLength > 0 && utf8.RuneCountInString(value) > p.MaxLength:

@@ -27,6 +27,7 @@ var tagCharacters = regexp.MustCompile(`^[\p{L}\p{N}_.:/=+@-]+$`)
 // problems.
 func ParseTags(text string) (map[string]string, error) {
 	var all map[string]string
+	keys := map[string]string{} // by the key in lower case
 	var wrong []error
 	refuse := func(format string, args ...any) { wrong = append(wrong, fmt.Errorf("TAGS: "+format, args...)) }
 	for word := range strings.FieldsSeq(text) {
@@ -51,13 +52,16 @@ func ParseTags(text string) (map[string]string, error) {
 		if !tagCharacters.MatchString(word) {
 			refuse("%q: only letters, digits and the characters + - = . _ : / @ are allowed", word)
 		}
-		if _, twice := all[key]; twice {
+		switch earlier, twice := keys[lower]; {
+		case earlier == key:
 			refuse("%s is set twice", key)
+		case twice:
+			refuse("%s and %s differ in case only, and IAM, which tags the roles, accepts one of them: remove one", earlier, key)
 		}
 		if all == nil {
 			all = map[string]string{}
 		}
-		all[key] = value
+		all[key], keys[lower] = value, key
 	}
 	if len(all) > maxTags {
 		refuse("%d tags are set, and at most %d are allowed", len(all), maxTags)

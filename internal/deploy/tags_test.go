@@ -29,6 +29,7 @@ func TestParseTags(t *testing.T) {
 		"AWS:x=1":                       "reserved for AWS",
 		"bastion:x=1":                   "reserved for the groups and tasks",
 		"A=1 A=2":                       "A is set twice",
+		"Team=1 team=2":                 "Team and team differ in case only",
 		"A=it's":                        "only letters",
 		"A=1,2":                         "only letters",
 		"A=$(x)":                        "only letters",
