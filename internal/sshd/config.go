@@ -111,14 +111,21 @@ type Timing struct {
 	Resolve time.Duration // one look-up; 5 s
 	Dial    time.Duration // one connection attempt; 10 s
 	Linger  time.Duration // for delivering what a client sent before it closed the forward; 30 s
+	Stuck   time.Duration // how long a connection above Limits.Undelivered may be unread until forwards are cut; 3 min
 	Grace   time.Duration // when a connection must end: for its channels to close, then again for the client to close it; 1 s
 }
 
-// Limits bounds what the server accepts. Each refusal by a limit is logged.
+// Limits bounds what the server accepts. Each refusal by a limit is audited.
 type Limits struct {
 	Unauthenticated int // connections that have not authenticated; 32
 	Connections     int // authenticated connections; 64
 	Channels        int // forwards and sessions of one connection; 256
+	// Undelivered is the number of bytes that clients have sent and destinations have not
+	// read, above which connections are not read any more; 64 MiB. With the share that
+	// each connection has in any case, all of them can hold twice as much. The memory in
+	// use is more again, by half and by what the garbage collector has not collected: the
+	// default is for a task with 512 MB.
+	Undelivered int64
 	// AuthAttempts is the number of refused keys and other attempts after which a
 	// handshake fails; 64. The SSH library has a hard limit of 128 requests.
 	AuthAttempts int
@@ -151,6 +158,7 @@ func (t Timing) withDefaults() Timing {
 		Resolve:   cmp.Or(t.Resolve, 5*time.Second),
 		Dial:      cmp.Or(t.Dial, 10*time.Second),
 		Linger:    cmp.Or(t.Linger, 30*time.Second),
+		Stuck:     cmp.Or(t.Stuck, 3*time.Minute),
 		Grace:     cmp.Or(t.Grace, time.Second),
 	}
 }
@@ -160,6 +168,7 @@ func (l Limits) withDefaults() Limits {
 		Unauthenticated: cmp.Or(l.Unauthenticated, 32),
 		Connections:     cmp.Or(l.Connections, 64),
 		Channels:        cmp.Or(l.Channels, 256),
+		Undelivered:     cmp.Or(l.Undelivered, 64<<20),
 		AuthAttempts:    cmp.Or(l.AuthAttempts, 64),
 	}
 }

@@ -23,6 +23,7 @@ func (c *cause) Error() string { return c.result }
 var (
 	causeClientLeft  = &cause{result: "closed by the client"}
 	causeDead        = &cause{result: "no reply to keepalives"}
+	causeMemory      = &cause{result: "cut: the data that destinations had not read used too much memory"}
 	causeKeyReplaced = &cause{"key replaced", "The key of this connection was replaced by another one."}
 )
 
@@ -65,6 +66,7 @@ func newConnection(s *server, client actor, wire *wire, sshConn *ssh.ServerConn)
 	c.actor.key = s.connections.admittedKeys()[c.key]
 	c.actor.refusals = &refusalLog{line: s.audit.line}
 	c.ctx, c.cancel = context.WithCancelCause(s.ctx)
+	wire.inflow.end = c.end
 	c.clientCtx, c.cancelClient = context.WithCancel(c.ctx)
 	return c
 }
@@ -230,16 +232,18 @@ func (c *connection) notify(notice string) {
 }
 
 // wire is the network connection of an SSH connection. It records when the client last
-// sent data, and turns off delayed acknowledgements during the handshake.
+// sent data, turns off delayed acknowledgements during the handshake, and is not read while
+// the intake does not allow it.
 type wire struct {
 	net.Conn
+	inflow      *inflow
 	now         func() time.Time
 	received    atomic.Int64 // when the client last sent data, in Unix nanoseconds
 	handshaking atomic.Bool
 }
 
-func newWire(conn net.Conn, now func() time.Time) *wire {
-	w := &wire{Conn: conn, now: now}
+func newWire(conn net.Conn, inflow *inflow, now func() time.Time) *wire {
+	w := &wire{Conn: conn, inflow: inflow, now: now}
 	w.received.Store(now().UnixNano())
 	w.handshaking.Store(true)
 	quickAck(conn)
@@ -249,7 +253,9 @@ func newWire(conn net.Conn, now func() time.Time) *wire {
 func (w *wire) handshakeDone() { w.handshaking.Store(false) }
 
 func (w *wire) Read(b []byte) (int, error) {
+	w.inflow.mayRead()
 	n, err := w.Conn.Read(b)
+	w.inflow.add(int64(n))
 	if n > 0 {
 		w.received.Store(w.now().UnixNano())
 	}
@@ -261,9 +267,20 @@ func (w *wire) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// silence returns the time since the client last sent data.
+// Close closes the connection, also while it is not read.
+func (w *wire) Close() error {
+	w.inflow.close()
+	return w.Conn.Close()
+}
+
+// silence returns the time since the client last sent data. While the connection is not
+// read, the client is not silent.
 func (w *wire) silence() time.Duration {
-	return time.Duration(w.now().UnixNano() - w.received.Load())
+	now := w.now().UnixNano()
+	if w.inflow.isHeld() {
+		w.received.Store(now)
+	}
+	return time.Duration(now - w.received.Load())
 }
 
 // halfClose closes the sending side of a connection, if it can.

@@ -39,7 +39,11 @@ func (c *connection) forward(channel ssh.NewChannel, free func()) {
 		c.audit.forward(c.actor, f)
 		return
 	}
-	r := relay{client: client, closed: discard(requests), target: target, linger: c.cfg.Timing.Linger, cut: c.ctx.Done()}
+	ctx, cut := context.WithCancelCause(c.ctx)
+	defer cut(nil)
+	upload := c.wire.inflow.upload(cut)
+	defer upload.done()
+	r := relay{client: client, closed: discard(requests), target: target, upload: upload, linger: c.cfg.Timing.Linger, cut: ctx.Done()}
 	lingers := false
 	r.left = func() bool {
 		select {
@@ -52,7 +56,7 @@ func (c *connection) forward(channel ssh.NewChannel, free func()) {
 	}
 	f.traffic, f.result = r.run()
 	if f.result == resultCut {
-		f.result = context.Cause(c.ctx).Error()
+		f.result = context.Cause(ctx).Error()
 	}
 	c.audit.forward(c.actor, f)
 	if lingers {
@@ -60,6 +64,7 @@ func (c *connection) forward(channel ssh.NewChannel, free func()) {
 	}
 	// The channel keeps its slot until the client has closed it too.
 	<-r.closed
+	<-r.drained
 }
 
 // connect finds the destination and dials its addresses in order until one connects. Its

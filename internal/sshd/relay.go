@@ -38,6 +38,7 @@ type relay struct {
 	client ssh.Channel
 	closed <-chan struct{} // closed when the client has closed the channel
 	target net.Conn
+	upload *upload
 	linger time.Duration   // limit for delivering the client's data after it has closed the channel
 	cut    <-chan struct{} // closed when the relay must end at once
 
@@ -45,12 +46,13 @@ type relay struct {
 	// relay ends as soon as the client's data is delivered.
 	left func() bool
 
-	// toTarget closes sent when it has ended, and toClient closes received. Then their
-	// fields may be read.
+	// toTarget closes sent when it delivers no more, and toClient closes received when it
+	// has ended. Then their fields may be read.
 	sent, received chan struct{}
-	in, out        int64 // bytes to the destination, and from it
-	sendErr        error // of the destination's connection
-	receiveErr     error // of the destination's connection; io.EOF if it stopped sending; nil if the relay stopped reading
+	drained        chan struct{} // closed when toTarget has ended, after the client has closed the channel
+	in, out        int64         // bytes to the destination, and from it
+	sendErr        error         // of the destination's connection
+	receiveErr     error         // of the destination's connection; io.EOF if it stopped sending; nil if the relay stopped reading
 
 	discarded    atomic.Int64 // the part of out that was not sent to the client
 	discardLimit atomic.Int64
@@ -72,7 +74,7 @@ const (
 
 // run copies until both directions have ended, and closes both sides.
 func (r *relay) run() (traffic, string) {
-	r.sent, r.received = make(chan struct{}), make(chan struct{})
+	r.sent, r.received, r.drained = make(chan struct{}), make(chan struct{}), make(chan struct{})
 	r.discardLimit.Store(discardLimit)
 	go r.toTarget()
 	go r.toClient()
@@ -155,14 +157,19 @@ func (r *relay) acknowledged() bool {
 }
 
 // toTarget copies the client's data to the destination, and then half-closes the
-// destination. It delivers all of it, even if the client leaves meanwhile.
+// destination. It delivers all of it, even if the client leaves meanwhile. If the
+// destination accepts no more, toTarget discards the rest, as OpenSSH does: otherwise it
+// would stay in memory.
 func (r *relay) toTarget() {
-	defer close(r.sent)
-	r.in, r.sendErr = io.Copy(r.target, received{r.client})
+	defer close(r.drained)
+	received := &received{Reader: r.client, upload: r.upload}
+	r.in, r.sendErr = io.Copy(r.target, received)
 	halfClose(r.target)
+	close(r.sent)
 	if r.sendErr != nil {
-		// The destination accepts no more data. OpenSSH reports this with the same request.
+		// OpenSSH reports this with the same request.
 		_, _ = r.client.SendRequest("eow@openssh.com", false, nil)
+		_, _ = io.Copy(io.Discard, received)
 	}
 }
 
@@ -200,11 +207,21 @@ func (r *relay) discard(source *source) {
 
 // received reads all that a client sent. If the library cannot acknowledge data to a
 // client that has left, it returns the data together with an error. Read drops that error.
-type received struct{ io.Reader }
+type received struct {
+	io.Reader
+	upload  *upload
+	pending int // bytes that the latest Read returned
+}
 
-func (r received) Read(b []byte) (int, error) {
+// Read counts what it returned before as delivered.
+func (r *received) Read(b []byte) (int, error) {
+	if r.pending > 0 {
+		r.upload.inflow.add(int64(-r.pending))
+		r.upload.turns.Add(1)
+	}
 	n, err := r.Reader.Read(b)
-	if n > 0 {
+	if r.pending = n; n > 0 {
+		r.upload.turns.Add(1)
 		return n, nil
 	}
 	return n, err

@@ -6,13 +6,14 @@
 // # Goroutines and locks
 //
 // The goroutine that calls [Run] runs the lease loop. One goroutine accepts
-// connections. Each connection has one goroutine that does the handshake and then
+// connections, and one sweeps the intake. Each connection has one goroutine that does the handshake and then
 // receives channels, and starts others: for global requests, for keepalives, for
 // closing the connection, and for each channel. A connection's goroutine waits for
 // the others, and Run waits for all connections, so nothing outlives Run.
 //
-// Shared state is in three places, each with its own lock: the connection table, the
-// console requests, and the audit with its receipt. A connection has a lock for the
+// Shared state is in four places, each with its own lock: the connection table, the
+// console requests, the audit with its receipt, and the intake, which limits how much
+// undelivered data is in memory. A connection has a lock for the
 // set of its open consoles, and a [refusalLog] has one for its lines. No lock is held while
 // another is taken, nor during a call that can block; a refusalLog may wait for the log.
 //
@@ -75,6 +76,7 @@ type server struct {
 	connections *connectionTable
 	requests    *consoleRequests
 	audit       *audit
+	intake      *intake
 	lease       atomic.Pointer[bastion.Lease] // in force; set by the lease loop only
 
 	changed  chan struct{}
@@ -90,6 +92,7 @@ func newServer(cfg Config, log *slog.Logger, hosts *hostKeys) *server {
 	s.connections = newConnectionTable(cfg.Now, cfg.Limits, s.notifyChanged)
 	s.requests = &consoleRequests{changed: s.notifyChanged}
 	s.audit = newAudit(log, cfg.Now)
+	s.intake = newIntake(cfg.Limits, cfg.Timing)
 	s.wg.Go(func() {
 		select {
 		case <-hosts.made:
@@ -156,6 +159,7 @@ func (s *server) Listen() error {
 	}
 	s.listener = listener
 	s.log.Info("listening", "address", listener.Addr().String())
+	s.wg.Go(s.sweep)
 	s.wg.Go(func() {
 		if err := s.accept(listener); err != nil {
 			s.failed <- err
@@ -173,6 +177,20 @@ func (s *server) Close(why leaseloop.Cause) bastion.Receipt {
 	s.end(&cause{result: string(why), notice: endNotices[why]})
 	s.wg.Wait()
 	return s.audit.close()
+}
+
+// sweep sweeps the intake until all connections must end.
+func (s *server) sweep() {
+	ticker := time.NewTicker(sweepInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+			s.intake.sweep(s.cfg.Now())
+		case <-s.ctx.Done():
+			return
+		}
+	}
 }
 
 func (s *server) policy() Policy {
@@ -222,8 +240,10 @@ func (s *server) begin(conn net.Conn) error {
 
 // serve does a connection's handshake and, if it succeeds, serves the connection.
 func (s *server) serve(conn net.Conn, p *pendingConnection, client actor) {
-	defer conn.Close()
-	wire := newWire(conn, s.cfg.Now)
+	inflow := s.intake.open()
+	defer inflow.remove()
+	wire := newWire(conn, inflow, s.cfg.Now)
+	defer wire.Close()
 	h := &handshake{connections: s.connections, pending: p}
 	var late atomic.Bool
 	timer := time.AfterFunc(s.cfg.Timing.Handshake, func() {

@@ -27,6 +27,7 @@ func (c *connection) session(channel ssh.NewChannel, _ func()) {
 	if err != nil {
 		return
 	}
+	defer c.wire.inflow.session()()
 	s := &session{connection: c, channel: accepted, begin: make(chan string, 1), sizes: make(chan size, 1)}
 	ctx, cancel := context.WithCancel(c.clientCtx)
 	closed := make(chan struct{})
