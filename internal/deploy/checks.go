@@ -51,6 +51,7 @@ type facts struct {
 	// reserved is the Lambda concurrency of each request function after the deployment,
 	// and reservedNow before it.
 	reserved, reservedNow int
+	missingTools          int // the number of failures before those of the parameters
 	template              template
 	slack                 config.Slack
 
@@ -69,6 +70,7 @@ type check struct {
 func (d *Deployment) checks() []check {
 	return []check{
 		{"the lists in the parameters", d.checkLists},
+		{"the parameters as the functions read them", d.checkFunctions},
 		{"the subnets, their zones and routes", d.checkSubnets},
 		{"the VPC's DNS settings", d.checkDNS},
 		{"VPC Block Public Access", d.checkBlockPublicAccess},
@@ -98,7 +100,7 @@ func (d *Deployment) check(ctx context.Context) error {
 
 func (d *Deployment) checkAll(ctx context.Context, r *report) error {
 	d.checkTools(r)
-	var f facts
+	f := facts{missingTools: len(r.failed)}
 	if err := d.checkParameters(&f, r); err != nil {
 		return err
 	}

@@ -119,6 +119,27 @@ func TestFailedCheckSaysTheNextStep(t *testing.T) {
 		"no whole number":        {func(w *world) { w.settings.Parameters["QuotaPerOwner"] = "2.5" }, []string{`QuotaPerOwner is "2.5": it must be a whole number.`}},
 		"a quota of zero":        {func(w *world) { w.settings.Parameters["QuotaTotal"] = "0" }, []string{`QuotaTotal is "0": it must be a number from 1 to 1000.`}},
 		"a negative concurrency": {func(w *world) { w.settings.Parameters["RequestConcurrency"] = "-1" }, []string{`RequestConcurrency is "-1": it must be a number from 0 to 1000.`}},
+		"quotas that contradict": {func(w *world) { w.settings.Parameters["QuotaTotal"] = "2" }, []string{"The functions do not start with these parameters: the total quota (2) must not be less than the quota of one owner (3): change PARAMETERS."}},
+		"parameters that the functions refuse": {func(w *world) {
+			for name, value := range map[string]string{
+				"IdleTime": "30s", "WarningTime": "8h", "Admins": "arn:aws:sts::111122223333:assumed-role/Operator/me,jwt:https://issuer.example#me", "DefaultLifetime": "99999999999h",
+				"PublicAddress": "false",
+			} {
+				w.settings.Parameters[name] = value
+			}
+			w.routes = []ec2types.Route{route("0.0.0.0/0", "nat-1")}
+		}, []string{`DefaultLifetime is "99999999999h": want a duration`, `Admins is "arn:aws:sts::111122223333:assumed-role/Operator/me": want a user or role`}},
+		"parameters that contradict": {func(w *world) {
+			for name, value := range map[string]string{
+				"IdleTime": "30s", "WarningTime": "8h", "Admins": "jwt:https://issuer.example#me", "PublicAddress": "false",
+			} {
+				w.settings.Parameters[name] = value
+			}
+			w.routes = []ec2types.Route{route("0.0.0.0/0", "nat-1")}
+		}, []string{
+			"the warning time before a deadline (8h) must be shorter", "requests must name their source", "IdleTime is 30s",
+			"Admins has jwt:https://issuer.example#me, which no caller can be: requests are authorized by IAM",
+		}},
 		"a quota of words":       {func(w *world) { w.settings.Parameters["QuotaTotal"] = "many" }, []string{"set a whole number"}},
 		"a concurrency of words": {func(w *world) { w.settings.Parameters["RequestConcurrency"] = "some" }, []string{`RequestConcurrency is "some": set a whole number`}},
 		"a reservation":          {func(w *world) { w.settings.Parameters["RequestConcurrency"] = "226" }, []string{"RequestConcurrency=226 reserves"}},

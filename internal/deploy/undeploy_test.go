@@ -106,7 +106,7 @@ func TestUndeployOfNothing(t *testing.T) {
 func TestDeployRevertsDraining(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld()
-		w.settings.Parameters["Admins"] = "iam:111122223333:AIDAOTHER"
+		w.settings.Parameters["Admins"] = "iam:111122223333:AIDAOTHEROTHER12"
 		if err := w.deployment().Deploy(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -119,7 +119,7 @@ func TestDeployRevertsDraining(t *testing.T) {
 		if err := w.deployment().Deploy(t.Context()); err != nil {
 			t.Fatalf("%v\n%s", err, w.out.String())
 		}
-		if p := w.named("bastion").params; p["Draining"] != "false" || p["Admins"] != "iam:111122223333:AIDAOTHER,iam:111122223333:AROAEXAMPLEEXAMPLE12" {
+		if p := w.named("bastion").params; p["Draining"] != "false" || p["Admins"] != "iam:111122223333:AIDAOTHEROTHER12,iam:111122223333:AROAEXAMPLEEXAMPLE12" {
 			t.Errorf("the parameters are %q", p)
 		}
 	})
@@ -142,7 +142,7 @@ func TestDrainingChangesTwoParameters(t *testing.T) {
 			t.Errorf("%v; there are %v", err, w.bastions)
 		}
 		got := w.named("bastion").params
-		if got["Draining"] != "true" || got["Admins"] != "iam:111122223333:AIDAOTHER,iam:111122223333:AROAEXAMPLEEXAMPLE12" || got["VpcId"] != testVPC || len(got) != 8 {
+		if got["Draining"] != "true" || got["Admins"] != "iam:111122223333:AIDAOTHEROTHER12,iam:111122223333:AROAEXAMPLEEXAMPLE12" || got["VpcId"] != testVPC || len(got) != 8 {
 			t.Errorf("the parameters are %q", got)
 		}
 		w.takeCalls()
@@ -266,7 +266,7 @@ func TestFunctionsAcceptUndeployAsAdmin(t *testing.T) {
 		if err := json.Unmarshal(sent, &event); err != nil {
 			t.Fatal(err)
 		}
-		admins := strings.Split(withAdmin("iam:111122223333:AIDAOTHER", me.admin), ",")
+		admins := strings.Split(withAdmin("iam:111122223333:AIDAOTHEROTHER12", me.admin), ",")
 		caller, err := httpapi.Owners{Admins: admins, JWTIssuer: issuer}.Caller(event.RequestContext)
 		if err != nil || !caller.Admin || caller.Owner != me.admin {
 			t.Errorf("issuer %q: %+v, %v; want the admin %s", issuer, caller, err, me.admin)

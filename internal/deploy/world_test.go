@@ -204,7 +204,7 @@ func (w *world) add(name string, status types.StackStatus) *madeStack {
 	s := &madeStack{
 		name: name, id: fmt.Sprintf("arn:aws:cloudformation:eu-west-1:111122223333:stack/%s/uuid-%d", name, len(w.stacks)), status: status,
 		params: map[string]string{
-			"Admins": "iam:111122223333:AIDAOTHER", "Draining": "false", "JwtIssuer": "", "VpcId": testVPC,
+			"Admins": "iam:111122223333:AIDAOTHEROTHER12", "Draining": "false", "JwtIssuer": "", "VpcId": testVPC,
 			"PublicAddress": "true", "AddressFamilies": "ipv4", "AllowedSources": "", "LongestLifetime": "8h",
 		},
 		outputs: map[string]string{
