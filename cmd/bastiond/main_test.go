@@ -21,6 +21,7 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/awscloud"
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 	"github.com/bastion-on-demand/bastion/internal/leasefile"
+	"github.com/bastion-on-demand/bastion/internal/sshd"
 	"github.com/bastion-on-demand/bastion/internal/test/leakcheck"
 )
 
@@ -37,13 +38,13 @@ func TestMain(m *testing.M) {
 
 func TestErrorListsAllProblems(t *testing.T) {
 	_, err := parse(t.Context(), []string{
-		"--lease", "/nowhere", "--listen", "22", "--poll", "often", "--wait", "-1s", "--allow-loopback", "127.0.0.1/32,10.0.0.0/8,x", "extra",
+		"--lease", "/nowhere", "--listen", "22", "--poll", "often", "--wait", "-1s", "--ssh-algorithms", "fips", "--allow-loopback", "127.0.0.1/32,10.0.0.0/8,x", "extra",
 	}, nothing, io.Discard)
 	if err == nil {
 		t.Fatal("no error")
 	}
 	for _, want := range []string{
-		`unexpected argument "extra"`, "/nowhere", `--listen "22"`, `--poll "often"`, `--wait "-1s"`, `"10.0.0.0/8"`, `"x"`,
+		`unexpected argument "extra"`, "/nowhere", `--listen "22"`, `--poll "often"`, `--wait "-1s"`, `--ssh-algorithms "fips": neither compatible nor strict`, `"10.0.0.0/8"`, `"x"`,
 	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is missing in:\n%v", want, err)
@@ -82,6 +83,16 @@ func TestLeaseTableNeedsRoleIDAndTaskMetadata(t *testing.T) {
 	}
 	if _, ok := cfg.Lease.(*awscloud.TaskLease); !ok {
 		t.Errorf("the lease is %T", cfg.Lease)
+	}
+}
+
+func TestAlgorithmsAreASetting(t *testing.T) {
+	dir := t.TempDir()
+	for value, want := range map[string]sshd.Algorithms{"": sshd.Compatible, "compatible": sshd.Compatible, "strict": sshd.Strict} {
+		env := map[string]string{"BASTIOND_LEASE": dir, "BASTIOND_SSH_ALGORITHMS": value}
+		if cfg, err := parse(t.Context(), nil, func(name string) string { return env[name] }, io.Discard); err != nil || cfg.Algorithms != want {
+			t.Errorf("%q: %q, %v", value, cfg.Algorithms, err)
+		}
 	}
 }
 

@@ -44,7 +44,7 @@ const metadataTimeout = 10 * time.Second
 
 // values holds the settings as text.
 type values struct {
-	id, lease, table, role, metadata, listen, poll, wait, allowLoopback string
+	id, lease, table, role, metadata, listen, algorithms, poll, wait, allowLoopback string
 }
 
 // parse reads the flags, and the environment for those that are not set. Its error
@@ -64,6 +64,7 @@ func parse(ctx context.Context, args []string, getenv func(string) string, help 
 	define(&v.table, "lease-table", "", "DynamoDB `TABLE` of leases; region and credentials come from the environment")
 	define(&v.role, "task-role-id", "", "unique `ID` of the task's role, AROA…")
 	define(&v.listen, "listen", "0.0.0.0:2222", "`ADDRESS` to listen on")
+	define(&v.algorithms, "ssh-algorithms", string(sshd.Compatible), "`SET` of algorithms to offer: compatible, or strict, which some older clients lack")
 	define(&v.poll, "poll", "", "`INTERVAL` between lease polls (default 200ms, or 3s with --lease-table)")
 	define(&v.wait, "wait", "5m", "the longest `TIME` to wait for the first lease")
 	define(&v.allowLoopback, "allow-loopback", "", "loopback destinations to permit, as `CIDR,...`; the lease must allow them too")
@@ -89,7 +90,7 @@ func parse(ctx context.Context, args []string, getenv func(string) string, help 
 func (v values) config(ctx context.Context) (sshd.Config, error) {
 	cfg := sshd.Config{BastionID: v.id, Resolver: sshd.Network{}, Dialer: sshd.Network{}}
 	cfg.Listen = func() (net.Listener, error) { return listen(v.listen) }
-	var problems [6]error
+	var problems [7]error
 	if _, err := netip.ParseAddrPort(v.listen); err != nil {
 		problems[0] = fmt.Errorf("--listen %q: not an address with a port, such as 127.0.0.1:2222", v.listen)
 	}
@@ -102,6 +103,9 @@ func (v values) config(ctx context.Context) (sshd.Config, error) {
 	cfg.AllowLoopback, problems[3] = loopbacks("--allow-loopback", v.allowLoopback)
 	cfg.Own, problems[4] = ownAddresses()
 	problems[5] = v.checkLease()
+	if cfg.Algorithms, problems[6] = sshd.ParseAlgorithms(v.algorithms); problems[6] != nil {
+		problems[6] = fmt.Errorf("--ssh-algorithms %w", problems[6])
+	}
 	if err := errors.Join(problems[:]...); err != nil {
 		return sshd.Config{}, err
 	}

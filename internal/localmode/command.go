@@ -84,6 +84,7 @@ func Command() *cobra.Command {
 	flags.Var((*duration)(&o.Idle), "idle", "close a bastion after this long without an authenticated connection; 0 means never")
 	flags.Var((*duration)(&o.ReapEvery), "reap-every", "interval of the reaper; the sweep for orphans runs every ten intervals")
 	flags.StringArrayVar(&o.Allow, "allow", nil, "`CIDR[:PORTS]` of real destinations to allow (repeatable); with a loopback CIDR, every owner can\nreach services that listen on loopback addresses of this machine")
+	flags.StringVar(&o.SSHAlgorithms, "ssh-algorithms", o.SSHAlgorithms, "`set` of algorithms that bastions offer: compatible, or strict, which some older clients lack")
 	flags.StringVar(&o.SlackSigningSecret, "slack-signing-secret", "", "testing only: also serve the Slack routes, for requests signed with this `secret`\n(see scripts/slack); messages to Slack are logged instead of sent")
 	return command
 }
@@ -134,6 +135,8 @@ type Options struct {
 	Allow       []string      // CIDR, CIDR:PORT or CIDR:FROM-TO of real destinations, in addition to the private host
 	Log         *slog.Logger
 
+	SSHAlgorithms string // see sshd.ParseAlgorithms
+
 	// SlackSigningSecret, if not empty, adds the Slack routes for requests that are
 	// signed with it. Nothing is sent to Slack.
 	SlackSigningSecret string
@@ -152,17 +155,21 @@ func Defaults() Options {
 		MaxTTL:      8 * time.Hour,
 		Idle:        15 * time.Minute,
 		ReapEvery:   time.Second,
-		Log:         slog.New(slog.DiscardHandler),
-		now:         time.Now,
+
+		SSHAlgorithms: string(sshd.Compatible),
+
+		Log: slog.New(slog.DiscardHandler),
+		now: time.Now,
 	}
 }
 
 // settings are checked options in the form that the wiring needs.
 type settings struct {
 	Options
-	listen   netip.AddrPort
-	allow    []bastion.DestinationRule
-	loopback []netip.Prefix // the prefixes of allow that contain loopback addresses only
+	listen     netip.AddrPort
+	allow      []bastion.DestinationRule
+	algorithms sshd.Algorithms
+	loopback   []netip.Prefix // the prefixes of allow that contain loopback addresses only
 }
 
 // check returns one error that lists every problem of the options.
@@ -185,6 +192,8 @@ func (o Options) check() (settings, error) {
 			s.loopback = append(s.loopback, rule.Prefix)
 		}
 	}
+	s.algorithms, err = sshd.ParseAlgorithms(o.SSHAlgorithms)
+	refuse(err != nil, "--ssh-algorithms %w", err)
 	refuse(o.LaunchDelay < 0, "--launch-delay must be zero or more, not %s", o.LaunchDelay)
 	refuse(o.DefaultTTL <= 0, "--default-ttl must be more than zero, not %s", o.DefaultTTL)
 	refuse(o.MaxTTL <= 0, "--max-ttl must be more than zero, not %s", o.MaxTTL)

@@ -25,11 +25,13 @@ func TestCheckListsAllProblems(t *testing.T) {
 	o := Defaults()
 	o.Listen, o.Allow = "0.0.0.0:1", []string{"10.1.2.3/8", "nas.lan", "192.168.0.0/16"}
 	o.LaunchDelay, o.DefaultTTL, o.Idle, o.ReapEvery = -time.Second, 0, -time.Minute, 0
+	o.SSHAlgorithms = "fips"
 	_, err := o.check()
 	if err == nil {
 		t.Fatal("no error")
 	}
 	for _, want := range []string{
+		`--ssh-algorithms "fips": neither compatible nor strict`,
 		"--listen 0.0.0.0:1: local mode listens on loopback only",
 		"--allow: 10.1.2.3/8 has bits set after the prefix length: write 10.0.0.0/8",
 		`--allow: "nas.lan" is not CIDR, CIDR:PORT or CIDR:FROM-TO`,
@@ -42,8 +44,8 @@ func TestCheckListsAllProblems(t *testing.T) {
 			t.Errorf("missing: %s\nin: %v", want, err)
 		}
 	}
-	if got := strings.Count(err.Error(), "\n") + 1; got != 7 {
-		t.Errorf("%d problems, want 7:\n%v", got, err)
+	if got := strings.Count(err.Error(), "\n") + 1; got != 8 {
+		t.Errorf("%d problems, want 8:\n%v", got, err)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 	"github.com/bastion-on-demand/bastion/internal/publickey"
+	"github.com/bastion-on-demand/bastion/internal/sshd"
 	"github.com/bastion-on-demand/bastion/internal/test/sshclient"
 )
 
@@ -100,6 +101,32 @@ func TestTenOtherKeysInTheAgentDoNotLockTheOwnerOut(t *testing.T) {
 	out, errs, err := w.Run("", w.SSH(config, "-J", "bastion-default", "private.internal", "hostname"))
 	if err != nil || out != "private.internal\n" {
 		t.Errorf("%q, %v: %s", out, err, errs)
+	}
+}
+
+// A client that has no ed25519, curve25519 or AES-GCM gets in with the ssh_config of the
+// response, unless the bastions are strict.
+func TestAlgorithmsFlag(t *testing.T) {
+	older := []string{"-o", "HostKeyAlgorithms=rsa-sha2-512", "-o", "KexAlgorithms=diffie-hellman-group14-sha256", "-o", "Ciphers=aes256-ctr"}
+	for set, want := range map[string]struct {
+		keys   int
+		stderr string // empty if it gets in
+	}{"compatible": {2, ""}, "strict": {1, "no matching key exchange method found"}} {
+		f, w := start(t, func(o *Options) {
+			o.SSHAlgorithms = set
+			o.task = func(server *sshd.Config) { server.LeaseTiming.HostKeys = timeout }
+		}), sshclient.New(t)
+		config := f.sshConfig(request{body: w.AddKey("ecdsa")})
+		_, errs, err := w.Run("", w.SSH(config, append(older, "bastion-default", "status")...))
+		if (err == nil) != (want.stderr == "") || !strings.Contains(errs, want.stderr) {
+			t.Errorf("%s: an older client: %v: %s", set, err, errs)
+		}
+		if _, errs, err := w.Run("", w.SSH(config, "bastion-default", "status")); err != nil {
+			t.Errorf("%s: %v: %s", set, err, errs)
+		}
+		if got := f.create(request{}).HostKeys; len(got) != want.keys {
+			t.Errorf("%s: the host keys are %q", set, got)
+		}
 	}
 }
 

@@ -252,6 +252,7 @@ func (r *runner) Run(ctx context.Context, task localcloud.Process) int {
 		Dialer:        network,
 		Own:           r.own,
 		AllowLoopback: r.settings.loopback,
+		Algorithms:    r.settings.algorithms,
 		Now:           time.Now,
 		Log:           r.settings.Log.With("task", task.TaskID),
 		LeaseTiming:   leaseloop.Timing{Poll: leasePoll, ReportPause: leasePoll},

@@ -137,6 +137,7 @@ type response struct {
 	Host       string         `json:"host"`
 	Port       int            `json:"port"`
 	HostKey    string         `json:"host_key"`
+	HostKeys   []string       `json:"host_keys"`
 	KnownHosts string         `json:"known_hosts"`
 	SSHConfig  string         `json:"ssh_config"`
 	Deadline   time.Time      `json:"deadline"`

@@ -13,6 +13,7 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/awscloud"
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 	"github.com/bastion-on-demand/bastion/internal/config"
+	"github.com/bastion-on-demand/bastion/internal/sshd"
 )
 
 // The tables have the schemas of the adapters' tests. They are retained and backed up.
@@ -123,6 +124,20 @@ func TestSystemControlOfPrivilegedPorts(t *testing.T) {
 		}
 		if got := at(s.properties(t, "CreateFunction"), "Environment", "Variables", "BASTION_SSH_PORT"); got != port {
 			t.Errorf("port %s: the functions have %v", port, got)
+		}
+	}
+}
+
+// bastiond reads the set of algorithms from its environment.
+func TestAlgorithmsOfTheSSHServer(t *testing.T) {
+	for value, parameters := range map[string][]string{"compatible": nil, "strict": {"SshAlgorithms", "strict"}} {
+		container := deploy(t, parameters...).properties(t, "TaskDefinition")["ContainerDefinitions"].([]any)[0]
+		want := object{"Name": "BASTIOND_SSH_ALGORITHMS", "Value": value}
+		if environment := at(container, "Environment").([]any); !slices.ContainsFunc(environment, func(v any) bool { return reflect.DeepEqual(v, want) }) {
+			t.Errorf("%v: the environment is %v, want %v in it", parameters, environment, want)
+		}
+		if _, err := sshd.ParseAlgorithms(value); err != nil {
+			t.Errorf("bastiond refuses %v", err)
 		}
 	}
 }
