@@ -72,7 +72,8 @@ REGION     ?=
 SMOKE      ?= 1
 PARAMETERS ?=
 TAGS       ?=
-set         = $(filter-out 0 false no,$(1))
+# set returns nothing if a switch is off. PURGE=off must not purge.
+set         = $(if $(filter-out 0 1 false true no yes,$(1)),$(error DRY_RUN, SMOKE and PURGE can be 1, true, yes, 0, false or no, and one of them is $(1)),$(filter-out 0 false no,$(1)))
 
 deploy: ## deploy to AWS and try a bastion: make deploy STACK=bastion VPC=vpc-… SUBNETS=subnet-…,subnet-… (DRY_RUN=1; SMOKE=0 tries none)
 	@$(GOBUILD) -o bin/operator ./cmd/operator

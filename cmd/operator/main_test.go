@@ -198,6 +198,19 @@ func TestSecondSignalEndsTheProcess(t *testing.T) {
 	}
 }
 
+// A switch with an unknown value runs nothing: PURGE=off must not purge.
+func TestMakeRefusesUnknownSwitches(t *testing.T) {
+	for _, args := range [][2]string{{"undeploy", "PURGE=off"}, {"undeploy", "PURGE=False"}, {"deploy", "SMOKE=off"}, {"deploy", "DRY_RUN=maybe"}} {
+		cmd := exec.Command("make", "-n", args[0], args[1])
+		cmd.Dir = "../.."
+		_, value, _ := strings.Cut(args[1], "=")
+		out, err := cmd.CombinedOutput()
+		if err == nil || !strings.Contains(string(out), "one of them is "+value) || strings.Contains(string(out), "bin/operator "+args[0]) {
+			t.Errorf("make -n %s: %v\n%s", args, err, out)
+		}
+	}
+}
+
 func TestMakePassesSmokeToOperator(t *testing.T) {
 	for setting, skips := range map[string]bool{"SMOKE=0": true, "SMOKE=no": true, "SMOKE=1": false, "OTHER=": false} {
 		cmd := exec.Command("make", "-n", "deploy", setting)
