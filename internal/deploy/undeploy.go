@@ -45,9 +45,7 @@ func (d *Deployment) undeploySteps() []step {
 		{"check that nothing else refers to the member group", []string{
 			"list rules of other security groups and network interfaces, and stop if there are any",
 		}, d.checkReferences},
-		{"delete the stack " + s.Stack, []string{"delete it, and wait"}, func(ctx context.Context) error {
-			return deleteStack(ctx, d.Cloud.Stacks, d.Progress, s.Stack)
-		}},
+		{"delete the stack " + s.Stack, []string{"delete it, and wait"}, d.deleteService},
 		{"delete the stack " + s.Registry(), []string{"delete it, and wait"}, func(ctx context.Context) error {
 			return deleteStack(ctx, d.Cloud.Stacks, d.Progress, s.Registry())
 		}},
@@ -119,6 +117,19 @@ func (d *Deployment) drain(ctx context.Context) error {
 	}
 	fmt.Fprintln(d.Progress.W, "POST requests, which create or renew bastions, are refused (503 draining); make deploy reverts this")
 	return nil
+}
+
+// deleteService deletes the service's stack, unless somebody has deployed it since draining
+// started: it may have bastions again, which nothing would end without the reaper.
+func (d *Deployment) deleteService(ctx context.Context) error {
+	s, err := settled(ctx, d.Cloud.Stacks, d.Progress, d.Settings.Stack)
+	if err != nil {
+		return err
+	}
+	if serving(s) && s.parameters["Draining"] != "true" {
+		return fmt.Errorf("the stack %s accepts POST requests again, because a deployment has changed it in the meantime, so it was not deleted", d.Settings.Stack)
+	}
+	return deleteStack(ctx, d.Cloud.Stacks, d.Progress, d.Settings.Stack)
 }
 
 func withAdmin(admins, me string) string {

@@ -125,6 +125,22 @@ func TestDeployRevertsDraining(t *testing.T) {
 	})
 }
 
+// A deployment that starts while the bastions are closed reverts draining. The stack may then
+// have new bastions, so it is not deleted.
+func TestDeployDuringUndeployKeepsTheStack(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := deployedWorld()
+		w.on = map[string]func(){"DescribeSecurityGroups": func() { w.named("bastion").params["Draining"] = "false" }}
+		err := w.deployment().Undeploy(t.Context())
+		if err == nil || !strings.Contains(err.Error(), "the stack bastion accepts POST requests again") || len(w.takeCalls("DeleteStack")) > 0 {
+			t.Errorf("%v\n%s", err, w.out.String())
+		}
+		if err := w.deployment().Undeploy(t.Context()); err != nil || len(w.takeCalls("DeleteStack")) != 2 {
+			t.Errorf("%v\n%s", err, w.out.String())
+		}
+	})
+}
+
 func TestVersionsThatAreNotDeletedKeepTheBucket(t *testing.T) {
 	w := deployedWorld()
 	w.fail["delete versions"] = errTest
