@@ -29,10 +29,12 @@ func newObject(what, prefix, suffix string, content []byte) object {
 }
 
 // upload sends an object to the bucket, unless the bucket has it with the same checksum.
-// S3 computes the checksum of what it receives, and refuses other content.
-func (d *Deployment) upload(ctx context.Context, bucket string, o object) error {
+// S3 computes the checksum of what it receives, and refuses other content. It also refuses
+// if the bucket belongs to another account: when a bucket is deleted, anyone may create one
+// of the same name, and the functions would run that account's code.
+func (d *Deployment) upload(ctx context.Context, bucket, owner string, o object) error {
 	sum := base64.StdEncoding.EncodeToString(o.sum[:])
-	head, err := d.Cloud.Objects.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &bucket, Key: &o.key, ChecksumMode: s3types.ChecksumModeEnabled})
+	head, err := d.Cloud.Objects.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &bucket, ExpectedBucketOwner: &owner, Key: &o.key, ChecksumMode: s3types.ChecksumModeEnabled})
 	if err != nil && !isCode(err, "NotFound") {
 		return fmt.Errorf("look for %s (%s) in the bucket %s: %w", o.what, o.key, bucket, err)
 	}
@@ -45,7 +47,7 @@ func (d *Deployment) upload(ctx context.Context, bucket string, o object) error 
 	detail := func() string { return megabytes(body.at.Load()) + " of " + megabytes(size) }
 	err = d.Progress.Step(fmt.Sprintf("upload %s, %s", o.what, megabytes(size)), detail, func() error {
 		_, err := d.Cloud.Objects.PutObject(ctx, &s3.PutObjectInput{
-			Bucket: &bucket, Key: &o.key, Body: body, ContentLength: &size,
+			Bucket: &bucket, ExpectedBucketOwner: &owner, Key: &o.key, Body: body, ContentLength: &size,
 			ChecksumAlgorithm: s3types.ChecksumAlgorithmSha256, ChecksumSHA256: &sum,
 		})
 		return err

@@ -97,12 +97,12 @@ func TestCodeBucketInMoto(t *testing.T) {
 	if err != nil || len(all) != 1 || all[0].kind != "AWS::S3::Bucket" {
 		t.Fatalf("%+v, %v", all, err)
 	}
-	bucket := all[0].physical
+	bucket, account := all[0].physical, strings.Split(s.id, ":")[4]
 
 	o := newObject("the code", "functions/", ".zip", bytes.Repeat([]byte("code"), 1<<20))
 	for _, want := range [][]string{{"HEAD", "PUT"}, {"HEAD"}} {
 		count.requests = nil
-		if err := d.upload(ctx, bucket, o); err != nil || !slices.Equal(count.requests, want) {
+		if err := d.upload(ctx, bucket, account, o); err != nil || !slices.Equal(count.requests, want) {
 			t.Errorf("the requests are %q, want %q: %v", count.requests, want, err)
 		}
 	}
@@ -120,7 +120,7 @@ func TestCodeBucketInMoto(t *testing.T) {
 		t.Fatal(err)
 	}
 	count.requests = nil
-	if err := d.upload(ctx, bucket, o); err != nil || !slices.Equal(count.requests, []string{"HEAD", "PUT"}) {
+	if err := d.upload(ctx, bucket, account, o); err != nil || !slices.Equal(count.requests, []string{"HEAD", "PUT"}) {
 		t.Errorf("a replaced object: %q, %v", count.requests, err)
 	}
 	fill(t, d, bucket)

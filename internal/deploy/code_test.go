@@ -46,6 +46,23 @@ func TestZipIsReproducibleAndExecutable(t *testing.T) {
 }
 
 // The progress of an upload starts again if the SDK repeats the request.
+// The bucket was deleted, and another account has created one of the same name, which has
+// the code already, with the right checksum.
+func TestCodeInTheBucketOfAnotherAccountIsNotDeployed(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld()
+		if err := w.deployment().Deploy(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		w.owner = "444455556666"
+		w.takeCalls()
+		err := w.deployment().Deploy(t.Context())
+		if err == nil || !strings.Contains(err.Error(), "look for the code of CreateFunction") || slices.Contains(w.calls, "CreateChangeSet bastion") || len(w.takeCalls("PutObject")) > 0 {
+			t.Errorf("%v\n%s", err, w.out.String())
+		}
+	})
+}
+
 func TestProgressOfAnUploadFollowsThePosition(t *testing.T) {
 	c := &counted{content: bytes.NewReader(make([]byte, 100))}
 	for _, test := range []struct {

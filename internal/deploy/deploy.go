@@ -18,6 +18,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws/arn"
 	"github.com/aws/aws-sdk-go-v2/service/ecr"
 	ecrtypes "github.com/aws/aws-sdk-go-v2/service/ecr/types"
 
@@ -99,6 +100,7 @@ func run(ctx context.Context, out io.Writer, dry bool, command string, steps []s
 // built is passed from step to step.
 type built struct {
 	repository, digest, reference string   // of the image
+	account                       string   // of the registry's stack
 	bucket, domain                string   // of the code
 	template                      template // of the service, read once
 	source                        []byte   // its text
@@ -199,6 +201,11 @@ func (d *Deployment) deployRegistry(ctx context.Context, b *built) error {
 			return fmt.Errorf("the stack %s has no output %s; was it created from another %s?", name, output, registryFile)
 		}
 	}
+	id, err := arn.Parse(s.id)
+	if err != nil {
+		return fmt.Errorf("read the ID of the stack %s: %w", name, err)
+	}
+	b.account = id.AccountID
 	fmt.Fprintf(d.Progress.W, "the repository is %s\nthe bucket is %s\n", b.repository, b.bucket)
 	return nil
 }
@@ -218,7 +225,7 @@ func (d *Deployment) build(ctx context.Context, b *built) (err error) {
 // change set.
 func (d *Deployment) uploadAll(ctx context.Context, b *built) error {
 	for _, f := range b.functions {
-		if err := d.upload(ctx, b.bucket, f.code); err != nil {
+		if err := d.upload(ctx, b.bucket, b.account, f.code); err != nil {
 			return err
 		}
 	}
@@ -228,7 +235,7 @@ func (d *Deployment) uploadAll(ctx context.Context, b *built) error {
 	}
 	o := newObject("the template", "templates/", ".yaml", text)
 	b.templateURL = "https://" + b.domain + "/" + o.key
-	return d.upload(ctx, b.bucket, o)
+	return d.upload(ctx, b.bucket, b.account, o)
 }
 
 // verify looks the image up in ECR's own API. The push used the registry's API.

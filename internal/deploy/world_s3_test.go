@@ -41,6 +41,9 @@ func (w *world) HeadObject(_ context.Context, in *s3.HeadObjectInput, _ ...func(
 	if err := w.call("HeadObject %s", path.Dir(*in.Key)); err != nil {
 		return nil, err
 	}
+	if in.ExpectedBucketOwner != nil && *in.ExpectedBucketOwner != w.owner {
+		return nil, refusal("Forbidden", "Forbidden")
+	}
 	found := w.newest(*in.Key)
 	if found == nil {
 		return nil, refusal("NotFound", "none")
@@ -51,6 +54,9 @@ func (w *world) HeadObject(_ context.Context, in *s3.HeadObjectInput, _ ...func(
 func (w *world) PutObject(_ context.Context, in *s3.PutObjectInput, _ ...func(*s3.Options)) (*s3.PutObjectOutput, error) {
 	if err := w.call("PutObject %s", path.Dir(*in.Key)); err != nil {
 		return nil, err
+	}
+	if in.ExpectedBucketOwner != nil && *in.ExpectedBucketOwner != w.owner {
+		return nil, refusal("AccessDenied", "Access Denied")
 	}
 	content, err := io.ReadAll(in.Body)
 	w.versions = append(w.versions, version{key: *in.Key, id: fmt.Sprint("v", len(w.versions)), content: content, sum: in.ChecksumSHA256})

@@ -37,6 +37,8 @@ const (
 	testURL    = "https://abc.execute-api.eu-west-1.amazonaws.com/bastions"
 )
 
+var testNow = time.Date(2026, 11, 23, 22, 0, 0, 0, time.UTC)
+
 // madeStack is a stack in the world.
 type madeStack struct {
 	name, id string
@@ -98,8 +100,10 @@ type world struct {
 	secrets  map[string]ssmtypes.ParameterType // in Parameter Store
 	statuses []int                             // of the test request; the last one repeats
 	signed   []string
-	source   string    // the address that the service sees
-	trial    fakeTrial // the service for the owner of the trial
+	source   string        // the address that the service sees
+	ahead    time.Duration // of the clock of AWS
+	owner    string        // of the bucket
+	trial    fakeTrial     // the service for the owner of the trial
 }
 
 func newWorld() *world {
@@ -121,6 +125,7 @@ func newWorld() *world {
 		tables:   map[string]bool{"records-1": true, "leases-1": true},
 		repo:     true,
 		bucket:   true,
+		owner:    "111122223333",
 		statuses: []int{200},
 		source:   "203.0.113.7",
 		secrets:  map[string]ssmtypes.ParameterType{},
@@ -150,7 +155,7 @@ func (w *world) deployment() *Deployment {
 			}
 			return tool, nil
 		},
-		Now:      func() time.Time { return time.Date(2026, 11, 23, 22, 0, 0, 0, time.UTC) },
+		Now:      func() time.Time { return testNow },
 		Progress: image.Progress{W: &w.out},
 	}
 }
@@ -247,7 +252,7 @@ func (w *world) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	return &http.Response{
 		StatusCode: status, Status: fmt.Sprint(status, " ", http.StatusText(status)), Request: r,
-		Header: http.Header{"X-Source-Address": {w.source}},
+		Header: http.Header{"X-Source-Address": {w.source}, "Date": {testNow.Add(w.ahead).Format(http.TimeFormat)}},
 		Body:   io.NopCloser(strings.NewReader("{}")),
 	}, nil
 }
