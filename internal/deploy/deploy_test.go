@@ -154,6 +154,23 @@ func TestUnexpectedDigestIsNotDeployed(t *testing.T) {
 	}
 }
 
+// The SDK corrects a wrong clock in its own signatures, so the test request is the first to
+// fail.
+func TestWrongClockIsNamed(t *testing.T) {
+	for clock, want := range map[time.Duration]string{
+		-7 * time.Minute: "The clock of this machine differs by 7m0s from that of AWS", 7 * time.Minute: "differs by 7m0s", 4 * time.Minute: "execute-api:Invoke",
+	} {
+		bubble(t, func(t *testing.T) {
+			w := newWorld()
+			w.statuses, w.ahead = []int{403}, clock
+			w.add("bastion", types.StackStatusCreateComplete)
+			if _, err := w.deployment().smoke(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: %v", clock, err)
+			}
+		})
+	}
+}
+
 func TestSmokeRequest(t *testing.T) {
 	for _, test := range []struct {
 		name, issuer, token string

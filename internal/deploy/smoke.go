@@ -95,10 +95,25 @@ func (d *Deployment) try(ctx context.Context, shown *smoked) error {
 		return nil
 	}
 	text := fmt.Sprintf("the status is %s, not %d: %s", response.Status, shown.status, strings.TrimSpace(string(body)))
-	if response.StatusCode == http.StatusForbidden {
+	if behind := d.behind(response); !shown.tokens && behind.Abs() > clockLimit {
+		text += fmt.Sprintf("\nThe clock of this machine differs by %s from that of AWS, which refuses signatures from more than %s ago: set the clock", behind.Abs().Round(time.Second), clockLimit)
+	} else if response.StatusCode == http.StatusForbidden {
 		text += "\nThe caller must be an IAM user or role with execute-api:Invoke on the stack's output InvokeArn"
 	}
 	return errors.New(text)
+}
+
+// clockLimit is the largest difference between the time of a signature and that of AWS:
+// "AWS Signature Version 4 for API requests" in the IAM User Guide.
+const clockLimit = 5 * time.Minute
+
+// behind returns how far the clock is behind the time of the response.
+func (d *Deployment) behind(response *http.Response) time.Duration {
+	at, err := http.ParseTime(response.Header.Get("Date"))
+	if err != nil {
+		return 0
+	}
+	return at.Sub(d.Now())
 }
 
 // sign signs a request without a body as API Gateway expects it.

@@ -11,7 +11,8 @@ import (
 // The limits of stack tags, which CloudFormation puts on the stack's resources. A resource
 // has at most 50 tags ("Tag naming limits and requirements" in the Tagging AWS Resources
 // User Guide), of which the SAM transform sets one on each function, lambda:createdBy. The
-// lengths are those of "Tag" in the CloudFormation API Reference.
+// lengths are those of "Tag" in the CloudFormation API Reference. IAM does not distinguish
+// the case of keys: "Rules for tagging in IAM and AWS STS" in the IAM User Guide.
 const (
 	maxTags     = 49
 	maxTagKey   = 128

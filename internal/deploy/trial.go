@@ -343,6 +343,9 @@ func (t *trial) cleanUp(ctx context.Context) error {
 				ids = append(ids, b.ID)
 			}
 		}
+		if len(ids) == 0 {
+			t.printf("the service has no bastion %s, so nothing was deleted", t.name)
+		}
 	}
 	for _, id := range ids {
 		if err := t.delete(ctx, id); err != nil {

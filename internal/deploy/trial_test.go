@@ -286,6 +286,17 @@ func TestFailedCleanUpSaysWhenItEnds(t *testing.T) {
 	})
 }
 
+func TestCleanUpThatFindsNothingSaysSo(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld()
+		w.trial.refuse, w.trial.code = 500, "internal"
+		out, err := try(t.Context(), w)
+		if err == nil || w.trial.deleted > 0 || !strings.Contains(out, "the service has no bastion trial-") {
+			t.Errorf("%v\n%s", err, out)
+		}
+	})
+}
+
 func TestTrialLastsNoLongerThanTheServiceAllows(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld()
