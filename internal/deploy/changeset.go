@@ -13,6 +13,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/cloudformation"
 	"github.com/aws/aws-sdk-go-v2/service/cloudformation/types"
+	"github.com/aws/smithy-go"
 )
 
 // revision is what a stack is to become.
@@ -50,6 +51,9 @@ func (d *Deployment) deployStack(ctx context.Context, r revision) error {
 		StackName: &set.stack, ChangeSetName: &set.id, ClientRequestToken: &set.name,
 	})
 	if err != nil {
+		if refused := smithy.APIError(nil); errors.As(err, &refused) {
+			_ = d.deleteChangeSet(ctx, r.stack, set) // fails if it is executed all the same
+		}
 		return fmt.Errorf("execute the change set %s of the stack %s: %w", set.name, r.stack, err)
 	}
 	began := time.Now()

@@ -199,6 +199,17 @@ func TestWaitingEndsWithTheChange(t *testing.T) {
 	})
 }
 
+// Of two deployments at the same time, CloudFormation refuses the second.
+func TestRefusedChangeSetIsDeleted(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld()
+		w.fail["ExecuteChangeSet bastion"] = refusal("InvalidChangeSetStatus", "the stack is in UPDATE_IN_PROGRESS state")
+		if err := w.deployment().Deploy(t.Context()); err == nil || !strings.Contains(err.Error(), "UPDATE_IN_PROGRESS") || len(w.named("bastion").sets) > 0 {
+			t.Errorf("%v; the change sets are %v", err, w.named("bastion").sets)
+		}
+	})
+}
+
 // Ctrl-C leaves a state that the next deployment continues from, and says what continues.
 func TestInterruptedDeployment(t *testing.T) {
 	for _, test := range []struct {
