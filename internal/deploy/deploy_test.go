@@ -146,6 +146,23 @@ func TestDeployWaitsForOrDeletesUnusableStacks(t *testing.T) {
 	}
 }
 
+// make undeploy deletes the stack while make deploy builds.
+func TestStackThatIsBeingDeletedIsCreatedAgain(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld()
+		w.on = map[string]func(){"DescribeImages": func() {
+			s := w.add("bastion", types.StackStatusDeleteInProgress)
+			s.next = types.StackStatusDeleteComplete
+		}}
+		if err := w.deployment().Deploy(t.Context()); err != nil {
+			t.Errorf("%v\n%s", err, w.out.String())
+		}
+		if s := w.named("bastion"); s == nil || s.status != types.StackStatusCreateComplete {
+			t.Errorf("the stack is %+v", s)
+		}
+	})
+}
+
 func TestUnexpectedDigestIsNotDeployed(t *testing.T) {
 	d := newWorld().deployment()
 	err := d.verify(t.Context(), &built{repository: testRepo, digest: testDigest, reference: testRepo + "@sha256:2222"})

@@ -90,6 +90,8 @@ func ready(ctx context.Context, api Stacks, progress image.Progress, name string
 		return s, err
 	}
 	switch s.status {
+	case types.StackStatusDeleteComplete: // while settled waited
+		return stack{}, nil
 	case types.StackStatusRollbackComplete, types.StackStatusCreateFailed, types.StackStatusRollbackFailed:
 		fmt.Fprintf(progress.W, "the creation of the stack %s failed before (%s): deleting it first\n", name, s.status)
 		return stack{}, deleteStack(ctx, api, progress, name)
