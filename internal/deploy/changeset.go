@@ -113,7 +113,7 @@ func (r revision) parametersFor(s stack, kind types.ChangeSetType) (all []types.
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.parameters)) {
 		_, given := r.parameters[name]
-		_, known := r.template.Parameters[name]
+		_, known := r.template.parameters[name]
 		if kind == types.ChangeSetTypeUpdate && known && !given {
 			all = append(all, types.Parameter{ParameterKey: &name, UsePreviousValue: aws.Bool(true)})
 		}

@@ -24,7 +24,7 @@ func event(name, status, reason string) types.StackEvent {
 
 func TestParametersOfAnUpdate(t *testing.T) {
 	r := revision{
-		template:   template{Parameters: map[string]templateParameter{"Given": {}, "Kept": {}, "New": {}}},
+		template:   template{parameters: map[string]templateParameter{"Given": {}, "Kept": {}, "New": {}}},
 		parameters: map[string]string{"Given": "1"},
 	}
 	s := stack{id: "id", status: types.StackStatusUpdateComplete, parameters: map[string]string{"Given": "0", "Kept": "2", "Gone": "3"}}

@@ -83,10 +83,11 @@ func (d *Deployment) checks() []check {
 	}
 }
 
-// check does all checks. Its error lists all that failed.
-func (d *Deployment) check(ctx context.Context) error {
+// check does all checks of a deployment with this template. Its error lists all that
+// failed.
+func (d *Deployment) check(ctx context.Context, t template) error {
 	var r report
-	if err := d.checkAll(ctx, &r); err != nil {
+	if err := d.checkAll(ctx, t, &r); err != nil {
 		return err
 	}
 	if len(r.warnings) > 0 {
@@ -98,12 +99,10 @@ func (d *Deployment) check(ctx context.Context) error {
 	return nil
 }
 
-func (d *Deployment) checkAll(ctx context.Context, r *report) error {
+func (d *Deployment) checkAll(ctx context.Context, t template, r *report) error {
 	d.checkTools(r)
-	f := facts{missingTools: len(r.failed)}
-	if err := d.checkParameters(&f, r); err != nil {
-		return err
-	}
+	f := facts{template: t, missingTools: len(r.failed)}
+	d.checkParameters(t, r)
 	if !d.checkIdentity(ctx, &f, r) {
 		r.fail("The VPC, subnets, roles and quotas were not checked, because that needs credentials and a region.")
 		return nil
@@ -143,21 +142,17 @@ func (d *Deployment) checkTools(r *report) {
 	}
 }
 
-func (d *Deployment) checkParameters(f *facts, r *report) (err error) {
-	if f.template, _, err = readTemplate(d.Settings.Module, templateFile); err != nil {
-		return err
-	}
-	for _, name := range f.template.unknown(d.Settings.Parameters) {
+func (d *Deployment) checkParameters(t template, r *report) {
+	for _, name := range t.unknown(d.Settings.Parameters) {
 		r.fail("template.yaml has no parameter %s: its first section lists them.", name)
 	}
 	for _, name := range slices.Sorted(maps.Keys(d.Settings.Parameters)) {
 		if value := d.Settings.Parameters[name]; !hasOwnCheck[name] {
-			if must := f.template.Parameters[name].refuses(value); must != "" {
+			if must := t.parameters[name].refuses(value); must != "" {
 				r.fail("%s is %q: it %s.", name, value, must)
 			}
 		}
 	}
-	return nil
 }
 
 // hasOwnCheck has the parameters whose checks name each wrong entry, or the number that
@@ -202,7 +197,7 @@ func (d *Deployment) fill(f *facts, r *report) {
 		n, err := strconv.Atoi(value)
 		if err != nil {
 			r.fail("%s is %q: set a whole number.", name, value)
-		} else if must := f.template.Parameters[name].refuses(value); must != "" {
+		} else if must := f.template.parameters[name].refuses(value); must != "" {
 			r.fail("%s is %q: it %s.", name, value, must)
 		}
 		return n
@@ -230,7 +225,7 @@ func (d *Deployment) checkLists(_ context.Context, f *facts, r *report) error {
 			r.fail("%s: %v.", name, err)
 		}
 		// Each entry may be right, and the list too long, or of the other address family.
-		if must := f.template.Parameters[name].refuses(f.value(name)); must != "" && len(wrong) == 0 {
+		if must := f.template.parameters[name].refuses(f.value(name)); must != "" && len(wrong) == 0 {
 			r.fail("%s: it %s.", name, must)
 		}
 	}

@@ -3,8 +3,6 @@ package deploy
 import (
 	"context"
 	"errors"
-	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/bastion-on-demand/bastion/internal/config"
@@ -30,11 +28,7 @@ func (d *Deployment) checkFunctions(_ context.Context, f *facts, r *report) erro
 	if len(r.failed) > f.missingTools {
 		return nil // the functions would refuse the same values again
 	}
-	source, err := os.ReadFile(filepath.Join(d.Settings.Module, templateFile))
-	if err != nil {
-		return err
-	}
-	environ, names, err := d.environment(f, source)
+	environ, names, err := d.environment(f)
 	if err != nil {
 		return err
 	}
@@ -54,12 +48,8 @@ func (d *Deployment) checkFunctions(_ context.Context, f *facts, r *report) erro
 
 // environment returns the variables that template.yaml sets for all functions, and a
 // replacer of their names by those of the parameters that they hold.
-func (d *Deployment) environment(f *facts, source []byte) (environ []string, names *strings.Replacer, err error) {
-	document, err := parseDocument(source)
-	if err != nil {
-		return nil, nil, err
-	}
-	variables := field(document.root.Content[0], "Globals", "Function", "Environment", "Variables")
+func (d *Deployment) environment(f *facts) (environ []string, names *strings.Replacer, err error) {
+	variables := field(f.template.root, "Globals", "Function", "Environment", "Variables")
 	if variables == nil {
 		return nil, nil, errors.New(templateFile + " has no variables for all functions")
 	}
@@ -68,7 +58,7 @@ func (d *Deployment) environment(f *facts, source []byte) (environ []string, nam
 	for i := 0; i+1 < len(variables.Content); i += 2 {
 		name, node := variables.Content[i].Value, variables.Content[i+1]
 		value := node.Value
-		switch _, isParameter := f.template.Parameters[value]; {
+		switch _, isParameter := f.template.parameters[value]; {
 		case created[name] != "":
 			value = created[name]
 		case name == "BASTION_SUBNETS":

@@ -75,11 +75,7 @@ func slackNeeds(w *world) {
 
 // The limits of each parameter can be checked, and have a sentence.
 func TestParametersHaveLimitsWithASentence(t *testing.T) {
-	service, _, err := readTemplate("../..", templateFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, p := range service.Parameters {
+	for name, p := range serviceTemplate(t).parameters {
 		if _, err := regexp.Compile(p.AllowedPattern); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -338,7 +334,7 @@ func TestFailedCheckSaysTheNextStep(t *testing.T) {
 	} {
 		w := newWorld()
 		test.wrong(w)
-		err := w.deployment().check(t.Context())
+		err := w.deployment().check(t.Context(), serviceTemplate(t))
 		var failed Failed
 		if err != nil && !errors.As(err, &failed) {
 			t.Errorf("%s: %v", name, err)
@@ -386,7 +382,7 @@ func TestWarningSaysTheNextStepAndStopsNothing(t *testing.T) {
 	} {
 		w := newWorld()
 		test.wrong(w)
-		if err := w.deployment().check(t.Context()); err != nil {
+		if err := w.deployment().check(t.Context(), serviceTemplate(t)); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 		checks, summary, _ := strings.Cut(w.out.String(), "\n\n")
@@ -414,7 +410,7 @@ func TestWarningsAreListedBesideFailures(t *testing.T) {
 	w.dns[ec2types.VpcAttributeNameEnableDnsHostnames] = false
 	w.concurrency, w.unreserved = 10, 10
 	w.routes = nil
-	err := w.deployment().check(t.Context())
+	err := w.deployment().check(t.Context(), serviceTemplate(t))
 	if err == nil || !strings.Contains(err.Error(), "1 of the checks failed") {
 		t.Errorf("%v", err)
 	}
@@ -454,7 +450,7 @@ func TestInterruptedChecksFindNothing(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	w.fail["DescribeSubnets"] = ctx.Err()
-	if err := w.deployment().check(ctx); !errors.Is(err, context.Canceled) {
+	if err := w.deployment().check(ctx, serviceTemplate(t)); !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}
 	if later := w.takeCalls("GetRole", "GetServiceQuota"); len(later) > 0 {
@@ -474,7 +470,7 @@ func TestOperationsNamesThePermissionsOfTheChecks(t *testing.T) {
 	} {
 		w := newWorld()
 		change(w)
-		_ = w.deployment().check(t.Context())
+		_ = w.deployment().check(t.Context(), serviceTemplate(t))
 		for _, call := range w.calls {
 			name, _, _ := strings.Cut(call, " ")
 			calls = append(calls, name)

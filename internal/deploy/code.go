@@ -20,12 +20,8 @@ type function struct {
 
 // buildFunctions compiles the functions by the Makefile's targets build-LOGICALID, which
 // `sam build` calls too, in a temporary folder.
-func (d *Deployment) buildFunctions(ctx context.Context, source []byte) (all []function, err error) {
-	document, err := parseDocument(source)
-	if err != nil {
-		return nil, err
-	}
-	names, err := document.functions()
+func (d *Deployment) buildFunctions(ctx context.Context, t template) (all []function, err error) {
+	names, err := t.functions()
 	if err != nil {
 		return nil, err
 	}
@@ -87,21 +83,6 @@ func zipped(bootstrap []byte) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// document is template.yaml as YAML nodes, which keep the tags of intrinsic functions,
-// such as !Sub, and the comments.
-type document struct{ root *yaml.Node }
-
-func parseDocument(source []byte) (document, error) {
-	var parsed yaml.Node
-	if err := yaml.Unmarshal(source, &parsed); err != nil {
-		return document{}, fmt.Errorf("read %s: %w", templateFile, err)
-	}
-	if parsed.Kind != yaml.DocumentNode || len(parsed.Content) != 1 || parsed.Content[0].Kind != yaml.MappingNode {
-		return document{}, fmt.Errorf("read %s: it is not a mapping", templateFile)
-	}
-	return document{&parsed}, nil
-}
-
 // field returns the value at a path of keys, or nil.
 func field(node *yaml.Node, path ...string) *yaml.Node {
 	for _, key := range path {
@@ -137,8 +118,8 @@ func scalar(text string) *yaml.Node {
 
 // functions returns the logical IDs of the functions in the template's order. The
 // Makefile must have a target for each.
-func (d document) functions() (names []string, err error) {
-	resources := field(d.root.Content[0], "Resources")
+func (t template) functions() (names []string, err error) {
+	resources := field(t.root, "Resources")
 	if resources == nil {
 		return nil, fmt.Errorf("%s has no resources", templateFile)
 	}
@@ -158,18 +139,14 @@ func (d document) functions() (names []string, err error) {
 	return names, nil
 }
 
-// withCode returns the template in which each function has its code in the bucket. Those
-// are the values that the SAM transform accepts: "AWS::Serverless::Function" in the AWS
-// SAM Developer Guide, CodeUri as a FunctionCode object.
-func withCode(source []byte, bucket string, functions []function) ([]byte, error) {
-	d, err := parseDocument(source)
-	if err != nil {
-		return nil, err
-	}
-	root := d.root.Content[0]
-	remove(field(root, "Globals", "Function"), "CodeUri")
+// withCode sets the code of each function in the nodes to the one in the bucket, and
+// returns their text. Those are the values that the SAM transform accepts:
+// "AWS::Serverless::Function" in the AWS SAM Developer Guide, CodeUri as a FunctionCode
+// object.
+func (t template) withCode(bucket string, functions []function) ([]byte, error) {
+	remove(field(t.root, "Globals", "Function"), "CodeUri")
 	for _, f := range functions {
-		properties := field(root, "Resources", f.name, "Properties")
+		properties := field(t.root, "Resources", f.name, "Properties")
 		if properties == nil {
 			return nil, fmt.Errorf("%s has no function %s with properties", templateFile, f.name)
 		}
@@ -178,7 +155,7 @@ func withCode(source []byte, bucket string, functions []function) ([]byte, error
 		set(location, "Key", scalar(f.code.key))
 		set(properties, "CodeUri", location)
 	}
-	out, err := yaml.Dump(d.root, yaml.WithIndent(2), yaml.WithLineWidth(-1))
+	out, err := yaml.Dump(t.root, yaml.WithIndent(2), yaml.WithLineWidth(-1))
 	if err != nil {
 		return nil, fmt.Errorf("write the template with the code's places: %w", err)
 	}

@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -114,27 +113,23 @@ func parsed(t *testing.T, text []byte) []string {
 
 // Nothing but CodeUri differs between template.yaml and what is uploaded.
 func TestTemplateWithCodeDiffersInCodeUriOnly(t *testing.T) {
-	source, err := os.ReadFile("../../template.yaml")
+	service, err := readTemplate("../..", templateFile)
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := parseDocument(source)
-	if err != nil {
-		t.Fatal(err)
-	}
-	names, err := d.functions()
+	names, err := service.functions()
 	if err != nil || len(names) != 7 {
 		t.Fatalf("the functions are %q: %v", names, err)
 	}
 	var functions []function
-	want := slices.DeleteFunc(parsed(t, source), func(leaf string) bool { return strings.HasPrefix(leaf, "/Globals/Function/CodeUri ") })
+	want := slices.DeleteFunc(parsed(t, service.text), func(leaf string) bool { return strings.HasPrefix(leaf, "/Globals/Function/CodeUri ") })
 	for _, name := range names {
 		code := newObject("", "functions/", ".zip", []byte(name))
 		functions = append(functions, function{name, code})
 		at := "/Resources/" + name + "/Properties/CodeUri"
 		want = append(want, at+" !!map", at+`/Bucket !!str "bucket"`, fmt.Sprintf("%s/Key !!str %q", at, code.key))
 	}
-	text, err := withCode(source, "bucket", functions)
+	text, err := service.withCode("bucket", functions)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -146,7 +141,7 @@ func TestTemplateWithCodeDiffersInCodeUriOnly(t *testing.T) {
 			t.Fatalf("leaf %d of %d, want %d:\n got %q\nwant %q", i, len(got), len(want), got[min(i, len(got)-1)], want[min(i, len(want)-1)])
 		}
 	}
-	if again, err := withCode(source, "bucket", functions); err != nil || !bytes.Equal(text, again) {
+	if again, err := service.withCode("bucket", functions); err != nil || !bytes.Equal(text, again) {
 		t.Errorf("the same code gives different templates: %v", err)
 	}
 }
@@ -162,15 +157,19 @@ func TestTemplatesThatCannotBeBuiltAreRefused(t *testing.T) {
 		"Resources: {F: {Type: AWS::Lambda::Function, Metadata: {BuildMethod: makefile}}}":          "no functions",
 		"Resources: {F: {Type: !Sub AWS::Serverless::Function, Metadata: {BuildMethod: makefile}}}": "",
 	} {
-		d, err := parseDocument([]byte(text))
+		parsed, err := parseTemplate(templateFile, []byte(text))
 		if err == nil {
-			_, err = d.functions()
+			_, err = parsed.functions()
 		}
 		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
 			t.Errorf("%s: %v", text, err)
 		}
 	}
-	if _, err := withCode([]byte("Resources: {F: {Type: X}}"), "b", []function{{name: "F"}}); err == nil || !strings.Contains(err.Error(), "no function F") {
+	other, err := parseTemplate(templateFile, []byte("Resources: {F: {Type: X}}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := other.withCode("b", []function{{name: "F"}}); err == nil || !strings.Contains(err.Error(), "no function F") {
 		t.Error(err)
 	}
 }

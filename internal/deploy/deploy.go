@@ -103,7 +103,6 @@ type built struct {
 	account                       string   // of the registry's stack
 	bucket, domain                string   // of the code
 	template                      template // of the service, read once
-	source                        []byte   // its text
 	functions                     []function
 	templateURL                   string
 	smoked                        smoked
@@ -112,7 +111,7 @@ type built struct {
 func (d *Deployment) deploySteps(b *built) []step {
 	s := d.Settings
 	steps := []step{
-		{"check this machine, the account and the network", d.describeChecks(), d.check},
+		{"check this machine, the account and the network", d.describeChecks(), func(ctx context.Context) error { return d.readAndCheck(ctx, b) }},
 		{"deploy the registry, stack " + s.Registry(), []string{
 			"create or update the stack with " + registryFile + describeTags(s.Tags),
 		}, func(ctx context.Context) error { return d.deployRegistry(ctx, b) }},
@@ -183,13 +182,21 @@ func described(prefix string, values map[string]string) (all []string) {
 	return all
 }
 
+// readAndCheck reads the service's template, and does all checks.
+func (d *Deployment) readAndCheck(ctx context.Context, b *built) (err error) {
+	if b.template, err = readTemplate(d.Settings.Module, templateFile); err != nil {
+		return err
+	}
+	return d.check(ctx, b.template)
+}
+
 func (d *Deployment) deployRegistry(ctx context.Context, b *built) error {
-	template, text, err := readTemplate(d.Settings.Module, registryFile)
+	t, err := readTemplate(d.Settings.Module, registryFile)
 	if err != nil {
 		return err
 	}
 	name := d.Settings.Registry()
-	if err := d.deployStack(ctx, revision{stack: name, template: template, body: string(text), tags: d.Settings.Tags}); err != nil {
+	if err := d.deployStack(ctx, revision{stack: name, template: t, body: string(t.text), tags: d.Settings.Tags}); err != nil {
 		return err
 	}
 	s, err := fetchStack(ctx, d.Cloud.Stacks, name)
@@ -211,10 +218,7 @@ func (d *Deployment) deployRegistry(ctx context.Context, b *built) error {
 }
 
 func (d *Deployment) build(ctx context.Context, b *built) (err error) {
-	if b.template, b.source, err = readTemplate(d.Settings.Module, templateFile); err != nil {
-		return err
-	}
-	if b.functions, err = d.buildFunctions(ctx, b.source); err != nil {
+	if b.functions, err = d.buildFunctions(ctx, b.template); err != nil {
 		return err
 	}
 	b.digest, err = d.Images.Build(ctx)
@@ -229,7 +233,7 @@ func (d *Deployment) uploadAll(ctx context.Context, b *built) error {
 			return err
 		}
 	}
-	text, err := withCode(b.source, b.bucket, b.functions)
+	text, err := b.template.withCode(b.bucket, b.functions)
 	if err != nil {
 		return err
 	}

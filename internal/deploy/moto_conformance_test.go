@@ -125,7 +125,7 @@ func (a *motoAccount) createEndpoints() {
 func (a *motoAccount) finds(when string, failed, warnings []string) {
 	a.t.Helper()
 	var r report
-	if err := a.d.checkAll(a.t.Context(), &r); err != nil {
+	if err := a.d.checkAll(a.t.Context(), serviceTemplate(a.t), &r); err != nil {
 		a.t.Fatalf("%s: %v", when, err)
 	}
 	if problem := compare(r.failed, failed); problem != "" {

@@ -75,15 +75,11 @@ func resourceTypes(t *testing.T) (kinds []string) {
 	for _, r := range transformed.Resources {
 		kinds = append(kinds, r.Type)
 	}
-	_, text, err := readTemplate("../..", registryFile)
+	registry, err := readTemplate("../..", registryFile)
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := parseDocument(text)
-	if err != nil {
-		t.Fatal(err)
-	}
-	resources := field(d.root.Content[0], "Resources").Content
+	resources := field(registry.root, "Resources").Content
 	for i := 0; i < len(resources); i += 2 {
 		kinds = append(kinds, field(resources[i+1], "Type").Value)
 	}

@@ -103,9 +103,11 @@ const (
 	registryFile = "registry.yaml"
 )
 
-// template is the part of a template that a deployment needs.
+// template is a template of the module's folder.
 type template struct {
-	Parameters map[string]templateParameter `yaml:"Parameters"`
+	text       []byte
+	root       *yaml.Node // a mapping; its nodes keep the comments and the tags of intrinsic functions, such as !Sub
+	parameters map[string]templateParameter
 }
 
 type templateParameter struct {
@@ -138,25 +140,37 @@ func (p templateParameter) refuses(value string) string {
 	return ""
 }
 
-// readTemplate returns a template of the module's folder, and its text.
-func readTemplate(module, name string) (template, []byte, error) {
-	file := filepath.Join(module, name)
-	text, err := os.ReadFile(file)
+// readTemplate reads a template of the module's folder.
+func readTemplate(module, name string) (template, error) {
+	text, err := os.ReadFile(filepath.Join(module, name))
 	if err != nil {
-		return template{}, nil, fmt.Errorf("read the template: %w; run this in the folder of the source", err)
+		return template{}, fmt.Errorf("read the template: %w; run this in the folder of the source", err)
 	}
-	var t template
-	if err := yaml.Unmarshal(text, &t); err != nil {
-		return template{}, nil, fmt.Errorf("read %s: %w", file, err)
+	return parseTemplate(name, text)
+}
+
+func parseTemplate(name string, text []byte) (template, error) {
+	var document yaml.Node
+	if err := yaml.Unmarshal(text, &document); err != nil {
+		return template{}, fmt.Errorf("read %s: %w", name, err)
 	}
-	return t, text, nil
+	if len(document.Content) != 1 || document.Content[0].Kind != yaml.MappingNode {
+		return template{}, fmt.Errorf("read %s: it is not a mapping", name)
+	}
+	t := template{text: text, root: document.Content[0]}
+	if parameters := field(t.root, "Parameters"); parameters != nil {
+		if err := parameters.Decode(&t.parameters); err != nil {
+			return template{}, fmt.Errorf("read the parameters of %s: %w", name, err)
+		}
+	}
+	return t, nil
 }
 
 // unknown returns the names of parameters that the template does not have.
 func (t template) unknown(given map[string]string) []string {
 	var names []string
 	for name := range given {
-		if _, known := t.Parameters[name]; !known {
+		if _, known := t.parameters[name]; !known {
 			names = append(names, name)
 		}
 	}
@@ -173,5 +187,5 @@ func (t template) value(name string, given, stack map[string]string) string {
 	if v, ok := stack[name]; ok {
 		return v
 	}
-	return fmt.Sprint(t.Parameters[name].Default)
+	return fmt.Sprint(t.parameters[name].Default)
 }

@@ -29,7 +29,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 	ssmtypes "github.com/aws/aws-sdk-go-v2/service/ssm/types"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
-	"go.yaml.in/yaml/v4"
 )
 
 func (w *world) GetCallerIdentity(context.Context, *sts.GetCallerIdentityInput, ...func(*sts.Options)) (*sts.GetCallerIdentityOutput, error) {
@@ -305,19 +304,19 @@ func (w *world) CreateChangeSet(_ context.Context, in *cloudformation.CreateChan
 
 // parametersOf returns the values of the template's parameters.
 func parametersOf(s *madeStack, text string, given []types.Parameter) (map[string]string, error) {
-	var t template
-	if err := yaml.Unmarshal([]byte(text), &t); err != nil || len(text) > 1<<20 {
+	t, err := parsedBefore(text)
+	if err != nil || len(text) > 1<<20 {
 		return nil, refusal("ValidationError", fmt.Sprintf("Template format error: %v, %d bytes", err, len(text)))
 	}
 	values := map[string]string{}
-	for name, p := range t.Parameters {
+	for name, p := range t.parameters {
 		if p.Default != nil {
 			values[name] = fmt.Sprint(p.Default)
 		}
 	}
 	for _, p := range given {
 		name := *p.ParameterKey
-		if _, known := t.Parameters[name]; !known {
+		if _, known := t.parameters[name]; !known {
 			return nil, refusal("ValidationError", "Parameters: ["+name+"] do not exist in the template")
 		}
 		if aws.ToBool(p.UsePreviousValue) {
@@ -330,7 +329,7 @@ func parametersOf(s *madeStack, text string, given []types.Parameter) (map[strin
 			values[name] = *p.ParameterValue
 		}
 	}
-	for name := range t.Parameters {
+	for name := range t.parameters {
 		if _, has := values[name]; !has {
 			return nil, refusal("ValidationError", "Parameters: ["+name+"] must have values")
 		}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -130,6 +131,34 @@ func newWorld() *world {
 		source:   "203.0.113.7",
 		secrets:  map[string]ssmtypes.ParameterType{},
 	}
+}
+
+// serviceTemplate returns template.yaml. It is read once, because parsing takes most of the
+// time of these tests. Do not change it.
+func serviceTemplate(t *testing.T) template {
+	t.Helper()
+	service, err := readServiceTemplate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return service
+}
+
+var readServiceTemplate = sync.OnceValues(func() (template, error) { return readTemplate("../..", templateFile) })
+
+// parsedTemplates are the templates that CloudFormation has parsed, by their text.
+var parsedTemplates sync.Map
+
+// parsedBefore parses a template, once for each text.
+func parsedBefore(text string) (template, error) {
+	if t, is := parsedTemplates.Load(text); is {
+		return t.(template), nil
+	}
+	t, err := parseTemplate("the template", []byte(text))
+	if err == nil {
+		parsedTemplates.Store(text, t)
+	}
+	return t, err
 }
 
 func route(to, gateway string) ec2types.Route {
