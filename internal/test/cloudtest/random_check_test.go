@@ -465,6 +465,9 @@ func (c *checks) checkBastion(inv localcloud.Inventory, w *watched, rec bastion.
 	if stopped, known := c.stopped[rec.Attempt.TaskID]; known && rec.State() == bastion.Ready && c.quiet(bastion.Later(stopped, w.readyFrom), checkedWithin, "Records", "Tasks", "Leases", "Groups") {
 		c.errorf("ready "+rec.ID, "its task stopped %s ago", now.Sub(stopped))
 	}
+	if rec.State() == bastion.Ready && len(rec.Attempt.HostKeys()) != 2 && c.quiet(rec.Attempt.ReadyAt.Add(c.r.runner.SecondHostKeyAfter), checkedWithin) {
+		c.errorf("host keys of "+rec.ID, "ready for %s, but the record has the host keys %q only", now.Sub(rec.Attempt.ReadyAt), rec.Attempt.HostKeys())
+	}
 	if !w.failing.IsZero() && c.quiet(w.failing, failingWithin) {
 		c.errorf("failing "+rec.ID, "its converges fail for %s", now.Sub(w.failing))
 	}

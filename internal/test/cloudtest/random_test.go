@@ -220,6 +220,7 @@ func runSchedule(t *testing.T, s schedule) string {
 	r := &randomRun{schedule: s, began: time.Now(), ending: make(chan struct{}), pending: map[string]bool{}}
 	r.world = newWorld(t, s.staleness)
 	r.world.cloud.Close()
+	r.runner.SecondHostKeyAfter = []time.Duration{0, 2 * time.Second, 40 * time.Second}[s.seed%3]
 	r.runner.Now = func(taskID string) time.Time { return time.Now().Add(r.skew(taskID)) }
 	r.world.cloud = localcloud.New(localcloud.Config{
 		LaunchDelay: 4100 * time.Millisecond, Linger: 2 * time.Second, StopTimeout: 10 * time.Second,
