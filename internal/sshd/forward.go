@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 
@@ -39,6 +40,12 @@ func (c *connection) forward(channel ssh.NewChannel, free func()) {
 		c.audit.forward(c.actor, f)
 		return
 	}
+	// Extended data makes no sense in a forward. Unread, it would stay in memory.
+	extended := make(chan struct{})
+	go func() {
+		defer close(extended)
+		_, _ = io.Copy(io.Discard, client.Stderr())
+	}()
 	ctx, cut := context.WithCancelCause(c.ctx)
 	defer cut(nil)
 	upload := c.wire.inflow.upload(cut)
@@ -65,6 +72,7 @@ func (c *connection) forward(channel ssh.NewChannel, free func()) {
 	// The channel keeps its slot until the client has closed it too.
 	<-r.closed
 	<-r.drained
+	<-extended
 }
 
 // connect finds the destination and dials its addresses in order until one connects. Its

@@ -252,3 +252,33 @@ func TestOverheadIsNotCountedAsData(t *testing.T) {
 		}
 	})
 }
+
+// Extended data (standard error) belongs to sessions. A client that sends it in forwards
+// must not fill the memory with it.
+func TestExtendedDataOfForwardsIsDiscarded(t *testing.T) {
+	bubble(t, func(t *testing.T, r *fixture) {
+		r.cfg.Limits.Undelivered = 4 << 20
+		r.memoryHost("10.0.0.1:7", echo)
+		r.run()
+		after(0)
+		s := r.sender()
+		var channels []ssh.Channel
+		for range 4 {
+			channel, requests, err := s.OpenChannel("direct-tcpip", ssh.Marshal(directTCPIP{Host: "10.0.0.1", Port: 7}))
+			if err != nil {
+				t.Fatal(err)
+			}
+			go ssh.DiscardRequests(requests)
+			channels = append(channels, channel)
+		}
+		for _, channel := range channels {
+			if _, err := io.CopyN(channel.Stderr(), zeros{}, 2*channelWindow); err != nil {
+				t.Fatal(err)
+			}
+		}
+		after(10 * time.Second)
+		if n := s.unread(); n > 0 {
+			t.Errorf("the server has not read %d bytes", n)
+		}
+	})
+}
