@@ -69,6 +69,7 @@ type world struct {
 	fail     map[string]error  // by a call, or the words that it starts with
 	hang     string            // the function whose invocations get no response
 	on       map[string]func() // called before such a call, once
+	killed   bool              // the deployment was killed, so its calls have no effect
 	settings Settings
 	region   string
 
@@ -203,6 +204,9 @@ func (w *world) call(format string, args ...any) error {
 		if name == beginning || strings.HasPrefix(name, beginning+" ") {
 			return err
 		}
+	}
+	if w.killed {
+		return errTest
 	}
 	return nil
 }
