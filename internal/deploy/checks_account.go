@@ -18,6 +18,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/servicequotas"
 	quotatypes "github.com/aws/aws-sdk-go-v2/service/servicequotas/types"
 	"github.com/aws/smithy-go"
+
+	"github.com/bastion-on-demand/bastion/internal/awscloud"
 )
 
 const serviceRole = "AWSServiceRoleForECS"
@@ -84,9 +86,6 @@ const (
 
 // taskVCPU is the vCPU of the template's task definition.
 const taskVCPU = 0.25
-
-// stackTag is the tag on every security group and task of a bastion.
-const stackTag = "bastion:stack"
 
 // quota returns the account's quota, or AWS's default for a quota that was never
 // applied to the account.
@@ -169,7 +168,7 @@ func (d *Deployment) checkGroups(ctx context.Context, f *facts, r *report) error
 
 func ofStack(tags []ec2types.Tag, id string) bool {
 	for _, tag := range tags {
-		if key := aws.ToString(tag.Key); id != "" && aws.ToString(tag.Value) == id && (key == stackTag || key == "aws:cloudformation:stack-id") {
+		if key := aws.ToString(tag.Key); id != "" && aws.ToString(tag.Value) == id && (key == awscloud.TagStack || key == "aws:cloudformation:stack-id") {
 			return true
 		}
 	}

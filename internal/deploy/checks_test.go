@@ -14,6 +14,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/cloudformation/types"
 	ec2types "github.com/aws/aws-sdk-go-v2/service/ec2/types"
 	ssmtypes "github.com/aws/aws-sdk-go-v2/service/ssm/types"
+
+	"github.com/bastion-on-demand/bastion/internal/awscloud"
 )
 
 func private(w *world) {
@@ -88,6 +90,24 @@ func TestParametersHaveLimitsWithASentence(t *testing.T) {
 		if p.Default != nil && p.refuses(fmt.Sprint(p.Default)) != "" {
 			t.Errorf("%s does not accept its default: it %s", name, p.refuses(fmt.Sprint(p.Default)))
 		}
+	}
+}
+
+// What the checks compute with is what the template has.
+func TestChecksKnowTheTemplatesNumbers(t *testing.T) {
+	resources := field(serviceTemplate(t).root, "Resources")
+	cpu := field(resources, "TaskDefinition", "Properties", "Cpu")
+	if cpu == nil || cpu.Value != fmt.Sprint(taskVCPU*1024) {
+		t.Errorf("Cpu is %+v, and taskVCPU is %g", cpu, taskVCPU)
+	}
+	reserved := 0
+	for i := 1; i < len(resources.Content); i += 2 {
+		if field(resources.Content[i], "Properties", "ReservedConcurrentExecutions") != nil {
+			reserved++
+		}
+	}
+	if reserved != requestFunctions {
+		t.Errorf("%d functions have a reservation, and requestFunctions is %d", reserved, requestFunctions)
 	}
 }
 
@@ -299,7 +319,7 @@ func TestFailedCheckSaysTheNextStep(t *testing.T) {
 		"just enough groups": {func(w *world) { w.groups = groups(2449) }, nil},
 		"few groups":         {func(w *world) { w.groups = groups(2450) }, []string{"--quota-code L-E79EC296 --desired-value 2501"}},
 		"our own groups": {func(w *world) {
-			w.groups = groups(2490, ec2types.Tag{Key: aws.String(stackTag), Value: &w.add("bastion", types.StackStatusCreateComplete).id})
+			w.groups = groups(2490, ec2types.Tag{Key: aws.String(awscloud.TagStack), Value: &w.add("bastion", types.StackStatusCreateComplete).id})
 		}, nil},
 		"Slack, all secrets": {func(w *world) {
 			slackNeeds(w)

@@ -12,6 +12,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/cloudformation"
 	"github.com/aws/aws-sdk-go-v2/service/cloudformation/types"
+
+	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
 // quietPeriod is the longest time without a line while a stack changes.
@@ -65,7 +67,7 @@ func (f *follower) wait(ctx context.Context) (stack, error) {
 			fmt.Fprintf(f.out, "  after %s: %s, waiting for %s\n", now.Sub(began).Round(time.Second), s.status, f.waitingFor())
 			printed = now
 		}
-		_ = sleep(ctx, stackPause) // if ctx ends, the next round returns the error
+		_ = bastion.Sleep(ctx, stackPause) // if ctx ends, the next round returns the error
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/cloudformation/types"
 	"github.com/aws/smithy-go"
 
+	"github.com/bastion-on-demand/bastion/internal/bastion"
 	"github.com/bastion-on-demand/bastion/internal/image"
 )
 
@@ -183,21 +184,9 @@ func poll(ctx context.Context, progress image.Progress, what string, pause time.
 			case states <- state:
 			default:
 			}
-			if err := sleep(ctx, pause); err != nil {
+			if err := bastion.Sleep(ctx, pause); err != nil {
 				return err
 			}
 		}
 	})
-}
-
-// sleep waits for d. If ctx ends first, it returns the error of ctx.
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
-		return nil
-	}
 }

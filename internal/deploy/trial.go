@@ -238,7 +238,7 @@ func (t *trial) waitUntilReady(ctx context.Context) error {
 			text += fmt.Sprintf(" (AWS refused the latest step, %s: %s)", f.Code, f.Message)
 		}
 		shown.show(text)
-		if err := sleep(ctx, readyPause); err != nil {
+		if err := bastion.Sleep(ctx, readyPause); err != nil {
 			return err
 		}
 	}
@@ -282,7 +282,7 @@ func (s *status) show(text string) {
 // interface.
 func (t *trial) close(ctx context.Context) error {
 	began := time.Now()
-	if err := t.delete(ctx, t.bastion.ID); err != nil {
+	if err := t.client.delete(ctx, t.bastion.ID); err != nil {
 		return err
 	}
 	t.printf("deleted: %s", seconds(began))
@@ -312,17 +312,10 @@ func (t *trial) close(ctx context.Context) error {
 			return fmt.Errorf("the bastion was deleted %s ago, and is not closed: %s\nLook at the log of the reaper, and in OPERATIONS.md under \"What a failing bastion shows\"", closedLimit, text)
 		}
 		shown.show(text)
-		if err := sleep(ctx, closedPause); err != nil {
+		if err := bastion.Sleep(ctx, closedPause); err != nil {
 			return err
 		}
 	}
-}
-
-// delete sends the request to delete a bastion.
-func (t *trial) delete(ctx context.Context, id string) error {
-	// 404: the bastion was listed, and has ended.
-	_, err := t.client.call(ctx, "DestroyFunction", http.MethodDelete, "/bastions/"+id, http.StatusOK, http.StatusAccepted, http.StatusNotFound)
-	return err
 }
 
 // cleanUp deletes the bastion after a failure, or after ctx has ended. If the response to the
@@ -348,7 +341,7 @@ func (t *trial) cleanUp(ctx context.Context) error {
 		}
 	}
 	for _, id := range ids {
-		if err := t.delete(ctx, id); err != nil {
+		if err := t.client.delete(ctx, id); err != nil {
 			return t.notDeleted(err)
 		}
 		t.printf("deleted %s; the reaper removes the rest", id)

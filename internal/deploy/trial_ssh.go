@@ -62,7 +62,7 @@ func (t *trial) connect(ctx context.Context) (net.Conn, error) {
 		if err == nil || time.Since(began)+readyPause >= dialLimit {
 			return conn, err
 		}
-		if err := sleep(ctx, readyPause); err != nil {
+		if err := bastion.Sleep(ctx, readyPause); err != nil {
 			return nil, err
 		}
 	}
