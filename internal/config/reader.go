@@ -43,6 +43,13 @@ func (r *reader) refuse(name, value, want string) {
 	r.wrong = append(r.wrong, fmt.Errorf("%s%s is %q: want %s", r.prefix, name, value, want))
 }
 
+// refuseAll adds everything that is wrong with a value.
+func (r *reader) refuseAll(name string, wrong []error) {
+	for _, err := range wrong {
+		r.wrong = append(r.wrong, fmt.Errorf("%s%s: %w", r.prefix, name, err))
+	}
+}
+
 // take returns the value of a variable. Every variable must be set, even to an empty
 // value, so that a variable that template.yaml forgets is an error and not a default.
 func (r *reader) take(name string) (string, bool) {
@@ -93,9 +100,7 @@ func (r *reader) list(name string, f Form) (items []string) {
 func (r *reader) sources(name string) []netip.Prefix {
 	value, _ := r.take(name)
 	sources, wrong := ParseSources(value)
-	for _, err := range wrong {
-		r.wrong = append(r.wrong, fmt.Errorf("%s%s: %w", r.prefix, name, err))
-	}
+	r.refuseAll(name, wrong)
 	return sources
 }
 
@@ -133,9 +138,7 @@ func (r *reader) fetch(read ReadParameters, variables ...string) {
 // tags reads the operator's tags from a parameter that fetch has read.
 func (r *reader) tags(name string) []bastion.Tag {
 	tags, wrong := ParseTags(r.stored[name])
-	for _, err := range wrong {
-		r.wrong = append(r.wrong, fmt.Errorf("%s%s: %w", r.prefix, name, err))
-	}
+	r.refuseAll(name, wrong)
 	return tags
 }
 
@@ -146,9 +149,7 @@ func (r *reader) destinations(name string) []bastion.DestinationRule {
 	if value, named := r.stored[name]; named && value == "" {
 		wrong = append(wrong, errors.New("there are no destinations: bastions could connect to nothing"))
 	}
-	for _, err := range wrong {
-		r.wrong = append(r.wrong, fmt.Errorf("%s%s: %w", r.prefix, name, err))
-	}
+	r.refuseAll(name, wrong)
 	return rules
 }
 

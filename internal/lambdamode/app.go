@@ -56,8 +56,7 @@ func Start() *App {
 }
 
 // wire reads the configuration and connects to AWS. It calls only Parameter Store, for the
-// long settings. If client is nil, it uses the HTTP
-// client of the SDK.
+// long settings. If client is nil, it uses the HTTP client of the SDK.
 func wire(ctx context.Context, environ []string, log *slog.Logger, client *http.Client) (*App, error) {
 	cfg, err := config.Load(environ, func(names ...string) (map[string]string, error) {
 		return awscloud.ReadParameters(ctx, client, names...)

@@ -367,7 +367,7 @@ func functionError(response []byte) string {
 	return failed.ErrorType + ": " + failed.ErrorMessage
 }
 
-// slackWork is the alias of the Slack function that receives jobs and notices.
+// slackQueue is the alias of the Slack function that receives jobs and notices.
 const slackQueue = "slack:queue"
 
 const slackTable = "way-in-SlackTable-1"

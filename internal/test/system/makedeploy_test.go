@@ -57,7 +57,7 @@ const (
 // deployer is the role of the person who runs make deploy.
 const deployer = "Deployer/session"
 
-// account is an AWS account in the emulators, and a machine that runs make deploy.
+// accountTest is an AWS account in the emulators, and a machine that runs make deploy.
 type accountTest struct {
 	*deployment
 	version  version
