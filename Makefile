@@ -75,14 +75,17 @@ TAGS       ?=
 # set returns nothing if a switch is off. PURGE=off must not purge.
 set         = $(if $(filter-out 0 1 false true no yes,$(1)),$(error DRY_RUN, SMOKE and PURGE can be 1, true, yes, 0, false or no, and one of them is $(1)),$(filter-out 0 false no,$(1)))
 
+# quote returns one word for the shell, so that bin/operator can name what is wrong in it.
+quote       = '$(subst ','\'',$(1))'
+
 deploy: ## deploy to AWS and try a bastion: make deploy STACK=bastion VPC=vpc-… SUBNETS=subnet-…,subnet-… (DRY_RUN=1; SMOKE=0 tries none)
 	@$(GOBUILD) -o bin/operator ./cmd/operator
-	@bin/operator deploy --stack '$(STACK)' --region '$(REGION)' --vpc '$(VPC)' --subnets '$(SUBNETS)' \
-		--parameters '$(PARAMETERS)' --tags '$(TAGS)' --revision '$(REVISION)' $(if $(call set,$(DRY_RUN)),--dry-run) $(if $(call set,$(SMOKE)),,--skip-trial)
+	@bin/operator deploy --stack $(call quote,$(STACK)) --region $(call quote,$(REGION)) --vpc $(call quote,$(VPC)) --subnets $(call quote,$(SUBNETS)) \
+		--parameters $(call quote,$(PARAMETERS)) --tags $(call quote,$(TAGS)) --revision '$(REVISION)' $(if $(call set,$(DRY_RUN)),--dry-run) $(if $(call set,$(SMOKE)),,--skip-trial)
 
 undeploy: ## remove the service from AWS: make undeploy STACK=bastion (DRY_RUN=1; PURGE=1 also deletes what is kept)
 	@$(GOBUILD) -o bin/operator ./cmd/operator
-	@bin/operator undeploy --stack '$(STACK)' --region '$(REGION)' $(if $(call set,$(DRY_RUN)),--dry-run) $(if $(call set,$(PURGE)),--purge)
+	@bin/operator undeploy --stack $(call quote,$(STACK)) --region $(call quote,$(REGION)) $(if $(call set,$(DRY_RUN)),--dry-run) $(if $(call set,$(PURGE)),--purge)
 
 clean: ## remove everything that the other targets created
 	rm -rf bin .tools .image .aws-sam .screenshots

@@ -211,6 +211,20 @@ func TestMakeRefusesUnknownSwitches(t *testing.T) {
 	}
 }
 
+// A value with a quote is one word, so that the operator's message names it.
+func TestMakeQuotesSettings(t *testing.T) {
+	for name, flag := range map[string]string{
+		"STACK": "stack", "REGION": "region", "VPC": "vpc", "SUBNETS": "subnets", "PARAMETERS": "parameters", "TAGS": "tags",
+	} {
+		cmd := exec.Command("make", "-n", "deploy", name+"=it's one")
+		cmd.Dir = "../.."
+		out, err := cmd.CombinedOutput()
+		if err != nil || !strings.Contains(string(out), "--"+flag+` 'it'\''s one' `) {
+			t.Errorf("make -n deploy %s: %v\n%s", name, err, out)
+		}
+	}
+}
+
 func TestMakePassesSmokeToOperator(t *testing.T) {
 	for setting, skips := range map[string]bool{"SMOKE=0": true, "SMOKE=no": true, "SMOKE=1": false, "OTHER=": false} {
 		cmd := exec.Command("make", "-n", "deploy", setting)

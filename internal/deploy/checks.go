@@ -104,6 +104,8 @@ func (d *Deployment) checkAll(ctx context.Context, t template, r *report) error 
 	f := facts{template: t, missingTools: len(r.failed)}
 	d.checkParameters(t, r)
 	if !d.checkIdentity(ctx, &f, r) {
+		d.fill(&f, r)
+		_ = d.checkLists(ctx, &f, r) // which makes no call
 		r.fail("The VPC, subnets, roles and quotas were not checked, because that needs credentials and a region.")
 		return nil
 	}
@@ -129,6 +131,26 @@ func (d *Deployment) checkAll(ctx context.Context, t template, r *report) error 
 		for _, warning := range r.warnings[before:] {
 			fmt.Fprintf(d.Progress.W, "warning: %s\n", warning)
 		}
+	}
+	return nil
+}
+
+// checkGiven does the checks of a dry run: those of PARAMETERS that need no call. The values
+// that the stack has are not known.
+func (d *Deployment) checkGiven(ctx context.Context) error {
+	t, err := readTemplate(d.Settings.Module, templateFile)
+	if err != nil {
+		return err
+	}
+	var r report
+	f := facts{template: t}
+	d.checkParameters(t, &r)
+	d.fill(&f, &r)
+	if err := d.checkLists(ctx, &f, &r); err != nil {
+		return err
+	}
+	if len(r.failed) > 0 {
+		return Failed(r.failed)
 	}
 	return nil
 }
@@ -176,7 +198,7 @@ func (d *Deployment) checkIdentity(ctx context.Context, f *facts, r *report) boo
 		return err
 	})
 	if err != nil {
-		r.fail("AWS does not accept your credentials (%v): sign in, for example with aws sso login, or set AWS_PROFILE.", err)
+		r.fail("AWS does not accept your credentials in the region %s (%v): sign in, for example with aws sso login, or set AWS_PROFILE; if no such region exists, set REGION.", d.Cloud.Region, err)
 		return false
 	}
 	fmt.Fprintf(d.Progress.W, "caller: %s, region %s\n", f.caller, d.Cloud.Region)

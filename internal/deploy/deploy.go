@@ -2,7 +2,7 @@
 //
 // A deployment is a list of steps in a fixed order, each of which can be repeated:
 // checks, registry, build, push, verify, upload, deploy, test request, trial. A dry run
-// prints the list and calls nothing. The only programs that a deployment runs are make
+// checks what it can without a call, prints the list and calls nothing. The only programs that a deployment runs are make
 // and go.
 // The steps call AWS through the interfaces in cloud.go.
 package deploy
@@ -54,6 +54,11 @@ type Deployment struct {
 func (d *Deployment) Deploy(ctx context.Context) error {
 	if err := d.Settings.Validate(); err != nil {
 		return err
+	}
+	if d.Settings.DryRun {
+		if err := d.checkGiven(ctx); err != nil {
+			return err
+		}
 	}
 	b := &built{}
 	err := run(ctx, d.Progress.W, d.Settings.DryRun, "make deploy", d.deploySteps(b))

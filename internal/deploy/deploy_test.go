@@ -249,7 +249,6 @@ func TestDryRunPrintsEveryStepAndCallsNothing(t *testing.T) {
 	var out strings.Builder
 	s := newWorld().settings
 	s.DryRun = true
-	s.Module = t.TempDir() // without a template
 	d := &Deployment{
 		Settings: s, Cloud: cloud, Images: no, Runner: no, HTTP: client,
 		LookPath: func(tool string) (string, error) { return "", no.called(tool) },
@@ -271,6 +270,32 @@ func TestDryRunPrintsEveryStepAndCallsNothing(t *testing.T) {
 		}
 		if len(s.details) == 0 {
 			t.Errorf("step %d, %s, has no details", i, s.what)
+		}
+	}
+}
+
+// PARAMETERS can be checked without a call, so a dry run refuses what a deployment refuses.
+func TestDryRunAndDeploymentWithoutCredentialsCheckParameters(t *testing.T) {
+	for _, dry := range []bool{true, false} {
+		w := newWorld()
+		w.settings.DryRun = dry
+		w.fail["GetCallerIdentity"] = errTest
+		w.settings.Parameters = map[string]string{
+			"QuotaTotl": "1", "QuotaTotal": "0", "RequestConcurrency": "some", "SshPort": "80", "AllowedDestinations": "10.0.0.0/8:99999", "ResourceTags": "aws:x=1",
+		}
+		err := w.deployment().Deploy(t.Context())
+		if err == nil {
+			t.Fatalf("dry run %v: no error", dry)
+		}
+		for _, want := range []string{
+			"no parameter QuotaTotl", `QuotaTotal is "0"`, `RequestConcurrency is "some"`, `SshPort is "80"`, "AllowedDestinations: ", "ResourceTags: ",
+		} {
+			if strings.Count(err.Error(), want) != 1 {
+				t.Errorf("dry run %v: %q is not there once in\n%v", dry, want, err)
+			}
+		}
+		if dry && len(w.calls) > 0 {
+			t.Errorf("the calls are %q", w.calls)
 		}
 	}
 }
