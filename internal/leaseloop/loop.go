@@ -291,7 +291,7 @@ func (l *loop) report() bastion.Report {
 // because the person saves the keys that the first response of the API has.
 func (l *loop) nextReport() time.Time {
 	due := bastion.Later(reportDue(l.sent, l.sentAt, l.report(), l.cfg.Timing), l.reportAt)
-	if _, complete := l.server.HostKeys(); l.readyAt.IsZero() && !complete {
+	if _, complete := l.server.HostKeys(); !complete {
 		due = bastion.Later(due, l.begunAt.Add(l.cfg.Timing.HostKeys))
 	}
 	return due

@@ -6,11 +6,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/crypto/ssh"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/leaseloop"
 	"github.com/bastion-on-demand/bastion/internal/test/sshclient"
 )
 
@@ -157,6 +159,34 @@ func TestLateRSAHostKey(t *testing.T) {
 	if got := early.ssh("", "bastion", "status"); got.status != 0 || got.stderr != "" {
 		t.Errorf("a client that knows the ed25519 key only: %+v", got)
 	}
+}
+
+// A key that is made late is reported at the moment when it has been made.
+func TestLateRSAHostKeyIsReportedAtOnce(t *testing.T) {
+	if _, err := testRSAKey(); err != nil { // made outside the bubble
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		r := newFixture(t)
+		r.memory = newMemoryListener()
+		r.cfg.LeaseTiming = leaseloop.Timing{Poll: time.Hour, Report: time.Hour}
+		r.cfg.RSAKey = func() (*rsa.PrivateKey, error) {
+			time.Sleep(10 * time.Second)
+			return testRSAKey()
+		}
+		r.run()
+		for _, want := range []struct {
+			at   time.Duration
+			keys int
+		}{{3*time.Second - 1, 0}, {3 * time.Second, 1}, {10*time.Second - 1, 1}, {10 * time.Second, 2}} {
+			time.Sleep(time.Until(began.Add(want.at)))
+			synctest.Wait()
+			if keys := r.table.LastReport().HostKeys(); len(keys) != want.keys {
+				t.Errorf("after %s, the report has %d host keys, want %d", want.at, len(keys), want.keys)
+			}
+		}
+	})
 }
 
 func TestRSAKeyIsMadeBeforeTheFirstLease(t *testing.T) {
