@@ -53,6 +53,7 @@ type relay struct {
 	in, out        int64         // bytes to the destination, and from it
 	sendErr        error         // of the destination's connection
 	receiveErr     error         // of the destination's connection; io.EOF if it stopped sending; nil if the relay stopped reading
+	clientErr      error         // if the client closed the channel before the destination had stopped sending
 
 	discarded    atomic.Int64 // the part of out that was not sent to the client
 	discardLimit atomic.Int64
@@ -83,8 +84,12 @@ func (r *relay) run() (traffic, string) {
 	_ = r.target.Close()
 	<-r.sent
 	<-r.received
-	if result != resultCut && (isReset(r.sendErr) || isReset(r.receiveErr)) {
+	switch {
+	case result == resultCut:
+	case isReset(r.sendErr) || isReset(r.receiveErr):
 		result = resultReset
+	case r.clientErr != nil:
+		result = resultLeft
 	}
 	return traffic{r.in, r.out, r.discarded.Load()}, result
 }
@@ -104,7 +109,7 @@ func (r *relay) wait() string {
 }
 
 // deliver waits until the destination has what the client sent before it closed the
-// channel. Meanwhile toClient discards what the destination sends.
+// channel, and returns a result. Meanwhile toClient discards what the destination sends.
 func (r *relay) deliver() string {
 	mayWait := r.left()
 	late := time.NewTimer(r.linger)
@@ -128,7 +133,7 @@ func (r *relay) deliver() string {
 		}
 	}
 	if !mayWait {
-		return resultLeft
+		return resultOK
 	}
 	r.discardLimit.Store(min(discardLimit, r.discarded.Load()+lastDiscardLimit))
 	last := time.NewTimer(lastDiscardTime)
@@ -139,7 +144,7 @@ func (r *relay) deliver() string {
 	case <-r.cut:
 		return resultCut
 	}
-	return resultLeft
+	return resultOK
 }
 
 // acknowledged reports whether closing the destination loses nothing that toTarget wrote:
@@ -179,7 +184,7 @@ func (r *relay) toClient() {
 	defer close(r.received)
 	source := &source{Reader: r.target}
 	n, _ := io.Copy(r.client, source)
-	_ = r.client.CloseWrite()
+	r.clientErr = r.client.CloseWrite()
 	r.discarded.Store(source.bytes - n)
 	if source.err == nil { // the client does not take any more
 		r.discard(source)
