@@ -249,11 +249,7 @@ func (r *region) draw(t *testing.T, samples []monitoring.Sample, from time.Time)
 	if err != nil {
 		t.Fatal(err)
 	}
-	body, err := template.DashboardBody("way-in", "eu-west-1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	widgets, err := monitoring.Widgets(body)
+	widgets, err := template.Dashboard("way-in", "eu-west-1")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -328,11 +328,7 @@ func TestDashboardDrawsTheMetricsOfTheFunctions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	body, err := template.DashboardBody("way-in", "eu-west-1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	widgets, err := monitoring.Widgets(body)
+	widgets, err := template.Dashboard("way-in", "eu-west-1")
 	if err != nil {
 		t.Fatal(err)
 	}

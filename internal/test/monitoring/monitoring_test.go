@@ -131,11 +131,7 @@ func TestPictureShowsTheDashboard(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	body, err := template.DashboardBody("way-in", "eu-west-1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	widgets, err := Widgets(body)
+	widgets, err := template.Dashboard("way-in", "eu-west-1")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -38,9 +38,17 @@ func Read(file string) (Template, error) {
 	return t, err
 }
 
-// DashboardBody returns the body of the dashboard of a stack without Slack. Each
-// parameter has its default, and each resource has its logical ID as its name.
-func (t Template) DashboardBody(stack, region string) (string, error) {
+// Dashboard returns the widgets of the dashboard of a stack without Slack. Each parameter
+// has its default, and each resource has its logical ID as its name.
+func (t Template) Dashboard(stack, region string) ([]Widget, error) {
+	body, err := t.dashboardBody(stack, region)
+	if err != nil {
+		return nil, err
+	}
+	return Widgets(body)
+}
+
+func (t Template) dashboardBody(stack, region string) (string, error) {
 	names := map[string]string{"AWS::StackName": stack, "AWS::Region": region}
 	for name := range t.Resources {
 		names[name] = name

@@ -107,11 +107,7 @@ func TestTemplateIsReadAsCloudFormationReadsIt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	body, err := template.DashboardBody("way-in", "eu-west-1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	got, err := monitoring.Widgets(body)
+	got, err := template.Dashboard("way-in", "eu-west-1")
 	if err != nil {
 		t.Fatal(err)
 	}
