@@ -14,10 +14,13 @@ import (
 	"go.uber.org/goleak"
 )
 
-// Main runs a package's tests, checks for leaks if they pass, and exits.
-func Main(m *testing.M) {
+// Main runs a package's tests and calls after, checks for leaks if the tests pass, and exits.
+func Main(m *testing.M, after ...func()) {
 	before := openFiles()
 	code := m.Run()
+	for _, do := range after {
+		do()
+	}
 	if code == 0 {
 		code = report(before)
 	}

@@ -322,7 +322,10 @@ func (f functions) invoke(ctx context.Context, name string, event []byte) ([]byt
 // compile builds programs of this module for this machine and returns their folder.
 func compile(t testing.TB, packages ...string) string {
 	t.Helper()
-	folder := t.TempDir()
+	folder, err := programFolder()
+	if err != nil {
+		t.Fatal(err)
+	}
 	build := exec.Command("go", append([]string{"build", "-trimpath", "-tags", "lambda.norpc", "-o", folder}, packages...)...)
 	build.Dir = filepath.Join("..", "..", "..")
 	build.Env = append(os.Environ(), "GOOS=linux", "CGO_ENABLED=0")

@@ -38,10 +38,7 @@ func TestWholeSystem(t *testing.T) {
 		"AllowedDestinations", privateNetwork+":"+portOf(s.targetHost)+","+privateNetwork+":9-10")
 	s.alice = &apiUser{deployment: s.deployment, user: role + "alice", sourceIP: "127.0.0.1"}
 	s.robot = &apiUser{deployment: s.deployment, user: "robot", sourceIP: "127.0.0.3"}
-	for _, step := range []struct {
-		title string
-		run   func(*testing.T)
-	}{
+	s.runSteps(t, []step{
 		{"refuse unsigned requests and unknown paths", s.unknownCallersAreRefused},
 		{"create with curl, connect with ssh", s.createAndConnect},
 		{"refuse other addresses, destinations and users", s.otherClientsAreRefused},
@@ -73,7 +70,19 @@ func TestWholeSystem(t *testing.T) {
 		{"observer alone: from the intent to the end", s.observerAlone},
 		{"reaper alone: from the intent to the end", s.reaperAlone},
 		{"each role grants exactly the recorded calls", s.rolesGrantWhatIsUsed},
-	} {
+	})
+}
+
+// step is a part of a test. It continues from the state that the step before has left.
+type step struct {
+	title string
+	run   func(*testing.T)
+}
+
+// runSteps runs the steps in order.
+func (s *systemTest) runSteps(t *testing.T, steps []step) {
+	t.Helper()
+	for _, step := range steps {
 		s.logf(t, "%s", step.title)
 		step.run(t)
 	}

@@ -70,10 +70,7 @@ func TestUpgrade(t *testing.T) {
 	}
 	u.alice, u.bob, u.robot = user(role+"alice", "127.0.0.1"), user("bob", "127.0.0.2"), user("robot", "127.0.0.3")
 	u.dave, u.erin, u.frank = user("dave", "127.0.0.4"), user("erin", "127.0.0.9"), user("frank", "127.0.0.6")
-	for _, step := range []struct {
-		title string
-		run   func(*testing.T)
-	}{
+	u.runSteps(t, []step{
 		{"the earlier version starts bastions", u.earlierStarts},
 		{"the earlier version starts a bastion from Slack and sends another start link", u.earlierStartsFromSlack},
 		{"functions of both versions run: one starts, the others converge", u.bothVersionsRun},
@@ -91,11 +88,7 @@ func TestUpgrade(t *testing.T) {
 		{"update the SSH port and the names of owners", u.updatePortAndOwners},
 		{"drain", u.drain},
 		{"close everything", u.closeEverything},
-	} {
-		u.logf(t, "%s", step.title)
-		step.run(t)
-	}
-	u.logf(t, "done")
+	})
 }
 
 // earlierVersion returns the compiled earlier version.
