@@ -97,7 +97,10 @@ func TestNoticeHoldsTheDocumentOfTheAPI(t *testing.T) {
 	if !strings.Contains(config, "HostName 198.51.100.24") || !strings.Contains(got.Bastion.SSH, "bastion@198.51.100.24") {
 		t.Errorf("the configuration is %q, the command %q", config, got.Bastion.SSH)
 	}
-	got.Bastion.SSHConfig, got.Bastion.SSH, got.Bastion.HostKey, got.Bastion.KnownHosts = "", "", "", ""
+	if keys := got.Bastion.HostKeys; len(keys) != 1 || keys[0] != string(readyRecord().Attempt.HostKey) {
+		t.Errorf("the host keys are %q", keys)
+	}
+	got.Bastion.SSHConfig, got.Bastion.SSH, got.Bastion.HostKey, got.Bastion.KnownHosts, got.Bastion.HostKeys = "", "", "", "", nil
 	want := api.Bastion{
 		ID: "2kq7vmx2p4hzr6ta", Name: "default", Owner: "slack:T0123ABCD:U0123ABCD", State: "ready", Reason: "a <b> & c",
 		Source: "203.0.113.7/32", Keys: []string{readyRecord().Intent.Keys[0].Fingerprint()}, Host: "198.51.100.24", Port: 2222, User: "bastion",

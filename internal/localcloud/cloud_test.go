@@ -172,14 +172,14 @@ func TestCopiesShareNoMemory(t *testing.T) {
 	rules := []bastion.Rule{{}}
 	rec := bastion.Record{
 		Intent:  bastion.Intent{Keys: keys},
-		Attempt: bastion.Attempt{Endpoints: endpoints, Tags: []bastion.Tag{{}}},
+		Attempt: bastion.Attempt{Endpoints: endpoints, MoreHostKeys: keys, Tags: []bastion.Tag{{}}},
 		Receipt: bastion.Receipt{Destinations: destinations},
 
 		FailureCodes: []bastion.FailureCode{"c"},
 	}
 	item := bastion.LeaseItem{
 		Lease:  bastion.Lease{Keys: keys, AllowedDestinations: allowed},
-		Report: bastion.Report{Receipt: bastion.Receipt{Destinations: destinations}},
+		Report: bastion.Report{MoreHostKeys: keys, Receipt: bastion.Receipt{Destinations: destinations}},
 	}
 	task := bastion.Task{Endpoints: endpoints, ExitCode: &exit}
 	group := bastion.Group{Ingress: rules, Egress: rules}

@@ -180,6 +180,7 @@ func copyLease(lease bastion.Lease) bastion.Lease {
 }
 
 func copyReport(report bastion.Report) bastion.Report {
+	report.MoreHostKeys = slices.Clone(report.MoreHostKeys)
 	report.Receipt.Destinations = slices.Clone(report.Receipt.Destinations)
 	return report
 }

@@ -297,6 +297,7 @@ func copyRecord(rec bastion.Record) bastion.Record {
 	rec.FailureCodes = slices.Clone(rec.FailureCodes)
 	rec.Intent.Keys = slices.Clone(rec.Intent.Keys)
 	rec.Attempt.Endpoints = slices.Clone(rec.Attempt.Endpoints)
+	rec.Attempt.MoreHostKeys = slices.Clone(rec.Attempt.MoreHostKeys)
 	rec.Attempt.Tags = slices.Clone(rec.Attempt.Tags)
 	rec.Receipt.Destinations = slices.Clone(rec.Receipt.Destinations)
 	return rec
