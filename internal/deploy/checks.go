@@ -71,6 +71,7 @@ func (d *Deployment) checks() []check {
 	return []check{
 		{"the lists in the parameters", d.checkLists},
 		{"the parameters as the functions read them", d.checkFunctions},
+		{"the states of the stacks", d.checkStacks},
 		{"the subnets, their zones and routes", d.checkSubnets},
 		{"the VPC's DNS settings", d.checkDNS},
 		{"VPC Block Public Access", d.checkBlockPublicAccess},
@@ -130,6 +131,21 @@ func (d *Deployment) checkAll(ctx context.Context, t template, r *report) error 
 		}
 		for _, warning := range r.warnings[before:] {
 			fmt.Fprintf(d.Progress.W, "warning: %s\n", warning)
+		}
+	}
+	return nil
+}
+
+// checkStacks fails if a stack must be repaired first. A stack that is changing may be
+// right when its step begins.
+func (d *Deployment) checkStacks(ctx context.Context, _ *facts, r *report) error {
+	for _, name := range []string{d.Settings.Registry(), d.Settings.Stack} {
+		s, err := fetchStack(ctx, d.Cloud.Stacks, name)
+		if err != nil {
+			return err
+		}
+		if err := s.broken(name); err != nil {
+			r.fail("Before a deployment: %v.", err)
 		}
 	}
 	return nil

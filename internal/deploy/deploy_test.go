@@ -139,11 +139,27 @@ func TestDeployWaitsForOrDeletesUnusableStacks(t *testing.T) {
 			if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
 				t.Errorf("%s: %v", test.status, err)
 			}
+			if failed := (Failed)(nil); test.want != "" && (!errors.As(err, &failed) || len(failed) != 1) {
+				t.Errorf("%s: the checks did not find it: %v", test.status, err)
+			}
 			if deleted := len(w.takeCalls("DeleteStack bastion")) > 0; deleted != test.deletes {
 				t.Errorf("%s: deleted: %v", test.status, deleted)
 			}
 		})
 	}
+}
+
+// The checks find it before the registry's step.
+func TestBrokenRegistryStackFailsTheChecks(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld()
+		w.add("bastion-registry", types.StackStatusUpdateRollbackFailed)
+		w.settings.Parameters["QuotaTotal"] = "many"
+		err := w.deployment().Deploy(t.Context())
+		if err == nil || !strings.Contains(err.Error(), "--stack-name bastion-registry") || !strings.Contains(err.Error(), "QuotaTotal") {
+			t.Errorf("%v, want both problems", err)
+		}
+	})
 }
 
 // make undeploy deletes the stack while make deploy builds.

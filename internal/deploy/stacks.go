@@ -96,12 +96,19 @@ func ready(ctx context.Context, api Stacks, progress image.Progress, name string
 	case types.StackStatusRollbackComplete, types.StackStatusCreateFailed, types.StackStatusRollbackFailed:
 		fmt.Fprintf(progress.W, "the creation of the stack %s failed before (%s): deleting it first\n", name, s.status)
 		return stack{}, deleteStack(ctx, api, progress, name)
-	case types.StackStatusDeleteFailed:
-		return s, fmt.Errorf("the stack %s is partly deleted; finish that with make undeploy", name)
-	case types.StackStatusUpdateRollbackFailed:
-		return s, fmt.Errorf("an update of the stack %[1]s failed, and so did its rollback; run\n  aws cloudformation continue-update-rollback --stack-name %[1]s", name)
 	}
-	return s, nil
+	return s, s.broken(name)
+}
+
+// broken returns an error if the stack cannot be deployed before a person repairs it.
+func (s stack) broken(name string) error {
+	switch s.status {
+	case types.StackStatusDeleteFailed:
+		return fmt.Errorf("the stack %s is partly deleted; finish that with make undeploy", name)
+	case types.StackStatusUpdateRollbackFailed:
+		return fmt.Errorf("an update of the stack %[1]s failed, and so did its rollback; run\n  aws cloudformation continue-update-rollback --stack-name %[1]s", name)
+	}
+	return nil
 }
 
 // deleteStack deletes a stack and waits for the end. The stack may not exist.
