@@ -232,7 +232,7 @@ func TestStringIsParsedToTheSameCommand(t *testing.T) {
 }
 
 // A duration beyond the maximum is refused as too long, even if it is too long for a
-// time.Duration. The suggestion has the maximum in days, if it is a number of days.
+// time.Duration. If the maximum is a whole number of days, the suggestion gives it in days.
 func TestDurationBeyondTheCapIsRefused(t *testing.T) {
 	d := withKey(t)
 	d.MaxTTL = 48 * time.Hour

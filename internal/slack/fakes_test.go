@@ -237,7 +237,7 @@ func (w *recordingQueue) Enqueue(_ context.Context, job Job) error {
 type fakeSlack struct {
 	faults *faults
 	posts  []sent
-	// status, reply, header and err replace the reply of a success.
+	// Each request succeeds, unless one of these five fields is set.
 	status int
 	reply  string
 	header http.Header

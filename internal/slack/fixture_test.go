@@ -64,7 +64,8 @@ func newFixture(t *testing.T) *fixture {
 	return d
 }
 
-// Read returns the bytes of tokens. They are the same in each run.
+// Read makes the fixture the app's source of random bytes ([Options.Rand]), from which
+// tokens are made. It returns the same bytes in each run of the test.
 func (d *fixture) Read(p []byte) (int, error) {
 	d.random++
 	for i := range p {

@@ -42,7 +42,7 @@ var jobTests = []jobTest{
 			var v statusPage
 			_, err := d.fetch(d.t.Context(), statusPageKey("the-pages-hash"), &v)
 			if v.ID != d.api.bastions[0].ID {
-				return fmt.Errorf("the page follows %q: %v", v.ID, err)
+				return fmt.Errorf("the status page has the bastion %q: %v", v.ID, err)
 			}
 			return nil
 		},

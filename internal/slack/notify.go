@@ -119,8 +119,8 @@ func newOutgoing(k kind, m *message) *outgoing {
 }
 
 // recordOutcome records the outcome of sending a message. If late is set, another delivery
-// has begun to send while this one sent the message. It is then not known which of them
-// Slack has carried out last, and so what the status message shows.
+// began to send before this one had finished, and Slack may have carried out their requests
+// in any order. If m is the status message, its content in Slack is then not known.
 func (c *conversation) recordOutcome(m *outgoing, at posted, err error, late bool) {
 	retry := new(retryError)
 	switch {

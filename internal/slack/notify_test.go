@@ -276,7 +276,7 @@ func TestNoticesSurviveTheLossOfAnyCall(t *testing.T) {
 // While the delivery of an older notice is sending, a newer notice arrives, and its
 // delivery sends nothing. Then the older delivery fails or crashes. When the older notice
 // is repeated, its delivery sends the message that the newer notice requires.
-func TestMessageLeftToADeliveryThatDiesIsSent(t *testing.T) {
+func TestRepeatedNoticeSendsTheMessageOfADeadDelivery(t *testing.T) {
 	for _, crash := range []bool{false, true} {
 		for at := 1; ; at++ {
 			d := newFixture(t)

@@ -40,7 +40,7 @@ type waiting struct {
 	ID     string    `json:"id"`
 	Urgent bool      `json:"urgent,omitempty"`
 	Edit   bool      `json:"edit,omitempty"` // the next message is an edit
-	After  time.Time `json:"after,omitzero"` // not before this time: another delivery is sending
+	After  time.Time `json:"after,omitzero"` // if another delivery is sending, the time until which this entry waits
 	Serial int64     `json:"serial"`         // the outbox's Serial at the latest addition of this bastion
 	Since  time.Time `json:"since"`
 }
@@ -146,11 +146,11 @@ func (a *App) putOff(ctx context.Context, team, id string, wait *waitError) erro
 }
 
 // hold stores the progress of a job in the outbox that it holds, and then reserves the
-// outbox until the given time. The reservation is for the job whose At is next: the same
-// job, or the one that continues its work. If next is zero, or if no entry is left, hold
-// releases the outbox instead. If there is no progress and all entries must wait, hold
-// only renews the reservation, and only once less than half of holdTime is left. held
-// reports whether the job held the outbox and an entry is left.
+// outbox until the given time. The argument next is the At of the job that gets the
+// reservation: the same job, or the one that continues its work. If next is zero, or if no
+// entry is left, hold releases the outbox instead. If there is no progress and all entries
+// must wait, hold only renews the reservation, and only once less than half of holdTime is
+// left. held reports whether the job held the outbox and an entry is left.
 func (a *App) hold(ctx context.Context, team string, job time.Time, done *progress, next, until time.Time) (o outbox, held bool, err error) {
 	o, err = edit(ctx, a, outboxKey(team), func(o *outbox) (time.Time, error) {
 		now := a.Now()

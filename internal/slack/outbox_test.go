@@ -462,8 +462,8 @@ func (d *fixture) waitUntil(t *testing.T, until time.Time) Job {
 	return job
 }
 
-// While all messages must wait, a job holds the outbox at every moment, and for at least
-// lookAgain more. The jobs read the outbox more often than they write it.
+// While all messages must wait, HeldUntil is always at least lookAgain in the future. The
+// jobs read the outbox more often than they write it.
 func TestIdleJobHoldsTheOutboxWithFewWrites(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		queue, slack, d := simulate(t)
@@ -483,8 +483,8 @@ func TestIdleJobHoldsTheOutboxWithFewWrites(t *testing.T) {
 			time.Sleep(time.Millisecond)
 		}
 		t.Logf("%d writes in %s", last, idle)
-		// A job has 53 seconds less reservedTime: it writes at its begin, about every 15
-		// seconds, and at its end.
+		// A job works for 53 seconds minus reservedTime. It writes when it begins, about
+		// every 15 seconds, and when it ends.
 		if most := int64(idle / (8 * time.Second)); last > most {
 			t.Errorf("%d writes in %s, want at most %d", last, idle, most)
 		}

@@ -29,7 +29,7 @@ type progressPage struct {
 	Family  string
 
 	Steps   []step
-	Problem *problem // also beside Steps, for a step that AWS refused
+	Problem *problem // may be set together with Steps, if AWS refused a step
 	Access  *access
 }
 
@@ -181,7 +181,9 @@ func (p progressPage) forBastion(b Bastion, now time.Time) progressPage {
 }
 
 // delayed returns the page with what AWS refused and what the service does about a delay.
-// A delayed start has no current step: the service does not know when AWS carries it out.
+// At the stage "delayed", the page of a start has no steps, because the service does not
+// know when AWS will carry out the next step. If AWS refused a step for good, the stage is
+// unchanged, so the page of the start still has its steps.
 func (p progressPage) delayed(b Bastion) progressPage {
 	if !b.IsDelayed() {
 		return p

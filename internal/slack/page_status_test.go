@@ -443,7 +443,8 @@ func TestStatusPageExpires(t *testing.T) {
 	}
 }
 
-// A page that nobody loaded while it was valid is not shown even once.
+// A status page has expired ten minutes after its bastion was ready, even if nobody has
+// loaded the page before.
 func TestStatusPageOpenedTooLate(t *testing.T) {
 	app, path := startedFixture(t)
 	app.returns(readyBastion())

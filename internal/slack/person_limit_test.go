@@ -11,8 +11,9 @@ import (
 )
 
 // The table has a bounded number of items of one person, however many commands the person
-// sends. A minute has at most 20 accepted commands, and only these store a signature, for
-// at most six minutes, and a link, for at most ten. At most five of the links are unused.
+// sends. The app accepts at most 20 commands in a minute, and only an accepted command
+// stores items: a signature, which expires after at most six minutes, and a link, which
+// expires after at most ten minutes if it is not used. At most five of the links are open.
 func TestOnePersonsItemsAreBounded(t *testing.T) {
 	const commands = 300
 	for _, test := range []struct {

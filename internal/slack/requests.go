@@ -289,9 +289,9 @@ func (a *App) press(ctx context.Context, c caller, s signed, action, value strin
 	return a.enqueue(ctx, job)
 }
 
-// recordOpened stores the response_url of the button that opens a start link. The key is
-// not the link's own: otherwise this write would conflict with a press of the button on
-// the page.
+// recordOpened stores the response_url of the button that opens a start link. It does not
+// change the stored link, but writes to another key of the table: a write to the link would
+// conflict with a press of the button on the page.
 func (a *App) recordOpened(ctx context.Context, c caller, hash string) error {
 	var link startLink
 	if _, err := a.fetch(ctx, startLinkKey(hash), &link); err != nil || link.Owner != c.owner() || !link.open(a.Now()) {

@@ -89,11 +89,10 @@ func TestVerifyAcceptsOnlyTheRightSignature(t *testing.T) {
 	}
 }
 
-// verify and slack-go's verifier accept the same requests. The one difference, which
-// the random requests don't have: slack-go accepts capital letters, so a request
-// has several valid signatures.
+// verify and slack-go's verifier accept the same requests, with one exception: slack-go
+// also accepts a signature in capital letters. randomRequest makes no such signature.
 func TestVerifyAgreesWithSlackGo(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) { // slack-go reads time.Now, so it must not advance
+	synctest.Test(t, func(t *testing.T) { // slack-go reads the clock, which stands still here
 		random := rand.New(rand.NewPCG(1, 2))
 		now, passed := time.Now(), 0
 		const rounds = 20_000
@@ -183,7 +182,7 @@ func TestRequestWithoutSignatureIsRefused(t *testing.T) {
 			r.Header.Add(signatureHeader, r.Header.Get(signatureHeader))
 			return r
 		}, 401},
-		{"not a form either", func(d *fixture) *http.Request {
+		{"unsigned, and not a form", func(d *fixture) *http.Request {
 			return httptest.NewRequest(http.MethodPost, commandRoute, strings.NewReader("%zz;&=%"))
 		}, 401},
 		// API Gateway encodes some bodies in base64. The adapter decodes them, because the

@@ -55,7 +55,7 @@ func TestSixthLinkVoidsTheOldest(t *testing.T) {
 	}
 }
 
-func TestConcurrentLinksLeaveFive(t *testing.T) {
+func TestConcurrentIssuesLeaveFiveOpenLinks(t *testing.T) {
 	app := newPageFixture(t, nil)
 	app.link(nil) // stores the key
 	const many = 12

@@ -13,7 +13,7 @@ const (
 	statusPageLife    = time.Hour        // longest lifetime of a page
 	statusPageGrace   = 10 * time.Minute // lifetime after the bastion is ready or has ended
 	enqueueAgainAfter = 10 * time.Second // a job without a result is enqueued again after this time
-	startTimeout      = 5 * time.Minute  // a start without a result has failed after this time
+	startTimeout      = 5 * time.Minute  // after this time, a job no longer starts the bastion
 )
 
 // statusPage is the stored state of the page that shows the progress of one start. Its

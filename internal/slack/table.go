@@ -32,8 +32,9 @@ type opened struct {
 	ResponseURL string `json:"response_url"`
 }
 
-// latest is the newest bastion of an owner and a name for which a notice has arrived.
-// With it, a repeated start job finds its bastion instead of starting a second one.
+// latest identifies the newest bastion with a given owner and name. It is stored when the
+// first notice about that bastion arrives. With it, a repeated start job finds its bastion
+// instead of starting a second one.
 type latest struct {
 	ID        string    `json:"id"`
 	CreatedAt time.Time `json:"created_at"`

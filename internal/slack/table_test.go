@@ -40,8 +40,9 @@ func storedValues() map[string]any {
 	}
 }
 
-// The files have the form of the values in the table of a running service, so they must
-// not be edited: a new version must read the values of an old one, and the reverse.
+// The files in testdata/stored have the form of the values in the table of a running
+// service. Do not edit them: a new version must read the values of an old one, and an old
+// version those of a new one.
 func TestStoredValuesKeepTheirForm(t *testing.T) {
 	for name, value := range storedValues() {
 		want, err := os.ReadFile(filepath.Join("testdata", "stored", name+".json"))

@@ -35,9 +35,8 @@ const (
 	maxRetryAfter = 10 * time.Minute
 )
 
-// A request to Slack that fails returns one of these errors if the operator has nothing to
-// correct. The cause of any other error is for the operator to correct, for example a bot
-// token that Slack does not accept.
+// A failed request to Slack returns one of these two errors, or an error with a cause that
+// the operator must correct, such as a bot token that Slack does not accept.
 type (
 	// retryError means that Slack may accept the message later: Slack limits the rate,
 	// is down, or was not reached. If uncertain is set, Slack may have accepted it already.
