@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/aws/aws-sdk-go-v2/service/cloudformation/types"
 
@@ -62,6 +63,7 @@ func TestDeployCanBeRerunAfterKillAtAnyCall(t *testing.T) {
 				t.Errorf("%s: the deployment succeeds without AWS", call)
 			}
 			w.killed = false
+			synctest.Wait() // until the trial's SSH server has ended
 			w.trial = fakeTrial{}
 			checkRerun(t, w, call)
 		})
@@ -73,6 +75,7 @@ func checkRerun(t *testing.T, w *world, call string) {
 	if state := w.trial.doc.State; w.trial.doc.ID != "" && state != bastion.Closing && state != bastion.Closed {
 		t.Errorf("%s: the bastion of the trial is %s\n%s", call, state, w.out.String())
 	}
+	synctest.Wait() // until the trial's SSH server has ended
 	w.trial = fakeTrial{}
 	if err := w.deployment().Deploy(t.Context()); err != nil {
 		t.Errorf("%s: the rerun: %v\n%s", call, err, w.out.String())
