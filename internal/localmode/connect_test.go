@@ -165,7 +165,9 @@ func TestOtherDestinationsAreRefused(t *testing.T) {
 	}
 }
 
-func TestAllowOpensLoopback(t *testing.T) {
+// serveHTTP starts a server on this machine until the end of the test, and returns its port.
+func serveHTTP(t *testing.T) (port string) {
+	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -173,11 +175,15 @@ func TestAllowOpensLoopback(t *testing.T) {
 	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "from this machine") })}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
-	defer func() { _ = server.Close(); <-served }()
+	t.Cleanup(func() { _ = server.Close(); <-served })
+	_, port, _ = net.SplitHostPort(listener.Addr().String())
+	return port
+}
 
+func TestAllowOpensLoopback(t *testing.T) {
+	port := serveHTTP(t)
 	f, w := start(t, func(o *Options) { o.Allow = []string{"127.0.0.0/8"} }), sshclient.New(t)
 	config := f.sshConfig(request{body: w.AddKey("ed25519")})
-	_, port, _ := net.SplitHostPort(listener.Addr().String())
 	for _, host := range []string{"127.0.0.1", "localhost"} {
 		out, errs, err := w.Run("GET / HTTP/1.0\r\n\r\n", w.SSH(config, "-W", host+":"+port, "bastion-default"))
 		if err != nil || !strings.Contains(out, "from this machine") {
@@ -188,15 +194,7 @@ func TestAllowOpensLoopback(t *testing.T) {
 
 // On AWS, a bastion refuses the same ports with the same sentences.
 func TestAllowOpensOnePort(t *testing.T) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "from this machine") })}
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(listener) }()
-	defer func() { _ = server.Close(); <-served }()
-	_, port, _ := net.SplitHostPort(listener.Addr().String())
+	port := serveHTTP(t)
 
 	f, w := start(t, func(o *Options) { o.Allow = []string{"127.0.0.1/32:" + port, "192.168.7.0/24:5432"} }), sshclient.New(t)
 	config := f.sshConfig(request{body: w.AddKey("ed25519")})

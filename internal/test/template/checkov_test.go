@@ -43,7 +43,7 @@ var accepted = []struct {
 	{"CKV_AWS_136 Ensure that ECR repositories are encrypted using KMS", "Registry",
 		"ECR encrypts the images with its own key. They have no secret: anyone can build them from the source."},
 	{"CKV_AWS_158 Ensure that CloudWatch Log Group is encrypted by KMS", "AccessLogGroup CreateLogGroup DescribeLogGroup DestroyLogGroup ExtendLogGroup ObserverLogGroup ReaperLogGroup SlackLogGroup TaskLogGroup",
-		"CloudWatch Logs encrypts all groups with its own key. Who may read a group is decided by permissions of CloudWatch Logs, with or without another key."},
+		"CloudWatch Logs encrypts all groups with its own key. With another key, too, IAM permissions of CloudWatch Logs decide who may read a group."},
 	{"CKV_AWS_173 Check encryption settings for Lambda environment variable", "CreateFunction DescribeFunction DestroyFunction ExtendFunction ObserverFunction ReaperFunction SlackFunction",
 		"Lambda encrypts the variables with its own key. They have no secret: those of Slack are in Parameter Store."},
 }
