@@ -371,6 +371,7 @@ func (s *Service) lease(rec Record) Lease {
 		EndReason:           rec.End.Reason,
 		Source:              rec.Intent.Source,
 		Keys:                rec.Intent.Keys,
+		KeySources:          rec.Intent.KeySources,
 		Deadline:            rec.Intent.Deadline,
 		IdleTimeout:         s.Config.IdleTimeout,
 		AllowedDestinations: s.Config.AllowedDestinations,

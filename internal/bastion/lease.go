@@ -22,6 +22,7 @@ type Lease struct {
 	EndReason           EndReason         `json:"end_reason,omitempty"` // set if Open is false
 	Source              netip.Prefix      `json:"source,omitzero"`
 	Keys                []Key             `json:"keys,omitempty"`
+	KeySources          []KeySources      `json:"key_sources,omitempty"` // of each key; see Admissions
 	Deadline            time.Time         `json:"deadline,omitzero"`
 	IdleTimeout         time.Duration     `json:"idle_timeout_ns,omitempty"`      // end after this long without an authenticated connection; 0 for never
 	AllowedDestinations []DestinationRule `json:"allowed_destinations,omitempty"` // destinations that the bastion may connect to

@@ -74,10 +74,11 @@ type Record struct {
 type Intent struct {
 	Generation   int64        `json:"generation"`
 	Open         bool         `json:"open"`
-	Source       netip.Prefix `json:"source,omitzero"` // a /32 or a /128
+	Source       netip.Prefix `json:"source,omitzero"` // the first source of the latest request
 	Keys         []Key        `json:"keys,omitempty"`
-	Deadline     time.Time    `json:"deadline,omitzero"` // a whole second
-	Reason       string       `json:"reason,omitempty"`  // see CleanReason
+	KeySources   []KeySources `json:"key_sources,omitempty"` // of each key; see Admissions
+	Deadline     time.Time    `json:"deadline,omitzero"`     // a whole second
+	Reason       string       `json:"reason,omitempty"`      // see CleanReason
 	ConsoleReply ConsoleReply `json:"console_reply,omitzero"`
 
 	DeadlineSetAt time.Time `json:"deadline_set_at,omitzero"` // when the deadline last moved

@@ -170,15 +170,16 @@ func TestCopiesShareNoMemory(t *testing.T) {
 	keys, destinations := []bastion.Key{"k"}, []bastion.Destination{{}}
 	allowed, endpoints := []bastion.DestinationRule{{}}, []netip.AddrPort{{}}
 	rules := []bastion.Rule{{}}
+	sources := []bastion.KeySources{{Prefixes: []netip.Prefix{{}}}}
 	rec := bastion.Record{
-		Intent:  bastion.Intent{Keys: keys},
+		Intent:  bastion.Intent{Keys: keys, KeySources: sources},
 		Attempt: bastion.Attempt{Endpoints: endpoints, MoreHostKeys: keys, Tags: []bastion.Tag{{}}},
 		Receipt: bastion.Receipt{Destinations: destinations},
 
 		FailureCodes: []bastion.FailureCode{"c"},
 	}
 	item := bastion.LeaseItem{
-		Lease:  bastion.Lease{Keys: keys, AllowedDestinations: allowed},
+		Lease:  bastion.Lease{Keys: keys, KeySources: sources, AllowedDestinations: allowed},
 		Report: bastion.Report{MoreHostKeys: keys, Receipt: bastion.Receipt{Destinations: destinations}},
 	}
 	task := bastion.Task{Endpoints: endpoints, ExitCode: &exit}

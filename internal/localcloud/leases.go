@@ -175,8 +175,17 @@ func copyItem(item bastion.LeaseItem) bastion.LeaseItem {
 
 func copyLease(lease bastion.Lease) bastion.Lease {
 	lease.Keys = slices.Clone(lease.Keys)
+	lease.KeySources = copyKeySources(lease.KeySources)
 	lease.AllowedDestinations = slices.Clone(lease.AllowedDestinations)
 	return lease
+}
+
+func copyKeySources(all []bastion.KeySources) []bastion.KeySources {
+	all = slices.Clone(all)
+	for i := range all {
+		all[i].Prefixes = slices.Clone(all[i].Prefixes)
+	}
+	return all
 }
 
 func copyReport(report bastion.Report) bastion.Report {

@@ -296,6 +296,7 @@ func (s *store) oldestFirst(ids iter.Seq[string]) []bastion.Record {
 func copyRecord(rec bastion.Record) bastion.Record {
 	rec.FailureCodes = slices.Clone(rec.FailureCodes)
 	rec.Intent.Keys = slices.Clone(rec.Intent.Keys)
+	rec.Intent.KeySources = copyKeySources(rec.Intent.KeySources)
 	rec.Attempt.Endpoints = slices.Clone(rec.Attempt.Endpoints)
 	rec.Attempt.MoreHostKeys = slices.Clone(rec.Attempt.MoreHostKeys)
 	rec.Attempt.Tags = slices.Clone(rec.Attempt.Tags)
