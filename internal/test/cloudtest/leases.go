@@ -69,7 +69,8 @@ func fullLease() bastion.Lease {
 	return bastion.Lease{
 		BastionID: leased, Owner: "local:" + texts[1], Name: "default", Generation: 1 << 60, Open: true,
 		EndReason: bastion.EndClosed, Source: sourceV6, Keys: []bastion.Key{"ssh-ed25519 AAAA", "ssh-rsa BBBB"},
-		Deadline: epoch, IdleTimeout: time.Nanosecond,
+		KeySources: keySources,
+		Deadline:   epoch, IdleTimeout: time.Nanosecond,
 		AllowedDestinations: []bastion.DestinationRule{{Prefix: netip.MustParsePrefix("10.0.0.0/8"), From: 5432, To: 5432}, {Prefix: netip.MustParsePrefix("fd00::/8")}},
 		ConsoleReply:        bastion.ConsoleReply{Number: 1, Code: bastion.CodeTTLBeyondCap, Message: texts[3]},
 	}
@@ -268,4 +269,10 @@ var leaseRaces = []leaseCase{
 			t.Errorf("the item is %+v", item)
 		}
 	}},
+}
+
+// keySources has the sources of two keys.
+var keySources = []bastion.KeySources{
+	{Prefixes: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/28"), netip.MustParsePrefix("2001:db8::1/128")}, Named: true},
+	{Prefixes: []netip.Prefix{netip.MustParsePrefix("192.0.2.7/32")}},
 }

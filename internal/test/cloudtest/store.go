@@ -90,7 +90,8 @@ func full(rec *bastion.Record) {
 	rec.LatestDeadline = at(1)
 	rec.Intent = bastion.Intent{
 		Generation: 1 << 60, Source: netip.MustParsePrefix("2001:db8::1/128"), Keys: []bastion.Key{"ssh-ed25519 AAAA", "ssh-rsa BBBB"},
-		Deadline: at(2), DeadlineSetAt: at(15), Reason: texts[2], ConsoleReply: bastion.ConsoleReply{Number: 3, Code: bastion.CodeTTLBeyondCap, Message: texts[3]},
+		KeySources: keySources,
+		Deadline:   at(2), DeadlineSetAt: at(15), Reason: texts[2], ConsoleReply: bastion.ConsoleReply{Number: 3, Code: bastion.CodeTTLBeyondCap, Message: texts[3]},
 	}
 	rec.UnsettledUntil = at(3)
 	rec.End = bastion.End{Reason: bastion.EndFailed, At: at(4), Failure: failure}
