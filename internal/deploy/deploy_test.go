@@ -93,10 +93,12 @@ func TestDeployIsRepeatable(t *testing.T) {
 }
 
 func TestDeployCanBeRerunAfterAnyFailure(t *testing.T) {
+	module := shortModule(t)
 	for _, broken := range slices.Compact(slices.Clone(wholeDeployment)) {
 		i := slices.Index(wholeDeployment, broken)
 		bubble(t, func(t *testing.T) {
 			w := newWorld()
+			w.settings.Module = module
 			w.fail[broken] = errTest
 			err := w.deployment().Deploy(t.Context())
 			got := w.takeCalls(effects...)

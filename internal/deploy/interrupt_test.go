@@ -14,10 +14,11 @@ import (
 )
 
 // callsOfDeploy returns each call of a whole deployment once: its first word, and the stack or
-// the function.
-func callsOfDeploy(t *testing.T) (calls []string) {
+// the function. The module is the folder with the templates.
+func callsOfDeploy(t *testing.T, module string) (calls []string) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld()
+		w.settings.Module = module
 		if err := w.deployment().Deploy(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -35,12 +36,22 @@ func callsOfDeploy(t *testing.T) (calls []string) {
 	return calls
 }
 
+// A deployment with the short template makes the same calls as one with the whole template, so
+// the tests below miss no call.
+func TestDeploymentWithShortTemplateMakesTheSameCalls(t *testing.T) {
+	if short, whole := callsOfDeploy(t, shortModule(t)), callsOfDeploy(t, "../.."); !slices.Equal(short, whole) {
+		t.Errorf("the calls are\n%q, and with the whole template\n%q", short, whole)
+	}
+}
+
 // Ctrl-C at any call leaves no bastion that is open, and nothing that the next deployment
 // cannot continue from.
 func TestDeployCanBeRerunAfterCtrlCAtAnyCall(t *testing.T) {
-	for _, call := range callsOfDeploy(t) {
+	module := shortModule(t)
+	for _, call := range callsOfDeploy(t, module) {
 		bubble(t, func(t *testing.T) {
 			w := newWorld()
+			w.settings.Module = module
 			ctx, interrupt := context.WithCancel(t.Context())
 			defer interrupt()
 			w.on = map[string]func(){call: interrupt}
@@ -55,9 +66,11 @@ func TestDeployCanBeRerunAfterCtrlCAtAnyCall(t *testing.T) {
 
 // A killed process cleans nothing up. The bastion of a trial then ends at its deadline.
 func TestDeployCanBeRerunAfterKillAtAnyCall(t *testing.T) {
-	for _, call := range callsOfDeploy(t) {
+	module := shortModule(t)
+	for _, call := range callsOfDeploy(t, module) {
 		bubble(t, func(t *testing.T) {
 			w := newWorld()
+			w.settings.Module = module
 			w.on = map[string]func(){call: func() { w.killed = true }}
 			if err := w.deployment().Deploy(t.Context()); err == nil {
 				t.Errorf("%s: the deployment succeeds without AWS", call)

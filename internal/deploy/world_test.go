@@ -20,6 +20,7 @@ import (
 	ec2types "github.com/aws/aws-sdk-go-v2/service/ec2/types"
 	ssmtypes "github.com/aws/aws-sdk-go-v2/service/ssm/types"
 	"github.com/aws/smithy-go"
+	"go.yaml.in/yaml/v4"
 
 	"github.com/bastion-on-demand/bastion/internal/api"
 	"github.com/bastion-on-demand/bastion/internal/bastion"
@@ -146,6 +147,48 @@ func serviceTemplate(t *testing.T) template {
 }
 
 var readServiceTemplate = sync.OnceValues(func() (template, error) { return readTemplate("../..", templateFile) })
+
+// shortModule returns a folder with registry.yaml and a short template.yaml: its parameters,
+// its globals, and its functions without their properties. A deployment reads no more of it.
+// Tests that deploy very often use this folder, because a deployment spends most of its time on
+// reading and writing the template.
+func shortModule(t *testing.T) string {
+	t.Helper()
+	service, err := readTemplate("../..", templateFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	short := &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"}
+	resources := &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"}
+	for _, section := range []string{"Parameters", "Globals"} {
+		set(short, section, field(service.root, section))
+	}
+	set(short, "Resources", resources)
+	functions, err := service.functions()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range functions {
+		function := field(service.root, "Resources", name)
+		set(function, "Properties", &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"})
+		set(resources, name, function)
+	}
+	text, err := yaml.Dump(short)
+	if err != nil {
+		t.Fatal(err)
+	}
+	registry, err := os.ReadFile("../../" + registryFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	folder := t.TempDir()
+	for name, text := range map[string][]byte{templateFile: text, registryFile: registry} {
+		if err := os.WriteFile(filepath.Join(folder, name), text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return folder
+}
 
 // parsedTemplates are the templates that CloudFormation has parsed, by their text.
 var parsedTemplates sync.Map
