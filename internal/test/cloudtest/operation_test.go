@@ -31,8 +31,8 @@ var operations = []operation{
 	}, createFrom(home, "")},
 	{"create over an expired one", true, func(w *world) {
 		w.runner.BrokenTimer = true
-		w.ready()
-		time.Sleep(9 * time.Hour)
+		w.readyFor(new(45 * time.Minute))
+		time.Sleep(time.Hour)
 	}, createFrom(travel, keyB)},
 	{"observe a console's request", false, func(w *world) {
 		w.runner.Request(w.ready().Attempt.TaskID, bastion.VerbExtend, 10*time.Hour)

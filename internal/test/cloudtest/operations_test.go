@@ -361,10 +361,12 @@ func TestExtensionAroundTheTasksOwnEnd(t *testing.T) {
 		for before := -2 * time.Second; before <= 5*time.Second; before += 500 * time.Millisecond {
 			t.Run(fmt.Sprintf("%s, %s before", reason, before), func(t *testing.T) {
 				simulate(t, func(t *testing.T, w *world) {
+					lifetime := new(45 * time.Minute)
 					if reason == bastion.EndIdle {
 						w.service.Config.IdleTimeout = 30 * time.Minute
+						lifetime = nil
 					}
-					rec := w.ready()
+					rec := w.readyFor(lifetime)
 					end, ttl := rec.Intent.Deadline, 3*time.Hour
 					if reason == bastion.EndIdle {
 						item, err := w.cloud.Leases().Fetch(t.Context(), rec.Attempt.TaskID)

@@ -125,16 +125,28 @@ func alice(from netip.Addr) bastion.Caller {
 
 // create creates alice's bastion, with Notify, and waits until it is ready.
 func (w *world) create(s *bastion.Service, from netip.Addr, key bastion.Key) (bastion.Record, error) {
+	return w.createFor(nil, s, from, key)
+}
+
+// createFor creates a bastion with a time to live; nil is the default.
+func (w *world) createFor(ttl *time.Duration, s *bastion.Service, from netip.Addr, key bastion.Key) (bastion.Record, error) {
 	ctx, cancel := invocation()
 	defer cancel()
-	rec, _, err := s.Create(ctx, bastion.CreateRequest{Caller: alice(from), Key: key, Notify: true, Wait: 25 * time.Second})
+	rec, _, err := s.Create(ctx, bastion.CreateRequest{Caller: alice(from), Key: key, TTL: ttl, Notify: true, Wait: 25 * time.Second})
 	return rec, err
 }
 
 // ready creates alice's bastion and waits until it is ready and settled.
 func (w *world) ready() bastion.Record {
 	w.t.Helper()
-	rec, err := w.create(w.service, home, keyA)
+	return w.readyFor(nil)
+}
+
+// readyFor does the same for a bastion with a time to live; nil is the default. A task reads its
+// lease every three seconds, so a test that waits for a deadline is faster with a near one.
+func (w *world) readyFor(ttl *time.Duration) bastion.Record {
+	w.t.Helper()
+	rec, err := w.createFor(ttl, w.service, home, keyA)
 	if err != nil {
 		w.t.Fatal(err)
 	}
