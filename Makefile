@@ -1,7 +1,7 @@
 # Bare "make" prints the targets.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help build run demo test conformance screenshots dashboard bench lint image push deploy undeploy clean
+.PHONY: help build run demo test conformance screenshots dashboard bench bench-ssh lint image push deploy undeploy clean
 
 VERSION     := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 REVISION     = $(shell git describe --always --dirty --abbrev=40 --exclude '*' 2>/dev/null)
@@ -46,6 +46,10 @@ bench: ## measure the time until a bastion is ready, and the first reply to a Sl
 	go test -run '^$$' -bench BenchmarkReady -benchtime 1x -timeout 60m ./internal/localmode
 	scripts/emulators
 	go test -tags conformance -run '^$$' -bench BenchmarkFirstAnswer -benchtime 300x -timeout 60m ./internal/test/system
+
+bench-ssh: ## compare bastiond with OpenSSH's sshd on this machine; needs root; takes five minutes
+	scripts/emulators openssh-server
+	go test -tags conformance -run '^$$' -bench BenchmarkBesideSSHD -benchtime 9x -timeout 60m ./cmd/bastiond
 
 lint: $(STATICCHECK) ## check the format, run go vet and staticcheck
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "run gofmt on: $$unformatted"; exit 1; }

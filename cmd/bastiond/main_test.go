@@ -146,7 +146,7 @@ func status(t *testing.T, cmd *exec.Cmd) int {
 	return cmd.ProcessState.ExitCode()
 }
 
-func grant(t *testing.T, dir leasefile.Dir, change func(*bastion.Lease)) {
+func grant(t testing.TB, dir leasefile.Dir, change func(*bastion.Lease)) {
 	t.Helper()
 	lease := bastion.Lease{
 		BastionID: "b1", Owner: "local:alice", Name: "default", Generation: 1, Open: true,
@@ -159,7 +159,7 @@ func grant(t *testing.T, dir leasefile.Dir, change func(*bastion.Lease)) {
 }
 
 // ready waits for the process's first report.
-func ready(t *testing.T, dir leasefile.Dir) {
+func ready(t testing.TB, dir leasefile.Dir) {
 	t.Helper()
 	late := time.After(5 * time.Minute)
 	tick := time.NewTicker(5 * time.Millisecond)

@@ -31,11 +31,7 @@ import (
 // Without a limit, they took 594 MB by one connection and 739 MB by ten.
 func TestStuckUploadsUseLimitedMemory(t *testing.T) {
 	const uploads, limit = 250, 300 << 20
-	program := filepath.Join(t.TempDir(), "bastiond")
-	// Not the test binary: with the race detector, it uses much more memory.
-	if out, err := exec.Command("go", "build", "-o", program, ".").CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v: %s", err, out)
-	}
+	program := program(t) // with the race detector, the test binary uses much more memory
 	for _, connections := range []int{1, 10} {
 		t.Run(fmt.Sprintf("%d connections", connections), func(t *testing.T) {
 			_, private, err := ed25519.GenerateKey(rand.Reader)
@@ -127,6 +123,16 @@ func TestStuckUploadsUseLimitedMemory(t *testing.T) {
 			}
 		})
 	}
+}
+
+// program builds bastiond and returns its path.
+func program(t testing.TB) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "bastiond")
+	if out, err := exec.Command("go", "build", "-o", path, ".").CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v: %s", err, out)
+	}
+	return path
 }
 
 // host calls serve with each connection to the returned address. It closes the
