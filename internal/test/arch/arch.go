@@ -63,6 +63,7 @@ var imports = map[string][]string{
 	"internal/test/monitoring": {},
 	"internal/test/privilege":  {},
 	"internal/test/sshclient":  {},
+	"internal/test/soak":       {},
 	"internal/test/template":   {"internal/test/emulator"},
 	"internal/test/upgrade":    {},
 	"internal/test/cloudtest":  {"internal/bastion"},
@@ -77,9 +78,9 @@ var imports = map[string][]string{
 	"functions/*":         {"internal/*"},
 }
 
-// mayImportLocalmode is the only package that may import localmode, which imports
-// nearly everything.
-const mayImportLocalmode = "cmd/bastion"
+// mayImportLocalmode are the packages that may import localmode, which imports nearly
+// everything: the command, and the soak, which runs it.
+var mayImportLocalmode = []string{"cmd/bastion", "internal/test/soak"}
 
 // sdk is the import path prefix of the AWS SDK, and awscloud the only package of
 // the service that may import it.
@@ -146,8 +147,8 @@ func checkEverywhere(p Package, imported string, report func(Package, string, ..
 	switch {
 	case isOurs && (strings.HasPrefix(ours, "cmd/") || strings.HasPrefix(ours, "functions/")):
 		report(p, "imports %s: nothing imports a main", ours)
-	case isOurs && ours == "internal/localmode" && p.Path != mayImportLocalmode && p.Path != ours:
-		report(p, "imports internal/localmode: only %s may", mayImportLocalmode)
+	case isOurs && ours == "internal/localmode" && !slices.Contains(mayImportLocalmode, p.Path) && p.Path != ours:
+		report(p, "imports internal/localmode: only %s may", strings.Join(mayImportLocalmode, " and "))
 	case strings.HasPrefix(imported, sdk) && p.Path != awscloud && !slices.Contains(operators, p.Path):
 		report(p, "imports %s: only %s may", imported, awscloud)
 	}
