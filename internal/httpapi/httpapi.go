@@ -60,6 +60,9 @@ type Target struct {
 	HostKey bastion.Key // of its SSH server
 }
 
+// knownHosts returns the target's line for a known_hosts file.
+func (t Target) knownHosts() string { return t.Name + " " + string(t.HostKey) }
+
 // Options are the options of [New]. Service, Identify and Log are required.
 type Options struct {
 	Service  Service

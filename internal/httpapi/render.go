@@ -32,7 +32,7 @@ func Document(rec bastion.Record, targets ...Target) api.Bastion {
 			d.HostKeys = append(d.HostKeys, string(key))
 		}
 		d.HostKey, d.KnownHosts = d.HostKeys[0], strings.Join(at.knownHosts(), "\n")
-		d.SSHConfig, d.SSH = sshConfig([]access{at}, targets), at.consoleCommand()
+		d.SSHConfig, d.SSH = sshConfig(fileName(at), []access{at}, targets), at.consoleCommand()
 	}
 	return d
 }
@@ -72,7 +72,7 @@ func (h *handler) text(caller bastion.Caller, res result) []byte {
 	if len(ready) > 0 {
 		b.WriteByte('\n')
 		h.explain(&b, ready)
-		b.WriteString(sshConfig(ready, h.Targets))
+		b.WriteString(sshConfig(fileName(ready...), ready, h.Targets))
 	}
 	return []byte(b.String())
 }
@@ -135,10 +135,7 @@ func (h *handler) describeDelay(b *strings.Builder, d api.Bastion) {
 
 // explain writes comments about how to use the Host blocks that follow.
 func (h *handler) explain(b *strings.Builder, ready []access) {
-	file, alias := bastion.HostAlias(ready[0].name)+".conf", bastion.HostAlias(ready[0].name)
-	if len(ready) > 1 {
-		file = "bastions.conf"
-	}
+	file, alias := fileName(ready...)+".conf", bastion.HostAlias(ready[0].name)
 	target := "TARGET"
 	if len(h.Targets) > 0 {
 		target = h.Targets[0].Name
@@ -147,6 +144,14 @@ func (h *handler) explain(b *strings.Builder, ready []access) {
 	comment(b, "status, extend, close: ssh -F %s %s", file, alias)
 	comment(b, "if ssh does not find your key, append a line: IdentityFile ~/.ssh/YOUR-KEY")
 	comment(b, "if your ~/.ssh/config has an IdentityAgent line, append it too: ssh -F does not read that file")
+}
+
+// fileName returns the name without .conf under which people save a configuration file.
+func fileName(bastions ...access) string {
+	if len(bastions) > 1 {
+		return "bastions"
+	}
+	return bastion.HostAlias(bastions[0].name)
 }
 
 func timestamp(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") }
@@ -221,9 +226,17 @@ var hostKeyOptions = []string{
 // each target. The host keys of the bastions must be known. ssh does not use the options
 // of its command line for a -J hop, so the file has all options that the hop needs. The
 // last block matches all of these hosts, so a line that a person appends to the file,
-// such as IdentityFile, applies to each of them.
-func sshConfig(bastions []access, targets []Target) string {
+// such as IdentityFile, applies to each of them. The first lines are comments for SSH
+// clients that cannot use KnownHostsCommand; name is the file's name without .conf.
+func sshConfig(name string, bastions []access, targets []Target) string {
 	var b strings.Builder
+	b.WriteString(api.WithoutKnownHostsCommand(name))
+	for _, at := range bastions {
+		knownHostsComments(&b, at.knownHosts()...)
+	}
+	for _, target := range targets {
+		knownHostsComments(&b, target.knownHosts())
+	}
 	var hosts []string
 	for _, at := range bastions {
 		hosts = append(hosts, bastion.HostAlias(at.name))
@@ -238,7 +251,7 @@ func sshConfig(bastions []access, targets []Target) string {
 		hosts = append(hosts, target.Name)
 		block(&b, target.Name,
 			"User "+target.User,
-			knownHostsCommand(target.Name+" "+string(target.HostKey)))
+			knownHostsCommand(target.knownHosts()))
 	}
 	if len(hosts) > 1 {
 		block(&b, strings.Join(hosts, " "))
@@ -247,11 +260,19 @@ func sshConfig(bastions []access, targets []Target) string {
 	return b.String()
 }
 
+// knownHostsComments writes known_hosts lines as comments, from which a person can make
+// a known_hosts file.
+func knownHostsComments(b *strings.Builder, lines ...string) {
+	for _, line := range lines {
+		b.WriteString(api.KnownHostsPrefix + line + "\n")
+	}
+}
+
 // knownHostsCommand returns the option that prints known_hosts lines. Each line has three
 // words: the host, the type of the key and the key. printf uses its format again until no
 // word is left. ssh needs an absolute path, and each system has printf elsewhere, so env
 // finds it; ssh replaces %% by %. The option needs OpenSSH 8.5. With UserKnownHostsFile
-// instead, the client would have to write a second file and delete it later.
+// instead, each client would have to write a second file and delete it later.
 func knownHostsCommand(lines ...string) string {
 	return `KnownHostsCommand /usr/bin/env printf "%%s %%s %%s\n" ` + strings.Join(lines, " ")
 }

@@ -50,7 +50,8 @@ func withKey(t *testing.T) *fixture {
 }
 
 // annsConfig has an RSA key of 3,072 bits, as bastions have.
-var annsConfig = "Host bastion-web\n  HostName 198.51.100.9\n  Port 2222\n  User bastion\n  Ciphers aes128-gcm@openssh.com,aes256-gcm@openssh.com\n" +
+var annsConfig = api.WithoutKnownHostsCommand("bastion-web") + "# known_hosts: [198.51.100.9]:2222 ssh-ed25519 AAAA\n" +
+	"Host bastion-web\n  HostName 198.51.100.9\n  Port 2222\n  User bastion\n  Ciphers aes128-gcm@openssh.com,aes256-gcm@openssh.com\n" +
 	`  KnownHostsCommand /usr/bin/env printf "%%s %%s %%s\n" [198.51.100.9]:2222 ssh-ed25519 AAAA [198.51.100.9]:2222 ssh-rsa ` + strings.Repeat("B", 544) +
 	"\n  UserKnownHostsFile /dev/null\n  GlobalKnownHostsFile /dev/null\n  StrictHostKeyChecking yes\n"
 

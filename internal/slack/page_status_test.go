@@ -11,7 +11,11 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
 
-const pageConfig = `Host bastion-default
+var pageConfig = api.WithoutKnownHostsCommand("bastion-default") +
+	`# known_hosts: [198.51.100.20]:2222 ` + pageKey + `
+# known_hosts: [198.51.100.20]:2222 ssh-rsa AAAAB3NzaC1yc2E=
+# known_hosts: app.internal ` + pageKey + `
+Host bastion-default
   HostName 198.51.100.20
   Port 2222
   User bastion
@@ -159,7 +163,7 @@ func TestStatusPageOfReady(t *testing.T) {
 	b := newVisitor(app, homeV4).open(path)
 	for _, words := range []string{
 		"Bastion default is ready", "Host bastion-default", "ssh -F bastion-default.conf -J bastion-default app.internal",
-		"Ready. You can connect now.", "Download bastion-default.conf", "cat > bastion-default.conf <<'EOF' Host bastion-default", "EOF", pageConsole,
+		"Ready. You can connect now.", "Download bastion-default.conf", "cat > bastion-default.conf <<'EOF' # OpenSSH before 8.5", "EOF", pageConsole,
 		"Open until 1 Mar 2026, 14:00 UTC", "Address 203.0.113.7 (IPv4)", "SSH key " + pagePrint,
 	} {
 		if !strings.Contains(b.text(), strings.Join(strings.Fields(words), " ")) {
