@@ -52,3 +52,26 @@ func TestAdmissionsOfAnEarlierVersion(t *testing.T) {
 		t.Errorf("without any source, the keys are admitted: %+v", got)
 	}
 }
+
+// A task of an earlier version reads the keys and one source of a new lease.
+func TestEarlierVersionReadsANewLease(t *testing.T) {
+	home, office := netip.MustParsePrefix("192.0.2.7/32"), netip.MustParsePrefix("198.51.100.0/28")
+	var intent Intent
+	intent.admit([]Admission{{Key: "ssh-ed25519 AAAA", Sources: []netip.Prefix{home}}, {Key: "ssh-ed25519 BBBB", Sources: []netip.Prefix{office}, Named: true}}, office)
+	encoded, err := json.Marshal(Lease{Generation: 7, Open: true, Source: intent.Source, Keys: intent.Keys, KeySources: intent.KeySources})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var earlier struct {
+		Generation int64        `json:"generation"`
+		Open       bool         `json:"open"`
+		Source     netip.Prefix `json:"source"`
+		Keys       []Key        `json:"keys"`
+	}
+	if err := json.Unmarshal(encoded, &earlier); err != nil {
+		t.Fatal(err)
+	}
+	if earlier.Generation != 7 || !earlier.Open || earlier.Source != office || !slices.Equal(earlier.Keys, []Key{"ssh-ed25519 AAAA", "ssh-ed25519 BBBB"}) {
+		t.Errorf("%s is read as %+v", encoded, earlier)
+	}
+}

@@ -30,6 +30,8 @@ type Server interface {
 
 	// SetLease puts a lease in force. It starts to close the open connections whose
 	// key is not in the lease, and returns their number. It does not wait for them.
+	// It prints on the other consoles which keys and sources have changed. A connection
+	// stays open if its key is now admitted from other addresses only.
 	SetLease(lease bastion.Lease) (closed int)
 	// Warn prints on all consoles that the bastion ends in the given time.
 	Warn(before time.Duration)

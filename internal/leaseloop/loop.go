@@ -3,7 +3,9 @@ package leaseloop
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
@@ -254,13 +256,13 @@ func (l *loop) setLease(lease bastion.Lease) {
 	closed := l.server.SetLease(lease)
 	l.server.Reply(lease.ConsoleReply)
 	var keys []string
-	for _, key := range lease.Keys {
-		if fingerprint := key.Fingerprint(); fingerprint != "" { // an invalid key has none
-			keys = append(keys, fingerprint)
+	for _, a := range lease.Admissions() {
+		if fingerprint := a.Key.Fingerprint(); fingerprint != "" { // an invalid key has none
+			keys = append(keys, fingerprint+" from "+strings.Trim(fmt.Sprint(a.Sources), "[]"))
 		}
 	}
 	l.cfg.Log.Info("lease in force", "generation", lease.Generation, "deadline", lease.Deadline,
-		"keys", keys, "source", lease.Source, "idle", lease.IdleTimeout.String(), "connections_closed", closed)
+		"keys", keys, "idle", lease.IdleTimeout.String(), "connections_closed", closed)
 }
 
 // call returns the context of one call to the table of leases. A call that begins before

@@ -1,51 +1,13 @@
 package sshd
 
 import (
-	"cmp"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
-	"strconv"
-	"strings"
 
 	"golang.org/x/crypto/ssh"
-
-	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
-
-// keySet maps the admitted keys, in wire form, to their fingerprints.
-type keySet map[string]string
-
-// parseKeys parses the keys of a lease. It leaves out keys that cannot be parsed. For each
-// of them, the error has the fingerprint, or, if there is none, the text of the key.
-func parseKeys(keys []bastion.Key) (keySet, error) {
-	set, problems := keySet{}, []error(nil)
-	for _, key := range keys {
-		_, b64, _ := strings.Cut(string(key), " ")
-		blob, err := base64.StdEncoding.DecodeString(b64)
-		if err == nil {
-			_, err = ssh.ParsePublicKey(blob)
-		}
-		if err != nil {
-			name := cmp.Or(key.Fingerprint(), strconv.Quote(clip(string(key))))
-			problems = append(problems, fmt.Errorf("parse key %s: %w", name, err))
-			continue
-		}
-		set[string(blob)] = key.Fingerprint()
-	}
-	return set, errors.Join(problems...)
-}
-
-func (k keySet) fingerprints() []string {
-	var all []string
-	for _, fingerprint := range k {
-		all = append(all, fingerprint)
-	}
-	slices.Sort(all)
-	return all
-}
 
 // The accepted algorithms. Both sets begin with the same algorithms; the client's order of
 // preference decides.
@@ -75,9 +37,12 @@ var signatures = []string{
 	ssh.KeyAlgoRSASHA256, ssh.KeyAlgoRSASHA512,
 }
 
-// keyPermission names the extension of an authenticated connection's Permissions that
-// holds the key that the client signed with, in wire form.
-const keyPermission = "key"
+// The extensions of an authenticated connection's Permissions that hold the key that the
+// client signed with, in wire form, and its fingerprint.
+const (
+	keyPermission         = "key"
+	fingerprintPermission = "fingerprint"
+)
 
 // maxOffers limits the keys, and the methods, that an audit line lists.
 const maxOffers = 20
@@ -88,13 +53,15 @@ type handshake struct {
 	connections *connectionTable
 	pending     *pendingConnection
 
-	user     string
-	methods  []string // the methods that the client tried
-	refused  []string // fingerprints of offered keys that are not admitted
-	admitted []string // fingerprints of offered keys that are admitted
-	failures int      // refused attempts
-	last     error    // why the last of them was refused
-	denied   error    // why a proved key was refused
+	user      string
+	methods   []string // the methods that the client tried
+	refused   []string // fingerprints of offered keys that are not admitted
+	skipped   bool     // skippedBanner was shown
+	elsewhere error    // why an offered key was refused that is admitted from other addresses
+	admitted  []string // fingerprints of offered keys that are admitted
+	failures  int      // refused attempts
+	last      error    // why the last of them was refused
+	denied    error    // why a proved key was refused
 }
 
 // config returns the library's configuration for this connection.
@@ -124,49 +91,64 @@ func (h *handshake) offered(meta ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Perm
 	h.user = meta.User()
 	h.methods = note(h.methods, "publickey")
 	fingerprint := ssh.FingerprintSHA256(key)
-	if h.connections.admits(string(key.Marshal())) {
+	keys := h.connections.admittedKeys()
+	switch err := keys.check(string(key.Marshal()), h.pending.from).(type) {
+	case nil:
 		h.admitted = note(h.admitted, fingerprint)
 		return nil, nil
+	case *elsewhereError:
+		h.refused = note(h.refused, fingerprint)
+		if h.elsewhere != nil || h.denied != nil {
+			return nil, err
+		}
+		h.elsewhere = err
+		return nil, &ssh.BannerError{Err: err, Message: fmt.Sprintf(elsewhereBanner, fingerprint, h.pending.from)}
 	}
 	h.refused = note(h.refused, fingerprint)
 	err := fmt.Errorf("key %s is not admitted", fingerprint)
-	if len(h.refused) > 1 || h.denied != nil {
+	if h.skipped || h.denied != nil {
 		return nil, err
 	}
-	return nil, &ssh.BannerError{Err: err, Message: fmt.Sprintf(skippedBanner, h.acceptedKeys(), fingerprint)}
+	h.skipped = true
+	return nil, &ssh.BannerError{Err: err, Message: fmt.Sprintf(skippedBanner, keys.accepted(h.pending.from), fingerprint)}
 }
 
 // skippedBanner is shown once, with the first offered key that is not admitted. The client
 // may have other keys, and the server cannot know which offer is the last. So the banner
 // must be true, and its advice right, both for a login that then succeeds and for one that
 // then fails.
-const skippedBanner = "bastion: this bastion accepts the key %s.\n" +
+const skippedBanner = "bastion: this bastion accepts %s.\n" +
 	"Your client offered %s, and continues with its other keys, if it has any.\n" +
 	"If the right key is not among them, name its file as IdentityFile, or request the bastion with a key that you have.\n"
 
-// acceptedKeys returns the fingerprints of the admitted keys, for a sentence.
-func (h *handshake) acceptedKeys() string {
-	return strings.Join(h.connections.admittedKeys().fingerprints(), " or ")
-}
+// elsewhereBanner is shown once, with the first offered key that is admitted from other
+// addresses only. It does not name them: everybody can offer a key, and the addresses show
+// where a person is.
+const elsewhereBanner = "bastion: this bastion accepts the key %s, but not from your address %s.\n" +
+	"Your client continues with its other keys, if it has any.\n" +
+	"To use this key from here, request the bastion again with it, from here.\n"
 
 // verified is called after the library has verified the client's signature. It checks
-// the key again, because the key may have been replaced since the offer. Its refusal is
-// final: no other key of the client can be the right one.
+// the key again, because the key may have been removed or its sources changed since the
+// offer. Its refusal is final: no other key of the client can be the right one. It may name
+// the sources, because the client has proved that the key is its own.
 func (h *handshake) verified(_ ssh.ConnMetadata, key ssh.PublicKey, _ *ssh.Permissions, _ string) (*ssh.Permissions, error) {
 	blob := string(key.Marshal())
 	if err := h.connections.prove(h.pending, blob); err != nil {
 		h.denied = err
 		return nil, &ssh.BannerError{Err: err, Message: h.deniedBanner(err)}
 	}
-	return &ssh.Permissions{Extensions: map[string]string{keyPermission: blob}}, nil
+	return &ssh.Permissions{Extensions: map[string]string{keyPermission: blob, fingerprintPermission: ssh.FingerprintSHA256(key)}}, nil
 }
 
 // deniedBanner returns the text for a client whose key is right, or was until now.
 func (h *handshake) deniedBanner(err error) string {
 	next := "Request it again."
 	switch {
-	case errors.Is(err, errKeyReplaced):
-		next = fmt.Sprintf("This bastion now accepts the key %s. Use that key, or request the bastion with yours.", h.acceptedKeys())
+	case errors.Is(err, errKeyRemoved):
+		next = fmt.Sprintf("This bastion now accepts %s. Request the bastion with a key that you have.", h.connections.admittedKeys().accepted(h.pending.from))
+	case errors.As(err, new(*elsewhereError)):
+		next = "To use this key from here, request the bastion again with it, from here."
 	case errors.Is(err, errTooManyOpen):
 		next = "Close some, and connect again."
 	}
@@ -200,6 +182,8 @@ func (h *handshake) failure(err error, limits Limits) string {
 		return fmt.Sprintf("limit of %d refused attempts reached", h.failures)
 	case len(h.admitted) > 0 && h.last == nil:
 		return "admitted key offered but not proved"
+	case h.elsewhere != nil:
+		return h.elsewhere.Error()
 	case h.last != nil:
 		return clip(h.last.Error())
 	case len(h.methods) > 0:

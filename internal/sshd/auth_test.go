@@ -309,7 +309,7 @@ func (s waitingSigner) Sign(rand io.Reader, data []byte) (*ssh.Signature, error)
 	return s.Signer.Sign(rand, data)
 }
 
-func TestKeyReplacedBetweenOfferAndSignatureIsRefused(t *testing.T) {
+func TestKeyRemovedBetweenOfferAndSignatureIsRefused(t *testing.T) {
 	r := start(t)
 	offered, sign := make(chan struct{}), make(chan struct{})
 	failed := make(chan error)
@@ -329,11 +329,11 @@ func TestKeyReplacedBetweenOfferAndSignatureIsRefused(t *testing.T) {
 	if err := <-failed; err == nil {
 		t.Fatal("the old key was admitted")
 	}
-	if want := []string{fmt.Sprintf("bastion: login refused: the key was replaced. This bastion now accepts the key %s. Use that key, or request the bastion with yours.\n",
+	if want := []string{fmt.Sprintf("bastion: login refused: the key was removed from the bastion. This bastion now accepts the key %s. Request the bastion with a key that you have.\n",
 		ssh.FingerprintSHA256(other.PublicKey()))}; !slices.Equal(*shown, want) {
 		t.Errorf("banners %q, want %q", *shown, want)
 	}
-	r.refusal(kindAuthentication, errKeyReplaced.Error())
+	r.refusal(kindAuthentication, errKeyRemoved.Error())
 }
 
 func TestClientWithoutAuthenticationIsRefused(t *testing.T) {

@@ -21,10 +21,10 @@ type cause struct {
 func (c *cause) Error() string { return c.result }
 
 var (
-	causeClientLeft  = &cause{result: "closed by the client"}
-	causeDead        = &cause{result: "no reply to keepalives"}
-	causeMemory      = &cause{result: "cut: the data that destinations had not read used too much memory"}
-	causeKeyReplaced = &cause{"key replaced", "The key of this connection was replaced by another one."}
+	causeClientLeft = &cause{result: "closed by the client"}
+	causeDead       = &cause{result: "no reply to keepalives"}
+	causeMemory     = &cause{result: "cut: the data that destinations had not read used too much memory"}
+	causeKeyRemoved = &cause{"key removed", "Your key was removed from this bastion: a request made another key the only one. To connect again, request the bastion with your key."}
 )
 
 // connection is one authenticated connection.
@@ -63,7 +63,7 @@ func newConnection(s *server, client actor, wire *wire, sshConn *ssh.ServerConn)
 		lingering: make(chan struct{}, s.cfg.Limits.Channels),
 		consoles:  map[*console]struct{}{},
 	}
-	c.actor.key = s.connections.admittedKeys()[c.key]
+	c.actor.key = sshConn.Permissions.Extensions[fingerprintPermission]
 	c.actor.refusals = &refusalLog{line: s.audit.line}
 	c.ctx, c.cancel = context.WithCancelCause(s.ctx)
 	wire.inflow.end = c.end

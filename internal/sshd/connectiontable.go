@@ -1,7 +1,10 @@
 package sshd
 
 import (
+	"cmp"
 	"errors"
+	"net/netip"
+	"slices"
 	"sync"
 	"time"
 )
@@ -28,6 +31,7 @@ type connectionTable struct {
 // pendingConnection is a connection that has not authenticated yet. The connection
 // table's lock guards it.
 type pendingConnection struct {
+	from   netip.Addr // the client's address
 	close  func()
 	since  time.Time
 	proved bool // it has signed with an admitted key: draining does not close it
@@ -47,7 +51,6 @@ func newConnectionTable(now func() time.Time, limits Limits, changed func()) *co
 var (
 	errClosed         = errors.New("the bastion has ended")
 	errTooManyPending = errors.New("too many unauthenticated connections")
-	errKeyReplaced    = errors.New("the key was replaced")
 	errTooManyOpen    = errors.New("too many open connections")
 )
 
@@ -70,15 +73,7 @@ func (t *connectionTable) begin(p *pendingConnection) error {
 	return nil
 }
 
-// admits reports whether the key is admitted.
-func (t *connectionTable) admits(key string) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	_, ok := t.keys[key]
-	return ok
-}
-
-// admittedKeys returns the admitted keys. The set is never changed.
+// admittedKeys returns the admitted keys.
 func (t *connectionTable) admittedKeys() keySet {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -97,9 +92,10 @@ func (t *connectionTable) prove(p *pendingConnection, key string) error {
 	return nil
 }
 
-// enter moves a connection from pending to open. It fails if the key has been replaced
-// (errKeyReplaced), too many connections are open (errTooManyOpen), or the connection or
-// the bastion has ended (errClosed). Then the connection is neither pending nor open.
+// enter moves a connection from pending to open. It fails if the key has been removed
+// (errKeyRemoved) or is not admitted from the client's address (*elsewhereError), too many
+// connections are open (errTooManyOpen), or the connection or the bastion has ended
+// (errClosed). Then the connection is neither pending nor open.
 func (t *connectionTable) enter(p *pendingConnection, c *connection) error {
 	defer t.changed()
 	t.mu.Lock()
@@ -113,13 +109,13 @@ func (t *connectionTable) enter(p *pendingConnection, c *connection) error {
 }
 
 func (t *connectionTable) mayEnter(p *pendingConnection, key string) error {
-	_, admitted := t.keys[key]
-	switch {
-	case t.closed || p.ended:
+	if t.closed || p.ended {
 		return errClosed
-	case !admitted:
-		return errKeyReplaced
-	case len(t.open) >= t.limits.Connections:
+	}
+	if err := t.keys.check(key, p.from); err != nil {
+		return err
+	}
+	if len(t.open) >= t.limits.Connections {
 		return errTooManyOpen
 	}
 	return nil
@@ -142,18 +138,21 @@ func (t *connectionTable) leave(c *connection) {
 	t.lastUse = t.now()
 }
 
-// setKeys replaces the admitted keys, and returns the open connections whose key is not
-// admitted any more.
-func (t *connectionTable) setKeys(keys keySet) (old []*connection) {
+// setKeys replaces the admitted keys. It returns the open connections whose key is not
+// admitted any more, and the others. A connection stays open if its key is not admitted
+// from its address any more.
+func (t *connectionTable) setKeys(keys keySet) (before keySet, old, kept []*connection) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.keys = keys
+	before, t.keys = t.keys, keys
 	for c := range t.open {
-		if _, ok := keys[c.key]; !ok {
+		if _, ok := keys[c.key]; ok {
+			kept = append(kept, c)
+		} else {
 			old = append(old, c)
 		}
 	}
-	return old
+	return before, old, kept
 }
 
 // use returns the number of open connections. last is the current time if one is open,
@@ -165,6 +164,28 @@ func (t *connectionTable) use() (open int, last time.Time) {
 		return len(t.open), t.now()
 	}
 	return 0, t.lastUse
+}
+
+// keyUse returns the admitted keys with the number of open connections of each.
+func (t *connectionTable) keyUse() []keyUse {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	open := map[string]int{}
+	for c := range t.open {
+		open[c.key]++
+	}
+	var all []keyUse
+	for key, admitted := range t.keys {
+		all = append(all, keyUse{admitted, open[key]})
+	}
+	slices.SortFunc(all, func(a, b keyUse) int { return cmp.Compare(a.place, b.place) })
+	return all
+}
+
+// keyUse is an admitted key with the number of its open connections.
+type keyUse struct {
+	admittedKey
+	open int
 }
 
 // pause makes new connections wait and returns true. If a connection is open or pending,

@@ -321,27 +321,37 @@ func (c *console) showReply(reply bastion.ConsoleReply) int {
 
 func (c *console) showStatus() {
 	open, _ := c.connections.use()
-	fmt.Fprint(c.out, statusText(*c.lease.Load(), open, c.cfg.Now()))
+	fmt.Fprint(c.out, statusText(*c.lease.Load(), open, c.connections.keyUse(), c.actor.key, c.cfg.Now()))
 }
 
-// statusText returns what status prints.
-func statusText(lease bastion.Lease, open int, now time.Time) string {
+// statusText returns what status prints. own is the fingerprint of the client's key.
+func statusText(lease bastion.Lease, open int, keys []keyUse, own string, now time.Time) string {
 	idle := "never closed for being idle"
 	if lease.IdleTimeout > 0 {
 		idle = fmt.Sprintf("closes after %s without a connection", bastion.FormatTTL(lease.IdleTimeout))
 	}
 	left := bastion.FormatTTL(max(0, lease.Deadline.Sub(now)))
-	var b strings.Builder
-	for _, row := range [][2]string{
+	rows := [][2]string{
 		{"bastion", fmt.Sprintf("%s (%s)", clip(lease.Name), clip(lease.BastionID))},
 		{"owner", clip(lease.Owner)},
 		{"state", string(bastion.Ready)},
-		{"source", lease.Source.String()},
 		{"deadline", fmt.Sprintf("%s, %s from now", lease.Deadline.UTC().Format(time.RFC3339), left)},
 		{"idle", idle},
 		{"connections", fmt.Sprintf("%d open", open)},
 		{"destinations", joinRules(lease.AllowedDestinations)},
-	} {
+	}
+	for _, key := range keys {
+		yours, connections := "", "connections"
+		if key.fingerprint == own {
+			yours = " (yours)"
+		}
+		if key.open == 1 {
+			connections = "connection"
+		}
+		rows = append(rows, [2]string{"key", fmt.Sprintf("%s%s, %d %s, from %s", key.fingerprint, yours, key.open, connections, joinSources(key.sources))})
+	}
+	var b strings.Builder
+	for _, row := range rows {
 		fmt.Fprintf(&b, "%-13s%s\n", row[0], row[1])
 	}
 	return b.String()

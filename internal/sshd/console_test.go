@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -392,24 +391,26 @@ func TestParseCommand(t *testing.T) {
 func TestStatusText(t *testing.T) {
 	now := time.Date(2030, 1, 1, 12, 0, 0, 0, time.UTC)
 	lease := bastion.Lease{
-		BastionID: "abcd", Name: "default", Owner: "slack:T1:\x1b[2Jalice", Source: netip.MustParsePrefix("203.0.113.7/32"),
+		BastionID: "abcd", Name: "default", Owner: "slack:T1:\x1b[2Jalice",
 		Deadline: now.Add(90*time.Minute + 300*time.Millisecond), IdleTimeout: 15 * time.Minute,
 		AllowedDestinations: rules("10.0.0.0/8", "fd12::/64:8000-8099"),
 	}
 	want := `bastion      default (abcd)
 owner        slack:T1:?[2Jalice
 state        ready
-source       203.0.113.7/32
 deadline     2030-01-01T13:30:00Z, 1h30m from now
 idle         closes after 15m without a connection
 connections  2 open
 destinations 10.0.0.0/8, fd12::/64:8000-8099
+key          SHA256:one (yours), 1 connection, from 203.0.113.7/32
+key          SHA256:two, 0 connections, from 198.51.100.0/28, 2001:db8::7/128
 `
-	if got := statusText(lease, 2, now); got != want {
+	keys := []keyUse{{admittedKey{0, "SHA256:one", prefixes("203.0.113.7/32")}, 1}, {admittedKey{1, "SHA256:two", prefixes("198.51.100.0/28", "2001:db8::7/128")}, 0}}
+	if got := statusText(lease, 2, keys, "SHA256:one", now); got != want {
 		t.Errorf("status:\n%swant:\n%s", got, want)
 	}
 	lease.IdleTimeout, lease.AllowedDestinations, lease.Deadline = 0, nil, now.Add(-time.Second)
-	got := statusText(lease, 0, now)
+	got := statusText(lease, 0, nil, "", now)
 	for _, part := range []string{"0s from now", "never closed for being idle", "destinations none"} {
 		if !strings.Contains(got, part) {
 			t.Errorf("no %q in:\n%s", part, got)

@@ -149,7 +149,7 @@ func TestReasonOfEachEndReachesConsoles(t *testing.T) {
 	for want, end := range map[string]func(*bastion.Lease){
 		"closed by its owner": func(l *bastion.Lease) { l.Open, l.EndReason = false, bastion.EndClosed },
 		"from its console":    func(l *bastion.Lease) { l.Open, l.EndReason = false, bastion.EndConsole },
-		"was replaced":        func(l *bastion.Lease) { l.Keys = []bastion.Key{authorized(other)} },
+		"was removed":         func(l *bastion.Lease) { l.Keys = []bastion.Key{authorized(other)} },
 	} {
 		t.Run(want, func(t *testing.T) {
 			bubble(t, func(t *testing.T, r *fixture) {

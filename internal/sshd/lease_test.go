@@ -206,7 +206,7 @@ func (l *unreliableListener) Accept() (net.Conn, error) {
 	return l.Listener.Accept()
 }
 
-func TestReplacedKeyEndsItsConnections(t *testing.T) {
+func TestRemovedKeyEndsItsConnections(t *testing.T) {
 	r := start(t)
 	old, other := r.dial(), newKey(t)
 	if err := r.table.Write(func(l *bastion.Lease) { l.Keys = []bastion.Key{authorized(other)} }); err != nil {
@@ -224,8 +224,8 @@ func TestReplacedKeyEndsItsConnections(t *testing.T) {
 		t.Fatalf("the new key is not admitted: %v", err)
 	}
 	defer client.Close()
-	if result := r.log.await(t, msgConnection, 1).text("result"); result != causeKeyReplaced.result {
-		t.Errorf("connection result %q, want %q", result, causeKeyReplaced.result)
+	if result := r.log.await(t, msgConnection, 1).text("result"); result != causeKeyRemoved.result {
+		t.Errorf("connection result %q, want %q", result, causeKeyRemoved.result)
 	}
 }
 
@@ -254,7 +254,7 @@ func TestUnreadableKeyIsIgnored(t *testing.T) {
 		}
 	}
 	lease := r.log.all("lease in force")[0]
-	want := fmt.Sprint([]any{r.table.Lease.Keys[0].Fingerprint(), bastion.Key("ssh-ed25519 AAAA").Fingerprint()})
+	want := fmt.Sprint([]any{r.table.Lease.Keys[0].Fingerprint() + " from 127.0.0.1/32", bastion.Key("ssh-ed25519 AAAA").Fingerprint() + " from 127.0.0.1/32"})
 	if got := lease.text("keys"); got != want {
 		t.Errorf("the lease in force has the keys %s, want %s", got, want)
 	}

@@ -35,7 +35,7 @@ func (s *stubborn) serve(conn net.Conn) {
 func TestCutClosesTheDestination(t *testing.T) {
 	other := newKey(t)
 	for name, cut := range map[string]func(*fixture) error{
-		"the key is replaced": func(r *fixture) error {
+		"the key is removed": func(r *fixture) error {
 			return r.table.Write(func(l *bastion.Lease) { l.Keys = []bastion.Key{authorized(other)} })
 		},
 		"the lease is closed": func(r *fixture) error {
@@ -69,7 +69,7 @@ func TestCutClosesTheDestination(t *testing.T) {
 				if n := len(r.log.all(msgForward)); n != 2 {
 					t.Errorf("%d forward lines, want 2", n)
 				}
-				if name != "the key is replaced" && !r.ended() {
+				if name != "the key is removed" && !r.ended() {
 					t.Error("the destinations hold up the end of the bastion")
 				}
 			})
@@ -227,7 +227,7 @@ func TestClosingConnectionOpensNoChannel(t *testing.T) {
 				if dialed := r.network.dials(); dialed != "" {
 					t.Errorf("the bastion connected to %s", dialed)
 				}
-				if lines := r.log.all(msgConnection); len(lines) != 1 || lines[0].text("result") != causeKeyReplaced.result {
+				if lines := r.log.all(msgConnection); len(lines) != 1 || lines[0].text("result") != causeKeyRemoved.result {
 					t.Errorf("connection lines %v", lines)
 				}
 				frozen.freeze(false)

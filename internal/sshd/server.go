@@ -131,14 +131,19 @@ func (s *server) Reply(reply bastion.ConsoleReply) { s.requests.deliver(reply) }
 
 // SetLease implements [leaseloop.Server].
 func (s *server) SetLease(lease bastion.Lease) (closed int) {
-	keys, err := parseKeys(lease.Keys)
+	keys, err := parseKeys(lease.Admissions())
 	if err != nil {
 		s.log.Error("ignoring a key that cannot be parsed", "error", err)
 	}
 	s.lease.Store(&lease)
-	old := s.connections.setKeys(keys)
+	before, old, kept := s.connections.setKeys(keys)
 	for _, c := range old {
-		c.end(causeKeyReplaced)
+		c.end(causeKeyRemoved)
+	}
+	for _, notice := range before.changes(keys) {
+		for _, c := range kept {
+			c.notify(notice)
+		}
 	}
 	return len(old)
 }
@@ -225,8 +230,9 @@ func (s *server) accept(listener net.Listener) error {
 // begin starts to serve a connection, or refuses it if too many are unauthenticated.
 func (s *server) begin(conn net.Conn) error {
 	s.accepted++
-	client := actor{connection: s.accepted, source: sourceOf(conn)}
-	p := &pendingConnection{close: func() { conn.Close() }}
+	source, from := sourceOf(conn)
+	client := actor{connection: s.accepted, source: source}
+	p := &pendingConnection{from: from, close: func() { conn.Close() }}
 	if err := s.connections.begin(p); err != nil {
 		conn.Close()
 		if errors.Is(err, errTooManyPending) {
@@ -288,11 +294,16 @@ func discardAll(channels <-chan ssh.NewChannel, requests <-chan *ssh.Request) {
 	<-closed
 }
 
-// sourceOf returns a client's address without the port.
-func sourceOf(conn net.Conn) string {
-	addr, err := netip.ParseAddrPort(conn.RemoteAddr().String())
+// sourceOf returns a client's address without the port, as a text and in the form in which
+// sources are compared with it: an IPv4 address, or an IPv6 address without a zone, which
+// names an interface of this machine. If there is no address, it is not valid, and no
+// source contains it.
+func sourceOf(conn net.Conn) (string, netip.Addr) {
+	remote := conn.RemoteAddr().String()
+	address, err := netip.ParseAddrPort(remote)
 	if err != nil {
-		return conn.RemoteAddr().String()
+		return remote, netip.Addr{}
 	}
-	return addr.Addr().Unmap().String()
+	from := address.Addr().Unmap()
+	return from.String(), from.WithZone("")
 }
