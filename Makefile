@@ -1,7 +1,7 @@
 # Bare "make" prints the targets.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help build run demo test conformance soak screenshots dashboard bench bench-ssh lint image push deploy undeploy clean
+.PHONY: help build run demo test conformance soak clients screenshots dashboard bench bench-ssh lint image push deploy undeploy clean
 
 VERSION     := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 REVISION     = $(shell git describe --always --dirty --abbrev=40 --exclude '*' 2>/dev/null)
@@ -36,6 +36,10 @@ conformance: ## install emulators and a browser, and run the tests that need the
 
 soak: ## let random people use local mode and check what is left: make soak TIME=10m SEED=7
 	SOAK_TIME=$(call quote,$(TIME)) SOAK_SEED=$(call quote,$(SEED)) go test -race -tags conformance -count=1 -timeout 0 -v ./internal/test/soak
+
+clients: ## run other people's SSH clients against bastiond; ARGS=-update writes docs/clients.md
+	scripts/emulators ssh-clients
+	@set -o pipefail; go test -tags conformance -count=1 -timeout 60m -v ./internal/test/clients $(ARGS) | grep --line-buffered -Ev '^ *(===|--- PASS)'
 
 screenshots: ## save pictures of Slack's pages in .screenshots: each state in light, dark, narrow, forced colors, no script
 	scripts/emulators chromium axe

@@ -58,6 +58,7 @@ var imports = map[string][]string{
 	// Code that only tests use. No other package imports it, except in its tests.
 	"internal/test/arch":       {},
 	"internal/test/browser":    {"internal/test/emulator"},
+	"internal/test/clients":    {},
 	"internal/test/emulator":   {},
 	"internal/test/leakcheck":  {},
 	"internal/test/monitoring": {},
