@@ -446,3 +446,25 @@ func TestWarningSaysWhenAndWhatToDo(t *testing.T) {
 		}
 	}
 }
+
+func TestConsoleEndsAtALineThatIsTooLong(t *testing.T) {
+	r := start(t)
+	console := r.console(r.dial(), false)
+	console.await("Commands:")
+	console.send(strings.Repeat("a", maxLine-2) + "\n")
+	console.await("unknown command")
+	console.send(strings.Repeat("a", maxLine+1))
+	if status := console.status(); status != 0 {
+		t.Errorf("exit status %d, want 0", status)
+	}
+}
+
+func TestChangeOfTheWindowIsAccepted(t *testing.T) {
+	r := start(t)
+	console := r.console(r.dial(), true)
+	console.await(prompt)
+	size := struct{ Width, Height, Pixels, Lines uint32 }{100, 50, 0, 0}
+	if accepted, err := console.session.SendRequest("window-change", true, ssh.Marshal(size)); err != nil || !accepted {
+		t.Errorf("accepted %t, error %v", accepted, err)
+	}
+}
