@@ -41,8 +41,9 @@ type Server interface {
 	Reply(reply bastion.ConsoleReply)
 
 	// Connections returns the number of open authenticated connections. lastUse is
-	// the current time if one is open, else the time when the last one closed; zero
-	// if there was none.
+	// the current time if one is open, else the time when one was last used; zero if
+	// there was none. A connection whose client does not respond is open until the server
+	// gives it up. Its last use is then when the client was last heard.
 	Connections() (open int, lastUse time.Time)
 	// Pause makes new connections wait and returns true. If a connection is open or
 	// in its handshake, Pause does nothing and returns false.

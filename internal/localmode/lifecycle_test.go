@@ -174,13 +174,13 @@ func TestIdleBastionEnds(t *testing.T) {
 
 func TestQuietTunnelPreventsIdleEndUntilItsClientFreezes(t *testing.T) {
 	var clock testClock
-	// By its clock, the server waits 50 minutes for the reply to a keepalive, so that the advances by
+	// By its clock, the server waits 50 minutes for a sign of the client, so that the advances by
 	// 20 minutes end no connection, and the one by an hour ends a frozen one.
 	f, w := start(t, func(o *Options) {
 		o.DefaultTTL = 8 * time.Hour
 		o.task = func(server *sshd.Config) {
 			server.Now = clock.now
-			server.Timing.Keepalive, server.Timing.Missed = 200*time.Millisecond, 50*60*5
+			server.Timing.Keepalive, server.Timing.Silence = 200*time.Millisecond, 50*time.Minute
 		}
 	}), sshclient.New(t)
 	config := f.sshConfig(request{body: w.AddKey("ed25519")})

@@ -105,7 +105,7 @@ func (c Config) rsaKey() func() (*rsa.PrivateKey, error) {
 type Timing struct {
 	Handshake time.Duration // from accept to authenticated; 2 min, as typing a passphrase takes time
 	Keepalive time.Duration // between keepalives; 15 s
-	Missed    int           // a client that sends nothing for this many keepalives is dead; 3
+	Silence   time.Duration // how long a client may send nothing until it counts as dead; 15 min
 	Reply     time.Duration // how long a console waits for the reply to its request; 20 s
 
 	Resolve time.Duration // one look-up; 5 s
@@ -153,7 +153,7 @@ func (t Timing) withDefaults() Timing {
 	return Timing{
 		Handshake: cmp.Or(t.Handshake, 2*time.Minute),
 		Keepalive: cmp.Or(t.Keepalive, 15*time.Second),
-		Missed:    cmp.Or(t.Missed, 3),
+		Silence:   cmp.Or(t.Silence, 15*time.Minute),
 		Reply:     cmp.Or(t.Reply, 20*time.Second),
 		Resolve:   cmp.Or(t.Resolve, 5*time.Second),
 		Dial:      cmp.Or(t.Dial, 10*time.Second),

@@ -88,6 +88,16 @@ func (c *connection) run(channels <-chan ssh.NewChannel, requests <-chan *ssh.Re
 	close(left)
 }
 
+// lastUse returns when the client last used the connection, which has just ended: now, or
+// when the client last sent data if it did not respond any more.
+func (c *connection) lastUse() time.Time {
+	now := c.cfg.Now()
+	if context.Cause(c.ctx) == causeDead {
+		return now.Add(-c.wire.silence())
+	}
+	return now
+}
+
 // wait waits for the connection's goroutines, and returns why it ended.
 func (c *connection) wait() string {
 	c.helpers.Wait()
@@ -157,7 +167,14 @@ func isKeepalive(requestType string) bool {
 
 // keepalive ends the connection if the client sends nothing for too long. It sends
 // keepalive requests, to which an idle client replies that it does not know them.
+//
+// While the client's host does not reply to the kernel's probes, for example because it
+// sleeps, no request is sent. Its data would stay unacknowledged, and the kernel would wait
+// longer each time before it sends the data again, up to two minutes. After the host has
+// woken up, the client would not receive anything before that. Probes have a fixed
+// interval, and do not delay data.
 func (c *connection) keepalive(left <-chan struct{}) {
+	probe(c.wire.Conn, c.cfg.Timing)
 	ticker := time.NewTicker(c.cfg.Timing.Keepalive)
 	defer ticker.Stop()
 	waiting := make(chan struct{}, 1) // full until the client replies: SendRequest has no time limit
@@ -167,9 +184,12 @@ func (c *connection) keepalive(left <-chan struct{}) {
 			return
 		case <-ticker.C:
 		}
-		if c.wire.silence() > c.cfg.Timing.Keepalive*time.Duration(c.cfg.Timing.Missed) {
+		if c.wire.silence() >= c.cfg.Timing.Silence {
 			c.end(causeDead)
 			return
+		}
+		if !responds(c.wire.Conn, c.cfg.Timing) {
+			continue
 		}
 		select {
 		case waiting <- struct{}{}:

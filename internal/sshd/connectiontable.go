@@ -25,7 +25,7 @@ type connectionTable struct {
 	keys    keySet
 	pending map[*pendingConnection]struct{}
 	open    map[*connection]struct{}
-	lastUse time.Time // when a connection last left
+	lastUse time.Time // when a connection that has left was last used
 }
 
 // pendingConnection is a connection that has not authenticated yet. The connection
@@ -129,13 +129,15 @@ func (t *connectionTable) giveUp(p *pendingConnection) {
 	delete(t.pending, p)
 }
 
-// leave removes an open connection.
-func (t *connectionTable) leave(c *connection) {
+// leave removes an open connection, which was last used at the given time.
+func (t *connectionTable) leave(c *connection, used time.Time) {
 	defer t.changed()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.open, c)
-	t.lastUse = t.now()
+	if used.After(t.lastUse) {
+		t.lastUse = used
+	}
 }
 
 // setKeys replaces the admitted keys. It returns the open connections whose key is not
@@ -156,7 +158,7 @@ func (t *connectionTable) setKeys(keys keySet) (before keySet, old, kept []*conn
 }
 
 // use returns the number of open connections. last is the current time if one is open,
-// else the time when the last one left; zero if there was none.
+// else the time when one was last used; zero if there was none.
 func (t *connectionTable) use() (open int, last time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -1,6 +1,7 @@
 package sshd
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -95,31 +96,74 @@ func TestEndsAtTheDeadline(t *testing.T) {
 	})
 }
 
-// The client's machine has failed: the client sends nothing and closes nothing.
+// The client's machine has failed: the client sends nothing and closes nothing. The server
+// gives it up after Timing.Silence, and the idle time counts from its last sign of life.
 func TestDeadClientDoesNotPreventTheIdleEnd(t *testing.T) {
+	for _, test := range []struct{ silence, idle, end time.Duration }{
+		{0, time.Minute, 15 * time.Minute}, // 0 is the default of 15 minutes
+		{0, 25 * time.Minute, 25 * time.Minute},
+		{5 * time.Minute, 10 * time.Minute, 10 * time.Minute},
+	} {
+		t.Run(fmt.Sprintf("silence %s, idle %s", test.silence, test.idle), func(t *testing.T) {
+			bubble(t, func(t *testing.T, r *fixture) {
+				r.cfg.Timing.Silence, r.table.Lease.IdleTimeout = test.silence, test.idle
+				r.run()
+				after(0)
+				client, conn := r.dialFreezable()
+				defer client.Close()
+				defer conn.freeze(false)
+				after(20*time.Minute + time.Second) // a second after a reply
+				conn.freeze(true)
+				silence := cmp.Or(test.silence, 15*time.Minute)
+				after(silence - 2*time.Second)
+				if lines := r.log.all(msgConnection); len(lines) != 0 || r.ended() {
+					t.Fatalf("before the end of %s: %v", silence, lines)
+				}
+				rest := test.end - (silence - time.Second)
+				after(3 * time.Second)
+				if lines := r.log.all(msgConnection); len(lines) != 1 || lines[0].text("result") != causeDead.result {
+					t.Fatalf("connection lines %v", lines)
+				}
+				if rest > 3*time.Second {
+					r.wantEndAfter(rest-3*time.Second, bastion.EndIdle)
+				}
+				after(3 * time.Second)
+				if ending := r.table.LastReport().Ending.Reason; !r.ended() || ending != bastion.EndIdle {
+					t.Errorf("ended %t, reason %q", r.ended(), ending)
+				}
+			})
+		})
+	}
+}
+
+// A laptop sleeps for ten minutes. The idle time is shorter, but does not count meanwhile.
+func TestTunnelOfASleepingClientContinues(t *testing.T) {
 	bubble(t, func(t *testing.T, r *fixture) {
+		r.table.Lease.IdleTimeout = time.Minute
+		r.memoryHost("10.0.0.1:5432", echo)
 		r.run()
 		after(0)
-		conn, err := r.connect()
-		if err != nil {
-			t.Fatal(err)
-		}
-		frozen := &freezableConn{Conn: conn}
-		frozen.thawed.L = &frozen.mu
-		c, channels, requests, err := ssh.NewClientConn(frozen, "bastion", r.client(ssh.PublicKeys(r.key)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		client := ssh.NewClient(c, channels, requests)
+		client, conn := r.dialFreezable()
 		defer client.Close()
-		defer frozen.freeze(false)
-		after(20 * time.Minute)
-		frozen.freeze(true)
-		after(80 * time.Second)
-		if lines := r.log.all(msgConnection); len(lines) != 1 || lines[0].text("result") != causeDead.result {
-			t.Fatalf("connection lines %v", lines)
+		tunnel := forward(t, client, "10.0.0.1:5432")
+		for range 3 {
+			after(time.Minute)
+			conn.freeze(true)
+			after(10 * time.Minute)
+			conn.freeze(false)
+			after(time.Nanosecond)
+			woken := time.Now()
+			if _, err := tunnel.Write([]byte("back")); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.ReadFull(tunnel, make([]byte, 4)); err != nil {
+				t.Fatal(err)
+			}
+			t.Logf("the tunnel works %s after waking", time.Since(woken))
 		}
-		r.wantEndAfter(10*time.Minute-20*time.Second, bastion.EndIdle)
+		if lines := r.log.all(msgConnection); len(lines) != 0 {
+			t.Errorf("connection lines %v", lines)
+		}
 	})
 }
 

@@ -329,6 +329,22 @@ func (c *freezableConn) Read(b []byte) (int, error) {
 	return n, err
 }
 
+// dialFreezable connects as the owner, with a connection that can be frozen.
+func (r *fixture) dialFreezable() (*ssh.Client, *freezableConn) {
+	r.t.Helper()
+	conn, err := r.connect()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	frozen := &freezableConn{Conn: conn}
+	frozen.thawed.L = &frozen.mu
+	c, channels, requests, err := ssh.NewClientConn(frozen, "bastion", r.client(ssh.PublicKeys(r.key)))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return ssh.NewClient(c, channels, requests), frozen
+}
+
 // host adds a host to the fixture's network. serve is called with each connection to the
 // host, and closes it.
 func (r *fixture) host(address string, serve func(net.Conn)) {

@@ -293,12 +293,13 @@ func TestJumpReachesTheHost(t *testing.T) {
 }
 
 // An idle OpenSSH client replies to keepalives, which counts as use. A client that is
-// stopped with SIGSTOP does not reply, although its kernel still acknowledges data.
+// stopped with SIGSTOP does not reply, although its kernel still acknowledges data. After
+// Timing.Silence it is cut, and the idle time counts from its last reply.
 func TestFrozenOpenSSHClientDoesNotPreventTheIdleEnd(t *testing.T) {
 	const idle = 300 * time.Millisecond
 	r := start(t, func(r *fixture) {
 		r.table.Lease.IdleTimeout = time.Hour
-		r.cfg.Timing.Keepalive, r.cfg.Timing.Missed = 100*time.Millisecond, 3
+		r.cfg.Timing.Keepalive, r.cfg.Timing.Silence = 100*time.Millisecond, 5*time.Second
 		r.cfg.LeaseTiming.Report = 50 * time.Millisecond
 		r.cfg.Timing.Grace = 50 * time.Millisecond
 	})

@@ -278,7 +278,7 @@ func (s *server) serve(conn net.Conn, p *pendingConnection, client actor) {
 	}
 	s.audit.authenticated()
 	c.run(channels, requests)
-	s.connections.leave(c)
+	s.connections.leave(c, c.lastUse())
 	result := c.wait()
 	c.actor.refusals.end()
 	s.audit.connection(c.actor, c.since, result)

@@ -1,8 +1,10 @@
 package sshd
 
 import (
+	"math"
 	"net"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,6 +24,26 @@ func sendQueue(conn net.Conn) (bytes int) {
 		bytes, _ = unix.IoctlGetInt(fd, unix.SIOCOUTQ)
 	})
 	return bytes
+}
+
+// setUserTimeout sets how long the other side's kernel may acknowledge neither data nor
+// probes until the connection fails. It replaces the number of probes and the limit for
+// data, which the kernel derives from net.ipv4.tcp_retries2: about 15 minutes (tcp(7)).
+func setUserTimeout(conn net.Conn, timeout time.Duration) {
+	control(conn, func(fd int) {
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(min(timeout.Milliseconds(), math.MaxInt32)))
+	})
+}
+
+// sinceAcknowledged returns the time since the other side's kernel has last acknowledged
+// data or a probe. It returns 0 if conn is not a TCP connection, or is closed.
+func sinceAcknowledged(conn net.Conn) (since time.Duration) {
+	control(conn, func(fd int) {
+		if info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+			since = time.Duration(info.Last_ack_recv) * time.Millisecond
+		}
+	})
+	return since
 }
 
 func control(conn net.Conn, call func(fd int)) {
