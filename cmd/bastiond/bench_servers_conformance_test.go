@@ -97,6 +97,7 @@ func startBastiond(b *testing.B, key string) *server {
 	port := sshclient.FreePort(b)
 	cmd := exec.Command(program(b), "--lease", string(dir), "--listen", "127.0.0.1:"+port, "--poll", "3s", "--allow-loopback", "127.0.0.1/32")
 	cmd.Stdout = log
+	cmd.Env = append(os.Environ(), taskEnvironment(b)...)
 	s := started(b, cmd, port, nil)
 	ready(b, dir)
 	report, err := dir.Reported()

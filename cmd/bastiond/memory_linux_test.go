@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -49,6 +50,7 @@ func TestStuckUploadsUseLimitedMemory(t *testing.T) {
 			})
 			address := "127.0.0.1:" + sshclient.FreePort(t)
 			cmd := exec.Command(program, "--lease", string(dir), "--listen", address, "--poll", "10ms", "--allow-loopback", "127.0.0.1/32")
+			cmd.Env = append(os.Environ(), taskEnvironment(t)...)
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
@@ -133,6 +135,25 @@ func program(t testing.TB) string {
 		t.Fatalf("go build: %v: %s", err, out)
 	}
 	return path
+}
+
+var goVariable = regexp.MustCompile(`- \{Name: (GO[A-Z]+), Value: '?([0-9A-Za-z]+)'?\}`)
+
+// taskEnvironment returns the variables by which the task definition sets up Go's garbage
+// collector and scheduler.
+func taskEnvironment(t testing.TB) (environ []string) {
+	t.Helper()
+	template, err := os.ReadFile("../../template.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, match := range goVariable.FindAllStringSubmatch(string(template), -1) {
+		environ = append(environ, match[1]+"="+match[2])
+	}
+	if len(environ) != 3 {
+		t.Fatalf("template.yaml sets %v, want GOGC, GOMEMLIMIT and GOMAXPROCS", environ)
+	}
+	return environ
 }
 
 // host calls serve with each connection to the returned address. It closes the
