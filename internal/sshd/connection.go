@@ -260,6 +260,11 @@ type wire struct {
 	now         func() time.Time
 	received    atomic.Int64 // when the client last sent data, in Unix nanoseconds
 	handshaking atomic.Bool
+
+	// The goroutine that reads uses these.
+	bulk   *[bulkBuffer]byte // nil if little data comes
+	unread []byte            // the part of bulk that Read has not returned
+	most   int               // the size of the latest read into bulk
 }
 
 func newWire(conn net.Conn, inflow *inflow, now func() time.Time) *wire {
@@ -272,9 +277,26 @@ func newWire(conn net.Conn, inflow *inflow, now func() time.Time) *wire {
 
 func (w *wire) handshakeDone() { w.handshaking.Store(false) }
 
+// The SSH library reads 4 KiB and then the rest of a packet, which is two system calls for
+// each packet of an upload. After a read that shows that much data comes, wire therefore
+// reads more at once.
+const (
+	bulkRead   = 4 << 10
+	bulkBuffer = 128 << 10
+)
+
+var bulkBuffers = sync.Pool{New: func() any { return new([bulkBuffer]byte) }}
+
 func (w *wire) Read(b []byte) (int, error) {
+	if len(w.unread) > 0 {
+		return w.take(b), nil
+	}
 	w.inflow.mayRead()
-	n, err := w.Conn.Read(b)
+	into := b
+	if w.bulk != nil {
+		into = w.bulk[:]
+	}
+	n, err := w.Conn.Read(into)
 	w.inflow.add(int64(n))
 	if n > 0 {
 		w.received.Store(w.now().UnixNano())
@@ -284,7 +306,26 @@ func (w *wire) Read(b []byte) (int, error) {
 		// 40 ms wherever the client waits for one.
 		quickAck(w.Conn)
 	}
+	switch {
+	case w.bulk != nil:
+		w.unread, w.most = w.bulk[:n], n
+		n = w.take(b)
+	case n >= bulkRead:
+		w.bulk = bulkBuffers.Get().(*[bulkBuffer]byte)
+	}
 	return n, err
+}
+
+// take returns data that was read from the network before. When the latest read was small,
+// it gives the buffer back.
+func (w *wire) take(b []byte) int {
+	n := copy(b, w.unread)
+	w.unread = w.unread[n:]
+	if len(w.unread) == 0 && w.most < bulkRead {
+		bulkBuffers.Put(w.bulk)
+		w.bulk = nil
+	}
+	return n
 }
 
 // Close closes the connection, also while it is not read.
