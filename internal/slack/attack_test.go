@@ -43,6 +43,7 @@ func TestHostileTextStaysTextInMessages(t *testing.T) {
 			"status":    statusMessage(*b),
 			"odd state": statusMessage(odd),
 			"ready":     readyMessage(*b),
+			"key added": keyAddedMessage(*b, b.Keys),
 			"list":      listMessage(slices.Repeat([]Bastion{*b}, 20)),
 			"which":     whichMessage(whichError{open: slices.Repeat([]Bastion{*b}, 20), name: text}, job),
 			"extended":  extendedMessage(*b, job),

@@ -220,6 +220,8 @@ func TestGoldenNotices(t *testing.T) {
 	refused.Stage, refused.Failure = "address", failedBastion().Failure
 	closingDelayed.Stage, closingDelayed.Ended = "delayed", &api.Ended{Reason: bastion.EndClosed, At: start}
 	warning.Warning = true
+	moved := withKeys(aBastion("web"), "SHA256:two")
+	moved.Source = "198.51.100.77/32"
 	for _, test := range []struct {
 		name   string
 		notice Notice
@@ -227,6 +229,8 @@ func TestGoldenNotices(t *testing.T) {
 	}{
 		{"stage", noticeOf(9, starting), []string{"status_starting"}},
 		{"ready", noticeOf(9, aBastion("web")), []string{"ready", "status_ready"}},
+		{"key added", noticeOf(9, withKeys(aBastion("web"), "SHA256:two")), []string{"key_added", "status_two_keys"}},
+		{"key added from another address", noticeOf(9, moved), []string{"ready_key_added"}},
 		{"warning", warning, []string{"warning"}},
 		{"closing", noticeOf(9, closingBastion()), []string{"status_closing"}},
 		{"delayed", noticeOf(9, &delayed), []string{"status_starting_delayed"}},
@@ -243,6 +247,9 @@ func TestGoldenNotices(t *testing.T) {
 				d.clock = test.notice.Bastion.Deadline.Add(-10 * time.Minute)
 			}
 			d.notify(noticeOf(1, stageOf("capacity"))) // the status message, which is edited
+			if strings.HasPrefix(test.name, "key added") {
+				d.notify(noticeOf(2, aBastion("web")))
+			}
 			d.slack.posts = nil
 			d.notify(test.notice)
 			for i, name := range test.names {

@@ -283,13 +283,17 @@ func (m *message) delay(b Bastion) *message {
 	return m
 }
 
-// details returns the address and keys that a bastion accepts, and how it is reached.
+// details returns the keys that a bastion accepts, each with its addresses, and how the
+// bastion is reached.
 func details(b Bastion) []string {
-	accepts := "Accepts: " + addressOnly(b.Source) + ", key " + strings.Join(b.Keys, ", ") + "."
-	if b.IsOpen() {
-		accepts += " If that isn't you, close it now."
+	var lines []string
+	for i, key := range b.Keys {
+		accepts := "Accepts: " + addressesOf(b, key) + ", key " + key + "."
+		if i == len(b.Keys)-1 && b.IsOpen() {
+			accepts += " If that isn't you, close it now."
+		}
+		lines = append(lines, accepts)
 	}
-	lines := []string{accepts}
 	if b.Host != "" {
 		lines = append(lines, "Address: "+net.JoinHostPort(b.Host, strconv.Itoa(b.Port)))
 	}
@@ -298,6 +302,9 @@ func details(b Bastion) []string {
 	}
 	return lines
 }
+
+// addressesOf returns the addresses from which a bastion accepts a key.
+func addressesOf(b Bastion, key string) string { return addressOnly(b.Source) }
 
 // addressOnly returns the address of a source, which is a prefix of full length.
 func addressOnly(source string) string {

@@ -44,6 +44,19 @@ func readyMessage(b Bastion) *message {
 	return newMessage("Your bastion is ready.", fmt.Sprintf("Bastion %s is ready for %s", b.Name, addressOnly(b.Source))).connecting(b)
 }
 
+// keyAddedMessage says that keys were added to a bastion.
+func keyAddedMessage(b Bastion, added []string) *message {
+	return newMessage("A key was added to your bastion.", "Bastion "+b.Name+" accepts another key").added(b, added)
+}
+
+// added adds the keys that were added to a bastion, and the buttons of the bastion.
+func (m *message) added(b Bastion, keys []string) *message {
+	for _, key := range keys {
+		m.paragraph("The key %s was added. It is accepted from %s. If you didn't add it, close the bastion now: a person with this key can log in.", key, addressesOf(b, key))
+	}
+	return m.bastionButtons(b, "Close bastion")
+}
+
 // warningMessage says that a deadline is near.
 func warningMessage(b Bastion, now time.Time) *message {
 	left := max(time.Minute, b.Deadline.Sub(now).Round(time.Minute))

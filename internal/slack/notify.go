@@ -16,8 +16,9 @@ import (
 // This file turns notices about a bastion into direct messages to its owner.
 //
 // Each bastion has one status message, which is edited in place. Slack sends no
-// notification for an edit, so four events are new messages: ready, the warning before a
-// deadline, the receipt, and a failure.
+// notification for an edit, so five events are new messages: ready, an added key, the
+// warning before a deadline, the receipt, and a failure. If the bastion is ready for another
+// address at the same time, the ready message says that the key was added.
 //
 // A notice is stored before any message is sent. Each delivery sends the messages that
 // the newest stored notice requires. So a late notice changes nothing, stages that pass
@@ -37,6 +38,7 @@ type conversation struct {
 	Uneditable bool `json:"uneditable,omitempty"`
 
 	Ready  string    `json:"ready,omitempty"` // the digest of the latest ready message
+	Keys   []string  `json:"keys"`            // the fingerprints that the owner knows of; nil if an earlier version stored the conversation
 	Warned time.Time `json:"warned,omitzero"` // the deadline of the latest warning
 	Ended  bool      `json:"ended,omitempty"` // the receipt or the failure was sent
 
@@ -67,6 +69,7 @@ const (
 	kindReceipt kind = "receipt" // the receipt, or the message that the bastion failed
 	kindWarning kind = "warning"
 	kindReady   kind = "ready"
+	kindKey     kind = "key" // a key was added
 	kindStatus  kind = "status"
 )
 
@@ -78,13 +81,15 @@ type outgoing struct {
 	kind
 	*message
 	digest string
-	edit   bool // edits the status message
+	edit   bool     // edits the status message
+	keys   []string // the fingerprints that the owner knows of after this message; nil if it says nothing about keys
 }
 
 // next returns the most urgent message that the newest notice requires and that was not
 // sent, or nil if there is none.
 func (c conversation) next(now time.Time) *outgoing {
 	n, b := c.Notice, c.Notice.Bastion
+	added := c.addedKeys()
 	switch {
 	case isOver(b) && !c.Ended:
 		return newOutgoing(kindReceipt, endMessage(n))
@@ -92,8 +97,18 @@ func (c conversation) next(now time.Time) *outgoing {
 		return newOutgoing(kindWarning, warningMessage(b, now))
 	case b.State == bastion.Ready:
 		if m := newOutgoing(kindReady, readyMessage(b)); m.digest != c.Ready {
+			m.keys = b.Keys
+			if len(added) > 0 {
+				m.message = readyMessage(b).added(b, added)
+			}
 			return m
 		}
+	}
+	// The ready message may still come, unless the bastion is delayed.
+	if len(added) > 0 && (b.State == bastion.Ready || b.IsOpen() && b.IsDelayed()) {
+		m := newOutgoing(kindKey, keyAddedMessage(b, added))
+		m.keys = b.Keys
+		return m
 	}
 	if !b.IsOpen() && (c.TS == "" || c.Uneditable) {
 		return nil // there is no status message to edit, and the receipt is enough
@@ -107,6 +122,23 @@ func (c conversation) next(now time.Time) *outgoing {
 	}
 	m.edit = c.TS != "" && !c.Uneditable
 	return m
+}
+
+// addedKeys returns the keys that the owner does not know of.
+func (c conversation) addedKeys() []string {
+	return slices.DeleteFunc(slices.Clone(c.Notice.Bastion.Keys), func(key string) bool { return slices.Contains(c.Keys, key) })
+}
+
+// knowKeys stores that the owner knows of the keys. It leaves out those that the bastion
+// does not accept any more, because adding them again is news.
+func (c *conversation) knowKeys(keys []string) {
+	known := []string{} // not nil, which means that nothing is stored
+	for _, key := range keys {
+		if slices.Contains(c.Notice.Bastion.Keys, key) {
+			known = append(known, key)
+		}
+	}
+	c.Keys = known
 }
 
 func newOutgoing(k kind, m *message) *outgoing {
@@ -139,6 +171,9 @@ func (c *conversation) recordOutcome(m *outgoing, at posted, err error, late boo
 		c.Ended = true
 	case m.kind == kindReady:
 		c.Ready = m.digest
+		c.knowKeys(m.keys)
+	case m.kind == kindKey:
+		c.knowKeys(m.keys)
 	case late:
 		c.Status = ""
 	default:
@@ -196,6 +231,10 @@ func (a *App) storeNotice(ctx context.Context, n Notice) error {
 			return time.Time{}, errKeep
 		}
 		c.Notice = n
+		if c.Keys == nil {
+			c.Keys = b.Keys // those of the request that started the bastion
+		}
+		c.knowKeys(c.Keys)
 		return conversationExpires(b, a.Now()), nil
 	})
 	return err

@@ -109,7 +109,18 @@ func TestNextMessageIsTheMostUrgent(t *testing.T) {
 	status := func(b *Bastion) string { return newOutgoing(kindStatus, statusMessage(*b)).digest }
 	ready := newOutgoing(kindReady, readyMessage(*aBastion("web"))).digest
 	warning := warningOf(1, now.Add(time.Minute))
-	withStatus := func(c conversation) conversation { c.Channel, c.TS = "D0ANN", "1.0"; return c }
+	withStatus := func(c conversation) conversation {
+		c.Channel, c.TS = "D0ANN", "1.0"
+		if c.Keys == nil {
+			c.Keys = aBastion("web").Keys
+		}
+		return c
+	}
+	twoKeys := withKeys(aBastion("web"), "SHA256:two")
+	starting, delayed, refused, closed := withKeys(stageOf("lease"), "SHA256:two"), withKeys(stageOf("delayed"), "SHA256:two"), withKeys(stageOf("address"), "SHA256:two"), withKeys(closingBastion(), "SHA256:two")
+	refused.Failure = failedBastion().Failure
+	moved := withKeys(aBastion("web"), "SHA256:two")
+	moved.Source = "198.51.100.77/32"
 	for _, test := range []struct {
 		name string
 		c    conversation
@@ -120,6 +131,14 @@ func TestNextMessageIsTheMostUrgent(t *testing.T) {
 		{"another stage", withStatus(conversation{Notice: noticeOf(1, stageOf("image")), Status: status(stageOf("network"))}), "status edit"},
 		{"ready before status", withStatus(conversation{Notice: noticeOf(1, aBastion("web"))}), "ready"},
 		{"ready was sent", withStatus(conversation{Notice: noticeOf(1, aBastion("web")), Ready: ready}), "status edit"},
+		{"a key was added", withStatus(conversation{Notice: noticeOf(1, twoKeys), Ready: ready}), "key"},
+		{"a key was added, and the address has moved", withStatus(conversation{Notice: noticeOf(1, moved), Ready: ready}), "ready"},
+		{"a key was added, and the bastion is not ready yet", withStatus(conversation{Notice: noticeOf(1, starting), Ready: ready}), "status edit"},
+		{"a key was added, and the bastion is delayed", withStatus(conversation{Notice: noticeOf(1, delayed), Ready: ready}), "key"},
+		{"a key was added, and its address is refused", withStatus(conversation{Notice: noticeOf(1, refused), Ready: ready}), "key"},
+		{"a key was added, and the bastion is closing", withStatus(conversation{Notice: noticeOf(1, closed), Ready: ready}), "status edit"},
+		{"the owner knows of the key", withStatus(conversation{Notice: noticeOf(1, twoKeys), Ready: ready, Keys: twoKeys.Keys}), "status edit"},
+		{"a key was removed", withStatus(conversation{Notice: noticeOf(1, aBastion("web")), Ready: ready, Keys: twoKeys.Keys}), "status edit"},
 		{"warning before ready", conversation{Notice: warning}, "warning"},
 		{"warned of this deadline", conversation{Notice: warning, Warned: warning.Bastion.Deadline}, "ready"},
 		{"warned of an earlier deadline", conversation{Notice: warning, Warned: now}, "warning"},
@@ -184,6 +203,71 @@ func TestReadyIsSentAgainAfterAMove(t *testing.T) {
 	d.notify(noticeOf(4, moved))
 	if n := d.slack.count("is ready for 198.51.100.77"); n != 1 {
 		t.Errorf("%d ready messages for the new address, want 1", n)
+	}
+}
+
+// withKeys returns the bastion with further keys.
+func withKeys(b *Bastion, keys ...string) *Bastion {
+	b.Keys = append(slices.Clone(b.Keys), keys...)
+	return b
+}
+
+func TestAddedKeyIsAnnouncedOnce(t *testing.T) {
+	d := newFixture(t)
+	d.notify(noticeOf(1, aBastion("web")))
+	added := func(key string) int { return d.slack.count("The key " + key + " was added.") }
+	if n := added(aBastion("web").Keys[0]); n != 0 {
+		t.Errorf("the first key was announced %d times", n)
+	}
+	for version := range int64(3) {
+		d.notify(noticeOf(2+version, withKeys(aBastion("web"), "SHA256:two")))
+	}
+	if n := added("SHA256:two"); n != 1 {
+		t.Errorf("the second key was announced %d times, want once", n)
+	}
+	if n := d.slack.count("is ready for"); n != 1 {
+		t.Errorf("%d ready messages, want 1", n)
+	}
+
+	// A start from another address adds a key: one new message says both.
+	both := withKeys(aBastion("web"), "SHA256:two", "SHA256:three")
+	both.Source = "198.51.100.77/32"
+	before := len(d.slack.direct)
+	d.notify(noticeOf(6, both))
+	if n := len(d.slack.direct) - before; n != 1 || added("SHA256:three") != 1 {
+		t.Errorf("%d new messages, which announce the key %d times; want one message", n, added("SHA256:three"))
+	}
+
+	// A key that was removed is announced again, also if it is the only one then.
+	only := aBastion("web")
+	only.Keys, only.Source = []string{"SHA256:two"}, both.Source
+	d.notify(noticeOf(7, only))
+	first := aBastion("web")
+	first.Source = both.Source
+	d.notify(noticeOf(8, first))
+	if n := added(first.Keys[0]); n != 1 {
+		t.Errorf("the key that came back was announced %d times, want once", n)
+	}
+	if n := added("SHA256:two"); n != 1 {
+		t.Errorf("the second key was announced %d times, want once", n)
+	}
+}
+
+// An earlier version has stored the conversation without keys: the keys of the first notice
+// are not news.
+func TestKeysAreNotAnnouncedAfterAnUpdate(t *testing.T) {
+	d := newFixture(t)
+	d.notify(noticeOf(1, aBastion("web")))
+	if _, err := edit(t.Context(), d.App, conversationKey(aBastion("web").ID), func(c *conversation) (time.Time, error) {
+		c.Keys = nil
+		return start.Add(24 * time.Hour), nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	d.notify(noticeOf(2, withKeys(aBastion("web"), "SHA256:two")))
+	d.notify(noticeOf(3, withKeys(aBastion("web"), "SHA256:two", "SHA256:three")))
+	if two, three := d.slack.count("The key SHA256:two was added."), d.slack.count("The key SHA256:three was added."); two != 0 || three != 1 {
+		t.Errorf("announced %d and %d times, want 0 and 1", two, three)
 	}
 }
 

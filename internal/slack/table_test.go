@@ -31,7 +31,7 @@ func storedValues() map[string]any {
 		},
 		"conversation": &conversation{
 			Notice: Notice{Bastion: *closedBastion(), Version: 9, Warning: true, Receipt: aReceipt()}, Channel: "D0ANN", TS: "1.000100",
-			Status: "digest", Uneditable: true, Ready: "digest", Warned: at, Ended: true, SendingUntil: at,
+			Status: "digest", Uneditable: true, Ready: "digest", Keys: []string{"SHA256:key"}, Warned: at, Ended: true, SendingUntil: at,
 		},
 		"outbox": &outbox{
 			PostAfter: at, EditAfter: at, Serial: 2, Holder: start, HeldUntil: at,
