@@ -8,6 +8,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -23,23 +24,15 @@ func (p *person) intrude(random *rand.Rand) {
 		return
 	}
 	defer p.s.usage(b.ID)()
-	victim := p.s.people[random.IntN(len(p.s.people))]
+	// The keys and addresses of the owner's people, in any combination, and the person's own.
+	keys, sources := []ssh.Signer{p.key}, []netip.Addr{p.from}
+	var o *owner
 	for _, other := range p.s.people {
 		if "local:"+other.owner.name == b.Owner {
-			victim = other // the second one stays
+			o, keys, sources = other.owner, append(keys, other.key), append(sources, other.from)
 		}
 	}
-	a := victim.owner.access(b.Name)
-	key, from := p.key, p.from
-	switch random.IntN(4) {
-	case 0: // both are wrong
-	case 1:
-		key = victim.key // stolen
-	case 2:
-		from = victim.from // behind the same NAT
-	case 3: // right, or not any more
-		key, from = victim.key, victim.from
-	}
+	a, key, from := o.access(b.Name), pick(random, keys), pick(random, sources)
 	if random.IntN(3) == 0 { // without a key
 		began := time.Now()
 		client, _, reached, err := connect(from, serverOf(b), ssh.Password("secret"),

@@ -81,13 +81,13 @@ var steps = []struct {
 	name  string
 	do    func(*person, *rand.Rand)
 }{
-	{24, "request", (*person).request},
+	{20, "request", (*person).request},
 	{22, "work", (*person).work},
 	{8, "OpenSSH", (*person).openSSH},
 	{6, "hold", (*person).hold},
 	{6, "extend", (*person).extend},
 	{6, "console", (*person).console},
-	{10, "intrude", (*person).intrude},
+	{14, "intrude", (*person).intrude},
 	{7, "garbage", (*person).garbage},
 	{4, "bad request", (*person).badRequest},
 	{3, "list", (*person).list},
@@ -321,8 +321,13 @@ func (p *person) hold(random *rand.Rand) {
 			p.s.fail("%s: the connection to %s ended, although the bastion is ready and no key was replaced", p, b.ID)
 		}
 	default:
-		if now, ok := p.get(b.ID, 0); ok && progress[now.State] == 2 {
+		now, ok := p.get(b.ID, 0)
+		switch {
+		case !ok:
+		case progress[now.State] == 2:
 			l.mustEnd("the bastion is " + string(now.State))
+		case now.State == bastion.Ready && !slices.Contains(now.Keys, p.fingerprint()):
+			l.mustEnd("its key is not among those of the bastion")
 		}
 	}
 }
