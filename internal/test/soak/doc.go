@@ -6,8 +6,9 @@
 // The people create, move, extend and close bastions, send traffic through them with Go's
 // SSH library and with OpenSSH, break connections, send garbage to the API and to the
 // ports of bastions, and try to get into the bastions of others. Tasks are killed. In
-// addition, bastiond runs as a process with a lease in a folder, and is killed with
-// SIGKILL.
+// addition, bastiond runs as a process with a lease in a folder, which has two keys with
+// addresses of their own; a later lease removes one key, and the process is killed with
+// SIGKILL, or ends in another way.
 //
 // # What is random
 //

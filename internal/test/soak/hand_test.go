@@ -11,8 +11,10 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -32,28 +34,34 @@ var ends = []struct {
 // byHand runs bastiond as a process, with a lease in a folder, again and again. After
 // SIGKILL, the next process has the same folder.
 func (s *soak) byHand(program string) {
-	private, err := sshclient.NewKey("ed25519")
-	if err != nil {
-		s.fail("%v", err)
-		return
-	}
-	key, err := ssh.NewSignerFromKey(private)
-	if err != nil {
-		s.fail("%v", err)
-		return
+	var keys []ssh.Signer
+	var lines []bastion.Key
+	for range 2 {
+		private, err := sshclient.NewKey("ed25519")
+		if err != nil {
+			s.fail("%v", err)
+			return
+		}
+		key, err := ssh.NewSignerFromKey(private)
+		if err != nil {
+			s.fail("%v", err)
+			return
+		}
+		keys, lines = append(keys, key), append(lines, bastion.Key(strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key.PublicKey())))))
 	}
 	var dir leasefile.Dir
-	generation := int64(0)
+	var generation int64
 	for n := uint64(0); s.ctx.Err() == nil; n++ {
 		random := rand.New(rand.NewPCG(s.seed, 1<<62|n))
 		how := ends[random.IntN(len(ends))]
 		if dir == "" {
 			dir = leasefile.Dir(s.t.TempDir())
 		}
-		generation++
-		h := &hand{s: s, dir: dir, key: key, usage: &usage{}, lease: bastion.Lease{
+		generation += 10 // more than the leases that one process gets
+		h := &hand{s: s, dir: dir, keys: keys, usage: &usage{}, lease: bastion.Lease{
 			BastionID: "byhand", Owner: "local:hand", Name: "default", Generation: generation, Open: true,
-			Source: netip.MustParsePrefix("127.0.0.1/32"), Keys: []bastion.Key{bastion.Key(strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key.PublicKey()))))},
+			Source: handSources[0][0], Keys: lines,
+			KeySources:          []bastion.KeySources{{Prefixes: handSources[0]}, {Prefixes: handSources[1], Named: true}},
 			Deadline:            time.Now().Add(2 * patience), // ends the process if the soak is killed
 			AllowedDestinations: []bastion.DestinationRule{{Prefix: netip.MustParsePrefix("127.0.0.1/32"), From: uint16(s.target.port()), To: uint16(s.target.port())}},
 		}}
@@ -74,13 +82,26 @@ func (s *soak) byHand(program string) {
 	}
 }
 
+// handSources are the sources of the two keys, and handAddresses are where clients come from.
+var (
+	handSources = [][]netip.Prefix{
+		{netip.MustParsePrefix("127.0.0.1/32")},
+		{netip.MustParsePrefix("127.0.0.2/32"), netip.MustParsePrefix("127.0.0.8/30")},
+	}
+	handAddresses = []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("127.0.0.10"), netip.MustParseAddr("127.0.0.12")}
+)
+
 // hand is one process of bastiond.
 type hand struct {
 	s     *soak
 	dir   leasefile.Dir
-	key   ssh.Signer
+	keys  []ssh.Signer
 	usage *usage
 	lease bastion.Lease
+
+	removing atomic.Bool // the second key is being removed
+	removed  atomic.Bool // and the process has reported it
+	ending   atomic.Bool // the process is being ended
 
 	process *exec.Cmd
 	to      server
@@ -161,18 +182,17 @@ func (h *hand) start(program string) error {
 // use logs in several times, moves data, and ends the process meanwhile.
 func (h *hand) use(random *rand.Rand, how string) {
 	var clients sync.WaitGroup
-	for range 1 + random.IntN(4) {
+	for range 2 + random.IntN(5) {
 		kind, size := random.IntN(kinds), randomSize(random)
-		again := random.IntN(4)
+		delay, again := time.Duration(random.IntN(2000))*time.Millisecond, random.IntN(4)
+		key, from := random.IntN(2), handAddresses[random.IntN(len(handAddresses))]
+		if random.IntN(2) == 0 {
+			from = handAddresses[key] // a right one
+		}
 		clients.Go(func() {
-			from := netip.MustParseAddr("127.0.0.1")
-			client, conn, _, err := connect(from, h.to, ssh.PublicKeys(h.key))
-			if err != nil {
-				h.usage.count(&h.usage.refusals, false)
-				return // it has ended already
-			}
-			l, err := h.s.newLogin(h.usage, client, conn, "")
-			if err != nil {
+			h.s.sleep(delay)
+			l := h.login(key, from)
+			if l == nil {
 				return
 			}
 			defer l.close()
@@ -184,7 +204,12 @@ func (h *hand) use(random *rand.Rand, how string) {
 			}
 		})
 	}
-	h.s.sleep(time.Duration(random.IntN(3000)) * time.Millisecond)
+	h.s.sleep(time.Duration(random.IntN(1500)) * time.Millisecond)
+	if random.IntN(3) == 0 {
+		h.removeSecondKey()
+	}
+	h.s.sleep(time.Duration(random.IntN(1500)) * time.Millisecond)
+	h.ending.Store(true)
 	h.lease.Generation++
 	var err error
 	switch how {
@@ -206,6 +231,52 @@ func (h *hand) use(random *rand.Rand, how string) {
 	clients.Wait()
 }
 
+// login logs in with a key from an address, and checks that this succeeds or fails as the
+// lease says. It returns nil if it fails.
+func (h *hand) login(key int, from netip.Addr) *login {
+	admitted := slices.ContainsFunc(handSources[key], func(p netip.Prefix) bool { return p.Contains(from) })
+	removed := h.removed.Load()
+	client, conn, _, err := connect(from, h.to, ssh.PublicKeys(h.keys[key]))
+	may := admitted && (key == 0 || !removed)
+	must := admitted && (key == 0 || !h.removing.Load()) && !h.ending.Load()
+	if err != nil {
+		h.usage.count(&h.usage.refusals, false)
+		if must {
+			h.s.fail("bastiond refused key %d from %s: %v", key+1, from, err)
+		} else if !may {
+			h.s.keptOut.Add(1)
+		}
+		return nil
+	}
+	if !may {
+		h.s.fail("key %d got into bastiond from %s, which the lease in force does not admit", key+1, from)
+	}
+	l, err := h.s.newLogin(h.usage, client, conn, "")
+	if err != nil {
+		return nil
+	}
+	return l
+}
+
+// removeSecondKey writes a lease without the second key, and returns when the process has
+// reported that it follows it.
+func (h *hand) removeSecondKey() {
+	h.removing.Store(true)
+	h.lease.Generation++
+	h.lease.Keys, h.lease.KeySources = h.lease.Keys[:1], h.lease.KeySources[:1]
+	if err := h.dir.Grant(h.lease); err != nil {
+		h.s.fail("%v", err)
+		return
+	}
+	h.s.eventually("bastiond does not follow the lease", func() string {
+		if report, err := h.dir.Reported(); err != nil || report.Generation != h.lease.Generation {
+			return fmt.Sprintf("%+v, %v", report, err)
+		}
+		return ""
+	})
+	h.removed.Store(true)
+}
+
 // wait waits for the end of the process, and returns its exit code.
 func (h *hand) wait() int {
 	select {
@@ -220,7 +291,7 @@ func (h *hand) wait() int {
 
 // check checks what the ended process has left.
 func (h *hand) check(how string) {
-	client, _, reached, err := connect(netip.MustParseAddr("127.0.0.1"), h.to, ssh.PublicKeys(h.key))
+	client, _, reached, err := connect(handAddresses[0], h.to, ssh.PublicKeys(h.keys[0]))
 	if err == nil {
 		_ = client.Close()
 	}
