@@ -6,10 +6,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/crypto/ssh"
 
+	"github.com/bastion-on-demand/bastion/internal/publickey"
 	"github.com/bastion-on-demand/bastion/internal/test/sshclient"
 )
 
@@ -61,10 +63,8 @@ func newReader(t *testing.T, f *fixture, lie bool) *reader {
 	document := f.get(b.ID).text
 	if lie {
 		for _, key := range b.HostKeys {
-			other := sshclient.New(t).AddKey(map[string]string{"ssh-ed25519": "ed25519", "ssh-rsa": "rsa"}[strings.Fields(key)[0]])
-			blob := strings.Fields(other)[1]
-			text = strings.ReplaceAll(text, strings.Fields(key)[1], blob)
-			document = strings.ReplaceAll(document, strings.Fields(key)[1], blob)
+			text = strings.ReplaceAll(text, key, otherHostKeys()[strings.Fields(key)[0]])
+			document = strings.ReplaceAll(document, key, otherHostKeys()[strings.Fields(key)[0]])
 		}
 	}
 	r.write("bastion-default.conf", text)
@@ -78,6 +78,23 @@ func newReader(t *testing.T, f *fixture, lie bool) *reader {
 	}
 	return r
 }
+
+// otherHostKeys returns host keys that no bastion has, by their type.
+var otherHostKeys = sync.OnceValue(func() map[string]string {
+	keys := map[string]string{}
+	for _, kind := range []string{"ed25519", "rsa"} {
+		private, err := sshclient.NewKey(kind)
+		if err != nil {
+			panic(err)
+		}
+		signer, err := ssh.NewSignerFromKey(private)
+		if err != nil {
+			panic(err)
+		}
+		keys[signer.PublicKey().Type()] = string(publickey.Of(signer.PublicKey()))
+	}
+	return keys
+})
 
 func (r *reader) write(name, text string) {
 	r.t.Helper()
