@@ -28,7 +28,7 @@ const (
 	distantSize  = 64 << 20
 	oneWay       = 40 * time.Millisecond
 	connects     = 10 // in each round
-	idle         = 50 // connections
+	idle         = 60 // connections
 )
 
 // The client's options. Our ssh_config block has the ciphers of stockFast.
