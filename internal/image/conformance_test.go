@@ -5,9 +5,9 @@ package image
 import (
 	"archive/tar"
 	"bytes"
-	"cmp"
 	"context"
 	"debug/elf"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -60,28 +60,62 @@ func TestTwoBuildsHaveTheSameDigest(t *testing.T) {
 	t.Logf("%s", all[0].Digest)
 }
 
-// The builds above share a cache of compiled packages. This one compares with a build
-// that compiles everything, with the standard library, for the platform of the task.
-func TestBuildWithoutCacheGivesTheSameProgram(t *testing.T) {
+// The builds above share a cache of compiled packages. Here the second build compiles each
+// package of this module again, because a comment at the end of each file changes the key of
+// the cache and not the program.
+func TestCompilingAgainGivesTheSameProgram(t *testing.T) {
 	source := Source{Module: copySource(t), Package: "./cmd/bastiond"}
-	arm64 := v1.Platform{OS: "linux", Architecture: "arm64"}
-	var programs [][]byte
-	for _, cache := range []string{"", t.TempDir()} {
-		if cache != "" {
-			t.Setenv("GOCACHE", cache)
-		}
-		err := Progress{W: os.Stderr}.Step("compile bastiond, cache "+cmp.Or(cache, "of the environment"), nil, func() error {
-			program, err := source.compile(t.Context(), arm64, filepath.Join(t.TempDir(), "bastiond"))
-			programs = append(programs, program)
-			return err
+	first := compileForTask(t, source)
+	for _, folder := range []string{"cmd", "internal"} {
+		err := filepath.WalkDir(filepath.Join(source.Module, folder), func(path string, entry fs.DirEntry, err error) error {
+			if err != nil || entry.IsDir() || filepath.Ext(path) != ".go" {
+				return err
+			}
+			text, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			return os.WriteFile(path, append(text, "\n// "+source.Module+"\n"...), 0o600)
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
-	if !bytes.Equal(programs[0], programs[1]) {
-		t.Errorf("the programs differ: %d and %d bytes", len(programs[0]), len(programs[1]))
+	if second := compileForTask(t, source); !bytes.Equal(first, second) {
+		t.Errorf("the programs differ: %d and %d bytes", len(first), len(second))
 	}
+}
+
+// This build without any cache also compiles the standard library again. Its program is small,
+// because bastiond would take two minutes of a processor.
+func TestBuildWithoutCacheGivesTheSameProgram(t *testing.T) {
+	source := Source{Module: copySource(t), Package: "./cmd/small"}
+	folder := filepath.Join(source.Module, "cmd", "small")
+	if err := os.MkdirAll(folder, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	program := "package main\n\nimport (\n\t\"fmt\"\n\t\"net/netip\"\n)\n\nfunc main() { fmt.Println(netip.IPv6LinkLocalAllNodes()) }\n"
+	if err := os.WriteFile(filepath.Join(folder, "main.go"), []byte(program), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	first := compileForTask(t, source)
+	t.Setenv("GOCACHE", t.TempDir())
+	if second := compileForTask(t, source); !bytes.Equal(first, second) {
+		t.Errorf("the programs differ: %d and %d bytes", len(first), len(second))
+	}
+}
+
+// compileForTask compiles a program for the platform of the task.
+func compileForTask(t *testing.T, source Source) (program []byte) {
+	t.Helper()
+	err := Progress{W: os.Stderr}.Step("compile "+source.Package, nil, func() (err error) {
+		program, err = source.compile(t.Context(), v1.Platform{OS: "linux", Architecture: "arm64"}, filepath.Join(t.TempDir(), "program"))
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return program
 }
 
 // copySource copies what the go command reads, so that an edit while the test runs
