@@ -4,6 +4,7 @@ package soak
 
 import (
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 )
@@ -44,14 +45,15 @@ func (a *access) answer(g *grant, id string) {
 	g.id, g.answered = id, time.Now()
 }
 
-// inForce is called when the bastion was seen ready after the response. What earlier
-// requests asked for is then replaced. A request that overlaps with this one may be the
-// later one.
-func (a *access) inForce(g *grant) {
+// inForce is called when the bastion was seen ready after the response, with these keys.
+// What earlier requests asked for is then replaced, unless their key is still admitted. A
+// request that overlaps with this one may be the later one.
+func (a *access) inForce(g *grant, keys []string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, other := range a.grants {
-		if other.id == g.id && other.until.IsZero() && !other.answered.IsZero() && other.answered.Before(g.from) {
+		earlier := !other.answered.IsZero() && other.answered.Before(g.from)
+		if other.id == g.id && other.until.IsZero() && earlier && (other.key == g.key || !slices.Contains(keys, other.key)) {
 			other.until = time.Now()
 		}
 	}

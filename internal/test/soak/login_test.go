@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -51,7 +52,7 @@ func connect(from netip.Addr, to server, methods ...ssh.AuthMethod) (client *ssh
 	}
 	_ = conn.SetDeadline(time.Now().Add(patience))
 	config := &ssh.ClientConfig{
-		User: "bastion", Auth: methods,
+		User: "bastion", Auth: methods, HostKeyAlgorithms: algorithms(to.hostKeys),
 		HostKeyCallback: func(_ string, _ net.Addr, key ssh.PublicKey) error {
 			reached = slices.Contains(to.hostKeys, string(bytes.TrimSpace(ssh.MarshalAuthorizedKey(key))))
 			if !reached {
@@ -67,6 +68,20 @@ func connect(from netip.Addr, to server, methods ...ssh.AuthMethod) (client *ssh
 	}
 	_ = conn.SetDeadline(time.Time{})
 	return ssh.NewClient(sshConn, channels, requests), conn, true, nil
+}
+
+// algorithms returns the signature algorithms of the host keys. A client that does not know
+// the RSA key yet must not ask for it; OpenSSH looks into its known hosts.
+func algorithms(hostKeys []string) (all []string) {
+	for _, key := range hostKeys {
+		switch kind, _, _ := strings.Cut(key, " "); kind {
+		case ssh.KeyAlgoRSA:
+			all = append(all, ssh.KeyAlgoRSASHA512, ssh.KeyAlgoRSASHA256)
+		default:
+			all = append(all, kind)
+		}
+	}
+	return all
 }
 
 // login logs in to a bastion, and compares the result with the access that requests have

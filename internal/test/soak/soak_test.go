@@ -151,6 +151,9 @@ func (s *soak) run() {
 	close(finished)
 	reporting.Wait()
 	fmt.Println(s.line("finished"))
+	if s.length >= time.Minute && !s.failed() && (s.logins.Load() == 0 || s.transfers.Load() == 0 || s.keptOut.Load() == 0 || s.audits.Load() == 0) {
+		s.fail("there were no logins, no transfers, no attacks or no receipts, so the soak has shown nothing")
+	}
 }
 
 // fail reports a failure and ends the soak.
@@ -200,7 +203,18 @@ func (s *soak) report(finished <-chan struct{}) {
 
 // line returns a line of progress.
 func (s *soak) line(phase string) string {
-	var open, ready int
+	open, ready := s.open()
+	var memory runtime.MemStats
+	runtime.ReadMemStats(&memory)
+	return fmt.Sprintf("soak %s of %s, seed %d, %s: %d steps, %d requests, %d bastions (%d open, %d ready, %d receipts checked), %d logins, %d kept out, "+
+		"%d transfers, %d MB, %d garbage, killed: %d tasks %d clients, processes: %d bastiond %d ssh, %d goroutines, %d files, %d MB heap, %d failures",
+		time.Since(s.began).Round(time.Second), s.length, s.seed, phase, s.steps.Load(), s.requests.Load(), s.created.Load(), open, ready, s.audits.Load(),
+		s.logins.Load(), s.keptOut.Load(), s.transfers.Load(), s.bytes.Load()>>20, s.garbage.Load(), s.kills.Load(), s.killedClients.Load(),
+		s.hands.Load(), s.processes.Load(), runtime.NumGoroutine(), openFiles(), memory.HeapAlloc>>20, s.failures.Load())
+}
+
+// open returns the number of bastions that are open, and that are ready.
+func (s *soak) open() (open, ready int) {
 	for _, rec := range s.local.Cloud.Inventory().Records {
 		if rec.Intent.Open {
 			open++
@@ -209,13 +223,7 @@ func (s *soak) line(phase string) string {
 			ready++
 		}
 	}
-	var memory runtime.MemStats
-	runtime.ReadMemStats(&memory)
-	return fmt.Sprintf("soak %s of %s, seed %d, %s: %d steps, %d requests, %d bastions (%d open, %d ready, %d receipts checked), %d logins, %d kept out, "+
-		"%d transfers, %d MB, %d garbage, killed: %d tasks %d clients, processes: %d bastiond %d ssh, %d goroutines, %d files, %d MB heap, %d failures",
-		time.Since(s.began).Round(time.Second), s.length, s.seed, phase, s.steps.Load(), s.requests.Load(), s.created.Load(), open, ready, s.audits.Load(),
-		s.logins.Load(), s.keptOut.Load(), s.transfers.Load(), s.bytes.Load()>>20, s.garbage.Load(), s.kills.Load(), s.killedClients.Load(),
-		s.hands.Load(), s.processes.Load(), runtime.NumGoroutine(), openFiles(), memory.HeapAlloc>>20, s.failures.Load())
+	return open, ready
 }
 
 // usage keeps a bastion from being audited until the returned function is called.
@@ -240,11 +248,15 @@ func (s *soak) some(random *rand.Rand, match func(known) bool) api.Bastion {
 	return pick(random, sorted(all))
 }
 
-// chaos kills tasks, and lets the cloud run out of capacity.
+// chaos kills tasks, and lets the cloud run out of capacity. While few bastions are ready,
+// it does nothing, so that there is something to use on a busy machine too.
 func (s *soak) chaos() {
 	for n := uint64(0); s.ctx.Err() == nil; n++ {
 		random := rand.New(rand.NewPCG(s.seed, 1<<63|n))
 		s.sleep(2*time.Second + time.Duration(random.IntN(4000))*time.Millisecond)
+		if _, ready := s.open(); ready < 3 {
+			continue
+		}
 		if random.IntN(5) == 0 {
 			s.local.Cloud.RefuseCapacity(1 + random.IntN(2))
 		}
