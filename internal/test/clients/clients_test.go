@@ -150,7 +150,7 @@ func (m matrix) refused(what string, got result, why *regexp.Regexp) {
 }
 
 var (
-	wrongKey         = regexp.MustCompile(`(?i)permission denied|authentication|auth|no supported methods`)
+	wrongKey         = regexp.MustCompile(`(?i)permission denied|auth`)
 	wrongHost        = regexp.MustCompile(`(?i)host ?key|host denied|server key|KnownHostCheckMisMatch`)
 	wrongDestination = regexp.MustCompile(`This bastion does not connect|(?i)administratively prohibited|Reason: 1$`) // 1 is that reason in RFC 4254, section 5.1
 )

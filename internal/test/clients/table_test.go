@@ -132,7 +132,7 @@ func table(t *testing.T, rows []*row) string {
 		b.WriteString(" " + c.heading + " |")
 	}
 	b.WriteString("\n" + strings.Repeat("| --- ", len(columns)+2) + "|\n")
-	var missing, refusals strings.Builder
+	var notes, refusals strings.Builder
 	for _, r := range rows {
 		version := r.version
 		if version == "" {
@@ -144,16 +144,19 @@ func table(t *testing.T, rows []*row) string {
 		}
 		b.WriteString("\n")
 		if r.missingKeys != "" {
-			fmt.Fprintf(&missing, "- %s cannot log in with all keys: %s.\n", r.title(), r.missingKeys)
+			fmt.Fprintf(&notes, "- %s cannot log in with all keys: %s.\n", r.title(), r.missingKeys)
 		}
 		if r.noRekey != "" {
-			fmt.Fprintf(&missing, "- %s cannot be told to rekey: %s.\n", r.title(), r.noRekey)
+			fmt.Fprintf(&notes, "- %s cannot be told to rekey: %s.\n", r.title(), r.noRekey)
+		}
+		if r.hidesRefusals {
+			fmt.Fprintf(&notes, "- %s closes a refused forward without a message.\n", r.title())
 		}
 		if r.strictRefuses != "" {
 			fmt.Fprintf(&refusals, "| %s | `%s` |\n", r.title(), r.strictRefuses)
 		}
 	}
-	fmt.Fprintf(&b, "\nWhy some cells say no:\n\n%s", &missing)
+	fmt.Fprintf(&b, "\nNotes:\n\n%s", &notes)
 	fmt.Fprintf(&b, "\n## Refused by `SshAlgorithms=strict`\n\n%s\n| client | message |\n| --- | --- |\n%s", strictIntroduction, &refusals)
 	return b.String()
 }
