@@ -38,13 +38,14 @@ func TestMain(m *testing.M) {
 
 func TestErrorListsAllProblems(t *testing.T) {
 	_, err := parse(t.Context(), []string{
-		"--lease", "/nowhere", "--listen", "22", "--poll", "often", "--wait", "-1s", "--ssh-algorithms", "fips", "--allow-loopback", "127.0.0.1/32,10.0.0.0/8,x", "extra",
+		"--lease", "/nowhere", "--listen", "22", "--poll", "often", "--wait", "-1s", "--ssh-algorithms", "fips", "--ssh-handshakes", "0", "--ssh-connections", "1001", "--ssh-channels", "many", "--ssh-silence-minutes", "1441", "--allow-loopback", "127.0.0.1/32,10.0.0.0/8,x", "extra",
 	}, nothing, io.Discard)
 	if err == nil {
 		t.Fatal("no error")
 	}
 	for _, want := range []string{
-		`unexpected argument "extra"`, "/nowhere", `--listen "22"`, `--poll "often"`, `--wait "-1s"`, `--ssh-algorithms "fips": neither compatible nor strict`, `"10.0.0.0/8"`, `"x"`,
+		`unexpected argument "extra"`, "/nowhere", `--listen "22"`, `--poll "often"`, `--wait "-1s"`, `--ssh-algorithms "fips": neither compatible nor strict`,
+		`--ssh-handshakes "0": not a number from 1 to 1000`, `--ssh-connections "1001"`, `--ssh-channels "many"`, `--ssh-silence-minutes "1441": not a number from 1 to 1440`, `"10.0.0.0/8"`, `"x"`,
 	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is missing in:\n%v", want, err)
@@ -93,6 +94,25 @@ func TestAlgorithmsAreASetting(t *testing.T) {
 		if cfg, err := parse(t.Context(), nil, func(name string) string { return env[name] }, io.Discard); err != nil || cfg.Algorithms != want {
 			t.Errorf("%q: %q, %v", value, cfg.Algorithms, err)
 		}
+	}
+}
+
+func TestLimitsAreSettings(t *testing.T) {
+	env := map[string]string{"BASTIOND_LEASE": t.TempDir()}
+	getenv := func(name string) string { return env[name] }
+	for _, want := range []struct {
+		limits  sshd.Limits
+		silence time.Duration
+	}{
+		{sshd.Limits{Handshakes: 400, Connections: 250, Channels: 250}, 15 * time.Minute},
+		{sshd.Limits{Handshakes: 7, Connections: 8, Channels: 9}, 10 * time.Minute},
+	} {
+		cfg, err := parse(t.Context(), nil, getenv, io.Discard)
+		if err != nil || cfg.Limits != want.limits || cfg.Timing.Silence != want.silence {
+			t.Errorf("%+v, %v, %v; want %+v", cfg.Limits, cfg.Timing.Silence, err, want)
+		}
+		env["BASTIOND_SSH_HANDSHAKES"], env["BASTIOND_SSH_CONNECTIONS"], env["BASTIOND_SSH_CHANNELS"] = "7", "8", "9"
+		env["BASTIOND_SSH_SILENCE_MINUTES"] = "10"
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -44,7 +45,7 @@ const metadataTimeout = 10 * time.Second
 
 // values holds the settings as text.
 type values struct {
-	id, lease, table, role, metadata, listen, algorithms, poll, wait, allowLoopback string
+	id, lease, table, role, metadata, listen, algorithms, handshakes, connections, channels, silence, poll, wait, allowLoopback string
 }
 
 // parse reads the flags, and the environment for those that are not set. Its error
@@ -65,6 +66,10 @@ func parse(ctx context.Context, args []string, getenv func(string) string, help 
 	define(&v.role, "task-role-id", "", "unique `ID` of the task's role, AROA…")
 	define(&v.listen, "listen", "0.0.0.0:2222", "`ADDRESS` to listen on")
 	define(&v.algorithms, "ssh-algorithms", string(sshd.Compatible), "`SET` of algorithms to offer: compatible, or strict, which some older clients lack")
+	define(&v.handshakes, "ssh-handshakes", "400", "the most `CONNECTIONS` that have not authenticated")
+	define(&v.connections, "ssh-connections", "250", "the most authenticated `CONNECTIONS`")
+	define(&v.channels, "ssh-channels", "250", "the most `CHANNELS`, forwards and sessions, of one connection")
+	define(&v.silence, "ssh-silence-minutes", "15", "`MINUTES` after which a client that sends nothing is cut")
 	define(&v.poll, "poll", "", "`INTERVAL` between lease polls (default 200ms, or 3s with --lease-table)")
 	define(&v.wait, "wait", "5m", "the longest `TIME` to wait for the first lease")
 	define(&v.allowLoopback, "allow-loopback", "", "loopback destinations to permit, as `CIDR,...`; the lease must allow them too")
@@ -90,7 +95,7 @@ func parse(ctx context.Context, args []string, getenv func(string) string, help 
 func (v values) config(ctx context.Context) (sshd.Config, error) {
 	cfg := sshd.Config{BastionID: v.id, Resolver: sshd.Network{}, Dialer: sshd.Network{}}
 	cfg.Listen = func() (net.Listener, error) { return listen(v.listen) }
-	var problems [7]error
+	var problems [11]error
 	if _, err := netip.ParseAddrPort(v.listen); err != nil {
 		problems[0] = fmt.Errorf("--listen %q: not an address with a port, such as 127.0.0.1:2222", v.listen)
 	}
@@ -106,6 +111,12 @@ func (v values) config(ctx context.Context) (sshd.Config, error) {
 	if cfg.Algorithms, problems[6] = sshd.ParseAlgorithms(v.algorithms); problems[6] != nil {
 		problems[6] = fmt.Errorf("--ssh-algorithms %w", problems[6])
 	}
+	cfg.Limits.Handshakes, problems[7] = number("--ssh-handshakes", v.handshakes, 1, 1000)
+	cfg.Limits.Connections, problems[8] = number("--ssh-connections", v.connections, 1, 1000)
+	cfg.Limits.Channels, problems[9] = number("--ssh-channels", v.channels, 1, 1000)
+	var minutes int
+	minutes, problems[10] = number("--ssh-silence-minutes", v.silence, 1, 1440)
+	cfg.Timing.Silence = time.Duration(minutes) * time.Minute
 	if err := errors.Join(problems[:]...); err != nil {
 		return sshd.Config{}, err
 	}
@@ -166,6 +177,14 @@ func duration(flag, value string) (time.Duration, error) {
 		return 0, fmt.Errorf("%s %q: not a duration, such as 200ms or 5m", flag, value)
 	}
 	return d, nil
+}
+
+func number(flag, value string, least, most int) (int, error) {
+	n, err := strconv.Atoi(value)
+	if err != nil || n < least || n > most {
+		return 0, fmt.Errorf("%s %q: not a number from %d to %d", flag, value, least, most)
+	}
+	return n, nil
 }
 
 func loopbacks(flag, value string) (all []netip.Prefix, err error) {

@@ -174,7 +174,7 @@ func TestKeyIsCheckedAgainAtEntry(t *testing.T) {
 		"moved":           {sources("192.0.2.7/32"), func(err error) bool { return errors.As(err, new(*elsewhereError)) }},
 		"no source":       {sources(), func(err error) bool { return errors.As(err, new(*elsewhereError)) }},
 	} {
-		table := newConnectionTable(time.Now, Limits{}.withDefaults(), func() {})
+		table := newConnectionTable(time.Now, Limits{}.withDefaults(), Timing{}.withDefaults(), func() {})
 		table.setKeys(sources("127.0.0.1/32"))
 		p := &pendingConnection{from: here}
 		if err := table.begin(p); err != nil {

@@ -231,7 +231,7 @@ func TestRSAHostKeyHas3072Bits(t *testing.T) {
 	if err != nil || key.N.BitLen() != 3072 {
 		t.Errorf("%d bits, %v", key.N.BitLen(), err)
 	}
-	signer, err := rsaSigner(key)
+	signer, err := signerWith(key, ssh.KeyAlgoRSASHA512, ssh.KeyAlgoRSASHA256)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -52,6 +52,7 @@ const maxOffers = 20
 type handshake struct {
 	connections *connectionTable
 	pending     *pendingConnection
+	gate        *exchangeGate
 
 	user      string
 	methods   []string // the methods that the client tried
@@ -73,16 +74,24 @@ func (h *handshake) config(hosts *hostKeys, cfg Config) *ssh.ServerConfig {
 		PublicKeyCallback:         h.offered,
 		VerifiedPublicKeyCallback: h.verified,
 		AuthLogCallback:           h.attempted,
-		ServerVersion:             "SSH-2.0-bastiond",
+		ServerVersion:             serverVersion,
 	}
 	if cfg.Algorithms == Strict {
 		config.Config = strict
 	}
+	config.Config.Rand = h.gate
+	config.PreAuthConnCallback = h.pending.setPreAuth
 	signers, _ := hosts.signers()
 	for _, signer := range signers {
-		config.AddHostKey(signer)
+		config.AddHostKey(notingSigner{signer, h.signing})
 	}
 	return config
+}
+
+// signing is called when the key exchange is computed and the host key is asked to sign.
+func (h *handshake) signing() {
+	h.gate.release()
+	h.connections.reach(h.pending, stageSigned)
 }
 
 // offered returns an error if an offered key is not admitted. An offer proves nothing: a

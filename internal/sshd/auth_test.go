@@ -348,7 +348,7 @@ func TestClientWithoutAuthenticationIsRefused(t *testing.T) {
 }
 
 func TestHandshakeHasATimeLimit(t *testing.T) {
-	r := start(t, func(r *fixture) { r.cfg.Timing.Handshake = 50 * time.Millisecond })
+	r := start(t, func(r *fixture) { r.cfg.Timing.KeyExchange = 50 * time.Millisecond })
 	conn, err := net.Dial("tcp", r.address)
 	if err != nil {
 		t.Fatal(err)
@@ -358,40 +358,7 @@ func TestHandshakeHasATimeLimit(t *testing.T) {
 		t.Logf("closed with %v", err)
 	}
 	r.log.await(t, msgRefusal, 1)
-	r.refusal(kindAuthentication, "not authenticated within 50ms")
-}
-
-func TestUnauthenticatedConnectionsAreLimited(t *testing.T) {
-	r := start(t, func(r *fixture) { r.cfg.Limits.Unauthenticated = 2 })
-	var waiting []net.Conn
-	for range 2 {
-		conn, err := net.Dial("tcp", r.address)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
-		if _, err := conn.Read(make([]byte, 1)); err != nil { // the server's version: the server has accepted the connection
-			t.Fatal(err)
-		}
-		waiting = append(waiting, conn)
-	}
-	extra, err := net.Dial("tcp", r.address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer extra.Close()
-	if n, err := extra.Read(make([]byte, 1)); err == nil {
-		t.Errorf("a connection beyond the limit received %d bytes", n)
-	}
-	l := r.log.await(t, msgRefusal, 1)
-	if l.text("kind") != kindConnection || l.number("limit") != 2 {
-		t.Errorf("line %v", l)
-	}
-	for _, conn := range waiting {
-		conn.Close()
-	}
-	r.log.await(t, msgRefusal, 3)
-	r.dial() // below the limit again
+	r.refusal(kindAuthentication, "no key exchange within 50ms")
 }
 
 func TestOpenConnectionsAreLimited(t *testing.T) {

@@ -103,7 +103,12 @@ func (c Config) rsaKey() func() (*rsa.PrivateKey, error) {
 
 // Timing holds the time limits of connections.
 type Timing struct {
-	Handshake time.Duration // from accept to authenticated; 2 min, as typing a passphrase takes time
+	// KeyExchange is from accept until the host key is asked to sign; 10 s. Waiting for a
+	// turn (see exchangeGate) does not count.
+	KeyExchange time.Duration
+	// Handshake is from then until the client is authenticated; 2 min. The client asks its
+	// questions about the host key and its passphrase in this time.
+	Handshake time.Duration
 	Keepalive time.Duration // between keepalives; 15 s
 	Silence   time.Duration // how long a client may send nothing until it counts as dead; 15 min
 	Reply     time.Duration // how long a console waits for the reply to its request; 20 s
@@ -117,9 +122,9 @@ type Timing struct {
 
 // Limits bounds what the server accepts. Each refusal by a limit is audited.
 type Limits struct {
-	Unauthenticated int // connections that have not authenticated; 32
-	Connections     int // authenticated connections; 64
-	Channels        int // forwards and sessions of one connection; 256
+	Handshakes  int // connections that have not authenticated; 400
+	Connections int // authenticated connections; 250
+	Channels    int // forwards and sessions of one connection; 250
 	// Undelivered is the number of bytes that clients have sent and destinations have not
 	// read, above which connections are not read any more; 64 MiB. With the share that
 	// each connection has in any case, all of them can hold twice as much. The memory in
@@ -151,25 +156,26 @@ func (c Config) withDefaults() Config {
 
 func (t Timing) withDefaults() Timing {
 	return Timing{
-		Handshake: cmp.Or(t.Handshake, 2*time.Minute),
-		Keepalive: cmp.Or(t.Keepalive, 15*time.Second),
-		Silence:   cmp.Or(t.Silence, 15*time.Minute),
-		Reply:     cmp.Or(t.Reply, 20*time.Second),
-		Resolve:   cmp.Or(t.Resolve, 5*time.Second),
-		Dial:      cmp.Or(t.Dial, 10*time.Second),
-		Linger:    cmp.Or(t.Linger, 30*time.Second),
-		Stuck:     cmp.Or(t.Stuck, 3*time.Minute),
-		Grace:     cmp.Or(t.Grace, time.Second),
+		KeyExchange: cmp.Or(t.KeyExchange, 10*time.Second),
+		Handshake:   cmp.Or(t.Handshake, 2*time.Minute),
+		Keepalive:   cmp.Or(t.Keepalive, 15*time.Second),
+		Silence:     cmp.Or(t.Silence, 15*time.Minute),
+		Reply:       cmp.Or(t.Reply, 20*time.Second),
+		Resolve:     cmp.Or(t.Resolve, 5*time.Second),
+		Dial:        cmp.Or(t.Dial, 10*time.Second),
+		Linger:      cmp.Or(t.Linger, 30*time.Second),
+		Stuck:       cmp.Or(t.Stuck, 3*time.Minute),
+		Grace:       cmp.Or(t.Grace, time.Second),
 	}
 }
 
 func (l Limits) withDefaults() Limits {
 	return Limits{
-		Unauthenticated: cmp.Or(l.Unauthenticated, 32),
-		Connections:     cmp.Or(l.Connections, 64),
-		Channels:        cmp.Or(l.Channels, 256),
-		Undelivered:     cmp.Or(l.Undelivered, 64<<20),
-		AuthAttempts:    cmp.Or(l.AuthAttempts, 64),
+		Handshakes:   cmp.Or(l.Handshakes, 400),
+		Connections:  cmp.Or(l.Connections, 250),
+		Channels:     cmp.Or(l.Channels, 250),
+		Undelivered:  cmp.Or(l.Undelivered, 64<<20),
+		AuthAttempts: cmp.Or(l.AuthAttempts, 64),
 	}
 }
 

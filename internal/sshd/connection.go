@@ -258,6 +258,8 @@ type wire struct {
 	net.Conn
 	inflow      *inflow
 	now         func() time.Time
+	gate        *exchangeGate
+	heard       func()       // called when the client sends its first data
 	received    atomic.Int64 // when the client last sent data, in Unix nanoseconds
 	handshaking atomic.Bool
 
@@ -267,8 +269,8 @@ type wire struct {
 	most   int               // the size of the latest read into bulk
 }
 
-func newWire(conn net.Conn, inflow *inflow, now func() time.Time) *wire {
-	w := &wire{Conn: conn, inflow: inflow, now: now}
+func newWire(conn net.Conn, inflow *inflow, now func() time.Time, gate *exchangeGate, heard func()) *wire {
+	w := &wire{Conn: conn, inflow: inflow, now: now, gate: gate, heard: sync.OnceFunc(heard)}
 	w.received.Store(now().UnixNano())
 	w.handshaking.Store(true)
 	quickAck(conn)
@@ -299,6 +301,7 @@ func (w *wire) Read(b []byte) (int, error) {
 	n, err := w.Conn.Read(into)
 	w.inflow.add(int64(n))
 	if n > 0 {
+		w.heard()
 		w.received.Store(w.now().UnixNano())
 	}
 	if w.handshaking.Load() {
@@ -331,6 +334,7 @@ func (w *wire) take(b []byte) int {
 // Close closes the connection, also while it is not read.
 func (w *wire) Close() error {
 	w.inflow.close()
+	w.gate.close()
 	return w.Conn.Close()
 }
 

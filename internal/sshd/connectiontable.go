@@ -3,7 +3,6 @@ package sshd
 import (
 	"cmp"
 	"errors"
-	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -16,31 +15,23 @@ import (
 type connectionTable struct {
 	now     func() time.Time
 	limits  Limits
+	timing  Timing
 	changed func() // wakes the lease loop; does not block
 
 	mu      sync.Mutex
-	resumed sync.Cond // signalled when paused or closed changes
+	resumed sync.Cond // signalled when paused or closed changes, and when a place is free
 	paused  bool      // new connections wait
 	closed  bool      // new connections are refused
 	keys    keySet
+	begun   int64 // number of connections that have begun
 	pending map[*pendingConnection]struct{}
 	open    map[*connection]struct{}
 	lastUse time.Time // when a connection that has left was last used
 }
 
-// pendingConnection is a connection that has not authenticated yet. The connection
-// table's lock guards it.
-type pendingConnection struct {
-	from   netip.Addr // the client's address
-	close  func()
-	since  time.Time
-	proved bool // it has signed with an admitted key: draining does not close it
-	ended  bool // it was closed, and cannot enter any more
-}
-
-func newConnectionTable(now func() time.Time, limits Limits, changed func()) *connectionTable {
+func newConnectionTable(now func() time.Time, limits Limits, timing Timing, changed func()) *connectionTable {
 	t := &connectionTable{
-		now: now, limits: limits, changed: changed,
+		now: now, limits: limits, timing: timing, changed: changed,
 		pending: map[*pendingConnection]struct{}{},
 		open:    map[*connection]struct{}{},
 	}
@@ -51,26 +42,50 @@ func newConnectionTable(now func() time.Time, limits Limits, changed func()) *co
 var (
 	errClosed         = errors.New("the bastion has ended")
 	errTooManyPending = errors.New("too many unauthenticated connections")
+	errEvicted        = errors.New("too many unauthenticated connections: this one was the oldest")
 	errTooManyOpen    = errors.New("too many open connections")
 )
 
-// begin adds a connection that begins its handshake. It waits while the table is paused.
-// Its errors are errClosed and errTooManyPending.
+// begin adds a connection that begins its handshake. It waits while the table is paused. If
+// all places are taken, it closes another pending connection, for which it may wait, too.
+// Its errors are errClosed, and errTooManyPending if all the others have proved a key.
 func (t *connectionTable) begin(p *pendingConnection) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for t.paused && !t.closed {
-		t.resumed.Wait()
+	for {
+		switch {
+		case t.closed:
+			return errClosed
+		case t.paused:
+			t.resumed.Wait()
+			continue
+		case len(t.pending) < t.limits.Handshakes:
+			t.add(p)
+			return nil
+		}
+		victim, wait := t.victim(time.Now())
+		switch {
+		case victim != nil:
+			delete(t.pending, victim)
+			closeVictim := victim.finish(errEvicted)
+			t.mu.Unlock()
+			closeVictim()
+			t.mu.Lock()
+		case wait > 0:
+			timer := time.AfterFunc(wait, t.wake)
+			t.resumed.Wait()
+			timer.Stop()
+		default:
+			return errTooManyPending
+		}
 	}
-	switch {
-	case t.closed:
-		return errClosed
-	case len(t.pending) >= t.limits.Unauthenticated:
-		return errTooManyPending
-	}
-	p.since = t.now()
-	t.pending[p] = struct{}{}
-	return nil
+}
+
+// wake makes a waiting begin look again.
+func (t *connectionTable) wake() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.resumed.Broadcast()
 }
 
 // admittedKeys returns the admitted keys.
@@ -88,7 +103,7 @@ func (t *connectionTable) prove(p *pendingConnection, key string) error {
 	if err := t.mayEnter(p, key); err != nil {
 		return err
 	}
-	p.proved = true
+	p.stage = stageProved
 	return nil
 }
 
@@ -100,7 +115,7 @@ func (t *connectionTable) enter(p *pendingConnection, c *connection) error {
 	defer t.changed()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	delete(t.pending, p)
+	t.remove(p)
 	if err := t.mayEnter(p, c.key); err != nil {
 		return err
 	}
@@ -109,7 +124,7 @@ func (t *connectionTable) enter(p *pendingConnection, c *connection) error {
 }
 
 func (t *connectionTable) mayEnter(p *pendingConnection, key string) error {
-	if t.closed || p.ended {
+	if t.closed || p.ended != nil {
 		return errClosed
 	}
 	if err := t.keys.check(key, p.from); err != nil {
@@ -121,12 +136,14 @@ func (t *connectionTable) mayEnter(p *pendingConnection, key string) error {
 	return nil
 }
 
-// giveUp removes a pending connection that did not authenticate.
-func (t *connectionTable) giveUp(p *pendingConnection) {
+// giveUp removes a pending connection that did not authenticate. It returns why the server
+// closed it, and nil if it did not.
+func (t *connectionTable) giveUp(p *pendingConnection) (ended error) {
 	defer t.changed()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	delete(t.pending, p)
+	t.remove(p)
+	return p.ended
 }
 
 // leave removes an open connection, which was last used at the given time.
@@ -209,10 +226,9 @@ func (t *connectionTable) drain(begun time.Time) (oldest time.Time) {
 	var closes []func()
 	for p := range t.pending {
 		switch {
-		case p.proved:
+		case p.stage == stageProved:
 		case !p.since.After(begun):
-			p.ended = true
-			closes = append(closes, p.close)
+			closes = append(closes, p.finish(errClosed))
 		case oldest.IsZero() || p.since.Before(oldest):
 			oldest = p.since
 		}
@@ -239,8 +255,7 @@ func (t *connectionTable) close() {
 	t.resumed.Broadcast()
 	var closes []func()
 	for p := range t.pending {
-		p.ended = true
-		closes = append(closes, p.close)
+		closes = append(closes, p.finish(errClosed))
 	}
 	t.mu.Unlock()
 	for _, close := range closes {

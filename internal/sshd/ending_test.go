@@ -17,6 +17,7 @@ import (
 
 func TestUnauthenticatedConnectionDoesNotPreventTheIdleEnd(t *testing.T) {
 	bubble(t, func(t *testing.T, r *fixture) {
+		r.cfg.Timing.KeyExchange = 2 * time.Minute // longer than the idle end waits
 		r.run()
 		after(9*time.Minute + 30*time.Second)
 		conn, err := r.connect() // sends nothing
@@ -32,6 +33,7 @@ func TestUnauthenticatedConnectionDoesNotPreventTheIdleEnd(t *testing.T) {
 // passphrase. Other clients must still connect at once.
 func TestHangingHandshakeDoesNotDelayOtherClients(t *testing.T) {
 	bubble(t, func(t *testing.T, r *fixture) {
+		r.cfg.Timing.KeyExchange = 2 * time.Minute // longer than the idle end waits
 		r.run()
 		after(9*time.Minute + 30*time.Second)
 		conn, err := r.connect()
@@ -55,6 +57,7 @@ func TestHangingHandshakeDoesNotDelayOtherClients(t *testing.T) {
 // just begun: the server closes each after its own ten seconds.
 func TestHangingHandshakesAreClosedOneByOne(t *testing.T) {
 	bubble(t, func(t *testing.T, r *fixture) {
+		r.cfg.Timing.KeyExchange = 2 * time.Minute // longer than the idle end waits
 		r.run()
 		for _, wait := range []time.Duration{9*time.Minute + 55*time.Second, 13 * time.Second} {
 			after(wait)

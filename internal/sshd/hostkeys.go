@@ -24,9 +24,9 @@ func makeRSAKey() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader,
 // hostKeys has the host keys of one server, which are kept in memory only. The ed25519
 // key exists from the beginning, and the RSA key follows.
 type hostKeys struct {
-	ed25519 ssh.Signer
-	rsa     ssh.Signer    // nil if there is none; may be read after made is closed
-	made    chan struct{} // closed when no further key will follow
+	ed25519 ssh.MultiAlgorithmSigner
+	rsa     ssh.MultiAlgorithmSigner // nil if there is none; may be read after made is closed
+	made    chan struct{}            // closed when no further key will follow
 }
 
 // newHostKeys makes the ed25519 key. The caller then calls addRSA.
@@ -35,7 +35,7 @@ func newHostKeys(rand io.Reader) (*hostKeys, error) {
 	if _, err := io.ReadFull(rand, seed); err != nil {
 		return nil, fmt.Errorf("make a host key: %w", err)
 	}
-	signer, err := ssh.NewSignerFromKey(ed25519.NewKeyFromSeed(seed))
+	signer, err := signerWith(ed25519.NewKeyFromSeed(seed), ssh.KeyAlgoED25519)
 	if err != nil {
 		return nil, fmt.Errorf("make a host key: %w", err)
 	}
@@ -51,33 +51,33 @@ func (k *hostKeys) addRSA(makeKey func() (*rsa.PrivateKey, error), log *slog.Log
 	}
 	key, err := makeKey()
 	if err == nil {
-		k.rsa, err = rsaSigner(key)
+		k.rsa, err = signerWith(key, ssh.KeyAlgoRSASHA512, ssh.KeyAlgoRSASHA256)
 	}
 	if err != nil {
 		log.Error("no RSA host key", "error", err)
 	}
 }
 
-func rsaSigner(key *rsa.PrivateKey) (ssh.Signer, error) {
+func signerWith(key any, algorithms ...string) (ssh.MultiAlgorithmSigner, error) {
 	signer, err := ssh.NewSignerFromKey(key)
 	if err != nil {
 		return nil, err
 	}
-	return ssh.NewSignerWithAlgorithms(signer.(ssh.AlgorithmSigner), []string{ssh.KeyAlgoRSASHA512, ssh.KeyAlgoRSASHA256})
+	return ssh.NewSignerWithAlgorithms(signer.(ssh.AlgorithmSigner), algorithms)
 }
 
 // signers returns the keys that exist, ed25519 first. complete is false if a key may
 // follow.
-func (k *hostKeys) signers() (all []ssh.Signer, complete bool) {
+func (k *hostKeys) signers() (all []ssh.MultiAlgorithmSigner, complete bool) {
 	select {
 	case <-k.made:
 	default:
-		return []ssh.Signer{k.ed25519}, false
+		return []ssh.MultiAlgorithmSigner{k.ed25519}, false
 	}
 	if k.rsa == nil {
-		return []ssh.Signer{k.ed25519}, true
+		return []ssh.MultiAlgorithmSigner{k.ed25519}, true
 	}
-	return []ssh.Signer{k.ed25519, k.rsa}, true
+	return []ssh.MultiAlgorithmSigner{k.ed25519, k.rsa}, true
 }
 
 // public returns the public keys in the order of signers.

@@ -90,11 +90,11 @@ func TestRefusalsBeginAgainAfterAQuietMinute(t *testing.T) {
 	})
 }
 
-// Connections are refused before the handshake, and in it. They share the lines of their
+// Connections that make room for others, and those that end without a login, share the lines of their
 // source; the lines of an authenticated connection are its own.
 func TestRefusalsOfASourceAreLimited(t *testing.T) {
 	bubble(t, func(t *testing.T, r *fixture) {
-		r.cfg.Limits.Unauthenticated = 1
+		r.cfg.Limits.Handshakes = 1
 		r.run()
 		after(0)
 		client := r.dial()

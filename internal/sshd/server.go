@@ -14,7 +14,8 @@
 // Shared state is in four places, each with its own lock: the connection table, the
 // console requests, the audit with its receipt, and the intake, which limits how much
 // undelivered data is in memory. A connection has a lock for the
-// set of its open consoles, and a [refusalLog] has one for its lines. No lock is held while
+// set of its open consoles, a [refusalLog] has one for its lines, and an [exchangeGate] and a
+// [pendingConnection] have one for the way to end them. No lock is held while
 // another is taken, nor during a call that can block; a refusalLog may wait for the log.
 //
 // A connection is ended with a cause, by [connection.end]. Then its own goroutines close
@@ -31,6 +32,7 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -77,6 +79,7 @@ type server struct {
 	requests    *consoleRequests
 	audit       *audit
 	intake      *intake
+	exchanges   chan struct{}                 // has one value for each Diffie-Hellman exchange that is computed
 	lease       atomic.Pointer[bastion.Lease] // in force; set by the lease loop only
 
 	changed  chan struct{}
@@ -89,7 +92,8 @@ type server struct {
 func newServer(cfg Config, log *slog.Logger, hosts *hostKeys) *server {
 	s := &server{cfg: cfg, log: log, hosts: hosts, changed: make(chan struct{}, 1), failed: make(chan error, 1)}
 	s.ctx, s.end = context.WithCancelCause(context.Background())
-	s.connections = newConnectionTable(cfg.Now, cfg.Limits, s.notifyChanged)
+	s.connections = newConnectionTable(cfg.Now, cfg.Limits, cfg.Timing, s.notifyChanged)
+	s.exchanges = make(chan struct{}, maxExchanges)
 	s.requests = &consoleRequests{changed: s.notifyChanged}
 	s.audit = newAudit(log, cfg.Now)
 	s.intake = newIntake(cfg.Limits, cfg.Timing)
@@ -212,6 +216,9 @@ func (s *server) accept(listener net.Listener) error {
 	for failures := 0; ; {
 		conn, err := listener.Accept()
 		if err != nil {
+			if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
+				failures = 0 // the listener works again when descriptors are free
+			}
 			failures++
 			if errors.Is(err, net.ErrClosed) || failures == maxAcceptErrors {
 				return fmt.Errorf("accept on %s: %w", listener.Addr(), err)
@@ -232,12 +239,14 @@ func (s *server) begin(conn net.Conn) error {
 	s.accepted++
 	source, from := sourceOf(conn)
 	client := actor{connection: s.accepted, source: source}
-	p := &pendingConnection{from: from, close: func() { conn.Close() }}
+	p := &pendingConnection{conn: conn, from: from}
+	p.gate = newExchangeGate(s.exchanges, func() { s.connections.stopClock(p) }, func() { s.connections.startClock(p) })
 	if err := s.connections.begin(p); err != nil {
-		conn.Close()
 		if errors.Is(err, errTooManyPending) {
-			s.audit.refusal(client, kindConnection, err.Error(), slog.Int("limit", s.cfg.Limits.Unauthenticated))
+			refuse(conn, err)
+			s.audit.refusal(client, kindConnection, err.Error(), slog.Int("limit", s.cfg.Limits.Handshakes))
 		}
+		conn.Close()
 		return err
 	}
 	s.wg.Go(func() { s.serve(conn, p, client) })
@@ -248,22 +257,16 @@ func (s *server) begin(conn net.Conn) error {
 func (s *server) serve(conn net.Conn, p *pendingConnection, client actor) {
 	inflow := s.intake.open()
 	defer inflow.remove()
-	wire := newWire(conn, inflow, s.cfg.Now)
+	wire := newWire(conn, inflow, s.cfg.Now, p.gate, func() { s.connections.reach(p, stageSpeaking) })
 	defer wire.Close()
-	h := &handshake{connections: s.connections, pending: p}
-	var late atomic.Bool
-	timer := time.AfterFunc(s.cfg.Timing.Handshake, func() {
-		late.Store(true)
-		conn.Close()
-	})
+	h := &handshake{connections: s.connections, pending: p, gate: p.gate}
 	sshConn, channels, requests, err := ssh.NewServerConn(wire, h.config(s.hosts, s.cfg))
-	timer.Stop()
 	client.user = h.user
 	if err != nil {
-		s.connections.giveUp(p)
+		ended := s.connections.giveUp(p)
 		reason := h.failure(err, s.cfg.Limits)
-		if late.Load() {
-			reason = fmt.Sprintf("not authenticated within %s", s.cfg.Timing.Handshake)
+		if ended != nil && ended != errClosed {
+			reason = ended.Error()
 		}
 		s.audit.refusal(client, kindAuthentication, reason, h.attrs(err)...)
 		return

@@ -46,6 +46,15 @@ func sinceAcknowledged(conn net.Conn) (since time.Duration) {
 	return since
 }
 
+// unread reports whether the kernel has data that was not read yet.
+func unread(conn net.Conn) (has bool) {
+	control(conn, func(fd int) {
+		bytes, _ := unix.IoctlGetInt(fd, unix.SIOCINQ)
+		has = bytes > 0
+	})
+	return has
+}
+
 func control(conn net.Conn, call func(fd int)) {
 	c, ok := conn.(syscall.Conn)
 	if !ok {

@@ -20,3 +20,6 @@ func setUserTimeout(net.Conn, time.Duration) {}
 
 // sinceAcknowledged returns 0: the connection then counts as acknowledged.
 func sinceAcknowledged(net.Conn) time.Duration { return 0 }
+
+// unread returns false: only Linux has SIOCINQ.
+func unread(net.Conn) bool { return false }

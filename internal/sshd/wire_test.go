@@ -25,7 +25,7 @@ func TestWireReadsMuchAtOnce(t *testing.T) {
 	up := newMemoryStream()
 	conn := &countedConn{memoryConn: memoryConn{up, newMemoryStream()}}
 	cfg := Config{}.withDefaults()
-	w := newWire(conn, newIntake(cfg.Limits, cfg.Timing).open(), time.Now)
+	w := newWire(conn, newIntake(cfg.Limits, cfg.Timing).open(), time.Now, newExchangeGate(nil, nil, nil), func() {})
 	sent := make([]byte, 1<<20+100)
 	for i := range sent {
 		sent[i] = byte(i * 7 / 1000)

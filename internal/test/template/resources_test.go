@@ -142,6 +142,28 @@ func TestAlgorithmsOfTheSSHServer(t *testing.T) {
 	}
 }
 
+// bastiond reads its limits from its environment.
+func TestLimitsOfTheSSHServer(t *testing.T) {
+	parameters := []string{"SshHandshakes", "SshConnections", "SshChannels", "SshSilenceMinutes"}
+	names := []string{"BASTIOND_SSH_HANDSHAKES", "BASTIOND_SSH_CONNECTIONS", "BASTIOND_SSH_CHANNELS", "BASTIOND_SSH_SILENCE_MINUTES"}
+	for _, values := range [][]string{{"400", "250", "250", "15"}, {"401", "251", "252", "16"}} {
+		var set []string
+		for i, parameter := range parameters {
+			if values[0] != "400" { // the defaults
+				set = append(set, parameter, values[i])
+			}
+		}
+		container := deploy(t, set...).properties(t, "TaskDefinition")["ContainerDefinitions"].([]any)[0]
+		for i, name := range names {
+			if !slices.ContainsFunc(at(container, "Environment").([]any), func(v any) bool {
+				return at(v, "Name") == name && fmt.Sprint(at(v, "Value")) == values[i]
+			}) {
+				t.Errorf("%s is not %s in %v", name, values[i], at(container, "Environment"))
+			}
+		}
+	}
+}
+
 // The cluster has both providers; RunTask selects one.
 func TestClusterHasBothProviders(t *testing.T) {
 	if got := deploy(t).properties(t, "Cluster")["CapacityProviders"]; !reflect.DeepEqual(got, []any{"FARGATE", "FARGATE_SPOT"}) {

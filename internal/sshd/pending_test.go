@@ -1,0 +1,348 @@
+package sshd
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// pendingTable is a table with pending connections in memory.
+type pendingTable struct {
+	*connectionTable
+	names map[*pendingConnection]string
+}
+
+func newPendingTable(places int) *pendingTable {
+	cfg := Config{Limits: Limits{Handshakes: places}}.withDefaults()
+	return &pendingTable{newConnectionTable(time.Now, cfg.Limits, cfg.Timing, func() {}), map[*pendingConnection]string{}}
+}
+
+// begin begins a connection, and brings it to a stage.
+func (t *pendingTable) begin(name string, reached stage) error {
+	p := &pendingConnection{conn: memoryConn{newMemoryStream(), newMemoryStream()}}
+	p.gate = newExchangeGate(make(chan struct{}, 1), func() {}, func() {})
+	t.names[p] = name
+	if err := t.connectionTable.begin(p); err != nil {
+		return err
+	}
+	t.reach(p, reached)
+	return nil
+}
+
+// ended returns the names of the connections that made room for others.
+func (t *pendingTable) ended() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var names []string
+	for p, name := range t.names {
+		if p.ended != nil {
+			names = append(names, name)
+			if !errors.Is(p.ended, errEvicted) {
+				names = append(names, p.ended.Error())
+			}
+			if _, err := p.conn.Write([]byte{0}); err == nil {
+				names = append(names, "is not closed")
+			}
+		}
+	}
+	return strings.Join(names, " ")
+}
+
+// When all places are taken, the newcomer gets in, and the connection that is least far must
+// go, the oldest first; one that has proved a key never.
+func TestVictimsWhenAllPlacesAreTaken(t *testing.T) {
+	for _, test := range []struct {
+		stages []stage // in the order in which the connections begin
+		want   string  // the index of the victim
+	}{
+		{[]stage{stageSigned, stageSpeaking, stageSilent, stageSilent}, "2"},
+		{[]stage{stageSilent, stageSilent}, "0"},
+		{[]stage{stageSigned, stageSpeaking, stageSpeaking, stageProved}, "1"},
+		{[]stage{stageSpeaking, stageSigned}, "0"},
+		{[]stage{stageProved, stageSigned, stageSigned}, "1"},
+	} {
+		for _, pause := range []time.Duration{0, 2 * time.Second} {
+			t.Run(fmt.Sprint(test.stages, pause), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					table := newPendingTable(len(test.stages))
+					defer table.close()
+					for i, reached := range test.stages {
+						if err := table.begin(fmt.Sprint(i), reached); err != nil {
+							t.Fatal(err)
+						}
+						time.Sleep(time.Millisecond)
+					}
+					time.Sleep(pause)
+					if err := table.begin("newcomer", stageSilent); err != nil {
+						t.Fatal(err)
+					}
+					if got := table.ended(); got != test.want {
+						t.Errorf("%q had to go, want %s", got, test.want)
+					}
+				})
+			})
+		}
+	}
+}
+
+func TestNewcomerIsRefusedIfAllHaveProvedAKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		table := newPendingTable(2)
+		defer table.close()
+		for range 2 {
+			if err := table.begin("proved", stageProved); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := table.begin("newcomer", stageSilent); !errors.Is(err, errTooManyPending) {
+			t.Errorf("error %v, want %v", err, errTooManyPending)
+		}
+		if got := table.ended(); got != "" {
+			t.Errorf("%s had to go", got)
+		}
+	})
+}
+
+// A client that has sent something has a second, whatever else connects.
+func TestNewcomersWaitForYoungConnections(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		table := newPendingTable(2)
+		defer table.close()
+		began := time.Now()
+		for i := range 4 {
+			if err := table.begin(fmt.Sprint(i), stageSpeaking); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if waited := time.Since(began); waited != spared {
+			t.Errorf("two newcomers waited %s, want %s", waited, spared)
+		}
+	})
+}
+
+// The first clock runs until the host key is asked to sign, the second until the login.
+// A client may think about the host key for almost two minutes.
+func TestHandshakeHasTwoClocks(t *testing.T) {
+	for _, test := range []struct {
+		reached stage
+		want    time.Duration
+		reason  string
+	}{
+		{stageSilent, 10 * time.Second, "no key exchange within 10s"},
+		{stageSpeaking, 10 * time.Second, "no key exchange within 10s"},
+		{stageSigned, 2 * time.Minute, "not authenticated within 2m0s"},
+		{stageProved, 2 * time.Minute, "not authenticated within 2m0s"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			table := newPendingTable(1)
+			defer table.close()
+			p := &pendingConnection{conn: memoryConn{newMemoryStream(), newMemoryStream()}}
+			p.gate = newExchangeGate(make(chan struct{}, 1), func() {}, func() {})
+			if err := table.connectionTable.begin(p); err != nil {
+				t.Fatal(err)
+			}
+			if test.reached >= stageSigned {
+				table.reach(p, stageSigned)
+				table.reach(p, test.reached)
+			} else {
+				table.reach(p, test.reached)
+			}
+			after(test.want - time.Millisecond)
+			if p.ended != nil {
+				t.Fatalf("stage %d: %v before %s", test.reached, p.ended, test.want)
+			}
+			after(time.Millisecond)
+			if p.ended == nil || p.ended.Error() != test.reason {
+				t.Errorf("stage %d: ended with %v, want %s", test.reached, p.ended, test.reason)
+			}
+			select {
+			case <-p.gate.closed:
+			default:
+				t.Error("the gate is open")
+			}
+		})
+	}
+}
+
+// Waiting for a turn does not count, and neither does it start the clock anew.
+func TestClockStopsWhileAConnectionWaitsForItsTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		table := newPendingTable(1)
+		defer table.close()
+		turns := make(chan struct{}, 1)
+		p := &pendingConnection{conn: memoryConn{newMemoryStream(), newMemoryStream()}}
+		p.gate = newExchangeGate(turns, func() { table.stopClock(p) }, func() { table.startClock(p) })
+		if err := table.connectionTable.begin(p); err != nil {
+			t.Fatal(err)
+		}
+		after(6 * time.Second)
+		turns <- struct{}{}
+		read := make(chan error, 1)
+		go func() {
+			_, err := p.gate.Read(make([]byte, exponentBytes))
+			read <- err
+		}()
+		after(time.Hour)
+		if p.ended != nil || len(read) != 0 {
+			t.Fatalf("ended with %v while it waits", p.ended)
+		}
+		<-turns
+		if err := <-read; err != nil {
+			t.Fatal(err)
+		}
+		after(4*time.Second - time.Millisecond)
+		if p.ended != nil || len(turns) != 1 {
+			t.Fatalf("ended with %v, %d turns are taken", p.ended, len(turns))
+		}
+		after(time.Millisecond)
+		if p.ended == nil || len(turns) != 0 {
+			t.Errorf("ended with %v, %d turns are taken", p.ended, len(turns))
+		}
+	})
+}
+
+// A closed connection leaves the queue.
+func TestClosedConnectionDoesNotWaitForATurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		turns := make(chan struct{}, 1)
+		turns <- struct{}{}
+		g := newExchangeGate(turns, func() {}, func() {})
+		read := make(chan error, 1)
+		go func() {
+			_, err := g.Read(make([]byte, exponentBytes))
+			read <- err
+		}()
+		synctest.Wait()
+		g.close()
+		if err := <-read; !errors.Is(err, net.ErrClosed) || len(turns) != 1 {
+			t.Errorf("error %v, %d turns are taken", err, len(turns))
+		}
+		<-turns
+		if _, err := g.Read(make([]byte, exponentBytes)); !errors.Is(err, net.ErrClosed) || len(turns) != 0 {
+			t.Errorf("after the close: error %v, %d turns are taken", err, len(turns))
+		}
+	})
+}
+
+// The library reads the exponent from the gate before it computes an exchange in group 14,
+// also when keys are exchanged again. It takes one turn for each, and gives it back. Other
+// exchanges take none.
+func TestEachGroup14ExchangeTakesATurn(t *testing.T) {
+	for method, want := range map[string]bool{ssh.KeyExchangeDH14SHA256: true, ssh.KeyExchangeCurve25519: false, ssh.KeyExchangeMLKEM768X25519: false} {
+		t.Run(method, func(t *testing.T) {
+			cfg := Config{}.withDefaults()
+			hosts, err := newHostKeys(cfg.Rand)
+			if err != nil {
+				t.Fatal(err)
+			}
+			hosts.addRSA(nil, cfg.Log)
+			turns := make(chan struct{}, 1)
+			turns <- struct{}{}
+			var waited, signings atomic.Int32
+			again := make(chan struct{})
+			table := newConnectionTable(time.Now, cfg.Limits, cfg.Timing, func() {})
+			up, down := newMemoryStream(), newMemoryStream()
+			server, client := memoryConn{up, down}, memoryConn{down, up}
+			p := &pendingConnection{conn: server}
+			p.gate = newExchangeGate(turns, func() { waited.Add(1); <-turns }, func() {})
+			if err := table.begin(p); err != nil {
+				t.Fatal(err)
+			}
+			defer table.close()
+			h := &handshake{connections: table, pending: p, gate: p.gate}
+			config := h.config(hosts, cfg)
+			config.NoClientAuth = true
+			config.AddHostKey(notingSigner{hosts.ed25519, func() {
+				if signings.Add(1) == 2 {
+					close(again)
+				}
+				if got := len(turns); want && got != 1 {
+					t.Errorf("%d turns are taken while the exchange is computed", got)
+				}
+				h.signing()
+				if want {
+					if got := len(turns); got != 0 {
+						t.Errorf("%d turns are taken after the exchange", got)
+					}
+					turns <- struct{}{} // the next exchange must wait again
+				}
+			}})
+			config.RekeyThreshold = 1 << 16
+			var serving sync.WaitGroup
+			serving.Go(func() {
+				conn, channels, requests, err := ssh.NewServerConn(server, config)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				go ssh.DiscardRequests(requests)
+				for channel := range channels {
+					accepted, requests, err := channel.Accept()
+					if err == nil {
+						go ssh.DiscardRequests(requests)
+						_, _ = io.Copy(io.Discard, accepted)
+						accepted.Close()
+					}
+				}
+				conn.Close()
+			})
+			c, channels, requests, err := ssh.NewClientConn(client, "", &ssh.ClientConfig{
+				Config: ssh.Config{KeyExchanges: []string{method}}, HostKeyCallback: ssh.InsecureIgnoreHostKey(),
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			session := ssh.NewClient(c, channels, requests)
+			channel, more, err := session.OpenChannel("data", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			go ssh.DiscardRequests(more)
+			for exchanged := false; !exchanged; {
+				if _, err := io.CopyN(channel, zeros{}, 1<<14); err != nil {
+					t.Fatal(err)
+				}
+				select {
+				case <-again:
+					exchanged = true
+				default:
+				}
+			}
+			session.Close()
+			serving.Wait()
+			got, exchanges := waited.Load(), signings.Load()
+			if want && got < exchanges || !want && got != 0 {
+				t.Errorf("%d waits for %d exchanges", got, exchanges)
+			}
+		})
+	}
+}
+
+// A client that had to make room learns why, and so does one that is late.
+func TestClosedHandshakeSaysWhy(t *testing.T) {
+	r := start(t, func(r *fixture) { r.cfg.Limits.Handshakes = 1 })
+	first, err := net.Dial("tcp", r.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	reader := bufio.NewReader(first)
+	if _, err := reader.ReadString('\n'); err != nil { // the version: the server has accepted it
+		t.Fatal(err)
+	}
+	r.dial() // the newcomer gets in
+	if got, _ := io.ReadAll(reader); !strings.Contains(string(got), "bastion: too many unauthenticated connections: this one was the oldest. Connect again.") {
+		t.Errorf("the first one received %q", got)
+	}
+	r.refusal(kindAuthentication, errEvicted.Error())
+}
