@@ -52,7 +52,7 @@ func TestHostileTextStaysTextInMessages(t *testing.T) {
 			"failed":    failedMessage(Notice{Bastion: *failed, Receipt: receipt}),
 			"receipt":   receiptMessage(Notice{Bastion: *closed, Receipt: receipt}),
 			"refusal":   refusalMessage(&bastion.Error{Code: bastion.Code(text), Message: text}),
-			"no start":  notStartedMessage(text, &bastion.Error{Code: bastion.Code(text)}, netip.Addr{}),
+			"no start":  notStartedMessage(notStartedHeading, text, &bastion.Error{Code: bastion.Code(text)}, netip.Addr{}),
 			"wrong":     wrongMessage(&CommandError{Message: text, Try: []string{text, text}, Verb: VerbUp}),
 			"working":   workingMessage(job),
 			"link":      linkMessage(startLink{Name: text, Reason: text, Key: text, TTL: time.Hour, ExpiresAt: start}, "", "https://bastions.example/slack/start/x"),

@@ -116,7 +116,7 @@ func (a *App) reply(ctx context.Context, job Job, m *message) error {
 func (a *App) start(ctx context.Context, job Job) error {
 	link, err := a.usedStartLink(ctx, job.StartLink)
 	if errors.Is(err, bastion.ErrNotFound) || err == nil && link.Owner != job.Owner {
-		a.Log.WarnContext(ctx, "start without a used link dropped", "owner", job.Owner)
+		a.Log.WarnContext(ctx, "start job dropped: the owner has no such used link", "owner", job.Owner)
 		return nil
 	}
 	if err != nil {
@@ -199,7 +199,7 @@ func (a *App) notStarted(ctx context.Context, job Job, link startLink, cause err
 	if err := a.storeProblem(ctx, link.StatusPage, sentence); err != nil {
 		return err
 	}
-	return a.reply(ctx, job, notStartedMessage(sentence, refusal, link.Source))
+	return a.reply(ctx, job, notStartedMessage(startHeading(sentence), sentence, refusal, link.Source))
 }
 
 // down closes a bastion.

@@ -119,7 +119,7 @@ func TestJobsSurviveTheLossOfAnyCall(t *testing.T) {
 						}
 					}
 					if replied && d.faults.failedPort == "functions" && test.name == "start" {
-						wantContains(t, d.slack.last(job.ResponseURL), "The bastion couldn't be started", "isn't responding", "We don't know whether")
+						wantContains(t, d.slack.last(job.ResponseURL), "We don't know whether the bastion was started", "isn't responding")
 						continue // the person has a reply, and can run the command again
 					}
 					wantContains(t, d.slack.last(job.ResponseURL), test.text)

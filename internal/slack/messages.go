@@ -121,7 +121,21 @@ func workingMessage(job Job) *message {
 }
 
 // downSentence says that the API did not reply to a start.
-const downSentence = "The bastion service isn't responding. We don't know whether your bastion was started. Run " + slash + " status in a minute; if it lists no bastion, get a new link. If it keeps happening, tell your operator."
+const downSentence = "The bastion service isn't responding. Run " + slash + " status in a minute; if it lists no bastion, get a new link. If it keeps happening, tell your operator."
+
+// The headings of a start that gave no bastion, and of one whose result is unknown.
+const (
+	notStartedHeading = "The bastion couldn't be started"
+	unknownHeading    = "We don't know whether the bastion was started"
+)
+
+// startHeading returns the heading above the sentence about a failed start.
+func startHeading(sentence string) string {
+	if sentence == downSentence {
+		return unknownHeading
+	}
+	return notStartedHeading
+}
 
 // downMessage says that the API's functions do not reply.
 func downMessage() *message {
@@ -148,10 +162,11 @@ func messageOf(err error) *message {
 	return notAcceptedMessage()
 }
 
-// notStartedMessage says why a used link has started no bastion. It also says which
+// notStartedMessage says that a used link has started no bastion, or that the service does
+// not know whether it has. The heading and the sentence say which. It also says which
 // address has used the link, so its owner notices if somebody else has.
-func notStartedMessage(sentence string, refusal *bastion.Error, from netip.Addr) *message {
-	m := newMessage("The bastion couldn't be started.", "The bastion couldn't be started").paragraph("%s", sentence).
+func notStartedMessage(heading, sentence string, refusal *bastion.Error, from netip.Addr) *message {
+	m := newMessage(heading+".", heading).paragraph("%s", sentence).
 		paragraph("Your link was used from %s. If that wasn't you, someone else has used your link: tell your operator, and make sure that nothing is open: %s down", from, slash)
 	if refusal != nil {
 		m.paragraph("Code: %s", refusal.Code)

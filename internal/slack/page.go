@@ -185,7 +185,7 @@ func messageResponse(status int, page messagePage) pageResponse {
 var (
 	linkInvalidPage = messagePage{"This link is no longer valid", []string{
 		"If you have used it, run /bastion status in Slack to see your bastion. To get a new link, run /bastion up.",
-		"It may have been used, or replaced by a newer link or key. It may have expired: links last ten minutes. Or it was not copied completely.",
+		"The link may have been used already. A newer link may have replaced it, or you may have saved another key. It may have expired: links last ten minutes. Or it was not copied completely.",
 	}}
 	unavailablePage = messagePage{"The service isn't responding", []string{
 		"The service couldn't load its data. Please reload this page in a moment.",

@@ -107,12 +107,12 @@ var pageStates = []pageState{
 		b.Source = "198.51.100.99/32"
 		s.showBastion(b)
 	}},
-	{"failed", "Bastion not started", func(s *browserFixture) {
+	{"failed", "The bastion couldn't be started", func(s *browserFixture) {
 		b := bastionAt("failed", "")
 		setFailure(&b, "capacity_unavailable", "AWS Fargate has no capacity for the bastion in the configured subnets right now. Try again in a few minutes; if it keeps happening, ask your operator for subnets in another Availability Zone.")
 		s.showBastion(b)
 	}},
-	{"problem", "Bastion not started", func(s *browserFixture) {
+	{"problem", "The bastion couldn't be started", func(s *browserFixture) {
 		s.open(nil)
 		s.press()
 		s.updateAndReload(func(hash string) error {

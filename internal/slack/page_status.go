@@ -81,7 +81,7 @@ func (a *App) progress(v *visit, stored statusPage) (progressPage, error) {
 	page := progressPage{Address: stored.Source, Family: family(stored.Source)}
 	switch {
 	case stored.Problem != "":
-		return page.notStarted(stored.Problem), nil
+		return page.failed(startHeading(stored.Problem), stored.Problem), nil
 	case stored.ID == "":
 		return a.waitForJob(v, stored, page), nil
 	}
@@ -91,12 +91,12 @@ func (a *App) progress(v *visit, stored statusPage) (progressPage, error) {
 	var refusal *bastion.Error
 	switch {
 	case errors.As(err, &refusal) && refusal.Code == bastion.CodeNotFound, err == nil && b.Owner != stored.Owner:
-		return page.notStarted("This bastion no longer exists."), nil
+		return page.failed("This bastion no longer exists", "To start another bastion, run /bastion up in Slack."), nil
 	case err != nil:
 		v.Cause = err
 		return page.retrying(), nil
 	}
-	if end := startOverAt(b, a.Now()); !end.IsZero() {
+	if end := startEndedAt(b, a.Now()); !end.IsZero() {
 		until := stored.until(end)
 		if !a.Now().Before(until) {
 			return progressPage{}, bastion.ErrNotFound
@@ -114,7 +114,7 @@ func (a *App) progress(v *visit, stored statusPage) (progressPage, error) {
 // job finds the bastion that the first run has started.
 func (a *App) waitForJob(v *visit, stored statusPage, page progressPage) progressPage {
 	if a.Now().Sub(stored.StartedAt) >= startTimeout {
-		return page.notStarted("We don't know whether this request succeeded. Run /bastion status in Slack.")
+		return page.failed(unknownHeading, "Run /bastion status in Slack to see whether it was.")
 	}
 	if v.Method == http.MethodGet && a.Now().Sub(stored.EnqueuedAt) >= enqueueAgainAfter {
 		v.Cause = a.enqueueAgain(v.Context(), hashOf(v.token), stored)
@@ -130,9 +130,9 @@ func (a *App) enqueueAgain(ctx context.Context, hash string, page statusPage) er
 	return a.enqueue(ctx, page.startJob())
 }
 
-// startOverAt returns the time at which the start was complete or the bastion ended. It
+// startEndedAt returns the time at which the start was complete or the bastion ended. It
 // returns a zero time while the bastion starts.
-func startOverAt(b Bastion, now time.Time) time.Time {
+func startEndedAt(b Bastion, now time.Time) time.Time {
 	switch {
 	case b.State == bastion.Starting:
 		return time.Time{}
@@ -158,7 +158,7 @@ func (p progressPage) forBastion(b Bastion, now time.Time) progressPage {
 	case bastion.Ready:
 		return p.ready(b, now)
 	case bastion.Failed:
-		p = p.notStarted("The bastion couldn't be started.")
+		p = p.failed(notStartedHeading, "The bastion couldn't be started.")
 		if b.Failure != nil {
 			p.Problem = &problem{oneLine(string(b.Failure.Code)), oneLine(b.Failure.Message)}
 		}
@@ -202,9 +202,10 @@ func (p progressPage) delayed(b Bastion) progressPage {
 	return p
 }
 
-// notStarted returns the page of a failed start.
-func (p progressPage) notStarted(sentence string) progressPage {
-	p.Title, p.Heading = "Bastion not started", "The bastion couldn't be started"
+// failed returns the last page of a start that gave no usable bastion, or of which the page
+// does not know the result.
+func (p progressPage) failed(heading, sentence string) progressPage {
+	p.Title, p.Heading = heading, heading
 	p.Over, p.Problem = true, &problem{"", oneLine(sentence)}
 	return p
 }
@@ -272,10 +273,9 @@ func (p progressPage) retrying() progressPage {
 // ready returns the page of a bastion that is ready.
 func (p progressPage) ready(b Bastion, now time.Time) progressPage {
 	if !safeName.MatchString(b.Name) || !safeConfig(b) {
-		p = p.notStarted("The service returned an unexpected configuration, so it isn't shown. Close the bastion in Slack with /bastion down, and tell your operator.")
+		p = p.failed("Do not use this bastion", "The service returned an unexpected configuration, so it isn't shown. Close the bastion in Slack with /bastion down, and tell your operator.")
 		p.Status = "Connecting to it isn't safe."
 		p.Over = false
-		p.Title, p.Heading = "Do not use this bastion", "Do not use this bastion"
 		return p
 	}
 	p.Title, p.Heading = "Ready: bastion "+b.Name, "Bastion "+b.Name+" is ready"

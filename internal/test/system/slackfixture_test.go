@@ -154,7 +154,7 @@ func TestOutageIsReportedToSlackUser(t *testing.T) {
 		t.Fatalf("the page returned %d\n%s", status, page)
 	}
 	f.slack.waitForMessage(t, place, "The bastion service isn't responding")
-	if _, page, _ := dave.browse(t, dave.statusPage); !strings.Contains(page, "Bastion not started") {
+	if _, page, _ := dave.browse(t, dave.statusPage); !strings.Contains(page, "whether the bastion was started") {
 		t.Errorf("the page says\n%s", page)
 	}
 }
