@@ -7,6 +7,7 @@ package api
 
 import (
 	"net/http"
+	"net/netip"
 	"time"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
@@ -25,23 +26,39 @@ type Bastion struct {
 	Failure *Failure      `json:"failure,omitempty"`
 	Ended   *Ended        `json:"ended,omitempty"`
 
-	Source string   `json:"source"` // a /32 or a /128
-	Keys   []string `json:"keys"`   // fingerprints
+	Source     string      `json:"source"`               // the first source of the latest request, as a prefix
+	Sources    []string    `json:"sources,omitempty"`    // of all keys, as prefixes, sorted
+	Keys       []string    `json:"keys"`                 // fingerprints, in the order in which the keys were added
+	Admissions []Admission `json:"admissions,omitempty"` // each key with its sources
+	AddedKey   string      `json:"added_key,omitempty"`  // the fingerprint of the key that this request added to an open bastion
 
-	Host       string   `json:"host,omitempty"`
-	Port       int      `json:"port,omitempty"`
-	User       string   `json:"user,omitempty"`
-	HostKey    string   `json:"host_key,omitempty"`    // the first of HostKeys
-	HostKeys   []string `json:"host_keys,omitempty"`   // ed25519 first
-	KnownHosts string   `json:"known_hosts,omitempty"` // a line for each host key
-	SSHConfig  string   `json:"ssh_config,omitempty"`
-	SSH        string   `json:"ssh,omitempty"`
+	Host       string     `json:"host,omitempty"`
+	Port       int        `json:"port,omitempty"`
+	Endpoints  []Endpoint `json:"endpoints,omitempty"` // one for each family of the sources; the first is Host and Port
+	User       string     `json:"user,omitempty"`
+	HostKey    string     `json:"host_key,omitempty"`    // the first of HostKeys
+	HostKeys   []string   `json:"host_keys,omitempty"`   // ed25519 first
+	KnownHosts string     `json:"known_hosts,omitempty"` // a line for each host key
+	SSHConfig  string     `json:"ssh_config,omitempty"`
+	SSH        string     `json:"ssh,omitempty"`
 
 	CreatedAt      time.Time `json:"created_at"`
 	ReadyAt        time.Time `json:"ready_at,omitzero"`
 	SeenAt         time.Time `json:"seen_at,omitzero"` // when AWS last showed the ready bastion
 	Deadline       time.Time `json:"deadline"`
 	LatestDeadline time.Time `json:"latest_deadline"`
+}
+
+// Admission is a key with the sources from which the bastion admits it.
+type Admission struct {
+	Key     string   `json:"key"`     // the fingerprint
+	Sources []string `json:"sources"` // prefixes
+}
+
+// Endpoint is an address of the bastion's SSH server.
+type Endpoint struct {
+	Host string `json:"host"`
+	Port int    `json:"port"`
 }
 
 // Failure is the reason why a bastion could not be started, or AWS's refusal of a step of
@@ -69,7 +86,9 @@ func NewBastion(rec bastion.Record) Bastion {
 		ID: rec.ID, Name: rec.Name, Owner: rec.Owner,
 		State: rec.State(), Stage: rec.Stage(), Reason: rec.Intent.Reason,
 		Source:         rec.Intent.Source.String(),
+		Sources:        texts(rec.Intent.Sources()),
 		Keys:           make([]string, 0, len(rec.Intent.Keys)),
+		Admissions:     make([]Admission, 0, len(rec.Intent.Keys)),
 		CreatedAt:      rec.CreatedAt.UTC(),
 		ReadyAt:        rec.Attempt.ReadyAt.UTC(),
 		Deadline:       rec.Intent.Deadline.UTC(),
@@ -77,6 +96,9 @@ func NewBastion(rec bastion.Record) Bastion {
 	}
 	for _, key := range rec.Intent.Keys {
 		b.Keys = append(b.Keys, key.Fingerprint())
+	}
+	for _, a := range rec.Intent.Admissions() {
+		b.Admissions = append(b.Admissions, Admission{a.Key.Fingerprint(), texts(a.Sources)})
 	}
 	if rec.End.Reason != "" {
 		b.Ended = &Ended{rec.End.Reason, rec.End.At.UTC()}
@@ -90,6 +112,14 @@ func NewBastion(rec bastion.Record) Bastion {
 		b.Failure = &Failure{refusal.Code, refusal.Message}
 	}
 	return b
+}
+
+func texts(sources []netip.Prefix) []string {
+	all := make([]string, 0, len(sources))
+	for _, source := range sources {
+		all = append(all, source.String())
+	}
+	return all
 }
 
 // IsOpen reports whether the bastion can be used, extended and closed.

@@ -71,12 +71,19 @@ func (s Stack) createGroupInput(spec bastion.GroupSpec) *ec2.CreateSecurityGroup
 	}
 }
 
-// Authorize adds a rule that allows the source to connect to the SSH port. It accepts
-// a single address only, so that no mistake of a caller can open the port to a whole
-// network.
+// Authorize adds a rule that allows the source to connect to the SSH port. It refuses a
+// source that is wider than the operator allows, so that no mistake of a caller can open
+// the port to a larger network. A record that was written before the operator changed the
+// limit can have such a source.
 func (g *Groups) Authorize(ctx context.Context, groupID string, source netip.Prefix) error {
-	if !source.IsSingleIP() || source.Addr().Is4In6() || source.Addr().Zone() != "" {
-		return fmt.Errorf("authorize ingress to %s: source %s is not a single address", groupID, source)
+	if source != source.Masked() || source.Addr().Is4In6() || source.Addr().Zone() != "" {
+		return fmt.Errorf("authorize ingress to %s: %s is not a source", groupID, source)
+	}
+	if source.Bits() < g.stack.widest(source) {
+		return fmt.Errorf("authorize ingress to %s: %w", groupID, &bastion.RefusedError{
+			Failure: bastion.Failure{Code: bastion.FailureConfig, Message: "The operator no longer allows the source " + source.String() + ". Request the bastion again with another one."},
+			Detail:  fmt.Sprintf("the source %s is wider than /%d", source, g.stack.widest(source)),
+		})
 	}
 	_, err := g.ec2.AuthorizeSecurityGroupIngress(ctx, &ec2.AuthorizeSecurityGroupIngressInput{
 		GroupId:       aws.String(groupID),
@@ -91,6 +98,18 @@ func (g *Groups) Authorize(ctx context.Context, groupID string, source netip.Pre
 		return fmt.Errorf("authorize ingress to %s: %w", groupID, refusal(err))
 	}
 	return nil
+}
+
+// widest returns the shortest prefix length that a source of this family may have.
+func (s Stack) widest(source netip.Prefix) int {
+	widest := s.WidestIPv6
+	if source.Addr().Is4() {
+		widest = s.WidestIPv4
+	}
+	if widest <= 0 {
+		return source.Addr().BitLen()
+	}
+	return widest
 }
 
 // permission returns the rule that allows the source to connect to the SSH port.
@@ -266,6 +285,7 @@ func (s Stack) rule(found types.SecurityGroupRule) bastion.Rule {
 	if found.CidrIpv6 != nil {
 		cidr = *found.CidrIpv6
 	}
-	rule.Source, _ = netip.ParsePrefix(cidr) // zero if the source is a group or a prefix list
+	source, _ := netip.ParsePrefix(cidr) // zero if the source is a group or a prefix list
+	rule.Source = source.Masked()
 	return rule
 }

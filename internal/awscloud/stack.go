@@ -16,6 +16,8 @@ type Stack struct {
 	Public      bool   // tasks get a public IPv4 address; if false, owners connect to the private one
 	IPv4, IPv6  bool   // the address families over which owners connect to tasks
 	Spot        bool   // tasks run on Fargate Spot
+	WidestIPv4  int    // the shortest prefix length of a source; 0 for single addresses only
+	WidestIPv6  int    // the same for IPv6
 }
 
 // Tags of groups and tasks. The roles of the functions can create, change and delete

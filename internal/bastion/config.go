@@ -15,7 +15,9 @@ type Config struct {
 	WarnBefore  time.Duration // send owners a warning this long before the deadline; 0 for never
 
 	AllowedDestinations []DestinationRule // destinations that bastions may connect to
-	SourceOverride      []netip.Prefix    // addresses that a caller may name as the source; empty for none
+	SourceOverride      []netip.Prefix    // addresses that a caller may name as sources; empty for none
+	WidestIPv4          int               // the shortest prefix length that a caller may name; 32 for single addresses only
+	WidestIPv6          int               // the same for IPv6, with 128
 	RequireSource       bool              // a request must name its source, because owners reach a private bastion from an address that the API does not see
 	IPv4, IPv6          bool              // address families of bastions
 	Quota               Quota
@@ -76,6 +78,8 @@ func (c Config) Validate() error {
 	refuse(c.WarnBefore > 0 && c.WarnBefore >= c.MaxTTL, "the warning time before a deadline (%s) must be shorter than the maximum lifetime (%s), or no warning is ever sent", FormatTTL(c.WarnBefore), FormatTTL(c.MaxTTL))
 	refuse(!c.IPv4 && !c.IPv6, "bastions must have an address of at least one family, IPv4 or IPv6")
 	refuse(c.RequireSource && len(c.SourceOverride) == 0, "requests must name their source, so at least one prefix of allowed sources is needed")
+	refuse(c.WidestIPv4 < 1 || c.WidestIPv4 > 32, "the widest IPv4 source must have a prefix length from 1 to 32, not %d", c.WidestIPv4)
+	refuse(c.WidestIPv6 < 1 || c.WidestIPv6 > 128, "the widest IPv6 source must have a prefix length from 1 to 128, not %d", c.WidestIPv6)
 	refuse(c.Quota.PerOwner < 1, "the quota of one owner must be at least one bastion, not %d", c.Quota.PerOwner)
 	refuse(c.Quota.Total < c.Quota.PerOwner, "the total quota (%d) must not be less than the quota of one owner (%d)", c.Quota.Total, c.Quota.PerOwner)
 	refuse(len(c.Subnets) == 0, "there must be at least one subnet")

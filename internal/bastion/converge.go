@@ -166,7 +166,7 @@ func (c *converge) observe(ctx context.Context, rec Record) Observed {
 	if task != nil {
 		taskID = task.ID
 	}
-	if task != nil && rec.Intent.Open && !rec.Endpoint().IsValid() { // a task keeps its endpoints
+	if task != nil && rec.Intent.Open && !rec.hasEndpoints() { // a task keeps its endpoints
 		c.read(ctx, EndpointsPart, "read endpoints of task "+taskID, func(context.Context) error { return task.EndpointsErr })
 	}
 	if taskID != "" {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 )
@@ -15,46 +16,68 @@ import (
 type CreateRequest struct {
 	Caller Caller
 	Name   string         // empty: "default"
-	Key    Key            // empty: the key of the open bastion, or else the owner's remembered key
+	Key    Key            // empty: the only key of the open bastion, or else the owner's remembered key
 	TTL    *time.Duration // nil: the operator's default
 	Reason string         // see CleanReason
-	Source netip.Prefix   // zero: the caller's address
-	Wait   time.Duration  // return when the bastion is ready, or after this time
-	Notify bool           // send notices to the owner
+	// Sources are the sources of the key. If there are none, the key gets the caller's
+	// address; see Intent.readmit.
+	Sources []netip.Prefix
+	OnlyKey bool          // Key becomes the only key of the bastion
+	Wait    time.Duration // return when the bastion is ready, or after this time
+	Notify  bool          // send notices to the owner
+
+	from netip.Prefix // the caller's address, if no source is named
+}
+
+// wanted returns the sources that the key must be admitted from after the request.
+func (req CreateRequest) wanted() []netip.Prefix {
+	if len(req.Sources) > 0 {
+		return req.Sources
+	}
+	return []netip.Prefix{req.from}
+}
+
+// Change is the effect of a Create on the owner's bastions.
+type Change struct {
+	Created  bool // the bastion is new
+	AddedKey Key  // the key that the request added to an open bastion; empty if it added none
 }
 
 // Create returns the caller's bastion with the requested name. If no open bastion has
-// this name, Create creates a bastion and returns created as true. If there is such a
-// bastion, Create moves its source to that of the request, replaces its key if the
-// request has another one, and extends its deadline. Create then waits as Get does. If
-// a part of the request is invalid, nothing is written.
+// this name, Create creates a bastion. If there is such a bastion, Create adds the key of
+// the request, or changes the sources of this key, and extends the bastion's deadline. The
+// other keys keep their sources, unless OnlyKey is true, which removes these keys. Create
+// then waits as Get does. If a part of the request is invalid or refused, nothing is
+// written.
 //
 // *Error: CodeNameInvalid, CodeReasonInvalid, CodeTTLInvalid, CodeTTLBeyondCap (more
-// than MaxTTL), CodeSourceInvalid, CodeSourceNotAllowed, CodeSourceRequired,
-// CodeSourceFamily, CodeKeyRequired, CodeQuotaOwner, CodeQuotaTotal, CodeBusy.
-func (s *Service) Create(ctx context.Context, req CreateRequest) (rec Record, created bool, err error) {
+// than MaxTTL), CodeSourceInvalid, CodeSourceTooWide, CodeSourceNotAllowed,
+// CodeSourceRequired, CodeSourceFamily, CodeKeyRequired, CodeTooManyKeys,
+// CodeTooManySources, CodeQuotaOwner, CodeQuotaTotal, CodeBusy.
+func (s *Service) Create(ctx context.Context, req CreateRequest) (rec Record, change Change, err error) {
 	if err := s.check(&req); err != nil {
-		return Record{}, false, err
+		return Record{}, Change{}, err
 	}
 	for range maxTries {
-		rec, created, err = s.writeIntent(ctx, req)
+		rec, change, err = s.writeIntent(ctx, req)
 		if !errors.Is(err, ErrConflict) && !errors.Is(err, ErrNameTaken) {
 			break
 		}
 		err = errBusy
 	}
 	if err != nil {
-		return Record{}, false, err
+		return Record{}, Change{}, err
 	}
 	if req.Key != "" {
 		if err := s.Keys.RememberKey(ctx, rec.Owner, req.Key); err != nil {
 			s.Log.Warn("key not remembered", "owner", rec.Owner, "error", err)
 		}
 	}
-	return s.await(ctx, rec, CreateSteps, req.Wait, readyOrOver), created, nil
+	return s.await(ctx, rec, CreateSteps, req.Wait, readyOrOver), change, nil
 }
 
-// check refuses an invalid request, and fills in the default name and the source.
+// check refuses an invalid request. It fills in the default name and the caller's address,
+// and masks the sources.
 func (s *Service) check(req *CreateRequest) error {
 	if req.Name == "" {
 		req.Name = "default"
@@ -74,44 +97,87 @@ func (s *Service) check(req *CreateRequest) error {
 			return Errorf(CodeTTLBeyondCap, "Bastions can run for at most %s; a ttl of %s exceeds that.", FormatTTL(s.Config.MaxTTL), FormatTTL(*req.TTL))
 		}
 	}
-	return s.checkSource(req)
+	if req.OnlyKey && req.Key == "" {
+		return Errorf(CodeKeyRequired, "The request has only_key, but no key. Send the public key that becomes the only one, in public_key.")
+	}
+	return s.checkSources(req)
 }
 
-// checkSource refuses a source that a bastion cannot admit. If the request names no
-// source, checkSource sets it to the caller's address.
-func (s *Service) checkSource(req *CreateRequest) error {
-	if req.Source.IsValid() {
-		if !req.Source.IsSingleIP() || req.Source.Addr().Is4In6() || !usable(req.Source.Addr()) {
-			return Errorf(CodeSourceInvalid, "The source %s is not valid. A source is the one address you connect from, such as 203.0.113.7 or 2001:db8::7.", req.Source)
-		}
-		if !s.mayName(req.Source.Addr()) {
-			return s.sourceNotAllowed(req.Source.Addr())
-		}
-	} else if s.Config.RequireSource {
-		return Errorf(CodeSourceRequired, "These bastions have no public address. Name the private address that you connect from, in \"source\".")
-	} else {
-		addr := req.Caller.Address.Unmap()
-		if !usable(addr) {
-			return Errorf(CodeSourceInvalid, "You connected from the address %s, which a bastion cannot admit. Connect from another address.", addr)
-		}
-		req.Source = netip.PrefixFrom(addr, addr.BitLen())
+// checkSources refuses sources that a bastion cannot admit. It masks the sources, removes
+// duplicates, and sets req.from if the request names no source.
+func (s *Service) checkSources(req *CreateRequest) error {
+	if len(req.Sources) > 0 {
+		return s.checkNamedSources(req)
 	}
-	switch v4 := req.Source.Addr().Is4(); {
+	if s.Config.RequireSource {
+		return Errorf(CodeSourceRequired, "These bastions have no public address. Name the private address that you connect from, in \"source\".")
+	}
+	addr := req.Caller.Address.Unmap()
+	if !usable(addr) {
+		return Errorf(CodeSourceInvalid, "You connected from the address %s, which a bastion cannot admit. Connect from another address.", addr)
+	}
+	req.from = netip.PrefixFrom(addr, addr.BitLen())
+	return s.checkFamily(req.from)
+}
+
+func (s *Service) checkNamedSources(req *CreateRequest) error {
+	var sources []netip.Prefix
+	for _, source := range req.Sources {
+		masked := source.Masked()
+		if !masked.IsValid() || masked.Addr().Is4In6() || masked.Addr().IsMulticast() || masked.IsSingleIP() && !usable(masked.Addr()) {
+			return Errorf(CodeSourceInvalid, "The source %s is not valid. A source is an address that you connect from, such as 203.0.113.7 or 2001:db8::7, or a prefix of such addresses, such as 203.0.113.0/28.", source)
+		}
+		widest := s.Config.WidestIPv6
+		if masked.Addr().Is4() {
+			widest = s.Config.WidestIPv4
+		}
+		if masked.Bits() < widest {
+			return sourceTooWide(masked, widest)
+		}
+		if !s.mayName(masked) {
+			return s.sourceNotAllowed(masked)
+		}
+		if err := s.checkFamily(masked); err != nil {
+			return err
+		}
+		if !slices.Contains(sources, masked) {
+			sources = append(sources, masked)
+		}
+	}
+	if len(sources) > MaxSourcesPerKey {
+		return Errorf(CodeSourceInvalid, "The request names %d sources, and a key can have at most %d. Name fewer, or a prefix that contains several.", len(sources), MaxSourcesPerKey)
+	}
+	req.Sources = sources
+	return nil
+}
+
+// sourceTooWide returns the error for a source with a shorter prefix length than the
+// operator allows.
+func sourceTooWide(source netip.Prefix, widest int) error {
+	if widest == source.Addr().BitLen() {
+		return Errorf(CodeSourceTooWide, "The source %s is a network, and the operator allows single addresses only. Name the addresses that you connect from.", source)
+	}
+	return Errorf(CodeSourceTooWide, "The source %s is wider than the operator allows: at most a /%d. Name a smaller network, or single addresses.", source, widest)
+}
+
+// checkFamily refuses a source of a family that bastions have no address of.
+func (s *Service) checkFamily(source netip.Prefix) error {
+	switch v4 := source.Addr().Is4(); {
 	case v4 && !s.Config.IPv4:
-		return Errorf(CodeSourceFamily, "Your source %s is an IPv4 address, but bastions here only have IPv6 addresses. Use an IPv6 source, for example by connecting with curl -6.", req.Source.Addr())
+		return Errorf(CodeSourceFamily, "Your source %s is IPv4, but bastions here only have IPv6 addresses. Use an IPv6 source, for example by connecting with curl -6.", SourceText(source))
 	case !v4 && !s.Config.IPv6:
-		return Errorf(CodeSourceFamily, "Your source %s is an IPv6 address, but bastions here only have IPv4 addresses. Use an IPv4 source, for example by connecting with curl -4.", req.Source.Addr())
+		return Errorf(CodeSourceFamily, "Your source %s is IPv6, but bastions here only have IPv4 addresses. Use an IPv4 source, for example by connecting with curl -4.", SourceText(source))
 	}
 	return nil
 }
 
 // sourceNotAllowed returns the error for a source that callers may not name.
-func (s *Service) sourceNotAllowed(source netip.Addr) error {
+func (s *Service) sourceNotAllowed(source netip.Prefix) error {
 	next := "Leave it out to use the address you connect from."
 	if s.Config.RequireSource {
 		next = "Name another one, or ask your operator to allow it."
 	}
-	return Errorf(CodeSourceNotAllowed, "The operator does not allow you to name the source %s. %s", source, next)
+	return Errorf(CodeSourceNotAllowed, "The operator does not allow you to name the source %s. %s", SourceText(source), next)
 }
 
 // usable reports whether a rule of a group can admit the address.
@@ -120,50 +186,46 @@ func usable(a netip.Addr) bool {
 }
 
 // mayName reports whether the operator allows callers to name the source.
-func (s *Service) mayName(a netip.Addr) bool {
-	for _, p := range s.Config.SourceOverride {
-		if p.Contains(a) {
-			return true
-		}
-	}
-	return false
+func (s *Service) mayName(source netip.Prefix) bool {
+	return slices.ContainsFunc(s.Config.SourceOverride, func(p netip.Prefix) bool { return contains(p, source) })
 }
 
 // writeIntent writes the intent of the request into the record of the open bastion,
 // or into a new record. ErrConflict, ErrNameTaken: another writer was first, and the
 // caller must start over.
-func (s *Service) writeIntent(ctx context.Context, req CreateRequest) (rec Record, created bool, err error) {
+func (s *Service) writeIntent(ctx context.Context, req CreateRequest) (rec Record, change Change, err error) {
 	rec, err = s.Records.FetchByName(ctx, req.Caller.Owner, req.Name)
 	switch {
 	case errors.Is(err, ErrNotFound):
 		rec, err = s.createRecord(ctx, req)
-		return rec, true, err
+		return rec, Change{Created: true}, err
 	case err != nil:
-		return Record{}, false, err
+		return Record{}, Change{}, err
 	case !s.now().Before(rec.Intent.Deadline):
 		// The bastion has expired, but the reaper has not closed it yet. Closing it
 		// releases its name.
 		next := rec
 		next.close(End{Reason: EndDeadline, At: s.now()}, s.Config.Timing)
 		if _, err := s.save(ctx, rec, next); err != nil {
-			return Record{}, false, err
+			return Record{}, Change{}, err
 		}
-		return Record{}, false, ErrConflict
+		return Record{}, Change{}, ErrConflict
 	}
 	next := rec
-	s.renew(&next, req)
+	if change.AddedKey, err = s.renew(&next, req); err != nil {
+		return Record{}, Change{}, err
+	}
 	rec, err = s.save(ctx, rec, next)
-	return rec, false, err
+	return rec, change, err
 }
 
-// renew changes the intent of an open bastion to that of the request.
-func (s *Service) renew(next *Record, req CreateRequest) {
-	now, changed := s.now(), false
-	if next.Intent.Source != req.Source {
-		next.Intent.Source, changed = req.Source, true
-	}
-	if req.Key != "" && (len(next.Intent.Keys) != 1 || next.Intent.Keys[0] != req.Key) {
-		next.Intent.Keys, changed = []Key{req.Key}, true
+// renew changes the intent of an open bastion to that of the request, and returns the key
+// that was added, if any.
+func (s *Service) renew(next *Record, req CreateRequest) (added Key, err error) {
+	now := s.now()
+	added, changed, err := next.Intent.readmit(req)
+	if err != nil {
+		return "", err
 	}
 	if req.Reason != "" {
 		next.Intent.Reason = req.Reason // not part of the lease
@@ -187,12 +249,13 @@ func (s *Service) renew(next *Record, req CreateRequest) {
 	if changed || s.Config.IdleTimeout > 0 && now.Sub(lastChange) >= time.Second {
 		next.intentChanged(now, s.Config.Timing)
 	}
+	return added, nil
 }
 
 // createRecord writes the record of a new bastion.
 func (s *Service) createRecord(ctx context.Context, req CreateRequest) (Record, error) {
-	key, err := s.keyFor(ctx, req)
-	if err != nil {
+	var err error
+	if req.Key, err = s.keyFor(ctx, req); err != nil {
 		return Record{}, err
 	}
 	id, err := s.newID()
@@ -209,11 +272,14 @@ func (s *Service) createRecord(ctx context.Context, req CreateRequest) (Record, 
 		CreatedAt:      now,
 		LatestDeadline: wholeSecond(now.Add(s.Config.MaxTTL)),
 		Intent: Intent{
-			Open: true, Source: req.Source, Keys: []Key{key}, Reason: req.Reason,
+			Open: true, Reason: req.Reason,
 			Deadline: wholeSecond(now.Add(ttl)), DeadlineSetAt: now,
 		},
 		Notify:  req.Notify,
 		Version: 1,
+	}
+	if _, _, err := rec.Intent.readmit(req); err != nil {
+		return Record{}, err
 	}
 	rec.intentChanged(now, s.Config.Timing)
 	err = s.Records.Create(ctx, rec, s.Config.Quota)

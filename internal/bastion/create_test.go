@@ -26,9 +26,9 @@ func TestRefusedSourceMessageNamesTheNextStep(t *testing.T) {
 	} {
 		req := CreateRequest{Caller: Caller{Address: netip.MustParseAddr(row.caller)}}
 		if row.source != "" {
-			req.Source = netip.MustParsePrefix(row.source)
+			req.Sources = []netip.Prefix{netip.MustParsePrefix(row.source)}
 		}
-		err := (&Service{Config: row.config}).checkSource(&req)
+		err := (&Service{Config: row.config}).checkSources(&req)
 		if refused := (*Error)(nil); !errors.As(err, &refused) || refused.Code != row.code || !strings.Contains(refused.Message, row.next) {
 			t.Errorf("%s: %v, want %s with %q", row.name, err, row.code, row.next)
 		}

@@ -119,7 +119,7 @@ func (d *decision) open() {
 	}
 	a := &d.next.Attempt
 	if !a.active() {
-		if d.endLease() || d.next.Group.Ingress != d.next.Intent.Source || d.now.Before(d.next.NextAttemptAt) || d.unknown(TasksPart) {
+		if d.endLease() || !d.next.admitsSources() || d.now.Before(d.next.NextAttemptAt) || d.unknown(TasksPart) {
 			return
 		}
 		d.next.beginAttempt(d.cfg, d.now)
@@ -134,9 +134,9 @@ func (d *decision) open() {
 	}
 }
 
-// openGroup adds the actions after which the group admits the source and nothing
-// else. It removes wrong rules before it adds the right one. Before the task is ready, it
-// creates the group and admits the source only after NextAttemptAt, which is the end of
+// openGroup adds the actions after which the group admits the sources and nothing
+// else. It removes wrong rules before it adds the missing ones. Before the task is ready,
+// it creates the group and admits sources only after NextAttemptAt, which is the end of
 // the pause after a refusal.
 //
 // openGroup returns AWS's definite refusal of one of these actions, or nil. A denied call
@@ -145,7 +145,7 @@ func (d *decision) openGroup() (refused *RefusedError) {
 	if d.unknown(GroupPart) {
 		return nil
 	}
-	group, source := d.seen.Group, d.next.Intent.Source
+	group := d.seen.Group
 	pause := !d.next.served() && d.now.Before(d.next.NextAttemptAt)
 	add := func(a Action) {
 		if pause && a.Step&(CreateGroup|AuthorizeIngress) != 0 {
@@ -167,15 +167,15 @@ func (d *decision) openGroup() (refused *RefusedError) {
 	for _, rule := range group.Egress {
 		add(Action{Step: RevokeEgress, GroupID: group.ID, Rule: rule})
 	}
-	admitted := false
+	missing := d.next.Intent.Sources()
 	for _, rule := range group.Ingress {
-		if rule.Source == source && !admitted {
-			admitted = true
+		if i := slices.Index(missing, rule.Source); i >= 0 {
+			missing = slices.Delete(missing, i, i+1)
 			continue
 		}
 		add(Action{Step: RevokeIngress, GroupID: group.ID, Rule: rule})
 	}
-	if !admitted {
+	for _, source := range missing {
 		add(Action{Step: AuthorizeIngress, GroupID: group.ID, Source: source})
 	}
 	return refused

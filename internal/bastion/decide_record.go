@@ -21,22 +21,29 @@ func (d *decision) recordGroup() {
 		if status.ID != group.ID {
 			*status = GroupStatus{ID: group.ID, FirstSeenAt: d.now}
 		}
-		status.Ingress = group.onlySource()
+		status.setSources(group.sources())
 		return
 	}
-	status.Ingress = netip.Prefix{}
+	status.setSources(nil)
 	if d.seen.GroupGone || d.now.Sub(status.FirstSeenAt) > d.cfg.Timing.ReadLag {
 		*status = GroupStatus{}
 	}
 }
 
-// onlySource returns the source that the group's only rule admits. It is zero if
-// the group has no rule, several rules, or a rule of another kind.
-func (g Group) onlySource() (source netip.Prefix) {
-	if len(g.Ingress) == 1 && len(g.Egress) == 0 {
-		return g.Ingress[0].Source
+// sources returns the sources that the group admits, sorted. It is nil if the group has an
+// egress rule, two rules for one source, or a rule of another kind.
+func (g Group) sources() []netip.Prefix {
+	if len(g.Egress) > 0 {
+		return nil
 	}
-	return source
+	var sources []netip.Prefix
+	for _, rule := range g.Ingress {
+		if !rule.Source.IsValid() || slices.Contains(sources, rule.Source) {
+			return nil
+		}
+		sources = append(sources, rule.Source)
+	}
+	return sortedSources(sources)
 }
 
 // recordAttempt copies the state of the current attempt's task.

@@ -11,15 +11,18 @@ type Code string
 
 // The codes of errors that the operations of [Service] return.
 const (
-	CodeKeyRequired      Code = "key_required"       // no key was sent, and none is stored for the owner
+	CodeKeyRequired      Code = "key_required"       // no key was sent, and none is stored for the owner, or the bastion has several
+	CodeTooManyKeys      Code = "too_many_keys"      // the bastion has MaxKeys keys already
 	CodeNameInvalid      Code = "name_invalid"       // see ValidName
 	CodeReasonInvalid    Code = "reason_invalid"     // see CleanReason
 	CodeTTLInvalid       Code = "ttl_invalid"        // not a duration of a second or more
 	CodeTTLBeyondCap     Code = "ttl_beyond_cap"     // beyond the bastion's LatestDeadline, or longer than MaxTTL
-	CodeSourceInvalid    Code = "source_invalid"     // not a single address that a bastion can admit
+	CodeSourceInvalid    Code = "source_invalid"     // not a list of addresses or prefixes that a bastion can admit
+	CodeSourceTooWide    Code = "source_too_wide"    // a prefix with more addresses than the operator allows
 	CodeSourceFamily     Code = "source_family"      // bastions have no address of that family
 	CodeSourceNotAllowed Code = "source_not_allowed" // not a source that callers may name
 	CodeSourceRequired   Code = "source_required"    // bastions are private, so the source must be named
+	CodeTooManySources   Code = "too_many_sources"   // more than MaxSources for the bastion, or MaxSourcesPerKey for a key with named sources
 	CodeQuotaOwner       Code = "quota_owner"        // the owner has the maximum number open
 	CodeQuotaTotal       Code = "quota_total"        // the stack has the maximum number open
 	CodeNotFound         Code = "not_found"          // no such bastion, or another owner's

@@ -2,6 +2,8 @@ package bastion
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
 	"fmt"
 	"net/netip"
 	"time"
@@ -22,6 +24,7 @@ type Notice struct {
 	Failure  FailureCode  `json:"failure,omitempty"` // the code of Record.Refusal
 	Attempt  int          `json:"attempt,omitempty"`
 	Source   netip.Prefix `json:"source,omitzero"`
+	Access   string       `json:"access,omitempty"` // see accessHash; it is of no use but for comparing two notices
 	Deadline time.Time    `json:"deadline,omitzero"`
 	Warning  bool         `json:"warning,omitempty"` // the bastion is ready and its deadline is near
 }
@@ -55,9 +58,23 @@ func (r Record) notice(warnBefore time.Duration, now time.Time) Notice {
 	at, state := r.warnAt(warnBefore), r.State()
 	return Notice{
 		State: state, Stage: r.Stage(), Failure: r.Refusal().Code, Attempt: r.Attempt.Number,
-		Source: r.Intent.Source, Deadline: r.Intent.Deadline,
+		Source: r.Intent.Source, Access: r.Intent.accessHash(), Deadline: r.Intent.Deadline,
 		Warning: state == Ready && !at.IsZero() && !now.Before(at),
 	}
+}
+
+// accessHash returns a hash of the keys and their sources. It is empty for one key with one
+// source, because the notices of earlier versions have none.
+func (i Intent) accessHash() string {
+	all := i.Admissions()
+	if len(all) <= 1 && len(i.Sources()) <= 1 {
+		return ""
+	}
+	h := sha256.New()
+	for _, a := range all {
+		fmt.Fprintln(h, a.Key, a.Sources)
+	}
+	return base64.RawStdEncoding.EncodeToString(h.Sum(nil)[:12])
 }
 
 // warnAt returns when to warn the owner of the deadline, or zero for never. For a

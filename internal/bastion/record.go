@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 )
@@ -137,9 +138,26 @@ type Failing struct {
 type GroupStatus struct {
 	ID          string    `json:"id"`
 	FirstSeenAt time.Time `json:"first_seen_at,omitzero"`
-	// Ingress is the source that the group's only rule admits. It is zero if the
-	// group has no rule, several rules, or a rule of another kind.
-	Ingress netip.Prefix `json:"ingress,omitzero"`
+	// Ingress and MoreIngress are the sources that the group admits; see Sources. An
+	// earlier version stores Ingress only.
+	Ingress     netip.Prefix   `json:"ingress,omitzero"`
+	MoreIngress []netip.Prefix `json:"more_ingress,omitempty"`
+}
+
+// Sources returns the sources that the group admits, sorted. It is empty if the group has
+// no rule, two rules for one source, or a rule of another kind.
+func (g GroupStatus) Sources() []netip.Prefix {
+	if !g.Ingress.IsValid() {
+		return nil
+	}
+	return append([]netip.Prefix{g.Ingress}, g.MoreIngress...)
+}
+
+func (g *GroupStatus) setSources(sources []netip.Prefix) {
+	g.Ingress, g.MoreIngress = netip.Prefix{}, nil
+	if len(sources) > 0 {
+		g.Ingress, g.MoreIngress = sources[0], append([]netip.Prefix(nil), sources[1:]...)
+	}
 }
 
 // Attempt is one try to run a task. The fields up to CreatedAt are in the record
@@ -202,13 +220,19 @@ func (r Record) State() State {
 	return Starting
 }
 
-// matchesIntent reports whether the bastion is open, its group admits the source,
-// and its task reports that it follows the intent's generation, all as far as the record
-// knows.
+// matchesIntent reports whether the bastion is open, its group admits the sources, it has
+// an endpoint in each family of the sources, and its task reports that it follows the
+// intent's generation, all as far as the record knows.
 func (r Record) matchesIntent() bool {
 	a := r.Attempt
-	return r.Intent.Open && a.active() && r.Endpoint().IsValid() && a.HostKey != "" &&
-		r.Group.Ingress == r.Intent.Source && a.Generation == r.Intent.Generation
+	return r.Intent.Open && a.active() && r.hasEndpoints() && a.HostKey != "" &&
+		r.admitsSources() && a.Generation == r.Intent.Generation
+}
+
+// admitsSources reports whether the group admits the sources of the intent and nothing
+// else.
+func (r Record) admitsSources() bool {
+	return slices.Equal(r.Group.Sources(), r.Intent.Sources())
 }
 
 // Stage returns what a starting bastion waits for: "security group", "capacity",
@@ -227,7 +251,7 @@ func (r Record) Stage() string {
 		return "delayed"
 	case state == Closing:
 		return ""
-	case r.served() && r.Group.Ingress != r.Intent.Source:
+	case r.served() && !r.admitsSources():
 		return "address"
 	case r.served():
 		return "lease"
@@ -237,7 +261,7 @@ func (r Record) Stage() string {
 		return "capacity"
 	case a.Status == TaskPending:
 		return "image"
-	case !r.Endpoint().IsValid():
+	case !r.hasEndpoints():
 		return "network"
 	}
 	return "host key"
@@ -252,11 +276,31 @@ func (r Record) Refusal() Failure {
 	return r.Failing.Refusal
 }
 
-// Endpoint returns the address that the owner connects to, in the family of the
-// source. It is zero until the address is known.
-func (r Record) Endpoint() netip.AddrPort {
+// Endpoint returns the address that the caller of the latest request connects to, in the
+// family of that request's first source. It is zero until the address is known.
+func (r Record) Endpoint() netip.AddrPort { return r.endpointFor(r.Intent.Source) }
+
+// Endpoints returns the addresses that people connect to, one for each family of the
+// sources, as far as they are known. The first is Endpoint, if it is known.
+func (r Record) Endpoints() []netip.AddrPort {
+	var known []netip.AddrPort
+	for _, source := range append([]netip.Prefix{r.Intent.Source}, r.Intent.Sources()...) {
+		if e := r.endpointFor(source); e.IsValid() && !slices.Contains(known, e) {
+			known = append(known, e)
+		}
+	}
+	return known
+}
+
+// hasEndpoints reports whether an endpoint is known for each family of the sources.
+func (r Record) hasEndpoints() bool {
+	return r.Endpoint().IsValid() && !slices.ContainsFunc(r.Intent.Sources(), func(source netip.Prefix) bool { return !r.endpointFor(source).IsValid() })
+}
+
+// endpointFor returns the task's endpoint in the family of the source.
+func (r Record) endpointFor(source netip.Prefix) netip.AddrPort {
 	for _, e := range r.Attempt.Endpoints {
-		if e.Addr().Is4() == r.Intent.Source.Addr().Is4() && r.Attempt.active() {
+		if e.Addr().Is4() == source.Addr().Is4() && r.Attempt.active() {
 			return e
 		}
 	}

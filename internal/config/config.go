@@ -75,6 +75,8 @@ func Load(environ []string, read ReadParameters) (Config, error) {
 			WarnBefore:          r.duration("WARN"),
 			AllowedDestinations: r.destinations("ALLOWED_PARAMETER"),
 			SourceOverride:      r.sources("SOURCES"),
+			WidestIPv4:          r.number("WIDEST_IPV4"),
+			WidestIPv6:          r.number("WIDEST_IPV6"),
 			Quota:               bastion.Quota{PerOwner: r.number("QUOTA_OWNER"), Total: r.number("QUOTA_TOTAL")},
 			Subnets:             r.list("SUBNETS", SubnetID),
 			TaskDefinition:      r.text("TASK_DEFINITION", taskDefinitionARN),

@@ -350,7 +350,7 @@ func fromTheService() []exchange {
 	}
 	add("POST", "/bastions",
 		bastion.CodeReasonInvalid, bastion.CodeNameInvalid, bastion.CodeSourceInvalid,
-		bastion.CodeSourceNotAllowed, bastion.CodeQuotaOwner, bastion.CodeQuotaTotal, bastion.CodeKeyRequired,
+		bastion.CodeSourceNotAllowed, bastion.CodeSourceTooWide, bastion.CodeTooManyKeys, bastion.CodeTooManySources, bastion.CodeQuotaOwner, bastion.CodeQuotaTotal, bastion.CodeKeyRequired,
 		bastion.CodeTTLBeyondCap, bastion.CodeSourceFamily, bastion.CodeSourceRequired, bastion.CodeBusy, httpapi.CodeDraining)
 	add("PATCH", itemPath, bastion.CodeTTLBeyondCap, bastion.CodeNotOpen, bastion.CodeBusy)
 	add("DELETE", itemPath, bastion.CodeBusy)

@@ -76,7 +76,7 @@ func (a *InternalAPI) Handle(ctx context.Context, call api.InternalCall) (api.In
 // notifying sets Notify on every bastion that it creates.
 type notifying struct{ Service }
 
-func (n notifying) Create(ctx context.Context, req bastion.CreateRequest) (bastion.Record, bool, error) {
+func (n notifying) Create(ctx context.Context, req bastion.CreateRequest) (bastion.Record, bastion.Change, error) {
 	req.Notify = true
 	return n.Service.Create(ctx, req)
 }

@@ -29,6 +29,7 @@ type fake struct {
 	rec     bastion.Record
 	records []bastion.Record
 	created bool
+	added   bastion.Key
 	err     error
 	crash   bool
 
@@ -48,10 +49,10 @@ func (f *fake) note(call string, caller bastion.Caller, id string, wait time.Dur
 	}
 }
 
-func (f *fake) Create(_ context.Context, req bastion.CreateRequest) (bastion.Record, bool, error) {
+func (f *fake) Create(_ context.Context, req bastion.CreateRequest) (bastion.Record, bastion.Change, error) {
 	f.create = req
 	f.note("Create", req.Caller, "", req.Wait)
-	return f.rec, f.created, f.err
+	return f.rec, bastion.Change{Created: f.created, AddedKey: f.added}, f.err
 }
 
 func (f *fake) Get(_ context.Context, caller bastion.Caller, id string, wait time.Duration) (bastion.Record, error) {

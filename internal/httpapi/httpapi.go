@@ -31,7 +31,7 @@ import (
 type Service interface {
 	// Create returns the caller's bastion with the name in req. If no such bastion is
 	// open, it creates one. It waits as Get does.
-	Create(ctx context.Context, req bastion.CreateRequest) (rec bastion.Record, created bool, err error)
+	Create(ctx context.Context, req bastion.CreateRequest) (bastion.Record, bastion.Change, error)
 	// Get returns a bastion. It waits until the bastion is ready, closed or failed.
 	Get(ctx context.Context, caller bastion.Caller, id string, wait time.Duration) (bastion.Record, error)
 	// List returns the bastions that the caller may see, oldest first. It waits as Get
@@ -117,7 +117,8 @@ type exchange struct {
 type result struct {
 	status  int
 	records []bastion.Record
-	list    bool // records are a list of any length; otherwise there is one
+	list    bool        // records are a list of any length; otherwise there is one
+	added   bastion.Key // the key that a POST added to an open bastion
 }
 
 func (h *handler) serve(e *httpedge.Exchange) {
@@ -249,12 +250,13 @@ func (h *handler) create(x *exchange) (result, error) {
 		return result{}, err
 	}
 	req.Caller, req.Wait = x.caller, x.wait
-	rec, created, err := h.Service.Create(x.Request.Context(), req)
-	status := http.StatusOK
-	if created {
-		status = http.StatusCreated
+	rec, change, err := h.Service.Create(x.Request.Context(), req)
+	res := one(rec, http.StatusOK)
+	if change.Created {
+		res.status = http.StatusCreated
 	}
-	return one(rec, status), err
+	res.added = change.AddedKey
+	return res, err
 }
 
 func (h *handler) get(x *exchange) (result, error) {

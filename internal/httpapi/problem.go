@@ -19,7 +19,7 @@ const (
 	CodeNotAcceptable        bastion.Code = "not_acceptable"        // Accept allows neither JSON nor text
 	CodeJSONInvalid          bastion.Code = "json_invalid"          // the body is not one JSON object
 	CodeUnknownField         bastion.Code = "unknown_field"         // the body has an unknown field
-	CodeFieldInvalid         bastion.Code = "field_invalid"         // a field twice, or not a string
+	CodeFieldInvalid         bastion.Code = "field_invalid"         // a field twice, or of the wrong type
 	CodeTTLRequired          bastion.Code = "ttl_required"          // an extension without a ttl
 	CodeDraining             bastion.Code = "draining"              // the stack is being removed
 )
@@ -48,6 +48,9 @@ var statuses = map[bastion.Code]int{
 	bastion.CodeTTLInvalid:       http.StatusBadRequest,
 	bastion.CodeSourceInvalid:    http.StatusBadRequest,
 	bastion.CodeSourceNotAllowed: http.StatusForbidden,
+	bastion.CodeSourceTooWide:    http.StatusForbidden,
+	bastion.CodeTooManyKeys:      http.StatusConflict,
+	bastion.CodeTooManySources:   http.StatusConflict,
 	bastion.CodeNotFound:         http.StatusNotFound,
 	bastion.CodeNotOpen:          http.StatusConflict,
 	bastion.CodeQuotaOwner:       http.StatusConflict,

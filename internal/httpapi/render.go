@@ -27,11 +27,17 @@ func Document(rec bastion.Record, targets ...Target) api.Bastion {
 		return d
 	}
 	d.Host, d.Port, d.User = at.endpoint.Addr().String(), int(at.endpoint.Port()), sshUser
+	for _, e := range rec.Endpoints() {
+		d.Endpoints = append(d.Endpoints, api.Endpoint{Host: e.Addr().String(), Port: int(e.Port())})
+	}
 	if len(at.hostKeys) > 0 {
 		for _, key := range at.hostKeys {
 			d.HostKeys = append(d.HostKeys, string(key))
 		}
 		d.HostKey, d.KnownHosts = d.HostKeys[0], strings.Join(at.knownHosts(), "\n")
+		if at.other.IsValid() {
+			d.KnownHosts += "\n" + strings.Join(at.overOther().knownHosts(), "\n")
+		}
 		d.SSHConfig, d.SSH = sshConfig(fileName(at), []access{at}, targets), at.consoleCommand()
 	}
 	return d
@@ -41,7 +47,9 @@ func Document(rec bastion.Record, targets ...Target) api.Bastion {
 func (h *handler) json(res result) []byte {
 	documents := make([]api.Bastion, 0, len(res.records))
 	for _, rec := range res.records {
-		documents = append(documents, Document(rec, h.Targets...))
+		d := Document(rec, h.Targets...)
+		d.AddedKey = res.added.Fingerprint()
+		documents = append(documents, d)
 	}
 	if res.list {
 		return httpedge.Marshal(api.List{Bastions: documents})
@@ -61,6 +69,9 @@ func (h *handler) text(caller bastion.Caller, res result) []byte {
 			b.WriteByte('\n')
 		}
 		h.describe(&b, rec)
+		if res.added != "" {
+			comment(&b, "added the key %s: the bastion admits %d keys, each from its own sources", res.added.Fingerprint(), len(rec.Intent.Keys))
+		}
 		at, ok := accessOf(rec)
 		if ok && len(at.hostKeys) > 0 && rec.State() == bastion.Ready && rec.Owner == caller.Owner {
 			ready = append(ready, at)
@@ -102,7 +113,7 @@ func (h *handler) describe(b *strings.Builder, rec bastion.Record) {
 	case bastion.Failed:
 		comment(b, "%s: %s", d.Failure.Code, d.Failure.Message)
 	}
-	comment(b, "id %s, owner %s, source %s, key %s", d.ID, d.Owner, rec.Intent.Source.Addr(), strings.Join(d.Keys, ", "))
+	describeAccess(b, rec)
 	if d.Reason != "" {
 		comment(b, "reason: %s", d.Reason)
 	}
@@ -114,6 +125,28 @@ func (h *handler) describe(b *strings.Builder, rec bastion.Record) {
 	case bastion.Closed, bastion.Failed:
 		comment(b, "POST %s creates a new one", collection)
 	}
+}
+
+// describeAccess writes the comments about the keys and their sources.
+func describeAccess(b *strings.Builder, rec bastion.Record) {
+	all := rec.Intent.Admissions()
+	head := fmt.Sprintf("id %s, owner %s", rec.ID, rec.Owner)
+	if len(all) == 1 {
+		comment(b, "%s, source %s, key %s", head, sourceTexts(all[0].Sources), all[0].Key.Fingerprint())
+		return
+	}
+	comment(b, "%s", head)
+	for _, a := range all {
+		comment(b, "key %s from %s", a.Key.Fingerprint(), sourceTexts(a.Sources))
+	}
+}
+
+func sourceTexts(sources []netip.Prefix) string {
+	var texts []string
+	for _, source := range sources {
+		texts = append(texts, bastion.SourceText(source))
+	}
+	return strings.Join(texts, ", ")
 }
 
 // seenNow is the age below which a bastion was seen ready by the request itself.
@@ -174,6 +207,7 @@ func comment(b *strings.Builder, format string, args ...any) {
 type access struct {
 	name     string
 	endpoint netip.AddrPort
+	other    netip.AddrPort // in the other family, if the sources have both
 	hostKeys []bastion.Key
 }
 
@@ -183,6 +217,9 @@ func accessOf(rec bastion.Record) (at access, ok bool) {
 	at = access{name: rec.Name, endpoint: rec.Endpoint()}
 	if !rec.Intent.Open || !at.endpoint.IsValid() {
 		return access{}, false
+	}
+	if all := rec.Endpoints(); len(all) > 1 {
+		at.other = all[1]
 	}
 	// The task reported these keys, and people save them in configuration files of ssh. If
 	// a text were more than one key, it could contain options that make ssh run a command.
@@ -205,6 +242,21 @@ func (at access) knownHosts() (lines []string) {
 		lines = append(lines, host+" "+string(key))
 	}
 	return lines
+}
+
+// overOther returns the access over the endpoint of the other family.
+func (at access) overOther() access {
+	at.endpoint, at.other = at.other, at.endpoint
+	return at
+}
+
+// otherAlias returns the Host of the endpoint in the other family. No name of a bastion has
+// a dot, so no other bastion has the same alias.
+func (at access) otherAlias() string {
+	if at.other.Addr().Is4() {
+		return bastion.HostAlias(at.name) + ".ipv4"
+	}
+	return bastion.HostAlias(at.name) + ".ipv6"
 }
 
 func (at access) port() string { return strconv.Itoa(int(at.endpoint.Port())) }
@@ -233,6 +285,9 @@ func sshConfig(name string, bastions []access, targets []Target) string {
 	b.WriteString(api.WithoutKnownHostsCommand(name))
 	for _, at := range bastions {
 		knownHostsComments(&b, at.knownHosts()...)
+		if at.other.IsValid() {
+			knownHostsComments(&b, at.overOther().knownHosts()...)
+		}
 	}
 	for _, target := range targets {
 		knownHostsComments(&b, target.knownHosts())
@@ -246,6 +301,16 @@ func sshConfig(name string, bastions []access, targets []Target) string {
 			"User "+sshUser,
 			fastCiphers,
 			knownHostsCommand(at.knownHosts()...))
+		if at.other.IsValid() {
+			hosts = append(hosts, at.otherAlias())
+			other := at.overOther()
+			block(&b, at.otherAlias(),
+				"HostName "+other.endpoint.Addr().String(),
+				"Port "+other.port(),
+				"User "+sshUser,
+				fastCiphers,
+				knownHostsCommand(other.knownHosts()...))
+		}
 	}
 	for _, target := range targets {
 		hosts = append(hosts, target.Name)

@@ -95,8 +95,8 @@ func golden(t *testing.T, name string, got []byte) {
 }
 
 func TestOnlyKnownFieldsAreInTheDocument(t *testing.T) {
-	always := []string{"created_at", "deadline", "id", "keys", "latest_deadline", "name", "owner", "source", "state"}
-	reach := []string{"host", "port", "user"}
+	always := []string{"admissions", "created_at", "deadline", "id", "keys", "latest_deadline", "name", "owner", "source", "sources", "state"}
+	reach := []string{"endpoints", "host", "port", "user"}
 	proof := []string{"host_key", "host_keys", "known_hosts", "ssh", "ssh_config"}
 	bare := starting()
 	bare.Intent.Reason = ""

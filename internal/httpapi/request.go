@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -61,7 +60,7 @@ func createRequest(body []byte) (bastion.CreateRequest, error) {
 		req.Key = key
 		return req, err
 	}
-	fields, err := parseObject(body, "public_key", "ttl", "reason", "source", "name")
+	fields, err := parseObject(body, "public_key", "ttl", "reason", "source", "only_key", "name")
 	if err != nil {
 		return req, err
 	}
@@ -70,71 +69,97 @@ func createRequest(body []byte) (bastion.CreateRequest, error) {
 
 // fillIn reads the fields in the order in which the API lists them, up to the
 // first malformed one.
-func fillIn(req *bastion.CreateRequest, fields map[string]string) (err error) {
-	if text, given := fields["public_key"]; given {
-		if req.Key, err = publickey.Parse(text); err != nil {
+func fillIn(req *bastion.CreateRequest, fields map[string]field) (err error) {
+	if key, given := fields["public_key"]; given {
+		if req.Key, err = publickey.Parse(key.text); err != nil {
 			return err
 		}
 	}
-	if text, given := fields["ttl"]; given {
-		ttl, err := bastion.ParseTTL(text)
+	if given, ok := fields["ttl"]; ok {
+		ttl, err := bastion.ParseTTL(given.text)
 		if err != nil {
 			return err
 		}
 		req.TTL = &ttl
 	}
-	if req.Reason, err = bastion.CleanReason(fields["reason"]); err != nil {
+	if req.Reason, err = bastion.CleanReason(fields["reason"].text); err != nil {
 		return err
 	}
-	if text, given := fields["source"]; given {
-		if req.Source, err = parseSource(text); err != nil {
+	if source, given := fields["source"]; given {
+		if req.Sources, err = parseSources(source.list); err != nil {
 			return err
 		}
 	}
+	req.OnlyKey = fields["only_key"].yes
 	name, given := fields["name"]
-	if given && name == "" { // the service would use the default
+	if given && name.text == "" { // the service would use the default
 		return bastion.Errorf(bastion.CodeNameInvalid, "The name is empty. Give one, or leave the field out for the bastion called default.")
 	}
-	req.Name = name
+	req.Name = name.text
 	return nil
 }
 
 // extendTTL reads the body of PATCH.
 func extendTTL(body []byte) (time.Duration, error) {
-	var fields map[string]string
+	var fields map[string]field
 	if len(body) > 0 {
 		var err error
 		if fields, err = parseObject(body, "ttl"); err != nil {
 			return 0, err
 		}
 	}
-	text, given := fields["ttl"]
+	ttl, given := fields["ttl"]
 	if !given {
 		return 0, bastion.Errorf(CodeTTLRequired, `ttl is missing. Send {"ttl": "30m"}.`)
 	}
-	return bastion.ParseTTL(text)
+	return bastion.ParseTTL(ttl.text)
 }
 
-// parseSource reads an address, which may be written as a prefix of full length.
+// parseSources reads the source of a request: one or several addresses or prefixes.
+func parseSources(texts []string) (sources []netip.Prefix, err error) {
+	if len(texts) == 0 {
+		return nil, bastion.Errorf(bastion.CodeSourceInvalid, "The list of sources is empty. Name at least one, or leave the field out for the address that you call from.")
+	}
+	for _, text := range texts {
+		source, err := parseSource(text)
+		if err != nil {
+			return nil, err
+		}
+		sources = append(sources, source)
+	}
+	return sources, nil
+}
+
+// parseSource reads an address or a prefix, and masks it. IPv4 addresses that are mapped
+// to IPv6 become IPv4.
 func parseSource(text string) (netip.Prefix, error) {
-	addr, err := netip.ParseAddr(text)
-	if before, bits, found := strings.Cut(text, "/"); found {
-		addr, err = netip.ParseAddr(before)
-		if err == nil && bits != strconv.Itoa(addr.BitLen()) {
-			err = errors.New("more than one address")
+	p, err := netip.ParsePrefix(text)
+	if addr, notAddr := netip.ParseAddr(text); notAddr == nil {
+		p, err = netip.PrefixFrom(addr, addr.BitLen()), nil
+		if addr.Zone() != "" {
+			err = errors.New("an address with a zone")
 		}
 	}
-	addr = addr.Unmap()
-	if err != nil || addr.Zone() != "" || addr.IsUnspecified() || addr.IsMulticast() {
-		return netip.Prefix{}, bastion.Errorf(bastion.CodeSourceInvalid, "The source %s is not a single address. Give the address that you connect from, such as 203.0.113.7 or 2001:db8::7.", bastion.QuoteShort(text))
+	if mapped := p.Bits() - 96; p.Addr().Is4In6() && mapped >= 0 {
+		p = netip.PrefixFrom(p.Addr().Unmap(), mapped)
 	}
-	return netip.PrefixFrom(addr, addr.BitLen()), nil
+	if err != nil || p.Bits() == 0 || p.Addr().IsUnspecified() && p.IsSingleIP() || p.Addr().IsMulticast() || p.Addr().Is4In6() {
+		return netip.Prefix{}, bastion.Errorf(bastion.CodeSourceInvalid, "The source %s is neither an address nor a prefix. Give the address that you connect from, such as 203.0.113.7 or 2001:db8::7, or a prefix, such as 203.0.113.0/28.", bastion.QuoteShort(text))
+	}
+	return p.Masked(), nil
 }
 
-// parseObject reads a JSON object whose fields are strings, all of them optional.
-// It accepts no other fields, no field twice and nothing after the object: a
-// misspelt field must not silently mean something else.
-func parseObject(body []byte, known ...string) (map[string]string, error) {
+// field is the value of one field of a body. Which part is set depends on the field.
+type field struct {
+	text string
+	list []string // of source, which is a string or a list of strings
+	yes  bool     // of only_key, which is a boolean
+}
+
+// parseObject reads a JSON object whose fields are all optional. It accepts no other
+// fields, no field twice and nothing after the object: a misspelt field must not silently
+// mean something else.
+func parseObject(body []byte, known ...string) (map[string]field, error) {
 	if body[0] != '{' {
 		return nil, bastion.Errorf(CodeJSONInvalid, "The body is not a JSON object, which begins with {. Send one like %s.", example(known))
 	}
@@ -142,7 +167,7 @@ func parseObject(body []byte, known ...string) (map[string]string, error) {
 		return nil, err
 	}
 	dec := json.NewDecoder(bytes.NewReader(body))
-	fields := map[string]string{}
+	fields := map[string]field{}
 	if _, err := dec.Token(); err != nil { // the brace
 		return nil, err // the body is valid JSON, so this cannot happen; nor can the errors below
 	}
@@ -158,7 +183,7 @@ func parseObject(body []byte, known ...string) (map[string]string, error) {
 	return fields, nil
 }
 
-func readField(dec *json.Decoder, fields map[string]string, name string, known []string) error {
+func readField(dec *json.Decoder, fields map[string]field, name string, known []string) error {
 	if !slices.Contains(known, name) {
 		return bastion.Errorf(CodeUnknownField, "Unknown field %s. Known fields: %s.", bastion.QuoteShort(name), strings.Join(known, ", "))
 	}
@@ -178,12 +203,46 @@ func readField(dec *json.Decoder, fields map[string]string, name string, known [
 	if err := json.Unmarshal(raw, &value); err != nil {
 		return err
 	}
-	text, ok := value.(string)
-	if !ok {
-		return bastion.Errorf(CodeFieldInvalid, "The field %s must be a string: quote its value, or leave the field out.", name)
+	read, wrong := fieldOf(name, value)
+	if wrong != "" {
+		return bastion.Errorf(CodeFieldInvalid, "The field %s must be %s, or leave the field out.", name, wrong)
 	}
-	fields[name] = text
+	fields[name] = read
 	return nil
+}
+
+// fieldOf returns the value of a field. If the value has the wrong form, fieldOf returns
+// what the form must be.
+func fieldOf(name string, value any) (read field, wrong string) {
+	switch v := value.(type) {
+	case string:
+		if name == "only_key" {
+			return field{}, "true or false, without quotes"
+		}
+		return field{text: v, list: []string{v}}, ""
+	case bool:
+		if name == "only_key" {
+			return field{yes: v}, ""
+		}
+	case []any:
+		for _, element := range v {
+			text, ok := element.(string)
+			if !ok {
+				break
+			}
+			read.list = append(read.list, text)
+		}
+		if name == "source" && len(read.list) == len(v) {
+			return read, ""
+		}
+	}
+	switch name {
+	case "only_key":
+		return field{}, "true or false"
+	case "source":
+		return field{}, "a string or a list of strings: quote each address"
+	}
+	return field{}, "a string: quote its value"
 }
 
 // checkJSON refuses a body that is not exactly one JSON value.

@@ -107,6 +107,8 @@ func stack(cfg config.Config) awscloud.Stack {
 		IPv4:        cfg.Bastion.IPv4,
 		IPv6:        cfg.Bastion.IPv6,
 		Spot:        cfg.Cloud.Spot,
+		WidestIPv4:  cfg.Bastion.WidestIPv4,
+		WidestIPv6:  cfg.Bastion.WidestIPv6,
 	}
 }
 

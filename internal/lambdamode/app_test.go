@@ -23,7 +23,7 @@ func environment(changes ...string) []string {
 		"BASTION_VPC=vpc-0123456789abcdef0", "BASTION_SUBNETS=subnet-0123456789abcdef0", "BASTION_MEMBER_GROUP=sg-0123456789abcdef0",
 		"BASTION_TASK_DEFINITION=arn:aws:ecs:eu-west-1:111122223333:task-definition/way-in:7", "BASTION_TASK_ROLE_ID=AROAEXAMPLEEXAMPLE123",
 		"BASTION_CONTAINER=bastiond", "BASTION_SSH_PORT=2222", "BASTION_PUBLIC_ADDRESS=true", "BASTION_FAMILIES=ipv4", "BASTION_SPOT=true",
-		"BASTION_ALLOWED_PARAMETER=", "BASTION_SOURCES=", "BASTION_DEFAULT_TTL=1h", "BASTION_MAX_TTL=8h", "BASTION_IDLE=15m",
+		"BASTION_ALLOWED_PARAMETER=", "BASTION_SOURCES=", "BASTION_WIDEST_IPV4=28", "BASTION_WIDEST_IPV6=64", "BASTION_DEFAULT_TTL=1h", "BASTION_MAX_TTL=8h", "BASTION_IDLE=15m",
 		"BASTION_QUOTA_OWNER=3", "BASTION_QUOTA_TOTAL=50", "BASTION_TRUSTED_ROLES=AWSReservedSSO_*", "BASTION_ADMINS=", "BASTION_JWT_ISSUER=",
 		"BASTION_DRAINING=false", "BASTION_REAPER_PERIOD=1m", "BASTION_WARN=10m", "BASTION_SLACK=", "BASTION_TAGS_PARAMETER=",
 	}, changes...)
@@ -51,7 +51,7 @@ func TestServiceIsWired(t *testing.T) {
 		ID:  "arn:aws:cloudformation:eu-west-1:111122223333:stack/way-in/5f1c",
 		VPC: "vpc-0123456789abcdef0", MemberGroup: "sg-0123456789abcdef0",
 		Cluster:   "arn:aws:ecs:eu-west-1:111122223333:cluster/way-in-1",
-		Container: "bastiond", Port: 2222, Public: true, IPv4: true, Spot: true,
+		Container: "bastiond", Port: 2222, Public: true, IPv4: true, Spot: true, WidestIPv4: 28, WidestIPv6: 64,
 	}
 	if got := stack(app.Config); got != want {
 		t.Errorf("the stack is %+v", got)

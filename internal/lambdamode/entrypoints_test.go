@@ -31,10 +31,10 @@ func (d *domain) note(call string, caller bastion.Caller) {
 	d.calls, d.callers = append(d.calls, call), append(d.callers, caller)
 }
 
-func (d *domain) Create(_ context.Context, req bastion.CreateRequest) (bastion.Record, bool, error) {
+func (d *domain) Create(_ context.Context, req bastion.CreateRequest) (bastion.Record, bastion.Change, error) {
 	d.create = req
 	d.note("Create", req.Caller)
-	return bastion.Record{ID: "3kq7vmx2p4hzr6ta", Owner: req.Caller.Owner}, true, nil
+	return bastion.Record{ID: "3kq7vmx2p4hzr6ta", Owner: req.Caller.Owner}, bastion.Change{Created: true}, nil
 }
 
 func (d *domain) Get(_ context.Context, caller bastion.Caller, _ string, _ time.Duration) (bastion.Record, error) {

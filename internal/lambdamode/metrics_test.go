@@ -149,7 +149,7 @@ func TestDecidedFailuresAreCounted(t *testing.T) {
 		ReadLag: time.Minute, StableAfter: time.Minute, GiveUpAfter: time.Hour, WatchInterval: time.Minute, CheckInterval: time.Hour,
 	}}
 	source, earlier := netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("192.0.2.2/32")
-	start := bastion.Record{ID: "one", CreatedAt: noon, Intent: bastion.Intent{Generation: 1, Open: true, Source: source, Deadline: noon.Add(2 * time.Hour)}}
+	start := bastion.Record{ID: "one", CreatedAt: noon, Intent: bastion.Intent{Generation: 1, Open: true, Source: source, Keys: []bastion.Key{"ssh-ed25519 AAAA"}, Deadline: noon.Add(2 * time.Hour)}}
 	last := start
 	last.Failures = cfg.MaxAttempts - 1
 	last.FailureCodes = slices.Repeat([]bastion.FailureCode{bastion.FailureSpot}, last.Failures)

@@ -101,9 +101,11 @@ func TestNoticeHoldsTheDocumentOfTheAPI(t *testing.T) {
 		t.Errorf("the host keys are %q", keys)
 	}
 	got.Bastion.SSHConfig, got.Bastion.SSH, got.Bastion.HostKey, got.Bastion.KnownHosts, got.Bastion.HostKeys = "", "", "", "", nil
+	key := readyRecord().Intent.Keys[0].Fingerprint()
 	want := api.Bastion{
 		ID: "2kq7vmx2p4hzr6ta", Name: "default", Owner: "slack:T0123ABCD:U0123ABCD", State: "ready", Reason: "a <b> & c",
-		Source: "203.0.113.7/32", Keys: []string{readyRecord().Intent.Keys[0].Fingerprint()}, Host: "198.51.100.24", Port: 2222, User: "bastion",
+		Source: "203.0.113.7/32", Sources: []string{"203.0.113.7/32"}, Keys: []string{key}, Admissions: []api.Admission{{Key: key, Sources: []string{"203.0.113.7/32"}}},
+		Host: "198.51.100.24", Port: 2222, Endpoints: []api.Endpoint{{Host: "198.51.100.24", Port: 2222}}, User: "bastion",
 		CreatedAt: noon, ReadyAt: noon.Add(time.Minute), SeenAt: noon.Add(time.Minute), Deadline: noon.Add(time.Hour), LatestDeadline: noon.Add(8 * time.Hour),
 	}
 	if !reflect.DeepEqual(got.Bastion, want) {

@@ -173,6 +173,7 @@ func TestCopiesShareNoMemory(t *testing.T) {
 	sources := []bastion.KeySources{{Prefixes: []netip.Prefix{{}}}}
 	rec := bastion.Record{
 		Intent:  bastion.Intent{Keys: keys, KeySources: sources},
+		Group:   bastion.GroupStatus{MoreIngress: []netip.Prefix{{}}},
 		Attempt: bastion.Attempt{Endpoints: endpoints, MoreHostKeys: keys, Tags: []bastion.Tag{{}}},
 		Receipt: bastion.Receipt{Destinations: destinations},
 

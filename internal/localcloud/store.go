@@ -297,6 +297,7 @@ func copyRecord(rec bastion.Record) bastion.Record {
 	rec.FailureCodes = slices.Clone(rec.FailureCodes)
 	rec.Intent.Keys = slices.Clone(rec.Intent.Keys)
 	rec.Intent.KeySources = copyKeySources(rec.Intent.KeySources)
+	rec.Group.MoreIngress = slices.Clone(rec.Group.MoreIngress)
 	rec.Attempt.Endpoints = slices.Clone(rec.Attempt.Endpoints)
 	rec.Attempt.MoreHostKeys = slices.Clone(rec.Attempt.MoreHostKeys)
 	rec.Attempt.Tags = slices.Clone(rec.Attempt.Tags)

@@ -259,6 +259,8 @@ func (s settings) config(privateHost netip.Addr) bastion.Config {
 		AllowedDestinations: s.destinations(privateHost),
 		IPv4:                s.listen.Addr().Is4(),
 		IPv6:                s.listen.Addr().Is6(),
+		WidestIPv4:          32,
+		WidestIPv6:          128,
 		Quota:               bastion.Quota{PerOwner: 5, Total: 50},
 		Subnets:             []string{"subnet-local-a", "subnet-local-b"},
 		TaskDefinition:      "bastion-local:1",

@@ -134,6 +134,7 @@ type response struct {
 	Reason     string         `json:"reason"`
 	Source     string         `json:"source"`
 	Keys       []string       `json:"keys"`
+	AddedKey   string         `json:"added_key"`
 	Host       string         `json:"host"`
 	Port       int            `json:"port"`
 	HostKey    string         `json:"host_key"`

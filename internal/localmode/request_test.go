@@ -2,6 +2,7 @@ package localmode
 
 import (
 	"encoding/pem"
+	"fmt"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -97,23 +98,36 @@ func TestOnlyTheOwnersCurrentAddressCanConnect(t *testing.T) {
 	}
 }
 
-func TestNewKeyReplacesTheOldOne(t *testing.T) {
-	f, before, after := start(t, nil), sshclient.New(t), sshclient.New(t)
-	config := f.sshConfig(request{body: before.AddKey("ed25519")})
-	session := before.Open(config, "-N", "bastion-default")
-	s := f.create(request{body: after.AddKey("ed25519")})
-	if len(s.Keys) != 1 {
-		t.Errorf("keys %v", s.Keys)
+// A POST with another key adds it, and a POST with only_key takes the other one away.
+func TestKeysAreAddedAndTakenAway(t *testing.T) {
+	f, first, second := start(t, nil), sshclient.New(t), sshclient.New(t)
+	config := f.sshConfig(request{body: first.AddKey("ed25519")})
+	session := first.Open(config, "-N", "bastion-default")
+	key := strings.TrimSpace(second.AddKey("ed25519"))
+	both := f.create(request{body: key})
+	if len(both.Keys) != 2 || both.AddedKey != both.Keys[1] {
+		t.Errorf("keys %v, added %q", both.Keys, both.AddedKey)
 	}
-	if out, errs, err := after.Run("", after.SSH(config, "-J", "bastion-default", "private.internal", "hostname")); err != nil {
-		t.Errorf("the new key: %q, %v: %s", out, err, errs)
+	for _, w := range []*sshclient.Client{first, second} {
+		if out, errs, err := w.Run("", w.SSH(config, "-J", "bastion-default", "private.internal", "hostname")); err != nil {
+			t.Errorf("with two keys: %q, %v: %s", out, err, errs)
+		}
+	}
+	if again := f.create(request{}); !slices.Equal(again.Keys, both.Keys) || again.AddedKey != "" {
+		t.Errorf("a POST without a key: keys %v, added %q, before %v", again.Keys, again.AddedKey, both.Keys)
+	}
+	if !session.Alive() {
+		t.Error("the added key cut the session of the first one")
+	}
+	if only := f.create(request{body: fmt.Sprintf(`{"public_key": %q, "only_key": true}`, key)}); !slices.Equal(only.Keys, both.Keys[1:]) || only.AddedKey != "" {
+		t.Errorf("only_key: keys %v, added %q", only.Keys, only.AddedKey)
 	}
 	session.AwaitEnd()
-	if _, errs, err := before.Run("", before.SSH(config, "bastion-default", "status")); err == nil {
-		t.Errorf("the old key can still connect: %s", errs)
+	if _, errs, err := first.Run("", first.SSH(config, "bastion-default", "status")); err == nil {
+		t.Errorf("the key that was taken away can still connect: %s", errs)
 	}
-	if again := f.create(request{}); !slices.Equal(again.Keys, s.Keys) {
-		t.Errorf("a POST without a key changed it from %v to %v", s.Keys, again.Keys)
+	if out, errs, err := second.Run("", second.SSH(config, "-J", "bastion-default", "private.internal", "hostname")); err != nil {
+		t.Errorf("the only key: %q, %v: %s", out, err, errs)
 	}
 }
 

@@ -66,8 +66,11 @@ func (m *mailbox) audit(rec bastion.Record, warn time.Duration) error {
 	}
 	ttl := rec.Intent.Deadline.Sub(rec.Intent.DeadlineSetAt)
 	want := bastion.Notice{
-		State: rec.State(), Stage: rec.Stage(), Attempt: rec.Attempt.Number, Source: rec.Intent.Source, Deadline: rec.Intent.Deadline,
+		State: rec.State(), Stage: rec.Stage(), Attempt: rec.Attempt.Number, Source: rec.Intent.Source, Access: last.notice.Access, Deadline: rec.Intent.Deadline,
 		Warning: rec.State() == bastion.Ready && time.Until(rec.Intent.Deadline) <= warn && ttl > warn+time.Second,
+	}
+	if several := len(rec.Intent.Keys) > 1 || len(rec.Intent.Sources()) > 1; several != (want.Access != "") {
+		return fmt.Errorf("notice of %s: access %q, and the record has the keys %q and sources %s", rec.ID, want.Access, rec.Intent.Keys, rec.Intent.Sources())
 	}
 	if last.notice != want || rec.LastNotice != want || !rec.NotifyPendingSince.IsZero() {
 		return fmt.Errorf("notice of %s: last delivered %s, in the record %s (pending since %s), want %s", rec.ID, last.notice, rec.LastNotice, rec.NotifyPendingSince, want)

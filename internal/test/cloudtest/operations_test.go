@@ -39,12 +39,12 @@ func TestConcurrentCreatesMakeOneBastion(t *testing.T) {
 			wg.Go(func() {
 				ctx, cancel := invocation()
 				defer cancel()
-				rec, created, err := w.service.Create(ctx, bastion.CreateRequest{Caller: alice(home), Key: keyA, Wait: 25 * time.Second})
+				rec, change, err := w.service.Create(ctx, bastion.CreateRequest{Caller: alice(home), Key: keyA, Wait: 25 * time.Second})
 				if err != nil || rec.State() != bastion.Ready {
 					t.Errorf("caller %d: %s, %v", i, rec.State(), err)
 				}
 				ids[i] = rec.ID
-				if created {
+				if change.Created {
 					made.Add(1)
 				}
 			})
@@ -77,13 +77,40 @@ func TestInvalidCreateIsRefused(t *testing.T) {
 		{"no time", func(r *bastion.CreateRequest, _ *bastion.Config) { r.TTL = &zero }, bastion.CodeTTLInvalid},
 		{"less than a second", func(r *bastion.CreateRequest, _ *bastion.Config) { r.TTL = &short }, bastion.CodeTTLInvalid},
 		{"too much time", func(r *bastion.CreateRequest, _ *bastion.Config) { r.TTL = &long }, bastion.CodeTTLBeyondCap},
-		{"a range", func(r *bastion.CreateRequest, _ *bastion.Config) { r.Source = netip.MustParsePrefix("0.0.0.0/0") }, bastion.CodeSourceInvalid},
-		{"a mapped address", func(r *bastion.CreateRequest, _ *bastion.Config) {
-			r.Source = netip.MustParsePrefix("::ffff:10.1.2.3/128")
+		{"all addresses", func(r *bastion.CreateRequest, _ *bastion.Config) {
+			r.Sources = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}
+		}, bastion.CodeSourceTooWide},
+		{"a prefix where only single addresses are allowed", func(r *bastion.CreateRequest, c *bastion.Config) {
+			r.Sources = []netip.Prefix{netip.MustParsePrefix("10.1.2.0/31")}
+			c.SourceOverride, c.WidestIPv4 = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, 32
+		}, bastion.CodeSourceTooWide},
+		{"an IPv6 prefix that is one bit too wide", func(r *bastion.CreateRequest, c *bastion.Config) {
+			r.Sources = []netip.Prefix{netip.MustParsePrefix("2001:db8::/63")}
+			c.SourceOverride, c.WidestIPv6 = []netip.Prefix{netip.MustParsePrefix("2001:db8::/32")}, 64
+		}, bastion.CodeSourceTooWide},
+		{"a prefix that is wider than the permitted one", func(r *bastion.CreateRequest, c *bastion.Config) {
+			r.Sources = []netip.Prefix{netip.MustParsePrefix("10.9.0.0/16")}
+			c.SourceOverride, c.WidestIPv4 = []netip.Prefix{netip.MustParsePrefix("10.9.0.0/17"), netip.MustParsePrefix("10.9.128.0/17")}, 8
+		}, bastion.CodeSourceNotAllowed},
+		{"a list whose last source is not permitted", func(r *bastion.CreateRequest, c *bastion.Config) {
+			r.Sources = []netip.Prefix{netip.MustParsePrefix("10.9.0.1/32"), private}
+			c.SourceOverride = []netip.Prefix{netip.MustParsePrefix("10.9.0.0/16")}
+		}, bastion.CodeSourceNotAllowed},
+		{"a list with a source of the wrong family", func(r *bastion.CreateRequest, c *bastion.Config) {
+			r.Sources = []netip.Prefix{private, netip.MustParsePrefix("2001:db8::1/128")}
+			c.SourceOverride, c.IPv6 = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("2001:db8::/32")}, false
+		}, bastion.CodeSourceFamily},
+		{"six sources", func(r *bastion.CreateRequest, c *bastion.Config) {
+			r.Sources = hosts(6)
+			c.SourceOverride = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
 		}, bastion.CodeSourceInvalid},
-		{"a source without permission", func(r *bastion.CreateRequest, _ *bastion.Config) { r.Source = private }, bastion.CodeSourceNotAllowed},
+		{"only_key without a key", func(r *bastion.CreateRequest, _ *bastion.Config) { r.Key, r.OnlyKey = "", true }, bastion.CodeKeyRequired},
+		{"a mapped address", func(r *bastion.CreateRequest, _ *bastion.Config) {
+			r.Sources = []netip.Prefix{netip.MustParsePrefix("::ffff:10.1.2.3/128")}
+		}, bastion.CodeSourceInvalid},
+		{"a source without permission", func(r *bastion.CreateRequest, _ *bastion.Config) { r.Sources = []netip.Prefix{private} }, bastion.CodeSourceNotAllowed},
 		{"a source outside the permitted ranges", func(r *bastion.CreateRequest, c *bastion.Config) {
-			r.Source = private
+			r.Sources = []netip.Prefix{private}
 			c.SourceOverride = []netip.Prefix{netip.MustParsePrefix("10.9.0.0/16")}
 		}, bastion.CodeSourceNotAllowed},
 		{"no source where one is required", func(_ *bastion.CreateRequest, c *bastion.Config) { c.RequireSource = true }, bastion.CodeSourceRequired},
@@ -108,6 +135,14 @@ func TestInvalidCreateIsRefused(t *testing.T) {
 			})
 		})
 	}
+}
+
+// hosts returns n single addresses.
+func hosts(n int) (all []netip.Prefix) {
+	for i := range n {
+		all = append(all, netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(100 + i)}), 32))
+	}
+	return all
 }
 
 func TestKeyIsRemembered(t *testing.T) {

@@ -31,9 +31,24 @@ const (
 
 // request is what an owner asked for.
 type request struct {
-	source netip.Prefix
+	sources []netip.Prefix
+	key     bastion.Key
+	closes  bool
+}
+
+// admission is one key from one source.
+type admission struct {
 	key    bastion.Key
-	closes bool
+	source netip.Prefix
+}
+
+func admissions(all []bastion.Admission) (each []admission) {
+	for _, a := range all {
+		for _, source := range a.Sources {
+			each = append(each, admission{a.Key, source})
+		}
+	}
+	return each
 }
 
 // checks compares the cloud with what owners asked for.
@@ -58,9 +73,9 @@ type checks struct {
 type watched struct {
 	rec       bastion.Record
 	closedAt  time.Time
-	moved     map[netip.Prefix]time.Time // when a source was replaced
-	replaced  map[bastion.Key]time.Time
-	admitted  map[netip.Prefix]time.Time // when the group last admitted this source and nothing else
+	moved     map[netip.Prefix]time.Time // when a source was removed from the intent
+	replaced  map[admission]time.Time    // when an admission was removed from the intent
+	admitted  map[string]time.Time       // when the group last admitted these sources and nothing else
 	followed  map[int64]time.Time        // when a running task last reported that it follows this generation
 	notReady  time.Time                  // since when it is open and not ready
 	readyFrom time.Time                  // since when it is ready
@@ -186,7 +201,7 @@ func (c *checks) after(call, subject string) {
 func (c *checks) written(inv localcloud.Inventory, rec bastion.Record) {
 	w := c.bastions[rec.ID]
 	if w == nil {
-		w = &watched{moved: map[netip.Prefix]time.Time{}, replaced: map[bastion.Key]time.Time{}, admitted: map[netip.Prefix]time.Time{}, followed: map[int64]time.Time{}, notReady: time.Now(), tasks: map[string]bool{}}
+		w = &watched{moved: map[netip.Prefix]time.Time{}, replaced: map[admission]time.Time{}, admitted: map[string]time.Time{}, followed: map[int64]time.Time{}, notReady: time.Now(), tasks: map[string]bool{}}
 		c.bastions[rec.ID] = w
 	}
 	old, now := w.rec, time.Now()
@@ -234,22 +249,34 @@ func (c *checks) written(inv localcloud.Inventory, rec bastion.Record) {
 // intentWritten checks a new intent against the requests. c.mu is held.
 func (c *checks) intentWritten(w *watched, old, rec bastion.Record) {
 	now, is, was := time.Now(), rec.Intent, old.Intent
-	if was.Source != is.Source {
-		w.moved[was.Source] = now
-		delete(w.moved, is.Source)
-		if !c.requested(rec, func(q request) bool { return q.source == is.Source }) {
-			c.errorf("source of "+rec.ID, "%s was never asked for", is.Source)
+	before, after := admissions(was.Admissions()), admissions(is.Admissions())
+	for _, source := range was.Sources() {
+		w.moved[source] = now
+	}
+	for _, source := range is.Sources() {
+		delete(w.moved, source)
+	}
+	for _, a := range before {
+		w.replaced[a] = now
+	}
+	for _, a := range after {
+		delete(w.replaced, a)
+		if !c.requested(rec, func(q request) bool { return q.key == a.key && slices.Contains(q.sources, a.source) }) {
+			c.errorf("source of "+rec.ID, "key %s from %s was never asked for", a.key.Fingerprint(), a.source)
 		}
 	}
-	if len(was.Keys) > 0 && was.Keys[0] != is.Keys[0] {
-		w.replaced[was.Keys[0]] = now
+	if !slices.Contains(is.Sources(), is.Source) {
+		c.errorf("first source of "+rec.ID, "%s is none of %s", is.Source, is.Sources())
 	}
-	delete(w.replaced, is.Keys[0])
-	changed := was.Open != is.Open || was.Source != is.Source || was.ConsoleReply.Number != is.ConsoleReply.Number || !was.Deadline.Equal(is.Deadline) || !slices.Equal(was.Keys, is.Keys)
+	if len(is.Keys) > bastion.MaxKeys || len(is.Sources()) > bastion.MaxSources {
+		c.errorf("limits of "+rec.ID, "it has %d keys and %d sources", len(is.Keys), len(is.Sources()))
+	}
+	moved := was.Source != is.Source || !slices.Equal(before, after)
+	changed := was.Open != is.Open || moved || was.ConsoleReply.Number != is.ConsoleReply.Number || !was.Deadline.Equal(is.Deadline)
 	if is.Generation != was.Generation && !changed && c.inFlight[rec.Owner+"/"+rec.Name] == 0 {
 		c.errorf("intent of "+rec.ID, "generation %d changes nothing, and no request was made", is.Generation)
 	}
-	if is.Generation < was.Generation || is.Generation == was.Generation && (was.Open != is.Open || was.Source != is.Source) {
+	if is.Generation < was.Generation || is.Generation == was.Generation && (was.Open != is.Open || moved) {
 		c.errorf("generation of "+rec.ID, "%d after %d", is.Generation, was.Generation)
 	}
 	if !is.Open && (was.Open || old.ID == "") {
@@ -302,12 +329,12 @@ func (c *checks) finished(inv localcloud.Inventory, rec bastion.Record) {
 	}
 }
 
-// note takes note of the source that the group admits and the generation that the task
+// note takes note of the sources that the group admits and the generation that the task
 // follows. c.mu is held.
 func (c *checks) note(inv localcloud.Inventory, w *watched) {
 	for _, g := range inv.Groups {
-		if g.BastionID == w.rec.ID && len(g.Ingress) == 1 && len(g.Egress) == 0 {
-			w.admitted[g.Ingress[0].Source] = time.Now()
+		if g.BastionID == w.rec.ID && len(g.Egress) == 0 {
+			w.admitted[fmt.Sprint(ingressOf(g))] = time.Now()
 		}
 	}
 	for _, task := range inv.Live() {
@@ -323,7 +350,7 @@ func (c *checks) note(inv localcloud.Inventory, w *watched) {
 // a read of now can show. c.mu is held.
 func (c *checks) matched(w *watched, intent bastion.Intent) bool {
 	since := func(at time.Time) bool { return time.Since(at) <= seenWithin+c.r.schedule.staleness }
-	return since(w.admitted[intent.Source]) && since(w.followed[intent.Generation])
+	return since(w.admitted[fmt.Sprint(intent.Sources())]) && since(w.followed[intent.Generation])
 }
 
 // answered checks an answer to a person.
@@ -420,9 +447,9 @@ func (c *checks) checkBastion(inv localcloud.Inventory, w *watched, rec bastion.
 	for _, task := range tasks {
 		if server := c.r.runner.Server(task.ID); server != nil {
 			accepting = true
-			for _, key := range server.Lease().Keys {
-				if at, replaced := w.replaced[key]; replaced && c.quiet(at, rekeyedWithin, "Records", "Leases") && rec.Attempt.TaskID == task.ID {
-					c.errorf("key of "+rec.ID, "task %s accepts a key that was replaced %s ago", task.ID, now.Sub(at))
+			for _, a := range admissions(server.Lease().Admissions()) {
+				if at, replaced := w.replaced[a]; replaced && c.quiet(at, rekeyedWithin, "Records", "Leases") && rec.Attempt.TaskID == task.ID {
+					c.errorf("key of "+rec.ID, "task %s accepts a key from %s, which was replaced %s ago", task.ID, a.source, now.Sub(at))
 				}
 			}
 		}
@@ -432,7 +459,7 @@ func (c *checks) checkBastion(inv localcloud.Inventory, w *watched, rec bastion.
 		if moved && c.quiet(at, movedWithin, "Records", "Groups") {
 			c.errorf("ingress of "+rec.ID, "it admits %s, which was replaced %s ago", rule.Source, now.Sub(at))
 		}
-		if !c.requested(rec, func(q request) bool { return q.source == rule.Source }) {
+		if !c.requested(rec, func(q request) bool { return slices.Contains(q.sources, rule.Source) }) {
 			c.errorf("ingress of "+rec.ID, "it admits %s, which was never asked for", rule.Source)
 		}
 	}

@@ -2,6 +2,7 @@ package cloudtest_test
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"hash/fnv"
@@ -159,10 +160,48 @@ func newSchedule(seed uint64) schedule {
 			s.events = append(s.events, event{at, "kill the tasks of owner 0", func(r *randomRun) { r.killTasks("local:owner0") }})
 		}
 		s.events = append(s.events, event{time.Minute, "owner 0: a long bastion", func(r *randomRun) {
-			r.create("local:owner0", "long", 170*time.Minute, sources[0], keyA)
+			r.create("local:owner0", bastion.CreateRequest{Name: "long", TTL: new(170 * time.Minute), Caller: bastion.Caller{Address: sources[0]}, Key: keyA})
 		}})
 	}
 	return s
+}
+
+// prefixes are the sources that owners may name. Some of them contain others.
+var prefixes = []netip.Prefix{
+	netip.MustParsePrefix("192.0.2.0/28"), netip.MustParsePrefix("192.0.2.3/32"), netip.MustParsePrefix("192.0.2.16/28"), netip.MustParsePrefix("192.0.2.40/31"),
+	netip.MustParsePrefix("192.0.2.77/32"), netip.MustParsePrefix("2001:db8::/64"), netip.MustParsePrefix("2001:db8:0:1::9/128"), netip.MustParsePrefix("192.0.2.99/32"),
+}
+
+// newPost returns a random POST with one of six keys, so that some are one key too many.
+// Few of them name sources or remove the other keys.
+func newPost(random *rand.Rand, name string, ttl time.Duration) bastion.CreateRequest {
+	post := bastion.CreateRequest{
+		Name: name, TTL: &ttl, Caller: bastion.Caller{Address: sources[random.IntN(len(sources))]},
+		Key: numberedKey(min(random.IntN(6), random.IntN(6))), OnlyKey: random.IntN(8) == 0,
+	}
+	if random.IntN(4) == 0 {
+		for _, i := range random.Perm(len(prefixes))[:1+random.IntN(bastion.MaxSourcesPerKey)] {
+			post.Sources = append(post.Sources, prefixes[i])
+		}
+	}
+	return post
+}
+
+// numberedKey returns one of several keys.
+func numberedKey(n int) bastion.Key {
+	blob := "\x00\x00\x00\x0bssh-ed25519\x00\x00\x00 " + strings.Repeat(string(rune('a'+n)), 32)
+	return bastion.Key("ssh-ed25519 " + base64.StdEncoding.EncodeToString([]byte(blob)))
+}
+
+func describePost(post bastion.CreateRequest) string {
+	text := fmt.Sprintf("%s for %s from %s with %s", post.Name, *post.TTL, post.Caller.Address, post.Key.Fingerprint()[:12])
+	if len(post.Sources) > 0 {
+		text += fmt.Sprint(" for ", post.Sources)
+	}
+	if post.OnlyKey {
+		text += " only"
+	}
+	return text
 }
 
 // newEvent returns a random event.
@@ -170,11 +209,11 @@ func newEvent(random *rand.Rand, at time.Duration) event {
 	owner := fmt.Sprintf("local:owner%d", random.IntN(owners))
 	name := []string{"db", "web"}[random.IntN(2)]
 	ttl := time.Duration(5+random.IntN(90)) * time.Minute
-	source, key := sources[random.IntN(len(sources))], []bastion.Key{keyA, keyB}[random.IntN(2)]
+	post := newPost(random, name, ttl)
 	n := random.IntN(4)
 	switch kind := random.IntN(20); {
 	case kind < 9:
-		return event{at, fmt.Sprintf("%s creates %s for %s from %s", owner, name, ttl, source), func(r *randomRun) { r.create(owner, name, ttl, source, key) }}
+		return event{at, fmt.Sprintf("%s creates %s", owner, describePost(post)), func(r *randomRun) { r.create(owner, post) }}
 	case kind < 11:
 		return event{at, fmt.Sprintf("%s extends %s to %s", owner, name, ttl), func(r *randomRun) { r.extend(owner, name, ttl) }}
 	case kind < 13:
@@ -446,13 +485,18 @@ func (r *randomRun) reap() {
 	r.check.reaped(result, err)
 }
 
-func (r *randomRun) create(owner, name string, ttl time.Duration, from netip.Addr, key bastion.Key) {
+func (r *randomRun) create(owner string, post bastion.CreateRequest) {
 	ctx, cancel := invocation()
 	defer cancel()
-	done := r.check.asked(owner, name, request{source: netip.PrefixFrom(from, from.BitLen()), key: key})
+	named := post.Sources
+	if len(named) == 0 {
+		named = []netip.Prefix{netip.PrefixFrom(post.Caller.Address, post.Caller.Address.BitLen())}
+	}
+	done := r.check.asked(owner, post.Name, request{sources: named, key: post.Key})
 	defer done()
-	s := r.function(owner + " creates " + name)
-	rec, _, err := s.Create(ctx, bastion.CreateRequest{Caller: bastion.Caller{Owner: owner, Address: from}, Name: name, Key: key, TTL: &ttl, Notify: true, Wait: 20 * time.Second})
+	s := r.function(owner + " creates " + post.Name)
+	post.Caller.Owner, post.Notify, post.Wait = owner, true, 20*time.Second
+	rec, _, err := s.Create(ctx, post)
 	r.check.answered("POST", rec, err)
 }
 

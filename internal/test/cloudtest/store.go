@@ -96,7 +96,8 @@ func full(rec *bastion.Record) {
 	rec.UnsettledUntil = at(3)
 	rec.End = bastion.End{Reason: bastion.EndFailed, At: at(4), Failure: failure}
 	rec.FinishedAt = at(5)
-	rec.Group = bastion.GroupStatus{ID: "sg-1", FirstSeenAt: at(6), Ingress: netip.MustParsePrefix("192.0.2.1/32")}
+	rec.Group = bastion.GroupStatus{ID: "sg-1", FirstSeenAt: at(6), Ingress: netip.MustParsePrefix("192.0.2.1/32"),
+		MoreIngress: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/28"), netip.MustParsePrefix("2001:db8::/64")}}
 	rec.Attempt = bastion.Attempt{
 		Number: 7, GroupID: "sg-2", Subnet: "subnet-1", TaskDefinition: "bastion:1", CreatedAt: at(8), TaskID: "t", TaskSeenAt: at(9),
 		Tags:      []bastion.Tag{{Key: "k", Value: texts[1]}, {Key: texts[2], Value: "v"}},
@@ -110,7 +111,7 @@ func full(rec *bastion.Record) {
 	rec.Receipt = fullReceipt()
 	rec.Notify, rec.LastNoticeVersion, rec.NotifyPendingSince = true, 1<<60+2, at(16)
 	rec.LastNotice = bastion.Notice{
-		State: bastion.Starting, Stage: texts[1], Attempt: 17, Source: netip.MustParsePrefix("192.0.2.3/32"), Deadline: at(18), Warning: true, Failure: failure.Code,
+		State: bastion.Starting, Stage: texts[1], Attempt: 17, Source: netip.MustParsePrefix("192.0.2.3/32"), Deadline: at(18), Warning: true, Failure: failure.Code, Access: texts[2],
 	}
 	rec.DueAt = at(14)
 }

@@ -7,6 +7,8 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
+	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -100,8 +102,8 @@ func (w *world) serviceOn(p cloudtest.Ports) *bastion.Service {
 	return &bastion.Service{
 		Config: bastion.Config{
 			DefaultTTL: 8 * time.Hour, MaxTTL: 12 * time.Hour, IPv4: true, IPv6: true,
-			WarnBefore: warn,
-			Quota:      bastion.Quota{PerOwner: 2, Total: 10}, Subnets: []string{"a", "b"}, TaskDefinition: "bastion:1",
+			WarnBefore: warn, WidestIPv4: 28, WidestIPv6: 64, SourceOverride: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::/32")},
+			Quota: bastion.Quota{PerOwner: 2, Total: 10}, Subnets: []string{"a", "b"}, TaskDefinition: "bastion:1",
 			MaxAttempts: 5, Timing: timing,
 		},
 		Records: p.Records, DueList: p.DueList, Keys: p.Keys, Marks: p.Marks, Groups: p.Groups, Tasks: p.Tasks, Leases: p.Leases, Notifier: p.Notifier,
@@ -171,6 +173,16 @@ func (w *world) reap(d time.Duration) {
 	}
 }
 
+// ingressOf returns the sources of the group's rules, sorted. A source that has two rules
+// is in the result twice.
+func ingressOf(group localcloud.GroupState) (sources []netip.Prefix) {
+	for _, rule := range group.Ingress {
+		sources = append(sources, rule.Source)
+	}
+	slices.SortFunc(sources, netip.Prefix.Compare)
+	return sources
+}
+
 // audit compares tasks, groups and leases with the records, and returns each
 // difference. Every record must be settled.
 func (w *world) audit() []error {
@@ -218,10 +230,10 @@ func (w *world) audit() []error {
 			report("open %s is %s/%s, unsettled until %s, due %s", rec.ID, rec.State(), rec.Stage(), rec.UnsettledUntil, rec.DueAt)
 		case !running || task.Attempt != rec.Attempt.Number || task.Status != bastion.TaskRunning:
 			report("open %s has attempt %d, its task is %+v", rec.ID, rec.Attempt.Number, task)
-		case !grouped || len(group.Egress) > 0 || len(group.Ingress) != 1 || group.Ingress[0].Source != rec.Intent.Source:
-			report("open %s admits %s, its group is %+v", rec.ID, rec.Intent.Source, group)
+		case !grouped || len(group.Egress) > 0 || !slices.Equal(ingressOf(group), rec.Intent.Sources()):
+			report("open %s admits %s, its group is %+v", rec.ID, rec.Intent.Sources(), group)
 		case item.Lease.Generation != rec.Intent.Generation || item.Report.Generation != rec.Intent.Generation || !item.Lease.Open ||
-			item.Lease.Keys[0] != rec.Intent.Keys[0] || !item.Lease.Deadline.Equal(rec.Intent.Deadline):
+			!reflect.DeepEqual(item.Lease.Admissions(), rec.Intent.Admissions()) || !item.Lease.Deadline.Equal(rec.Intent.Deadline):
 			report("open %s has the intent %+v, and its lease is %+v", rec.ID, rec.Intent, item)
 		}
 	}

@@ -98,6 +98,15 @@ const waitHeader = "Prefer: wait=25"
 
 func (u *apiUser) publicKeyArgument() string { return "@" + u.keyFile + ".pub" }
 
+// onlyKeyArgument returns the body that makes the user's key the only one.
+func (u *apiUser) onlyKeyArgument(t *testing.T) string {
+	key, err := os.ReadFile(u.keyFile + ".pub")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf(`{"public_key": %q, "only_key": true}`, strings.TrimSpace(string(key)))
+}
+
 // generateKey makes a key pair with ssh-keygen. The user's later commands use it.
 func (u *apiUser) generateKey(t *testing.T) {
 	t.Helper()

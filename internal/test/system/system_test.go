@@ -185,7 +185,7 @@ func (s *systemTest) changeSourceAddress(t *testing.T) {
 func (s *systemTest) replaceKey(t *testing.T) {
 	before := *s.alice
 	s.alice.generateKey(t)
-	replaced := s.alice.expect(t, 200, "ready", "--data-binary", s.alice.publicKeyArgument(), "--header", waitHeader, "/bastions")
+	replaced := s.alice.expect(t, 200, "ready", "--data-binary", s.alice.onlyKeyArgument(t), "--header", waitHeader, "/bastions")
 	if replaced.ID != s.bastionID || len(replaced.Keys) != 1 {
 		t.Fatalf("the request with another key returned %s", replaced.Body)
 	}

@@ -382,7 +382,7 @@ func (u *upgradeTest) moveAndReplaceKey(t *testing.T) {
 
 	was = *u.bob
 	u.bob.generateKey(t)
-	u.bob.expect(t, 200, "ready", "--data-binary", u.bob.publicKeyArgument(), "--header", waitHeader, "/bastions")
+	u.bob.expect(t, 200, "ready", "--data-binary", u.bob.onlyKeyArgument(t), "--header", waitHeader, "/bastions")
 	u.tunnel.checkCut(t)
 	was.checkRefused(t)
 	u.connect(t, u.bob)
