@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -157,6 +158,10 @@ func TestSummaryHasDigestAndSizes(t *testing.T) {
 }
 
 func TestSecondSignalEndsTheProcess(t *testing.T) {
+	stop := syscall.SIGINT
+	if signal.Ignored(stop) { // as in a job that a script has started with &
+		stop = syscall.SIGTERM
+	}
 	binary, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -177,7 +182,7 @@ func TestSecondSignalEndsTheProcess(t *testing.T) {
 		}
 		// The process may not have restored the default action yet when it prints that it was
 		// interrupted, so the signal is sent until the process has ended.
-		if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+		if err := cmd.Process.Signal(stop); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -190,12 +195,12 @@ func TestSecondSignalEndsTheProcess(t *testing.T) {
 		select {
 		case <-ended:
 			again.Stop()
-			if status := cmd.ProcessState.Sys().(syscall.WaitStatus); !status.Signaled() || status.Signal() != syscall.SIGINT {
+			if status := cmd.ProcessState.Sys().(syscall.WaitStatus); !status.Signaled() || status.Signal() != stop {
 				t.Errorf("the process ended with %v", cmd.ProcessState)
 			}
 			return
 		case <-again.C:
-			_ = cmd.Process.Signal(syscall.SIGINT) // the process may have ended
+			_ = cmd.Process.Signal(stop) // the process may have ended
 		}
 	}
 }
