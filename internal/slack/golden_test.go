@@ -222,6 +222,12 @@ func TestGoldenNotices(t *testing.T) {
 	warning.Warning = true
 	moved := withKeys(aBastion("web"), "SHA256:two")
 	moved.Source = "198.51.100.77/32"
+	moved.Admissions = []api.Admission{
+		{Key: moved.Keys[0], Sources: []string{annsHome + "/32"}},
+		{Key: moved.Keys[1], Sources: []string{moved.Source, "192.0.2.0/28", "2001:db8::7/128"}},
+	}
+	twoKeys := *moved
+	twoKeys.Source = annsHome + "/32"
 	for _, test := range []struct {
 		name   string
 		notice Notice
@@ -229,7 +235,7 @@ func TestGoldenNotices(t *testing.T) {
 	}{
 		{"stage", noticeOf(9, starting), []string{"status_starting"}},
 		{"ready", noticeOf(9, aBastion("web")), []string{"ready", "status_ready"}},
-		{"key added", noticeOf(9, withKeys(aBastion("web"), "SHA256:two")), []string{"key_added", "status_two_keys"}},
+		{"key added", noticeOf(9, &twoKeys), []string{"key_added", "status_two_keys"}},
 		{"key added from another address", noticeOf(9, moved), []string{"ready_key_added"}},
 		{"warning", warning, []string{"warning"}},
 		{"closing", noticeOf(9, closingBastion()), []string{"status_closing"}},

@@ -319,7 +319,18 @@ func details(b Bastion) []string {
 }
 
 // addressesOf returns the addresses from which a bastion accepts a key.
-func addressesOf(b Bastion, key string) string { return addressOnly(b.Source) }
+func addressesOf(b Bastion, key string) string {
+	for _, a := range b.Admissions {
+		if a.Key == key {
+			var all []string
+			for _, source := range a.Sources {
+				all = append(all, addressOnly(source))
+			}
+			return strings.Join(all, ", ")
+		}
+	}
+	return addressOnly(b.Source) // an earlier version of the API
+}
 
 // addressOnly returns the address of a source, which is a prefix of full length.
 func addressOnly(source string) string {
