@@ -367,6 +367,9 @@ func TestDecide(t *testing.T) {
 		{"move is no longer refused: notify",
 			with(created(), ready, moved, settled, refusedFailing, admitsNothing, notify, notified), Observed{Group: group("B"), Tasks: tasks(TaskRunning), Lease: leasedReported(2, 1)}, 10 * time.Minute,
 			"Notify(starting/lease, attempt 1)", "starting/lease", 10*time.Minute + 15*time.Second},
+		{"a key was added, with the same source: notify",
+			with(created(), ready, settled, notify, notified, secondKey), inUse(1), 10 * time.Minute,
+			"Notify(ready, attempt 1)", "ready/", 10*time.Minute + 15*time.Second},
 		{"deadline has changed: notify",
 			with(created(), ready, settled, notify, notified, until(2*time.Hour, 9*time.Minute)), inUse(1), 10 * time.Minute,
 			"Notify(ready, attempt 1)", "ready/", 10*time.Minute + 15*time.Second},
@@ -627,8 +630,12 @@ func closed(r *Record) {
 }
 func finishedAt(r *Record) { r.Group, r.FinishedAt = GroupStatus{}, t0.Add(2*time.Minute) }
 
-func notify(r *Record)      { r.Notify = true }
-func notified(r *Record)    { r.LastNotice = r.notice(0, t0) }
+func notify(r *Record)   { r.Notify = true }
+func notified(r *Record) { r.LastNotice = r.notice(0, t0) }
+func secondKey(r *Record) {
+	all := r.Intent.Admissions()
+	r.Intent.admit(append(all, Admission{Key: "ssh-ed25519 BBBB", Sources: all[0].Sources}), r.Intent.Source)
+}
 func warningSent(r *Record) { notified(r); r.LastNotice.Warning = true }
 
 func pending(since time.Duration) func(*Record) {
