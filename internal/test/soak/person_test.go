@@ -130,6 +130,9 @@ func (p *person) request(random *rand.Rand) {
 	if random.IntN(4) == 0 {
 		body["reason"] = fmt.Sprintf("look at table %d", random.IntN(100))
 	}
+	if random.IntN(4) == 0 { // the other person's key is lost
+		body["only_key"] = true
+	}
 	wait := random.IntN(6)
 	document, err := json.Marshal(body)
 	if err != nil {
