@@ -58,6 +58,13 @@ func (t *pendingTable) ended() string {
 	return strings.Join(names, " ")
 }
 
+// endOf returns why the server has closed a connection; nil if it has not.
+func (t *connectionTable) endOf(p *pendingConnection) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return p.ended
+}
+
 // When all places are taken, the newcomer gets in, and the connection that is least far must
 // go, the oldest first; one that has proved a key never.
 func TestVictimsWhenAllPlacesAreTaken(t *testing.T) {
@@ -158,12 +165,12 @@ func TestHandshakeHasTwoClocks(t *testing.T) {
 				table.reach(p, test.reached)
 			}
 			after(test.want - time.Millisecond)
-			if p.ended != nil {
-				t.Fatalf("stage %d: %v before %s", test.reached, p.ended, test.want)
+			if table.endOf(p) != nil {
+				t.Fatalf("stage %d: %v before %s", test.reached, table.endOf(p), test.want)
 			}
 			after(time.Millisecond)
-			if p.ended == nil || p.ended.Error() != test.reason {
-				t.Errorf("stage %d: ended with %v, want %s", test.reached, p.ended, test.reason)
+			if table.endOf(p) == nil || table.endOf(p).Error() != test.reason {
+				t.Errorf("stage %d: ended with %v, want %s", test.reached, table.endOf(p), test.reason)
 			}
 			select {
 			case <-p.gate.closed:
@@ -193,20 +200,20 @@ func TestClockStopsWhileAConnectionWaitsForItsTurn(t *testing.T) {
 			read <- err
 		}()
 		after(time.Hour)
-		if p.ended != nil || len(read) != 0 {
-			t.Fatalf("ended with %v while it waits", p.ended)
+		if table.endOf(p) != nil || len(read) != 0 {
+			t.Fatalf("ended with %v while it waits", table.endOf(p))
 		}
 		<-turns
 		if err := <-read; err != nil {
 			t.Fatal(err)
 		}
 		after(4*time.Second - time.Millisecond)
-		if p.ended != nil || len(turns) != 1 {
-			t.Fatalf("ended with %v, %d turns are taken", p.ended, len(turns))
+		if table.endOf(p) != nil || len(turns) != 1 {
+			t.Fatalf("ended with %v, %d turns are taken", table.endOf(p), len(turns))
 		}
 		after(time.Millisecond)
-		if p.ended == nil || len(turns) != 0 {
-			t.Errorf("ended with %v, %d turns are taken", p.ended, len(turns))
+		if table.endOf(p) == nil || len(turns) != 0 {
+			t.Errorf("ended with %v, %d turns are taken", table.endOf(p), len(turns))
 		}
 	})
 }
