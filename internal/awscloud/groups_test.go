@@ -103,6 +103,29 @@ func TestAuthorizeAcceptsSingleAddressOnly(t *testing.T) {
 	}
 }
 
+// A source may be as wide as the operator allows, and not one bit wider.
+func TestAuthorizeRefusesWiderThanTheOperatorAllows(t *testing.T) {
+	w := newWire(t, localcloud.Config{}, nil)
+	w.groups.stack.WidestIPv4, w.groups.stack.WidestIPv6 = 28, 64
+	group, err := w.groups.Create(t.Context(), bastion.GroupSpec{BastionID: testID})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for text, allowed := range map[string]bool{
+		"192.0.2.0/28": true, "192.0.2.7/32": true, "2001:db8::/64": true, "2001:db8::7/128": true,
+		"192.0.2.0/27": false, "0.0.0.0/0": false, "2001:db8::/63": false, "::/0": false, "192.0.2.7/28": false,
+	} {
+		err := w.groups.Authorize(t.Context(), group.ID, netip.MustParsePrefix(text))
+		if (err == nil) != allowed {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+	var refused *bastion.RefusedError
+	if err := w.groups.Authorize(t.Context(), group.ID, netip.MustParsePrefix("10.0.0.0/8")); !errors.As(err, &refused) || refused.Failure.Code != bastion.FailureConfig {
+		t.Errorf("too wide: %v, want a refusal", err)
+	}
+}
+
 func TestRuleWithoutIDIsNotRevoked(t *testing.T) {
 	w := newWire(t, localcloud.Config{}, nil)
 	if err := w.groups.Revoke(t.Context(), "sg-1", bastion.Rule{Source: testSource}); err == nil || len(w.server.Calls()) > 0 {

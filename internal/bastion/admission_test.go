@@ -1,10 +1,13 @@
 package bastion
 
 import (
+	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"net/netip"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -74,4 +77,124 @@ func TestEarlierVersionReadsANewLease(t *testing.T) {
 	if earlier.Generation != 7 || !earlier.Open || earlier.Source != office || !slices.Equal(earlier.Keys, []Key{"ssh-ed25519 AAAA", "ssh-ed25519 BBBB"}) {
 		t.Errorf("%s is read as %+v", encoded, earlier)
 	}
+}
+
+// Each row sends requests to a bastion that key a created from 192.0.2.1, and compares the
+// keys and their sources after the last one. A request is KEY, !KEY for only_key, or - for
+// no key, and the caller's address after @, or named sources after =.
+func TestRequestsChangeKeysAndSources(t *testing.T) {
+	for _, row := range []struct {
+		name, requests string
+		want           string // KEY=SOURCES, with * if they are named; then the first source of the request
+		added          string // by the last request
+		code           Code   // of the last request; the earlier ones succeed
+	}{
+		{"another key is added", "b@2", "a=1 b=2 (2)", "b", ""},
+		{"a key that moves leaves the others", "b@2 a@3", "a=3 b=2 (3)", "", ""},
+		{"two keys from one address", "b@1", "a=1 b=1 (1)", "b", ""},
+		{"the same request again", "b@2 b@2", "a=1 b=2 (2)", "", ""},
+		{"one key, no key in the request: it moves", "-@2", "a=2 (2)", "", ""},
+		{"only_key takes the others away", "b@2 c@3 !b@4", "b=4 (4)", "", ""},
+		{"only_key with a new key", "b@2 !c@3", "c=3 (3)", "c", ""},
+		{"five keys", "b@2 c@3 d@4 e@5", "a=1 b=2 c=3 d=4 e=5 (5)", "e", ""},
+		{"the sixth key is refused", "b@2 c@3 d@4 e@5 f@6", "a=1 b=2 c=3 d=4 e=5 (5)", "", CodeTooManyKeys},
+		{"the sixth key as the only one", "b@2 c@3 d@4 e@5 !f@6", "f=6 (6)", "f", ""},
+		{"several keys, no key, address of one of them: nothing moves", "b@2 -@1", "a=1 b=2 (1)", "", ""},
+		{"several keys, no key, unknown address", "b@2 -@3", "a=1 b=2 (2)", "", CodeKeyRequired},
+		{"several keys, no key, sources of two keys together", "b@2 -=1,2", "a=1 b=2 (2)", "", CodeKeyRequired},
+		{"named sources", "a=2,3", "a=2,3* (2)", "", ""},
+		{"named sources stay, and the caller is added", "a=2,3 a@4", "a=2,3,4* (4)", "", ""},
+		{"named sources stay, and contain the caller", "a=2,3 a@3", "a=2,3* (3)", "", ""},
+		{"named sources replace named sources", "a=2,3 a=4", "a=4* (4)", "", ""},
+		{"five named sources, and the caller is none of them", "a=2,3,4,5,6 a@7", "a=2,3,4,5,6* (2)", "", CodeTooManySources},
+		{"five named sources, and the caller is one of them", "a=2,3,4,5,6 a@6", "a=2,3,4,5,6* (6)", "", ""},
+		{"ten sources", "a=1,2,3,4,5 b=6,7,8,9,10", "a=1,2,3,4,5* b=6,7,8,9,10* (6)", "b", ""},
+		{"the eleventh source", "a=1,2,3,4,5 b=6,7,8,9,10 c@11", "a=1,2,3,4,5* b=6,7,8,9,10* (6)", "", CodeTooManySources},
+		{"eleven sources, of which two are equal", "a=1,2,3,4,5 b=6,7,8,9,10 c@10", "a=1,2,3,4,5* b=6,7,8,9,10* c=10 (10)", "c", ""},
+		{"only_key frees the sources of the others", "a=1,2,3,4,5 b=6,7,8,9,10 !c@11", "c=11 (11)", "c", ""},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			var intent Intent
+			intent.admit([]Admission{{Key: testKey("a"), Sources: testSources("1")}}, testSources("1")[0])
+			var added Key
+			var err error
+			for _, text := range strings.Fields(row.requests) {
+				if err != nil {
+					t.Fatalf("an earlier request: %v", err)
+				}
+				added, _, err = intent.readmit(testRequest(text))
+			}
+			var refused *Error
+			if errors.As(err, &refused); (refused == nil) != (row.code == "") || refused != nil && refused.Code != row.code {
+				t.Errorf("error %v, want code %q", err, row.code)
+			}
+			if got := shownAdmissions(intent); got != row.want || added != testKey(row.added) {
+				t.Errorf("%s, added %q; want %s, added %q", got, added, row.want, row.added)
+			}
+			if refused != nil && row.code != CodeTooManySources && !strings.Contains(refused.Message, testKey("b").Fingerprint()) {
+				t.Errorf("the message does not name the keys: %s", refused.Message)
+			}
+		})
+	}
+}
+
+// A caller in a named prefix is admitted already, and the first source is that prefix.
+func TestCallerInANamedPrefixIsAdmitted(t *testing.T) {
+	network := netip.MustParsePrefix("192.0.2.0/28")
+	var intent Intent
+	intent.admit([]Admission{{Key: testKey("a"), Sources: []netip.Prefix{network}, Named: true}}, network)
+	if _, changed, err := intent.readmit(testRequest("a@7")); err != nil || changed || shownAdmissions(intent) != "a=0/28* (0/28)" {
+		t.Errorf("%s, changed %t, %v", shownAdmissions(intent), changed, err)
+	}
+}
+
+func testKey(name string) Key {
+	if name == "" {
+		return ""
+	}
+	return Key("ssh-ed25519 " + base64.StdEncoding.EncodeToString([]byte(name)))
+}
+
+// testSources returns the sources 192.0.2.N for numbers that are separated by commas.
+func testSources(numbers string) (all []netip.Prefix) {
+	for n := range strings.SplitSeq(numbers, ",") {
+		all = append(all, netip.MustParsePrefix("192.0.2."+n+"/32"))
+	}
+	return all
+}
+
+func testRequest(text string) (req CreateRequest) {
+	name, named, _ := strings.Cut(text, "=")
+	key, from, caller := strings.Cut(name, "@")
+	if caller {
+		req.from = testSources(from)[0]
+	} else {
+		req.Sources = testSources(named)
+	}
+	key, req.OnlyKey = strings.CutPrefix(key, "!")
+	if key != "-" {
+		req.Key = testKey(key)
+	}
+	return req
+}
+
+func shownAdmissions(i Intent) string {
+	short := func(p netip.Prefix) string {
+		return strings.TrimPrefix(strings.TrimSuffix(p.String(), "/32"), "192.0.2.")
+	}
+	var texts []string
+	for _, a := range i.Admissions() {
+		_, encoded, _ := strings.Cut(string(a.Key), " ")
+		name, _ := base64.StdEncoding.DecodeString(encoded)
+		var sources []string
+		for _, source := range a.Sources {
+			sources = append(sources, short(source))
+		}
+		text := string(name) + "=" + strings.Join(sources, ",")
+		if a.Named {
+			text += "*"
+		}
+		texts = append(texts, text)
+	}
+	return strings.Join(append(texts, "("+short(i.Source)+")"), " ")
 }

@@ -126,6 +126,27 @@ func TestDecide(t *testing.T) {
 		{"source has moved, task reports the new generation: ready",
 			with(created(), ready, moved), Observed{Group: group("B"), Tasks: tasks(TaskRunning), Lease: reported(2)}, 10 * time.Minute,
 			"", "ready/", 14 * time.Minute},
+		{"several sources: revoke the wrong rule first, then admit each missing source",
+			with(created(), ready, twoKeys), Observed{Group: group("A", "C"), Tasks: tasks(TaskRunning), Lease: reported(2)}, 10 * time.Minute,
+			"RevokeIngress(C) AuthorizeIngress(192.0.2.2/32) AuthorizeIngress(198.51.100.0/28)", "starting/address", 10*time.Minute + 15*time.Second},
+		{"several sources in another order: ready",
+			with(created(), ready, twoKeys, settled), Observed{Group: group("N", "B", "A"), Tasks: tasks(TaskRunning), Lease: reported(2)}, 10 * time.Minute,
+			"", "ready/", 15 * time.Minute},
+		{"several sources, one is missing: not ready",
+			with(created(), ready, twoKeys, settled), Observed{Group: group("A", "N"), Tasks: tasks(TaskRunning), Lease: reported(2)}, 10 * time.Minute,
+			"AuthorizeIngress(192.0.2.2/32)", "starting/address", 10*time.Minute + 15*time.Second},
+		{"several sources, one has two rules: revoke one",
+			with(created(), ready, twoKeys, settled), Observed{Group: group("A", "B", "N", "A again"), Tasks: tasks(TaskRunning), Lease: reported(2)}, 10 * time.Minute,
+			"RevokeIngress(A again)", "starting/address", 10*time.Minute + 15*time.Second},
+		{"several sources before the first attempt: no task while one is missing",
+			with(created(), hasGroup, twoKeys), Observed{Group: group("A", "B")}, time.Second,
+			"AuthorizeIngress(198.51.100.0/28)", "starting/capacity", 16 * time.Second},
+		{"source of a key that was taken away: revoke it and write the lease",
+			with(created(), ready, twoKeys, onlyFirstKey), Observed{Group: group("A", "B", "N"), Tasks: tasks(TaskRunning), Lease: reported(2)}, 10 * time.Minute,
+			"RevokeIngress(B) RevokeIngress(N) WriteLease(3)", "starting/address", 10*time.Minute + 15*time.Second},
+		{"sources of both families, an endpoint in one: not ready",
+			with(created(), ready, bothFamilies, settled), Observed{Group: group("A", "6"), Tasks: tasks(TaskRunning), Lease: reported(1)}, 10 * time.Minute,
+			"", "starting/lease", 10*time.Minute + 15*time.Second},
 		{"unexpected ingress rule: revoke it",
 			with(created(), ready, settled), Observed{Group: group("A", "B"), Tasks: tasks(TaskRunning), Lease: reported(1)}, 10 * time.Minute,
 			"RevokeIngress(B)", "starting/address", 10*time.Minute + 15*time.Second},
@@ -619,6 +640,24 @@ func ready(r *Record) {
 func second(r *Record)  { r.Attempt.Number = 2 }
 func settled(r *Record) { r.UnsettledUntil = time.Time{} }
 func ended(r *Record)   { r.Attempt.EndedAt = t0.Add(time.Minute) }
+
+// twoKeys gives the record a second key with two sources of its own.
+func twoKeys(r *Record) {
+	r.Intent.admit([]Admission{
+		{Key: "ssh-ed25519 AAAA", Sources: []netip.Prefix{srcA}},
+		{Key: "ssh-ed25519 BBBB", Sources: []netip.Prefix{srcB, netip.MustParsePrefix("198.51.100.0/28")}, Named: true},
+	}, srcB)
+	r.intentChanged(t0, testConfig.Timing)
+	r.DueAt = t0
+}
+func onlyFirstKey(r *Record) {
+	r.Intent.admit(r.Intent.Admissions()[:1], srcA)
+	r.intentChanged(t0.Add(10*time.Minute), testConfig.Timing)
+	r.DueAt = t0
+}
+func bothFamilies(r *Record) {
+	r.Intent.admit([]Admission{{Key: "ssh-ed25519 AAAA", Sources: []netip.Prefix{srcA, netip.MustParsePrefix("2001:db8::1/128")}, Named: true}}, srcA)
+}
 func moved(r *Record) {
 	r.Intent.Source = srcB
 	r.intentChanged(t0.Add(10*time.Minute), testConfig.Timing)
@@ -665,6 +704,10 @@ func group(rules ...string) *Group {
 			g.Ingress = append(g.Ingress, Rule{ID: id, Source: srcA})
 		case "B":
 			g.Ingress = append(g.Ingress, Rule{ID: id, Source: srcB})
+		case "C":
+			g.Ingress = append(g.Ingress, Rule{ID: id, Source: netip.MustParsePrefix("192.0.2.3/32")})
+		case "N":
+			g.Ingress = append(g.Ingress, Rule{ID: id, Source: netip.MustParsePrefix("198.51.100.0/28")})
 		case "6":
 			g.Ingress = append(g.Ingress, Rule{ID: id, Source: netip.MustParsePrefix("2001:db8::1/128")})
 		case "out":

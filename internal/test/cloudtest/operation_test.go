@@ -20,11 +20,28 @@ type operation struct {
 func noSetup(*world)        {}
 func readyBastion(w *world) { w.ready() }
 
+// operationSources are the sources of all operations.
+var operationSources = []netip.Prefix{
+	netip.PrefixFrom(home, 32), netip.PrefixFrom(travel, 32), netip.PrefixFrom(office, 32),
+	netip.MustParsePrefix("192.0.2.64/28"), netip.MustParsePrefix("2001:db8::/64"),
+}
+
+var office = netip.MustParseAddr("192.0.2.3")
+
 var operations = []operation{
 	{"create", true, noSetup, createFrom(home, keyA)},
 	{"create again", true, readyBastion, createFrom(home, keyA)},
 	{"rebind", true, readyBastion, createFrom(travel, "")},
-	{"new key", true, readyBastion, createFrom(home, keyB)},
+	{"add a key", true, readyBastion, createFrom(travel, keyB)},
+	{"only key", true, readyBastion, createWith(bastion.CreateRequest{Caller: alice(travel), Key: keyB, OnlyKey: true})},
+	{"a list of sources", true, readyBastion, createWith(bastion.CreateRequest{Caller: alice(home), Key: keyA, Sources: operationSources[1:]})},
+	{"move one of two keys", true, func(w *world) {
+		w.ready()
+		if _, err := w.create(w.service, travel, keyB); err != nil {
+			w.t.Fatal(err)
+		}
+		w.reap(10 * time.Minute)
+	}, createFrom(office, keyB)},
 	{"create with the remembered key", true, func(w *world) {
 		w.ready()
 		w.service.CloseAll(context.Background(), alice(home), time.Minute)
@@ -107,6 +124,14 @@ var operations = []operation{
 func createFrom(from netip.Addr, key bastion.Key) func(context.Context, *bastion.Service, *world) error {
 	return func(ctx context.Context, s *bastion.Service, _ *world) error {
 		_, _, err := s.Create(ctx, bastion.CreateRequest{Caller: alice(from), Key: key, Notify: true, Wait: 10 * time.Second})
+		return err
+	}
+}
+
+func createWith(req bastion.CreateRequest) func(context.Context, *bastion.Service, *world) error {
+	return func(ctx context.Context, s *bastion.Service, _ *world) error {
+		req.Notify, req.Wait = true, 10*time.Second
+		_, _, err := s.Create(ctx, req)
 		return err
 	}
 }
