@@ -212,6 +212,24 @@ func TestRSAKeyIsMadeBeforeTheFirstLease(t *testing.T) {
 	}
 }
 
+// A key takes seconds on a slow machine. A task that is stopped meanwhile must not take as
+// long to end.
+func TestEndDoesNotWaitForTheRSAKey(t *testing.T) {
+	release, made := make(chan struct{}), make(chan struct{})
+	r := start(t, func(r *fixture) {
+		r.cfg.RSAKey = func() (*rsa.PrivateKey, error) {
+			defer close(made)
+			<-release
+			return testRSAKey()
+		}
+	})
+	if code := r.stop(); code != bastion.ExitTerminated {
+		t.Errorf("exit code %d, want %d", code, bastion.ExitTerminated)
+	}
+	close(release)
+	<-made
+}
+
 func TestServerWithoutRSAKey(t *testing.T) {
 	r := start(t, func(r *fixture) {
 		r.cfg.LeaseTiming.HostKeys = time.Hour // the report must not wait for a key that failed

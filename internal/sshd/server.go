@@ -9,7 +9,8 @@
 // connections, and one sweeps the intake. Each connection has one goroutine that does the handshake and then
 // receives channels, and starts others: for global requests, for keepalives, for
 // closing the connection, and for each channel. A connection's goroutine waits for
-// the others, and Run waits for all connections, so nothing outlives Run.
+// the others, and Run waits for all connections, so nothing outlives Run but the goroutine
+// that makes the RSA host key.
 //
 // Shared state is in four places, each with its own lock: the connection table, the
 // console requests, the audit with its receipt, and the intake, which limits how much
@@ -43,10 +44,11 @@ import (
 
 // Run runs one bastion from its first lease to its end, and returns the exit code.
 // When ctx is done (SIGTERM), the bastion ends with bastion.ExitTerminated. Run returns
-// after all its goroutines have ended.
+// after its goroutines have ended, except the one that makes the RSA host key: it cannot be
+// stopped, and takes seconds on a slow machine, for which an end must not wait.
 //
-// Run begins to make the RSA host key before it waits for the first lease, so that the key
-// usually exists when the lease comes.
+// Run begins to make that key before it waits for the first lease, so that the key usually
+// exists when the lease comes.
 func Run(ctx context.Context, cfg Config) int {
 	cfg = cfg.withDefaults()
 	log := cfg.Log.With("bastion", cfg.BastionID)
@@ -59,9 +61,7 @@ func Run(ctx context.Context, cfg Config) int {
 		log.Error("no host key", "error", err)
 		return bastion.ExitFailure
 	}
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	wg.Go(func() { hosts.addRSA(cfg.rsaKey(), log) })
+	go hosts.addRSA(cfg.rsaKey(), log)
 	loop := leaseloop.Config{BastionID: cfg.BastionID, Lease: cfg.Lease, Now: cfg.Now, Log: cfg.Log, Timing: cfg.LeaseTiming}
 	return leaseloop.Run(ctx, loop, func(_ bastion.Lease, log *slog.Logger) leaseloop.Server {
 		return newServer(cfg, log, hosts)
