@@ -128,6 +128,16 @@ func TestGoldenItems(t *testing.T) {
 	tagged.Attempt.Tags = testTags
 	twoKeys, twoKeysLease := rec, lease
 	twoKeys.Attempt.MoreHostKeys, twoKeysLease.Report.MoreHostKeys = []bastion.Key{"ssh-rsa CCCC"}, []bastion.Key{"ssh-rsa CCCC"}
+	severalKeys, severalKeysLease := rec, lease
+	severalKeys.Intent.Keys = []bastion.Key{"ssh-ed25519 AAAA", "ssh-rsa DDDD"}
+	severalKeys.Intent.KeySources = []bastion.KeySources{
+		{Prefixes: []netip.Prefix{netip.MustParsePrefix("192.0.2.7/32")}},
+		{Prefixes: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/28"), netip.MustParsePrefix("2001:db8::/64")}, Named: true},
+	}
+	severalKeys.Group.Ingress = netip.MustParsePrefix("192.0.2.7/32")
+	severalKeys.Group.MoreIngress = []netip.Prefix{netip.MustParsePrefix("198.51.100.0/28"), netip.MustParsePrefix("2001:db8::/64")}
+	severalKeys.LastNotice.Access = "q83vEjRWeJCrze8S"
+	severalKeysLease.Lease.Keys, severalKeysLease.Lease.KeySources = severalKeys.Intent.Keys, severalKeys.Intent.KeySources
 	closed := bastion.LeaseItem{TaskID: "task", BastionID: lease.BastionID, Lease: lease.Lease}
 	closed.Lease.Open, closed.Lease.EndReason = false, bastion.EndIdle
 	ended := bastion.LeaseItem{TaskID: "task", BastionID: lease.BastionID, Ended: true}
@@ -144,6 +154,8 @@ func TestGoldenItems(t *testing.T) {
 		{"record-with-tags", tagged, recordItem(t, tagged), asRecord},
 		{"record-with-two-host-keys", twoKeys, recordItem(t, twoKeys), asRecord},
 		{"report-with-two-host-keys", twoKeysLease, leaseItem(t, twoKeysLease.Lease, twoKeysLease.Report), asLease},
+		{"record-with-several-keys", severalKeys, recordItem(t, severalKeys), asRecord},
+		{"lease-with-several-keys", severalKeysLease, leaseItem(t, severalKeysLease.Lease, severalKeysLease.Report), asLease},
 		{"lease-and-report", lease, leaseItem(t, lease.Lease, lease.Report), asLease},
 		{"lease-closed", closed, leaseItem(t, closed.Lease, bastion.Report{}), asLease},
 		{"tombstone", ended, NewLeases(nil, "leases", "AROA", nil).tombstone("task", lease.BastionID, rec.CreatedAt), asLease},
@@ -361,7 +373,10 @@ func TestLargestItemsFit(t *testing.T) {
 
 	rec := goldenRecord()
 	rec.Owner, rec.Name, rec.Version = "jwt:"+long(1000), long(100), largest
-	rec.Intent.Generation, rec.Intent.Keys, rec.Intent.ConsoleReply = largest, []bastion.Key{key}, reply
+	rec.Intent.Generation, rec.Intent.Keys, rec.Intent.ConsoleReply = largest, slices.Repeat([]bastion.Key{key}, bastion.MaxKeys), reply
+	sources := bastion.KeySources{Prefixes: slices.Repeat([]netip.Prefix{source}, bastion.MaxSourcesPerKey), Named: true}
+	rec.Intent.Source, rec.Intent.KeySources = source, slices.Repeat([]bastion.KeySources{sources}, bastion.MaxKeys)
+	rec.Group.Ingress, rec.Group.MoreIngress = source, slices.Repeat([]netip.Prefix{source}, bastion.MaxSources-1)
 	rec.Intent.Reason = strings.Repeat(string(rune(utf8.MaxRune)), bastion.MaxReason)
 	rec.End = bastion.End{Reason: bastion.EndReason(long(100)), At: at, Failure: failure}
 	rec.Attempt.MoreHostKeys = moreHostKeys
@@ -378,6 +393,7 @@ func TestLargestItemsFit(t *testing.T) {
 
 	lease := goldenLease()
 	lease.Lease.Owner, lease.Lease.Name, lease.Lease.Keys, lease.Lease.ConsoleReply = rec.Owner, rec.Name, rec.Intent.Keys, reply
+	lease.Lease.Source, lease.Lease.KeySources = source, rec.Intent.KeySources
 	// A function reads the allowed destinations from a parameter of Parameter Store, which
 	// has 4 KB.
 	lease.Lease.AllowedDestinations = slices.Repeat([]bastion.DestinationRule{{Prefix: source, From: 65534, To: 65535}}, 4096/len("::/0,"))
@@ -386,6 +402,42 @@ func TestLargestItemsFit(t *testing.T) {
 	checkSize(t, "lease", stored)
 	if got := decodeLeaseItem(stored); !reflect.DeepEqual(got.Report, lease.Report) {
 		t.Error("the largest report is not accepted")
+	}
+}
+
+// DynamoDB writes an item in units of 1 KB. The test prints how many a write takes with one
+// key and one source, and with the most keys and sources.
+// https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/read-write-operations.html
+func TestSizeWithTheMostKeysAndSources(t *testing.T) {
+	rec, lease := goldenRecord(), goldenLease()
+	ed25519 := bastion.Key("ssh-ed25519 " + strings.Repeat("A", 68))
+	rsa := bastion.Key("ssh-rsa " + strings.Repeat("A", 2756)) // an RSA key of 16,384 bits
+	for _, row := range []struct {
+		name  string
+		keys  []bastion.Key
+		limit int // bytes of the record, and of the lease
+	}{
+		{"one ed25519 key, one source", []bastion.Key{ed25519}, 4 << 10},
+		{"five ed25519 keys, ten sources", slices.Repeat([]bastion.Key{ed25519}, bastion.MaxKeys), 6 << 10},
+		{"five RSA keys of 16,384 bits, ten sources", slices.Repeat([]bastion.Key{rsa}, bastion.MaxKeys), 20 << 10},
+	} {
+		rec.Intent.Keys, rec.Intent.KeySources, rec.Group.MoreIngress = row.keys, nil, nil
+		for i := range row.keys {
+			var prefixes []netip.Prefix
+			for n := range min(2, len(row.keys)) {
+				prefixes = append(prefixes, netip.PrefixFrom(netip.AddrFrom16([16]byte{0x20, 1, 13: 0xff, 14: byte(i), 15: byte(n + 1)}), 128))
+			}
+			rec.Intent.KeySources = append(rec.Intent.KeySources, bastion.KeySources{Prefixes: prefixes, Named: true})
+		}
+		sources := rec.Intent.Sources()
+		rec.Group.Ingress, rec.Group.MoreIngress, rec.Intent.Source = sources[0], sources[1:], sources[0]
+		lease.Lease.Keys, lease.Lease.KeySources, lease.Lease.Source = rec.Intent.Keys, rec.Intent.KeySources, rec.Intent.Source
+		for name, size := range map[string]int{"record": itemSize(recordItem(t, rec)), "lease": itemSize(leaseItem(t, lease.Lease, lease.Report))} {
+			t.Logf("%s: the %s takes %d bytes, %d write units", row.name, name, size, (size+1023)/1024)
+			if size > row.limit {
+				t.Errorf("%s: the %s takes %d bytes, more than %d", row.name, name, size, row.limit)
+			}
+		}
 	}
 }
 

@@ -146,8 +146,12 @@ func startEndedAt(b Bastion, now time.Time) time.Time {
 
 // accepts reports whether a bastion accepts connections from an address.
 func accepts(b Bastion, address netip.Addr) bool {
-	source, err := netip.ParsePrefix(b.Source)
-	return err == nil && source.IsSingleIP() && source.Addr() == address
+	for _, text := range append([]string{b.Source}, b.Sources...) { // an earlier version of the API has Source only
+		if source, err := netip.ParsePrefix(text); err == nil && source.Contains(address) {
+			return true
+		}
+	}
+	return false
 }
 
 // forBastion returns the page for the state of a bastion.
