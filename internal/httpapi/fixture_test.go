@@ -134,6 +134,9 @@ func readProblem(t *testing.T, w *httptest.ResponseRecorder) problem {
 	if got := w.Header().Get("Content-Type"); got != "application/problem+json" {
 		t.Errorf("Content-Type %q", got)
 	}
+	if got := w.Header().Get("X-Source-Address"); got == "" {
+		t.Error("the problem has no X-Source-Address")
+	}
 	if p.Type != "about:blank" || p.Title != http.StatusText(w.Code) || p.Status != w.Code || p.RequestID != "request-1" {
 		t.Errorf("status %d, but the document says %+v", w.Code, p)
 	}
@@ -203,6 +206,19 @@ func ready() bastion.Record {
 	rec.Attempt.Generation = 1
 	rec.Attempt.ReadyAt = noon.Add(30 * time.Second)
 	rec.SeenAt = rec.Attempt.ReadyAt
+	return rec
+}
+
+// severalKeys returns a ready bastion with two keys and sources of both families.
+func severalKeys() bastion.Record {
+	rec := ready()
+	rec.Intent.Keys = []bastion.Key{userKey, keyOf(9)}
+	rec.Intent.KeySources = []bastion.KeySources{
+		{Prefixes: []netip.Prefix{rec.Intent.Source}},
+		{Prefixes: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/28"), netip.MustParsePrefix("2001:db8::7/128")}, Named: true},
+	}
+	rec.Group.Ingress, rec.Group.MoreIngress = netip.MustParsePrefix("198.51.100.0/28"), []netip.Prefix{rec.Intent.Source, netip.MustParsePrefix("2001:db8::7/128")}
+	rec.Attempt.Endpoints = append(rec.Attempt.Endpoints, netip.MustParseAddrPort("[2001:db8:1::24]:2222"))
 	return rec
 }
 

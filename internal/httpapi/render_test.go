@@ -51,6 +51,7 @@ func TestGoldenResponses(t *testing.T) {
 		"ready":             {[]bastion.Record{ready()}, nil},
 		"ready-with-target": {[]bastion.Record{ready()}, []httpapi.Target{privateHost}},
 		"ready-ipv6":        {[]bastion.Record{six}, nil},
+		"ready-two-keys":    {[]bastion.Record{severalKeys()}, nil},
 		"ready-port-22":     {[]bastion.Record{second}, nil},
 		"closing":           {[]bastion.Record{closing(bastion.EndIdle)}, nil},
 		"closed":            {[]bastion.Record{closed()}, nil},
@@ -91,6 +92,21 @@ func golden(t *testing.T, name string, got []byte) {
 	}
 	if !bytes.Equal(got, want) {
 		t.Errorf("%s differs (-update writes it anew):\n%s", path, got)
+	}
+}
+
+func TestAddedKeyIsInTheResponse(t *testing.T) {
+	added := keyOf(9)
+	for _, key := range []bastion.Key{added, ""} {
+		r := newFixture()
+		r.rec, r.added = severalKeys(), key
+		document := r.send("POST", "/bastions", string(added), "Accept", "application/json").Body.String()
+		text := r.send("POST", "/bastions", string(added), "Accept", "text/plain").Body.String()
+		inJSON := strings.Contains(document, `"added_key": "`+added.Fingerprint()+`"`) || strings.Contains(document, `"added_key":"`+added.Fingerprint()+`"`)
+		inText := strings.Contains(text, "# added the key "+added.Fingerprint()+": the bastion admits 2 keys")
+		if want := key != ""; inJSON != want || inText != want {
+			t.Errorf("added %q: in JSON %t, in text %t\n%s\n%s", key, inJSON, inText, document, text)
+		}
 	}
 }
 
