@@ -43,14 +43,14 @@ type Options struct {
 // App handles Slack's requests, the pages, the jobs and the notices.
 type App struct {
 	Options
-	checked sync.Map // hashes of bot tokens that were checked to belong to their workspace
+	checked sync.Map // the hash of each pair of a workspace and a bot token that Slack has confirmed
 }
 
 // New returns an app with these options.
 func New(options Options) *App { return &App{Options: options} }
 
-// Table stores values under keys. Each value has a version and may have an expiry;
-// after it, the table acts as if the value did not exist. Reads are strongly
+// Table stores values under keys. Each value has a version and may have an expiry.
+// After the expiry, the table acts as if the value did not exist. Reads are strongly
 // consistent. A write that returns an error other than bastion.ErrConflict may have
 // taken effect.
 type Table interface {

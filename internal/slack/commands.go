@@ -70,13 +70,13 @@ func commands() []commandSpec {
 		},
 		{
 			verb: VerbExtend, usage: "extend 30m [web]", example: "extend 30m",
-			summary:  "keep it open for at least that long; if you have several, name one",
+			summary:  "keep your bastion open for at least that long from now; if you have several, give the name",
 			synonyms: []string{"renew", "prolong", "more", "longer"},
 			parse:    (*Command).parseExtend, run: (*App).runLater,
 		},
 		{
 			verb: VerbDown, usage: "down [web]", example: "down",
-			summary:  "close it; if you have several, name one",
+			summary:  "close your bastion; if you have several, give the name",
 			synonyms: []string{"stop", "close", "end", "delete", "destroy", "kill"},
 			parse:    (*Command).parseDown, run: (*App).runLater,
 		},

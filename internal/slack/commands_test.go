@@ -95,7 +95,7 @@ func TestCommands(t *testing.T) {
 	}
 }
 
-func TestWrongCommandsGetTheNearestRightOnes(t *testing.T) {
+func TestWrongCommandsGetSuggestions(t *testing.T) {
 	long := strings.Repeat("x", 201)
 	for _, test := range []struct{ text, message, try string }{ // several suggestions are separated by |
 		{"pu", "“pu”", "up"},

@@ -96,9 +96,9 @@ func (a *App) RunJob(ctx context.Context, job Job) error {
 
 // reply sends the only reply of a job; only the job's owner sees it. The reply of a
 // command's job replaces the app's first response to the command. The reply of a start
-// replaces the message that contains the start link. If the job has a bastion's ID, it
-// comes from a button, and the reply is a new message: the button may be in the status
-// message.
+// replaces the message that contains the start link. A job with a bastion's ID comes from
+// a button. Its reply is a new message, because it must not replace the message that
+// contains the button: that can be the status message.
 func (a *App) reply(ctx context.Context, job Job, m *message) error {
 	err := error(&refusedError{code: "expired_url"})
 	if a.Now().Sub(job.At) <= responseURLLife {
@@ -144,7 +144,8 @@ type reportedError struct{ sentence string }
 func (e *reportedError) Error() string { return "an earlier try failed: " + e.sentence }
 
 // codeTooLate is the code of the error if a start job runs more than startTimeout after its
-// link was used. By then, its status page says that the outcome is not known.
+// link was used. By then, the link's status page says that the service does not know
+// whether the bastion was started.
 const codeTooLate bastion.Code = "too_late"
 
 // startOnce returns the bastion of a link. It starts the bastion unless an earlier try

@@ -68,7 +68,7 @@ var jobTests = []jobTest{
 			d.api.bastions = []*Bastion{aBastion("web")}
 			return Job{Action: JobExtend, Owner: ann, ResponseURL: hookA, TTL: 3 * time.Hour, At: d.clock}
 		},
-		"Bastion web extended",
+		"Bastion web is extended",
 		func(d *fixture) error {
 			if b := d.api.bastions[0]; !b.Deadline.Equal(start.Add(3 * time.Hour)) {
 				return fmt.Errorf("the deadline is %s", b.Deadline)
@@ -224,7 +224,7 @@ func TestRefusedRepliesAreGivenUp(t *testing.T) {
 		}
 	}
 	d.notify(noticeOf(1, d.api.bastions[0]))
-	d.wantShown("after a start", "Accepts: "+annsHome)
+	d.wantShown("after a start", " from "+annsHome+".")
 	wantContains(t, d.log.String(), "used_url")
 }
 

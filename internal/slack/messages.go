@@ -35,7 +35,7 @@ func helpMessage() *message {
 // wrongMessage says why a command is not valid, and shows similar valid commands and the
 // usage.
 func wrongMessage(w *CommandError) *message {
-	m := newMessage("I didn't understand that command.", "I didn't understand that command").paragraph("%s", w.Message)
+	m := newMessage("That command isn't valid.", "That command isn't valid").paragraph("%s", w.Message)
 	if len(w.Try) > 0 {
 		m.paragraph("Did you mean:")
 		for _, try := range w.Try {
@@ -68,7 +68,7 @@ func privateKeyMessage() *message {
 		paragraph("We didn't store it, but Slack has it now. Anyone who gets it can log in as you.").
 		list(
 			"Make a new key: ssh-keygen -t ed25519",
-			"Remove the old key from every authorized_keys it is in.",
+			"Remove the old key from every authorized_keys file that contains it.",
 			"Register the public half, the file whose name ends in .pub: "+slash+" "+specOf(VerbKey).usage,
 		)
 }
@@ -115,7 +115,7 @@ func workingMessage(job Job) *message {
 	case JobDown:
 		return newMessage("Closing...", fmt.Sprintf("Closing %s...", which))
 	case JobExtend:
-		return newMessage("Extending...", fmt.Sprintf("Extending %s by at least %s from now...", which, inWords(job.TTL)))
+		return newMessage("Extending...", fmt.Sprintf("Extending %s to at least %s from now...", which, inWords(job.TTL)))
 	}
 	return newMessage("Looking up your bastions...", "Looking up your bastions...")
 }
@@ -123,7 +123,7 @@ func workingMessage(job Job) *message {
 // downSentence says that the API did not reply to a start.
 const downSentence = "The bastion service isn't responding. Run " + slash + " status in a minute; if it lists no bastion, get a new link. If it keeps happening, tell your operator."
 
-// The headings of a start that gave no bastion, and of one whose result is unknown.
+// The headings for a start that has failed, and for a start whose result is not known.
 const (
 	notStartedHeading = "The bastion couldn't be started"
 	unknownHeading    = "We don't know whether the bastion was started"
@@ -163,8 +163,9 @@ func messageOf(err error) *message {
 }
 
 // notStartedMessage says that a used link has started no bastion, or that the service does
-// not know whether it has. The heading and the sentence say which. It also says which
-// address has used the link, so its owner notices if somebody else has.
+// not know whether it has. The heading and the sentence say which. The message also shows
+// the address that used the link, so that the link's owner notices the use by somebody
+// else.
 func notStartedMessage(heading, sentence string, refusal *bastion.Error, from netip.Addr) *message {
 	m := newMessage(heading+".", heading).paragraph("%s", sentence).
 		paragraph("Your link was used from %s. If that wasn't you, someone else has used your link: tell your operator, and make sure that nothing is open: %s down", from, slash)
@@ -197,15 +198,15 @@ func closingMessage(b Bastion) *message {
 
 // extendedMessage is the reply to extend.
 func extendedMessage(b Bastion, job Job) *message {
-	title := fmt.Sprintf("Bastion %s extended", b.Name)
+	notification, title := "Your bastion is extended.", fmt.Sprintf("Bastion %s is extended", b.Name)
 	// A difference of up to a minute may come from rounding or from differing clocks.
 	if requested := job.At.Add(job.TTL); b.Deadline.After(requested.Add(time.Minute)) {
-		title = fmt.Sprintf("Bastion %s already runs longer than that", b.Name)
+		notification, title = "Your bastion already runs longer than that.", fmt.Sprintf("Bastion %s already runs longer than that", b.Name)
 	}
 	if b.IsDelayed() {
 		return newMessage("Extending your bastion is delayed.", fmt.Sprintf("Extending bastion %s is delayed", b.Name)).bastion(b, "Close bastion")
 	}
-	return newMessage("Your bastion: extended.", title).bastion(b, "Close bastion")
+	return newMessage(notification, title).bastion(b, "Close bastion")
 }
 
 // maxListed is the largest number of bastions in one message: each takes eight blocks,
@@ -303,9 +304,9 @@ func (m *message) delay(b Bastion) *message {
 func details(b Bastion) []string {
 	var lines []string
 	for i, key := range b.Keys {
-		accepts := "Accepts: " + addressesOf(b, key) + ", key " + key + "."
+		accepts := "Accepts: key " + key + " from " + addressesOf(b, key) + "."
 		if i == len(b.Keys)-1 && b.IsOpen() {
-			accepts += " If that isn't you, close it now."
+			accepts += " If an accepted key or address isn't yours, close the bastion now."
 		}
 		lines = append(lines, accepts)
 	}
@@ -329,7 +330,7 @@ func addressesOf(b Bastion, key string) string {
 			return strings.Join(all, ", ")
 		}
 	}
-	return addressOnly(b.Source) // an earlier version of the API
+	return addressOnly(b.Source) // an earlier version of the API returns no admissions
 }
 
 // addressOnly returns the address of a source, which is a prefix of full length.
@@ -344,9 +345,9 @@ func (m *message) connecting(b Bastion) *message {
 		return m
 	}
 	file, _, command := connectVia(b)
-	return m.paragraph("Save this as %s. On Windows, with OpenSSH before 8.5 or in a library, download the file from the start's page instead: its comments say what to do (if the page has expired, run /bastion up again).", file).
+	return m.paragraph("Save this as %s. If you use Windows, OpenSSH before 8.5 or an SSH library, download the file from the page of your link instead: the comments in the file say what to do. If that page has expired, run /bastion up again.", file).
 		code(withoutComments(b.SSHConfig)).
-		paragraph("Then connect through it. If ssh does not find your key, add an IdentityFile line to the file:").
+		paragraph("Then run this command to connect through the bastion. If ssh does not find your key, add an IdentityFile line to the file.").
 		code(command)
 }
 

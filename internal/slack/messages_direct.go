@@ -12,7 +12,8 @@ import (
 
 // This file has the direct messages.
 
-// statusMessage shows the current state of a bastion. It is edited when that changes.
+// statusMessage shows the current state of a bastion. The app edits the message when the
+// state changes.
 func statusMessage(b Bastion) *message {
 	m := &message{notification: "Your bastion: " + stateName(b.State) + "."}
 	if !b.IsOpen() {
@@ -46,11 +47,12 @@ func readyMessage(b Bastion) *message {
 
 // keyAddedMessage says that keys were added to a bastion.
 func keyAddedMessage(b Bastion, added []string) *message {
-	return newMessage("A key was added to your bastion.", "Bastion "+b.Name+" accepts another key").added(b, added)
+	return newMessage("A key was added to your bastion.", "Bastion "+b.Name+" accepts another key").newKeys(b, added)
 }
 
-// added adds the keys that were added to a bastion, and the buttons of the bastion.
-func (m *message) added(b Bastion, keys []string) *message {
+// newKeys adds a paragraph for each key that was added to a bastion, and the buttons of
+// the bastion.
+func (m *message) newKeys(b Bastion, keys []string) *message {
 	for _, key := range keys {
 		m.paragraph("The key %s was added. It is accepted from %s. If you didn't add it, close the bastion now: a person with this key can log in.", key, addressesOf(b, key))
 	}
@@ -62,7 +64,7 @@ func warningMessage(b Bastion, now time.Time) *message {
 	left := max(time.Minute, b.Deadline.Sub(now).Round(time.Minute))
 	return newMessage("Your bastion closes soon.", fmt.Sprintf("Bastion %s closes in %s", b.Name, inWords(left))).
 		paragraph("Open connections will be dropped.").
-		dates("It closes at %s; can be extended until %s.", b.Deadline, b.LatestDeadline).
+		dates("It closes %s. You can extend it until %s.", b.Deadline, b.LatestDeadline).
 		bastionButtons(b, "Close bastion")
 }
 

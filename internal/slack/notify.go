@@ -17,8 +17,9 @@ import (
 //
 // Each bastion has one status message, which is edited in place. Slack sends no
 // notification for an edit, so five events are new messages: ready, an added key, the
-// warning before a deadline, the receipt, and a failure. If the bastion is ready for another
-// address at the same time, the ready message says that the key was added.
+// warning before a deadline, the receipt, and a failure. If a ready message is sent while
+// the owner has not been told of an added key, the ready message contains that text, and
+// no separate message about the key is sent.
 //
 // A notice is stored before any message is sent. Each delivery sends the messages that
 // the newest stored notice requires. So a late notice changes nothing, stages that pass
@@ -98,13 +99,15 @@ func (c conversation) next(now time.Time) *outgoing {
 	case b.State == bastion.Ready:
 		if m := newOutgoing(kindReady, readyMessage(b)); m.digest != c.Ready {
 			m.keys = b.Keys
+			// The digest leaves out the added keys: a ready message names them only once.
 			if len(added) > 0 {
-				m.message = readyMessage(b).added(b, added)
+				m.message = readyMessage(b).newKeys(b, added)
 			}
 			return m
 		}
 	}
-	// The ready message may still come, unless the bastion is delayed.
+	// While a bastion starts, an added key waits for the ready message, which contains it.
+	// If the start is delayed, the ready message may never come, so the owner is told now.
 	if len(added) > 0 && (b.State == bastion.Ready || b.IsOpen() && b.IsDelayed()) {
 		m := newOutgoing(kindKey, keyAddedMessage(b, added))
 		m.keys = b.Keys
@@ -129,8 +132,8 @@ func (c conversation) addedKeys() []string {
 	return slices.DeleteFunc(slices.Clone(c.Notice.Bastion.Keys), func(key string) bool { return slices.Contains(c.Keys, key) })
 }
 
-// knowKeys stores that the owner knows of the keys. It leaves out those that the bastion
-// does not accept any more, because adding them again is news.
+// knowKeys stores that the owner knows of the keys. It leaves out keys that the bastion no
+// longer accepts, so that the owner is told if such a key is added again.
 func (c *conversation) knowKeys(keys []string) {
 	known := []string{} // not nil, which means that nothing is stored
 	for _, key := range keys {
@@ -179,6 +182,7 @@ func (c *conversation) recordOutcome(m *outgoing, at posted, err error, late boo
 	default:
 		c.Status = m.digest
 	}
+	// A late delivery keeps the status message that another delivery has posted.
 	if m.kind == kindStatus && !m.edit && err == nil && (!late || c.TS == "") {
 		c.Channel, c.TS = at.Channel, at.TS
 	}
@@ -200,8 +204,10 @@ func (a *App) Notify(ctx context.Context, n Notice) error {
 	if _, err := a.fetch(ctx, outboxKey(team), &box); err != nil {
 		return err
 	}
-	// Deliver even if a newer notice is stored: the delivery of the newer notice may have
-	// left the sending to the delivery of this one.
+	// Deliver even if a newer notice is stored. Its delivery may have sent nothing because an
+	// earlier delivery of this notice was sending, and that delivery may then have died.
+	//
+	// While messages wait in the outbox, a status message must wait there too.
 	err := a.deliver(ctx, b.ID, box.limits(len(box.Waiting) > 0))
 	wait := new(waitError)
 	switch {
@@ -232,7 +238,7 @@ func (a *App) storeNotice(ctx context.Context, n Notice) error {
 		}
 		c.Notice = n
 		if c.Keys == nil {
-			c.Keys = b.Keys // those of the request that started the bastion
+			c.Keys = b.Keys // the owner knows of the keys with which the bastion was started
 		}
 		c.knowKeys(c.Keys)
 		return conversationExpires(b, a.Now()), nil

@@ -238,7 +238,8 @@ func TestAddedKeyIsAnnouncedOnce(t *testing.T) {
 		t.Errorf("%d new messages, which announce the key %d times; want one message", n, added("SHA256:three"))
 	}
 
-	// A key that was removed is announced again, also if it is the only one then.
+	// A key that was removed and is added again is announced again, even if the bastion then
+	// has no other key.
 	only := aBastion("web")
 	only.Keys, only.Source = []string{"SHA256:two"}, both.Source
 	d.notify(noticeOf(7, only))
@@ -253,9 +254,9 @@ func TestAddedKeyIsAnnouncedOnce(t *testing.T) {
 	}
 }
 
-// An earlier version has stored the conversation without keys: the keys of the first notice
-// are not news.
-func TestKeysAreNotAnnouncedAfterAnUpdate(t *testing.T) {
+// A conversation that an earlier version stored has no keys. The keys of the first notice
+// after the upgrade are not announced, but keys that are added later are.
+func TestUpgradeDoesNotAnnounceKeys(t *testing.T) {
 	d := newFixture(t)
 	d.notify(noticeOf(1, aBastion("web")))
 	if _, err := edit(t.Context(), d.App, conversationKey(aBastion("web").ID), func(c *conversation) (time.Time, error) {
@@ -396,7 +397,7 @@ func (d *fixture) runJobs() {
 }
 
 // The function crashes after it has posted the status message and before it has stored
-// its place. The second status message is the one that is edited. The first is stale,
+// the message's channel and timestamp. The second status message is the one that is edited. The first is stale,
 // but its buttons still work, because they contain the bastion's ID.
 func TestStatusMessageThatWasNotStoredIsPostedAgain(t *testing.T) {
 	d := newFixture(t)
@@ -421,11 +422,11 @@ func TestRefusedEditIsPostedAsANewMessage(t *testing.T) {
 		uneditable bool
 		posts      int // new messages after the first status message
 	}{
-		// New are: the status message without a stage; the ready message; the status message
-		// that says that the bastion is ready.
+		// The new messages are the status message without a stage, the ready message, and the
+		// status message that says that the bastion is ready.
 		"edit_window_closed":  {true, 3},
 		"cant_update_message": {true, 3},
-		// New are: the status message, which is then edited; the ready message.
+		// The new messages are the status message, which is then edited, and the ready message.
 		"message_not_found": {false, 2},
 		"channel_not_found": {false, 2},
 	} {

@@ -145,12 +145,17 @@ func (a *App) putOff(ctx context.Context, team, id string, wait *waitError) erro
 	return a.enqueue(ctx, Job{Action: JobSend, Team: team, At: o.Holder})
 }
 
-// hold stores the progress of a job in the outbox that it holds, and then reserves the
-// outbox until the given time. The argument next is the At of the job that gets the
-// reservation: the same job, or the one that continues its work. If next is zero, or if no
-// entry is left, hold releases the outbox instead. If there is no progress and all entries
-// must wait, hold only renews the reservation, and only once less than half of holdTime is
-// left. held reports whether the job held the outbox and an entry is left.
+// hold stores the progress of a job in the outbox, and reserves the outbox until the given
+// time. The arguments job and next are the At of jobs. Only the holder of the outbox may
+// call hold, or any job if the outbox is free. After the call, the job next holds the
+// outbox: the same job, or the one that continues its work. If next is zero, or if no
+// entry is left, hold releases the outbox instead.
+//
+// If there is no progress and all entries must wait, hold writes seldom: only when less
+// than half of holdTime is left of the reservation.
+//
+// hold returns the stored outbox. held is true if the job was allowed to call hold and an
+// entry is left.
 func (a *App) hold(ctx context.Context, team string, job time.Time, done *progress, next, until time.Time) (o outbox, held bool, err error) {
 	o, err = edit(ctx, a, outboxKey(team), func(o *outbox) (time.Time, error) {
 		now := a.Now()
@@ -278,13 +283,15 @@ func (a *App) sendWaiting(ctx context.Context, job Job) error {
 
 // sendBatch sends messages until all must wait, or until lookAgain has passed. It returns
 // the time at which the next message may be sent.
-func (a *App) sendBatch(ctx context.Context, o *outbox, done *progress, failures *int) (when time.Time, err error) {
+func (a *App) sendBatch(ctx context.Context, o *outbox, done *progress, failures *int) (time.Time, error) {
 	for begun := a.Now(); a.Now().Sub(begun) < lookAgain && timeLeft(ctx) >= reservedTime; {
 		at, when := o.pick(a.Now())
 		if at < 0 {
-			return when, err
+			return when, nil
 		}
 		w := o.Waiting[at]
+		// An urgent entry sends only its urgent messages now. Its status message waits until
+		// the urgent messages of other entries are sent.
 		failure := a.deliver(ctx, w.ID, o.limits(w.Urgent))
 		wait := new(waitError)
 		switch {
@@ -301,7 +308,7 @@ func (a *App) sendBatch(ctx context.Context, o *outbox, done *progress, failures
 		default:
 			done.failed = append(done.failed, w.ID)
 			if *failures++; *failures >= maxFailures {
-				return when, failure
+				return time.Time{}, failure
 			}
 		}
 		o.Waiting = slices.Delete(o.Waiting, at, at+1)

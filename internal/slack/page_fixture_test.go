@@ -295,6 +295,6 @@ var errDownTest = errors.New("connection refused")
 
 var pageAddress = netip.MustParseAddr("203.0.113.7")
 
-// errConflictItself is the error of a write that was sent twice: the second request
+// errConflictWithItself is the error of a write that was sent twice: the second request
 // conflicts with the first, which took effect.
-var errConflictItself = bastion.ErrConflict
+var errConflictWithItself = bastion.ErrConflict

@@ -31,7 +31,8 @@ type localRun struct {
 	log    pageLog
 }
 
-// startLocalMode builds and starts local mode. A launch takes long enough to watch.
+// startLocalMode builds and starts local mode. Each launch takes four seconds, so that the
+// test can watch its stages.
 func startLocalMode(t *testing.T) *localRun {
 	l := &localRun{t: t, dir: t.TempDir(), client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}}
 	l.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "key")
@@ -48,7 +49,7 @@ func startLocalMode(t *testing.T) *localRun {
 	}
 	t.Cleanup(func() {
 		_ = local.Process.Signal(os.Interrupt)
-		_ = local.Wait() // the interrupt is its exit status
+		_ = local.Wait() // returns an error, because the interrupt ends the program
 		if t.Failed() {
 			t.Logf("log of local mode:\n%s", &l.log)
 		}

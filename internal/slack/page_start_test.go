@@ -194,7 +194,7 @@ func TestFailedEnqueueLeavesTheLinkUnused(t *testing.T) {
 // twice, the error can be a conflict of the second request with the first. The link is
 // then used, and the start goes on.
 func TestUseIsKeptIfTheWriteReturnsAnError(t *testing.T) {
-	for _, returned := range []error{errDownTest, errConflictItself} {
+	for _, returned := range []error{errDownTest, errConflictWithItself} {
 		app := newPageFixture(t, nil)
 		link := app.link(nil)
 		b := newVisitor(app, homeV4).open(link)

@@ -18,7 +18,7 @@ import (
 
 const describeTimeout = 5 * time.Second // of one call for a bastion
 
-// progressPage is what a status page shows, from the button to the end.
+// progressPage is the content of a status page at one time.
 type progressPage struct {
 	Title   string
 	Heading string
@@ -206,8 +206,8 @@ func (p progressPage) delayed(b Bastion) progressPage {
 	return p
 }
 
-// failed returns the last page of a start that gave no usable bastion, or of which the page
-// does not know the result.
+// failed returns the page for a start that has failed, whose bastion must not be used or no
+// longer exists, or whose result is not known.
 func (p progressPage) failed(heading, sentence string) progressPage {
 	p.Title, p.Heading = heading, heading
 	p.Over, p.Problem = true, &problem{"", oneLine(sentence)}
@@ -312,9 +312,9 @@ var (
 // printLines matches the command that prints known_hosts lines of three words.
 const printLines = `/usr/bin/env printf "%%s %%s %%s\\n"`
 
-// safeConfig reports whether a bastion's ssh configuration has complete lines, runs no
-// command but printf, and has no comments with other commands than those that this
-// program would print.
+// safeConfig reports whether a bastion's ssh configuration is safe to use. It must consist of
+// complete lines. Each line must be one of the comments that this program writes, or a known
+// option. The only command in an option is printf.
 func safeConfig(b Bastion) bool {
 	lines := strings.TrimPrefix(b.SSHConfig, api.WithoutKnownHostsCommand(bastion.HostAlias(b.Name)))
 	for line := range strings.Lines(lines) {

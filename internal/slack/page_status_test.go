@@ -74,8 +74,8 @@ func pressedFixture(t testing.TB) (app *pageFixture, path string) {
 	return app, b.head.Get("Location")
 }
 
-// follows reports whether the page updates itself. It must do so either with and
-// without JavaScript, or with neither.
+// follows reports whether the page updates itself. It fails the test if the page does so
+// only with JavaScript or only without.
 func follows(t *testing.T, b *visitor) bool {
 	t.Helper()
 	script, refresh := strings.Contains(b.body, "<main id=\"main\" data-follow>"), strings.Contains(b.body, `<noscript><meta http-equiv="refresh"`)
@@ -163,7 +163,7 @@ func TestStatusPageOfReady(t *testing.T) {
 	b := newVisitor(app, homeV4).open(path)
 	for _, words := range []string{
 		"Bastion default is ready", "Host bastion-default", "ssh -F bastion-default.conf -J bastion-default app.internal",
-		"Ready. You can connect now.", "On Windows, with OpenSSH before 8.5 or in a library, follow the comments at the start of the file.", "Download bastion-default.conf", "cat > bastion-default.conf <<'EOF' # OpenSSH before 8.5", "EOF", pageConsole,
+		"Ready. You can connect now.", "If you use Windows, OpenSSH before 8.5 or an SSH library, follow the comments at the start of the file.", "Download bastion-default.conf", "cat > bastion-default.conf <<'EOF' # OpenSSH before 8.5", "EOF", pageConsole,
 		"Open until 1 Mar 2026, 14:00 UTC", "Address 203.0.113.7 (IPv4)", "SSH key " + pagePrint,
 	} {
 		if !strings.Contains(b.text(), strings.Join(strings.Fields(words), " ")) {
@@ -256,8 +256,8 @@ func TestStatusPageOfEndedBastion(t *testing.T) {
 	}
 }
 
-// A bastion that is requested from another address moves there. A page that was
-// opened from the first address must no longer say that it can connect.
+// A bastion that is requested from another address moves to that address. A page that was
+// opened from the first address must then no longer say that this address can connect.
 func TestStatusPageOfMovedBastion(t *testing.T) {
 	for _, state := range []bastion.State{bastion.Starting, bastion.Ready} {
 		app, path := startedFixture(t)

@@ -78,7 +78,7 @@ func unknownVerb(text string, words []word) error {
 	}
 	verb := verbLike(words[0].text)
 	wrong := withExample(verb, fmt.Sprintf("There is no command %s.", quoted(words[0].text)))
-	if c, err := parseAs(verb, text, words[1:]); err == nil && verb != VerbKey { // String leaves out the key
+	if c, err := parseAs(verb, text, words[1:]); err == nil && verb != VerbKey { // without its key, a key command would not be valid
 		wrong.Try = []string{c.String()}
 	}
 	return wrong

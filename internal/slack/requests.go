@@ -337,9 +337,9 @@ func (a *App) allow(c caller, command bool) error {
 	return nil
 }
 
-// admit counts a request against its sender's limit and stores its signature. It returns
-// a *bastion.Error if the request is a replay or beyond the limit. Then it writes nothing,
-// except that it counts a replay that arrives at the same time as the first request.
+// admit counts a request against its sender's limit and stores its signature. If the request
+// is a replay or beyond the limit, admit returns a *bastion.Error and writes nothing. There
+// is one exception: a replay that arrives at the same time as the first request is counted.
 func (a *App) admit(ctx context.Context, owner string, s signed) error {
 	key := seenKey(s.signature)
 	var seen struct{}

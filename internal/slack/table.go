@@ -88,10 +88,10 @@ var errKeep = errors.New("nothing to write")
 
 const (
 	maxTries = 40 // of an edit whose writes conflict with others
-	// The first patientTries tries begin at once. Each later try waits for a random time
-	// first, whose limit grows with each try, up to maxPause.
-	patientTries = 5
-	maxPause     = 500 * time.Millisecond
+	// The first immediateTries tries begin at once. Each later try first waits for a random
+	// time. The limit of that time grows with each try, up to maxPause.
+	immediateTries = 5
+	maxPause       = 500 * time.Millisecond
 )
 
 // edit changes the value of a key and returns the new value. If others change it at the
@@ -100,7 +100,7 @@ const (
 // errKeep, edit writes nothing and returns no error.
 func edit[T any](ctx context.Context, a *App, key string, change func(*T) (expires time.Time, err error)) (T, error) {
 	for try := range maxTries {
-		if try >= patientTries {
+		if try >= immediateTries {
 			pause := min(maxPause, time.Duration(try)*10*time.Millisecond)
 			if err := bastion.Sleep(ctx, rand.N(pause)); err != nil {
 				break

@@ -127,9 +127,9 @@ func TestTokenOfAnotherWorkspaceIsNotUsed(t *testing.T) {
 		checks, direct int
 	}{
 		{"the only workspace", "", []string{"T0ANN"}, 0, 2},
-		{"the token's", `{"ok":true,"team_id":"T0ANN"}`, two, 1, 2}, // checked once
-		{"another", `{"ok":true,"team_id":"T0OTHER"}`, two, 2, 0},
-		{"an organisation's", `{"ok":true,"team_id":"E0ORG","is_enterprise_install":true}`, two, 1, 2},
+		{"the right workspace", `{"ok":true,"team_id":"T0ANN"}`, two, 1, 2}, // checked once
+		{"another workspace", `{"ok":true,"team_id":"T0OTHER"}`, two, 2, 0},
+		{"an organisation", `{"ok":true,"team_id":"E0ORG","is_enterprise_install":true}`, two, 1, 2},
 		{"no workspace", `{"ok":true}`, two, 2, 0},
 		{"not JSON", `ok`, two, 2, 0},
 		{"revoked", `{"ok":false,"error":"invalid_auth"}`, two, 2, 0},
