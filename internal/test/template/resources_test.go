@@ -341,6 +341,28 @@ func TestLongestParametersFit(t *testing.T) {
 	}
 }
 
+// By default a caller can name single addresses only. Every function that can admit a
+// source has the same limits.
+func TestWidestSources(t *testing.T) {
+	for _, test := range []struct {
+		parameters []string
+		v4, v6     string
+	}{
+		{nil, "32", "128"},
+		{[]string{"WidestSourceIpv4", "28", "WidestSourceIpv6", "64"}, "28", "64"},
+	} {
+		s := deploy(t, test.parameters...)
+		for _, name := range []string{"CreateFunction", "ReaperFunction", "ObserverFunction"} {
+			variables := func(variable string) string {
+				return fmt.Sprint(at(s.properties(t, name), "Environment", "Variables", variable))
+			}
+			if v4, v6 := variables("BASTION_WIDEST_IPV4"), variables("BASTION_WIDEST_IPV6"); v4 != test.v4 || v6 != test.v6 {
+				t.Errorf("%v: %s has the limits %s and %s, want %s and %s", test.parameters, name, v4, v6, test.v4, test.v6)
+			}
+		}
+	}
+}
+
 // The functions that create groups and tasks have the operator's tags, and only they.
 func TestTags(t *testing.T) {
 	creators := map[string]bool{}
