@@ -68,7 +68,7 @@ var jobTests = []jobTest{
 			d.api.bastions = []*Bastion{aBastion("web")}
 			return Job{Action: JobExtend, Owner: ann, ResponseURL: hookA, TTL: 3 * time.Hour, At: d.clock}
 		},
-		"Bastion web is extended",
+		"Bastion web extended",
 		func(d *fixture) error {
 			if b := d.api.bastions[0]; !b.Deadline.Equal(start.Add(3 * time.Hour)) {
 				return fmt.Errorf("the deadline is %s", b.Deadline)

@@ -198,7 +198,7 @@ func closingMessage(b Bastion) *message {
 
 // extendedMessage is the reply to extend.
 func extendedMessage(b Bastion, job Job) *message {
-	notification, title := "Your bastion is extended.", fmt.Sprintf("Bastion %s is extended", b.Name)
+	notification, title := "Your bastion is extended.", fmt.Sprintf("Bastion %s extended", b.Name)
 	// A difference of up to a minute may come from rounding or from differing clocks.
 	if requested := job.At.Add(job.TTL); b.Deadline.After(requested.Add(time.Minute)) {
 		notification, title = "Your bastion already runs longer than that.", fmt.Sprintf("Bastion %s already runs longer than that", b.Name)
