@@ -1,7 +1,6 @@
 package leaseloop_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"testing"
@@ -56,7 +55,7 @@ func TestEndsAtTheDeadlineWithoutTheTable(t *testing.T) {
 // time limit.
 func TestHangingTableDelaysTheDeadlineByOneCall(t *testing.T) {
 	bubble(t, func(t *testing.T, f *fixture) {
-		f.cfg.Lease = hangingTable{f.table, time.Now().Add(time.Minute)}
+		f.cfg.Lease = simtask.HangingTable{Table: f.table, From: time.Now().Add(time.Minute)}
 		f.run()
 		f.enter()
 		after(time.Hour)
@@ -341,27 +340,4 @@ func TestClientAroundTheIdleEndIsNeverDisconnected(t *testing.T) {
 			})
 		})
 	}
-}
-
-// hangingTable is a table whose calls hang until their context is done, from the given
-// time on.
-type hangingTable struct {
-	*simtask.Table
-	from time.Time
-}
-
-func (h hangingTable) Read(ctx context.Context) (bastion.Lease, error) {
-	if time.Now().Before(h.from) {
-		return h.Table.Read(ctx)
-	}
-	<-ctx.Done()
-	return bastion.Lease{}, ctx.Err()
-}
-
-func (h hangingTable) Report(ctx context.Context, report bastion.Report) error {
-	if time.Now().Before(h.from) {
-		return h.Table.Report(ctx, report)
-	}
-	<-ctx.Done()
-	return ctx.Err()
 }

@@ -152,8 +152,10 @@ func (h *handshake) verified(_ ssh.ConnMetadata, key ssh.PublicKey, _ *ssh.Permi
 
 // deniedBanner returns the text for a client whose key is right, or was until now.
 func (h *handshake) deniedBanner(err error) string {
-	next := "Request it again."
+	next := "Connect again."
 	switch {
+	case errors.Is(err, errClosed):
+		next = "Request it again."
 	case errors.Is(err, errKeyRemoved):
 		next = fmt.Sprintf("This bastion now accepts %s. Request the bastion with a key that you have.", h.connections.admittedKeys().accepted(h.pending.from))
 	case errors.As(err, new(*elsewhereError)):

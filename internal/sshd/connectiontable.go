@@ -108,9 +108,10 @@ func (t *connectionTable) prove(p *pendingConnection, key string) error {
 }
 
 // enter moves a connection from pending to open. It fails if the key has been removed
-// (errKeyRemoved) or is not admitted from the client's address (*elsewhereError), too many
-// connections are open (errTooManyOpen), or the connection or the bastion has ended
-// (errClosed). Then the connection is neither pending nor open.
+// (errKeyRemoved) or is not admitted from the client's address (*elsewhereError), or too many
+// connections are open (errTooManyOpen). If the server has closed the connection, the error
+// is the reason, which is errClosed if the bastion has ended. Then the connection is neither
+// pending nor open.
 func (t *connectionTable) enter(p *pendingConnection, c *connection) error {
 	defer t.changed()
 	t.mu.Lock()
@@ -124,8 +125,8 @@ func (t *connectionTable) enter(p *pendingConnection, c *connection) error {
 }
 
 func (t *connectionTable) mayEnter(p *pendingConnection, key string) error {
-	if t.closed || p.ended != nil {
-		return errClosed
+	if p.ended != nil {
+		return p.ended
 	}
 	if err := t.keys.check(key, p.from); err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -27,10 +28,16 @@ func newPendingTable(places int) *pendingTable {
 	return &pendingTable{newConnectionTable(time.Now, cfg.Limits, cfg.Timing, func() {}), map[*pendingConnection]string{}}
 }
 
+// newPending returns a connection in memory that has not begun.
+func newPending() *pendingConnection {
+	p := &pendingConnection{conn: memoryConn{newMemoryStream(), newMemoryStream()}, from: netip.MustParseAddr("127.0.0.1")}
+	p.gate = newExchangeGate(make(chan struct{}, 1), func() {}, func() {})
+	return p
+}
+
 // begin begins a connection, and brings it to a stage.
 func (t *pendingTable) begin(name string, reached stage) error {
-	p := &pendingConnection{conn: memoryConn{newMemoryStream(), newMemoryStream()}}
-	p.gate = newExchangeGate(make(chan struct{}, 1), func() {}, func() {})
+	p := newPending()
 	t.names[p] = name
 	if err := t.connectionTable.begin(p); err != nil {
 		return err
@@ -153,8 +160,7 @@ func TestHandshakeHasTwoClocks(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			table := newPendingTable(1)
 			defer table.close()
-			p := &pendingConnection{conn: memoryConn{newMemoryStream(), newMemoryStream()}}
-			p.gate = newExchangeGate(make(chan struct{}, 1), func() {}, func() {})
+			p := newPending()
 			if err := table.connectionTable.begin(p); err != nil {
 				t.Fatal(err)
 			}
@@ -216,6 +222,40 @@ func TestClockStopsWhileAConnectionWaitsForItsTurn(t *testing.T) {
 			t.Errorf("ended with %v, %d turns are taken", table.endOf(p), len(turns))
 		}
 	})
+}
+
+// The clock runs out just before a connection reaches the next stage, or begins to wait for
+// its turn: it is not closed, although the clock cannot be stopped any more.
+func TestClockThatRunsOutTooLateClosesNothing(t *testing.T) {
+	for name, change := range map[string]func(*pendingConnection){
+		"signed": func(p *pendingConnection) { p.stage = stageSigned },
+		"waits":  func(p *pendingConnection) { p.left = 1 },
+		"closed": func(p *pendingConnection) { p.ended = errClosed },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				table, p := newPendingTable(1), newPending()
+				defer table.close()
+				if err := table.connectionTable.begin(p); err != nil {
+					t.Fatal(err)
+				}
+				table.mu.Lock()
+				time.Sleep(10 * time.Second) // the clock runs out, and waits for the lock
+				change(p)
+				table.mu.Unlock()
+				synctest.Wait()
+				if _, err := p.conn.Write([]byte{0}); err != nil {
+					t.Errorf("the connection is closed: %v", err)
+				}
+				p.timer.Reset(0) // the same clock, for a connection that is as before
+				p.stage, p.left, p.ended = stageSpeaking, 0, nil
+				synctest.Wait()
+				if _, err := p.conn.Write([]byte{0}); err == nil {
+					t.Error("the clock closes nothing at all")
+				}
+			})
+		})
+	}
 }
 
 // A closed connection leaves the queue.

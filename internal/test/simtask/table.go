@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 )
@@ -135,4 +136,27 @@ func (tb *Table) apply(report bastion.Report) error {
 		tb.changed = nil
 	}
 	return nil
+}
+
+// HangingTable is a table whose calls hang from the given time on, until their context is
+// done.
+type HangingTable struct {
+	*Table
+	From time.Time
+}
+
+func (h HangingTable) Read(ctx context.Context) (bastion.Lease, error) {
+	if time.Now().Before(h.From) {
+		return h.Table.Read(ctx)
+	}
+	<-ctx.Done()
+	return bastion.Lease{}, ctx.Err()
+}
+
+func (h HangingTable) Report(ctx context.Context, report bastion.Report) error {
+	if time.Now().Before(h.From) {
+		return h.Table.Report(ctx, report)
+	}
+	<-ctx.Done()
+	return ctx.Err()
 }
