@@ -150,7 +150,7 @@ func (b Bastion) DelaySentence() string {
 	case !b.ReadyAt.IsZero():
 		return "Your request is stored, and the service repeats the step until AWS carries it out. Until then, the previous address and keys may still be accepted. You don't need to send the request again; to end the access, close the bastion."
 	}
-	return "Your request is stored, and the service repeats the step. You don't need to send the request again. If AWS does not carry it out for long, the start fails with the cause."
+	return "Your request is stored, and the service repeats the step. You don't need to send the request again. If AWS still does not carry out the step after a long time, the start fails with a message that says why."
 }
 
 // Problem is a problem document (RFC 9457) with the extension members code and

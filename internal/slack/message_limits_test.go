@@ -32,7 +32,7 @@ const (
 	limitMessage  = 4000
 )
 
-// dateMarkup is the only markup of Slack's in our messages.
+// dateMarkup matches the only Slack markup that the app's messages contain.
 var dateMarkup = regexp.MustCompile(`<!date\^[0-9]+\^\{date_short_pretty\} at \{time\}\|[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2} UTC>`)
 
 // faultsOf lists the parts of a message that exceed Slack's limits, and those in which

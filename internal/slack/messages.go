@@ -333,7 +333,8 @@ func addressesOf(b Bastion, key string) string {
 	return addressOnly(b.Source) // an earlier version of the API returns no admissions
 }
 
-// addressOnly returns the address of a source, which is a prefix of full length.
+// addressOnly returns a source as people write it: a single address without /32 or /128,
+// and any other source unchanged.
 func addressOnly(source string) string {
 	return strings.TrimSuffix(strings.TrimSuffix(source, "/32"), "/128")
 }
@@ -345,7 +346,7 @@ func (m *message) connecting(b Bastion) *message {
 		return m
 	}
 	file, _, command := connectVia(b)
-	return m.paragraph("Save this as %s. If you use Windows, OpenSSH before 8.5 or an SSH library, download the file from the page of your link instead: the comments in the file say what to do. If that page has expired, run /bastion up again.", file).
+	return m.paragraph("Save the lines below as %s. If you use Windows, OpenSSH before 8.5 or an SSH library, download the file from the page of your link instead: the comments in the file say what to do. If that page has expired, run /bastion up again.", file).
 		code(withoutComments(b.SSHConfig)).
 		paragraph("Then run this command to connect through the bastion. If ssh does not find your key, add an IdentityFile line to the file.").
 		code(command)

@@ -397,8 +397,8 @@ func (d *fixture) runJobs() {
 }
 
 // The function crashes after it has posted the status message and before it has stored
-// the message's channel and timestamp. The second status message is the one that is edited. The first is stale,
-// but its buttons still work, because they contain the bastion's ID.
+// the message's channel and timestamp. Later changes edit the second status message only.
+// The first is stale, but its buttons still work, because they contain the bastion's ID.
 func TestStatusMessageThatWasNotStoredIsPostedAgain(t *testing.T) {
 	d := newFixture(t)
 	for at := 1; len(d.slack.direct) == 0; at++ {

@@ -146,16 +146,17 @@ func (a *App) putOff(ctx context.Context, team, id string, wait *waitError) erro
 }
 
 // hold stores the progress of a job in the outbox, and reserves the outbox until the given
-// time. The arguments job and next are the At of jobs. Only the holder of the outbox may
-// call hold, or any job if the outbox is free. After the call, the job next holds the
-// outbox: the same job, or the one that continues its work. If next is zero, or if no
-// entry is left, hold releases the outbox instead.
+// time. If another job holds the outbox, hold changes nothing.
 //
-// If there is no progress and all entries must wait, hold writes seldom: only when less
-// than half of holdTime is left of the reservation.
+// The arguments job and next are the At of jobs. The reservation is for the job next: the
+// same job, or the job that continues its work. If next is zero, or if no entry is left,
+// hold releases the outbox instead.
 //
-// hold returns the stored outbox. held is true if the job was allowed to call hold and an
-// entry is left.
+// If the same job continues without progress because all entries must wait, hold writes
+// only when less than half of holdTime is left of the reservation.
+//
+// hold returns the outbox. It reports held if no other job held the outbox and an entry is
+// left.
 func (a *App) hold(ctx context.Context, team string, job time.Time, done *progress, next, until time.Time) (o outbox, held bool, err error) {
 	o, err = edit(ctx, a, outboxKey(team), func(o *outbox) (time.Time, error) {
 		now := a.Now()

@@ -123,7 +123,8 @@ func reply(r *http.Request, status int, header http.Header, body string) *http.R
 }
 
 // lambdaQueue runs jobs and notices as Lambda runs events: each in its own goroutine, for
-// at most 53 seconds. It runs a failed one again after one minute, and then after two.
+// at most 53 seconds. If one fails, the queue runs it again after one minute, and once
+// more after two minutes.
 type lambdaQueue struct {
 	app     *App
 	ctx     context.Context

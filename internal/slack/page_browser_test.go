@@ -185,7 +185,8 @@ func newBrowserFixture(t *testing.T, b *browser.Browser, look browser.Look) *bro
 
 // TestEveryStateInBrowser opens every state of the pages in every look: the browser
 // and axe report nothing, nothing is wider than the screen, and a screen reader has
-// what it needs. With SCREENSHOTS set, a picture of each is written to that folder.
+// what it needs. If the environment variable SCREENSHOTS names a folder, the test writes a
+// picture of each state to it.
 func TestEveryStateInBrowser(t *testing.T) {
 	b := browser.Start(t)
 	for _, state := range pageStates {

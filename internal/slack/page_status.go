@@ -186,8 +186,9 @@ func (p progressPage) forBastion(b Bastion, now time.Time) progressPage {
 
 // delayed returns the page with what AWS refused and what the service does about a delay.
 // At the stage "delayed", the page of a start has no steps, because the service does not
-// know when AWS will carry out the next step. If AWS refused a step for good, the stage is
-// unchanged, so the page of the start still has its steps.
+// know when AWS will carry out the next step. If AWS refused a step until the
+// configuration, a quota or the capacity changes, the bastion keeps its stage, so the page
+// of the start still has its steps.
 func (p progressPage) delayed(b Bastion) progressPage {
 	if !b.IsDelayed() {
 		return p

@@ -78,7 +78,7 @@ func unknownVerb(text string, words []word) error {
 	}
 	verb := verbLike(words[0].text)
 	wrong := withExample(verb, fmt.Sprintf("There is no command %s.", quoted(words[0].text)))
-	if c, err := parseAs(verb, text, words[1:]); err == nil && verb != VerbKey { // without its key, a key command would not be valid
+	if c, err := parseAs(verb, text, words[1:]); err == nil && verb != VerbKey { // c.String() leaves out the key, so it is not a valid key command
 		wrong.Try = []string{c.String()}
 	}
 	return wrong
