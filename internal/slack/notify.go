@@ -17,9 +17,9 @@ import (
 //
 // Each bastion has one status message, which is edited in place. Slack sends no
 // notification for an edit, so five events are new messages: ready, an added key, the
-// warning before a deadline, the receipt, and a failure. If a ready message is sent while
-// the owner has not been told of an added key, the ready message contains that text, and
-// no separate message about the key is sent.
+// warning before a deadline, the receipt, and a failure. If a ready message must be sent
+// and the owner does not know of an added key yet, the ready message also names the key.
+// Then the app sends no separate message about the key.
 //
 // A notice is stored before any message is sent. Each delivery sends the messages that
 // the newest stored notice requires. So a late notice changes nothing, stages that pass
