@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/config"
 	"github.com/bastion-on-demand/bastion/internal/sshd"
 )
 
@@ -84,6 +86,9 @@ func Command() *cobra.Command {
 	flags.Var((*duration)(&o.Idle), "idle", "close a bastion after this long without an authenticated connection; 0 means never")
 	flags.Var((*duration)(&o.ReapEvery), "reap-every", "interval of the reaper; the sweep for orphans runs every ten intervals")
 	flags.StringArrayVar(&o.Allow, "allow", nil, "`CIDR[:PORTS]` of real destinations to allow (repeatable); with a loopback CIDR, every owner can\nreach services that listen on loopback addresses of this machine")
+	flags.StringArrayVar(&o.AllowSources, "allow-source", nil, "`CIDR` of addresses that a request may name as \"source\" (repeatable), as AllowedSources on AWS")
+	flags.IntVar(&o.WidestIPv4, "widest-source-ipv4", o.WidestIPv4, "shortest prefix `length` of an IPv4 source that a request may name")
+	flags.IntVar(&o.WidestIPv6, "widest-source-ipv6", o.WidestIPv6, "the same for IPv6")
 	flags.StringVar(&o.SSHAlgorithms, "ssh-algorithms", o.SSHAlgorithms, "`set` of algorithms that bastions offer: compatible, or strict, which some older clients lack")
 	flags.StringVar(&o.SlackSigningSecret, "slack-signing-secret", "", "testing only: also serve the Slack routes, for requests signed with this `secret`\n(see scripts/slack); messages to Slack are logged instead of sent")
 	return command
@@ -135,6 +140,9 @@ type Options struct {
 	Allow       []string      // CIDR, CIDR:PORT or CIDR:FROM-TO of real destinations, in addition to the private host
 	Log         *slog.Logger
 
+	AllowSources           []string // CIDRs of addresses that a request may name as source; nil for none
+	WidestIPv4, WidestIPv6 int      // the shortest prefix lengths of such sources
+
 	SSHAlgorithms string // see sshd.ParseAlgorithms
 
 	// SlackSigningSecret, if not empty, adds the Slack routes for requests that are
@@ -156,6 +164,9 @@ func Defaults() Options {
 		Idle:        15 * time.Minute,
 		ReapEvery:   time.Second,
 
+		WidestIPv4: 32,
+		WidestIPv6: 128,
+
 		SSHAlgorithms: string(sshd.Compatible),
 
 		Log: slog.New(slog.DiscardHandler),
@@ -168,6 +179,7 @@ type settings struct {
 	Options
 	listen     netip.AddrPort
 	allow      []bastion.DestinationRule
+	sources    []netip.Prefix // that requests may name
 	algorithms sshd.Algorithms
 	loopback   []netip.Prefix // the prefixes of allow that contain loopback addresses only
 }
@@ -192,6 +204,13 @@ func (o Options) check() (settings, error) {
 			s.loopback = append(s.loopback, rule.Prefix)
 		}
 	}
+	sources, wrong := config.ParseSources(strings.Join(o.AllowSources, ","))
+	for _, err := range wrong {
+		refuse(true, "--allow-source: %w", err)
+	}
+	s.sources = sources
+	refuse(o.WidestIPv4 < 8 || o.WidestIPv4 > 32, "--widest-source-ipv4 must be from 8 to 32, not %d", o.WidestIPv4)
+	refuse(o.WidestIPv6 < 32 || o.WidestIPv6 > 128, "--widest-source-ipv6 must be from 32 to 128, not %d", o.WidestIPv6)
 	s.algorithms, err = sshd.ParseAlgorithms(o.SSHAlgorithms)
 	refuse(err != nil, "--ssh-algorithms %w", err)
 	refuse(o.LaunchDelay < 0, "--launch-delay must be zero or more, not %s", o.LaunchDelay)
@@ -259,8 +278,9 @@ func (s settings) config(privateHost netip.Addr) bastion.Config {
 		AllowedDestinations: s.destinations(privateHost),
 		IPv4:                s.listen.Addr().Is4(),
 		IPv6:                s.listen.Addr().Is6(),
-		WidestIPv4:          32,
-		WidestIPv6:          128,
+		SourceOverride:      s.sources,
+		WidestIPv4:          s.WidestIPv4,
+		WidestIPv6:          s.WidestIPv6,
 		Quota:               bastion.Quota{PerOwner: 5, Total: 50},
 		Subnets:             []string{"subnet-local-a", "subnet-local-b"},
 		TaskDefinition:      "bastion-local:1",

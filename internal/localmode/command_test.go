@@ -26,6 +26,7 @@ func TestCheckListsAllProblems(t *testing.T) {
 	o.Listen, o.Allow = "0.0.0.0:1", []string{"10.1.2.3/8", "nas.lan", "192.168.0.0/16"}
 	o.LaunchDelay, o.DefaultTTL, o.Idle, o.ReapEvery = -time.Second, 0, -time.Minute, 0
 	o.SSHAlgorithms = "fips"
+	o.AllowSources, o.WidestIPv4, o.WidestIPv6 = []string{"127.0.0.1/8", "home"}, 33, 0
 	_, err := o.check()
 	if err == nil {
 		t.Fatal("no error")
@@ -35,6 +36,10 @@ func TestCheckListsAllProblems(t *testing.T) {
 		"--listen 0.0.0.0:1: local mode listens on loopback only",
 		"--allow: 10.1.2.3/8 has bits set after the prefix length: write 10.0.0.0/8",
 		`--allow: "nas.lan" is not CIDR, CIDR:PORT or CIDR:FROM-TO`,
+		"--allow-source: 127.0.0.1/8 has bits set after the prefix length: write 127.0.0.0/8",
+		`--allow-source: "home" is not a CIDR`,
+		"--widest-source-ipv4 must be from 8 to 32, not 33",
+		"--widest-source-ipv6 must be from 32 to 128, not 0",
 		"--launch-delay must be zero or more, not -1s",
 		"--default-ttl must be more than zero, not 0s",
 		"--idle must be zero (never) or more, not -1m0s",
@@ -44,8 +49,8 @@ func TestCheckListsAllProblems(t *testing.T) {
 			t.Errorf("missing: %s\nin: %v", want, err)
 		}
 	}
-	if got := strings.Count(err.Error(), "\n") + 1; got != 8 {
-		t.Errorf("%d problems, want 8:\n%v", got, err)
+	if got := strings.Count(err.Error(), "\n") + 1; got != 12 {
+		t.Errorf("%d problems, want 12:\n%v", got, err)
 	}
 }
 

@@ -58,6 +58,39 @@ func TestEachKeyIsAdmittedFromItsOwnAddress(t *testing.T) {
 	}
 }
 
+// One key comes from several addresses, which a request names.
+func TestSeveralSourcesOfOneKey(t *testing.T) {
+	f, laptop := start(t, func(o *Options) { o.AllowSources, o.WidestIPv4 = []string{"127.0.0.0/24"}, 30 }), sshclient.New(t)
+	key := strings.TrimSpace(laptop.AddKey("ed25519"))
+	named := `{"public_key": "` + key + `", "source": ["127.0.0.1", "127.0.0.9/30", "127.0.0.1/32"]}`
+	config := f.sshConfig(request{body: named})
+	want := []string{"127.0.0.1/32", "127.0.0.8/30"}
+	if got := admittedSources(f); !slices.Equal(got, want) {
+		t.Errorf("the group admits %v, want %v", got, want)
+	}
+	for from, admitted := range map[string]bool{"127.0.0.1": true, "127.0.0.8": true, "127.0.0.11": true, "127.0.0.12": false, "127.0.0.7": false} {
+		out, errs, err := laptop.Run("", laptop.SSH(config, "-b", from, "bastion-default", "status"))
+		if admitted != (err == nil) {
+			t.Errorf("from %s: %v: %s%s", from, err, out, errs)
+		}
+	}
+	for source, code := range map[string]string{
+		`"127.0.0.16/29"`: "source_too_wide",
+		`"127.0.1.1"`:     "source_not_allowed",
+		`["127.0.0.20","127.0.0.21","127.0.0.22","127.0.0.23","127.0.0.24","127.0.0.25"]`: "source_invalid",
+	} {
+		got := f.do(request{method: "POST", path: "/bastions", body: `{"source": ` + source + `}`})
+		if string(got.Code) != code {
+			t.Errorf("source %s: %s, want code %s", source, got.text, code)
+		}
+	}
+	// A request without sources keeps the list, and adds the caller.
+	f.create(request{from: "127.0.0.40"})
+	if got, want := admittedSources(f), []string{want[0], "127.0.0.40/32", want[1]}; !slices.Equal(got, want) {
+		t.Errorf("the group admits %v, want %v", got, want)
+	}
+}
+
 // admittedSources returns the sources that the only group admits.
 func admittedSources(f *fixture) []string {
 	var all []string
