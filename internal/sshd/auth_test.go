@@ -229,6 +229,9 @@ func TestPasswordsAreRefused(t *testing.T) {
 	if strings.Contains(l.text("error"), "hunter2") {
 		t.Errorf("the line has the password: %v", l)
 	}
+	if l.text("user") != "bastion" {
+		t.Errorf("the line has user %q, want bastion", l.text("user"))
+	}
 }
 
 // mismatchedSigner offers one key and signs with another.

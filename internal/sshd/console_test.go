@@ -1,9 +1,11 @@
 package sshd
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"strings"
 	"sync"
 	"testing"
@@ -467,4 +469,114 @@ func TestChangeOfTheWindowIsAccepted(t *testing.T) {
 	if accepted, err := console.session.SendRequest("window-change", true, ssh.Marshal(size)); err != nil || !accepted {
 		t.Errorf("accepted %t, error %v", accepted, err)
 	}
+}
+
+// memoryChannel is a session channel in memory.
+type memoryChannel struct {
+	ssh.Channel
+	io.Reader
+	output *strings.Builder
+}
+
+func (c memoryChannel) Read(b []byte) (int, error)  { return c.Reader.Read(b) }
+func (c memoryChannel) Write(b []byte) (int, error) { return c.output.Write(b) }
+
+// newTestSession returns a session in memory, and what it prints.
+func newTestSession(t *testing.T, input io.Reader) (*session, *strings.Builder) {
+	t.Helper()
+	cfg := Config{}.withDefaults()
+	hosts, err := newHostKeys(cfg.Rand)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newServer(cfg, slog.New(slog.DiscardHandler), hosts)
+	s.SetLease(bastion.Lease{BastionID: "b1"})
+	c := &connection{server: s, consoles: map[*console]struct{}{}}
+	c.ctx, c.cancel = context.WithCancelCause(s.ctx)
+	t.Cleanup(func() {
+		s.end(causeClientLeft)
+		c.helpers.Wait()
+		s.wg.Wait()
+	})
+	output := &strings.Builder{}
+	return &session{connection: c, channel: memoryChannel{Reader: input, output: output}}, output
+}
+
+// A connection remembers its open consoles only. A client can open and leave any number of
+// them one after another.
+func TestConsoleThatEndedIsForgotten(t *testing.T) {
+	for name, line := range map[string]string{"exit": "exit\n", "end of input": ""} {
+		t.Run(name, func(t *testing.T) {
+			input, client := io.Pipe()
+			s, _ := newTestSession(t, input)
+			open := func() int {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				return len(s.consoles)
+			}
+			ended := make(chan int)
+			go func() { ended <- newConsole(s).run(s.ctx, "") }()
+			if _, err := io.WriteString(client, "help\n"); err != nil {
+				t.Fatal(err)
+			}
+			if n := open(); n != 1 {
+				t.Errorf("%d consoles are open, want 1", n)
+			}
+			if _, err := io.WriteString(client, line); err != nil {
+				t.Fatal(err)
+			}
+			client.Close()
+			if status := <-ended; status != 0 {
+				t.Errorf("exit status %d, want 0", status)
+			}
+			if n := open(); n != 0 {
+				t.Errorf("%d consoles are open after the end, want 0", n)
+			}
+		})
+	}
+}
+
+func TestEndIsShownOnce(t *testing.T) {
+	for name, test := range map[string]struct {
+		why  *cause // nil if the connection continues
+		want string
+	}{
+		"connection continues": {nil, ""},
+		"client left":          {causeClientLeft, ""},
+		"key removed":          {causeKeyRemoved, "bastion: " + causeKeyRemoved.notice + "\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, output := newTestSession(t, strings.NewReader(""))
+			if test.why != nil {
+				s.end(test.why)
+			}
+			c := newConsole(s)
+			c.showEnd()
+			c.showEnd()
+			if got := output.String(); got != test.want {
+				t.Errorf("printed %q, want %q", got, test.want)
+			}
+		})
+	}
+}
+
+// The bastion ends while a console waits for the reply to its request.
+func TestConsoleThatWaitsForAReplyShowsTheEndOnce(t *testing.T) {
+	bubble(t, func(t *testing.T, r *fixture) {
+		r.run()
+		after(0)
+		console := r.console(r.dial(), false)
+		console.await("Commands:")
+		console.send("close\n")
+		after(time.Second)
+		if err := r.table.Write(func(l *bastion.Lease) { l.Open, l.EndReason = false, bastion.EndConsole }); err != nil {
+			t.Fatal(err)
+		}
+		if status := console.status(); status != 0 {
+			t.Errorf("exit status %d, want 0", status)
+		}
+		if n := strings.Count(console.text(), "bastion: "); n != 1 || !strings.Contains(console.text(), "from its console") {
+			t.Errorf("%d lines, want the reason once:\n%s", n, console.text())
+		}
+	})
 }

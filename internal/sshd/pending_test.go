@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -392,4 +393,85 @@ func TestClosedHandshakeSaysWhy(t *testing.T) {
 		t.Errorf("the first one received %q", got)
 	}
 	r.refusal(kindAuthentication, errEvicted.Error())
+}
+
+// preAuth is a connection in its authentication. It records the banners.
+type preAuth struct {
+	ssh.ServerPreAuthConn
+	banners []string
+}
+
+func (p *preAuth) SendAuthBanner(message string) error {
+	p.banners = append(p.banners, message)
+	return nil
+}
+
+// Each client learns why its connection is closed: before the key exchange with a message
+// that is not encrypted, then with a banner. The end of the bastion has no such message.
+func TestClosedConnectionIsToldWhy(t *testing.T) {
+	const evicted = "too many unauthenticated connections: this one was the oldest"
+	for _, test := range []struct {
+		reached stage
+		end     func(*connectionTable)
+		plain   string
+		banner  string
+	}{
+		{stageSilent, func(t *connectionTable) { after(10 * time.Second) }, "no key exchange within 10s", ""},
+		{stageSpeaking, func(t *connectionTable) { _ = t.begin(newPending()) }, evicted, ""},
+		{stageSigned, func(t *connectionTable) { _ = t.begin(newPending()) }, "", evicted},
+		{stageSigned, func(t *connectionTable) { after(2 * time.Minute) }, "", "not authenticated within 2m0s"},
+		{stageProved, func(t *connectionTable) { after(2 * time.Minute) }, "", "not authenticated within 2m0s"},
+		{stageSilent, (*connectionTable).close, "", ""},
+		{stageSigned, (*connectionTable).close, "", ""},
+		{stageSigned, func(t *connectionTable) { t.drain(time.Now()) }, "", ""},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			table, p, auth := newPendingTable(1).connectionTable, newPending(), &preAuth{}
+			defer table.close()
+			sent := p.conn.(memoryConn).out
+			if err := table.begin(p); err != nil {
+				t.Fatal(err)
+			}
+			if test.reached >= stageSigned {
+				p.setPreAuth(auth)
+				table.reach(p, stageSigned)
+			}
+			table.reach(p, test.reached)
+			test.end(table)
+			plain, _ := io.ReadAll(memoryConn{sent, newMemoryStream()})
+			if want := "bastion: " + test.plain + ". Connect again."; (len(plain) == 0) != (test.plain == "") || test.plain != "" && !strings.Contains(string(plain), want) {
+				t.Errorf("stage %d: received %q, want %q", test.reached, plain, test.plain)
+			}
+			var want []string
+			if test.banner != "" {
+				want = []string{"bastion: connection closed: " + test.banner + ". Connect again.\n"}
+			}
+			if !slices.Equal(auth.banners, want) {
+				t.Errorf("stage %d: banners %q, want %q", test.reached, auth.banners, want)
+			}
+		})
+	}
+}
+
+// A connection that was too late still has its place when a newcomer needs it.
+func TestLateConnectionMakesRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		table, p := newPendingTable(1).connectionTable, newPending()
+		defer table.close()
+		if err := table.begin(p); err != nil {
+			t.Fatal(err)
+		}
+		table.reach(p, stageSigned)
+		p.setPreAuth(&preAuth{})
+		after(2 * time.Minute)
+		if err := table.begin(newPending()); err != nil {
+			t.Fatal(err)
+		}
+		if err := table.giveUp(p); err == nil || err.Error() != "not authenticated within 2m0s" {
+			t.Errorf("the late connection was closed because of %v", err)
+		}
+		if n := len(table.pending); n != 1 {
+			t.Errorf("%d connections are pending, want the newcomer", n)
+		}
+	})
 }
