@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -27,8 +28,9 @@ const (
 	transferSize = 512 << 20
 	distantSize  = 64 << 20
 	oneWay       = 40 * time.Millisecond
-	connects     = 10 // in each round
-	idle         = 60 // connections
+	connects     = 10  // in each round
+	idle         = 200 // connections: with few, the garbage of the latest logins counts for much
+	idleRounds   = 3   // at most: each takes long, and they differ little
 )
 
 // The client's options. Our ssh_config block has the ciphers of stockFast.
@@ -46,6 +48,7 @@ func BenchmarkBesideSSHD(b *testing.B) {
 	if os.Getuid() != 0 {
 		b.Fatal("run it as root: sshd separates privileges, and has a mount namespace of its own")
 	}
+	dieWithParent(b)
 	c := &comparison{b: b, client: sshclient.New(b)}
 	c.key = c.client.AddKey("ed25519")
 	for which := range c.servers {
@@ -79,14 +82,14 @@ type row struct {
 	values     [2][]float64
 }
 
-// run adds a benchmark. Its rows contain the latest call only: the first call of a
-// benchmark has one round, which warms up.
-func (c *comparison) run(name string, rows []*row, round func(b *testing.B, which int) []float64) {
+// run adds a benchmark with a number of rounds at most. Its rows contain the latest call
+// only: the first call of a benchmark has one round, which warms up.
+func (c *comparison) run(name string, most int, rows []*row, round func(b *testing.B, which int) []float64) {
 	c.b.Run(strings.ReplaceAll(name, " ", "-"), func(b *testing.B) {
 		for _, r := range rows {
 			r.values = [2][]float64{}
 		}
-		for i := range b.N {
+		for i := range min(b.N, most) {
 			for turn := range c.servers {
 				which := (i + turn) % 2
 				for j, value := range round(b, which) {
@@ -120,7 +123,7 @@ func (c *comparison) transfer(name, forSSHD, forBastiond string, up, down float6
 			{name: title, unit: "MB/s", wanted: direction.wanted},
 			{name: "CPU for " + title, unit: "s/GB", less: true},
 		}
-		c.run(title, rows, func(b *testing.B, which int) []float64 {
+		c.run(title, math.MaxInt, rows, func(b *testing.B, which int) []float64 {
 			s := c.servers[which]
 			before := s.cpu(b)
 			took := direction.once(b, s, options[which])
@@ -209,8 +212,10 @@ func (c *comparison) ssh(s *server, option string, args ...string) *exec.Cmd {
 		return path
 	}
 	known := write("known_hosts", "server "+strings.Join(s.hostKeys, "\nserver ")+"\n")
-	return c.client.SSH(write("config", fmt.Sprintf("HostName 127.0.0.1\nPort %s\nUser bastion\n%s\n"+
+	cmd := c.client.SSH(write("config", fmt.Sprintf("HostName 127.0.0.1\nPort %s\nUser bastion\n%s\n"+
 		"HostKeyAlias server\nUserKnownHostsFile %s\nStrictHostKeyChecking yes\n", s.port, option, known)), args...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	return cmd
 }
 
 // connect measures the time from the start of ssh until the first byte of a destination
@@ -220,7 +225,7 @@ func (c *comparison) connect() {
 		{name: "time to connect", unit: "ms", wanted: 0.15, less: true},
 		{name: "CPU for a connection", unit: "ms", wanted: 0.12, less: true},
 	}
-	c.run("connect", rows, func(b *testing.B, which int) []float64 {
+	c.run("connect", math.MaxInt, rows, func(b *testing.B, which int) []float64 {
 		s := c.servers[which]
 		before := s.cpu(b)
 		var took []float64
@@ -239,7 +244,7 @@ func (c *comparison) connect() {
 // memory measures the memory of idle connections to a new server.
 func (c *comparison) memory() {
 	rows := []*row{{name: "memory for an idle connection", unit: "kB", wanted: 0.05, less: true}}
-	c.run("idle connections", rows, func(b *testing.B, which int) []float64 {
+	c.run("idle connections", idleRounds, rows, func(b *testing.B, which int) []float64 {
 		s := start[which](b, c.key)
 		before := s.memory(b)
 		for range idle {
@@ -268,7 +273,7 @@ func (c *comparison) distance() {
 	for which, s := range c.servers {
 		distant[which] = &server{port: delayed(c.b, s.port), hostKeys: s.hostKeys}
 	}
-	c.run("distance", rows, func(b *testing.B, which int) []float64 {
+	c.run("distance", math.MaxInt, rows, func(b *testing.B, which int) []float64 {
 		return []float64{distantSize / c.upload(b, distant[which], aes128, file, distantSize).Seconds() / 1e6}
 	})
 }

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
+	"golang.org/x/sys/unix"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 	"github.com/bastion-on-demand/bastion/internal/leasefile"
@@ -29,6 +30,14 @@ type server struct {
 	pid      int
 	port     string
 	hostKeys []string // as in a .pub file
+}
+
+// dieWithParent lets this process end when go test is killed. Servers and clients end with
+// this process in the same way, so that nothing keeps running.
+func dieWithParent(b *testing.B) {
+	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(syscall.SIGKILL), 0, 0, 0); err != nil {
+		b.Fatal(err)
+	}
 }
 
 // start returns a new sshd or a new bastiond, which runs until the benchmark ends.
@@ -74,7 +83,7 @@ func startSSHD(b *testing.B, key string) *server {
 	cmd := exec.Command("sh", "-c", script, "sh", users, program, filepath.Join(dir, "log"), write("config", config.String()))
 	cmd.Env = append(os.Environ(), "LD_LIBRARY_PATH="+libraries[0])
 	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
 	return started(b, cmd, port, hostKeys)
 }
 
@@ -98,6 +107,7 @@ func startBastiond(b *testing.B, key string) *server {
 	cmd := exec.Command(program(b), "--lease", string(dir), "--listen", "127.0.0.1:"+port, "--poll", "3s", "--allow-loopback", "127.0.0.1/32")
 	cmd.Stdout = log
 	cmd.Env = append(os.Environ(), taskEnvironment(b)...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	s := started(b, cmd, port, nil)
 	ready(b, dir)
 	report, err := dir.Reported()

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -105,6 +106,37 @@ func TestTaskDefinition(t *testing.T) {
 	}
 	if drop := at(container, "LinuxParameters", "Capabilities", "Drop"); !reflect.DeepEqual(drop, []any{"ALL"}) {
 		t.Errorf("the container keeps capabilities: %v", drop)
+	}
+}
+
+// Go's memory limit and its number of threads belong to the Memory and the Cpu of the task.
+// After a change, TestStuckUploadsUseLimitedMemory of bastiond measures how much memory it
+// needs with these variables.
+func TestCollectorFollowsMemoryOfTheTask(t *testing.T) {
+	p := deploy(t).properties(t, "TaskDefinition")
+	number := func(v any) int {
+		t.Helper()
+		n, err := strconv.Atoi(v.(string))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	memory, cpu := number(p["Memory"]), number(p["Cpu"])
+	want := map[string]string{
+		// Three eighths for Go. The kernel's buffers of sockets and the log driver need the
+		// rest, and Go may exceed its limit while more than that is in use.
+		"GOMEMLIMIT": fmt.Sprintf("%dMiB", memory*3/8),
+		"GOMAXPROCS": strconv.Itoa((cpu + 1023) / 1024), // 1,024 units are one vCPU
+	}
+	got := map[string]string{}
+	for _, variable := range p["ContainerDefinitions"].([]any)[0].(object)["Environment"].([]any) {
+		if name := at(variable, "Name").(string); want[name] != "" {
+			got[name] = at(variable, "Value").(string)
+		}
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("for a Memory of %d and a Cpu of %d, the container has %v, want %v", memory, cpu, got, want)
 	}
 }
 
