@@ -126,6 +126,11 @@ func TestWrongKeysGetOneBanner(t *testing.T) {
 	if want := []string{r.skipped(first.PublicKey())}; !slices.Equal(*shown, want) {
 		t.Errorf("banners %q, want %q", *shown, want)
 	}
+	// The line lists all keys once, and has the library's last error only.
+	l := r.refusal(kindAuthentication, "is not admitted")
+	if n := strings.Count(l.text("keys_refused"), "SHA256:"); n != 3 || strings.Contains(l.text("error"), ssh.FingerprintSHA256(first.PublicKey())) {
+		t.Errorf("%d refused keys, want 3; error %q", n, l.text("error"))
+	}
 }
 
 // skipped returns the banner that a client gets whose first key is not the owner's.

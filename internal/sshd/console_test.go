@@ -580,3 +580,21 @@ func TestConsoleThatWaitsForAReplyShowsTheEndOnce(t *testing.T) {
 		}
 	})
 }
+
+func TestSizesOfTheTerminal(t *testing.T) {
+	s := &session{sizes: make(chan size, 1)}
+	for _, test := range []struct {
+		width, height uint32
+		want          size
+	}{
+		{100, 50, size{100, 50}}, {1, 1, size{1, 1}},
+		{0, 0, size{80, 24}}, {0, 50, size{80, 24}}, {100, 0, size{80, 24}},
+		{1 << 31, 1 << 31, size{1000, 1000}},
+	} {
+		s.resize(7, 7) // is replaced
+		s.resize(test.width, test.height)
+		if got := <-s.sizes; got != test.want {
+			t.Errorf("%d by %d: %v, want %v", test.width, test.height, got, test.want)
+		}
+	}
+}

@@ -2,6 +2,7 @@ package sshd
 
 import (
 	"bufio"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -474,4 +475,52 @@ func TestLateConnectionMakesRoom(t *testing.T) {
 			t.Errorf("%d connections are pending, want the newcomer", n)
 		}
 	})
+}
+
+// A client that has sent something keeps its place longer than one that has sent nothing,
+// also when the server has read what it sent.
+func TestClientThatHasSentSomethingKeepsItsPlace(t *testing.T) {
+	bubble(t, func(t *testing.T, r *fixture) {
+		r.cfg.Limits.Handshakes = 2
+		r.run()
+		after(0)
+		var conns []net.Conn
+		for _, sent := range []string{"SSH-2.0-test\r\n", "", ""} {
+			conn, err := r.connect()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			if _, err := io.WriteString(conn, sent); err != nil {
+				t.Fatal(err)
+			}
+			after(2 * time.Second)
+			conns = append(conns, conn)
+		}
+		for i, evicted := range []bool{false, true, false} {
+			if _, err := conns[i].Write([]byte{0}); (err != nil) != evicted {
+				t.Errorf("writing to connection %d returns %v", i, err)
+			}
+		}
+	})
+}
+
+// A packet's length is a multiple of eight, and its padding has between 4 and 255 bytes
+// (RFC 4253, section 6).
+func TestDisconnectIsAPacket(t *testing.T) {
+	for n := range 32 {
+		why := errors.New(strings.Repeat("x", n))
+		packet := disconnect(why)
+		length, padding := int(binary.BigEndian.Uint32(packet)), int(packet[4])
+		if len(packet)%8 != 0 || length != len(packet)-4 || padding < 4 || padding > 11 {
+			t.Fatalf("packet of %d bytes with length %d and padding %d", len(packet), length, padding)
+		}
+		var message struct {
+			Reason        uint32 `sshtype:"1"`
+			Text, English string
+		}
+		if err := ssh.Unmarshal(packet[5:len(packet)-padding], &message); err != nil || message.Reason != 12 || message.Text != fmt.Sprintf("bastion: %v. Connect again.", why) {
+			t.Errorf("message %+v, error %v", message, err)
+		}
+	}
 }
