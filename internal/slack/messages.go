@@ -323,14 +323,18 @@ func details(b Bastion) []string {
 func addressesOf(b Bastion, key string) string {
 	for _, a := range b.Admissions {
 		if a.Key == key {
-			var all []string
-			for _, source := range a.Sources {
-				all = append(all, addressOnly(source))
-			}
-			return strings.Join(all, ", ")
+			return addresses(a.Sources)
 		}
 	}
 	return addressOnly(b.Source) // an earlier version of the API returns no admissions
+}
+
+func addresses(sources []string) string {
+	var all []string
+	for _, source := range sources {
+		all = append(all, addressOnly(source))
+	}
+	return strings.Join(all, ", ")
 }
 
 // addressOnly returns a source as people write it: a single address without /32 or /128,

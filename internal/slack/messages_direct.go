@@ -117,7 +117,7 @@ func receiptLines(r Receipt, b Bastion) []string {
 	ran := max(0, r.EndedAt.Sub(r.StartedAt))
 	lines := []string{
 		"Ran for: " + inWords(ran),
-		"From: " + addressOnly(b.Source),
+		"From: " + cmp.Or(addresses(b.Sources), addressOnly(b.Source)),
 		fmt.Sprintf("Usage: %s, %s, %s", counted(int64(r.Connections), "login"), counted(int64(r.Forwards), "forwarded connection"), counted(int64(r.Refusals), "refused request")),
 		"Destinations: " + destinations(r),
 		fmt.Sprintf("Traffic: %s from you, %s to you", size(r.BytesIn), size(r.BytesOut)),

@@ -558,3 +558,11 @@ func TestReceiptCountsUnnamedDestinations(t *testing.T) {
 		t.Errorf("destinations %q", got)
 	}
 }
+
+func TestReceiptNamesAllSources(t *testing.T) {
+	b := closedBastion()
+	b.Source, b.Sources = "192.0.2.7/32", []string{"192.0.2.7/32", "198.51.100.0/28", "2001:db8::7/128"}
+	if lines, want := receiptLines(*aReceipt(), *b), "From: 192.0.2.7, 198.51.100.0/28, 2001:db8::7"; !slices.Contains(lines, want) {
+		t.Errorf("receipt %q, want the line %q", lines, want)
+	}
+}
