@@ -131,7 +131,9 @@ func TestOnMoto(t *testing.T) {
 	m := startMoto(t)
 	t.Run("Groups", func(t *testing.T) {
 		cloudtest.Groups(t, func(t *testing.T) cloudtest.GroupsHarness {
-			return cloudtest.GroupsHarness{Groups: m.groups(), Patience: 2 * time.Minute,
+			groups := m.groups()
+			groups.stack.WidestIPv4, groups.stack.WidestIPv6 = 28, 64
+			return cloudtest.GroupsHarness{Groups: groups, Patience: 2 * time.Minute,
 				Unsupported: cloudtest.Unsupported{Emulator: "moto", Cases: map[string]string{
 					"a group in use cannot be deleted":                 "it deletes groups in use",
 					"a refused call has no effect and can be repeated": "it has no quota that a test can change",

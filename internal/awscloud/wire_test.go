@@ -135,6 +135,7 @@ const wireTimeout = 10 * time.Second
 func TestGroupsConformOverHTTP(t *testing.T) {
 	cloudtest.Groups(t, func(t *testing.T) cloudtest.GroupsHarness {
 		w := slowWire(t)
+		w.groups.stack.WidestIPv4, w.groups.stack.WidestIPv6 = 28, 64
 		return cloudtest.GroupsHarness{Groups: w.groups, Patience: wireTimeout, Occupy: w.occupy,
 			Refuse: func() { w.cloud.RefuseGroups(1) }}
 	})

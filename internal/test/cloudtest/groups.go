@@ -14,6 +14,7 @@ import (
 
 // GroupsHarness is one cloud for the suite of bastion.Groups.
 type GroupsHarness struct {
+	// Groups allows sources of at most /28 in IPv4 and /64 in IPv6.
 	Groups bastion.Groups
 	// Patience is how long reads can be stale.
 	Patience time.Duration
@@ -49,6 +50,8 @@ var (
 	sourceV4 = netip.MustParsePrefix("192.0.2.7/32")
 	sourceV6 = netip.MustParsePrefix("2001:db8::7/128")
 	another  = netip.MustParsePrefix("192.0.2.8/32")
+	prefixV4 = netip.MustParsePrefix("192.0.2.0/28")  // contains sourceV4
+	prefixV6 = netip.MustParsePrefix("2001:db8::/64") // contains sourceV6
 )
 
 // unknownGroup is a well-formed ID that no group has.
@@ -170,6 +173,21 @@ var groupCases = []groupCase{
 			noError(t, h.Groups.Revoke(t.Context(), g.ID, rule))
 		}
 		h.until(t, id, g.ID, func(g bastion.Group) bool { return admits(g, sourceV6) && len(g.Egress) == 0 })
+	}},
+	{"a prefix is a rule of its own, beside the addresses in it", func(t *testing.T, h GroupsHarness) {
+		id := newID()
+		g := h.create(t, id)
+		all := []netip.Prefix{prefixV4, prefixV6, sourceV4, sourceV6}
+		for _, source := range slices.Concat(all, all) {
+			h.retry(t, func(ctx context.Context) error { return h.Groups.Authorize(ctx, g.ID, source) })
+		}
+		g = h.until(t, id, g.ID, func(g bastion.Group) bool { return admits(g, all...) })
+		for _, rule := range g.Ingress {
+			if !rule.Source.IsSingleIP() {
+				noError(t, h.Groups.Revoke(t.Context(), g.ID, rule))
+			}
+		}
+		h.until(t, id, g.ID, func(g bastion.Group) bool { return admits(g, sourceV4, sourceV6) })
 	}},
 	{"a deleted group is gone and can be created again", func(t *testing.T, h GroupsHarness) {
 		id := newID()

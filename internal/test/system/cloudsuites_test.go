@@ -39,7 +39,9 @@ func connectThroughProxy(t *testing.T, f *fargate) awscloud.Ports {
 	} {
 		t.Setenv(name, value)
 	}
-	ports, err := awscloud.Connect(t.Context(), f.stackConfig(), awscloud.Tables{}, awscloud.Transport{Pacer: awscloud.NewPacer()})
+	stack := f.stackConfig()
+	stack.WidestIPv4, stack.WidestIPv6 = 28, 64
+	ports, err := awscloud.Connect(t.Context(), stack, awscloud.Tables{}, awscloud.Transport{Pacer: awscloud.NewPacer()})
 	if err != nil {
 		t.Fatal(err)
 	}
