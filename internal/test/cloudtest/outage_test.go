@@ -232,8 +232,9 @@ func (w *world) record(id string) bastion.Record {
 	return bastion.Record{}
 }
 
-// wantOneOfEach checks that no bastion has two live tasks or two groups, and that no
-// group admits an address that nobody requested.
+// wantOneOfEach checks that no bastion has two live tasks or two groups, that no group
+// admits an address that nobody requested, and that the second key does not get in from
+// the address of the first one, although the group can admit this address.
 func (w *world) wantOneOfEach(what string) {
 	w.t.Helper()
 	inv := w.cloud.Inventory()
@@ -246,6 +247,9 @@ func (w *world) wantOneOfEach(what string) {
 	for _, group := range inv.Groups {
 		if groups[group.BastionID]++; groups[group.BastionID] > 1 {
 			w.t.Errorf("%s: two groups of %s", what, group.BastionID)
+		}
+		if w.getsIn(group.BastionID, keyB, home) {
+			w.t.Errorf("%s: %s lets the second key in from home, although no request has named that", what, group.BastionID)
 		}
 		for _, rule := range group.Ingress {
 			if !slices.Contains(operationSources, rule.Source) {
@@ -411,7 +415,7 @@ var happenings = []happening{
 		s.Create(ctx, bastion.CreateRequest{Caller: alice(travel), Wait: 10 * time.Second})
 	}},
 	{"new key", false, func(ctx context.Context, s *bastion.Service, _ *world) {
-		s.Create(ctx, bastion.CreateRequest{Caller: alice(home), Key: keyB, Wait: 10 * time.Second})
+		s.Create(ctx, bastion.CreateRequest{Caller: alice(travel), Key: keyB, Wait: 10 * time.Second})
 	}},
 	{"extend", false, func(ctx context.Context, s *bastion.Service, w *world) {
 		s.Extend(ctx, alice(home), w.only().ID, 10*time.Hour, 10*time.Second)

@@ -183,6 +183,35 @@ func ingressOf(group localcloud.GroupState) (sources []netip.Prefix) {
 	return sources
 }
 
+// getsIn reports whether a client with this key can log in to the bastion from this
+// address: the group admits the address, and a task the key from there.
+func (w *world) getsIn(id string, key bastion.Key, from netip.Addr) bool {
+	inv := w.cloud.Inventory()
+	reachable := slices.ContainsFunc(inv.Groups, func(g localcloud.GroupState) bool {
+		return g.BastionID == id && slices.ContainsFunc(g.Ingress, func(r bastion.Rule) bool { return r.Source.Contains(from) })
+	})
+	return reachable && slices.ContainsFunc(inv.Live(), func(task bastion.Task) bool {
+		server := w.runner.Server(task.ID)
+		return task.BastionID == id && server != nil && server.Admits(key, from)
+	})
+}
+
+// auditAccess compares the clients that get in with those that the intent names.
+func (w *world) auditAccess(rec bastion.Record) (wrong []error) {
+	all := rec.Intent.Admissions()
+	for _, key := range append([]bastion.Key{keyA, keyB}, rec.Intent.Keys...) {
+		for _, source := range append(rec.Intent.Sources(), operationSources...) {
+			named := slices.ContainsFunc(all, func(a bastion.Admission) bool {
+				return a.Key == key && slices.ContainsFunc(a.Sources, func(p netip.Prefix) bool { return p.Contains(source.Addr()) })
+			})
+			if got := w.getsIn(rec.ID, key, source.Addr()); got != named {
+				wrong = append(wrong, fmt.Errorf("open %s lets key %s in from %s: %t, but the intent is %+v", rec.ID, key.Fingerprint(), source.Addr(), got, all))
+			}
+		}
+	}
+	return wrong
+}
+
 // audit compares tasks, groups and leases with the records, and returns each
 // difference. Every record must be settled.
 func (w *world) audit() []error {
@@ -236,6 +265,7 @@ func (w *world) audit() []error {
 			!reflect.DeepEqual(item.Lease.Admissions(), rec.Intent.Admissions()) || !item.Lease.Deadline.Equal(rec.Intent.Deadline):
 			report("open %s has the intent %+v, and its lease is %+v", rec.ID, rec.Intent, item)
 		}
+		wrong = append(wrong, w.auditAccess(rec)...)
 	}
 	for id := range tasks {
 		report("orphan task of %s", id)

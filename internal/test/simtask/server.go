@@ -1,6 +1,7 @@
 package simtask
 
 import (
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -11,7 +12,8 @@ import (
 
 // Server is a [leaseloop.Server] in memory. A test opens and closes its connections with
 // Begin, Enter and Leave. Handshakes wait, are drained and enter as in package sshd. A
-// connection has all keys of the lease in force when it enters.
+// connection has all keys of the lease in force when it enters, and no address. Admits
+// tells which key is admitted from which address.
 type Server struct {
 	ListenError error // what Listen returns
 
@@ -131,6 +133,16 @@ func (s *Server) drop(match func(*Conn) bool) (dropped int) {
 		s.lastUse = time.Now()
 	}
 	return before - len(s.open)
+}
+
+// Admits reports whether a client with this key can log in from this address: the server
+// listens, and the lease in force admits the key from there.
+func (s *Server) Admits(key bastion.Key, from netip.Addr) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.listening && !s.closed && slices.ContainsFunc(s.lease.Admissions(), func(a bastion.Admission) bool {
+		return a.Key == key && slices.ContainsFunc(a.Sources, func(p netip.Prefix) bool { return p.Contains(from) })
+	})
 }
 
 // Use makes the server have n open connections. It reports whether it has.
