@@ -118,7 +118,7 @@ func admissionsAfter(before []Admission, req CreateRequest) (all []Admission, so
 			}
 		}
 		return nil, source, Errorf(CodeKeyRequired, "This bastion admits %d keys (%s), none of them from %s. Send the public key that you connect with.",
-			len(before), fingerprints(before), list(req.wanted()))
+			len(before), fingerprints(before), listAll(req.wanted()))
 	}
 	changed := Admission{Key: key}
 	at := indexOfKey(before, key)
@@ -208,6 +208,14 @@ func list(sources []netip.Prefix) string {
 		texts = append(texts, SourceText(source))
 	}
 	return strings.Join(texts, ", ")
+}
+
+// listAll returns the sources as text, which says of several that all are meant together.
+func listAll(sources []netip.Prefix) string {
+	if len(sources) == 1 {
+		return list(sources)
+	}
+	return "all of " + list(sources)
 }
 
 // SourceText returns a source as people write it: an address, or a prefix.

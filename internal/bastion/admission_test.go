@@ -138,6 +138,22 @@ func TestRequestsChangeKeysAndSources(t *testing.T) {
 	}
 }
 
+// The sources of a request without a key can be those of two keys. The message must not deny
+// that each of them is admitted.
+func TestRefusalSaysThatAllSourcesAreMeant(t *testing.T) {
+	for request, want := range map[string]string{
+		"-@3":   "none of them from 192.0.2.3. ",
+		"-=1,2": "none of them from all of 192.0.2.1, 192.0.2.2. ",
+	} {
+		var intent Intent
+		intent.admit([]Admission{{testKey("a"), testSources("1"), false}, {testKey("b"), testSources("2"), false}}, testSources("1")[0])
+		_, _, err := intent.readmit(testRequest(request))
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", request, err, want)
+		}
+	}
+}
+
 // A caller in a named prefix is admitted already, and the first source is that prefix.
 func TestCallerInANamedPrefixIsAdmitted(t *testing.T) {
 	network := netip.MustParsePrefix("192.0.2.0/28")
