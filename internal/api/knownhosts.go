@@ -12,10 +12,10 @@ const KnownHostsPrefix = "# known_hosts: "
 // Windows has neither /usr/bin/env nor printf, and Termux has both in another folder.
 // asyncssh, paramiko and JSch read files like FILE.plain.conf and FILE.known_hosts, and
 // ignore KnownHostsCommand. In Windows PowerShell, > would write UTF-16.
-const withoutCommand = `# OpenSSH before 8.5, OpenSSH for Windows, libraries such as asyncssh, and systems without
-# /usr/bin/env (such as Termux) cannot use KnownHostsCommand below. For them, write the host
-# keys to a file: run two commands in the folder of FILE.conf, and then use
-# FILE.plain.conf in place of FILE.conf. In a shell:
+const withoutCommand = `# Skip these comments unless you use OpenSSH before 8.5, OpenSSH for Windows, Termux or a
+# library such as asyncssh. These cannot use KnownHostsCommand: in the folder of FILE.conf,
+# run two commands, which write the host keys to a file, and then use FILE.plain.conf in
+# place of FILE.conf. In a shell:
 #   sed -n 's/^# known_hosts: //p' FILE.conf > FILE.known_hosts
 #   sed 's/^ *KnownHostsCommand .*/  UserKnownHostsFile FILE.known_hosts/' FILE.conf > FILE.plain.conf
 # In Windows PowerShell:

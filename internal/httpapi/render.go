@@ -83,6 +83,7 @@ func (h *handler) text(caller bastion.Caller, res result) []byte {
 	if len(ready) > 0 {
 		b.WriteByte('\n')
 		h.explain(&b, ready)
+		b.WriteByte('\n')
 		b.WriteString(sshConfig(fileName(ready...), ready, h.Targets))
 	}
 	return []byte(b.String())

@@ -163,7 +163,7 @@ func TestStatusPageOfReady(t *testing.T) {
 	b := newVisitor(app, homeV4).open(path)
 	for _, words := range []string{
 		"Bastion default is ready", "Host bastion-default", "ssh -F bastion-default.conf -J bastion-default app.internal",
-		"Ready. You can connect now.", "If you use Windows, OpenSSH before 8.5 or an SSH library, follow the comments at the start of the file.", "Download bastion-default.conf", "cat > bastion-default.conf <<'EOF' # OpenSSH before 8.5", "EOF", pageConsole,
+		"Ready. You can connect now.", "If you use Windows, OpenSSH before 8.5 or an SSH library, follow the comments at the start of the file.", "Download bastion-default.conf", "cat > bastion-default.conf <<'EOF' # Skip these comments unless you use OpenSSH before 8.5", "EOF", pageConsole,
 		"Open until 1 Mar 2026, 14:00 UTC", "Address 203.0.113.7 (IPv4)", "SSH key " + pagePrint,
 	} {
 		if !strings.Contains(b.text(), strings.Join(strings.Fields(words), " ")) {
