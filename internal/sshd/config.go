@@ -110,7 +110,7 @@ type Timing struct {
 	// questions about the host key and its passphrase in this time.
 	Handshake time.Duration
 	Keepalive time.Duration // between keepalives; 15 s
-	Silence   time.Duration // how long a client may send nothing until it counts as dead; 15 min
+	Silence   time.Duration // how long a client may send nothing until it counts as dead; DefaultSilence
 	Reply     time.Duration // how long a console waits for the reply to its request; 20 s
 
 	Resolve time.Duration // one look-up; 5 s
@@ -120,11 +120,19 @@ type Timing struct {
 	Grace   time.Duration // when a connection must end: for its channels to close, then again for the client to close it; 1 s
 }
 
+// The defaults of the limits that operators can change. template.yaml has the same ones.
+const (
+	DefaultHandshakes  = 400
+	DefaultConnections = 250
+	DefaultChannels    = 250
+	DefaultSilence     = 15 * time.Minute
+)
+
 // Limits bounds what the server accepts. Each refusal by a limit is audited.
 type Limits struct {
-	Handshakes  int // connections that have not authenticated; 400
-	Connections int // authenticated connections; 250
-	Channels    int // forwards and sessions of one connection; 250
+	Handshakes  int // connections that have not authenticated; DefaultHandshakes
+	Connections int // authenticated connections; DefaultConnections
+	Channels    int // forwards and sessions of one connection; DefaultChannels
 	// Undelivered is the number of bytes that clients have sent and destinations have not
 	// read, above which connections are not read any more; 64 MiB. With the share that
 	// each connection has in any case, all of them can hold twice as much. The memory in
@@ -159,7 +167,7 @@ func (t Timing) withDefaults() Timing {
 		KeyExchange: cmp.Or(t.KeyExchange, 10*time.Second),
 		Handshake:   cmp.Or(t.Handshake, 2*time.Minute),
 		Keepalive:   cmp.Or(t.Keepalive, 15*time.Second),
-		Silence:     cmp.Or(t.Silence, 15*time.Minute),
+		Silence:     cmp.Or(t.Silence, DefaultSilence),
 		Reply:       cmp.Or(t.Reply, 20*time.Second),
 		Resolve:     cmp.Or(t.Resolve, 5*time.Second),
 		Dial:        cmp.Or(t.Dial, 10*time.Second),
@@ -171,9 +179,9 @@ func (t Timing) withDefaults() Timing {
 
 func (l Limits) withDefaults() Limits {
 	return Limits{
-		Handshakes:   cmp.Or(l.Handshakes, 400),
-		Connections:  cmp.Or(l.Connections, 250),
-		Channels:     cmp.Or(l.Channels, 250),
+		Handshakes:   cmp.Or(l.Handshakes, DefaultHandshakes),
+		Connections:  cmp.Or(l.Connections, DefaultConnections),
+		Channels:     cmp.Or(l.Channels, DefaultChannels),
 		Undelivered:  cmp.Or(l.Undelivered, 64<<20),
 		AuthAttempts: cmp.Or(l.AuthAttempts, 64),
 	}

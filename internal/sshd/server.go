@@ -297,10 +297,9 @@ func discardAll(channels <-chan ssh.NewChannel, requests <-chan *ssh.Request) {
 	<-closed
 }
 
-// sourceOf returns a client's address without the port, as a text and in the form in which
-// sources are compared with it: an IPv4 address, or an IPv6 address without a zone, which
-// names an interface of this machine. If there is no address, it is not valid, and no
-// source contains it.
+// sourceOf returns a client's address without the port: as a text, and without the zone of
+// an IPv6 address, because no source contains an address with a zone. If there is no
+// address, the second result is not valid, and no source contains it.
 func sourceOf(conn net.Conn) (string, netip.Addr) {
 	remote := conn.RemoteAddr().String()
 	address, err := netip.ParseAddrPort(remote)

@@ -178,10 +178,14 @@ func TestAlgorithmsOfTheSSHServer(t *testing.T) {
 func TestLimitsOfTheSSHServer(t *testing.T) {
 	parameters := []string{"SshHandshakes", "SshConnections", "SshChannels", "SshSilenceMinutes"}
 	names := []string{"BASTIOND_SSH_HANDSHAKES", "BASTIOND_SSH_CONNECTIONS", "BASTIOND_SSH_CHANNELS", "BASTIOND_SSH_SILENCE_MINUTES"}
-	for _, values := range [][]string{{"400", "250", "250", "15"}, {"401", "251", "252", "16"}} {
+	var defaults []string
+	for _, value := range []int{sshd.DefaultHandshakes, sshd.DefaultConnections, sshd.DefaultChannels, int(sshd.DefaultSilence.Minutes())} {
+		defaults = append(defaults, strconv.Itoa(value))
+	}
+	for _, values := range [][]string{defaults, {"401", "251", "252", "16"}} {
 		var set []string
 		for i, parameter := range parameters {
-			if values[0] != "400" { // the defaults
+			if values[i] != defaults[i] {
 				set = append(set, parameter, values[i])
 			}
 		}
