@@ -173,7 +173,7 @@ func (s *Service) checkFamily(source netip.Prefix) error {
 
 // sourceNotAllowed returns the error for a source that callers may not name.
 func (s *Service) sourceNotAllowed(source netip.Prefix) error {
-	next := "Leave it out to use the address you connect from."
+	next := "Leave the field out to use the address that you call from, or ask your operator to allow it."
 	if s.Config.RequireSource {
 		next = "Name another one, or ask your operator to allow it."
 	}

@@ -18,7 +18,7 @@ func TestRefusedSourceMessageNamesTheNextStep(t *testing.T) {
 		code   Code
 		next   string
 	}{
-		{"not allowed, public bastions", both, "10.1.2.3/32", "192.0.2.1", CodeSourceNotAllowed, "Leave it out"},
+		{"not allowed, public bastions", both, "10.1.2.3/32", "192.0.2.1", CodeSourceNotAllowed, "Leave the field out"},
 		{"not allowed, private bastions", private, "10.1.2.3/32", "192.0.2.1", CodeSourceNotAllowed, "Name another one"},
 		{"left out, private bastions", private, "", "192.0.2.1", CodeSourceRequired, "Name the private address"},
 		{"IPv6 caller, IPv4 bastions", Config{IPv4: true}, "", "2001:db8::1", CodeSourceFamily, "curl -4"},

@@ -222,6 +222,14 @@ func severalKeys() bastion.Record {
 	return rec
 }
 
+// severalSources returns a ready bastion with one key, for which two sources were named.
+func severalSources() bastion.Record {
+	rec := ready()
+	rec.Intent.KeySources = []bastion.KeySources{{Prefixes: []netip.Prefix{rec.Intent.Source, netip.MustParsePrefix("198.51.100.0/28")}, Named: true}}
+	rec.Group.Ingress, rec.Group.MoreIngress = netip.MustParsePrefix("198.51.100.0/28"), []netip.Prefix{rec.Intent.Source}
+	return rec
+}
+
 // justSeen returns a bastion that was seen ready a second before the request.
 func justSeen() bastion.Record {
 	rec := ready()

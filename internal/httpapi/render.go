@@ -132,7 +132,7 @@ func (h *handler) describe(b *strings.Builder, rec bastion.Record) {
 func describeAccess(b *strings.Builder, rec bastion.Record) {
 	all := rec.Intent.Admissions()
 	head := fmt.Sprintf("id %s, owner %s", rec.ID, rec.Owner)
-	if len(all) == 1 {
+	if len(all) == 1 && len(all[0].Sources) == 1 {
 		comment(b, "%s, source %s, key %s", head, sourceTexts(all[0].Sources), all[0].Key.Fingerprint())
 		return
 	}

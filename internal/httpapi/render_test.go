@@ -51,6 +51,7 @@ func TestGoldenResponses(t *testing.T) {
 		"ready":             {[]bastion.Record{ready()}, nil},
 		"ready-with-target": {[]bastion.Record{ready()}, []httpapi.Target{privateHost}},
 		"ready-ipv6":        {[]bastion.Record{six}, nil},
+		"ready-two-sources": {[]bastion.Record{severalSources()}, nil},
 		"ready-two-keys":    {[]bastion.Record{severalKeys()}, nil},
 		"ready-port-22":     {[]bastion.Record{second}, nil},
 		"closing":           {[]bastion.Record{closing(bastion.EndIdle)}, nil},

@@ -205,7 +205,7 @@ func readField(dec *json.Decoder, fields map[string]field, name string, known []
 	}
 	read, wrong := fieldOf(name, value)
 	if wrong != "" {
-		return bastion.Errorf(CodeFieldInvalid, "The field %s must be %s, or leave the field out.", name, wrong)
+		return bastion.Errorf(CodeFieldInvalid, "The field %s must be %s. Correct it, or leave it out.", name, wrong)
 	}
 	fields[name] = read
 	return nil

@@ -314,7 +314,7 @@ func TestProblemsNameWhatIsWrong(t *testing.T) {
 		`{"ttl": "abc"}`:                            `"abc"`,
 		`{"source": ["10.0.0.1", "10.0.0.0/0"]}`:    `"10.0.0.0/0"`,
 		`{"source": [true]}`:                        "quote each address",
-		`{"only_key": "yes"}`:                       "without quotes",
+		`{"only_key": "yes"}`:                       "without quotes. Correct it, or leave it out.",
 		`{"` + strings.Repeat("é", 100) + `": "x"}`: `"` + strings.Repeat("é", 40) + `…"`,
 		"{\"\\u001b[2J\": \"x\"}":                   `"\x1b[2J"`,
 	} {
