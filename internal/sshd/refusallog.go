@@ -26,7 +26,6 @@ type refusalLog struct {
 	written  int         // refusals with a line of their own
 	withheld int         // refusals since the last line
 	latest   []slog.Attr // of the latest of them
-	ended    bool
 }
 
 // add adds a refusal.
@@ -48,9 +47,6 @@ func (l *refusalLog) add(attrs []slog.Attr) {
 func (l *refusalLog) tick() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.ended {
-		return
-	}
 	if l.withheld == 0 {
 		l.timer, l.written = nil, 0
 		return
@@ -63,7 +59,6 @@ func (l *refusalLog) tick() {
 func (l *refusalLog) end() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.ended = true
 	if l.timer != nil {
 		l.timer.Stop()
 	}

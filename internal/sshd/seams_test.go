@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -142,10 +143,11 @@ func TestDialEndsWithItsClient(t *testing.T) {
 			close(stopped)
 			return nil, ctx.Err()
 		})
+		r.resolver.results["db.internal"] = [][]netip.Addr{addrs("10.0.0.1", "10.0.0.2")}
 		r.run()
 		after(0)
 		client := r.dial()
-		go func() { _, _ = client.Dial("tcp", "10.0.0.1:7") }()
+		go func() { _, _ = client.Dial("tcp", "db.internal:7") }()
 		<-dialing
 		began := time.Now()
 		client.Close()
@@ -154,6 +156,9 @@ func TestDialEndsWithItsClient(t *testing.T) {
 			t.Errorf("the dial went on for %s after the client had left", waited)
 		}
 		after(time.Second)
+		if dialed := r.network.dials(); dialed != "10.0.0.1:7" {
+			t.Errorf("the bastion connected to %s, want the first address only", dialed)
+		}
 		if n := len(r.log.all(msgConnection)); n != 1 {
 			t.Errorf("%d connection lines, want 1", n)
 		}
