@@ -249,8 +249,8 @@ func TestClockThatRunsOutTooLateClosesNothing(t *testing.T) {
 				if _, err := p.conn.Write([]byte{0}); err != nil {
 					t.Errorf("the connection is closed: %v", err)
 				}
-				p.timer.Reset(0) // the same clock, for a connection that is as before
-				p.stage, p.left, p.ended = stageSpeaking, 0, nil
+				p.stage, p.left, p.ended = stageSpeaking, 0, nil // as before
+				p.timer.Reset(0)
 				synctest.Wait()
 				if _, err := p.conn.Write([]byte{0}); err == nil {
 					t.Error("the clock closes nothing at all")

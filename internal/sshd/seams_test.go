@@ -630,3 +630,67 @@ func TestHangingTableAcrossTheDeadline(t *testing.T) {
 		}
 	})
 }
+
+// closingConn is an SSH connection that can only be closed.
+type closingConn struct {
+	ssh.Conn
+	closed chan time.Time
+}
+
+func (c closingConn) Close() error {
+	c.closed <- time.Now()
+	return nil
+}
+
+// A connection that must end waits for its channels, then half-closes and waits for the
+// client, each for as long as Timing.Grace allows.
+func TestClosingWaitsForChannelsAndThenForTheClient(t *testing.T) {
+	const grace, never = 10 * time.Second, time.Hour
+	for name, test := range map[string]struct {
+		free, left         time.Duration // when the channel ends, and when the client leaves
+		halfClosed, closed time.Duration
+	}{
+		"nobody leaves":                  {never, never, never, grace},
+		"channel ends":                   {8 * time.Second, never, 8 * time.Second, 8*time.Second + grace},
+		"channel ends and client leaves": {8 * time.Second, 9 * time.Second, 8 * time.Second, 9 * time.Second},
+		"client leaves with its channel": {never, 3 * time.Second, never, 3 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				cfg := Config{Timing: Timing{Grace: grace}}.withDefaults()
+				up, down := newMemoryStream(), newMemoryStream()
+				closed := make(chan time.Time, 1)
+				c := &connection{
+					server: &server{cfg: cfg}, wire: &wire{Conn: memoryConn{up, down}},
+					ssh: &ssh.ServerConn{Conn: closingConn{closed: closed}}, slots: make(chan struct{}, 2),
+				}
+				c.ctx, c.cancel = context.WithCancelCause(t.Context())
+				c.slots <- struct{}{}
+				left := make(chan struct{})
+				go c.close(left)
+				after(time.Minute)
+				if len(closed) != 0 {
+					t.Fatal("closed although it need not end")
+				}
+				began := time.Now()
+				c.end(causeKeyRemoved)
+				time.AfterFunc(test.free, func() { <-c.slots })
+				time.AfterFunc(test.left, func() { close(left) })
+				halfClosed := make(chan time.Time, 1)
+				go func() {
+					_, _ = io.Copy(io.Discard, memoryConn{down, up})
+					halfClosed <- time.Now()
+				}()
+				if waited := (<-closed).Sub(began); waited != test.closed {
+					t.Errorf("closed after %s, want %s", waited, test.closed)
+				}
+				c.wire.Conn.Close()
+				if at := (<-halfClosed).Sub(began); at != min(test.halfClosed, test.closed) {
+					t.Errorf("half-closed after %s, want %s", at, test.halfClosed)
+				}
+				synctest.Wait()
+				time.Sleep(2 * never) // the timers have run
+			})
+		})
+	}
+}
