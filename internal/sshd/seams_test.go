@@ -545,6 +545,9 @@ func TestKeyIsRefusedBetweenProofAndEntry(t *testing.T) {
 					entered <- client
 				}()
 				<-offered
+				// Simulated time stops if the library waits for a lock that the stalled
+				// write holds. Now all its goroutines wait for something else.
+				after(0)
 				conn.set(true)
 				close(sign)
 				<-conn.waits
