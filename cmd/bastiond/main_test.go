@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -12,17 +13,21 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"golang.org/x/crypto/ssh"
+
 	"github.com/bastion-on-demand/bastion/internal/awscloud"
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 	"github.com/bastion-on-demand/bastion/internal/leasefile"
 	"github.com/bastion-on-demand/bastion/internal/sshd"
 	"github.com/bastion-on-demand/bastion/internal/test/leakcheck"
+	"github.com/bastion-on-demand/bastion/internal/test/sshclient"
 )
 
 // asMain is the environment variable that makes the test binary run bastiond.
@@ -138,7 +143,7 @@ func TestHelpListsFlags(t *testing.T) {
 	if _, err := parse(t.Context(), []string{"--help"}, nothing, &help); !errors.Is(err, flag.ErrHelp) {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"Usage: bastiond", "-lease", "-listen", "-allow-loopback"} {
+	for _, want := range []string{"Usage: bastiond", "-lease", "-listen", "-allow-loopback", exampleLease} {
 		if !strings.Contains(help.String(), want) {
 			t.Errorf("%q is missing in:\n%s", want, &help)
 		}
@@ -155,6 +160,36 @@ func process(t *testing.T, dir leasefile.Dir, args ...string) *exec.Cmd {
 	}
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
 	return cmd
+}
+
+// The lease in the help, with a key of one's own, must be one that bastiond follows.
+func TestLeaseOfHelpIsFollowed(t *testing.T) {
+	key, err := sshclient.NewKey("ed25519")
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := ssh.NewSignerFromKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := strings.TrimSpace(string(ssh.MarshalAuthorizedKey(signer.PublicKey())))
+	text := strings.NewReplacer("ssh-ed25519 AAAA...", line, "2030-01-01T00:00:00Z", time.Now().UTC().Add(time.Hour).Format(time.RFC3339)).Replace(exampleLease)
+	decoder := json.NewDecoder(strings.NewReader(text))
+	decoder.DisallowUnknownFields()
+	var lease bastion.Lease
+	if err := decoder.Decode(&lease); err != nil || len(lease.Admissions()) != 1 || len(lease.AllowedDestinations) != 2 {
+		t.Errorf("%+v, %v", lease, err)
+	}
+	dir := leasefile.Dir(t.TempDir())
+	if err := os.WriteFile(filepath.Join(string(dir), leasefile.LeaseName), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := process(t, dir)
+	ready(t, dir)
+	grant(t, dir, func(l *bastion.Lease) { *l = lease; l.Generation, l.Open = 2, false })
+	if got := status(t, cmd); got != 0 {
+		t.Errorf("exit status %d, want 0", got)
+	}
 }
 
 // status waits for the process to end, and returns its exit status.

@@ -20,12 +20,24 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/sshd"
 )
 
+// exampleLease is a lease that people complete with their key.
+const exampleLease = `  {"bastion_id": "manual", "generation": 1, "open": true,
+   "deadline": "2030-01-01T00:00:00Z", "source": "127.0.0.1/32",
+   "keys": ["ssh-ed25519 AAAA..."],
+   "allowed_destinations": ["10.0.0.0/8", "192.168.1.7/32:22"]}
+`
+
 const usage = `Usage: bastiond --lease-table TABLE --task-role-id ID [flags]
        bastiond --lease DIR [flags]
 
 bastiond is the SSH server of one bastion. In an ECS task, it reads its lease
 from the table of leases and writes its report there. Run manually, it reads
-DIR/lease.json and writes DIR/report.json.
+DIR/lease.json and writes DIR/report.json, which has its host keys. To admit one
+key from one address until a deadline, with two destinations, write this lease:
+
+` + exampleLease + `
+To change the lease, write it again with a higher generation. A lease in which open
+is false ends bastiond.
 
 It logs to standard output, one JSON object per line. Exit codes: 0 after a
 deadline, idle time-out or closed lease, 10 if there was no lease in time, 11 if
