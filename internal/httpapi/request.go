@@ -134,19 +134,27 @@ func parseSources(texts []string) (sources []netip.Prefix, err error) {
 // to IPv6 become IPv4.
 func parseSource(text string) (netip.Prefix, error) {
 	p, err := netip.ParsePrefix(text)
-	if addr, notAddr := netip.ParseAddr(text); notAddr == nil {
-		p, err = netip.PrefixFrom(addr, addr.BitLen()), nil
-		if addr.Zone() != "" {
-			err = errors.New("an address with a zone")
-		}
+	addr, notAddr := netip.ParseAddr(text)
+	if notAddr == nil {
+		p, err = netip.PrefixFrom(addr.WithZone(""), addr.BitLen()), nil
 	}
 	if mapped := p.Bits() - 96; p.Addr().Is4In6() && mapped >= 0 {
 		p = netip.PrefixFrom(p.Addr().Unmap(), mapped)
 	}
-	if err != nil || p.Bits() == 0 || p.Addr().IsUnspecified() && p.IsSingleIP() || p.Addr().IsMulticast() || p.Addr().Is4In6() {
-		return netip.Prefix{}, bastion.Errorf(bastion.CodeSourceInvalid, "The source %s is neither an address nor a prefix. Give the address that you connect from, such as 203.0.113.7 or 2001:db8::7, or a prefix, such as 203.0.113.0/28.", bastion.QuoteShort(text))
+	var wrong string
+	switch {
+	case err != nil || p.Addr().Is4In6():
+		wrong = "is neither an address nor a prefix"
+	case addr.Zone() != "":
+		wrong = "has a zone, which means something on one machine only"
+	case p.Bits() == 0:
+		wrong = "contains all addresses"
+	case p.Addr().IsMulticast() || p.Addr().IsUnspecified() && p.IsSingleIP():
+		wrong = "is not an address of a machine"
+	default:
+		return p.Masked(), nil
 	}
-	return p.Masked(), nil
+	return netip.Prefix{}, bastion.Errorf(bastion.CodeSourceInvalid, "The source %s %s. Give the address that you connect from, such as 203.0.113.7 or 2001:db8::7, or a prefix, such as 203.0.113.0/28.", bastion.QuoteShort(text), wrong)
 }
 
 // field is the value of one field of a body. Which part is set depends on the field.

@@ -120,6 +120,28 @@ func TestUTF16IsNamedWithTheRepair(t *testing.T) {
 	}
 }
 
+func TestRefusedSourceSaysWhatIsWrong(t *testing.T) {
+	for source, want := range map[string]string{
+		"example.com":        "is neither an address nor a prefix",
+		"203.0.113.0/33":     "is neither an address nor a prefix",
+		"::ffff:192.0.2.0/8": "is neither an address nor a prefix",
+		"fe80::1%eth0":       "has a zone, which means something on one machine only",
+		"::ffff:10.0.0.1%lo": "has a zone, which means something on one machine only",
+		"0.0.0.0/0":          "contains all addresses",
+		"::/0":               "contains all addresses",
+		"::ffff:0.0.0.0/96":  "contains all addresses",
+		"224.0.0.1":          "is not an address of a machine",
+		"ff02::/16":          "is not an address of a machine",
+		"::":                 "is not an address of a machine",
+	} {
+		w := newFixture().send("POST", "/bastions", `{"source": "`+source+`"}`)
+		p := readProblem(t, w)
+		if p.Code != "source_invalid" || !strings.HasPrefix(p.Detail, `The source "`+source+`" `+want+". Give the address") {
+			t.Errorf("%s: %d %s: %s", source, w.Code, p.Code, p.Detail)
+		}
+	}
+}
+
 func TestBadRequestIsRefusedBeforeTheService(t *testing.T) {
 	key, item := string(userKey), "/bastions/"+someID
 	for name, test := range map[string]struct {
