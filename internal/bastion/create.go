@@ -39,8 +39,10 @@ func (req CreateRequest) wanted() []netip.Prefix {
 
 // Change is the effect of a Create on the owner's bastions.
 type Change struct {
-	Created  bool // the bastion is new
-	AddedKey Key  // the key that the request added to an open bastion; empty if it added none
+	Created bool // the bastion is new
+	// AddedKey is the key that the request added to an open bastion. It is empty if the
+	// request added none, or if another request removed the key while Create waited.
+	AddedKey Key
 }
 
 // Create returns the caller's bastion with the requested name. If no open bastion has
@@ -73,7 +75,11 @@ func (s *Service) Create(ctx context.Context, req CreateRequest) (rec Record, ch
 			s.Log.Warn("key not remembered", "owner", rec.Owner, "error", err)
 		}
 	}
-	return s.await(ctx, rec, CreateSteps, req.Wait, readyOrOver), change, nil
+	rec = s.await(ctx, rec, CreateSteps, req.Wait, readyOrOver)
+	if indexOfKey(rec.Intent.Admissions(), change.AddedKey) < 0 {
+		change.AddedKey = "" // another request has removed it since
+	}
+	return rec, change, nil
 }
 
 // check refuses an invalid request. It fills in the default name and the caller's address,

@@ -136,6 +136,30 @@ func TestRepeatedCreateKeepsTheReason(t *testing.T) {
 	})
 }
 
+// If another request removes an added key while Create waits, Create does not report the key
+// as added.
+func TestKeyRemovedMeanwhileIsNotReportedAsAdded(t *testing.T) {
+	simulate(t, func(t *testing.T, w *world) {
+		ctx := context.Background()
+		w.ready()
+		add := bastion.CreateRequest{Caller: alice(travel), Key: keyB}
+		removed := w.serviceOn(cloudtest.Wrap(w.ports(), cloudtest.At("Keys.RememberKey", 1, func(_ context.Context, _ string, do func() error) error {
+			if _, _, err := w.service.Create(ctx, bastion.CreateRequest{Caller: alice(home), Key: keyA, OnlyKey: true}); err != nil {
+				t.Error(err)
+			}
+			return do()
+		})))
+		rec, change, err := removed.Create(ctx, add)
+		if err != nil || change.AddedKey != "" || len(rec.Intent.Keys) != 1 || rec.Intent.Keys[0] != keyA {
+			t.Errorf("removed meanwhile: keys %q, added %q, error %v", rec.Intent.Keys, change.AddedKey, err)
+		}
+		rec, change, err = w.service.Create(ctx, add)
+		if err != nil || change.AddedKey != keyB || len(rec.Intent.Keys) != 2 {
+			t.Errorf("not removed: keys %q, added %q, error %v", rec.Intent.Keys, change.AddedKey, err)
+		}
+	})
+}
+
 // A default TTL beyond the maximum is reduced to the maximum.
 func TestDefaultTTLIsWithinMaxTTL(t *testing.T) {
 	simulate(t, func(t *testing.T, w *world) {
