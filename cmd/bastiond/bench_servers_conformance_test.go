@@ -22,6 +22,7 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/leasefile"
 	"github.com/bastion-on-demand/bastion/internal/publickey"
 	"github.com/bastion-on-demand/bastion/internal/test/emulator"
+	"github.com/bastion-on-demand/bastion/internal/test/freeport"
 	"github.com/bastion-on-demand/bastion/internal/test/sshclient"
 )
 
@@ -76,7 +77,7 @@ func startSSHD(b *testing.B, key string) *server {
 		hostKeys = append(hostKeys, strings.TrimSpace(string(ssh.MarshalAuthorizedKey(signer.PublicKey()))))
 		fmt.Fprintf(&config, "HostKey %s\n", sshclient.WriteKey(b, private))
 	}
-	port := sshclient.FreePort(b)
+	port := fmt.Sprint(freeport.Port(b))
 	fmt.Fprintf(&config, "ListenAddress 127.0.0.1:%s\nPidFile none\nStrictModes no\nAuthorizedKeysFile %s\n", port, write("keys", key))
 	users := write("passwd", "root:*:0:0::/:/bin/sh\nsshd:*:65533:65534::/:/bin/false\nbastion:*:65532:65534::/:/bin/sh\n")
 	const script = `mount -t tmpfs tmpfs /run && mkdir /run/sshd && mount --bind "$1" /etc/passwd && exec "$2" -D -E "$3" -f "$4"`
@@ -103,7 +104,7 @@ func startBastiond(b *testing.B, key string) *server {
 		b.Fatal(err)
 	}
 	defer log.Close()
-	port := sshclient.FreePort(b)
+	port := fmt.Sprint(freeport.Port(b))
 	cmd := exec.Command(program(b), "--lease", string(dir), "--listen", "127.0.0.1:"+port, "--poll", "3s", "--allow-loopback", "127.0.0.1/32")
 	cmd.Stdout = log
 	cmd.Env = append(os.Environ(), taskEnvironment(b)...)

@@ -25,7 +25,7 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 	"github.com/bastion-on-demand/bastion/internal/leasefile"
 	"github.com/bastion-on-demand/bastion/internal/publickey"
-	"github.com/bastion-on-demand/bastion/internal/test/sshclient"
+	"github.com/bastion-on-demand/bastion/internal/test/freeport"
 )
 
 // 250 uploads to a destination that reads nothing must leave most of a task's 512 MB.
@@ -48,7 +48,7 @@ func TestStuckUploadsUseLimitedMemory(t *testing.T) {
 				l.Keys = []bastion.Key{publickey.Of(key.PublicKey())}
 				l.AllowedDestinations = []bastion.DestinationRule{{Prefix: netip.MustParsePrefix("127.0.0.0/8")}}
 			})
-			address := "127.0.0.1:" + sshclient.FreePort(t)
+			address := "127.0.0.1:" + fmt.Sprint(freeport.Port(t))
 			cmd := exec.Command(program, "--lease", string(dir), "--listen", address, "--poll", "10ms", "--allow-loopback", "127.0.0.1/32")
 			cmd.Env = append(os.Environ(), taskEnvironment(t)...)
 			if err := cmd.Start(); err != nil {

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 	"github.com/bastion-on-demand/bastion/internal/leasefile"
+	"github.com/bastion-on-demand/bastion/internal/test/freeport"
 	"github.com/bastion-on-demand/bastion/internal/test/sshclient"
 )
 
@@ -23,7 +25,7 @@ func Test200ClientsLogInOnAQuarterOfACore(t *testing.T) {
 	key := strings.Join(strings.Fields(client.AddKey("ed25519"))[:2], " ")
 	dir := leasefile.Dir(t.TempDir())
 	grant(t, dir, func(l *bastion.Lease) { l.Keys = []bastion.Key{bastion.Key(key)} })
-	port := sshclient.FreePort(t)
+	port := fmt.Sprint(freeport.Port(t))
 	cmd := process(t, dir, "--listen", "127.0.0.1:"+port)
 	ready(t, dir)
 	report, err := dir.Reported()

@@ -2,6 +2,7 @@ package localmode
 
 import (
 	"crypto/rand"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -15,6 +16,7 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 	"github.com/bastion-on-demand/bastion/internal/publickey"
 	"github.com/bastion-on-demand/bastion/internal/sshd"
+	"github.com/bastion-on-demand/bastion/internal/test/freeport"
 	"github.com/bastion-on-demand/bastion/internal/test/sshclient"
 )
 
@@ -60,13 +62,13 @@ func TestStockClientReachesPrivateHost(t *testing.T) {
 		wantPage(t, out, s.ID)
 	})
 	t.Run("-L to HTTP", func(t *testing.T) {
-		port := sshclient.FreePort(t)
+		port := fmt.Sprint(freeport.Port(t))
 		tun := w.Open(config, "-N", "-L", "127.0.0.1:"+port+":private.internal:80", "bastion-default")
 		defer tun.Close()
 		wantPage(t, fetchPage(t, &http.Transport{}, "http://127.0.0.1:"+port+"/l"), s.ID)
 	})
 	t.Run("-D to HTTP", func(t *testing.T) {
-		port := sshclient.FreePort(t)
+		port := fmt.Sprint(freeport.Port(t))
 		tun := w.Open(config, "-N", "-D", "127.0.0.1:"+port, "bastion-default")
 		defer tun.Close()
 		proxy := &url.URL{Scheme: "socks5h", Host: "127.0.0.1:" + port}

@@ -23,6 +23,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
+	"github.com/bastion-on-demand/bastion/internal/test/freeport"
 	"github.com/bastion-on-demand/bastion/internal/test/sshclient"
 )
 
@@ -246,7 +247,7 @@ func TestDynamicForwardReachesTheHost(t *testing.T) {
 			fmt.Fprintf(conn, "HTTP/1.0 200 OK\r\n\r\nhello from %s", request.Host)
 		}
 	})
-	s, port := r.openSSH(), sshclient.FreePort(t)
+	s, port := r.openSSH(), fmt.Sprint(freeport.Port(t))
 	s.hold("-N", "-D", "127.0.0.1:"+port, "bastion")
 	r.connected(1)
 	dialUntil(t, "tcp", "127.0.0.1:"+port).Close()

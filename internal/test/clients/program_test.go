@@ -18,7 +18,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
-	"github.com/bastion-on-demand/bastion/internal/test/sshclient"
+	"github.com/bastion-on-demand/bastion/internal/test/freeport"
 )
 
 // program is a client with a command line.
@@ -36,7 +36,7 @@ func running(t testing.TB, p program) driver {
 		t.Helper()
 		localPort := ""
 		if r.op == "forward" {
-			localPort = sshclient.FreePort(t)
+			localPort = fmt.Sprint(freeport.Port(t))
 		}
 		command := p.command(r, localPort)
 		command.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // no terminal to ask on

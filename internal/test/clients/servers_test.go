@@ -23,7 +23,7 @@ import (
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 	"github.com/bastion-on-demand/bastion/internal/leasefile"
 	"github.com/bastion-on-demand/bastion/internal/publickey"
-	"github.com/bastion-on-demand/bastion/internal/test/sshclient"
+	"github.com/bastion-on-demand/bastion/internal/test/freeport"
 )
 
 // size is the number of bytes that each client sends, and receives.
@@ -111,7 +111,7 @@ func startServers(t *testing.T) *servers {
 		{"bastion", "127.0.0.1", "compatible", &s.compatible, 2},
 		{"strict-bastion", "127.0.0.1", "strict", &s.strict, 1},
 	} {
-		*server.into = endpoint{server.host, sshclient.FreePort(t)}
+		*server.into = endpoint{server.host, fmt.Sprint(freeport.Port(t))}
 		lease := bastion.Lease{
 			BastionID: server.name, Owner: "local:alice", Name: server.name, Generation: 1, Open: true,
 			Source: netip.MustParsePrefix("127.0.0.0/8"), Keys: admitted, Deadline: time.Now().Add(2 * time.Hour),

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/bastion-on-demand/bastion/internal/test/freeport"
 )
 
 // emulator is the path of the Lambda emulator, which comes with the SAM CLI. The
@@ -55,7 +57,7 @@ func (l *Lambda) start(t testing.TB, bootstrap string, environ []string) {
 	if err := os.Chmod(program, 0o755); err != nil { // pip installs it without the executable bit
 		t.Fatal(err)
 	}
-	front, api := fmt.Sprint("127.0.0.1:", FreePort(t)), fmt.Sprint("127.0.0.1:", FreePort(t))
+	front, api := fmt.Sprint("127.0.0.1:", freeport.Port(t)), fmt.Sprint("127.0.0.1:", freeport.Port(t))
 	command := exec.Command("sh", "-c", untilStdinEnds, "sh", program,
 		"--runtime-interface-emulator-address", front, "--runtime-api-address", api, bootstrap)
 	command.Env = append(environ, "PATH="+os.Getenv("PATH"), "AWS_LAMBDA_LOG_FORMAT=JSON")

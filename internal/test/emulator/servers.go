@@ -8,6 +8,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/bastion-on-demand/bastion/internal/test/freeport"
 )
 
 // DynamoDB starts an empty DynamoDB Local and returns its URL. It keeps the tables
@@ -15,7 +17,7 @@ import (
 func DynamoDB(t testing.TB) string {
 	t.Helper()
 	lib := Tool(t, filepath.Join("dynamodb-local-3.1.0", "lib"))
-	port := FreePort(t)
+	port := freeport.Port(t)
 	java := exec.Command("sh", "-c", untilStdinEnds, "sh",
 		"java", "-Xmx768m", "-Djava.library.path="+lib, "-cp", lib+"/*",
 		"software.amazon.dynamodb.services.local.main.ServerRunner",
@@ -31,7 +33,7 @@ func DynamoDB(t testing.TB) string {
 // Moto starts an empty moto server and returns its URL.
 func Moto(t testing.TB) string {
 	t.Helper()
-	port := fmt.Sprint(FreePort(t))
+	port := fmt.Sprint(freeport.Port(t))
 	output := &Output{}
 	start(t, exec.Command("sh", "-c", untilStdinEnds, "sh", Tool(t, "moto-5.2.5/bin/moto_server"), "-H", "127.0.0.1", "-p", port), "moto", output)
 	url := "http://127.0.0.1:" + port

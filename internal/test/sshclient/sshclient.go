@@ -120,18 +120,6 @@ func WriteKey(t testing.TB, private crypto.PrivateKey) string {
 	return path
 }
 
-// FreePort returns a TCP port of 127.0.0.1 on which no process listens.
-func FreePort(t testing.TB) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	_, port, _ := net.SplitHostPort(listener.Addr().String())
-	return port
-}
-
 // SSH returns an ssh command with a configuration file. It has no terminal, so it
 // cannot prompt.
 func (c *Client) SSH(config string, args ...string) *exec.Cmd {

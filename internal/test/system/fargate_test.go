@@ -22,6 +22,7 @@ import (
 
 	"github.com/bastion-on-demand/bastion/internal/awscloud"
 	"github.com/bastion-on-demand/bastion/internal/test/emulator"
+	"github.com/bastion-on-demand/bastion/internal/test/freeport"
 )
 
 // stopTimeout is the time from SIGTERM to SIGKILL. It is one minute in template.yaml.
@@ -67,7 +68,7 @@ func (f *fargate) define(arn string, d taskDefinition) {
 func newFargate(t *testing.T, program string, changed func(*task, string)) *fargate {
 	t.Helper()
 	f := &fargate{
-		definitions: map[string]taskDefinition{}, port: uint16(emulator.FreePort(t)), changed: changed, log: &emulator.Output{},
+		definitions: map[string]taskDefinition{}, port: uint16(freeport.Port(t)), changed: changed, log: &emulator.Output{},
 		staleness: 200 * time.Millisecond, moto: &moto{url: emulator.Moto(t), client: newHTTPClient()},
 	}
 	f.resources = f.moto.createStack(t)

@@ -17,6 +17,7 @@ import (
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
 	"github.com/bastion-on-demand/bastion/internal/test/emulator"
+	"github.com/bastion-on-demand/bastion/internal/test/freeport"
 	"github.com/bastion-on-demand/bastion/internal/test/upgrade"
 )
 
@@ -55,7 +56,7 @@ func TestUpgrade(t *testing.T) {
 	u.logf(t, "from commit %s", upgrade.EarlierCommit())
 	u.deployment = startDeployment(t, u.earlier, "QuotaTotal", "20")
 	u.targetHost = privateHost(t)
-	u.newPort = uint16(emulator.FreePort(t))
+	u.newPort = uint16(freeport.Port(t))
 	subnet, err := u.fargate.moto.ec2(t.Context(), "CreateSubnet", "VpcId", u.fargate.resources.vpc, "CidrBlock", "10.7.9.0/24")
 	if err != nil {
 		t.Fatal(err)
