@@ -211,6 +211,9 @@ func TestReasonOfEachEndReachesConsoles(t *testing.T) {
 				if status := console.status(); status != 0 {
 					t.Errorf("exit status %d, want 0", status)
 				}
+				if _, rest, _ := strings.Cut(console.text(), want); strings.Contains(rest, prompt) {
+					t.Errorf("a prompt follows the reason: %q", rest)
+				}
 			})
 		})
 	}

@@ -239,6 +239,9 @@ func TestClosingConnectionOpensNoChannel(t *testing.T) {
 				if dialed := r.network.dials(); dialed != "" {
 					t.Errorf("the bastion connected to %s", dialed)
 				}
+				if lines := append(r.log.all(msgRefusal), r.log.all(msgForward)...); len(lines) != 0 {
+					t.Errorf("lines about a channel that was never opened: %v", lines)
+				}
 				if lines := r.log.all(msgConnection); len(lines) != 1 || lines[0].text("result") != causeKeyRemoved.result {
 					t.Errorf("connection lines %v", lines)
 				}
