@@ -142,7 +142,7 @@ func admissionsAfter(before []Admission, req CreateRequest) (all []Admission, so
 	}
 	if sources := sourcesOf(all); len(sources) > MaxSources {
 		return nil, source, Errorf(CodeTooManySources, "This bastion would admit %d different sources, and the maximum is %d: %s. Name fewer in \"source\", or repeat the request with \"only_key\": true, which removes the other keys and their sources.",
-			len(sources), MaxSources, list(sources))
+			len(sources), MaxSources, SourceList(sources))
 	}
 	return all, changed.covering(req.wanted()[0]), nil
 }
@@ -159,7 +159,7 @@ func (a *Admission) setSources(req CreateRequest) error {
 	case a.admits(req.from):
 	case len(a.Sources) >= MaxSourcesPerKey:
 		return Errorf(CodeTooManySources, "Your address %s is none of the %d sources that were named for the key %s (%s), and a key can have no more. Name the sources that you need in \"source\".",
-			req.from.Addr(), len(a.Sources), a.Key.Fingerprint(), list(a.Sources))
+			req.from.Addr(), len(a.Sources), a.Key.Fingerprint(), SourceList(a.Sources))
 	default:
 		a.Sources = append(slices.Clip(a.Sources), req.from)
 	}
@@ -200,9 +200,12 @@ func fingerprints(all []Admission) string {
 	return strings.Join(texts, ", ")
 }
 
-// list returns the sources as a text for people, in which a single address has no prefix
-// length.
-func list(sources []netip.Prefix) string {
+// SourceList returns the sources as people write them, separated by commas, such as
+// "203.0.113.7, 198.51.100.0/28". For no source, it returns "no address".
+func SourceList(sources []netip.Prefix) string {
+	if len(sources) == 0 {
+		return "no address"
+	}
 	var texts []string
 	for _, source := range sources {
 		texts = append(texts, SourceText(source))
@@ -213,9 +216,9 @@ func list(sources []netip.Prefix) string {
 // listAll returns the sources as text, which says of several that all are meant together.
 func listAll(sources []netip.Prefix) string {
 	if len(sources) == 1 {
-		return list(sources)
+		return SourceList(sources)
 	}
-	return "all of " + list(sources)
+	return "all of " + SourceList(sources)
 }
 
 // SourceText returns a source as people write it: an address, or a prefix.

@@ -133,21 +133,13 @@ func describeAccess(b *strings.Builder, rec bastion.Record) {
 	all := rec.Intent.Admissions()
 	head := fmt.Sprintf("id %s, owner %s", rec.ID, rec.Owner)
 	if len(all) == 1 && len(all[0].Sources) == 1 {
-		comment(b, "%s, source %s, key %s", head, sourceTexts(all[0].Sources), all[0].Key.Fingerprint())
+		comment(b, "%s, source %s, key %s", head, bastion.SourceList(all[0].Sources), all[0].Key.Fingerprint())
 		return
 	}
 	comment(b, "%s", head)
 	for _, a := range all {
-		comment(b, "key %s from %s", a.Key.Fingerprint(), sourceTexts(a.Sources))
+		comment(b, "key %s from %s", a.Key.Fingerprint(), bastion.SourceList(a.Sources))
 	}
-}
-
-func sourceTexts(sources []netip.Prefix) string {
-	var texts []string
-	for _, source := range sources {
-		texts = append(texts, bastion.SourceText(source))
-	}
-	return strings.Join(texts, ", ")
 }
 
 // seenNow is the age below which a bastion was seen ready by the request itself.

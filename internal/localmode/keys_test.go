@@ -33,7 +33,7 @@ func TestEachKeyIsAdmittedFromItsOwnAddress(t *testing.T) {
 		}
 	}
 	out, errs, err := laptop.Run("", laptop.SSH(config, "-b", "127.0.0.1", "bastion-default", "status"))
-	if err != nil || !strings.Contains(out, s.Keys[0]+" (yours), 2 connections, from 127.0.0.1/32\n") || !strings.Contains(out, s.Keys[1]+", 1 connection, from 127.0.0.2/32\n") {
+	if err != nil || !strings.Contains(out, s.Keys[0]+" (yours), 2 connections, from 127.0.0.1\n") || !strings.Contains(out, s.Keys[1]+", 1 connection, from 127.0.0.2\n") {
 		t.Errorf("status %q, %v: %s", out, err, errs)
 	}
 	if !first.Alive() || !second.Alive() {

@@ -35,7 +35,7 @@ type elsewhereError struct {
 }
 
 func (e *elsewhereError) Error() string {
-	return fmt.Sprintf("key %s is not admitted from %s, only from %s", e.fingerprint, e.from, joinSources(e.sources))
+	return fmt.Sprintf("key %s is not admitted from %s, only from %s", e.fingerprint, e.from, bastion.SourceList(e.sources))
 }
 
 // parseKeys parses the keys of a lease. It leaves out keys that cannot be parsed. For each
@@ -107,9 +107,9 @@ func (k keySet) changes(next keySet) []string {
 		before, known := k.find(key.fingerprint)
 		switch {
 		case !known:
-			notices = append(notices, fmt.Sprintf("The key %s was added. It is accepted from %s.", key.fingerprint, joinSources(key.sources)))
+			notices = append(notices, fmt.Sprintf("The key %s was added. It is accepted from %s.", key.fingerprint, bastion.SourceList(key.sources)))
 		case !slices.Equal(before.sources, key.sources):
-			notices = append(notices, fmt.Sprintf("The key %s is now accepted from %s. Open connections stay open.", key.fingerprint, joinSources(key.sources)))
+			notices = append(notices, fmt.Sprintf("The key %s is now accepted from %s. Open connections stay open.", key.fingerprint, bastion.SourceList(key.sources)))
 		}
 	}
 	for _, key := range k.ordered() {
@@ -127,15 +127,4 @@ func (k keySet) find(fingerprint string) (admittedKey, bool) {
 		}
 	}
 	return admittedKey{}, false
-}
-
-func joinSources(sources []netip.Prefix) string {
-	if len(sources) == 0 {
-		return "no address"
-	}
-	var all []string
-	for _, source := range sources {
-		all = append(all, source.String())
-	}
-	return strings.Join(all, ", ")
 }

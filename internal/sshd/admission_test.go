@@ -64,8 +64,8 @@ func TestTwoKeysFromTwoAddressesWithOpenSSH(t *testing.T) {
 
 	got := s.ssh("", append(secondKey, "-b", "127.0.0.2", "bastion", "status")...)
 	for _, want := range []string{
-		fmt.Sprintf("key          %s, 1 connection, from 127.0.0.1/32\n", one.Fingerprint()),
-		fmt.Sprintf("key          %s (yours), 2 connections, from 127.0.0.2/32, 192.0.2.0/28\n", two.Fingerprint()),
+		fmt.Sprintf("key          %s, 1 connection, from 127.0.0.1\n", one.Fingerprint()),
+		fmt.Sprintf("key          %s (yours), 2 connections, from 127.0.0.2, 192.0.2.0/28\n", two.Fingerprint()),
 	} {
 		if got.status != 0 || !strings.Contains(got.stdout, want) {
 			t.Errorf("%+v, want the line %q", got, want)
@@ -77,9 +77,9 @@ func TestTwoKeysFromTwoAddressesWithOpenSSH(t *testing.T) {
 		only string
 		args []string
 	}{
-		{"127.0.0.2", one, "127.0.0.1/32", nil},
-		{"127.0.0.1", two, "127.0.0.2/32, 192.0.2.0/28", secondKey},
-		{"127.0.0.3", two, "127.0.0.2/32, 192.0.2.0/28", secondKey},
+		{"127.0.0.2", one, "127.0.0.1", nil},
+		{"127.0.0.1", two, "127.0.0.2, 192.0.2.0/28", secondKey},
+		{"127.0.0.3", two, "127.0.0.2, 192.0.2.0/28", secondKey},
 	} {
 		before := len(r.log.all(msgRefusal))
 		got := s.ssh("", append(test.args, "-b", test.from, "bastion", "status")...)
@@ -153,7 +153,7 @@ func TestSourceMovedBetweenOfferAndSignatureIsRefused(t *testing.T) {
 	if err := <-failed; err == nil {
 		t.Fatal("the key was admitted from an address that has moved")
 	}
-	reason := fmt.Sprintf("key %s is not admitted from 127.0.0.1, only from 192.0.2.7/32, 2001:db8::/64", authorized(r.key).Fingerprint())
+	reason := fmt.Sprintf("key %s is not admitted from 127.0.0.1, only from 192.0.2.7, 2001:db8::/64", authorized(r.key).Fingerprint())
 	if want := []string{"bastion: login refused: " + reason + ". To use this key from here, request the bastion again with it, from here.\n"}; !slices.Equal(*shown, want) {
 		t.Errorf("banners %q, want %q", *shown, want)
 	}
@@ -241,7 +241,7 @@ func TestConsolesShowChangesOfKeys(t *testing.T) {
 		l.Keys = append(slices.Clone(l.Keys), authorized(second))
 		l.KeySources = append(slices.Clone(l.KeySources), bastion.KeySources{Prefixes: prefixes("127.0.0.1/32", "2001:db8::/64")})
 	})
-	first.await(fmt.Sprintf("bastion: The key %s was added. It is accepted from 127.0.0.1/32, 2001:db8::/64.\n", two))
+	first.await(fmt.Sprintf("bastion: The key %s was added. It is accepted from 127.0.0.1, 2001:db8::/64.\n", two))
 	client, err := r.dialWith(r.client(ssh.PublicKeys(second)))
 	if err != nil {
 		t.Fatal(err)
@@ -250,11 +250,11 @@ func TestConsolesShowChangesOfKeys(t *testing.T) {
 	other.await("Commands:")
 
 	r.inForce(move(0, "192.0.2.7/32"))
-	moved := fmt.Sprintf("bastion: The key %s is now accepted from 192.0.2.7/32. Open connections stay open.\n", one)
+	moved := fmt.Sprintf("bastion: The key %s is now accepted from 192.0.2.7. Open connections stay open.\n", one)
 	first.await(moved)
 	other.await(moved)
 	first.send("status\n")
-	first.await("key          " + one + " (yours), 1 connection, from 192.0.2.7/32\n")
+	first.await("key          " + one + " (yours), 1 connection, from 192.0.2.7\n")
 
 	r.inForce(func(*bastion.Lease) {}) // nothing to show
 
@@ -262,7 +262,7 @@ func TestConsolesShowChangesOfKeys(t *testing.T) {
 	first.await("bastion: Your key was removed from this bastion: a request made another key the only one. To connect again, request the bastion with your key.\n")
 	other.await(fmt.Sprintf("bastion: The key %s was removed, and its connections were closed.\n", one))
 	other.send("status\n")
-	other.await("key          " + two + " (yours), 1 connection, from 127.0.0.1/32, 2001:db8::/64\n")
+	other.await("key          " + two + " (yours), 1 connection, from 127.0.0.1, 2001:db8::/64\n")
 	if n := strings.Count(other.text(), "bastion: "); n != 2 {
 		t.Errorf("the console shows %d notices, want 2:\n%s", n, other.text())
 	}

@@ -348,7 +348,7 @@ func statusText(lease bastion.Lease, open int, keys []keyUse, own string, now ti
 		if key.open == 1 {
 			connections = "connection"
 		}
-		rows = append(rows, [2]string{"key", fmt.Sprintf("%s%s, %d %s, from %s", key.fingerprint, yours, key.open, connections, joinSources(key.sources))})
+		rows = append(rows, [2]string{"key", fmt.Sprintf("%s%s, %d %s, from %s", key.fingerprint, yours, key.open, connections, bastion.SourceList(key.sources))})
 	}
 	var b strings.Builder
 	for _, row := range rows {

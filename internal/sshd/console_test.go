@@ -404,8 +404,8 @@ deadline     2030-01-01T13:30:00Z, 1h30m from now
 idle         closes after 15m without a connection
 connections  2 open
 destinations 10.0.0.0/8, fd12::/64:8000-8099
-key          SHA256:one (yours), 1 connection, from 203.0.113.7/32
-key          SHA256:two, 0 connections, from 198.51.100.0/28, 2001:db8::7/128
+key          SHA256:one (yours), 1 connection, from 203.0.113.7
+key          SHA256:two, 0 connections, from 198.51.100.0/28, 2001:db8::7
 `
 	keys := []keyUse{{admittedKey{0, "SHA256:one", prefixes("203.0.113.7/32")}, 1}, {admittedKey{1, "SHA256:two", prefixes("198.51.100.0/28", "2001:db8::7/128")}, 0}}
 	if got := statusText(lease, 2, keys, "SHA256:one", now); got != want {

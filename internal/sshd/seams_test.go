@@ -505,7 +505,7 @@ func TestKeyIsRefusedBetweenProofAndEntry(t *testing.T) {
 		}, errKeyRemoved.Error()},
 		"the key's source moves": {func(r *fixture) error {
 			return r.table.Write(move(0, "192.0.2.7/32"))
-		}, "is not admitted from 127.0.0.1, only from 192.0.2.7/32"},
+		}, "is not admitted from 127.0.0.1, only from 192.0.2.7"},
 		"the other key's source moves": {func(r *fixture) error {
 			return r.table.Write(move(1, "192.0.2.7/32"))
 		}, ""},
