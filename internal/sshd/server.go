@@ -210,20 +210,31 @@ func (s *server) policy() Policy {
 // listener counts as failed.
 const maxAcceptErrors = 20
 
+// lackInterval is the least time between two lines about a lack of file descriptors. The
+// lack can last as long as the forwards that use them.
+const lackInterval = time.Minute
+
 // accept accepts connections. It returns nil when the connection table is closed, and an
 // error when the listener has failed.
 func (s *server) accept(listener net.Listener) error {
+	var warned time.Time // when a lack of file descriptors was last logged
 	for failures := 0; ; {
 		conn, err := listener.Accept()
 		if err != nil {
-			if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
+			lack := errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
+			if lack {
 				failures = 0 // the listener works again when descriptors are free
 			}
 			failures++
 			if errors.Is(err, net.ErrClosed) || failures == maxAcceptErrors {
 				return fmt.Errorf("accept on %s: %w", listener.Addr(), err)
 			}
-			s.log.Warn("accept failed", "error", err, "failures", failures)
+			if !lack {
+				s.log.Warn("accept failed", "error", err, "failures", failures)
+			} else if time.Since(warned) >= lackInterval {
+				s.log.Warn("accept failed", "error", err, "next", "new connections wait until file descriptors are free")
+				warned = time.Now()
+			}
 			time.Sleep(50 * time.Millisecond) // probably out of file descriptors
 			continue
 		}

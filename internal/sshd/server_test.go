@@ -1,6 +1,7 @@
 package sshd
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -352,6 +353,33 @@ func TestErrorsOfAccept(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A lack of descriptors can last for hours. It is logged when it begins, and then once a
+// minute.
+func TestLackOfDescriptorsIsLoggedOnceAMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newFixture(t)
+		listener := &failingListener{newMemoryListener(), slices.Repeat([]error{syscall.EMFILE}, 2000)} // 100 s
+		cfg := r.cfg.withDefaults()
+		cfg.Listen = func() (net.Listener, error) { return listener, nil }
+		hosts, err := newHostKeys(cfg.Rand)
+		if err != nil {
+			t.Fatal(err)
+		}
+		hosts.addRSA(nil, slog.New(slog.DiscardHandler))
+		var log bytes.Buffer
+		s := newServer(cfg, slog.New(slog.NewTextHandler(&log, nil)), hosts)
+		s.SetLease(r.table.Lease)
+		if err := s.Listen(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(3 * time.Minute)
+		s.Close(leaseloop.Closed)
+		if lines := strings.Count(log.String(), "accept failed"); lines != 2 {
+			t.Errorf("%d lines:\n%.1000s", lines, log.String())
+		}
+	})
 }
 
 // Every change of what a report contains wakes the lease loop.
