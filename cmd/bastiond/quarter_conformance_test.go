@@ -19,13 +19,18 @@ import (
 )
 
 // 200 stock clients log in at once while bastiond runs for a quarter of the time only, as
-// with a task's quarter of a vCPU: signals stop it for 15 of every 20 milliseconds.
+// with a task's quarter of a vCPU: signals stop it for 15 of every 20 milliseconds. It has
+// the task's settings of Go, too: one thread.
 func Test200ClientsLogInOnAQuarterOfACore(t *testing.T) {
 	client := sshclient.New(t)
 	key := strings.Join(strings.Fields(client.AddKey("ed25519"))[:2], " ")
 	dir := leasefile.Dir(t.TempDir())
 	grant(t, dir, func(l *bastion.Lease) { l.Keys = []bastion.Key{bastion.Key(key)} })
 	port := fmt.Sprint(freeport.Port(t))
+	for _, variable := range taskEnvironment(t) {
+		name, value, _ := strings.Cut(variable, "=")
+		t.Setenv(name, value)
+	}
 	cmd := process(t, dir, "--listen", "127.0.0.1:"+port)
 	ready(t, dir)
 	report, err := dir.Reported()
