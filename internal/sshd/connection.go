@@ -124,8 +124,16 @@ func (c *connection) serveChannel(channel ssh.NewChannel) {
 		_ = channel.Reject(ssh.ResourceShortage, "Too many forwards and sessions are open on this connection; close some.")
 		return
 	}
+	free := sync.OnceFunc(func() { <-c.slots })
+	if c.channels.Add(1) > int64(c.cfg.Limits.AllChannels) {
+		c.channels.Add(-1)
+		free()
+		c.audit.refusal(c.actor, kindChannel, "too many channels on this bastion", slog.Int("limit", c.cfg.Limits.AllChannels))
+		_ = channel.Reject(ssh.ResourceShortage, "Too many forwards and sessions are open on all connections of this bastion; close some.")
+		return
+	}
 	c.helpers.Go(func() {
-		free := sync.OnceFunc(func() { <-c.slots })
+		defer c.channels.Add(-1)
 		defer free()
 		serve(channel, free)
 	})

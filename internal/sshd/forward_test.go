@@ -299,6 +299,31 @@ func digest(t testing.TB, r io.Reader) [32]byte {
 
 // The destination sends its last byte only after it has received all: ssh -W stops
 // sending when the destination half-closes.
+func TestChannelsOfAllConnectionsAreLimited(t *testing.T) {
+	r := start(t, func(r *fixture) { r.cfg.Limits.AllChannels = 2 })
+	r.echo("10.0.0.1:7")
+	one, other := r.dial(), r.dial()
+	first := forward(t, one, "10.0.0.1:7")
+	forward(t, other, "10.0.0.1:7")
+	for _, client := range []*ssh.Client{one, other} {
+		if refused := wantOpenError(t, client, "10.0.0.1:7"); refused.Reason != ssh.ResourceShortage || !strings.Contains(refused.Message, "all connections") {
+			t.Errorf("error %v, want a resource shortage", refused)
+		}
+	}
+	if l := r.log.await(t, msgRefusal, 2); l.text("kind") != kindChannel || l.number("limit") != 2 {
+		t.Errorf("line %v", l)
+	}
+	first.Close()
+	r.log.await(t, msgForward, 1)
+	for { // the place is free a moment after the line is written
+		conn, err := other.Dial("tcp", "10.0.0.1:7")
+		if err == nil {
+			conn.Close()
+			return
+		}
+	}
+}
+
 func TestForwardCopiesAQuarterOfAGigabyteEachWay(t *testing.T) {
 	const size = 256 << 20
 	received := make(chan [32]byte, 1)

@@ -85,6 +85,7 @@ type server struct {
 	changed  chan struct{}
 	failed   chan error
 	listener net.Listener // used by the lease loop only
+	channels atomic.Int64 // forwards and sessions of all connections, also forwards that linger
 	wg       sync.WaitGroup
 	accepted int64 // number of accepted connections; used by the accepting goroutine only
 }
