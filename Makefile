@@ -25,8 +25,9 @@ demo: ## show the life of a bastion: request, connect, extend, close
 
 test: ## run all tests, with the race detector
 	@# The fault tests log how many cases ran, so they run with -v, at the same time as the others.
+	@# Without the parentheses, wait would return the status of grep if the tests have ended before.
 	@set -o pipefail; \
-	go test -race -count=1 -timeout 60m -v ./internal/test/cloudtest | grep --line-buffered -Ev '^ *(===|--- PASS)' & faults=$$!; \
+	(go test -race -count=1 -timeout 60m -v ./internal/test/cloudtest | grep --line-buffered -Ev '^ *(===|--- PASS)') & faults=$$!; \
 	go test -race -count=1 -timeout 60m $$(go list ./... | grep -v /internal/test/cloudtest); others=$$?; \
 	wait $$faults && exit $$others
 

@@ -129,8 +129,8 @@ func createFrom(from netip.Addr, key bastion.Key) func(context.Context, *bastion
 }
 
 func createWith(req bastion.CreateRequest) func(context.Context, *bastion.Service, *world) error {
+	req.Notify, req.Wait = true, 10*time.Second
 	return func(ctx context.Context, s *bastion.Service, _ *world) error {
-		req.Notify, req.Wait = true, 10*time.Second
 		_, _, err := s.Create(ctx, req)
 		return err
 	}
