@@ -176,7 +176,7 @@ func (s *systemTest) changeSourceAddress(t *testing.T) {
 	if moved.ID != s.bastionID || moved.Source != "127.0.0.2/32" {
 		t.Fatalf("the request from another address returned %s", moved.Body)
 	}
-	s.alice.checkConnects(t, "127.0.0.2/32")
+	s.alice.checkConnects(t, "from 127.0.0.2")
 	before.checkRefused(t)
 	s.tunnel.checkEcho(t, "the open tunnel stays open")
 	s.logf(t, "  the same bastion; the group in moto has one rule, for %s; the open tunnel stays open", s.checkOnlyRule(t, "127.0.0.2/32"))

@@ -377,7 +377,7 @@ func (u *upgradeTest) moveAndReplaceKey(t *testing.T) {
 	if moved := u.alice.expect(t, 200, "ready", "--request", "POST", "--header", waitHeader, "/bastions"); moved.ID != u.ids[u.alice] || moved.Source != "127.0.0.11/32" {
 		t.Fatalf("the request from another address returned %s", moved.Body)
 	}
-	u.alice.checkConnects(t, "127.0.0.11/32")
+	u.alice.checkConnects(t, "127.0.0.11")
 	was.checkRefused(t)
 	u.traffic.check(t)
 
