@@ -291,8 +291,8 @@ func (f *fakeTrial) serveSession(offered ssh.NewChannel) {
 		}
 		text := f.status
 		if text == "" {
-			text = fmt.Sprintf("bastion      %s (%s)\nowner        %s\nstate        ready\nsource       %s\n\nCommands: help, exit.\n",
-				f.doc.Name, f.doc.ID, f.doc.Owner, f.doc.Source)
+			text = fmt.Sprintf("bastion      %s (%s)\nowner        %s\nstate        ready\nkey          %s (yours), 1 connection, from %s\n\nCommands: help, exit.\n",
+				f.doc.Name, f.doc.ID, f.doc.Owner, strings.Join(f.doc.Keys, " "), strings.TrimSuffix(f.doc.Source, "/32"))
 		}
 		_, _ = io.WriteString(channel, text)
 		line, _ := io.ReadAll(channel)

@@ -123,7 +123,7 @@ func (t *trial) hostKeys() (fingerprints []string, err error) {
 // checkStatus returns an error if the text is not what the console of the bastion prints.
 func (t *trial) checkStatus(text []byte) error {
 	missing := slices.DeleteFunc([]string{
-		t.name + " (" + t.bastion.ID + ")", t.bastion.Owner, string(bastion.Ready), t.bastion.Source, "Commands: ",
+		t.name + " (" + t.bastion.ID + ")", t.bastion.Owner, string(bastion.Ready), "from " + t.source.address.String(), "Commands: ",
 	}, func(want string) bool { return bytes.Contains(text, []byte(want)) })
 	if len(missing) > 0 {
 		return fmt.Errorf("the console does not show %q; it printed:\n%s", missing, text)
