@@ -142,9 +142,11 @@ const checkInterval = 6 * time.Second
 
 // The limits of a drain in simulated time: until no bastion is reachable, and until all
 // resources are deleted. At 2.5 a second, a thousand bastions close in 6.7 minutes. If
-// the reaper stops their tasks, deleting their groups takes as long again.
+// the reaper stops their tasks, deleting their groups takes as long again. The order of
+// events differs between runs, and with it the result: 9.5 to 10.1 minutes were seen for
+// the first limit.
 const (
-	longestOpen = 10 * time.Minute
+	longestOpen = 12 * time.Minute
 	longest     = 20 * time.Minute
 )
 
