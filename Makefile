@@ -55,7 +55,7 @@ bench: ## measure the time until a bastion is ready, and the first reply to a Sl
 	scripts/emulators
 	go test -tags conformance -run '^$$' -bench BenchmarkFirstAnswer -benchtime 300x -timeout 60m ./internal/test/system
 
-bench-ssh: ## compare bastiond with OpenSSH's sshd on this machine; needs root; takes about six minutes
+bench-ssh: ## compare bastiond with OpenSSH's sshd on this machine; needs root; takes about four minutes
 	scripts/emulators openssh-server
 	go test -tags conformance -run '^$$' -bench BenchmarkBesideSSHD -benchtime 9x -timeout 60m ./cmd/bastiond
 
