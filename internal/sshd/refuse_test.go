@@ -77,9 +77,9 @@ func TestUnsupportedRequestsOfOpenSSHAreRefused(t *testing.T) {
 A bastion has no shell. To log in to a private host, or to run a command there: ssh [-F FILE] -J bastion-default HOST
 `, 127,
 			kindCommand, "unknown command", "id"},
-		{"remote forward", []string{"-R", "8022:localhost:22", "bastion", "status"}, "remote port forwarding failed", 0,
+		{"remote forward", []string{"-N", "-o", "ExitOnForwardFailure=yes", "-R", "8022:localhost:22", "bastion"}, "remote port forwarding failed", 255,
 			kindRequest, "not supported", "tcpip-forward"},
-		{"remote stream", []string{"-R", "/tmp/s:localhost:22", "bastion", "status"}, "remote port forwarding failed", 0,
+		{"remote stream", []string{"-N", "-o", "ExitOnForwardFailure=yes", "-R", "/tmp/s:localhost:22", "bastion"}, "remote port forwarding failed", 255,
 			kindRequest, "not supported", "streamlocal-forward@openssh.com"},
 		{"X11", []string{"-Y", "bastion", "status"}, "X11 forwarding request failed", 0,
 			kindRequest, "not supported", "x11-req"},
