@@ -107,29 +107,38 @@ func parse(ctx context.Context, args []string, getenv func(string) string, help 
 func (v values) config(ctx context.Context) (sshd.Config, error) {
 	cfg := sshd.Config{BastionID: v.id, Resolver: sshd.Network{}, Dialer: sshd.Network{}}
 	cfg.Listen = func() (net.Listener, error) { return listen(v.listen) }
-	var problems [11]error
+	var problems []error
+	add := func(err error) { problems = append(problems, err) } // errors.Join ignores nil
+	var err error
 	if _, err := netip.ParseAddrPort(v.listen); err != nil {
-		problems[0] = fmt.Errorf("--listen %q: not an address with a port, such as 127.0.0.1:2222", v.listen)
+		add(fmt.Errorf("--listen %q: not an address with a port, such as 127.0.0.1:2222", v.listen))
 	}
 	poll := cmp.Or(v.poll, "200ms")
 	if v.table != "" {
 		poll = cmp.Or(v.poll, "3s")
 	}
-	cfg.LeaseTiming.Poll, problems[1] = duration("--poll", poll)
-	cfg.LeaseTiming.FirstLease, problems[2] = duration("--wait", v.wait)
-	cfg.AllowLoopback, problems[3] = loopbacks("--allow-loopback", v.allowLoopback)
-	cfg.Own, problems[4] = ownAddresses()
-	problems[5] = v.checkLease()
-	if cfg.Algorithms, problems[6] = sshd.ParseAlgorithms(v.algorithms); problems[6] != nil {
-		problems[6] = fmt.Errorf("--ssh-algorithms %w", problems[6])
+	cfg.LeaseTiming.Poll, err = duration("--poll", poll)
+	add(err)
+	cfg.LeaseTiming.FirstLease, err = duration("--wait", v.wait)
+	add(err)
+	cfg.AllowLoopback, err = loopbacks("--allow-loopback", v.allowLoopback)
+	add(err)
+	cfg.Own, err = ownAddresses()
+	add(err)
+	add(v.checkLease())
+	if cfg.Algorithms, err = sshd.ParseAlgorithms(v.algorithms); err != nil {
+		add(fmt.Errorf("--ssh-algorithms %w", err))
 	}
-	cfg.Limits.Handshakes, problems[7] = number("--ssh-handshakes", v.handshakes, 1, 1000)
-	cfg.Limits.Connections, problems[8] = number("--ssh-connections", v.connections, 1, 1000)
-	cfg.Limits.Channels, problems[9] = number("--ssh-channels", v.channels, 1, 1000)
-	var minutes int
-	minutes, problems[10] = number("--ssh-silence-minutes", v.silence, 1, 1440)
+	cfg.Limits.Handshakes, err = number("--ssh-handshakes", v.handshakes, 1, 1000)
+	add(err)
+	cfg.Limits.Connections, err = number("--ssh-connections", v.connections, 1, 1000)
+	add(err)
+	cfg.Limits.Channels, err = number("--ssh-channels", v.channels, 1, 1000)
+	add(err)
+	minutes, err := number("--ssh-silence-minutes", v.silence, 1, 1440)
+	add(err)
 	cfg.Timing.Silence = time.Duration(minutes) * time.Minute
-	if err := errors.Join(problems[:]...); err != nil {
+	if err := errors.Join(problems...); err != nil {
 		return sshd.Config{}, err
 	}
 	if v.table == "" {

@@ -24,7 +24,7 @@ type Notice struct {
 	Failure  FailureCode  `json:"failure,omitempty"` // the code of Record.Refusal
 	Attempt  int          `json:"attempt,omitempty"`
 	Source   netip.Prefix `json:"source,omitzero"`
-	Access   string       `json:"access,omitempty"` // see accessHash; it is of no use but for comparing two notices
+	Access   string       `json:"access,omitempty"` // see accessHash; only compared, to find out whether keys or sources have changed
 	Deadline time.Time    `json:"deadline,omitzero"`
 	Warning  bool         `json:"warning,omitempty"` // the bastion is ready and its deadline is near
 }

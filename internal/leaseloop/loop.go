@@ -3,9 +3,7 @@ package leaseloop
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
-	"strings"
 	"time"
 
 	"github.com/bastion-on-demand/bastion/internal/bastion"
@@ -258,7 +256,7 @@ func (l *loop) setLease(lease bastion.Lease) {
 	var keys []string
 	for _, a := range lease.Admissions() {
 		if fingerprint := a.Key.Fingerprint(); fingerprint != "" { // an invalid key has none
-			keys = append(keys, fingerprint+" from "+strings.Trim(fmt.Sprint(a.Sources), "[]"))
+			keys = append(keys, fingerprint+" from "+bastion.SourceList(a.Sources))
 		}
 	}
 	l.cfg.Log.Info("lease in force", "generation", lease.Generation, "deadline", lease.Deadline,

@@ -1,9 +1,7 @@
 package sshd
 
 import (
-	"cmp"
 	"errors"
-	"slices"
 	"sync"
 	"time"
 )
@@ -192,13 +190,12 @@ func (t *connectionTable) keyUse() []keyUse {
 	defer t.mu.Unlock()
 	open := map[string]int{}
 	for c := range t.open {
-		open[c.key]++
+		open[c.actor.key]++
 	}
 	var all []keyUse
-	for key, admitted := range t.keys {
-		all = append(all, keyUse{admitted, open[key]})
+	for _, admitted := range t.keys.ordered() {
+		all = append(all, keyUse{admitted, open[admitted.fingerprint]})
 	}
-	slices.SortFunc(all, func(a, b keyUse) int { return cmp.Compare(a.place, b.place) })
 	return all
 }
 

@@ -254,7 +254,7 @@ func TestUnreadableKeyIsIgnored(t *testing.T) {
 		}
 	}
 	lease := r.log.all("lease in force")[0]
-	want := fmt.Sprint([]any{r.table.Lease.Keys[0].Fingerprint() + " from 127.0.0.1/32", bastion.Key("ssh-ed25519 AAAA").Fingerprint() + " from 127.0.0.1/32"})
+	want := fmt.Sprint([]any{r.table.Lease.Keys[0].Fingerprint() + " from 127.0.0.1", bastion.Key("ssh-ed25519 AAAA").Fingerprint() + " from 127.0.0.1"})
 	if got := lease.text("keys"); got != want {
 		t.Errorf("the lease in force has the keys %s, want %s", got, want)
 	}

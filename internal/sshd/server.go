@@ -5,19 +5,19 @@
 //
 // # Goroutines and locks
 //
-// The goroutine that calls [Run] runs the lease loop. One goroutine accepts
-// connections, and one sweeps the intake. Each connection has one goroutine that does the handshake and then
-// receives channels, and starts others: for global requests, for keepalives, for
-// closing the connection, and for each channel. A connection's goroutine waits for
-// the others, and Run waits for all connections, so nothing outlives Run but the goroutine
-// that makes the RSA host key.
+// The goroutine that calls [Run] runs the lease loop. One goroutine accepts connections,
+// and one sweeps the intake. Each connection has one goroutine that does the handshake and
+// then receives channels, and starts others: for global requests, for keepalives, for
+// closing the connection, and for each channel. A connection's goroutine waits for the
+// others, and Run waits for all connections, so nothing outlives Run but the goroutine that
+// makes the RSA host key.
 //
-// Shared state is in four places, each with its own lock: the connection table, the
-// console requests, the audit with its receipt, and the intake, which limits how much
-// undelivered data is in memory. A connection has a lock for the
-// set of its open consoles, a [refusalLog] has one for its lines, and an [exchangeGate] and a
-// [pendingConnection] have one for the way to end them. No lock is held while
-// another is taken, nor during a call that can block; a refusalLog may wait for the log.
+// Shared state is in four places, each with its own lock: the connection table, the console
+// requests, the audit with its receipt, and the intake, which limits how much undelivered
+// data is in memory. A connection has a lock for the set of its open consoles, a
+// [refusalLog] has one for its lines, and an [exchangeGate] and a [pendingConnection] have
+// one for the way to end them. No lock is held while another is taken, nor during a call
+// that can block; a refusalLog may wait for the log.
 //
 // A connection is ended with a cause, by [connection.end]. Then its own goroutines close
 // it: its consoles print the cause, its forwards close, the connection closes, and its

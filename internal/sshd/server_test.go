@@ -449,7 +449,7 @@ func TestKeysAreInTheOrderOfTheLease(t *testing.T) {
 		keys[name] = admittedKey{i, name, prefixes("127.0.0.1/32")}
 		want = append(want, name)
 		for range i % 3 {
-			table.open[&connection{key: name}] = struct{}{}
+			table.open[&connection{actor: actor{key: name}}] = struct{}{}
 		}
 	}
 	table.setKeys(keys)

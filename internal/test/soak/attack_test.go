@@ -116,7 +116,7 @@ func (p *person) manyKeys(id string, to server, random *rand.Rand) {
 	}
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(patience))
-	config := &ssh.ClientConfig{User: "root", HostKeyCallback: ssh.InsecureIgnoreHostKey()} // whoever it is
+	config := &ssh.ClientConfig{User: "root", HostKeyCallback: ssh.InsecureIgnoreHostKey()} // an attacker accepts every host key
 	if random.IntN(2) == 0 {
 		config.HostKeyCallback = func(string, net.Addr, ssh.PublicKey) error { return errEnough }
 	}
